@@ -1,0 +1,1 @@
+//! The embedded store: log, tables, checkpoints and deployments in one SQLite database.

@@ -1,0 +1,287 @@
+//! What a processor asks the host to do, laid out as it crossed: one arena and
+//! records of numbers. A batch is checked once, when it comes in, and then
+//! written as it is.
+
+use crate::event::{InvalidEvent, Micros};
+use crate::limits::{
+    CAUSATION_DEPTH_MAX, EVENT_PAYLOAD_BYTES_MAX, GUEST_EFFECTS_MAX, GUEST_KEY_BYTES_MAX,
+    GUEST_VALUE_BYTES_MAX, NAME_BYTES_MAX, ROW_KEY_BYTES_MAX,
+};
+use crate::tables::{CellError, Cells, TableSchema};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectKind {
+    Put,
+    Delete,
+    StatePut,
+    StateDelete,
+    Emit,
+}
+
+/// One effect's numbers. Its bytes lie in the arena from `start` on: key,
+/// aggregate, type, id, body. `wit/types.wit` says what each kind uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EffectRecord {
+    pub kind: EffectKind,
+    pub table: u32,
+    /// The index of the event that caused it, in the batch that was handled.
+    pub event: u32,
+    pub version: u64,
+    pub at: i64,
+    pub schema_version: u32,
+    pub start: u32,
+    pub key_bytes: u32,
+    pub aggregate_bytes: u32,
+    pub type_bytes: u32,
+    pub id_bytes: u32,
+    pub body_bytes: u32,
+    /// For an emitted event: the depth it will have. Set by the host.
+    pub depth: u32,
+}
+
+/// Effects of one call, in order.
+#[derive(Clone, Debug, Default)]
+pub struct EffectBatch {
+    arena: Vec<u8>,
+    records: Vec<EffectRecord>,
+}
+
+/// One checked effect, borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EffectRef<'a> {
+    Put { table: usize, key: &'a str, version: u64, cells: &'a [u8] },
+    Delete { table: usize, key: &'a str, version: u64 },
+    StatePut { key: &'a [u8], value: &'a [u8] },
+    StateDelete { key: &'a [u8] },
+    Emit(EmitRef<'a>),
+}
+
+/// An event to emit, borrowed. An empty id is derived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmitRef<'a> {
+    pub id: &'a str,
+    pub aggregate: &'a str,
+    pub agg_id: &'a str,
+    pub version: u64,
+    pub event_type: &'a str,
+    pub at: Micros,
+    pub schema_version: u32,
+    pub depth: u32,
+    pub payload: &'a [u8],
+}
+
+/// Why effects are not acceptable; the index says which one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidEffect {
+    #[error("{effects} effects in one call; guest_effects_max is {GUEST_EFFECTS_MAX}")]
+    TooMany { effects: usize },
+    #[error("effect {index} points outside its arena")]
+    Span { index: usize },
+    #[error("effect {index} names event {event} of {events}")]
+    Event { index: usize, event: u32, events: usize },
+    #[error("effect {index} names table {table} of {tables}")]
+    Table { index: usize, table: u32, tables: usize },
+    #[error("effect {index} has text that is not UTF-8")]
+    Utf8 { index: usize },
+    #[error("effect {index}: {source}")]
+    Cells { index: usize, source: CellError },
+    #[error("effect {index}: a row's key has 1 to {ROW_KEY_BYTES_MAX} bytes, this one {bytes}")]
+    RowKey { index: usize, bytes: usize },
+    #[error("effect {index}: version {version} is out of range for table `{table}`")]
+    RowVersion { index: usize, version: u64, table: String },
+    #[error("effect {index}: a state key has 1 to {GUEST_KEY_BYTES_MAX} bytes, this one {bytes}")]
+    StateKey { index: usize, bytes: usize },
+    #[error("effect {index}: a state value has at most {GUEST_VALUE_BYTES_MAX} bytes, this one {bytes}")]
+    StateValue { index: usize, bytes: usize },
+    #[error("effect {index}: emitted event: {source}")]
+    Emit { index: usize, source: InvalidEvent },
+    #[error("effect {index}: the emitted payload is not JSON")]
+    EmitPayload { index: usize },
+    #[error(
+        "effect {index}: causation depth {depth} is over causation_depth_max = {CAUSATION_DEPTH_MAX}: does this processor feed itself?"
+    )]
+    Depth { index: usize, depth: u32 },
+}
+
+impl EffectBatch {
+    /// Checks what a guest handed back. `depths` has the depth of each event of
+    /// the handled batch; it is empty in `flush`, whose effects have depth 1.
+    pub fn check(
+        arena: Vec<u8>,
+        mut records: Vec<EffectRecord>,
+        tables: &[TableSchema],
+        depths: &[u32],
+    ) -> Result<Self, InvalidEffect> {
+        if records.len() > GUEST_EFFECTS_MAX {
+            return Err(InvalidEffect::TooMany { effects: records.len() });
+        }
+        for (index, record) in records.iter_mut().enumerate() {
+            let event = record.event as usize;
+            if !depths.is_empty() && event >= depths.len() {
+                return Err(InvalidEffect::Event { index, event: record.event, events: depths.len() });
+            }
+            record.depth = depths.get(event).copied().unwrap_or(0) + 1;
+            check_one(index, record, &arena, tables)?;
+        }
+        Ok(Self { arena, records })
+    }
+
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    pub fn records(&self) -> &[EffectRecord] {
+        &self.records
+    }
+
+    /// Effect `index`, borrowed.
+    pub fn get(&self, index: usize) -> EffectRef<'_> {
+        let record = &self.records[index];
+        let [key, aggregate, event_type, id, body] =
+            parts(record, &self.arena).expect("the spans were checked when the batch came in");
+        match record.kind {
+            EffectKind::Put => EffectRef::Put {
+                table: record.table as usize,
+                key: checked_text(key),
+                version: record.version,
+                cells: body,
+            },
+            EffectKind::Delete => EffectRef::Delete {
+                table: record.table as usize,
+                key: checked_text(key),
+                version: record.version,
+            },
+            EffectKind::StatePut => EffectRef::StatePut { key, value: body },
+            EffectKind::StateDelete => EffectRef::StateDelete { key },
+            EffectKind::Emit => EffectRef::Emit(EmitRef {
+                id: checked_text(id),
+                aggregate: checked_text(aggregate),
+                agg_id: checked_text(key),
+                version: record.version,
+                event_type: checked_text(event_type),
+                at: Micros(record.at),
+                schema_version: record.schema_version,
+                depth: record.depth,
+                payload: body,
+            }),
+        }
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = EffectRef<'_>> {
+        (0..self.len()).map(|index| self.get(index))
+    }
+}
+
+fn checked_text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text was checked when the batch came in")
+}
+
+/// Cuts an effect's five parts out of its arena; none when it points outside.
+fn parts<'a>(record: &EffectRecord, arena: &'a [u8]) -> Option<[&'a [u8]; 5]> {
+    let mut rest = arena.get(record.start as usize..)?;
+    let mut out = [&[][..]; 5];
+    let lengths =
+        [record.key_bytes, record.aggregate_bytes, record.type_bytes, record.id_bytes, record.body_bytes];
+    for (part, length) in out.iter_mut().zip(lengths) {
+        let (taken, left) = rest.split_at_checked(length as usize)?;
+        *part = taken;
+        rest = left;
+    }
+    Some(out)
+}
+
+fn check_one(
+    index: usize,
+    record: &EffectRecord,
+    arena: &[u8],
+    tables: &[TableSchema],
+) -> Result<(), InvalidEffect> {
+    let [key, aggregate, event_type, id, body] = parts(record, arena).ok_or(InvalidEffect::Span { index })?;
+    let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| InvalidEffect::Utf8 { index });
+    match record.kind {
+        EffectKind::Put | EffectKind::Delete => {
+            let table = tables.get(record.table as usize).ok_or(InvalidEffect::Table {
+                index,
+                table: record.table,
+                tables: tables.len(),
+            })?;
+            if key.is_empty() || key.len() > ROW_KEY_BYTES_MAX {
+                return Err(InvalidEffect::RowKey { index, bytes: key.len() });
+            }
+            utf8(key)?;
+            let in_range = i64::try_from(record.version).is_ok() && (!table.versioned || record.version > 0);
+            if !in_range {
+                return Err(InvalidEffect::RowVersion {
+                    index,
+                    version: record.version,
+                    table: table.name.clone(),
+                });
+            }
+            if record.kind == EffectKind::Put {
+                Cells::validate(body, table).map_err(|source| InvalidEffect::Cells { index, source })?;
+            }
+        }
+        EffectKind::StatePut | EffectKind::StateDelete => {
+            if key.is_empty() || key.len() > GUEST_KEY_BYTES_MAX {
+                return Err(InvalidEffect::StateKey { index, bytes: key.len() });
+            }
+            if body.len() > GUEST_VALUE_BYTES_MAX {
+                return Err(InvalidEffect::StateValue { index, bytes: body.len() });
+            }
+        }
+        EffectKind::Emit => {
+            check_emit(index, record, [utf8(key)?, utf8(aggregate)?, utf8(event_type)?, utf8(id)?], body)?
+        }
+    }
+    Ok(())
+}
+
+fn check_emit(
+    index: usize,
+    record: &EffectRecord,
+    [agg_id, aggregate, event_type, id]: [&str; 4],
+    payload: &[u8],
+) -> Result<(), InvalidEffect> {
+    let refused = |source| InvalidEffect::Emit { index, source };
+    for (field, text) in [("aggregate", aggregate), ("agg_id", agg_id), ("type", event_type)] {
+        if text.is_empty() {
+            return Err(refused(InvalidEvent::Missing { field }));
+        }
+        check_length(field, text).map_err(refused)?;
+    }
+    check_length("id", id).map_err(refused)?;
+    if record.version == 0 || i64::try_from(record.version).is_err() {
+        return Err(refused(InvalidEvent::Version { version: record.version }));
+    }
+    if record.schema_version == 0 {
+        return Err(refused(InvalidEvent::SchemaVersion));
+    }
+    if payload.len() > EVENT_PAYLOAD_BYTES_MAX {
+        return Err(refused(InvalidEvent::PayloadTooLarge { bytes: payload.len() }));
+    }
+    if record.depth > CAUSATION_DEPTH_MAX {
+        return Err(InvalidEffect::Depth { index, depth: record.depth });
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(payload)
+        .map_err(|_| InvalidEffect::EmitPayload { index })?;
+    Ok(())
+}
+
+fn check_length(field: &'static str, text: &str) -> Result<(), InvalidEvent> {
+    if text.len() > NAME_BYTES_MAX {
+        return Err(InvalidEvent::NameTooLong { field, bytes: text.len() });
+    }
+    if text.bytes().any(|b| b.is_ascii_control()) {
+        return Err(InvalidEvent::ControlCharacter { field });
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Millrace: durable event streams and sandboxed WebAssembly processors in one binary.
+
+pub mod backends;
+pub mod checkpoints;
+pub mod clock;
+pub mod error;
+pub mod event;
+pub mod gateway;
+pub mod limits;
+pub mod plugins;
+pub mod processors;
+pub mod streams;
+pub mod tables;

@@ -1,0 +1,137 @@
+//! Every bound, with its reason and what happens at it. What an operator may
+//! change has a setting of the same name in the config file.
+
+use std::time::Duration;
+
+// Events and batches.
+
+/// Longest tenant name; it stands in metrics and file names.
+pub const TENANT_BYTES_MAX: usize = 63;
+/// Longest aggregate, id, type, scope, kind, cursor or trace context. Longer is refused.
+pub const NAME_BYTES_MAX: usize = 512;
+/// Largest payload of one event. Larger is refused: a big object belongs in a blob store, its address in an event.
+pub const EVENT_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Most events that are appended or handled together. A longer upload is cut into batches of this size.
+pub const BATCH_EVENTS_MAX: usize = 1_000;
+/// Most bytes that are appended or handled together.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How many processors may emit in a row before a chain counts as feeding itself. Beyond, the event is refused.
+pub const CAUSATION_DEPTH_MAX: u32 = 16;
+
+// Log and tail.
+
+/// How many of the newest events the dedup window remembers. An older repeat is a new event.
+pub const DEDUP_EVENTS_MAX: usize = 1_000_000;
+/// Bytes of recent events kept in memory for tails, over all tenants. A slower reader reads from the store.
+pub const TAIL_BYTES_MAX: usize = 64 << 20;
+/// Most events in one page of a read.
+pub const PAGE_EVENTS_MAX: usize = 4_096;
+/// Most bytes in one page of a read; a page always holds at least one event.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+
+// Committer (embedded store).
+
+/// Requests that wait for the committer. When full, callers wait: that is the back-pressure.
+pub const COMMIT_QUEUE_MAX: usize = 4_096;
+/// Most events and effects in one group commit, so that one sync is not late for the first in line.
+pub const GROUP_ITEMS_MAX: usize = 20_000;
+/// Free disk space under which new events are refused, so that commits of what was acknowledged still fit.
+pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
+/// Size of the WAL beyond which it is copied back into the database.
+pub const WAL_BYTES_SOFT_MAX: u64 = 32 << 20;
+/// Size of the WAL beyond which readers are waited for and the log is truncated.
+pub const WAL_BYTES_HARD_MAX: u64 = 256 << 20;
+
+// Processors.
+
+/// Batches that wait for a lane. When full, the feed waits, and the log keeps the rest.
+pub const LANE_QUEUE_BATCHES_MAX: usize = 4;
+/// Most lanes of a processor.
+pub const LANES_MAX: u32 = 64;
+/// Instances that may be loaded at once, over all plugins. The idle ones go first; then new tasks wait.
+pub const INSTANCES_MAX: usize = 1_000;
+/// Events that may be in one commit of a task.
+pub const COMMIT_EVENTS_MAX: usize = 4_000;
+/// Bytes of effects after which a task commits.
+pub const COMMIT_BYTES_MAX: usize = 4 << 20;
+/// How often an event is tried again after `retry` before it becomes a dead letter.
+pub const RETRIES_MAX: u32 = 5;
+/// First and longest wait between tries; doubles in between.
+pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
+pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// First and longest wait before a failed processor is started again; doubles in between.
+pub const RESTART_WAIT_MIN: Duration = Duration::from_millis(200);
+pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A task without events for this long gives its instance back.
+pub const TASK_IDLE_MAX: Duration = Duration::from_secs(300);
+/// All of a drain: flush, last commits, closing connections.
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+// Guests.
+
+/// Linear memory of one instance.
+pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
+/// Wall time of one call. Beyond, the call is ended like a trap.
+pub const GUEST_CALL_MAX: Duration = Duration::from_secs(5);
+/// How often the epoch moves: the precision of `GUEST_CALL_MAX`.
+pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
+/// Bytes that one call may hand back.
+pub const GUEST_OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// Effects that one call may hand back.
+pub const GUEST_EFFECTS_MAX: usize = 100_000;
+/// Size of one snapshot.
+pub const GUEST_STATE_BYTES_MAX: usize = 8 << 20;
+/// Size of one keyed-state entry's key and value.
+pub const GUEST_KEY_BYTES_MAX: usize = 512;
+pub const GUEST_VALUE_BYTES_MAX: usize = 1 << 20;
+/// Entries in one answer of `state.scan`.
+pub const GUEST_SCAN_MAX: u32 = 1_000;
+/// Log messages per second and instance; what is over is counted and dropped.
+pub const GUEST_LOGS_PER_SECOND_MAX: u32 = 100;
+/// Bytes of one log message; the rest is cut off.
+pub const GUEST_LOG_BYTES_MAX: usize = 4 << 10;
+/// Bytes of one component.
+pub const COMPONENT_BYTES_MAX: usize = 64 << 20;
+/// Guest threads for each core: guests cannot yield, so several share a core.
+pub const GUEST_THREADS_PER_CORE: usize = 4;
+
+// Tables.
+
+/// Bytes of a row's key.
+pub const ROW_KEY_BYTES_MAX: usize = 1_024;
+/// Bytes of a row.
+pub const ROW_BYTES_MAX: usize = 1 << 20;
+/// Columns of a table and tables of a plugin.
+pub const COLUMNS_MAX: usize = 128;
+pub const TABLES_MAX: usize = 32;
+/// Rows of one query when it does not say, and the most it may ask for when the table does not.
+pub const QUERY_ROWS_DEFAULT: u32 = 50;
+pub const QUERY_ROWS_MAX: u32 = 1_000;
+/// Conditions of one query.
+pub const QUERY_CONDITIONS_MAX: usize = 64;
+/// How long a delete is remembered, so that a late older write cannot bring the row back.
+pub const TOMBSTONE_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+// Gateway.
+
+/// Bytes of request headers, time to send them, and idle time of a connection.
+pub const HEADER_BYTES_MAX: usize = 32 << 10;
+pub const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Longest silence inside a request body.
+pub const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a body that is read whole (JSON, CloudEvents). NDJSON is streamed and bounded per line and batch.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+/// Bytes of one NDJSON upload. Beyond, the rest is refused; what was acknowledged stays.
+pub const UPLOAD_BYTES_MAX: u64 = 1 << 30;
+/// Connections at once.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// SSE: silence after which a comment is sent.
+pub const SSE_HEARTBEAT: Duration = Duration::from_secs(15);
+/// A client that takes nothing for this long is cut off.
+pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
+
+const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < BATCH_BYTES_MAX, "any event fits a batch");
+const _: () = assert!(BATCH_EVENTS_MAX <= COMMIT_EVENTS_MAX, "any batch fits a commit");
+const _: () = assert!(BATCH_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX, "a guest can copy its batch to its output");
+const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX, "a page can hold a batch");
+const _: () = assert!(WAL_BYTES_SOFT_MAX < WAL_BYTES_HARD_MAX, "the soft bound comes first");

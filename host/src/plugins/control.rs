@@ -1,0 +1,183 @@
+//! Deploying, pausing and looking at plugins: what the edge and the watched directory ask for.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::{Deployment, PluginError};
+use crate::checkpoints::{CommitError, DeadLetterRow};
+use crate::error::{BackendError, Blame, Classify, Retry};
+use crate::event::TenantId;
+use crate::processors::Manifest;
+use crate::tables::TableError;
+
+/// Where a first deploy begins to read. Later deploys go on where the plugin stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeployFrom {
+    /// The oldest retained event.
+    #[default]
+    Oldest,
+    /// What is published from now on.
+    Tail,
+    /// After this position.
+    After(u64),
+}
+
+#[derive(Clone, Debug)]
+pub struct DeployRequest {
+    pub component: Bytes,
+    /// Refused when the component says another name; none takes the component's word.
+    pub expected_name: Option<String>,
+    pub from: DeployFrom,
+    /// `directory` or `api`, and by whom.
+    pub by: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PluginState {
+    Starting,
+    Running,
+    Paused,
+    /// It stopped by itself; `message` says why. It is started again after a wait unless that cannot help.
+    Failed,
+}
+
+/// One task of a plugin, for status and lag.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskStatus {
+    pub tenant: String,
+    pub lane: u32,
+    /// Every event up to here that is the task's is applied or dead-lettered.
+    pub position: u64,
+    pub state_bytes: u64,
+}
+
+/// What happened to a plugin since the host started.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PluginCounters {
+    pub events: u64,
+    pub batches: u64,
+    pub commits: u64,
+    pub effects: u64,
+    pub stale_writes: u64,
+    pub retries: u64,
+    pub traps: u64,
+    pub dead_letters: u64,
+    pub restarts: u64,
+    pub swaps: u64,
+}
+
+/// A candidate that did not take over.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Refusal {
+    /// Microseconds since 1970.
+    pub at: i64,
+    /// The candidate's digest, or its file's name where it has none.
+    pub candidate: String,
+    pub code: String,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PluginStatus {
+    pub name: String,
+    pub state: PluginState,
+    /// Why it is not running, or empty.
+    pub message: String,
+    pub deployment: Deployment,
+    pub manifest: Option<Manifest>,
+    /// Events of the log after the position of the task that is furthest behind.
+    pub lag_events: u64,
+    pub tasks: Vec<TaskStatus>,
+    pub counters: PluginCounters,
+    pub last_refusal: Option<Refusal>,
+}
+
+/// Runs plugins. Durable when it answers: what was deployed runs again after a restart.
+pub trait PluginControl: Send + Sync + Debug {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>>;
+
+    fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// Former and present deployments, newest first.
+    fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>>;
+
+    /// Compiles, verifies, and starts the plugin or swaps it in at a batch
+    /// boundary. The running version serves until then, and goes on when the
+    /// candidate is refused. The same bytes again change nothing.
+    fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// Commits what was handled and stops; stays paused over restarts.
+    fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    fn resume(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// Stops the plugin and forgets its deployment and checkpoints. Its tables stay readable.
+    fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), ControlError>>;
+
+    fn dead_letters(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, ControlError>>;
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    #[error("there is no plugin `{plugin}`")]
+    Unknown { plugin: String },
+    #[error("the component says its name is `{found}`, not `{expected}`")]
+    OtherName { expected: String, found: String },
+    #[error("version {version} refused the state of task {task}: {detail}")]
+    StateRefused { version: String, task: String, detail: String },
+    #[error("version {version} did not take over: {detail}")]
+    SwapFailed { version: String, detail: String },
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl Classify for ControlError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "plugin_unknown",
+            Self::OtherName { .. } => "plugin_other_name",
+            Self::StateRefused { .. } => "state_refused",
+            Self::SwapFailed { .. } => "swap_failed",
+            Self::Plugin(e) => e.code(),
+            Self::Table(e) => e.code(),
+            Self::Commit(e) => e.code(),
+            Self::Backend(e) => e.code(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Commit(e) => e.retry(),
+            Self::Backend(e) => e.retry(),
+            _ => Retry::Never,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Unknown { .. } | Self::OtherName { .. } => Blame::Caller,
+            Self::StateRefused { .. } | Self::SwapFailed { .. } => Blame::Guest,
+            Self::Plugin(e) => e.blame(),
+            Self::Table(e) => e.blame(),
+            Self::Commit(e) => e.blame(),
+            Self::Backend(e) => e.blame(),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The WebAssembly side: engine, sandbox, instances, artifacts, the precompiled
+//! cache, and hot loading.
+//!
+//! Promises: a component gets nothing that its grants do not name; memory,
+//! time, output and log volume of a call are bounded; a trap ends one instance.
+//! Deliberately absent: when events are handled and what happens after a
+//! failure; that is `processors`, which sees only its own `Processor` trait.
+
+mod control;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+pub use control::{
+    ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
+    Refusal, TaskStatus,
+};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{BackendError, Blame, Classify, Retry};
+use crate::processors::{InvalidManifest, ProcessorFactory};
+
+/// What the operator gives a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PluginSettings {
+    /// Answers to the guest's `config.get`.
+    pub config: BTreeMap<String, String>,
+    /// Granted capabilities: `clock`, `random`.
+    pub grants: Vec<String>,
+    /// Lanes, at the first deploy. Fixed from then on.
+    pub lanes: Option<u32>,
+    /// Overrides of `guest_memory_bytes_max` and `guest_call_max`.
+    pub memory_bytes_max: Option<usize>,
+    pub call_ms_max: Option<u64>,
+}
+
+/// Makes processors out of components.
+///
+/// `load` compiles (or finds in the precompiled cache) and verifies: world,
+/// imports against grants, manifest. It may take seconds and blocks; call it off the hot path.
+pub trait PluginRuntime: Send + Sync + Debug {
+    fn load(
+        &self,
+        component: &[u8],
+        settings: &PluginSettings,
+    ) -> Result<Arc<dyn ProcessorFactory>, PluginError>;
+}
+
+/// Component bytes by the SHA-256 of their content, as lower-case hexadecimal.
+pub trait ArtifactStore: Send + Sync + Debug {
+    /// Durable when it answers; the same bytes answer the same digest.
+    fn put(&self, component: &[u8]) -> Result<String, PluginError>;
+
+    /// The bytes, checked against the digest.
+    fn get(&self, digest: &str) -> Result<Vec<u8>, PluginError>;
+}
+
+/// What should run, as it is remembered over restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    pub plugin: String,
+    pub version: String,
+    pub digest: String,
+    pub paused: bool,
+    /// Fixed at the first deploy.
+    pub lanes: u32,
+    /// Where a task without a checkpoint begins.
+    pub from: StartFrom,
+    /// Microseconds since 1970.
+    pub deployed_at: i64,
+    /// `directory` or `api`, and by whom.
+    pub deployed_by: String,
+}
+
+/// Where a new processor begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartFrom {
+    /// The oldest retained event.
+    Oldest,
+    /// After this position. `tail` was turned into one at the deploy.
+    After(u64),
+}
+
+/// Remembers deployments, durably.
+pub trait DeploymentStore: Send + Sync + Debug {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
+    /// Writes a plugin's deployment over the former one, and the former one into its history.
+    fn put(&self, deployment: Deployment) -> BoxFuture<'_, Result<(), BackendError>>;
+    /// Forgets a plugin: its deployment, checkpoints and keyed state. Tables and dead letters stay
+    /// readable; the tables have no owner until they are declared again.
+    fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>>;
+    /// Former and present deployments of a plugin, newest first.
+    fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
+}
+
+/// Why a component cannot become, or stay, a plugin.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PluginError {
+    #[error("this is not a WebAssembly component: {detail}")]
+    NotAComponent { detail: String },
+    #[error("the component has the wrong world: {detail}")]
+    WrongWorld { detail: String },
+    #[error("the component imports `{import}`, which needs the grant `{grant}`")]
+    GrantMissing { import: String, grant: String },
+    #[error("the component imports `{import}`, which this host does not have")]
+    ImportUnknown { import: String },
+    #[error("`{grant}` is not a grant; there are: clock, random")]
+    GrantUnknown { grant: String },
+    #[error("the component has {bytes} bytes; component_bytes_max is {max}")]
+    TooLarge { bytes: usize, max: usize },
+    #[error("`describe` failed: {detail}")]
+    Describe { detail: String },
+    #[error(transparent)]
+    Manifest(#[from] InvalidManifest),
+    #[error("there is no artifact {digest}")]
+    ArtifactMissing { digest: String },
+    #[error("artifact {digest} is damaged: its bytes have digest {found}")]
+    ArtifactDamaged { digest: String, found: String },
+    #[error("the plugin store failed: {detail}")]
+    Storage { detail: String },
+    #[error("the WebAssembly engine failed: {detail}")]
+    Engine { detail: String },
+}
+
+impl Classify for PluginError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotAComponent { .. } => "not_a_component",
+            Self::WrongWorld { .. } => "wrong_world",
+            Self::GrantMissing { .. } => "grant_missing",
+            Self::ImportUnknown { .. } => "import_unknown",
+            Self::GrantUnknown { .. } => "grant_unknown",
+            Self::TooLarge { .. } => "component_bytes_max",
+            Self::Describe { .. } => "describe_failed",
+            Self::Manifest(_) => "manifest_invalid",
+            Self::ArtifactMissing { .. } => "artifact_missing",
+            Self::ArtifactDamaged { .. } => "artifact_damaged",
+            Self::Storage { .. } => "plugin_storage_failed",
+            Self::Engine { .. } => "engine_failed",
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::Never
+    }
+
+    fn blame(&self) -> Blame {
+        match self {
+            Self::ArtifactDamaged { .. } | Self::Storage { .. } | Self::Engine { .. } => Blame::Host,
+            Self::ArtifactMissing { .. } | Self::GrantUnknown { .. } => Blame::Caller,
+            _ => Blame::Guest,
+        }
+    }
+}
