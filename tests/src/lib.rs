@@ -1,1 +1,3 @@
+//! What the tests share: conformance suites over the seams, and helpers.
 
+pub mod conformance;

@@ -1,0 +1,1 @@
+//! What every backend of this seam must do.
