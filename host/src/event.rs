@@ -385,7 +385,19 @@ impl EventBatch {
         }
     }
 
-    /// The aggregate, aggregate id and type of event `index`, without the rest.
+    /// The aggregate and the type of event `index`, without the rest: what a subscription looks at.
+    pub fn routing(&self, index: usize) -> (&str, &str) {
+        let record = &self.records[index];
+        let aggregate = (record.start + record.id_bytes) as usize;
+        let agg_id = aggregate + record.aggregate_bytes as usize;
+        let event_type = agg_id + record.agg_id_bytes as usize;
+        (
+            text(&self.arena[aggregate..agg_id]),
+            text(&self.arena[event_type..event_type + record.type_bytes as usize]),
+        )
+    }
+
+    /// The events in order, borrowed.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Event<'_>> {
         (0..self.len()).map(|index| self.get(index))
     }

@@ -7,6 +7,7 @@
 //! failure; that is `processors`, which sees only its own `Processor` trait.
 
 mod control;
+mod registry;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,6 +17,8 @@ pub use control::{
     ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
     Refusal, TaskStatus,
 };
+
+pub use registry::{Registry, RegistryParts};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -41,12 +44,13 @@ pub struct PluginSettings {
 /// Makes processors out of components.
 ///
 /// `load` compiles (or finds in the precompiled cache) and verifies: world,
-/// imports against grants, manifest. It may take seconds and blocks; call it off the hot path.
+/// imports against grants, manifest. The operator's settings are asked for once the
+/// component has said its name. It may take seconds and blocks; call it off the hot path.
 pub trait PluginRuntime: Send + Sync + Debug {
     fn load(
         &self,
         component: &[u8],
-        settings: &PluginSettings,
+        settings_of: &dyn Fn(&str) -> PluginSettings,
     ) -> Result<Arc<dyn ProcessorFactory>, PluginError>;
 }
 

@@ -6,12 +6,23 @@
 //! with it. Deliberately absent: WebAssembly. A [`Processor`] is plain Rust
 //! here; `plugins` makes one out of a component.
 
+mod counters;
+mod feed;
+mod keyed;
+mod lane;
 mod manifest;
+mod pool;
+mod runner;
+mod task;
+mod worker;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub use counters::Counts;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
+pub use pool::GuestPool;
+pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState};
 use crate::event::{EventBatch, Micros, TenantId};

@@ -90,28 +90,23 @@ impl Tail {
         }
     }
 
-    /// Takes in what was just committed: one tenant's events with their
-    /// positions, above every position published before. For the log alone.
-    pub fn publish(&self, batch: Arc<EventBatch>) {
-        let Some(first) = batch.records().first().map(|r| Position(r.position - 1)) else { return };
-        let last = batch.last_position();
-        let mut new_tenant = false;
+    /// Takes in what was just committed together: a chunk per tenant, with
+    /// positions above every one published before. Chunks of several tenants
+    /// may interleave, so they become visible at once: whoever sees `newest`
+    /// sees every event up to it. For the log alone.
+    pub fn publish(&self, group: &[Arc<EventBatch>]) {
+        let Some(newest) = group.iter().map(|chunk| chunk.last_position()).max() else { return };
+        let mut new_tenants = 0;
         {
             let mut inner = self.lock();
-            inner.bytes += batch.bytes();
-            inner.order.push_back(batch.tenant.clone());
-            let tenant = batch.tenant.clone();
-            let tail = inner.tenants.entry(tenant).or_insert_with(|| {
-                new_tenant = true;
-                TenantTail::new(first)
-            });
-            tail.chunks.push_back(batch);
-            tail.wake.send_replace(last);
+            for chunk in group.iter().filter(|chunk| !chunk.is_empty()) {
+                new_tenants += inner.take_in(chunk);
+            }
             inner.shrink(self.bytes_max);
+            self.newest.send_replace(newest);
         }
-        self.newest.send_replace(last);
-        if new_tenant {
-            self.tenants.send_modify(|count| *count += 1);
+        if new_tenants > 0 {
+            self.tenants.send_modify(|count| *count += new_tenants);
         }
     }
 
@@ -144,8 +139,8 @@ impl Tail {
 
     /// Follows a tenant, a yet unknown one too.
     pub fn follow(&self, tenant: &TenantId) -> TailReader {
-        let newest = *self.newest.borrow();
         let mut inner = self.lock();
+        let newest = *self.newest.borrow();
         let tail = inner.tenants.entry(tenant.clone()).or_insert_with(|| TenantTail::new(newest));
         TailReader { wake: tail.wake.subscribe() }
     }
@@ -177,6 +172,22 @@ impl TenantTail {
 }
 
 impl Inner {
+    /// Answers how many tenants are new.
+    fn take_in(&mut self, chunk: &Arc<EventBatch>) -> u64 {
+        let tenant = &chunk.tenant;
+        let before = Position(chunk.records()[0].position - 1);
+        let mut new_tenants = 0;
+        let tail = self.tenants.entry(tenant.clone()).or_insert_with(|| {
+            new_tenants = 1;
+            TenantTail::new(before)
+        });
+        tail.chunks.push_back(Arc::clone(chunk));
+        tail.wake.send_replace(chunk.last_position());
+        self.order.push_back(tenant.clone());
+        self.bytes += chunk.bytes();
+        new_tenants
+    }
+
     /// Pushes the oldest chunks out until the bound holds; the newest chunk stays.
     fn shrink(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.order.len() > 1 {

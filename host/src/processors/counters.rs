@@ -1,0 +1,127 @@
+//! What happened to a processor since the host started: for its status and for the metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One processor's counts. Anybody may read; its tasks add.
+#[derive(Debug)]
+pub(super) struct Counters {
+    events: Count,
+    batches: Count,
+    commits: Count,
+    effects: Count,
+    stale_writes: Count,
+    retries: Count,
+    traps: Count,
+    dead_letters: Count,
+    restarts: Count,
+    swaps: Count,
+}
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events whose effects are committed.
+    pub events: u64,
+    /// Calls of `handle`.
+    pub batches: u64,
+    pub commits: u64,
+    pub effects: u64,
+    /// Writes to versioned tables that were left out.
+    pub stale_writes: u64,
+    pub retries: u64,
+    pub traps: u64,
+    pub dead_letters: u64,
+    /// Starts after a failure.
+    pub restarts: u64,
+    pub swaps: u64,
+}
+
+#[derive(Debug)]
+struct Count {
+    value: AtomicU64,
+    metric: metrics::Counter,
+}
+
+impl Count {
+    fn new(name: &'static str, processor: &Arc<str>) -> Self {
+        Self { value: AtomicU64::new(0), metric: metrics::counter!(name, "plugin" => processor.to_string()) }
+    }
+
+    fn add(&self, by: u64) {
+        if by > 0 {
+            self.value.fetch_add(by, Ordering::Relaxed);
+            self.metric.increment(by);
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(super) fn new(processor: &Arc<str>) -> Self {
+        Self {
+            events: Count::new("millrace_processor_events_total", processor),
+            batches: Count::new("millrace_processor_batches_total", processor),
+            commits: Count::new("millrace_processor_commits_total", processor),
+            effects: Count::new("millrace_processor_effects_total", processor),
+            stale_writes: Count::new("millrace_processor_stale_writes_total", processor),
+            retries: Count::new("millrace_processor_retries_total", processor),
+            traps: Count::new("millrace_processor_traps_total", processor),
+            dead_letters: Count::new("millrace_processor_dead_letters_total", processor),
+            restarts: Count::new("millrace_processor_restarts_total", processor),
+            swaps: Count::new("millrace_processor_swaps_total", processor),
+        }
+    }
+
+    pub(super) fn batch(&self) {
+        self.batches.add(1);
+    }
+
+    pub(super) fn effects(&self, effects: usize) {
+        self.effects.add(effects as u64);
+    }
+
+    pub(super) fn commit(&self, events: usize, stale: u64) {
+        self.commits.add(1);
+        self.events.add(events as u64);
+        self.stale_writes.add(stale);
+    }
+
+    pub(super) fn retry(&self) {
+        self.retries.add(1);
+    }
+
+    pub(super) fn trap(&self) {
+        self.traps.add(1);
+    }
+
+    pub(super) fn dead_letter(&self) {
+        self.dead_letters.add(1);
+    }
+
+    pub(super) fn restart(&self) {
+        self.restarts.add(1);
+    }
+
+    pub(super) fn swap(&self) {
+        self.swaps.add(1);
+    }
+
+    pub(super) fn read(&self) -> Counts {
+        Counts {
+            events: self.events.get(),
+            batches: self.batches.get(),
+            commits: self.commits.get(),
+            effects: self.effects.get(),
+            stale_writes: self.stale_writes.get(),
+            retries: self.retries.get(),
+            traps: self.traps.get(),
+            dead_letters: self.dead_letters.get(),
+            restarts: self.restarts.get(),
+            swaps: self.swaps.get(),
+        }
+    }
+}

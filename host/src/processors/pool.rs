@@ -1,0 +1,170 @@
+//! The guest threads: they run tasks, a turn at a time.
+//!
+//! Guests are synchronous and cannot yield, so there are several threads for
+//! each core, and one processor gets at most half of them: a slow plugin must
+//! not keep the others from running. Queue length is bounded by the number of
+//! tasks, since a task stands in it at most once.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use crate::limits::GUEST_THREADS_PER_CORE;
+
+/// Something that wants turns on a guest thread.
+pub(super) trait Turns: Send + Sync + Debug + 'static {
+    /// What shares a quota of threads: the processor's name.
+    fn group(&self) -> &Arc<str>;
+
+    /// Runs one turn. Answers whether another one is wanted at once.
+    fn turn(self: Arc<Self>) -> bool;
+
+    fn schedule(&self) -> &Schedule;
+}
+
+/// Keeps a task in the queue at most once, and remembers a wake that came during a turn.
+#[derive(Debug, Default)]
+pub(super) struct Schedule(AtomicU8);
+
+const IDLE: u8 = 0;
+const QUEUED: u8 = 1;
+const RUNNING: u8 = 2;
+const WOKEN: u8 = 3;
+
+/// The pool. Clones share the threads; they end when [`GuestPool::shut_down`] is called.
+#[derive(Clone, Debug)]
+pub struct GuestPool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    queue: Mutex<Queue>,
+    ready: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    group_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Arc<dyn Turns>>,
+    running: HashMap<Arc<str>, usize>,
+    ended: bool,
+}
+
+impl GuestPool {
+    /// As many threads as the machine's cores ask for.
+    pub fn for_this_machine() -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::new(cores * GUEST_THREADS_PER_CORE)
+    }
+
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        let threads = threads.max(1);
+        let inner = Arc::new(Inner {
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            threads: Mutex::default(),
+            group_max: (threads / 2).max(1),
+        });
+        for index in 0..threads {
+            let worker = Arc::clone(&inner);
+            let thread = std::thread::Builder::new()
+                .name(format!("guest-{index}"))
+                .stack_size(4 << 20)
+                .spawn(move || worker.run())?;
+            lock(&inner.threads).push(thread);
+        }
+        Ok(Self { inner })
+    }
+
+    /// Asks for a turn. A wake during a turn leads to another turn; none is lost.
+    pub(super) fn wake(&self, task: &Arc<impl Turns>) {
+        let state = &task.schedule().0;
+        let mut seen = state.load(Ordering::Acquire);
+        loop {
+            let next = match seen {
+                IDLE => QUEUED,
+                RUNNING => WOKEN,
+                _ => return,
+            };
+            match state.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) if next == QUEUED => return self.inner.push(Arc::clone(task) as Arc<dyn Turns>),
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Lets running turns end and joins the threads. What still waits is dropped.
+    pub fn shut_down(&self) {
+        lock(&self.inner.queue).ended = true;
+        self.inner.ready.notify_all();
+        for thread in std::mem::take(&mut *lock(&self.inner.threads)) {
+            if thread.join().is_err() {
+                tracing::error!("a guest thread had panicked");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn push(&self, task: Arc<dyn Turns>) {
+        lock(&self.queue).waiting.push_back(task);
+        self.ready.notify_one();
+    }
+
+    fn run(&self) {
+        while let Some(task) = self.next() {
+            let state = &task.schedule().0;
+            state.store(RUNNING, Ordering::Release);
+            let again = Arc::clone(&task).turn();
+            let idle =
+                !again && state.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok();
+            if !idle {
+                state.store(QUEUED, Ordering::Release);
+            }
+            self.done(task, !idle);
+        }
+    }
+
+    /// The first waiting task whose processor has a thread left.
+    fn next(&self) -> Option<Arc<dyn Turns>> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.ended {
+                return None;
+            }
+            let running = &queue.running;
+            let free = |task: &Arc<dyn Turns>| running.get(task.group()).is_none_or(|n| *n < self.group_max);
+            if let Some(task) = queue.waiting.iter().position(free).and_then(|i| queue.waiting.remove(i)) {
+                *queue.running.entry(Arc::clone(task.group())).or_default() += 1;
+                return Some(task);
+            }
+            queue = self.ready.wait(queue).expect("no code panics while it holds the run queue");
+        }
+    }
+
+    fn done(&self, task: Arc<dyn Turns>, again: bool) {
+        let mut queue = lock(&self.queue);
+        if let Some(count) = queue.running.get_mut(task.group()) {
+            *count -= 1;
+            if *count == 0 {
+                queue.running.remove(task.group());
+            }
+        }
+        if again {
+            queue.waiting.push_back(task);
+        }
+        // This thread takes the next one itself; another may have become free through the quota.
+        if !queue.waiting.is_empty() {
+            self.ready.notify_one();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds the run queue")
+}

@@ -1,0 +1,404 @@
+//! Runs one processor: a run per tenant (claims, tasks, a feed), restarts with
+//! back-off, swaps, and an orderly end.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::counters::{Counters, Counts};
+use super::feed::{Feed, FeedError};
+use super::pool::GuestPool;
+use super::task::{End, Task};
+use super::{LoadError, ProcessorFactory};
+use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
+use crate::clock::Clock;
+use crate::event::{Position, TenantId};
+use crate::limits::{
+    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, TASK_IDLE_MAX,
+};
+use crate::streams::EventLog;
+
+/// How a processor is run.
+#[derive(Clone, Debug)]
+pub struct ProcessorSettings {
+    /// Fixed at the first deploy: a snapshot cannot be split.
+    pub lanes: u32,
+    /// Where a task without a checkpoint begins.
+    pub start: Position,
+    /// Only these tenants; none for all.
+    pub tenants: Option<Vec<TenantId>>,
+    /// Events after which a busy task commits; an idle one commits at once.
+    pub commit_events: usize,
+    /// Events and bytes that may gather while a commit is in flight.
+    pub commit_events_max: usize,
+    pub commit_bytes_max: usize,
+    pub retries_max: u32,
+    pub idle_max: Duration,
+}
+
+impl Default for ProcessorSettings {
+    fn default() -> Self {
+        Self {
+            lanes: 1,
+            start: Position::START,
+            tenants: None,
+            commit_events: COMMIT_EVENTS_MAX / 2,
+            commit_events_max: COMMIT_EVENTS_MAX,
+            commit_bytes_max: COMMIT_BYTES_MAX,
+            retries_max: RETRIES_MAX,
+            idle_max: TASK_IDLE_MAX,
+        }
+    }
+}
+
+/// What all processors share.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub log: Arc<dyn EventLog>,
+    pub checkpoints: Arc<dyn CheckpointStore>,
+    pub pool: GuestPool,
+    pub clock: Arc<dyn Clock>,
+    /// Where feeds and timers run.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// What the parts of one processor share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: Arc<str>,
+    pub(super) log: Arc<dyn EventLog>,
+    pub(super) checkpoints: Arc<dyn CheckpointStore>,
+    pub(super) pool: GuestPool,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: ProcessorSettings,
+    pub(super) counters: Counters,
+    runtime: tokio::runtime::Handle,
+    jobs: TaskTracker,
+    factory: RwLock<Arc<dyn ProcessorFactory>>,
+    runs: Mutex<HashMap<TenantId, Run>>,
+    /// Held for reading while a run starts, for writing while versions change.
+    swapping: tokio::sync::RwLock<()>,
+    cancel: CancellationToken,
+}
+
+/// A tenant's run, as others see it.
+#[derive(Debug, Default)]
+struct Run {
+    tasks: Vec<Arc<Task>>,
+    fed: Position,
+    /// Why it does not run; none while it does.
+    failure: Option<String>,
+}
+
+/// A processor that runs. Dropping it does not end it; [`Runner::stop`] does.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    shared: Arc<Shared>,
+}
+
+/// How a processor is doing.
+#[derive(Clone, Debug)]
+pub struct RunnerStatus {
+    pub counts: Counts,
+    /// Everything up to here is done, for all tenants.
+    pub done_through: Position,
+    pub tasks: Vec<(TaskId, Position, u64)>,
+    /// Tenants whose run has ended, and why.
+    pub failures: Vec<(TenantId, String)>,
+}
+
+/// A version that did not take over; the old one goes on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("task {task}: {source}")]
+pub struct SwapError {
+    pub task: TaskId,
+    pub source: LoadError,
+}
+
+impl Runner {
+    /// Starts a processor for every tenant there is and will be.
+    pub fn start(engine: &Engine, factory: Arc<dyn ProcessorFactory>, settings: ProcessorSettings) -> Self {
+        let name: Arc<str> = factory.manifest().name.as_str().into();
+        let shared = Arc::new(Shared {
+            counters: Counters::new(&name),
+            name,
+            log: Arc::clone(&engine.log),
+            checkpoints: Arc::clone(&engine.checkpoints),
+            pool: engine.pool.clone(),
+            clock: Arc::clone(&engine.clock),
+            settings,
+            runtime: engine.runtime.clone(),
+            jobs: TaskTracker::new(),
+            factory: RwLock::new(factory),
+            runs: Mutex::default(),
+            swapping: tokio::sync::RwLock::new(()),
+            cancel: CancellationToken::new(),
+        });
+        let watcher = Arc::clone(&shared);
+        shared.spawn(async move { watcher.watch_tenants().await });
+        let ticker = Arc::clone(&shared);
+        shared.spawn(async move { ticker.tick().await });
+        Self { shared }
+    }
+
+    pub fn factory(&self) -> Arc<dyn ProcessorFactory> {
+        self.shared.factory()
+    }
+
+    /// Asks every task whether this version could load its state, then has
+    /// every task hand over at a batch boundary. When one refuses after all,
+    /// those that had handed over go back.
+    pub async fn swap(&self, factory: Arc<dyn ProcessorFactory>) -> Result<(), SwapError> {
+        let shared = &self.shared;
+        let _no_starts = shared.swapping.write().await;
+        let tasks = shared.tasks();
+        for task in &tasks {
+            let answer = task.trial(Arc::clone(&factory)).await;
+            answer.map_err(|source| SwapError { task: task.id.clone(), source })?;
+        }
+        let old = shared.factory();
+        shared.set_factory(Arc::clone(&factory));
+        for (index, task) in tasks.iter().enumerate() {
+            let Err(source) = task.swap(Arc::clone(&factory)).await else { continue };
+            shared.set_factory(Arc::clone(&old));
+            for handed_over in &tasks[..index] {
+                if let Err(error) = handed_over.swap(Arc::clone(&old)).await {
+                    warn!(task.id = %handed_over.id, %error, "task could not go back to the old version");
+                }
+            }
+            return Err(SwapError { task: task.id.clone(), source });
+        }
+        shared.counters.swap();
+        Ok(())
+    }
+
+    /// Lets every task flush and commit, then ends it. What takes longer than
+    /// `deadline` is cut off: it is handled again at the next start. Answers
+    /// whether all were in time.
+    pub async fn stop(&self, deadline: Duration) -> bool {
+        let shared = &self.shared;
+        let in_time = tokio::time::timeout(deadline, async {
+            let _no_starts = shared.swapping.write().await;
+            shared.cancel.cancel();
+            for task in shared.tasks() {
+                task.stop().await;
+            }
+        })
+        .await
+        .is_ok();
+        shared.cancel.cancel();
+        for task in shared.tasks() {
+            task.close();
+        }
+        shared.jobs.close();
+        in_time
+    }
+
+    pub fn status(&self) -> RunnerStatus {
+        let shared = &self.shared;
+        // The newest position is read first: a tenant that is new after it has nothing before it.
+        let newest = *shared.log.tail().newest().borrow();
+        let runs = shared.runs();
+        let mut done_through = newest;
+        let mut tasks = Vec::new();
+        let mut failures = Vec::new();
+        for tenant in shared.log.tenants().iter().filter(|t| shared.serves(t)) {
+            let Some(run) = runs.get(tenant) else {
+                done_through = done_through.min(shared.settings.start);
+                continue;
+            };
+            let mut behind = run.fed;
+            for task in &run.tasks {
+                behind = behind.min(task.done_through());
+                tasks.push((task.id.clone(), task.done_through(), task.state_bytes()));
+            }
+            let has_more = shared.log.tail().follow(tenant).newest() > behind;
+            if has_more || run.tasks.is_empty() {
+                done_through = done_through.min(behind);
+            }
+            failures.extend(run.failure.iter().map(|message| (tenant.clone(), message.clone())));
+        }
+        RunnerStatus { counts: shared.counters.read(), done_through, tasks, failures }
+    }
+}
+
+/// Why a tenant's run ended.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{}", .0.message)]
+    Task(End),
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error(transparent)]
+    Claim(#[from] CommitError),
+}
+
+impl Shared {
+    pub(super) fn factory(&self) -> Arc<dyn ProcessorFactory> {
+        Arc::clone(&self.factory.read().expect("no code panics while it holds the factory"))
+    }
+
+    fn set_factory(&self, factory: Arc<dyn ProcessorFactory>) {
+        *self.factory.write().expect("no code panics while it holds the factory") = factory;
+    }
+
+    /// The one place where this processor's feeds, timers and commits are spawned.
+    pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.jobs.spawn_on(future, &self.runtime);
+    }
+
+    /// A feed tells how far it has read.
+    pub(super) fn fed(&self, tenant: &TenantId, position: Position) {
+        if let Some(run) = self.runs().get_mut(tenant) {
+            run.fed = position;
+        }
+    }
+
+    fn serves(&self, tenant: &TenantId) -> bool {
+        self.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
+    }
+
+    fn tasks(&self) -> Vec<Arc<Task>> {
+        self.runs().values().flat_map(|run| run.tasks.iter().cloned()).collect()
+    }
+
+    fn runs(&self) -> MutexGuard<'_, HashMap<TenantId, Run>> {
+        self.runs.lock().expect("no code panics while it holds the runs")
+    }
+
+    async fn watch_tenants(self: Arc<Self>) {
+        let mut changes = self.log.tail().tenants();
+        loop {
+            changes.mark_unchanged();
+            for tenant in self.log.tenants() {
+                if self.serves(&tenant) && !self.runs().contains_key(&tenant) {
+                    self.runs().insert(tenant.clone(), Run::default());
+                    let shared = Arc::clone(&self);
+                    self.spawn(async move { shared.keep_running(tenant).await });
+                }
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.cancel.cancelled() => return,
+            }
+        }
+    }
+
+    /// Flush ticks, and instances that have been idle for long.
+    async fn tick(self: Arc<Self>) {
+        loop {
+            // Another version may want another interval.
+            let interval_ms = self.factory().manifest().flush_interval_ms;
+            let flush = interval_ms.map(|ms| Duration::from_millis(ms.into()));
+            tokio::select! {
+                () = tokio::time::sleep(flush.unwrap_or(self.settings.idle_max)) => {}
+                () = self.cancel.cancelled() => return,
+            }
+            for task in self.tasks() {
+                if flush.is_some() {
+                    task.tick();
+                }
+                task.evict();
+            }
+        }
+    }
+
+    /// A tenant's run, again and again until the processor is stopped.
+    async fn keep_running(self: Arc<Self>, tenant: TenantId) {
+        let mut wait = RESTART_WAIT_MIN;
+        loop {
+            let error = tokio::select! {
+                error = self.run(&tenant) => error,
+                () = self.cancel.cancelled() => return,
+            };
+            let tasks =
+                self.runs().get_mut(&tenant).map(|run| std::mem::take(&mut run.tasks)).unwrap_or_default();
+            let did_something = tasks.iter().any(|task| task.has_committed());
+            for task in tasks {
+                task.close();
+            }
+            let restart = !matches!(&error, RunError::Task(end) if !end.restart)
+                && !matches!(&error, RunError::Feed(FeedError::Closed));
+            warn!(plugin.name = %self.name, %tenant, %error, restart, "processor run ended");
+            if let Some(run) = self.runs().get_mut(&tenant) {
+                run.failure = Some(error.to_string());
+            }
+            if !restart {
+                return;
+            }
+            if did_something {
+                wait = RESTART_WAIT_MIN;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.cancel.cancelled() => return,
+            }
+            wait = (wait * 2).min(RESTART_WAIT_MAX);
+            self.counters.restart();
+        }
+    }
+
+    /// Claims, starts the tasks and feeds them until something ends it.
+    async fn run(self: &Arc<Self>, tenant: &TenantId) -> RunError {
+        let (tasks, ends) = match self.begin(tenant).await {
+            Ok(begun) => begun,
+            Err(error) => return error.into(),
+        };
+        let feed = Feed::new(Arc::clone(self), tenant.clone(), &tasks);
+        let mut ended = std::pin::pin!(first(ends));
+        tokio::select! {
+            biased;
+            end = &mut ended => RunError::Task(end),
+            error = feed.run() => match error {
+                // The task that ended knows why.
+                FeedError::TaskEnded => RunError::Task(ended.await),
+                error => error.into(),
+            },
+        }
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+    ) -> Result<(Vec<(Arc<Task>, Position)>, Vec<oneshot::Receiver<End>>), CommitError> {
+        let _no_swap = self.swapping.read().await;
+        let mut tasks = Vec::new();
+        let mut ends = Vec::new();
+        for lane in 0..self.settings.lanes {
+            let id = TaskId { processor: Arc::clone(&self.name), tenant: tenant.clone(), lane };
+            let claim = self.checkpoints.claim(&id).await?;
+            let position = claim.1.as_ref().map_or(self.settings.start, |c| c.position);
+            let (end, ended) = oneshot::channel();
+            let task = Task::new(id, Arc::clone(self), self.factory(), claim, self.settings.start, end);
+            tasks.push((task, position));
+            ends.push(ended);
+        }
+        let lowest = tasks.iter().map(|(_, position)| *position).min().unwrap_or_default();
+        info!(plugin.name = %self.name, %tenant, stream.position = %lowest, "processor run began");
+        let run =
+            Run { tasks: tasks.iter().map(|(t, _)| Arc::clone(t)).collect(), fed: lowest, failure: None };
+        self.runs().insert(tenant.clone(), run);
+        Ok((tasks, ends))
+    }
+}
+
+/// The first end that is reported. Tasks that end without a report were told
+/// to; then whoever told them ends this wait, too.
+async fn first(ends: Vec<oneshot::Receiver<End>>) -> End {
+    let mut ends: FuturesUnordered<_> = ends.into_iter().collect();
+    while let Some(end) = ends.next().await {
+        if let Ok(end) = end {
+            return end;
+        }
+    }
+    std::future::pending().await
+}

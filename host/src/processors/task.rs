@@ -1,0 +1,399 @@
+//! One task: a lane of a processor for one tenant. It owns its instance, the
+//! work that waits for it, and what has been done and not yet committed.
+//!
+//! Others send to it (batches, a commit's answer, a request to stop or to swap)
+//! and wake it; all decisions fall in its own turns, on a guest thread.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use std::collections::VecDeque;
+use tokio::sync::{Notify, oneshot};
+
+use super::pool::{Schedule, Turns};
+use super::runner::Shared;
+use super::worker::{Next, Worker};
+use super::{FlushReason, LoadError, ProcessorFactory};
+use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
+use crate::event::{EventBatch, Position};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LANE_QUEUE_BATCHES_MAX};
+
+/// A handle on a task, shared by its feed, its timers and the runner.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) id: TaskId,
+    pub(super) shared: Arc<Shared>,
+    schedule: Schedule,
+    inbox: Mutex<Inbox>,
+    room: Notify,
+    worker: Mutex<Worker>,
+    seen: Seen,
+    claimed: Position,
+    /// Told when the task cannot go on: the reason, and whether a restart can help.
+    end: Mutex<Option<oneshot::Sender<End>>>,
+}
+
+/// Why a task ended by itself.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) message: String,
+    pub(super) restart: bool,
+}
+
+/// What others have sent and the task has not yet looked at.
+#[derive(Debug, Default)]
+struct Inbox {
+    batches: VecDeque<Arc<EventBatch>>,
+    advance: Position,
+    committed: Option<Result<Committed, CommitError>>,
+    tick: bool,
+    evict: bool,
+    trials: Vec<Trial>,
+    drain: Option<Drain>,
+    closed: bool,
+}
+
+/// What the task takes out of its inbox at the beginning of a turn.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    pub(super) batches: VecDeque<Arc<EventBatch>>,
+    pub(super) advance: Position,
+    /// Nothing is left in the inbox, so `advance` holds.
+    pub(super) drained: bool,
+    pub(super) committed: Option<Result<Committed, CommitError>>,
+    pub(super) tick: bool,
+    pub(super) evict: bool,
+    pub(super) trials: Vec<Trial>,
+    pub(super) drain: Option<Drain>,
+    pub(super) closed: bool,
+}
+
+/// Can this version load the task's state? Changes nothing.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) factory: Arc<dyn ProcessorFactory>,
+    pub(super) reply: oneshot::Sender<Result<(), LoadError>>,
+}
+
+/// Finish and commit what was handled, then do this.
+#[derive(Debug)]
+pub(super) enum Drain {
+    Stop { reply: oneshot::Sender<()> },
+    Swap { factory: Arc<dyn ProcessorFactory>, reply: oneshot::Sender<Result<(), LoadError>> },
+}
+
+impl Drain {
+    pub(super) fn reason(&self) -> FlushReason {
+        match self {
+            Self::Stop { .. } => FlushReason::Shutdown,
+            Self::Swap { .. } => FlushReason::Swap,
+        }
+    }
+}
+
+/// How far the task is, for status and lag; written by its turns, read by anybody.
+#[derive(Debug, Default)]
+struct Seen {
+    committed: AtomicU64,
+    advance: AtomicU64,
+    busy: AtomicBool,
+    state_bytes: AtomicU64,
+}
+
+impl Task {
+    pub(super) fn new(
+        id: TaskId,
+        shared: Arc<Shared>,
+        factory: Arc<dyn ProcessorFactory>,
+        (generation, checkpoint): (Generation, Option<Checkpoint>),
+        start: Position,
+        end: oneshot::Sender<End>,
+    ) -> Arc<Self> {
+        let position = checkpoint.as_ref().map_or(start, |c| c.position);
+        let worker = Worker::new(id.clone(), Arc::clone(&shared), factory, generation, position, checkpoint);
+        let seen = Seen::default();
+        seen.committed.store(position.0, Ordering::Relaxed);
+        seen.advance.store(position.0, Ordering::Relaxed);
+        Arc::new(Self {
+            id,
+            shared,
+            schedule: Schedule::default(),
+            inbox: Mutex::new(Inbox { advance: position, ..Inbox::default() }),
+            room: Notify::new(),
+            worker: Mutex::new(worker),
+            seen,
+            claimed: position,
+            end: Mutex::new(Some(end)),
+        })
+    }
+
+    /// Hands a batch over; waits while the queue is full. Cancel-safe: a dropped
+    /// call has handed nothing over. Answers false when the task has ended.
+    pub(super) async fn send(self: &Arc<Self>, batch: Arc<EventBatch>, advance: Position) -> bool {
+        let mut batch = Some(batch);
+        loop {
+            let room = self.room.notified();
+            {
+                let mut inbox = self.inbox();
+                if inbox.closed {
+                    return false;
+                }
+                if inbox.take_in(&mut batch) {
+                    inbox.advance = inbox.advance.max(advance);
+                    // First `busy`, then how far: `done_through` reads them the other way round.
+                    self.seen.busy.store(true, Ordering::SeqCst);
+                    self.seen.advance.store(inbox.advance.0, Ordering::SeqCst);
+                    break;
+                }
+            }
+            room.await;
+        }
+        self.wake();
+        true
+    }
+
+    /// Tells that the feed has passed this position, with nothing more for this lane before it.
+    pub(super) fn advance(self: &Arc<Self>, position: Position) {
+        let mut inbox = self.inbox();
+        inbox.advance = inbox.advance.max(position);
+        let behind = inbox.advance.0 - self.seen.committed.load(Ordering::Acquire).min(inbox.advance.0);
+        self.seen.advance.store(inbox.advance.0, Ordering::Release);
+        drop(inbox);
+        if behind >= super::worker::ADVANCE_POSITIONS {
+            self.wake();
+        }
+    }
+
+    pub(super) fn committed(self: &Arc<Self>, result: Result<Committed, CommitError>) {
+        self.inbox().committed = Some(result);
+        self.wake();
+    }
+
+    pub(super) fn tick(self: &Arc<Self>) {
+        self.inbox().tick = true;
+        self.wake();
+    }
+
+    pub(super) fn evict(self: &Arc<Self>) {
+        self.inbox().evict = true;
+        self.wake();
+    }
+
+    /// Whether a version can load what the task has last committed. An ended task has no objection.
+    pub(super) async fn trial(self: &Arc<Self>, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut inbox = self.inbox();
+            if inbox.closed {
+                return Ok(());
+            }
+            inbox.trials.push(Trial { factory, reply });
+        }
+        self.wake();
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Commits what was handled and hands over to another version. On an error
+    /// the old instance goes on. An ended task has no objection.
+    pub(super) async fn swap(self: &Arc<Self>, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
+        let (reply, answer) = oneshot::channel();
+        if !self.drain(Drain::Swap { factory, reply }) {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Commits what was handled, and ends.
+    pub(super) async fn stop(self: &Arc<Self>) {
+        let (reply, answer) = oneshot::channel();
+        if self.drain(Drain::Stop { reply }) {
+            // An error means that the task has ended by itself, which is as good.
+            let _ = answer.await;
+        }
+    }
+
+    fn drain(self: &Arc<Self>, drain: Drain) -> bool {
+        {
+            let mut inbox = self.inbox();
+            if inbox.closed {
+                return false;
+            }
+            inbox.drain = Some(drain);
+        }
+        self.wake();
+        true
+    }
+
+    /// Ends the task where it stands: nothing more is handled or committed.
+    pub(super) fn close(self: &Arc<Self>) {
+        {
+            let mut inbox = self.inbox();
+            inbox.closed = true;
+            inbox.batches.clear();
+            inbox.trials.clear();
+            inbox.drain = None;
+        }
+        self.room.notify_waiters();
+        self.wake();
+    }
+
+    /// Everything up to here is done and durable, or was not for this task.
+    pub(super) fn done_through(&self) -> Position {
+        let advance = self.seen.advance.load(Ordering::SeqCst);
+        if self.seen.busy.load(Ordering::SeqCst) {
+            Position(self.seen.committed.load(Ordering::SeqCst))
+        } else {
+            Position(advance)
+        }
+    }
+
+    /// Whether this task has moved on since it was claimed.
+    pub(super) fn has_committed(&self) -> bool {
+        self.seen.committed.load(Ordering::SeqCst) > self.claimed.0
+    }
+
+    pub(super) fn state_bytes(&self) -> u64 {
+        self.seen.state_bytes.load(Ordering::Relaxed)
+    }
+
+    fn wake(self: &Arc<Self>) {
+        self.shared.pool.wake(self);
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().expect("no code panics while it holds an inbox")
+    }
+
+    fn run(self: &Arc<Self>) -> bool {
+        let mut worker = self.worker.lock().unwrap_or_else(|broken| {
+            // A panic in a turn is a bug; the state it left behind must not be used.
+            let mut worker = broken.into_inner();
+            worker.give_up();
+            worker
+        });
+        if worker.is_over() {
+            return false;
+        }
+        let inputs = self.take(worker.wants_batches());
+        let closed = inputs.closed;
+        let next = if closed { Ok(Next::Over) } else { worker.turn(inputs) };
+        self.seen.committed.store(worker.committed().0, Ordering::SeqCst);
+        self.seen.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
+        let again = match next {
+            Ok(Next::Again) => true,
+            Ok(Next::Wait) => false,
+            Ok(Next::WaitUntil(when)) => {
+                self.wake_at(when);
+                false
+            }
+            Ok(Next::Over) => {
+                worker.give_up();
+                self.close_inbox();
+                false
+            }
+            Err(end) => {
+                worker.give_up();
+                self.report(end);
+                self.close_inbox();
+                false
+            }
+        };
+        if let Some(commit) = worker.take_commit() {
+            let task = Arc::clone(self);
+            self.shared.spawn(async move {
+                let answer = task.shared.checkpoints.commit(commit).await;
+                task.committed(answer);
+            });
+        }
+        self.settle(&worker);
+        again
+    }
+
+    fn settle(&self, worker: &Worker) {
+        let inbox = self.inbox();
+        let busy = !inbox.batches.is_empty() || worker.is_busy();
+        self.seen.busy.store(busy, Ordering::SeqCst);
+    }
+
+    fn take(&self, batches: bool) -> Inputs {
+        let mut inbox = self.inbox();
+        let taken = if batches { std::mem::take(&mut inbox.batches) } else { VecDeque::new() };
+        if !taken.is_empty() {
+            self.room.notify_waiters();
+        }
+        Inputs {
+            batches: taken,
+            advance: inbox.advance,
+            drained: inbox.batches.is_empty(),
+            committed: inbox.committed.take(),
+            tick: std::mem::take(&mut inbox.tick),
+            evict: std::mem::take(&mut inbox.evict),
+            trials: std::mem::take(&mut inbox.trials),
+            drain: inbox.drain.take(),
+            closed: inbox.closed,
+        }
+    }
+
+    fn close_inbox(&self) {
+        let mut inbox = self.inbox();
+        inbox.closed = true;
+        inbox.batches.clear();
+        inbox.trials.clear();
+        inbox.drain = None;
+        drop(inbox);
+        self.room.notify_waiters();
+    }
+
+    fn report(&self, end: End) {
+        let sender = self.end.lock().expect("no code panics while it holds the end").take();
+        if let Some(sender) = sender {
+            // Nobody listens any more when the run is being stopped.
+            let _ = sender.send(end);
+        }
+    }
+
+    fn wake_at(self: &Arc<Self>, when: Instant) {
+        let task = Arc::clone(self);
+        self.shared.spawn(async move {
+            tokio::time::sleep_until(when.into()).await;
+            task.wake();
+        });
+    }
+}
+
+impl Inbox {
+    /// Takes a batch in if there is room: as a batch of its own, or at the end of a small last one.
+    fn take_in(&mut self, batch: &mut Option<Arc<EventBatch>>) -> bool {
+        let Some(new) = batch.as_ref() else { return true };
+        let full = self.batches.len() >= LANE_QUEUE_BATCHES_MAX;
+        if let Some(last) = self.batches.back_mut() {
+            let fits =
+                last.len() + new.len() <= BATCH_EVENTS_MAX && last.bytes() + new.bytes() <= BATCH_BYTES_MAX;
+            if fits && let Some(last) = Arc::get_mut(last) {
+                last.extend_from(new);
+                *batch = None;
+                return true;
+            }
+        }
+        if full {
+            return false;
+        }
+        self.batches.extend(batch.take());
+        true
+    }
+}
+
+impl Turns for Task {
+    fn group(&self) -> &Arc<str> {
+        &self.id.processor
+    }
+
+    fn turn(self: Arc<Self>) -> bool {
+        self.run()
+    }
+
+    fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+}
