@@ -1,3 +1,28 @@
-//! What the tests share: conformance suites over the seams, and helpers.
+//! What the tests share: conformance suites over the seams, stand-ins, and helpers.
 
 pub mod conformance;
+pub mod dump;
+pub mod faulty;
+pub mod host;
+pub mod powercut;
+pub mod scripted;
+
+use std::time::{Duration, Instant};
+
+/// Waits for a condition; fails with its name after a minute, so that a hang says what it waits for.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "waited a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A binary of this workspace that the test run has built, by name.
+pub fn workspace_binary(name: &str) -> std::path::PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let dir = test.ancestors().nth(2).expect("tests run from target/<profile>/deps");
+    let binary = dir.join(name);
+    assert!(binary.exists(), "{} is missing: `cargo xtask test` builds it", binary.display());
+    binary
+}

@@ -1,1 +1,433 @@
-//! Claims about processors.
+//! Claims about processors: order, exactly-once effects, recovery, swaps, tenants.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
+use millrace::checkpoints::{CheckpointStore, DeadLetterRow};
+use millrace::clock::SystemClock;
+use millrace::event::{Event, EventBatch, Position, TenantId};
+use millrace::processors::{Engine, GuestPool, ProcessorSettings, Runner};
+use millrace::streams::EventLog;
+use millrace::tables::{Query, TableStore, Value};
+use millrace_tests::faulty::{Fault, Faulty};
+use millrace_tests::scripted::{Scripted, Watch, table};
+use millrace_tests::until;
+
+/// A store, a pool, and what a test needs of them.
+struct Scene {
+    store: SqliteStore,
+    engine: Engine,
+    _dir: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::with_checkpoints(|store| store).await
+    }
+
+    async fn with_checkpoints(
+        wrap: impl FnOnce(Arc<dyn CheckpointStore>) -> Arc<dyn CheckpointStore>,
+    ) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let store = SqliteStore::open(SqliteOptions::new(dir.path())).expect("a new store opens");
+        store.declare("scripted", &[table()]).await.expect("a good table");
+        let engine = Engine {
+            log: Arc::new(store.clone()),
+            checkpoints: wrap(Arc::new(store.clone())),
+            pool: GuestPool::new(4).expect("threads start"),
+            clock: Arc::new(SystemClock),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Self { store, engine, _dir: dir }
+    }
+
+    fn start(&self, scripted: Scripted, settings: ProcessorSettings) -> (Runner, Arc<Watch>) {
+        let watch = Arc::clone(&scripted.watch);
+        (Runner::start(&self.engine, Arc::new(scripted), settings), watch)
+    }
+
+    /// Appends events given as (agg_id, type, payload), numbered in order.
+    async fn publish(&self, tenant: &str, events: &[(&str, &str, &str)]) -> Position {
+        let mut batch = EventBatch::new(tenant_id(tenant));
+        let base = self.store.bounds().newest.0;
+        for (index, (agg_id, event_type, payload)) in events.iter().enumerate() {
+            let version = base + index as u64 + 1;
+            let event = Event {
+                aggregate: "thing",
+                agg_id,
+                event_type,
+                version,
+                payload: payload.as_bytes(),
+                ..Event::default()
+            };
+            batch.push(&event).expect("a good event");
+        }
+        let appended = self.store.append(batch).await.expect("the append succeeds");
+        appended.last().expect("events were appended").position
+    }
+
+    async fn done(&self, runner: &Runner, through: Position) {
+        until("the processor is done", || runner.status().done_through >= through).await;
+    }
+
+    /// Key to (count, version that wrote it).
+    async fn rows(&self, tenant: &str) -> BTreeMap<String, (i64, i64)> {
+        let query = Query { limit: 1_000, ..Query::all("counts") };
+        let page = self.store.query(&tenant_id(tenant), &query).await.expect("the table can be read");
+        let number = |value: &Value| if let Value::Int(n) = value { *n } else { panic!("{value:?}") };
+        page.rows.iter().map(|r| (r.key.clone(), (number(&r.cells[0]), number(&r.cells[1])))).collect()
+    }
+
+    async fn counts(&self, tenant: &str) -> BTreeMap<String, i64> {
+        self.rows(tenant).await.into_iter().map(|(key, (count, _))| (key, count)).collect()
+    }
+
+    async fn dead(&self) -> Vec<DeadLetterRow> {
+        self.store.dead_letters("scripted", None, 100).await.expect("dead letters can be read")
+    }
+}
+
+fn tenant_id(name: &str) -> TenantId {
+    TenantId::new(name).expect("a good tenant name")
+}
+
+fn scripted() -> Scripted {
+    Scripted::new("scripted", 1)
+}
+
+fn counts(expected: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    expected.iter().map(|(key, count)| ((*key).to_owned(), *count)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn effects_equal_a_fold_over_the_log() {
+    let scene = Scene::new().await;
+    let keys: Vec<String> = (0..3_000).map(|n| format!("k{}", n % 7)).collect();
+    let events: Vec<_> = keys.iter().map(|key| (key.as_str(), "add", "null")).collect();
+    for chunk in events[..2_000].chunks(500) {
+        scene.publish("a", chunk).await;
+    }
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    let last = scene.publish("a", &events[2_000..2_900]).await;
+    scene.done(&runner, last).await;
+    let last = scene.publish("a", &events[2_900..]).await;
+    scene.done(&runner, last).await;
+    let mut expected = BTreeMap::new();
+    for key in keys {
+        *expected.entry(key).or_insert(0) += 1;
+    }
+    assert_eq!(scene.counts("a").await, expected);
+    assert_eq!(runner.status().counts.events, 3_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejected_event_becomes_a_dead_letter_and_its_batch_goes_on() {
+    let scene = Scene::new().await;
+    let last = scene
+        .publish("a", &[("x", "add", "1"), ("x", "reject", "{}"), ("x", "add", "1"), ("y", "add", "1")])
+        .await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    scene.done(&runner, last).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 2), ("y", 1)]));
+    let dead = scene.dead().await;
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].reason.as_str(), dead[0].message.as_str()), ("reject", "told to reject"));
+    assert_eq!(dead[0].event.get(0).position, Position(2));
+    assert_eq!(dead[0].event.get(0).payload, b"{}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trap_costs_exactly_the_event_that_causes_it() {
+    let scene = Scene::new().await;
+    let mut events = vec![("x", "add", "1"); 60];
+    events[17] = ("x", "trap", "1");
+    events[41] = ("y", "trap", "1");
+    events[42] = ("y", "trap-in-snapshot", "1");
+    let last = scene.publish("a", &events).await;
+    let (runner, watch) = scene.start(scripted(), ProcessorSettings::default());
+    scene.done(&runner, last).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 57)]));
+    let mut dead: Vec<_> =
+        scene.dead().await.iter().map(|d| (d.event.get(0).position.0, d.reason.clone())).collect();
+    dead.sort();
+    assert_eq!(dead, [(18, "trap".to_owned()), (42, "trap".to_owned()), (43, "trap".to_owned())]);
+    assert!(
+        watch.instances.load(std::sync::atomic::Ordering::SeqCst) >= 4,
+        "a fallen instance is not used again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retried_event_is_tried_until_it_succeeds() {
+    let scene = Scene::new().await;
+    let last = scene.publish("a", &[("x", "add", "1"), ("x", "retry", "2"), ("x", "add", "1")]).await;
+    let (runner, watch) = scene.start(scripted(), ProcessorSettings::default());
+    scene.done(&runner, last).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 3)]));
+    assert!(scene.dead().await.is_empty());
+    assert_eq!(watch.tries.lock().expect("test").values().copied().collect::<Vec<_>>(), [3]);
+    assert_eq!(runner.status().counts.retries, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_are_bounded_and_the_lane_goes_on() {
+    let scene = Scene::new().await;
+    let last = scene.publish("a", &[("x", "retry", "1000"), ("x", "add", "1")]).await;
+    let settings = ProcessorSettings { retries_max: 2, ..ProcessorSettings::default() };
+    let (runner, watch) = scene.start(scripted(), settings);
+    scene.done(&runner, last).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 1)]));
+    let dead = scene.dead().await;
+    assert_eq!((dead[0].reason.as_str(), dead[0].attempts), ("retries", 3));
+    assert_eq!(watch.tries.lock().expect("test").values().copied().collect::<Vec<_>>(), [3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fatal_failure_keeps_what_came_before_and_stops_the_processor() {
+    let scene = Scene::new().await;
+    scene.publish("a", &[("x", "add", "1"), ("x", "fatal", "1"), ("x", "add", "1")]).await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    until("the processor has stopped", || !runner.status().failures.is_empty()).await;
+    assert_eq!(runner.status().failures[0].1, "told to stop");
+    assert_eq!(scene.counts("a").await, counts(&[("x", 1)]));
+    assert!(scene.dead().await.is_empty());
+    assert_eq!(runner.status().counts.restarts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_lane_keeps_the_order_of_its_keys() {
+    let scene = Scene::new().await;
+    let settings = ProcessorSettings { lanes: 5, ..ProcessorSettings::default() };
+    let (runner, watch) = scene.start(scripted(), settings);
+    let keys: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    let mut last = Position::START;
+    for round in 0..50 {
+        let events: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                (
+                    key.as_str(),
+                    if round % 10 == 3 { "retry" } else { "add" },
+                    if round == 3 { "1" } else { "0" },
+                )
+            })
+            .collect();
+        last = scene.publish("a", &events).await;
+    }
+    scene.done(&runner, last).await;
+    assert!(scene.counts("a").await.values().all(|count| *count == 50));
+    let handled = watch.handled.lock().expect("test");
+    let mut newest: BTreeMap<&str, (u32, u64)> = BTreeMap::new();
+    for (_, lane, key, version) in handled.iter() {
+        let (known_lane, known) = newest.entry(key).or_insert((*lane, 0));
+        assert_eq!(known_lane, lane, "a key stays in its lane");
+        assert!(*known <= *version, "{key}: {version} came after {known}");
+        *known = *version;
+    }
+    let lanes: std::collections::BTreeSet<u32> = newest.values().map(|(lane, _)| *lane).collect();
+    assert!(lanes.len() > 1, "keys are spread over lanes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_that_hangs_does_not_hold_up_another() {
+    let scene = Scene::new().await;
+    let scripted = scripted();
+    *scripted.watch.held.lock().expect("test") = Some(tenant_id("slow"));
+    let (runner, watch) = scene.start(scripted, ProcessorSettings::default());
+    for _ in 0..20 {
+        scene.publish("slow", &[("x", "add", "1"); 900]).await;
+    }
+    scene.publish("quick", &[("x", "add", "1")]).await;
+    let mut quick = BTreeMap::new();
+    for _ in 0..2_000 {
+        quick = scene.counts("quick").await;
+        if !quick.is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    *watch.held.lock().expect("test") = None;
+    assert_eq!(quick, counts(&[("x", 1)]));
+    let newest = scene.store.bounds().newest;
+    scene.done(&runner, newest).await;
+    assert_eq!(scene.counts("slow").await, counts(&[("x", 18_000)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_lose_and_double_nothing() {
+    let scene = Scene::new().await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings { lanes: 3, ..ProcessorSettings::default() });
+    let mut last = Position::START;
+    for round in 0..30_u64 {
+        let keys: Vec<String> = (0..100).map(|n| format!("k{}", n % 10)).collect();
+        let events: Vec<_> = keys.iter().map(|key| (key.as_str(), "add", "1")).collect();
+        last = scene.publish("a", &events).await;
+        runner.swap(Arc::new(Scripted::new("scripted", round + 2))).await.expect("a good version takes over");
+    }
+    scene.done(&runner, last).await;
+    assert!(scene.counts("a").await.values().all(|count| *count == 300));
+    let last = scene.publish("a", &[("k0", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    assert_eq!(scene.rows("a").await["k0"], (301, 31), "the newest version writes the rows");
+    assert_eq!(runner.status().counts.swaps, 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_refuses_the_state_leaves_the_old_one_in_charge() {
+    let scene = Scene::new().await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    let last = scene.publish("a", &[("x", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    let candidate = Scripted { refuses_state: true, ..Scripted::new("scripted", 2) };
+    let error = runner.swap(Arc::new(candidate)).await.expect_err("it refuses");
+    assert_eq!(error.to_string(), "task scripted/a/0: the processor refused its state: told to refuse");
+    let last = scene.publish("a", &[("x", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    assert_eq!(scene.rows("a").await["x"], (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_goes_on_where_the_last_commit_stands() {
+    let scene = Scene::new().await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    let last = scene.publish("a", &[("x", "add", "1"), ("y", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    assert!(runner.stop(Duration::from_secs(10)).await);
+    let last = scene.publish("a", &[("x", "add", "1")]).await;
+    let (runner, watch) = scene.start(scripted(), ProcessorSettings::default());
+    scene.done(&runner, last).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 2), ("y", 1)]));
+    assert_eq!(watch.handled.lock().expect("test").len(), 1, "what was committed is not handled again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_anywhere_loses_and_doubles_nothing() {
+    for fault in [Fault::NotWritten, Fault::AnswerLost] {
+        for at in 1..=6 {
+            let mut faulty = None;
+            let scene = Scene::with_checkpoints(|store| {
+                let wrapped = Arc::new(Faulty::new(store, fault, at));
+                faulty = Some(Arc::clone(&wrapped));
+                wrapped
+            })
+            .await;
+            let settings = ProcessorSettings { commit_events: 10, ..ProcessorSettings::default() };
+            let (runner, _) = scene.start(scripted(), settings);
+            let mut last = Position::START;
+            for _ in 0..8 {
+                let events =
+                    [("x", "add", "1"), ("y", "remember", "1"), ("y", "reject", "1"), ("x", "trap", "1")];
+                last = scene.publish("a", &events).await;
+                scene.done(&runner, Position(last.0.saturating_sub(8))).await;
+            }
+            scene.done(&runner, last).await;
+            assert_eq!(scene.counts("a").await, counts(&[("x", 8), ("y", 8)]), "{fault:?} at commit {at}");
+            assert_eq!(scene.dead().await.len(), 16, "{fault:?} at commit {at}");
+            let task = scene.store.tasks(Some("scripted")).await.expect("tasks can be read").remove(0).task;
+            let seen =
+                scene.store.state_get(&task, b"seen").expect("state can be read").expect("it was written");
+            assert_eq!(seen, b"yyyyyyyy", "{fault:?} at commit {at}");
+            let faulty = faulty.expect("it was made");
+            assert!(faulty.commits() >= at, "the fault was reached");
+            assert_eq!(runner.status().counts.restarts, 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_on_another_tasks_row_is_refused_and_costs_only_its_event() {
+    let scene = Scene::new().await;
+    // Two keys that live in different lanes both want the row `stolen`.
+    let settings = ProcessorSettings { lanes: 2, ..ProcessorSettings::default() };
+    let (runner, watch) = scene.start(scripted(), settings);
+    let keys: Vec<String> = (0..8).map(|n| format!("k{n}")).collect();
+    let events: Vec<_> = keys.iter().map(|key| (key.as_str(), "add", "1")).collect();
+    let last = scene.publish("a", &events).await;
+    scene.done(&runner, last).await;
+    let lane_of: BTreeMap<String, u32> =
+        watch.handled.lock().expect("test").iter().map(|(_, lane, key, _)| (key.clone(), *lane)).collect();
+    let first = keys.iter().find(|k| lane_of[*k] == 0).expect("some key is in lane 0");
+    let second = keys.iter().find(|k| lane_of[*k] == 1).expect("some key is in lane 1");
+    let last = scene.publish("a", &[(first, "steal", "1")]).await;
+    scene.done(&runner, last).await;
+    let last =
+        scene.publish("a", &[(second, "add", "1"), (second, "steal", "1"), (second, "add", "1")]).await;
+    scene.done(&runner, last).await;
+    let dead = scene.dead().await;
+    assert_eq!(dead.iter().map(|d| d.reason.as_str()).collect::<Vec<_>>(), ["refused"]);
+    assert!(dead[0].message.contains("stolen"), "{}", dead[0].message);
+    assert_eq!(scene.counts("a").await[second], 3, "the refused event counts for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn emitted_events_come_back_in_once() {
+    let scene = Scene::new().await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    scene.publish("a", &[("x", "emit", "1"), ("x", "trap", "1"), ("x", "emit", "1")]).await;
+    until("the emitted events are in the log", || scene.store.bounds().newest == Position(5)).await;
+    scene.done(&runner, Position(5)).await;
+    assert_eq!(scene.counts("a").await, counts(&[("emitted-x-1", 1), ("emitted-x-3", 1), ("x", 2)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_processor_moves_on_over_what_is_not_for_it() {
+    let scene = Scene::new().await;
+    let (runner, watch) = scene.start(scripted(), ProcessorSettings::default());
+    let mut last = Position::START;
+    for round in 0..12_u64 {
+        let mut batch = EventBatch::new(tenant_id("a"));
+        for version in 1..=900 {
+            let agg_id = format!("o{round}");
+            let event =
+                Event { aggregate: "other", agg_id: &agg_id, event_type: "x", version, ..Event::default() };
+            batch.push(&event).expect("a good event");
+        }
+        last = scene.store.append(batch).await.expect("the append succeeds").last().expect("events").position;
+    }
+    scene.done(&runner, last).await;
+    let mut committed = Position::START;
+    for _ in 0..5_000 {
+        committed = scene.store.tasks(None).await.expect("tasks can be read")[0].position;
+        if committed.0 >= 10_000 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(committed.0 >= 10_000, "a restart need not read what was skipped: {committed}");
+    assert_eq!(
+        watch.instances.load(std::sync::atomic::Ordering::SeqCst),
+        0,
+        "instances are made when needed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flush_is_called_at_its_interval() {
+    let scene = Scene::new().await;
+    let mut scripted = scripted();
+    scripted.manifest.flush_interval_ms = Some(10);
+    let (runner, watch) = scene.start(scripted, ProcessorSettings::default());
+    let last = scene.publish("a", &[("x", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    until("it was flushed thrice", || watch.flushes.load(std::sync::atomic::Ordering::SeqCst) >= 3).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 1)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_instance_is_given_back_and_comes_again_with_its_state() {
+    let scene = Scene::new().await;
+    let settings = ProcessorSettings { idle_max: Duration::from_millis(20), ..ProcessorSettings::default() };
+    let (runner, watch) = scene.start(scripted(), settings);
+    let made = || watch.instances.load(std::sync::atomic::Ordering::SeqCst);
+    let mut rounds = 0;
+    while made() < 2 {
+        rounds += 1;
+        assert!(rounds < 2_000, "the instance was never given back");
+        let last = scene.publish("a", &[("x", "add", "1")]).await;
+        scene.done(&runner, last).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(scene.counts("a").await, counts(&[("x", rounds)]));
+}

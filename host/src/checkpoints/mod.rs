@@ -111,6 +111,9 @@ pub struct DeadLetterRow {
     pub at: Micros,
 }
 
+/// One entry of a task's keyed state: key and value.
+pub type StateEntry = (Vec<u8>, Vec<u8>);
+
 /// How far a task is, for lag and status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskRow {
@@ -146,7 +149,7 @@ pub trait CheckpointStore: Send + Sync + Debug {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: u32,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CommitError>;
+    ) -> Result<Vec<StateEntry>, CommitError>;
 
     /// All tasks of a processor, or of all.
     fn tasks(&self, processor: Option<&str>) -> BoxFuture<'_, Result<Vec<TaskRow>, CommitError>>;

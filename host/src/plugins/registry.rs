@@ -147,10 +147,9 @@ impl Registry {
         }
         let _turn = self.inner.changing.lock().await;
         let before = self.entries().get(&name).cloned();
-        if let Some(entry) = before.as_ref().filter(|e| e.deployment.digest == factory.digest()) {
-            if entry.failure.is_none() {
-                return self.status(&name).await;
-            }
+        let same = before.as_ref().filter(|e| e.deployment.digest == factory.digest());
+        if same.is_some_and(|entry| entry.failure.is_none()) {
+            return self.status(&name).await;
         }
         let result = match before {
             None => self.deploy_first(factory, request.component, request.from, request.by).await,

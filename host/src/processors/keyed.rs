@@ -7,7 +7,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::StateReader;
-use crate::checkpoints::{CheckpointStore, CommitError, EffectBatch, EffectRef, TaskId};
+use crate::checkpoints::{CheckpointStore, CommitError, EffectBatch, EffectRef, StateEntry, TaskId};
 
 /// Key to value; none for a deleted entry.
 type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -80,12 +80,7 @@ impl StateReader for KeyedState {
         self.store.state_get(&self.task, key)
     }
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: u32,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CommitError> {
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Result<Vec<StateEntry>, CommitError> {
         let mut overlay = self.overlay(prefix, after);
         let wanted = limit as usize;
         let mut found = Vec::new();

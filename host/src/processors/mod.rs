@@ -24,7 +24,7 @@ pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use pool::GuestPool;
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
 
-use crate::checkpoints::{CommitError, EffectBatch, SavedState};
+use crate::checkpoints::{CommitError, EffectBatch, SavedState, StateEntry};
 use crate::event::{EventBatch, Micros, TenantId};
 
 /// One instance of a processor: it belongs to one task, and is called from one thread at a time.
@@ -70,12 +70,7 @@ pub struct TaskContext {
 pub trait StateReader: Send + Sync + Debug {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError>;
 
-    fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: u32,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, CommitError>;
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Result<Vec<StateEntry>, CommitError>;
 }
 
 /// What became of a batch. `failure`, if any, is about event number `handled`.

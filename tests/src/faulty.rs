@@ -1,0 +1,88 @@
+//! A checkpoint store that fails at the call a test chooses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use millrace::checkpoints::{
+    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, StateEntry,
+    TaskId, TaskRow,
+};
+use millrace::error::BackendError;
+use millrace::event::TenantId;
+
+/// How the chosen commit fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is not written, and the caller is told.
+    NotWritten,
+    /// It is written, and the caller is told that it failed: the answer got lost.
+    AnswerLost,
+}
+
+/// Passes everything on to a real store, but for the commits that fail.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn CheckpointStore>,
+    fault: Fault,
+    /// Counts down; the commit at 1 fails.
+    left: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn CheckpointStore>, fault: Fault, at: u64) -> Self {
+        Self { inner, fault, left: AtomicU64::new(at), commits: AtomicU64::new(0) }
+    }
+
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+}
+
+impl CheckpointStore for Faulty {
+    fn claim(&self, task: &TaskId) -> BoxFuture<'_, Result<(Generation, Option<Checkpoint>), CommitError>> {
+        self.inner.claim(task)
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        let faulty = self.left.fetch_sub(1, Ordering::SeqCst) == 1;
+        async move {
+            if faulty && self.fault == Fault::NotWritten {
+                return Err(BackendError::Failed { detail: "told to fail".into() }.into());
+            }
+            let answer = self.inner.commit(commit).await;
+            if faulty { Err(BackendError::Failed { detail: "answer lost".into() }.into()) } else { answer }
+        }
+        .boxed()
+    }
+
+    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
+        self.inner.state_get(task, key)
+    }
+
+    fn state_scan(
+        &self,
+        task: &TaskId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: u32,
+    ) -> Result<Vec<StateEntry>, CommitError> {
+        self.inner.state_scan(task, prefix, after, limit)
+    }
+
+    fn tasks(&self, processor: Option<&str>) -> BoxFuture<'_, Result<Vec<TaskRow>, CommitError>> {
+        self.inner.tasks(processor)
+    }
+
+    fn dead_letters(
+        &self,
+        processor: &str,
+        tenant: Option<&TenantId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>> {
+        self.inner.dead_letters(processor, tenant, limit)
+    }
+}

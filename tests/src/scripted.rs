@@ -1,0 +1,239 @@
+//! A processor in plain Rust that does what its events tell it to: counts per
+//! aggregate id, and misbehaves on request. Its state is the counts.
+//!
+//! Event types: `add` counts and writes a row · `reject`, `fatal` fail so ·
+//! `retry` fails until it has been tried as often as its payload says, over all
+//! instances · `trap` falls over · `trap-in-snapshot` falls at the next snapshot ·
+//! `emit` emits an `add` for the aggregate id `emitted` · `steal` writes the row
+//! of another key · `remember` appends its agg_id to the keyed entry `seen`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
+use millrace::event::{Event, EventBatch, TenantId};
+use millrace::processors::{
+    Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
+    ProcessorFactory, Subscription, TaskContext, Trap, TrapKind,
+};
+use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema};
+
+/// What a test sees of all instances of a scripted processor.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Every event handed in, in order: (tenant, lane, agg_id, version).
+    pub handled: Mutex<Vec<(String, u32, String, u64)>>,
+    pub tries: Mutex<BTreeMap<String, u32>>,
+    pub instances: AtomicU32,
+    pub flushes: AtomicU32,
+    /// Instances of this tenant wait while it is set.
+    pub held: Mutex<Option<TenantId>>,
+    pub loaded_bytes: AtomicU64,
+}
+
+/// Makes scripted processors. `version` shows in the digest and in the rows.
+#[derive(Debug)]
+pub struct Scripted {
+    pub manifest: Manifest,
+    pub digest: String,
+    pub refuses_state: bool,
+    pub watch: Arc<Watch>,
+}
+
+impl Scripted {
+    pub fn new(name: &str, version: u64) -> Self {
+        let manifest = Manifest {
+            name: name.into(),
+            version: semver::Version::new(version, 0, 0),
+            summary: "does what its events say".into(),
+            state_content_type: Some("application/vnd.scripted+json".into()),
+            ordering_key: OrderingKey::Aggregate,
+            subscription: Subscription { types: vec![], aggregates: vec!["thing".into()] },
+            tables: vec![table()],
+            grants: vec![],
+            flush_interval_ms: None,
+        };
+        Self { manifest, digest: format!("{name}-{version}"), refuses_state: false, watch: Arc::default() }
+    }
+}
+
+/// The table that scripted processors write: how often a key was added, and by which version last.
+pub fn table() -> TableSchema {
+    let column = |name: &str| Column {
+        name: name.into(),
+        column_type: ColumnType::Int,
+        nullable: false,
+        filterable: true,
+        sortable: true,
+    };
+    TableSchema {
+        name: "counts".into(),
+        columns: vec![column("count"), column("by")],
+        versioned: false,
+        window_rows_max: 1_000,
+    }
+}
+
+impl ProcessorFactory for Scripted {
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
+        self.watch.instances.fetch_add(1, Ordering::SeqCst);
+        let version = i64::try_from(self.manifest.version.major).unwrap_or(0);
+        Ok(Box::new(Instance {
+            manifest: self.manifest.clone(),
+            version,
+            refuses_state: self.refuses_state,
+            watch: Arc::clone(&self.watch),
+            context,
+            counts: BTreeMap::new(),
+            snapshot_traps: false,
+        }))
+    }
+}
+
+struct Instance {
+    manifest: Manifest,
+    version: i64,
+    refuses_state: bool,
+    watch: Arc<Watch>,
+    context: TaskContext,
+    counts: BTreeMap<String, i64>,
+    snapshot_traps: bool,
+}
+
+/// Effects of one call, as a guest would lay them out.
+#[derive(Default)]
+struct Out {
+    arena: Vec<u8>,
+    records: Vec<EffectRecord>,
+}
+
+impl Out {
+    fn push(&mut self, kind: EffectKind, event: usize, parts: [&[u8]; 4]) {
+        let [key, aggregate, event_type, body] = parts;
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("test effects are small");
+        self.records.push(EffectRecord {
+            kind,
+            table: 0,
+            event: u32::try_from(event).expect("test batches are small"),
+            version: 1,
+            at: 0,
+            schema_version: 1,
+            start: length(&self.arena),
+            key_bytes: length(key),
+            aggregate_bytes: length(aggregate),
+            type_bytes: length(event_type),
+            id_bytes: 0,
+            body_bytes: length(body),
+            depth: 0,
+        });
+        for part in parts {
+            self.arena.extend_from_slice(part);
+        }
+    }
+}
+
+impl Instance {
+    fn one(&mut self, index: usize, event: &Event<'_>, out: &mut Out) -> Result<Result<(), Failure>, Trap> {
+        let place =
+            (self.context.tenant.to_string(), self.context.lane, event.agg_id.to_owned(), event.version);
+        self.watch.handled.lock().expect("test").push(place);
+        let fail = |kind, message: &str| Ok(Err(Failure { kind, message: message.into() }));
+        match event.event_type {
+            "reject" => return fail(FailureKind::Reject, "told to reject"),
+            "fatal" => return fail(FailureKind::Fatal, "told to stop"),
+            "retry" => {
+                let wanted: u32 = serde_json::from_slice(event.payload).unwrap_or(u32::MAX);
+                let mut tries = self.watch.tries.lock().expect("test");
+                let tried = tries.entry(event.id.to_owned()).or_default();
+                *tried += 1;
+                if *tried <= wanted {
+                    return fail(FailureKind::Retry, "told to retry");
+                }
+            }
+            "trap" => {
+                return Err(Trap { kind: TrapKind::Trap, message: "told to fall".into(), at: None });
+            }
+            "trap-in-snapshot" => self.snapshot_traps = true,
+            "emit" => {
+                let version = event.version.to_string();
+                let agg_id = format!("emitted-{}-{version}", event.agg_id);
+                out.push(EffectKind::Emit, index, [agg_id.as_bytes(), b"thing", b"add", b"null"]);
+            }
+            "remember" => {
+                let mut seen =
+                    self.context.state.get(b"seen").expect("state can be read").unwrap_or_default();
+                for record in out.records.iter().filter(|r| r.kind == EffectKind::StatePut) {
+                    let body = (record.start + record.key_bytes) as usize;
+                    seen = out.arena[body..body + record.body_bytes as usize].to_vec();
+                }
+                seen.extend_from_slice(event.agg_id.as_bytes());
+                out.push(EffectKind::StatePut, index, [b"seen", b"", b"", &seen]);
+            }
+            _ => {}
+        }
+        let count = self.counts.entry(event.agg_id.to_owned()).or_default();
+        *count += 1;
+        let key = if event.event_type == "steal" { "stolen" } else { event.agg_id };
+        let row = CellsBuilder::default().push(Cell::Int(*count)).push(Cell::Int(self.version)).finish();
+        out.push(EffectKind::Put, index, [key.as_bytes(), b"", b"", &row]);
+        Ok(Ok(()))
+    }
+}
+
+impl Processor for Instance {
+    fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
+        let Some(saved) = saved else { return Ok(()) };
+        if self.refuses_state {
+            return Err(LoadError::Refused { message: "told to refuse".into() });
+        }
+        self.watch.loaded_bytes.store(saved.state.len() as u64, Ordering::SeqCst);
+        self.counts = serde_json::from_slice(&saved.state)
+            .map_err(|error| LoadError::Refused { message: error.to_string() })?;
+        Ok(())
+    }
+
+    fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
+        while self.watch.held.lock().expect("test").as_ref() == Some(&self.context.tenant) {
+            std::thread::yield_now();
+        }
+        let mut out = Out::default();
+        let mut handled = 0;
+        let mut failure = None;
+        for (index, event) in batch.iter().enumerate() {
+            match self.one(index, &event, &mut out)? {
+                Ok(()) => handled += 1,
+                Err(failed) => {
+                    failure = Some(failed);
+                    break;
+                }
+            }
+        }
+        let depths: Vec<u32> = batch.records().iter().map(|r| r.depth).collect();
+        let effects = EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths)
+            .map_err(|error| Trap { kind: TrapKind::Output, message: error.to_string(), at: None })?;
+        Ok(Outcome { handled, effects, failure })
+    }
+
+    fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
+        if reason == FlushReason::Tick {
+            self.watch.flushes.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(Ok(EffectBatch::default()))
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
+        if self.snapshot_traps {
+            return Err(Trap { kind: TrapKind::Trap, message: "told to fall in snapshot".into(), at: None });
+        }
+        Ok(serde_json::to_vec(&self.counts).expect("counts are JSON"))
+    }
+}
