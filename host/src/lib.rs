@@ -2,12 +2,17 @@
 
 pub mod backends;
 pub mod checkpoints;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod event;
 pub mod gateway;
+pub mod host;
 pub mod limits;
 pub mod plugins;
 pub mod processors;
 pub mod streams;
 pub mod tables;
+pub mod tasks;
+pub mod telemetry;

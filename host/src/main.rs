@@ -1,1 +1,7 @@
-fn main() {}
+//! The `millrace` binary. What it can do stands in `cli/`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    millrace::cli::main()
+}

@@ -1,0 +1,338 @@
+//! `millrace plugin …`: deploy plugins and look after them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use reqwest::{Method, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::{Client, Connect};
+use super::{Align, CliError, Output, printable};
+use crate::event::Micros;
+use crate::limits::COMPONENT_BYTES_MAX;
+
+/// How long a deploy may take: compiling a large component is minutes, not seconds.
+const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millrace plugin deploy flight-board.wasm
+  millrace plugin list
+  millrace plugin pause flight-board")]
+pub(super) struct PluginArgs {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Start a component as a plugin, or swap it in for the running version
+    #[command(after_help = "\
+Examples:
+  millrace plugin deploy flight-board.wasm                from the oldest event that is held
+  millrace plugin deploy flight-board.wasm --from tail    only what is published from now on
+  millrace plugin deploy board-2.wasm --name flight-board refuse it should it be another plugin
+
+The running version serves until the new one has taken over, and goes on if it is refused.
+--from counts for the first deploy only; later ones go on where the plugin stands.")]
+    Deploy(DeployArgs),
+    /// List the plugins
+    #[command(after_help = "Examples:\n  millrace plugin list\n  millrace plugin list --json")]
+    List(JsonArgs),
+    /// Show one plugin: state, tasks, counters, the last refusal
+    #[command(
+        after_help = "Examples:\n  millrace plugin show flight-board\n  millrace plugin show flight-board --json"
+    )]
+    Show(NameArgs),
+    /// Commit what was handled and stop; stays paused over restarts
+    #[command(after_help = "Examples:\n  millrace plugin pause flight-board")]
+    Pause(NameArgs),
+    /// Go on where it stopped
+    #[command(after_help = "Examples:\n  millrace plugin resume flight-board")]
+    Resume(NameArgs),
+    /// Stop it and forget its deployment and checkpoints; its tables stay readable
+    #[command(after_help = "Examples:\n  millrace plugin remove flight-board")]
+    Remove(NameArgs),
+    /// Former and present deployments, newest first
+    #[command(
+        after_help = "Examples:\n  millrace plugin history flight-board\n  millrace plugin history flight-board --json"
+    )]
+    History(NameArgs),
+    /// Events that could not be handled, and why
+    #[command(
+        after_help = "Examples:\n  millrace plugin dead-letters flight-board\n  millrace plugin dead-letters flight-board --limit 5 --json"
+    )]
+    DeadLetters(DeadLettersArgs),
+}
+
+#[derive(Debug, Args)]
+struct DeployArgs {
+    /// The component
+    file: PathBuf,
+    /// Where the first deploy begins: oldest, tail, or a cursor
+    #[arg(long, value_name = "PLACE")]
+    from: Option<String>,
+    /// Refuse the component should it say another name
+    #[arg(long)]
+    name: Option<String>,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
+struct JsonArgs {
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
+struct NameArgs {
+    /// The plugin's name
+    name: String,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
+struct DeadLettersArgs {
+    /// The plugin's name
+    name: String,
+    /// Most letters
+    #[arg(long, short = 'n', default_value_t = 50)]
+    limit: u32,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+pub(super) async fn run(args: PluginArgs, output: &mut Output) -> Result<(), CliError> {
+    match args.command {
+        PluginCommand::Deploy(args) => deploy(&args, output).await?,
+        PluginCommand::List(args) => {
+            let plugins = list(&Client::new(&args.connect)?).await?;
+            if args.json {
+                output.json(&json!({ "plugins": plugins }))?
+            } else {
+                show_list(&plugins, output)?
+            }
+        }
+        PluginCommand::Show(args) => {
+            let plugin: Value = Client::new(&args.connect)?.get(&["v1", "plugins", &args.name], &[]).await?;
+            if args.json { output.json(&plugin)? } else { show_fields(&plugin, "", output)? }
+        }
+        PluginCommand::Pause(args) => change(&args, "pause", "paused", output).await?,
+        PluginCommand::Resume(args) => change(&args, "resume", "resumed", output).await?,
+        PluginCommand::Remove(args) => remove(&args, output).await?,
+        PluginCommand::History(args) => history(&args, output).await?,
+        PluginCommand::DeadLetters(args) => dead_letters(&args, output).await?,
+    }
+    output.flush()
+}
+
+/// All plugins, as the host describes them.
+pub(super) async fn list(client: &Client) -> Result<Vec<Value>, CliError> {
+    let answer: Value = client.get(&["v1", "plugins"], &[]).await?;
+    items(client, answer, "plugins")
+}
+
+/// One line for each plugin.
+pub(super) fn show_list(plugins: &[Value], output: &mut Output) -> Result<(), CliError> {
+    if plugins.is_empty() {
+        return output.line("no plugins; deploy one with `millrace plugin deploy FILE`");
+    }
+    let rows: Vec<Vec<String>> = plugins
+        .iter()
+        .map(|plugin| {
+            let at = |path: &str| text(plugin.pointer(path));
+            let refusal = at("/last_refusal/message");
+            let message = at("/message");
+            let message = if message.is_empty() && !refusal.is_empty() {
+                format!("refused: {refusal}")
+            } else {
+                message
+            };
+            vec![
+                at("/name"),
+                at("/deployment/version"),
+                at("/state"),
+                at("/lag_events"),
+                at("/counters/events"),
+                at("/counters/dead_letters"),
+                message,
+            ]
+        })
+        .collect();
+    let head = [
+        ("PLUGIN", Align::Left),
+        ("VERSION", Align::Left),
+        ("STATE", Align::Left),
+        ("LAG", Align::Right),
+        ("EVENTS", Align::Right),
+        ("DEAD LETTERS", Align::Right),
+        ("MESSAGE", Align::Left),
+    ];
+    output.table(&head, &rows)
+}
+
+async fn deploy(args: &DeployArgs, output: &mut Output) -> Result<(), CliError> {
+    let component = read_component(&args.file)?;
+    let client = Client::new(&args.connect)?;
+    let mut query = Vec::new();
+    query.extend(args.from.as_deref().map(|from| ("from", from)));
+    query.extend(args.name.as_deref().map(|name| ("name", name)));
+    let request = client
+        .request(Method::POST, client.address(&["v1", "plugins"], &query))
+        .header(header::CONTENT_TYPE, "application/wasm")
+        .timeout(DEPLOY_WAIT_MAX)
+        .body(component);
+    let response = client.send(request).await?;
+    let body = response.bytes().await.map_err(|e| client.unreachable(&e))?;
+    let plugin: Value = serde_json::from_slice(&body).map_err(|e| client.unexpected(&e.to_string()))?;
+    if args.json {
+        return output.json(&plugin);
+    }
+    let at = |path: &str| text(plugin.pointer(path));
+    output.line(&format!(
+        "{} {} is {} ({})",
+        at("/name"),
+        at("/deployment/version"),
+        at("/state"),
+        at("/deployment/digest")
+    ))
+}
+
+fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {
+    let unreadable = |e: std::io::Error| {
+        CliError::failed(
+            format!("{} cannot be read: {e}", path.display()),
+            "look at the path and its permissions",
+        )
+    };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > COMPONENT_BYTES_MAX as u64 {
+        return Err(CliError::usage(
+            format!("{} has {bytes} bytes; component_bytes_max is {COMPONENT_BYTES_MAX}", path.display()),
+            "build it with the plugin profile, stripped",
+        ));
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+async fn change(args: &NameArgs, verb: &str, done: &str, output: &mut Output) -> Result<(), CliError> {
+    let client = Client::new(&args.connect)?;
+    let address = client.address(&["v1", "plugins", &args.name, verb], &[]);
+    let plugin: Value = client.json(client.request(Method::POST, address)).await?;
+    if args.json { output.json(&plugin) } else { output.line(&format!("{} is {done}", args.name)) }
+}
+
+async fn remove(args: &NameArgs, output: &mut Output) -> Result<(), CliError> {
+    let client = Client::new(&args.connect)?;
+    let address = client.address(&["v1", "plugins", &args.name], &[]);
+    client.send(client.request(Method::DELETE, address)).await?;
+    if args.json {
+        return output.json(&json!({ "removed": args.name }));
+    }
+    output.line(&format!("{} is removed; its tables stay readable", args.name))
+}
+
+async fn history(args: &NameArgs, output: &mut Output) -> Result<(), CliError> {
+    let client = Client::new(&args.connect)?;
+    let answer: Value = client.get(&["v1", "plugins", &args.name, "history"], &[]).await?;
+    if args.json {
+        return output.json(&answer);
+    }
+    let rows: Vec<Vec<String>> = items(&client, answer, "deployments")?
+        .iter()
+        .map(|d| {
+            vec![
+                time(d.get("deployed_at")),
+                text(d.get("version")),
+                text(d.get("digest")),
+                text(d.get("deployed_by")),
+            ]
+        })
+        .collect();
+    let head =
+        [("DEPLOYED", Align::Left), ("VERSION", Align::Left), ("DIGEST", Align::Left), ("BY", Align::Left)];
+    output.table(&head, &rows)
+}
+
+async fn dead_letters(args: &DeadLettersArgs, output: &mut Output) -> Result<(), CliError> {
+    let client = Client::new(&args.connect)?;
+    let limit = args.limit.to_string();
+    let answer: Value =
+        client.get(&["v1", "plugins", &args.name, "dead-letters"], &[("limit", &limit)]).await?;
+    if args.json {
+        return output.json(&answer);
+    }
+    let letters = items(&client, answer, "dead_letters")?;
+    if letters.is_empty() {
+        return output.line("no dead letters");
+    }
+    for letter in &letters {
+        show_fields(letter, "", output)?;
+        output.line("")?;
+    }
+    Ok(())
+}
+
+/// A list, whether it stands alone or under its name.
+fn items(client: &Client, answer: Value, name: &str) -> Result<Vec<Value>, CliError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum List {
+        Bare(Vec<Value>),
+        Named(serde_json::Map<String, Value>),
+    }
+    match serde_json::from_value(answer) {
+        Ok(List::Bare(items)) => Ok(items),
+        Ok(List::Named(mut fields)) => match fields.remove(name) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Err(client.unexpected(&format!("there is no list `{name}`"))),
+        },
+        Err(error) => Err(client.unexpected(&error.to_string())),
+    }
+}
+
+/// Each value with its path, one a line.
+fn show_fields(value: &Value, path: &str, output: &mut Output) -> Result<(), CliError> {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        Value::Object(fields) => {
+            fields.iter().try_for_each(|(name, value)| show_fields(value, &below(name), output))
+        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, value)| show_fields(value, &below(&index.to_string()), output)),
+        Value::Null => Ok(()),
+        value => output.line(&format!("{:<32} {}", printable(path), text(Some(value)))),
+    }
+}
+
+fn text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => printable(text),
+        Some(other) => printable(&other.to_string()),
+    }
+}
+
+/// A time, whether the host wrote it as text or as microseconds.
+fn time(value: Option<&Value>) -> String {
+    value.and_then(Value::as_i64).map_or_else(|| text(value), |micros| Micros(micros).to_string())
+}

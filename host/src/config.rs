@@ -1,0 +1,329 @@
+//! What an operator may set: one [`Config`] made of parts, and where each value came from.
+//!
+//! Promises: defaults < config file < environment < flags; an unknown key is an
+//! error that names the key, its place and the nearest key there is; every
+//! value knows its source; what is a secret is masked wherever it is printed.
+//! Deliberately absent: side effects. Parsing opens no port, makes no folder
+//! and reads nothing but the config file. Limits have the names of `limits.rs`.
+
+mod layers;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use layers::{Layers, Resolved, Setting};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::event::TenantId;
+use crate::limits;
+use crate::plugins::PluginSettings;
+
+/// Everything that `millrace serve` can be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub serve: ServeConfig,
+    pub auth: AuthConfig,
+    pub store: StoreConfig,
+    pub processors: ProcessorsConfig,
+    pub telemetry: TelemetryConfig,
+    /// By plugin name: configuration, grants, lanes, own limits.
+    pub plugins: BTreeMap<String, PluginSettings>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeConfig {
+    /// Where to listen. Without `auth.tokens`, a loopback address.
+    pub bind: SocketAddr,
+    /// The folder of the store. One host at a time.
+    pub data: PathBuf,
+    /// A folder whose `*.wasm` files are deployed and kept up to date.
+    pub plugins_dir: Option<PathBuf>,
+    /// All of a drain, from the signal to the exit.
+    pub drain_ms_max: u64,
+}
+
+/// Who may do what. Without tokens everybody on this machine is tenant `default` with all rights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    pub tokens: Vec<TokenConfig>,
+}
+
+/// One static bearer token: itself or its digest, never both.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenConfig {
+    pub token: Option<String>,
+    /// SHA-256 of the token as 64 hexadecimal digits, so that the file holds no secret.
+    pub token_sha256: Option<String>,
+    pub tenant: String,
+    pub rights: Vec<Right>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Right {
+    /// Append events.
+    Publish,
+    /// Read streams and tables.
+    Read,
+    /// Deploy, pause and remove plugins.
+    Admin,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// Events older than this are trimmed; none keeps everything.
+    pub retention_age_seconds: Option<u64>,
+    /// Events beyond this many are trimmed, oldest first; none keeps everything.
+    pub retention_events: Option<u64>,
+    pub dedup_events_max: usize,
+    pub tail_bytes_max: usize,
+    pub disk_free_bytes_min: u64,
+    pub wal_bytes_soft_max: u64,
+    pub wal_bytes_hard_max: u64,
+    pub tombstone_age_seconds_max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessorsConfig {
+    pub guest_memory_bytes_max: usize,
+    pub guest_call_ms_max: u64,
+    pub instances_max: usize,
+    pub retries_max: u32,
+    pub retry_wait_ms_min: u64,
+    pub retry_wait_ms_max: u64,
+    pub commit_events_max: usize,
+    pub commit_bytes_max: usize,
+    pub task_idle_ms_max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Which messages are written: `info`, `millrace=debug,warn`, …
+    pub filter: String,
+    pub format: TraceFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TraceFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            data: PathBuf::from("./millrace-data"),
+            plugins_dir: None,
+            drain_ms_max: millis(limits::DRAIN_MAX),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            retention_age_seconds: None,
+            retention_events: None,
+            dedup_events_max: limits::DEDUP_EVENTS_MAX,
+            tail_bytes_max: limits::TAIL_BYTES_MAX,
+            disk_free_bytes_min: limits::DISK_FREE_BYTES_MIN,
+            wal_bytes_soft_max: limits::WAL_BYTES_SOFT_MAX,
+            wal_bytes_hard_max: limits::WAL_BYTES_HARD_MAX,
+            tombstone_age_seconds_max: limits::TOMBSTONE_AGE_MAX.as_secs(),
+        }
+    }
+}
+
+impl Default for ProcessorsConfig {
+    fn default() -> Self {
+        Self {
+            guest_memory_bytes_max: limits::GUEST_MEMORY_BYTES_MAX,
+            guest_call_ms_max: millis(limits::GUEST_CALL_MAX),
+            instances_max: limits::INSTANCES_MAX,
+            retries_max: limits::RETRIES_MAX,
+            retry_wait_ms_min: millis(limits::RETRY_WAIT_MIN),
+            retry_wait_ms_max: millis(limits::RETRY_WAIT_MAX),
+            commit_events_max: limits::COMMIT_EVENTS_MAX,
+            commit_bytes_max: limits::COMMIT_BYTES_MAX,
+            task_idle_ms_max: millis(limits::TASK_IDLE_MAX),
+        }
+    }
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: TraceFormat::default() }
+    }
+}
+
+impl ServeConfig {
+    pub fn drain_max(&self) -> Duration {
+        Duration::from_millis(self.drain_ms_max)
+    }
+}
+
+impl StoreConfig {
+    pub fn retention_age(&self) -> Option<Duration> {
+        self.retention_age_seconds.map(Duration::from_secs)
+    }
+
+    pub fn tombstone_age_max(&self) -> Duration {
+        Duration::from_secs(self.tombstone_age_seconds_max)
+    }
+}
+
+impl ProcessorsConfig {
+    pub fn guest_call_max(&self) -> Duration {
+        Duration::from_millis(self.guest_call_ms_max)
+    }
+
+    pub fn retry_wait_min(&self) -> Duration {
+        Duration::from_millis(self.retry_wait_ms_min)
+    }
+
+    pub fn retry_wait_max(&self) -> Duration {
+        Duration::from_millis(self.retry_wait_ms_max)
+    }
+
+    pub fn task_idle_max(&self) -> Duration {
+        Duration::from_millis(self.task_idle_ms_max)
+    }
+}
+
+impl TokenConfig {
+    /// SHA-256 of the token: what a presented one is compared with. `None` where the entry is incomplete.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        match (&self.token, &self.token_sha256) {
+            (Some(token), None) if !token.is_empty() => Some(Sha256::digest(token.as_bytes()).into()),
+            (None, Some(text)) => hexadecimal(text),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for TokenConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenConfig")
+            .field("tenant", &self.tenant)
+            .field("rights", &self.rights)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// What no single value can say about itself. The first thing that is wrong: its key, and why.
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, why: String| Err((key.to_owned(), why));
+        if self.auth.tokens.is_empty() && !self.serve.bind.ip().is_loopback() {
+            return wrong(
+                "serve.bind",
+                format!("{} can be reached from outside, and there are no `auth.tokens`", self.serve.bind),
+            );
+        }
+        for (index, token) in self.auth.tokens.iter().enumerate() {
+            if let Err(why) = check_token(token) {
+                return wrong(&format!("auth.tokens[{index}]"), why);
+            }
+        }
+        let (store, run) = (&self.store, &self.processors);
+        if store.wal_bytes_soft_max >= store.wal_bytes_hard_max {
+            let hard = store.wal_bytes_hard_max;
+            return wrong(
+                "store.wal_bytes_soft_max",
+                format!("it must be under wal_bytes_hard_max = {hard}"),
+            );
+        }
+        if run.retry_wait_ms_min > run.retry_wait_ms_max {
+            let max = run.retry_wait_ms_max;
+            return wrong(
+                "processors.retry_wait_ms_min",
+                format!("it must not be over retry_wait_ms_max = {max}"),
+            );
+        }
+        if run.commit_events_max < limits::BATCH_EVENTS_MAX {
+            let min = limits::BATCH_EVENTS_MAX;
+            return wrong(
+                "processors.commit_events_max",
+                format!("a commit holds a batch, {min} events at least"),
+            );
+        }
+        for (key, value) in [
+            ("serve.drain_ms_max", self.serve.drain_ms_max),
+            ("processors.guest_call_ms_max", run.guest_call_ms_max),
+            ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
+            ("processors.instances_max", run.instances_max as u64),
+            ("processors.commit_bytes_max", run.commit_bytes_max as u64),
+            ("store.tail_bytes_max", store.tail_bytes_max as u64),
+        ] {
+            if value == 0 {
+                return wrong(key, "0 would stop everything; it counts from 1".into());
+            }
+        }
+        for (name, settings) in &self.plugins {
+            if settings.lanes.is_some_and(|lanes| lanes == 0 || lanes > limits::LANES_MAX) {
+                let max = limits::LANES_MAX;
+                return wrong(
+                    &format!("plugins.{name}.lanes"),
+                    format!("a plugin has 1 to lanes_max = {max}"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_token(entry: &TokenConfig) -> Result<(), String> {
+    if entry.digest().is_none() {
+        return Err("it needs either `token` or `token_sha256` (64 hexadecimal digits)".into());
+    }
+    TenantId::new(&entry.tenant).map_err(|e| e.to_string())?;
+    if entry.rights.is_empty() {
+        return Err("`rights` is empty; there are publish, read, admin".into());
+    }
+    Ok(())
+}
+
+/// Why there is no configuration.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    #[error("`{key}` in {origin} is not a setting{}", nearest.as_ref().map(|n| format!("; the nearest is `{n}`")).unwrap_or_default())]
+    UnknownKey { key: String, origin: String, nearest: Option<String> },
+    #[error("`{key}` in {origin} is not usable: {detail}")]
+    Invalid { key: String, origin: String, detail: String },
+    #[error("the config file {} cannot be read: {detail}", path.display())]
+    Unreadable { path: PathBuf, detail: String },
+    #[error("`{text}` is not KEY=VALUE, such as store.retention_events=1000000")]
+    NotAnAssignment { text: String },
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn hexadecimal(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    let mut bytes = [0; 32];
+    if digits.len() != 64 || !digits.is_ascii() {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
