@@ -1,0 +1,62 @@
+//! One instance and its batches: what stands between the exported functions and [`Processor`].
+
+use crate::bindings::millrace::processor::types::{EventRecord, Outcome};
+use crate::bindings::millrace::processor::types::{Effects as WireEffects, Failure as WireFailure};
+use crate::{Context, Effects, Event, FlushReason, Processor, Saved};
+
+/// A loaded processor. Plugins get it through [`export!`](crate::export); to run one as native code, see
+/// [`native`](crate::native).
+#[derive(Debug)]
+pub struct Instance<P> {
+    processor: P,
+    effects: Effects,
+}
+
+impl<P: Processor> Instance<P> {
+    /// Loads the processor. The error is what it refused with.
+    pub fn load(context: Context, saved: Option<Saved>) -> Result<Self, String> {
+        let processor = P::load(context, saved)?;
+        Ok(Self { processor, effects: Effects::new(P::manifest().tables) })
+    }
+
+    /// Handles events in order until one fails. What that one asked for is dropped.
+    pub fn handle(&mut self, arena: &[u8], records: &[EventRecord]) -> Outcome {
+        for (index, record) in records.iter().enumerate() {
+            let mark = self.effects.begin(index);
+            if let Err(failure) = self.processor.handle(Event::new(arena, record), &mut self.effects) {
+                self.effects.truncate(mark);
+                return self.outcome(index, Some(failure.into_wire(index)));
+            }
+        }
+        self.outcome(records.len(), None)
+    }
+
+    fn outcome(&mut self, handled: usize, failure: Option<WireFailure>) -> Outcome {
+        let handled = u32::try_from(handled).expect("a batch has far fewer than 2^32 events");
+        Outcome { handled, effects: self.effects.finish(), failure }
+    }
+
+    /// Time-driven work. A failure drops its effects.
+    pub fn flush(&mut self, reason: FlushReason) -> Result<WireEffects, WireFailure> {
+        let mark = self.effects.begin(0);
+        match self.processor.flush(reason, &mut self.effects) {
+            Ok(()) => Ok(self.effects.finish()),
+            Err(failure) => {
+                self.effects.truncate(mark);
+                // What is left is nothing; this forgets the overlay of the keyed state, too.
+                self.effects.finish();
+                Err(failure.into_wire(0))
+            }
+        }
+    }
+
+    /// The state to restart from.
+    pub fn snapshot(&self) -> Vec<u8> {
+        self.processor.snapshot()
+    }
+
+    /// The processor itself, for tests that look inside.
+    pub fn processor(&self) -> &P {
+        &self.processor
+    }
+}

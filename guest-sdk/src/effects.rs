@@ -1,0 +1,407 @@
+//! What a processor asks the host to do, written straight into the layout it crosses in.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bindings::millrace::processor::types as wire;
+use crate::limits::{
+    EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, ROW_BYTES_MAX, ROW_KEY_BYTES_MAX, SCAN_ENTRIES_MAX,
+    STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
+};
+use crate::{Failure, Table, Timestamp, imports, row};
+use wire::{EffectKind, EffectRecord};
+
+/// A key and a value of the keyed state.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// Where the value of a state entry lies that this batch wrote; none where it was deleted.
+type Written = Option<(usize, usize)>;
+
+/// Takes what a processor asks for. It all happens together with the event's position, or not at all.
+#[derive(Debug)]
+pub struct Effects {
+    tables: Vec<&'static Table>,
+    arena: Vec<u8>,
+    records: Vec<EffectRecord>,
+    /// The index of the event that is being handled.
+    event: u32,
+    /// What this batch has written to the keyed state: the host does not know of it yet.
+    state: BTreeMap<Vec<u8>, Written>,
+}
+
+/// An event to append to the stream. Its payload is given beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewEvent<'a> {
+    pub aggregate: &'a str,
+    pub agg_id: &'a str,
+    pub event_type: &'a str,
+    /// 1 or more.
+    pub version: u64,
+    pub at: Timestamp,
+    /// 1 or more.
+    pub schema_version: u32,
+    /// Empty: derived from the tenant, aggregate, agg-id and version.
+    pub id: &'a str,
+}
+
+impl Default for NewEvent<'_> {
+    fn default() -> Self {
+        Self {
+            aggregate: "",
+            agg_id: "",
+            event_type: "",
+            version: 1,
+            at: Timestamp(0),
+            schema_version: 1,
+            id: "",
+        }
+    }
+}
+
+/// How far the effects had come when an event began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    arena: usize,
+    records: usize,
+}
+
+impl Effects {
+    pub(crate) fn new(tables: Vec<&'static Table>) -> Self {
+        Self { tables, arena: vec![], records: vec![], event: 0, state: BTreeMap::new() }
+    }
+
+    /// Writes a row over the one with the same key. `row` is a struct or map with the table's columns;
+    /// `version` is 1 or more in a versioned table, and 0 will do in another.
+    ///
+    /// A row that does not fit the declaration is fatal; a value that its column cannot hold is
+    /// rejected. Nothing is written then.
+    pub fn put<R: Serialize + ?Sized>(
+        &mut self,
+        table: &Table,
+        key: &str,
+        version: u64,
+        row: &R,
+    ) -> Result<(), Failure> {
+        let index = self.row_target(table, key, version)?;
+        let start = self.arena.len();
+        self.arena.extend_from_slice(key.as_bytes());
+        let body = self.arena.len();
+        let written = row::write(&mut self.arena, table, row).map_err(|e| e.into_failure(table, key));
+        let written = written.and_then(|()| match self.arena.len() - body {
+            bytes if bytes > ROW_BYTES_MAX => Err(Failure::reject(format!(
+                "row `{key}` of table `{}` has {bytes} bytes; row_bytes_max is {ROW_BYTES_MAX}",
+                table.name
+            ))),
+            _ => Ok(()),
+        });
+        if let Err(failure) = written {
+            self.arena.truncate(start);
+            return Err(failure);
+        }
+        let body_bytes = size(self.arena.len() - body);
+        self.push(EffectRecord {
+            kind: EffectKind::Put,
+            table: index,
+            version,
+            key_bytes: size(key.len()),
+            body_bytes,
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// Deletes a row. In a versioned table the delete is remembered for a while, so that a late older
+    /// write does not bring the row back.
+    pub fn delete(&mut self, table: &Table, key: &str, version: u64) -> Result<(), Failure> {
+        let index = self.row_target(table, key, version)?;
+        let start = self.arena.len();
+        self.arena.extend_from_slice(key.as_bytes());
+        self.push(EffectRecord {
+            kind: EffectKind::Delete,
+            table: index,
+            version,
+            key_bytes: size(key.len()),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// Appends an event to the stream, with this payload.
+    pub fn emit<T: Serialize + ?Sized>(&mut self, event: &NewEvent<'_>, payload: &T) -> Result<(), Failure> {
+        check_new_event(event)?;
+        let start = self.arena.len();
+        for text in [event.agg_id, event.aggregate, event.event_type, event.id] {
+            self.arena.extend_from_slice(text.as_bytes());
+        }
+        let body = self.arena.len();
+        let written = serde_json::to_writer(&mut self.arena, payload);
+        let bytes = self.arena.len() - body;
+        let problem = match written {
+            Err(e) => Some(format!("the payload of `{}` cannot be written: {e}", event.event_type)),
+            Ok(()) if bytes > EVENT_PAYLOAD_BYTES_MAX => Some(format!(
+                "the payload of `{}` has {bytes} bytes; event_payload_bytes_max is {EVENT_PAYLOAD_BYTES_MAX}",
+                event.event_type
+            )),
+            Ok(()) => None,
+        };
+        if let Some(problem) = problem {
+            self.arena.truncate(start);
+            return Err(Failure::reject(problem));
+        }
+        self.push(EffectRecord {
+            kind: EffectKind::Emit,
+            version: event.version,
+            at: event.at.0,
+            schema_version: event.schema_version,
+            key_bytes: size(event.agg_id.len()),
+            aggregate_bytes: size(event.aggregate.len()),
+            type_bytes: size(event.event_type.len()),
+            id_bytes: size(event.id.len()),
+            body_bytes: size(bytes),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// Writes an entry of the keyed state.
+    pub fn state_put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        check_state_key(key)?;
+        if value.len() > STATE_VALUE_BYTES_MAX {
+            return Err(Failure::reject(format!(
+                "a state value has {} bytes; state_value_bytes_max is {STATE_VALUE_BYTES_MAX}",
+                value.len()
+            )));
+        }
+        let start = self.arena.len();
+        self.arena.extend_from_slice(key);
+        self.arena.extend_from_slice(value);
+        self.state.insert(key.to_vec(), Some((start + key.len(), value.len())));
+        self.push(EffectRecord {
+            kind: EffectKind::StatePut,
+            key_bytes: size(key.len()),
+            body_bytes: size(value.len()),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// Writes an entry of the keyed state as JSON.
+    pub fn state_put_json<T: Serialize + ?Sized>(&mut self, key: &[u8], value: &T) -> Result<(), Failure> {
+        let json = serde_json::to_vec(value)
+            .map_err(|e| Failure::reject(format!("a state value cannot be written: {e}")))?;
+        self.state_put(key, &json)
+    }
+
+    /// Deletes an entry of the keyed state.
+    pub fn state_delete(&mut self, key: &[u8]) -> Result<(), Failure> {
+        check_state_key(key)?;
+        let start = self.arena.len();
+        self.arena.extend_from_slice(key);
+        self.state.insert(key.to_vec(), None);
+        self.push(EffectRecord {
+            kind: EffectKind::StateDelete,
+            key_bytes: size(key.len()),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// The value that the keyed state holds under a key, this batch's writes included.
+    pub fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        match self.state.get(key) {
+            Some(written) => written.map(|(start, bytes)| self.arena[start..start + bytes].to_vec()),
+            None => imports::state_get(key),
+        }
+    }
+
+    /// The same, read as JSON. What cannot be read is fatal: this processor wrote it.
+    pub fn state_get_json<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, Failure> {
+        let Some(value) = self.state_get(key) else { return Ok(None) };
+        serde_json::from_slice(&value).map(Some).map_err(|e| {
+            Failure::fatal(format!(
+                "the state under `{}` cannot be read: {e}",
+                String::from_utf8_lossy(key).escape_debug()
+            ))
+        })
+    }
+
+    /// Entries whose key begins with `prefix`, after the key `after`, in the order of their bytes,
+    /// `limit` at most (and 1,000 at most), this batch's writes included.
+    pub fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
+        let limit = limit.min(SCAN_ENTRIES_MAX);
+        if self.state.is_empty() {
+            return imports::state_scan(prefix, after, limit);
+        }
+        self.scan_merged(prefix, after, limit)
+    }
+
+    /// Merges what the host has with what this batch wrote. The host is asked page by page, since
+    /// entries that were deleted here leave gaps in its pages.
+    fn scan_merged(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut ours = self
+            .state
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .peekable();
+        let mut found: Vec<Entry> = Vec::new();
+        let mut page = imports::state_scan(prefix, after, limit);
+        loop {
+            let last_page = page.len() < limit as usize;
+            let page_end = page.last().map(|(key, _)| key.clone());
+            let mut theirs = page.into_iter().peekable();
+            while found.len() < limit as usize {
+                let our_turn = match (ours.peek(), theirs.peek()) {
+                    (Some((our_key, _)), Some((their_key, _))) => *our_key <= their_key,
+                    // Beyond the end of a full page the host may hold earlier keys.
+                    (Some(_), None) => last_page,
+                    (None, _) => false,
+                };
+                if our_turn {
+                    let Some((key, written)) = ours.next() else { break };
+                    theirs.next_if(|(their_key, _)| their_key == key);
+                    if let Some((start, bytes)) = written {
+                        found.push((key.clone(), self.arena[*start..start + bytes].to_vec()));
+                    }
+                } else if let Some(entry) = theirs.next() {
+                    found.push(entry);
+                } else {
+                    break;
+                }
+            }
+            if last_page || found.len() >= limit as usize {
+                return found;
+            }
+            page = imports::state_scan(prefix, page_end.as_deref(), limit);
+        }
+    }
+
+    /// Bytes that have been asked for so far in this batch.
+    pub fn bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Effects that have been asked for so far in this batch.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(crate) fn begin(&mut self, event: usize) -> Mark {
+        self.event = size(event);
+        Mark { arena: self.arena.len(), records: self.records.len() }
+    }
+
+    /// Drops what was asked for since the mark. The overlay of the keyed state is not wound back: the
+    /// batch ends here.
+    pub(crate) fn truncate(&mut self, mark: Mark) {
+        self.arena.truncate(mark.arena);
+        self.records.truncate(mark.records);
+    }
+
+    /// Hands the effects over and makes room for as many.
+    pub(crate) fn finish(&mut self) -> wire::Effects {
+        self.state.clear();
+        let arena = Vec::with_capacity(self.arena.len());
+        let records = Vec::with_capacity(self.records.len());
+        wire::Effects {
+            arena: std::mem::replace(&mut self.arena, arena),
+            records: std::mem::replace(&mut self.records, records),
+        }
+    }
+
+    fn push(&mut self, record: EffectRecord) {
+        self.records.push(record);
+    }
+
+    fn record(&self, start: usize) -> EffectRecord {
+        EffectRecord {
+            kind: EffectKind::Put,
+            table: 0,
+            event: self.event,
+            version: 0,
+            at: 0,
+            schema_version: 0,
+            start: size(start),
+            key_bytes: 0,
+            aggregate_bytes: 0,
+            type_bytes: 0,
+            id_bytes: 0,
+            body_bytes: 0,
+        }
+    }
+
+    /// The table's place in the manifest, after a check of key and version.
+    fn row_target(&self, table: &Table, key: &str, version: u64) -> Result<u32, Failure> {
+        let same = |known: &&'static Table| std::ptr::eq(*known, table) || known.name == table.name;
+        let Some(index) = self.tables.iter().position(same) else {
+            return Err(Failure::fatal(format!("the manifest does not name table `{}`", table.name)));
+        };
+        if key.is_empty() || key.len() > ROW_KEY_BYTES_MAX {
+            return Err(Failure::reject(format!(
+                "a key of table `{}` has {} bytes; 1 to row_key_bytes_max = {ROW_KEY_BYTES_MAX} are possible",
+                table.name,
+                key.len()
+            )));
+        }
+        if table.versioned && version == 0 || i64::try_from(version).is_err() {
+            return Err(Failure::fatal(format!(
+                "version {version} is not one of versioned table `{}`; 1 to {} are",
+                table.name,
+                i64::MAX
+            )));
+        }
+        Ok(size(index))
+    }
+}
+
+fn check_new_event(event: &NewEvent<'_>) -> Result<(), Failure> {
+    let texts = [
+        ("aggregate", event.aggregate),
+        ("agg_id", event.agg_id),
+        ("type", event.event_type),
+        ("id", event.id),
+    ];
+    for (field, text) in texts {
+        if text.is_empty() && field != "id" {
+            return Err(Failure::fatal(format!("an emitted event has no `{field}`")));
+        }
+        if text.len() > NAME_BYTES_MAX || text.bytes().any(|b| b.is_ascii_control()) {
+            return Err(Failure::reject(format!(
+                "`{field}` of an emitted event has {} bytes or holds a control character; \
+                 name_bytes_max is {NAME_BYTES_MAX}",
+                text.len()
+            )));
+        }
+    }
+    if event.version == 0 || i64::try_from(event.version).is_err() || event.schema_version == 0 {
+        return Err(Failure::fatal(format!(
+            "an emitted `{}` has version {} and schema version {}; both count from 1",
+            event.event_type, event.version, event.schema_version
+        )));
+    }
+    Ok(())
+}
+
+fn check_state_key(key: &[u8]) -> Result<(), Failure> {
+    if key.is_empty() || key.len() > STATE_KEY_BYTES_MAX {
+        return Err(Failure::reject(format!(
+            "a state key has {} bytes; 1 to state_key_bytes_max = {STATE_KEY_BYTES_MAX} are possible",
+            key.len()
+        )));
+    }
+    Ok(())
+}
+
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("the effects of a batch are bounded far below 4 GiB")
+}
