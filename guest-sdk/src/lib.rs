@@ -73,7 +73,8 @@ pub use time::{InvalidTime, Timestamp};
 /// The shapes as they cross, for those who need to go below [`Processor`].
 pub mod wire {
     pub use crate::bindings::millrace::processor::types::{
-        EffectKind, EffectRecord, Effects, EventRecord, Failure, FailureKind, Manifest, Outcome,
+        Column, ColumnType, EffectKind, EffectRecord, Effects, EventRecord, Failure, FailureKind, Manifest,
+        OrderingKey, Outcome, Table,
     };
 }
 
@@ -164,10 +165,7 @@ macro_rules! export {
                     <$processor as $crate::Processor>::manifest().to_wire()
                 }
 
-                fn load(
-                    context: types::Context,
-                    saved: Option<types::SavedState>,
-                ) -> Result<(), String> {
+                fn load(context: types::Context, saved: Option<types::SavedState>) -> Result<(), String> {
                     let loaded = $crate::Instance::load(context, saved)?;
                     INSTANCE.with_borrow_mut(|instance| *instance = Some(loaded));
                     Ok(())

@@ -4,6 +4,7 @@ pub mod conformance;
 pub mod dump;
 pub mod faulty;
 pub mod host;
+pub mod native;
 pub mod powercut;
 pub mod scripted;
 

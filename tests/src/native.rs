@@ -1,0 +1,237 @@
+//! A plugin's own code as a processor, without WebAssembly: what the component is compared with.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
+use millrace::event::EventBatch;
+use millrace::processors::{
+    Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
+    ProcessorFactory, StateReader, Subscription, TaskContext, Trap, TrapKind,
+};
+use millrace::tables::{Column, ColumnType, TableSchema};
+use millrace_guest::native::{Host, NativeInstance};
+use millrace_guest::wire;
+
+/// Makes native instances of a plugin.
+pub struct Native<P> {
+    manifest: Manifest,
+    digest: String,
+    plugin: PhantomData<fn() -> P>,
+}
+
+impl<P> Debug for Native<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Native").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl<P: millrace_guest::Processor> Native<P> {
+    pub fn new() -> Self {
+        let manifest = manifest(P::manifest().to_wire());
+        let digest = format!("native-{}-{}", manifest.name, manifest.version);
+        Self { manifest, digest, plugin: PhantomData }
+    }
+}
+
+impl<P: millrace_guest::Processor> Default for Native<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: millrace_guest::Processor + Send> ProcessorFactory for Native<P> {
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
+        Ok(Box::new(Instance::<P> {
+            manifest: self.manifest.clone(),
+            context,
+            inner: None,
+            records: Vec::new(),
+            depths: Vec::new(),
+        }))
+    }
+}
+
+struct Instance<P> {
+    manifest: Manifest,
+    context: TaskContext,
+    inner: Option<NativeInstance<P>>,
+    records: Vec<wire::EventRecord>,
+    depths: Vec<u32>,
+}
+
+/// Keyed state, from the host's seam.
+#[derive(Debug)]
+struct State(Arc<dyn StateReader>);
+
+impl Host for State {
+    fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.0.get(key).expect("the store can be read")
+    }
+
+    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.0.scan(prefix, after, limit).expect("the store can be read")
+    }
+}
+
+impl<P: millrace_guest::Processor> Instance<P> {
+    fn effects(&self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
+        let records = effects.records.iter().map(effect).collect();
+        EffectBatch::check(effects.arena, records, &self.manifest.tables, &self.depths)
+            .map_err(|error| Trap { kind: TrapKind::Output, message: error.to_string(), at: None })
+    }
+
+    fn inner(&mut self) -> &mut NativeInstance<P> {
+        self.inner.as_mut().expect("`load` comes first")
+    }
+}
+
+impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
+    fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
+        let context = millrace_guest::Context {
+            tenant: self.context.tenant.to_string(),
+            lane: self.context.lane,
+            lanes: self.context.lanes,
+        };
+        let saved = saved
+            .map(|s| millrace_guest::Saved { content_type: s.content_type.clone(), state: s.state.clone() });
+        let host = Arc::new(State(Arc::clone(&self.context.state)));
+        let inner =
+            NativeInstance::load(host, context, saved).map_err(|message| LoadError::Refused { message })?;
+        self.inner = Some(inner);
+        Ok(())
+    }
+
+    fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        records.extend(batch.records().iter().map(record));
+        self.depths.clear();
+        self.depths.extend(batch.records().iter().map(|r| r.depth));
+        let outcome = self.inner().handle(batch.arena(), &records);
+        self.records = records;
+        Ok(Outcome {
+            handled: outcome.handled as usize,
+            effects: self.effects(outcome.effects)?,
+            failure: outcome.failure.map(failure),
+        })
+    }
+
+    fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
+        let reason = match reason {
+            FlushReason::Tick => millrace_guest::FlushReason::Tick,
+            FlushReason::Shutdown => millrace_guest::FlushReason::Shutdown,
+            FlushReason::Swap => millrace_guest::FlushReason::Swap,
+        };
+        self.depths.clear();
+        match self.inner().flush(reason) {
+            Ok(effects) => Ok(Ok(self.effects(effects)?)),
+            Err(failed) => Ok(Err(failure(failed))),
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
+        Ok(self.inner().snapshot())
+    }
+}
+
+fn record(r: &millrace::event::EventRecord) -> wire::EventRecord {
+    wire::EventRecord {
+        position: r.position,
+        version: r.version,
+        at: r.at,
+        schema_version: r.schema_version,
+        depth: r.depth,
+        start: r.start,
+        id_bytes: r.id_bytes,
+        aggregate_bytes: r.aggregate_bytes,
+        agg_id_bytes: r.agg_id_bytes,
+        type_bytes: r.type_bytes,
+        scope_bytes: r.scope_bytes,
+        kind_bytes: r.kind_bytes,
+        cursor_bytes: r.cursor_bytes,
+        traceparent_bytes: r.traceparent_bytes,
+        payload_bytes: r.payload_bytes,
+    }
+}
+
+fn effect(r: &wire::EffectRecord) -> EffectRecord {
+    EffectRecord {
+        kind: match r.kind {
+            wire::EffectKind::Put => EffectKind::Put,
+            wire::EffectKind::Delete => EffectKind::Delete,
+            wire::EffectKind::StatePut => EffectKind::StatePut,
+            wire::EffectKind::StateDelete => EffectKind::StateDelete,
+            wire::EffectKind::Emit => EffectKind::Emit,
+        },
+        table: r.table,
+        event: r.event,
+        version: r.version,
+        at: r.at,
+        schema_version: r.schema_version,
+        start: r.start,
+        key_bytes: r.key_bytes,
+        aggregate_bytes: r.aggregate_bytes,
+        type_bytes: r.type_bytes,
+        id_bytes: r.id_bytes,
+        body_bytes: r.body_bytes,
+        depth: 0,
+    }
+}
+
+fn failure(f: wire::Failure) -> Failure {
+    let kind = match f.kind {
+        wire::FailureKind::Retry => FailureKind::Retry,
+        wire::FailureKind::Reject => FailureKind::Reject,
+        wire::FailureKind::Fatal => FailureKind::Fatal,
+    };
+    Failure { kind, message: f.message }
+}
+
+fn manifest(m: wire::Manifest) -> Manifest {
+    let column = |c: wire::Column| Column {
+        name: c.name,
+        column_type: match c.type_ {
+            wire::ColumnType::Bool => ColumnType::Bool,
+            wire::ColumnType::Int => ColumnType::Int,
+            wire::ColumnType::Float => ColumnType::Float,
+            wire::ColumnType::Text => ColumnType::Text,
+            wire::ColumnType::Bytes => ColumnType::Bytes,
+            wire::ColumnType::Json => ColumnType::Json,
+            wire::ColumnType::Timestamp => ColumnType::Timestamp,
+        },
+        nullable: c.nullable,
+        filterable: c.filterable,
+        sortable: c.sortable,
+    };
+    let table = |t: wire::Table| TableSchema {
+        name: t.name,
+        columns: t.columns.into_iter().map(column).collect(),
+        versioned: t.versioned,
+        window_rows_max: t.window_rows_max,
+    };
+    Manifest {
+        name: m.name,
+        version: m.version.parse().expect("a plugin has a semantic version"),
+        summary: m.summary,
+        state_content_type: m.state_content_type,
+        ordering_key: match m.ordering_key {
+            wire::OrderingKey::Aggregate => OrderingKey::Aggregate,
+            wire::OrderingKey::PayloadField(field) => OrderingKey::PayloadField(field),
+            wire::OrderingKey::Single => OrderingKey::Single,
+        },
+        subscription: Subscription { types: m.subscription.types, aggregates: m.subscription.aggregates },
+        tables: m.tables.into_iter().map(table).collect(),
+        grants: m.grants,
+        flush_interval_ms: m.flush_interval_ms,
+    }
+}
