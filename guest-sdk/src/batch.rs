@@ -1,7 +1,7 @@
 //! One instance and its batches: what stands between the exported functions and [`Processor`].
 
-use crate::bindings::millrace::processor::types::{EventRecord, Outcome};
 use crate::bindings::millrace::processor::types::{Effects as WireEffects, Failure as WireFailure};
+use crate::bindings::millrace::processor::types::{EventRecord, Outcome};
 use crate::{Context, Effects, Event, FlushReason, Processor, Saved};
 
 /// A loaded processor. Plugins get it through [`export!`](crate::export); to run one as native code, see

@@ -164,10 +164,7 @@ macro_rules! export {
                     <$processor as $crate::Processor>::manifest().to_wire()
                 }
 
-                fn load(
-                    context: types::Context,
-                    saved: Option<types::SavedState>,
-                ) -> Result<(), String> {
+                fn load(context: types::Context, saved: Option<types::SavedState>) -> Result<(), String> {
                     let loaded = $crate::Instance::load(context, saved)?;
                     INSTANCE.with_borrow_mut(|instance| *instance = Some(loaded));
                     Ok(())

@@ -72,7 +72,8 @@ fn parse(text: &[u8]) -> Option<i64> {
         micros = (kept.len()..6).fold(digits(kept)?, |number, _| number * 10);
         rest = after;
     }
-    let seconds = days_from_civil(year, month, day) * DAY_SECONDS + hour * 3_600 + minute * 60 + second.min(59);
+    let seconds =
+        days_from_civil(year, month, day) * DAY_SECONDS + hour * 3_600 + minute * 60 + second.min(59);
     Some((seconds - offset(rest)?) * SECOND + micros)
 }
 

@@ -13,7 +13,11 @@ use serde::ser::{Error as _, Impossible, Serialize, SerializeMap, SerializeStruc
 use crate::{Column, Failure, Table};
 
 /// Appends the cells of a row. On an error `out` holds part of a row.
-pub(crate) fn write<R: Serialize + ?Sized>(out: &mut Vec<u8>, table: &Table, row: &R) -> Result<(), RowError> {
+pub(crate) fn write<R: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    table: &Table,
+    row: &R,
+) -> Result<(), RowError> {
     row.serialize(RowSerializer { out, table })
 }
 

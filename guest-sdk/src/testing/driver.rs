@@ -79,8 +79,7 @@ impl<P: Processor> Driver<P> {
     /// The error is what the processor refused with.
     pub fn start(setup: Setup) -> Result<Self, String> {
         let Setup { context, config, saved, state } = setup;
-        let host =
-            Arc::new(FakeHost { config, state: Mutex::new(state), messages: Mutex::new(Vec::new()) });
+        let host = Arc::new(FakeHost { config, state: Mutex::new(state), messages: Mutex::new(Vec::new()) });
         let instance = NativeInstance::load(host.clone(), context.clone(), saved)?;
         let manifest = P::manifest().to_wire();
         let tables = manifest.tables.iter().map(|table| (table.name.clone(), Rows::default())).collect();
@@ -95,7 +94,10 @@ impl<P: Processor> Driver<P> {
         let outcome = self.instance.handle(&batch.arena, &batch.records);
         let handled = outcome.handled as usize;
         if let Some(failure) = &outcome.failure {
-            assert_eq!(failure.index as usize, handled, "a failure is about the event after the handled ones");
+            assert_eq!(
+                failure.index as usize, handled,
+                "a failure is about the event after the handled ones"
+            );
             self.check_unchanged(before, &batch, handled);
         } else {
             assert_eq!(handled, events.len(), "without a failure all events are handled");
@@ -162,7 +164,10 @@ impl<P: Processor> Driver<P> {
     pub fn saved(&self) -> Option<Saved> {
         let content_type = self.manifest.state_content_type.clone()?;
         let state = self.instance.snapshot();
-        assert!(state == self.instance.snapshot(), "two snapshots in a row differ: is there a HashMap in it?");
+        assert!(
+            state == self.instance.snapshot(),
+            "two snapshots in a row differ: is there a HashMap in it?"
+        );
         Some(Saved { content_type, state })
     }
 
