@@ -90,19 +90,38 @@ impl Tail {
         }
     }
 
-    /// Takes in what was just committed together: a chunk per tenant, with
-    /// positions above every one published before. Chunks of several tenants
-    /// may interleave, so they become visible at once: whoever sees `newest`
-    /// sees every event up to it. For the log alone.
-    pub fn publish(&self, group: &[Arc<EventBatch>]) {
-        let Some(newest) = group.iter().map(|chunk| chunk.last_position()).max() else { return };
+    /// Takes in one tenant's committed events. See [`Self::publish_group`].
+    pub fn publish(&self, batch: Arc<EventBatch>) {
+        self.publish_group(vec![batch]);
+    }
+
+    /// Takes in what one transaction has committed: batches with their
+    /// positions, above every position published before; each tenant's in
+    /// order. Followers see all of it or nothing, so a tenant's event is never
+    /// missing below `newest`. For the log alone.
+    pub fn publish_group(&self, batches: Vec<Arc<EventBatch>>) {
+        let mut newest = Position::START;
         let mut new_tenants = 0;
         {
             let mut inner = self.lock();
-            for chunk in group.iter().filter(|chunk| !chunk.is_empty()) {
-                new_tenants += inner.take_in(chunk);
+            for batch in batches {
+                let Some(first) = batch.records().first() else { continue };
+                let before = Position(first.position - 1);
+                let last = batch.last_position();
+                newest = newest.max(last);
+                let tenant = batch.tenant.clone();
+                inner.bytes += batch.bytes();
+                inner.order.push_back(tenant.clone());
+                let tail = inner.tenants.entry(tenant).or_insert_with(|| {
+                    new_tenants += 1;
+                    TenantTail::new(before)
+                });
+                tail.chunks.push_back(batch);
+                tail.wake.send_replace(last);
             }
             inner.shrink(self.bytes_max);
+        }
+        if newest > Position::START {
             self.newest.send_replace(newest);
         }
         if new_tenants > 0 {
@@ -139,8 +158,8 @@ impl Tail {
 
     /// Follows a tenant, a yet unknown one too.
     pub fn follow(&self, tenant: &TenantId) -> TailReader {
-        let mut inner = self.lock();
         let newest = *self.newest.borrow();
+        let mut inner = self.lock();
         let tail = inner.tenants.entry(tenant.clone()).or_insert_with(|| TenantTail::new(newest));
         TailReader { wake: tail.wake.subscribe() }
     }
@@ -172,22 +191,6 @@ impl TenantTail {
 }
 
 impl Inner {
-    /// Answers how many tenants are new.
-    fn take_in(&mut self, chunk: &Arc<EventBatch>) -> u64 {
-        let tenant = &chunk.tenant;
-        let before = Position(chunk.records()[0].position - 1);
-        let mut new_tenants = 0;
-        let tail = self.tenants.entry(tenant.clone()).or_insert_with(|| {
-            new_tenants = 1;
-            TenantTail::new(before)
-        });
-        tail.chunks.push_back(Arc::clone(chunk));
-        tail.wake.send_replace(chunk.last_position());
-        self.order.push_back(tenant.clone());
-        self.bytes += chunk.bytes();
-        new_tenants
-    }
-
     /// Pushes the oldest chunks out until the bound holds; the newest chunk stays.
     fn shrink(&mut self, bytes_max: usize) {
         while self.bytes > bytes_max && self.order.len() > 1 {
