@@ -101,7 +101,7 @@ async fn look(dir: &Path) -> Found {
         .into_iter()
         .map(|row| (row.key, if let Value::Int(count) = row.cells[0] { count } else { -1 }))
         .collect();
-    store.close();
+    store.close().await;
     if found == expected {
         Found::Whole
     } else {

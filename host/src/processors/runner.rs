@@ -222,7 +222,7 @@ impl Runner {
                 tasks.push((task.id.clone(), task.done_through(), task.state_bytes()));
             }
             let has_more = shared.log.tail().follow(tenant).newest() > behind;
-            if has_more || run.tasks.is_empty() {
+            if has_more {
                 done_through = done_through.min(behind);
             }
             failures.extend(run.failure.iter().map(|message| (tenant.clone(), message.clone())));
@@ -322,6 +322,7 @@ impl Shared {
             };
             let tasks =
                 self.runs().get_mut(&tenant).map(|run| std::mem::take(&mut run.tasks)).unwrap_or_default();
+            let reached = tasks.iter().map(|task| task.done_through()).min().unwrap_or_default();
             let did_something = tasks.iter().any(|task| task.has_committed());
             for task in tasks {
                 task.close();
@@ -331,6 +332,7 @@ impl Shared {
             warn!(plugin.name = %self.name, %tenant, %error, restart, "processor run ended");
             if let Some(run) = self.runs().get_mut(&tenant) {
                 run.failure = Some(error.to_string());
+                run.fed = run.fed.min(reached);
             }
             if !restart {
                 return;

@@ -185,7 +185,8 @@ impl Worker {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        !self.over && (!self.work.is_empty() || !self.pending.is_empty() || self.in_flight.is_some())
+        // A task that has ended has not done what its feed has passed.
+        self.over || !self.work.is_empty() || !self.pending.is_empty() || self.in_flight.is_some()
     }
 
     /// The commit that this turn decided on.
