@@ -116,7 +116,13 @@ fn flight_board_and_delay_watch_give_every_expected_row() -> Result<()> {
             payload: event.json(),
         });
     }
-    assert_eq!(emitted, expected.emitted);
+    assert_eq!(emitted.keys().collect::<Vec<_>>(), expected.emitted.keys().collect::<Vec<_>>());
+    for (airport, events) in &expected.emitted {
+        for (index, event) in events.iter().enumerate() {
+            assert_eq!(emitted[airport].get(index), Some(event), "event {index} of {airport}");
+        }
+        assert_eq!(emitted[airport].len(), events.len(), "{airport} has events that nobody expects");
+    }
 
     let mut board = replay::<FlightBoard>(&events, |_| true);
     board.send(watch.emitted()).unwrap();
