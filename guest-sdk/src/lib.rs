@@ -138,10 +138,14 @@ impl Context {
 
 /// Makes a type that implements [`Processor`] the component's processor. Once in a plugin.
 ///
-/// Off WebAssembly it expands to nothing, so that plugins can be linked together in tests.
+/// Off WebAssembly it exports nothing, so that plugins can be linked together in tests.
 #[macro_export]
 macro_rules! export {
     ($processor:ty) => {
+        // The type is in use, and is a processor, on every target.
+        const _: fn($crate::Context, Option<$crate::Saved>) -> Result<$crate::Instance<$processor>, String> =
+            $crate::Instance::<$processor>::load;
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             use $crate::bindings::exports::millrace::processor::handler::Guest;

@@ -3,6 +3,7 @@
 pub mod conformance;
 pub mod dump;
 pub mod faulty;
+pub mod flights;
 pub mod guests;
 pub mod host;
 pub mod native;

@@ -9,9 +9,12 @@ use serde::Serialize;
 /// The type of event that sets a guest off.
 pub const POISON: &str = "poison";
 
+static SEEN_COLUMNS: [Column; 3] =
+    [Column::text("event_type"), Column::int("event_version"), Column::timestamp("at")];
+
 /// A table with a row for each aggregate instance whose events were handled. Not versioned: the last one stays.
 pub const fn seen_table(name: &'static str) -> Table {
-    Table::new(name, &[Column::text("event_type"), Column::int("event_version"), Column::timestamp("at")])
+    Table::new(name, &SEEN_COLUMNS)
 }
 
 #[derive(Debug, Serialize)]
