@@ -35,6 +35,20 @@ pub const PAGE_BYTES_MAX: usize = 4 << 20;
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most events and effects in one group commit, so that one sync is not late for the first in line.
 pub const GROUP_ITEMS_MAX: usize = 20_000;
+/// Bytes of events and effects after which a group commit takes in no more.
+pub const GROUP_BYTES_MAX: usize = 16 << 20;
+/// Connections that read. When all are busy, readers wait; a read covers one page.
+pub const READERS_MAX: usize = 4;
+/// Events that one transaction trims, so that appends get their turn in between.
+pub const TRIM_EVENTS_MAX: u64 = 1_000;
+/// Former deployments that are kept of a plugin. The oldest go first.
+pub const DEPLOYMENT_HISTORY_MAX: u32 = 100;
+/// Bytes of rows in one answer; the rest is behind its cursor. An answer always holds at least one row.
+pub const ROW_PAGE_BYTES_MAX: usize = 16 << 20;
+/// Values of one query over all its conditions, under what SQLite can bind. More is refused.
+pub const QUERY_VALUES_MAX: usize = 4_096;
+/// How long a read may go on once the WAL is beyond its hard bound. Longer is cut off.
+pub const READER_CUT_AFTER: Duration = Duration::from_secs(1);
 /// Free disk space under which new events are refused, so that commits of what was acknowledged still fit.
 pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 /// Size of the WAL beyond which it is copied back into the database.

@@ -90,28 +90,42 @@ impl Tail {
         }
     }
 
-    /// Takes in what was just committed: one tenant's events with their
-    /// positions, above every position published before. For the log alone.
+    /// Takes in one tenant's committed events. See [`Self::publish_group`].
     pub fn publish(&self, batch: Arc<EventBatch>) {
-        let Some(first) = batch.records().first().map(|r| Position(r.position - 1)) else { return };
-        let last = batch.last_position();
-        let mut new_tenant = false;
+        self.publish_group(vec![batch]);
+    }
+
+    /// Takes in what one transaction has committed: batches with their
+    /// positions, above every position published before; each tenant's in
+    /// order. Followers see all of it or nothing, so a tenant's event is never
+    /// missing below `newest`. For the log alone.
+    pub fn publish_group(&self, batches: Vec<Arc<EventBatch>>) {
+        let mut newest = Position::START;
+        let mut new_tenants = 0;
         {
             let mut inner = self.lock();
-            inner.bytes += batch.bytes();
-            inner.order.push_back(batch.tenant.clone());
-            let tenant = batch.tenant.clone();
-            let tail = inner.tenants.entry(tenant).or_insert_with(|| {
-                new_tenant = true;
-                TenantTail::new(first)
-            });
-            tail.chunks.push_back(batch);
-            tail.wake.send_replace(last);
+            for batch in batches {
+                let Some(first) = batch.records().first() else { continue };
+                let before = Position(first.position - 1);
+                let last = batch.last_position();
+                newest = newest.max(last);
+                let tenant = batch.tenant.clone();
+                inner.bytes += batch.bytes();
+                inner.order.push_back(tenant.clone());
+                let tail = inner.tenants.entry(tenant).or_insert_with(|| {
+                    new_tenants += 1;
+                    TenantTail::new(before)
+                });
+                tail.chunks.push_back(batch);
+                tail.wake.send_replace(last);
+            }
             inner.shrink(self.bytes_max);
         }
-        self.newest.send_replace(last);
-        if new_tenant {
-            self.tenants.send_modify(|count| *count += 1);
+        if newest > Position::START {
+            self.newest.send_replace(newest);
+        }
+        if new_tenants > 0 {
+            self.tenants.send_modify(|count| *count += new_tenants);
         }
     }
 

@@ -8,12 +8,14 @@
 //! position the rows came from. Every read is inside one tenant.
 
 mod cell;
+mod like;
 mod query;
 mod schema;
 
 use std::fmt::Debug;
 
 pub use cell::{Cell, CellError, Cells, CellsBuilder};
+pub use like::{matches_ilike, matches_like};
 pub use query::{ColumnUse, Condition, InvalidQuery, Operator, Order, Query, RowCursor, Value, column_of};
 pub use schema::{Column, ColumnType, InvalidSchema, TableSchema};
 

@@ -1,1 +1,207 @@
 //! The embedded store: log, tables, checkpoints and deployments in one SQLite database.
+//!
+//! Promises: what is acknowledged has been through fdatasync; one thread
+//! writes, in group commits without a timer; reads never wait for it, and each
+//! sees one moment. One process owns a directory at a time. A full disk refuses
+//! new work and loses nothing that was acknowledged. Deliberately absent: a
+//! cache of rows, and anything that knows what events mean.
+
+mod append;
+mod catalog;
+mod commit;
+mod committer;
+mod database;
+mod dedup;
+mod deployments;
+mod event_rows;
+mod keeper;
+mod lock;
+mod options;
+mod pages;
+mod readers;
+mod request;
+mod row_writes;
+mod seams;
+mod select;
+mod shared;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+pub use options::{OpenError, SqliteOptions, Synchronous};
+
+use committer::Committer;
+use database::backend;
+use keeper::{Keeper, keeper_channel};
+use lock::StoreLock;
+use readers::{ReadStop, Readers};
+use request::Request;
+use shared::Shared;
+
+use crate::error::BackendError;
+use crate::limits::COMMIT_QUEUE_MAX;
+
+/// The store. A clone is another handle on the same store; the last one to go closes it.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    readers: Readers,
+    /// None once the store is dropped, which is what ends the committer.
+    requests: Option<mpsc::Sender<Request>>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in a directory, or creates it. Blocks: it takes the lock,
+    /// recovers the WAL and fills the dedup window.
+    pub fn open(options: SqliteOptions) -> Result<Self, OpenError> {
+        let directory = |e: std::io::Error| OpenError::Directory {
+            dir: options.dir.display().to_string(),
+            detail: e.to_string(),
+        };
+        std::fs::create_dir_all(&options.dir).map_err(directory)?;
+        let lock = StoreLock::take(&options.dir, options.clock.now())?;
+        let path = options.dir.join("millrace.db");
+        let conn = database::open_writer(&path, &options)?;
+        let failed = |e: rusqlite::Error| OpenError::Backend(backend(&e));
+        let shared = Arc::new(Shared::load(&conn, options.disk_free_bytes_min).map_err(failed)?);
+        let readers = Readers::open(&path).map_err(failed)?;
+        let (keeper_handle, wake) = keeper_channel(readers.watch());
+        let committer = Committer::new(conn, Arc::clone(&shared), &options, keeper_handle).map_err(failed)?;
+        let (requests, queue) = mpsc::channel(COMMIT_QUEUE_MAX);
+        let keeper = Keeper {
+            conn: database::open_checkpointer(&path).map_err(failed)?,
+            shared: Arc::clone(&shared),
+            clock: Arc::clone(&options.clock),
+            retention: options.retention,
+            requests: requests.downgrade(),
+            dir: options.dir.clone(),
+        };
+        keeper.look_at_disk();
+        let keeper = named("store-keeper", move || keeper.run(wake)).map_err(directory)?;
+        // The committer's end is the store's end: it takes the keeper with it and then lets the lock go.
+        let committer = named("store-committer", move || {
+            committer.run(queue);
+            if keeper.join().is_err() {
+                tracing::error!("the store's keeper panicked");
+            }
+            drop(lock);
+        })
+        .map_err(directory)?;
+        let inner =
+            Inner { shared, readers, requests: Some(requests), committer: Mutex::new(Some(committer)) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Finishes what waits, copies the WAL back and lets the directory go.
+    /// Later calls that write answer `store_closed`. A second close does nothing.
+    pub async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.inner.enqueue(Request::Close { reply }).await.is_ok() {
+            // No answer means that the committer is gone, which is what is wanted.
+            let _ = answer.await;
+        }
+        let inner = Arc::clone(&self.inner);
+        // Only a panic of `join` could fail here, and it has none.
+        let _ = tokio::task::spawn_blocking(move || inner.join()).await;
+    }
+
+    /// Runs a read off the async threads.
+    fn read<T, E>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection, &Shared) -> Result<T, ReadStop<E>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<BackendError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        async move {
+            tokio::task::spawn_blocking(move || inner.readers.read(|conn| read(conn, &inner.shared)))
+                .await
+                .unwrap_or_else(|_| Err(E::from(BackendError::Closed)))
+        }
+        .boxed()
+    }
+
+    /// Sends a request now, so that calls take effect in their order, and answers it when awaited.
+    fn request<T, E>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
+    ) -> BoxFuture<'static, Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<BackendError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.inner.enqueue(request(reply));
+        async move {
+            queued.await?;
+            answer.await.unwrap_or_else(|_| Err(BackendError::Closed.into()))
+        }
+        .boxed()
+    }
+}
+
+impl Inner {
+    /// Takes a place in the queue before it returns; the future is only there to wait when it is full.
+    fn enqueue(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send + 'static + use<> {
+        let mut waiting = None;
+        let mut outcome = Ok(());
+        match &self.requests {
+            None => outcome = Err(BackendError::Closed),
+            Some(requests) => match requests.try_send(request) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => outcome = Err(BackendError::Closed),
+                Err(mpsc::error::TrySendError::Full(request)) => {
+                    // The first poll takes the place in line.
+                    let mut place = Box::pin(tokio::task::unconstrained(requests.clone().reserve_owned()));
+                    match (&mut place).now_or_never() {
+                        Some(Ok(permit)) => drop(permit.send(request)),
+                        Some(Err(_)) => outcome = Err(BackendError::Closed),
+                        None => waiting = Some((place, request)),
+                    }
+                }
+            },
+        }
+        async move {
+            let Some((place, request)) = waiting else { return outcome };
+            let permit = place.await.map_err(|_| BackendError::Closed)?;
+            drop(permit.send(request));
+            Ok(())
+        }
+    }
+
+    fn join(&self) {
+        let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(committer) = committer
+            && committer.join().is_err()
+        {
+            tracing::error!("the store's committer panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// Waits for the committer, so that the directory is free when the last handle is gone.
+    fn drop(&mut self) {
+        self.requests = None;
+        self.join();
+    }
+}
+
+fn named(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}

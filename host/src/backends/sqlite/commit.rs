@@ -1,0 +1,246 @@
+//! Applying a commit: fence, rows, keyed state, emitted events, dead letters,
+//! snapshot and position, inside a savepoint of the group's transaction.
+
+use rusqlite::OptionalExtension;
+
+use super::committer::{Committer, Stop, text};
+use super::database::{signed, unsigned};
+use super::event_rows::{EVENT_COLUMNS, bind_event};
+use super::request::Claimed;
+use crate::checkpoints::{
+    Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, SavedState, TaskId,
+};
+use crate::event::{Event, EventBatch, Position, Revision};
+use crate::streams::StreamError;
+
+/// A task as it is stored.
+struct StoredTask {
+    number: i64,
+    generation: u64,
+    position: u64,
+    revision: u64,
+}
+
+type CommitResult<T> = Result<T, Stop<CommitError>>;
+
+impl Committer {
+    /// Gives a task to a new owner.
+    pub(super) fn claim(&mut self, task: &TaskId) -> CommitResult<Claimed> {
+        self.counters.generation += 1;
+        let generation = self.counters.generation;
+        self.conn
+            .prepare_cached(
+                "INSERT INTO tasks(processor, tenant, lane, generation, position, revision, at)
+                 VALUES (?1, ?2, ?3, ?4, 0, 0, ?5)
+                 ON CONFLICT(processor, tenant, lane) DO UPDATE SET generation = excluded.generation",
+            )?
+            .execute((
+                &*task.processor,
+                task.tenant.as_str(),
+                task.lane,
+                signed(generation),
+                self.clock.now().0,
+            ))?;
+        let stored = self.stored_task(task)?;
+        let checkpoint = match stored {
+            Some(stored) if stored.revision > 0 => Some(Checkpoint {
+                position: Position(stored.position),
+                saved: self.saved_state(stored.number)?,
+                revision: Revision(stored.revision),
+            }),
+            _ => None,
+        };
+        Ok((Generation(generation), checkpoint))
+    }
+
+    /// Writes one commit, or leaves everything as it was.
+    pub(super) fn commit(&mut self, commit: &Commit) -> CommitResult<Committed> {
+        let tenant = self.tenant_number(&commit.task.tenant)?;
+        let counters = self.counters;
+        let appended = self.tenants.get(&commit.task.tenant).is_some_and(|t| t.appended);
+        self.execute("SAVEPOINT one")?;
+        match self.write_commit(tenant, commit) {
+            Ok((committed, emitted)) => {
+                self.execute("RELEASE one")?;
+                if let Some(emitted) = emitted {
+                    self.add_chunk(tenant, emitted);
+                }
+                Ok(committed)
+            }
+            Err(Stop::Refused(refused)) => {
+                self.execute("ROLLBACK TO one")?;
+                self.execute("RELEASE one")?;
+                self.counters = counters;
+                self.window.truncate(counters.newest + 1);
+                if let Some(known) = self.tenants.get_mut(&commit.task.tenant) {
+                    known.appended = appended;
+                }
+                Err(Stop::Refused(refused))
+            }
+            Err(stop) => Err(stop),
+        }
+    }
+
+    fn write_commit(
+        &mut self,
+        tenant: i64,
+        commit: &Commit,
+    ) -> CommitResult<(Committed, Option<EventBatch>)> {
+        let task = self.fenced_task(commit)?;
+        self.counters.revision += 1;
+        let revision = self.counters.revision;
+        let stale = self.write_rows(tenant, task, revision, commit)?;
+        self.write_keyed_state(task, commit)?;
+        let emitted = self.write_emitted(tenant, commit)?;
+        self.write_dead_letters(commit)?;
+        if let Some(saved) = &commit.saved {
+            self.conn
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO states(task, content_type, state) VALUES (?1, ?2, ?3)",
+                )?
+                .execute((task, &saved.content_type, &saved.state))?;
+        }
+        self.conn
+            .prepare_cached("UPDATE tasks SET position = ?2, revision = ?3, at = ?4 WHERE id = ?1")?
+            .execute((task, signed(commit.position.0), signed(revision), commit.at.0))?;
+        Ok((Committed { revision: Revision(revision), stale }, emitted))
+    }
+
+    /// The number of the commit's task, if its owner still is the owner and it does not go back.
+    fn fenced_task(&self, commit: &Commit) -> CommitResult<i64> {
+        let task = || commit.task.clone();
+        let stored = self.stored_task(&commit.task)?;
+        let current = stored.as_ref().map_or(0, |stored| stored.generation);
+        let held = commit.generation.0;
+        let Some(stored) = stored.filter(|stored| stored.generation == held) else {
+            return Err(Stop::Refused(CommitError::Fenced { task: task(), held, current }));
+        };
+        if commit.position.0 < stored.position {
+            return Err(Stop::Refused(CommitError::PositionBack {
+                task: task(),
+                committed: Position(stored.position),
+                asked: commit.position,
+            }));
+        }
+        Ok(stored.number)
+    }
+
+    fn stored_task(&self, task: &TaskId) -> Result<Option<StoredTask>, rusqlite::Error> {
+        self.conn
+            .prepare_cached(
+                "SELECT id, generation, position, revision FROM tasks
+                 WHERE processor = ?1 AND tenant = ?2 AND lane = ?3",
+            )?
+            .query_row((&*task.processor, task.tenant.as_str(), task.lane), |row| {
+                Ok(StoredTask {
+                    number: row.get(0)?,
+                    generation: unsigned(row.get(1)?),
+                    position: unsigned(row.get(2)?),
+                    revision: unsigned(row.get(3)?),
+                })
+            })
+            .optional()
+    }
+
+    fn saved_state(&self, task: i64) -> Result<Option<SavedState>, rusqlite::Error> {
+        self.conn
+            .prepare_cached("SELECT content_type, state FROM states WHERE task = ?1")?
+            .query_row([task], |row| Ok(SavedState { content_type: row.get(0)?, state: row.get(1)? }))
+            .optional()
+    }
+
+    /// The last write of each entry, in the order of the keys.
+    fn write_keyed_state(&self, task: i64, commit: &Commit) -> CommitResult<()> {
+        let mut writes: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
+        for effect in commit.effects.iter().flat_map(|effects| effects.iter()) {
+            match effect {
+                EffectRef::StatePut { key, value } => writes.push((key, Some(value))),
+                EffectRef::StateDelete { key } => writes.push((key, None)),
+                _ => {}
+            }
+        }
+        if writes.is_empty() {
+            return Ok(());
+        }
+        // Stable: writes of one key stay in their order, so the last of a run wins.
+        writes.sort_by_key(|(key, _)| *key);
+        let mut put = self.conn.prepare_cached(
+            "INSERT INTO keyed_state(task, key, value) VALUES (?1, ?2, ?3)
+             ON CONFLICT(task, key) DO UPDATE SET value = excluded.value",
+        )?;
+        let mut delete = self.conn.prepare_cached("DELETE FROM keyed_state WHERE task = ?1 AND key = ?2")?;
+        for run in writes.chunk_by(|a, b| a.0 == b.0) {
+            match run.last() {
+                Some((key, Some(value))) => put.execute((task, key, value))?,
+                Some((key, None)) => delete.execute((task, key))?,
+                None => 0,
+            };
+        }
+        Ok(())
+    }
+
+    /// Emitted events enter the log like published ones; one that is there already is skipped.
+    fn write_emitted(&mut self, tenant: i64, commit: &Commit) -> CommitResult<Option<EventBatch>> {
+        let refused =
+            |reason: String| Stop::Refused(CommitError::Refused { task: commit.task.clone(), reason });
+        let mut batch = EventBatch::new(commit.task.tenant.clone());
+        for effect in commit.effects.iter().flat_map(|effects| effects.iter()) {
+            if let EffectRef::Emit(emit) = effect {
+                batch.push(&event_of(&emit)).map_err(|e| refused(format!("emitted event: {e}")))?;
+            }
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        match self.write_events(tenant, batch) {
+            Ok((_, written)) => Ok(written),
+            Err(Stop::Storage(error)) => Err(Stop::Storage(error)),
+            Err(Stop::Refused(StreamError::IdTaken { id, position, .. })) => Err(refused(format!(
+                "emitted event id `{id}` is taken by an event with other content at position {position}"
+            ))),
+            Err(Stop::Refused(error)) => Err(refused(format!("emitted event: {error}"))),
+        }
+    }
+
+    fn write_dead_letters(&self, commit: &Commit) -> CommitResult<()> {
+        if commit.dead.is_empty() {
+            return Ok(());
+        }
+        let mut statement = self.conn.prepare_cached(&format!(
+            "INSERT INTO dead_letters({EVENT_COLUMNS}, processor, task_tenant, lane, reason, message, attempts,
+             dead_at, tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+             ?18, ?19, ?20, ?21, ?22)"
+        ))?;
+        for dead in &commit.dead {
+            if dead.event.is_empty() {
+                continue;
+            }
+            bind_event(&mut statement, 1, &dead.event, 0)?;
+            statement.raw_bind_parameter(15, text(&commit.task.processor))?;
+            statement.raw_bind_parameter(16, text(commit.task.tenant.as_str()))?;
+            statement.raw_bind_parameter(17, commit.task.lane)?;
+            statement.raw_bind_parameter(18, text(dead.reason))?;
+            statement.raw_bind_parameter(19, text(&dead.message))?;
+            statement.raw_bind_parameter(20, dead.attempts)?;
+            statement.raw_bind_parameter(21, dead.at.0)?;
+            statement.raw_bind_parameter(22, text(dead.event.tenant.as_str()))?;
+            statement.raw_execute()?;
+        }
+        Ok(())
+    }
+}
+
+fn event_of<'a>(emit: &EmitRef<'a>) -> Event<'a> {
+    Event {
+        id: emit.id,
+        aggregate: emit.aggregate,
+        agg_id: emit.agg_id,
+        version: emit.version,
+        event_type: emit.event_type,
+        at: emit.at,
+        schema_version: emit.schema_version,
+        depth: emit.depth,
+        payload: emit.payload,
+        ..Event::default()
+    }
+}

@@ -1,0 +1,361 @@
+//! The one thread that writes. It takes what has arrived, applies it in one
+//! transaction, commits, publishes to the tail and then answers: a group is
+//! what came in while the former one was synced, and there is no timer.
+//!
+//! A request that is refused leaves nothing behind and does not disturb its
+//! group. When the storage itself fails, the whole group fails, memory goes
+//! back to where the transaction began, and the next group starts afresh.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use super::database::{backend, meta, set_meta, signed};
+use super::dedup::DedupWindow;
+use super::event_rows::Text;
+use super::keeper::KeeperHandle;
+use super::options::SqliteOptions;
+use super::request::{Answer, Request};
+use super::shared::{Catalog, Shared, Tenant, Tenants};
+use crate::checkpoints::CommitError;
+use crate::clock::Clock;
+use crate::event::{EventBatch, TenantId};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
+use crate::streams::StreamError;
+use crate::tables::TableError;
+
+/// Why a request was not carried out: it was refused, or the storage failed under it.
+#[derive(Debug)]
+pub(super) enum Stop<E> {
+    Refused(E),
+    Storage(rusqlite::Error),
+}
+
+impl<E> From<rusqlite::Error> for Stop<E> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// The counters that a failed transaction or savepoint sets back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) newest: u64,
+    pub(super) trimmed: u64,
+    pub(super) revision: u64,
+    pub(super) generation: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Committer {
+    pub(super) conn: Connection,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) window: DedupWindow,
+    pub(super) tenants: Tenants,
+    pub(super) catalog: Catalog,
+    pub(super) counters: Counters,
+    /// As of the last commit.
+    committed: Counters,
+    group: Group,
+    keeper: KeeperHandle,
+    /// Frames in the WAL after the last commit.
+    wal_frames: Arc<AtomicI32>,
+    wal_frames_soft_max: i32,
+    wal_frames_hard_max: i32,
+}
+
+/// What the running transaction will make known when it has committed.
+#[derive(Debug, Default)]
+struct Group {
+    answers: Vec<Answer>,
+    /// A chunk per tenant that still grows, in `chunks`.
+    open: HashMap<i64, usize>,
+    chunks: Vec<EventBatch>,
+    /// Tenants that are new, or that appended for the first time.
+    tenants: Vec<TenantId>,
+    catalog_changed: bool,
+}
+
+impl Committer {
+    pub(super) fn new(
+        mut conn: Connection,
+        shared: Arc<Shared>,
+        options: &SqliteOptions,
+        keeper: KeeperHandle,
+    ) -> Result<Self, rusqlite::Error> {
+        let bounds = shared.bounds();
+        let counters = Counters {
+            newest: bounds.newest.0,
+            trimmed: bounds.trimmed.0,
+            revision: meta(&conn, "revision")?,
+            generation: meta(&conn, "generation")?,
+        };
+        let window = load_window(&conn, counters, options)?;
+        let wal_frames = Arc::new(AtomicI32::new(0));
+        let seen = Arc::clone(&wal_frames);
+        conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames| {
+            seen.store(frames, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let frames = |bytes: u64| i32::try_from(bytes / 4096).unwrap_or(i32::MAX);
+        Ok(Self {
+            tenants: shared.all_tenants(),
+            catalog: shared.catalog(),
+            clock: Arc::clone(&options.clock),
+            counters,
+            committed: counters,
+            group: Group::default(),
+            keeper,
+            wal_frames,
+            wal_frames_soft_max: frames(options.wal_bytes_soft_max),
+            wal_frames_hard_max: frames(options.wal_bytes_hard_max),
+            conn,
+            shared,
+            window,
+        })
+    }
+
+    /// Serves requests until the store is closed or nobody can ask any more.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            self.serve_group(first, &mut requests);
+            self.tend_wal();
+        }
+        // The WAL goes back into the database, so that the next start has nothing to recover.
+        if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            tracing::warn!(%error, "the WAL stays for the next start");
+        }
+    }
+
+    /// One transaction.
+    fn serve_group(&mut self, first: Request, requests: &mut mpsc::Receiver<Request>) {
+        if let Err(error) = self.execute("BEGIN IMMEDIATE") {
+            let error = backend(&error);
+            tracing::error!(%error, "no transaction could begin");
+            first.fail(&error);
+            return;
+        }
+        let (mut items, mut bytes) = (0, 0);
+        let mut next = Some(first);
+        while let Some(request) = next {
+            let weight = request.weight();
+            items += weight.0;
+            bytes += weight.1;
+            if let Err(error) = self.apply(request, requests) {
+                return self.fail_group(&error);
+            }
+            let room = items < GROUP_ITEMS_MAX && bytes < GROUP_BYTES_MAX;
+            next = if room { requests.try_recv().ok() } else { None };
+        }
+        match self.write_counters().and_then(|()| self.execute("COMMIT")) {
+            Ok(()) => self.publish(),
+            Err(error) => self.fail_group(&error),
+        }
+    }
+
+    /// Carries one request out and keeps its answer. An error means that the whole group fails.
+    fn apply(
+        &mut self,
+        request: Request,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<(), rusqlite::Error> {
+        macro_rules! answer {
+            ($answer:path, $reply:expr, $result:expr) => {{
+                match $result {
+                    Ok(done) => self.group.answers.push($answer($reply, Ok(done))),
+                    Err(Stop::Refused(refused)) => self.group.answers.push($answer($reply, Err(refused))),
+                    Err(Stop::Storage(error)) => {
+                        let failed = backend(&error);
+                        $answer($reply, Err(failed.clone().into())).fail(&failed);
+                        return Err(error);
+                    }
+                }
+            }};
+        }
+        match request {
+            Request::Append { batch, reply } => {
+                let result: Result<_, Stop<StreamError>> = self.append(batch);
+                answer!(Answer::Append, reply, result);
+            }
+            Request::Commit { commit, reply } => {
+                let result: Result<_, Stop<CommitError>> = self.commit(&commit);
+                answer!(Answer::Commit, reply, result);
+            }
+            Request::Claim { task, reply } => answer!(Answer::Claim, reply, self.claim(&task)),
+            Request::Trim { retention, reply } => answer!(Answer::Trim, reply, self.trim(retention)),
+            Request::Declare { plugin, tables, reply } => {
+                let result: Result<_, Stop<TableError>> = self.declare(&plugin, &tables);
+                answer!(Answer::Declare, reply, result);
+            }
+            Request::Deploy { deployment, reply } => answer!(Answer::Unit, reply, self.deploy(&deployment)),
+            Request::Remove { plugin, reply } => answer!(Answer::Unit, reply, self.remove(&plugin)),
+            Request::PurgeTombstones { before, reply } => {
+                answer!(Answer::Count, reply, self.purge_tombstones(before));
+            }
+            Request::Close { reply } => {
+                requests.close();
+                self.group.answers.push(Answer::Closed(reply));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_counters(&self) -> Result<(), rusqlite::Error> {
+        for (name, before, now) in [
+            ("revision", self.committed.revision, self.counters.revision),
+            ("generation", self.committed.generation, self.counters.generation),
+            ("trimmed", self.committed.trimmed, self.counters.trimmed),
+        ] {
+            if before != now {
+                set_meta(&self.conn, name, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After the commit: first the tail, then the bounds, then the answers, so that
+    /// whoever has an answer finds its events.
+    fn publish(&mut self) {
+        let group = std::mem::take(&mut self.group);
+        self.committed = self.counters;
+        for name in group.tenants {
+            if let Some(tenant) = self.tenants.get(&name) {
+                self.shared.set_tenant(name, *tenant);
+            }
+        }
+        if group.catalog_changed {
+            self.shared.set_catalog(self.catalog.clone());
+        }
+        if !group.chunks.is_empty() {
+            self.shared.tail.publish_group(group.chunks.into_iter().map(Arc::new).collect());
+        }
+        self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
+        self.window.trim(self.counters.trimmed);
+        self.window.shrink();
+        for answer in group.answers {
+            answer.send();
+        }
+    }
+
+    /// Nothing of the group has happened.
+    fn fail_group(&mut self, error: &rusqlite::Error) {
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+        let group = std::mem::take(&mut self.group);
+        self.counters = self.committed;
+        self.window.truncate(self.counters.newest + 1);
+        self.tenants = self.shared.all_tenants();
+        self.catalog = self.shared.catalog();
+        let error = backend(error);
+        tracing::error!(%error, requests = group.answers.len() + 1, "a group commit failed");
+        for answer in group.answers {
+            answer.fail(&error);
+        }
+    }
+
+    /// Asks for a checkpoint beyond the soft bound, and finishes what the keeper
+    /// has copied: the tail of the WAL is short then, and once all is copied
+    /// the next transaction begins the WAL anew. Beyond the hard bound readers
+    /// are waited for.
+    fn tend_wal(&mut self) {
+        let frames = self.wal_frames.load(Ordering::Relaxed);
+        if frames > self.wal_frames_hard_max {
+            self.keeper.cut_readers();
+            if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+                tracing::warn!(%error, frames, "the WAL is beyond its bound and could not be truncated");
+            }
+            self.wal_frames.store(0, Ordering::Relaxed);
+        } else if frames > self.wal_frames_soft_max {
+            if self.keeper.take_copied() {
+                if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)") {
+                    tracing::warn!(%error, "the WAL could not be copied back");
+                }
+            } else {
+                self.keeper.ask_for_checkpoint();
+            }
+        }
+    }
+
+    pub(super) fn execute(&self, sql: &str) -> Result<(), rusqlite::Error> {
+        self.conn.prepare_cached(sql)?.raw_execute().map(drop)
+    }
+
+    /// A tenant's number; a new tenant gets one.
+    pub(super) fn tenant_number(&mut self, name: &TenantId) -> Result<i64, rusqlite::Error> {
+        if let Some(tenant) = self.tenants.get(name) {
+            return Ok(tenant.number);
+        }
+        self.conn.prepare_cached("INSERT INTO tenants(name) VALUES (?1)")?.execute([name.as_str()])?;
+        let tenant = Tenant { number: self.conn.last_insert_rowid(), appended: false };
+        self.tenants.insert(name.clone(), tenant);
+        self.group.tenants.push(name.clone());
+        Ok(tenant.number)
+    }
+
+    /// Remembers that a tenant has appended.
+    pub(super) fn note_appended(&mut self, name: &TenantId) -> Result<(), rusqlite::Error> {
+        match self.tenants.get_mut(name) {
+            Some(tenant) if !tenant.appended => {
+                self.conn
+                    .prepare_cached("UPDATE tenants SET appended = 1 WHERE id = ?1")?
+                    .execute([tenant.number])?;
+                tenant.appended = true;
+                self.group.tenants.push(name.clone());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn note_catalog_change(&mut self) {
+        self.group.catalog_changed = true;
+    }
+
+    /// Adds written events, with their positions, to what the tail will get.
+    /// Small batches of a tenant grow together; large ones go as they are.
+    pub(super) fn add_chunk(&mut self, tenant: i64, batch: EventBatch) {
+        let group = &mut self.group;
+        if let Some(&index) = group.open.get(&tenant) {
+            let chunk = &mut group.chunks[index];
+            if chunk.len() + batch.len() <= BATCH_EVENTS_MAX
+                && chunk.bytes() + batch.bytes() <= BATCH_BYTES_MAX
+            {
+                chunk.extend_from(&batch);
+                return;
+            }
+        }
+        group.open.insert(tenant, group.chunks.len());
+        group.chunks.push(batch);
+    }
+}
+
+/// Fills the dedup window with the newest events of the log.
+fn load_window(
+    conn: &Connection,
+    counters: Counters,
+    options: &SqliteOptions,
+) -> Result<DedupWindow, rusqlite::Error> {
+    let events = u64::try_from(options.dedup_events_max).unwrap_or(u64::MAX);
+    let after = counters.newest.saturating_sub(events).max(counters.trimmed);
+    let mut window = DedupWindow::new(after + 1, options.dedup_events_max, options.dedup_hash_bits);
+    let mut statement =
+        conn.prepare("SELECT tenant, id FROM events WHERE position > ?1 ORDER BY position")?;
+    let mut rows = statement.query([signed(after)])?;
+    while let Some(row) = rows.next()? {
+        let id = row.get_ref(1)?.as_bytes()?;
+        window.push(window.hash(row.get_ref(0)?.as_i64()?, id));
+    }
+    Ok(window)
+}
+
+/// Text to bind.
+pub(super) fn text(text: &str) -> Text<'_> {
+    Text(text.as_bytes())
+}

@@ -1,0 +1,179 @@
+//! The housekeeping thread: copies the WAL back beside the committer, and once
+//! a second looks at the disk, at retention and at old tombstones. What it
+//! changes goes through the committer like everything else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::readers::ReaderWatch;
+use super::request::Request;
+use super::shared::Shared;
+use crate::clock::Clock;
+use crate::event::Micros;
+use crate::limits::{READER_CUT_AFTER, TOMBSTONE_AGE_MAX};
+use crate::streams::Retention;
+
+/// How often disk, retention and tombstones are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Rounds of copying before the committer is asked to finish, and the frames at which that is soon done.
+const COPY_ROUNDS_MAX: usize = 4;
+const COPY_FRAMES_SMALL: i64 = 512;
+
+const IDLE: u8 = 0;
+const ASKED: u8 = 1;
+const COPIED: u8 = 2;
+
+/// The committer's side: one checkpoint is under way at most.
+#[derive(Clone, Debug)]
+pub(super) struct KeeperHandle {
+    state: Arc<AtomicU8>,
+    ask: Sender<()>,
+    readers: Arc<ReaderWatch>,
+}
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) conn: Connection,
+    pub(super) dir: PathBuf,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) retention: Retention,
+    /// Weak, so that the committer ends when the store's last handle goes.
+    pub(super) requests: mpsc::WeakSender<Request>,
+}
+
+/// What wakes the keeper; the thread ends when every handle is gone.
+#[derive(Debug)]
+pub(super) struct KeeperWake {
+    state: Arc<AtomicU8>,
+    asked: Receiver<()>,
+}
+
+pub(super) fn keeper_channel(readers: Arc<ReaderWatch>) -> (KeeperHandle, KeeperWake) {
+    let (ask, asked) = bounded(1);
+    let state = Arc::new(AtomicU8::new(IDLE));
+    (KeeperHandle { state: Arc::clone(&state), ask, readers }, KeeperWake { state, asked })
+}
+
+impl KeeperHandle {
+    /// Asks for a checkpoint, unless one is under way.
+    pub(super) fn ask_for_checkpoint(&self) {
+        if self.state.compare_exchange(IDLE, ASKED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            // Only a keeper that has ended does not take it; then nobody waits for it either.
+            let _ = self.ask.try_send(());
+        }
+    }
+
+    /// Whether a checkpoint was copied since it was asked for; true once per checkpoint.
+    pub(super) fn take_copied(&self) -> bool {
+        self.state.compare_exchange(COPIED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Cuts off readers that keep the WAL from being truncated.
+    pub(super) fn cut_readers(&self) {
+        let readers = self.readers.cut(READER_CUT_AFTER);
+        if readers > 0 {
+            tracing::warn!(readers, "long reads were cut off: the WAL is beyond its hard bound");
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) fn run(self, wake: KeeperWake) {
+        let mut tick = std::time::Instant::now();
+        loop {
+            match wake.asked.recv_timeout(TICK.saturating_sub(tick.elapsed())) {
+                Ok(()) => {
+                    self.copy_wal();
+                    wake.state.store(COPIED, Ordering::Release);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if tick.elapsed() >= TICK {
+                tick = std::time::Instant::now();
+                self.look_at_disk();
+                self.apply_retention();
+                self.purge_tombstones();
+            }
+        }
+    }
+
+    /// Copies in rounds, as the committer goes on writing: each finds less left.
+    fn copy_wal(&self) {
+        for _ in 0..COPY_ROUNDS_MAX {
+            let copied = self.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+            });
+            match copied {
+                Ok((frames, copied)) => {
+                    if frames - copied <= COPY_FRAMES_SMALL {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the WAL could not be copied back");
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn look_at_disk(&self) {
+        match rustix::fs::statvfs(&self.dir) {
+            Ok(disk) => {
+                let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+                if self.shared.set_free_bytes(free_bytes) {
+                    match self.shared.check_disk() {
+                        Ok(()) => tracing::info!(free_bytes, "the disk has room again: events are accepted"),
+                        Err(error) => tracing::error!(%error, "new events are refused"),
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "free disk space is unknown"),
+        }
+    }
+
+    fn apply_retention(&self) {
+        if self.retention == Retention::default() {
+            return;
+        }
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let asked = self.ask(Request::Trim { retention: self.retention, reply });
+            match asked.then(|| answer.blocking_recv()) {
+                Some(Ok(Ok(trimmed))) if trimmed.more => {}
+                Some(Ok(Err(error))) => {
+                    tracing::warn!(%error, "retention could not be applied");
+                    return;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn purge_tombstones(&self) {
+        let age = i64::try_from(TOMBSTONE_AGE_MAX.as_micros()).unwrap_or(i64::MAX);
+        let before = Micros(self.clock.now().0.saturating_sub(age));
+        let (reply, answer) = oneshot::channel();
+        if !self.shared.has_tombstones_before(&self.conn, before) {
+            return;
+        }
+        if self.ask(Request::PurgeTombstones { before, reply })
+            && let Ok(Err(error)) = answer.blocking_recv()
+        {
+            tracing::warn!(%error, "old tombstones could not be dropped");
+        }
+    }
+
+    /// False when the queue is full (there is another tick) or the store is closing.
+    fn ask(&self, request: Request) -> bool {
+        self.requests.upgrade().is_some_and(|requests| requests.try_send(request).is_ok())
+    }
+}

@@ -1,0 +1,93 @@
+//! What the store is opened with, and why it may not open.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::{Clock, SystemClock};
+use crate::error::{BackendError, Blame, Classify, Retry};
+use crate::limits::{DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX};
+use crate::streams::Retention;
+
+/// When a commit counts as durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// After fdatasync.
+    #[default]
+    Full,
+    /// When the system has it: a power cut loses acknowledged events. It exists
+    /// so that the power-cut tests can show that they would notice.
+    Off,
+}
+
+/// How to open the store. `SqliteOptions::new(dir)` has the defaults.
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    /// Holds `millrace.db`, its WAL and `LOCK`. Created when missing.
+    pub dir: PathBuf,
+    pub synchronous: Synchronous,
+    /// Applied once a second.
+    pub retention: Retention,
+    /// Free space under which appends are refused with `disk_low`. 0 turns the guard off.
+    pub disk_free_bytes_min: u64,
+    /// Largest size of the database file; beyond, writes answer `disk_full`. None leaves it to the disk.
+    pub database_bytes_max: Option<u64>,
+    pub dedup_events_max: usize,
+    /// Bits of the dedup window's hash. Fewer than 64 only serve to prove that collisions do no harm.
+    pub dedup_hash_bits: u32,
+    pub wal_bytes_soft_max: u64,
+    pub wal_bytes_hard_max: u64,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl SqliteOptions {
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            synchronous: Synchronous::Full,
+            retention: Retention::default(),
+            disk_free_bytes_min: DISK_FREE_BYTES_MIN,
+            database_bytes_max: None,
+            dedup_events_max: DEDUP_EVENTS_MAX,
+            dedup_hash_bits: 64,
+            wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
+            wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// Why the store did not open.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    #[error("the store in `{dir}` is in use by {holder}; stop it first, or choose another directory")]
+    Locked { dir: String, holder: String },
+    #[error("the store has schema {found}, this version knows up to {known}; use a newer millrace")]
+    NewerSchema { found: i64, known: i64 },
+    #[error("cannot use the directory `{dir}`: {detail}")]
+    Directory { dir: String, detail: String },
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl Classify for OpenError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "store_locked",
+            Self::NewerSchema { .. } => "store_newer_schema",
+            Self::Directory { .. } => "store_directory",
+            Self::Backend(e) => e.code(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Backend(e) => e.retry(),
+            _ => Retry::Never,
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        Blame::Host
+    }
+}

@@ -1,0 +1,142 @@
+//! What the committer is asked for, and how it answers.
+
+use tokio::sync::oneshot;
+
+use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, TaskId};
+use crate::error::BackendError;
+use crate::event::{EventBatch, Micros};
+use crate::plugins::Deployment;
+use crate::streams::{Appended, Retention, StreamError};
+use crate::tables::{TableError, TableSchema};
+
+type Sender<T, E> = oneshot::Sender<Result<T, E>>;
+pub(super) type Claimed = (Generation, Option<Checkpoint>);
+
+/// What one step of a trim did.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trimmed {
+    pub(super) events: u64,
+    pub(super) more: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Append {
+        batch: EventBatch,
+        reply: Sender<Vec<Appended>, StreamError>,
+    },
+    Commit {
+        commit: Box<Commit>,
+        reply: Sender<Committed, CommitError>,
+    },
+    Claim {
+        task: TaskId,
+        reply: Sender<Claimed, CommitError>,
+    },
+    Trim {
+        retention: Retention,
+        reply: Sender<Trimmed, StreamError>,
+    },
+    Declare {
+        plugin: String,
+        tables: Vec<TableSchema>,
+        reply: Sender<(), TableError>,
+    },
+    Deploy {
+        deployment: Box<Deployment>,
+        reply: Sender<(), BackendError>,
+    },
+    Remove {
+        plugin: String,
+        reply: Sender<(), BackendError>,
+    },
+    /// Drops tombstones of before this time. Answers how many.
+    PurgeTombstones {
+        before: Micros,
+        reply: Sender<u64, BackendError>,
+    },
+    /// Takes no more requests, finishes those that wait, and ends the thread.
+    Close {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+impl Request {
+    /// What it adds to a group: (events and effects, bytes).
+    pub(super) fn weight(&self) -> (usize, usize) {
+        match self {
+            Self::Append { batch, .. } => (batch.len(), batch.bytes()),
+            Self::Commit { commit, .. } => {
+                let effects = commit.effects.iter().map(|e| e.len()).sum::<usize>();
+                let bytes = commit.effects.iter().map(|e| e.bytes()).sum::<usize>();
+                let saved = commit.saved.as_ref().map_or(0, |s| s.state.len());
+                (1 + effects + commit.dead.len(), bytes + saved)
+            }
+            Self::Trim { .. } | Self::PurgeTombstones { .. } => {
+                (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
+            }
+            _ => (1, 0),
+        }
+    }
+}
+
+/// An answer that waits for its transaction.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Append(Sender<Vec<Appended>, StreamError>, Result<Vec<Appended>, StreamError>),
+    Commit(Sender<Committed, CommitError>, Result<Committed, CommitError>),
+    Claim(Sender<Claimed, CommitError>, Result<Claimed, CommitError>),
+    Trim(Sender<Trimmed, StreamError>, Result<Trimmed, StreamError>),
+    Declare(Sender<(), TableError>, Result<(), TableError>),
+    Unit(Sender<(), BackendError>, Result<(), BackendError>),
+    Count(Sender<u64, BackendError>, Result<u64, BackendError>),
+    Closed(oneshot::Sender<()>),
+}
+
+impl Answer {
+    /// Answers. Who has gone away is not waited for: what was written stays.
+    pub(super) fn send(self) {
+        match self {
+            Self::Append(reply, result) => drop(reply.send(result)),
+            Self::Commit(reply, result) => drop(reply.send(result)),
+            Self::Claim(reply, result) => drop(reply.send(result)),
+            Self::Trim(reply, result) => drop(reply.send(result)),
+            Self::Declare(reply, result) => drop(reply.send(result)),
+            Self::Unit(reply, result) => drop(reply.send(result)),
+            Self::Count(reply, result) => drop(reply.send(result)),
+            Self::Closed(reply) => drop(reply.send(())),
+        }
+    }
+
+    /// Answers that the transaction failed, whatever the answer was to be.
+    pub(super) fn fail(self, error: &BackendError) {
+        let error = error.clone();
+        match self {
+            Self::Append(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::Commit(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::Claim(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::Trim(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::Declare(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::Unit(reply, _) => drop(reply.send(Err(error))),
+            Self::Count(reply, _) => drop(reply.send(Err(error))),
+            Self::Closed(reply) => drop(reply.send(())),
+        }
+    }
+}
+
+impl Request {
+    /// The answer that its transaction could not even begin.
+    pub(super) fn fail(self, error: &BackendError) {
+        let error = error.clone();
+        match self {
+            Self::Append { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Commit { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Claim { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Declare { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Deploy { reply, .. } | Self::Remove { reply, .. } => drop(reply.send(Err(error))),
+            Self::PurgeTombstones { reply, .. } => drop(reply.send(Err(error))),
+            Self::Close { reply } => drop(reply.send(())),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The seams that the store implements: checks at the border, then a request or a read.
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+
+use super::catalog::check;
+use super::pages::{self, Entries};
+use super::request::{Request, Trimmed};
+use super::{SqliteStore, select};
+use crate::checkpoints::{
+    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, TaskId, TaskRow,
+};
+use crate::error::BackendError;
+use crate::event::{Epoch, EventBatch, Page, Position, Revision, TenantId};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
+use crate::plugins::{Deployment, DeploymentStore};
+use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use crate::tables::{Query, Row, RowPage, TableError, TableSchema, TableStore};
+
+impl EventLog for SqliteStore {
+    fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        let checked = check_batch(&batch).and_then(|()| Ok(self.inner.shared.check_disk()?));
+        match checked {
+            Err(refused) => ready(Err(refused)).boxed(),
+            Ok(()) if batch.is_empty() => ready(Ok(Vec::new())).boxed(),
+            Ok(()) => self.request(|reply| Request::Append { batch, reply }),
+        }
+    }
+
+    fn read(
+        &self,
+        tenant: &TenantId,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<Page, StreamError>> {
+        let tenant = tenant.clone();
+        SqliteStore::read(self, move |conn, shared| pages::page(conn, shared, &tenant, after, limit))
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.inner.shared.bounds()
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.inner.shared.epoch.clone()
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.inner.shared.tail
+    }
+
+    fn tenants(&self) -> Vec<TenantId> {
+        self.inner.shared.tenants()
+    }
+
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<u64, StreamError>> {
+        async move {
+            let mut events = 0;
+            loop {
+                let step: Trimmed = self.request(|reply| Request::Trim { retention, reply }).await?;
+                events += step.events;
+                if !step.more {
+                    return Ok(events);
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
+/// The bounds of a batch, which also protect the queue.
+fn check_batch(batch: &EventBatch) -> Result<(), StreamError> {
+    if batch.len() > BATCH_EVENTS_MAX {
+        return Err(StreamError::TooManyEvents { events: batch.len(), max: BATCH_EVENTS_MAX });
+    }
+    if batch.bytes() > BATCH_BYTES_MAX {
+        return Err(StreamError::TooManyBytes { bytes: batch.bytes(), max: BATCH_BYTES_MAX });
+    }
+    Ok(())
+}
+
+impl CheckpointStore for SqliteStore {
+    fn claim(&self, task: &TaskId) -> BoxFuture<'_, Result<(Generation, Option<Checkpoint>), CommitError>> {
+        let task = task.clone();
+        self.request(|reply| Request::Claim { task, reply })
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
+        self.request(|reply| Request::Commit { commit: Box::new(commit), reply })
+    }
+
+    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
+        self.inner.readers.read(|conn| pages::state_get(conn, task, key))
+    }
+
+    fn state_scan(
+        &self,
+        task: &TaskId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: u32,
+    ) -> Result<Entries, CommitError> {
+        self.inner.readers.read(|conn| pages::state_scan(conn, task, prefix, after, limit))
+    }
+
+    fn tasks(&self, processor: Option<&str>) -> BoxFuture<'_, Result<Vec<TaskRow>, CommitError>> {
+        let processor = processor.map(str::to_owned);
+        SqliteStore::read(self, move |conn, _| pages::tasks(conn, processor.as_deref()))
+    }
+
+    fn dead_letters(
+        &self,
+        processor: &str,
+        tenant: Option<&TenantId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>> {
+        let (processor, tenant) = (processor.to_owned(), tenant.cloned());
+        SqliteStore::read(self, move |conn, _| pages::dead_letters(conn, &processor, tenant.as_ref(), limit))
+    }
+}
+
+impl TableStore for SqliteStore {
+    fn declare(&self, plugin: &str, tables: &[TableSchema]) -> BoxFuture<'_, Result<(), TableError>> {
+        let (plugin, tables) = (plugin.to_owned(), tables.to_vec());
+        self.request(|reply| Request::Declare { plugin, tables, reply })
+    }
+
+    fn check(&self, plugin: &str, tables: &[TableSchema]) -> Result<(), TableError> {
+        self.inner.shared.with_catalog(|catalog| check(catalog, plugin, tables))
+    }
+
+    fn list(&self) -> Vec<(String, TableSchema)> {
+        self.inner.shared.with_catalog(|catalog| {
+            catalog.values().map(|e| (e.owner.clone().unwrap_or_default(), e.schema.clone())).collect()
+        })
+    }
+
+    fn schema(&self, table: &str) -> Result<TableSchema, TableError> {
+        self.inner.shared.schema(table)
+    }
+
+    fn query(&self, tenant: &TenantId, query: &Query) -> BoxFuture<'_, Result<RowPage, TableError>> {
+        let (tenant, query) = (tenant.clone(), query.clone());
+        SqliteStore::read(self, move |conn, shared| select::query(conn, shared, &tenant, &query))
+    }
+
+    fn get(
+        &self,
+        tenant: &TenantId,
+        table: &str,
+        key: &str,
+    ) -> BoxFuture<'_, Result<(Revision, Option<Row>), TableError>> {
+        let (tenant, table, key) = (tenant.clone(), table.to_owned(), key.to_owned());
+        SqliteStore::read(self, move |conn, shared| select::get(conn, shared, &tenant, &table, &key))
+    }
+}
+
+impl DeploymentStore for SqliteStore {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>> {
+        SqliteStore::read(self, |conn, _| pages::deployments(conn))
+    }
+
+    fn put(&self, deployment: Deployment) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.request(|reply| Request::Deploy { deployment: Box::new(deployment), reply })
+    }
+
+    fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>> {
+        let plugin = plugin.to_owned();
+        self.request(|reply| Request::Remove { plugin, reply })
+    }
+
+    fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>> {
+        let plugin = plugin.to_owned();
+        SqliteStore::read(self, move |conn, _| pages::deployment_history(conn, &plugin))
+    }
+}
