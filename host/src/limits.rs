@@ -137,6 +137,14 @@ pub const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 /// Bytes of one NDJSON upload. Beyond, the rest is refused; what was acknowledged stays.
 pub const UPLOAD_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of one NDJSON line: a payload and every name at its longest, escaped. A longer line is skipped and answered with an error.
+pub const EVENT_LINE_BYTES_MAX: usize = EVENT_PAYLOAD_BYTES_MAX + (64 << 10);
+/// Batches of one NDJSON upload that are on their way to the log while the next is read.
+pub const UPLOAD_BATCHES_MAX: usize = 4;
+/// Answered batches that wait for a client to take them. When full, its upload is not read on.
+pub const ANSWER_BATCHES_MAX: usize = 16;
+/// Events of one page of a stream when the request does not say.
+pub const STREAM_EVENTS_DEFAULT: usize = 100;
 /// Connections at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// SSE: silence after which a comment is sent.

@@ -1,1 +1,182 @@
 //! The edge: HTTP, authentication, problems, OpenAPI.
+//!
+//! Promises: what a client sends is bounded in size, number and time before it
+//! is used; the tenant comes from the credential and from nowhere else; every
+//! error is a problem with a stable code and a way out; an event is acknowledged
+//! only after the log has made it durable. Without tokens it serves loopback only.
+//!
+//! Deliberately absent: TLS and HTTP/2 (a proxy's work), and any decision about
+//! events, rows or plugins: this folder translates between HTTP and the seams.
+//!
+//! `router` has the table of routes, `serve` the connections, `problem` the
+//! table of errors, `wire` the shapes that OpenAPI describes.
+
+mod auth;
+mod body;
+mod cloudevents;
+mod json;
+mod metrics;
+mod native;
+mod ndjson;
+mod openapi;
+mod pages;
+mod params;
+mod plugins;
+mod problem;
+mod publish;
+mod router;
+mod serve;
+mod streams;
+mod tables;
+pub mod wire;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use auth::{AuthOptions, Right, TokenOptions};
+pub use problem::{PROBLEMS, Problem, ProblemKind};
+pub use router::operations;
+pub use wire::Readiness;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::checkpoints::CheckpointStore;
+use crate::clock::Clock;
+use crate::limits;
+use crate::plugins::PluginControl;
+use crate::streams::EventLog;
+use crate::tables::TableStore;
+
+/// Where to listen, whom to serve, and every bound of the edge.
+#[derive(Clone, Debug)]
+pub struct GatewayOptions {
+    pub bind: SocketAddr,
+    pub auth: AuthOptions,
+    pub header_wait_max: Duration,
+    pub body_idle_max: Duration,
+    pub body_bytes_max: u64,
+    pub upload_bytes_max: u64,
+    pub component_bytes_max: u64,
+    pub connections_max: usize,
+    pub sse_heartbeat: Duration,
+    pub write_wait_max: Duration,
+    pub drain_max: Duration,
+}
+
+impl GatewayOptions {
+    /// The bounds of [`limits`], and no tokens.
+    pub fn new(bind: SocketAddr) -> Self {
+        Self {
+            bind,
+            auth: AuthOptions::default(),
+            header_wait_max: limits::HEADER_WAIT_MAX,
+            body_idle_max: limits::BODY_IDLE_MAX,
+            body_bytes_max: limits::BODY_BYTES_MAX as u64,
+            upload_bytes_max: limits::UPLOAD_BYTES_MAX,
+            component_bytes_max: limits::COMPONENT_BYTES_MAX as u64,
+            connections_max: limits::CONNECTIONS_MAX,
+            sse_heartbeat: limits::SSE_HEARTBEAT,
+            write_wait_max: limits::WRITE_WAIT_MAX,
+            drain_max: limits::DRAIN_MAX,
+        }
+    }
+}
+
+/// What the edge translates to.
+#[derive(Clone)]
+pub struct Services {
+    pub log: Arc<dyn EventLog>,
+    pub tables: Arc<dyn TableStore>,
+    pub checkpoints: Arc<dyn CheckpointStore>,
+    pub plugins: Arc<dyn PluginControl>,
+    pub clock: Arc<dyn Clock>,
+    /// Renders what `/metrics` shows.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Answers `/readyz`.
+    pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services")
+            .field("log", &self.log)
+            .field("tables", &self.tables)
+            .field("plugins", &self.plugins)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the edge cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    #[error(
+        "{bind} is not a loopback address and no tokens are configured; \
+         listen on 127.0.0.1, or add tokens to the config file"
+    )]
+    NeedsAuth { bind: SocketAddr },
+    #[error("a configured token is not valid: {detail}")]
+    Token { detail: String },
+    #[error("cannot listen on {bind}: {source}")]
+    Listen { bind: SocketAddr, source: io::Error },
+}
+
+/// What handlers share.
+#[derive(Debug)]
+struct Edge {
+    services: Services,
+    auth: auth::Auth,
+    options: GatewayOptions,
+    /// No new work; what is under way finishes.
+    stopping: CancellationToken,
+    /// The drain time is over.
+    hard: CancellationToken,
+    /// Connections and uploads.
+    tasks: TaskTracker,
+}
+
+/// The edge, listening. It answers once [`Gateway::run`] is polled.
+#[derive(Debug)]
+pub struct Gateway {
+    edge: Arc<Edge>,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl Gateway {
+    /// Checks the tokens and listens. Without tokens, on loopback addresses only.
+    pub async fn bind(options: GatewayOptions, services: Services) -> Result<Self, GatewayError> {
+        let auth = auth::Auth::new(&options.auth, options.bind)?;
+        let bind = options.bind;
+        let listen = |source| GatewayError::Listen { bind, source };
+        let listener = TcpListener::bind(bind).await.map_err(listen)?;
+        let local_addr = listener.local_addr().map_err(listen)?;
+        metrics::describe();
+        let edge = Arc::new(Edge {
+            services,
+            auth,
+            options,
+            stopping: CancellationToken::new(),
+            hard: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        Ok(Self { edge, listener, local_addr })
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until cancelled. Then it accepts no more, ends followers with a
+    /// `closing` event, lets requests finish, and cuts what is left when the
+    /// drain time is over. Dropping the future instead leaves open connections to the runtime.
+    pub async fn run(self, cancel: CancellationToken) {
+        let router = router::router(&self.edge);
+        serve::serve(self.edge, self.listener, router, cancel).await;
+    }
+}

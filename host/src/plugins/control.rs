@@ -82,7 +82,7 @@ pub struct Refusal {
     pub message: String,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PluginStatus {
     pub name: String,
     pub state: PluginState,

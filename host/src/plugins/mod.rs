@@ -64,7 +64,7 @@ pub trait ArtifactStore: Send + Sync + Debug {
 }
 
 /// What should run, as it is remembered over restarts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Deployment {
     pub plugin: String,
     pub version: String,
@@ -81,7 +81,7 @@ pub struct Deployment {
 }
 
 /// Where a new processor begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StartFrom {
     /// The oldest retained event.

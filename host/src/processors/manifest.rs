@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::limits::TABLES_MAX;
 use crate::tables::{InvalidSchema, TableSchema};
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Manifest {
     pub name: String,
+    #[schema(value_type = String)]
     pub version: semver::Version,
     pub summary: String,
     /// None for a processor without state of its own.
@@ -21,7 +22,7 @@ pub struct Manifest {
 }
 
 /// What keeps events in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderingKey {
     Aggregate,
@@ -31,7 +32,7 @@ pub enum OrderingKey {
 }
 
 /// Which events a processor gets. An empty list lets all pass; a trailing `*` stands for any ending.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Subscription {
     pub types: Vec<String>,
     pub aggregates: Vec<String>,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{COLUMNS_MAX, QUERY_ROWS_MAX};
 
 /// A table's columns and rules.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TableSchema {
     pub name: String,
     pub columns: Vec<Column>,
@@ -15,7 +15,7 @@ pub struct TableSchema {
     pub window_rows_max: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Column {
     pub name: String,
     #[serde(rename = "type")]
@@ -27,7 +27,7 @@ pub struct Column {
     pub sortable: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnType {
     Bool,

@@ -1,0 +1,91 @@
+//! The OpenAPI description, generated from the handlers and the table of problems.
+
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+
+use super::problem::PROBLEMS;
+use super::wire::ProblemBody;
+use super::{pages, plugins, publish, streams, tables};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Millrace",
+        description = "Durable event streams, and processors that turn them into tables. \
+            Errors are RFC 9457 problems with a stable `code`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    paths(
+        publish::publish,
+        streams::read,
+        tables::list,
+        tables::query,
+        tables::row,
+        plugins::list,
+        plugins::deploy,
+        plugins::show,
+        plugins::remove,
+        plugins::pause,
+        plugins::resume,
+        plugins::history,
+        plugins::dead_letters,
+        pages::healthz,
+        pages::readyz,
+        pages::metrics,
+        pages::openapi_json,
+        pages::index,
+        pages::docs,
+        pages::demo,
+    ),
+    components(schemas(ProblemBody)),
+    tags(
+        (name = "events", description = "Publishing and reading events"),
+        (name = "tables", description = "Rows that plugins write"),
+        (name = "plugins", description = "Deploying and watching plugins"),
+        (name = "host", description = "How the host is"),
+        (name = "pages", description = "For people"),
+    )
+)]
+struct Description;
+
+/// The description as JSON text. Made once.
+pub(super) fn text() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| document().to_string())
+}
+
+fn document() -> Value {
+    let mut document =
+        serde_json::to_value(Description::openapi()).expect("the description has text keys only");
+    document["components"]["securitySchemes"] = json!({
+        "token": { "type": "http", "scheme": "bearer", "description": "Gives the tenant and the rights publish, read, admin" }
+    });
+    document["x-problems"] = PROBLEMS
+        .iter()
+        .map(|kind| {
+            json!({
+                "code": kind.code,
+                "status": kind.status,
+                "title": kind.title,
+                "fix": kind.fix,
+                "blame": kind.blame.as_str(),
+            })
+        })
+        .collect();
+    let problem = json!({
+        "description": "A problem; `x-problems` lists the codes",
+        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/ProblemBody" } } }
+    });
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    for (path, operations) in paths {
+        for (_, operation) in operations.as_object_mut().into_iter().flatten() {
+            operation["responses"]["default"] = problem.clone();
+            if path.starts_with("/v1/") || path == "/metrics" {
+                operation["security"] = json!([{ "token": [] }]);
+            }
+        }
+    }
+    document
+}

@@ -1,0 +1,218 @@
+//! `/v1/plugins…`: looking at plugins, and changing them with the right `admin`.
+//!
+//! Plugins are the host's; their tasks and dead letters belong to tenants, and
+//! without `admin` a token sees its own tenant's only.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::auth::{Admin, Caller, Reader, Right};
+use super::body::{BodyLimit, BodyReader, media_type, unsupported};
+use super::params::{self, Params};
+use super::problem::Problem;
+use super::{Edge, json as text};
+use crate::limits::PAGE_EVENTS_MAX;
+use crate::plugins::{DeployFrom, DeployRequest, PluginStatus};
+
+/// Dead letters of one answer when the request does not say.
+const DEAD_LETTERS_DEFAULT: u32 = 100;
+
+/// All plugins and how they are.
+#[utoipa::path(get, path = "/v1/plugins", tag = "plugins",
+    responses((status = 200, description = "The plugins", body = super::wire::PluginList)))]
+pub(super) async fn list(
+    State(edge): State<Arc<Edge>>,
+    Reader(caller): Reader,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    let plugins = edge.services.plugins.list().await?;
+    let plugins: Vec<PluginStatus> = plugins.into_iter().map(|status| visible(&caller, status)).collect();
+    Ok(axum::Json(json!({ "plugins": plugins })).into_response())
+}
+
+/// Deploys a component: a new plugin, or a new version of one, which takes over once it has proved itself.
+#[utoipa::path(
+    post,
+    path = "/v1/plugins",
+    tag = "plugins",
+    params(
+        ("name" = Option<String>, Query, description = "Refuse the component if it says another name"),
+        ("from" = Option<String>, Query, description = "Where a new plugin begins: `oldest` (default), `tail` or a cursor"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses((status = 200, description = "It runs", body = PluginStatus))
+)]
+pub(super) async fn deploy(
+    State(edge): State<Arc<Edge>>,
+    Admin(caller): Admin,
+    mut params: Params,
+    request: Request,
+) -> Result<Response, Problem> {
+    let expected_name = params.take("name")?;
+    let from = match params.take("from")?.as_deref() {
+        None | Some("oldest") => DeployFrom::Oldest,
+        Some("tail" | "newest") => DeployFrom::Tail,
+        Some(cursor) => DeployFrom::After(params::cursor(cursor, &edge.services.log.epoch())?.0),
+    };
+    params.finish()?;
+    let (parts, body) = request.into_parts();
+    let found = media_type(&parts.headers);
+    if found != "application/wasm" {
+        return Err(unsupported(&found, &["application/wasm"]));
+    }
+    let limit = BodyLimit { name: "component_bytes_max", bytes: edge.options.component_bytes_max };
+    let component = BodyReader::new(&parts.headers, body, edge.options.body_idle_max, limit)?.whole().await?;
+    let by = format!("api:{}", caller.name);
+    let deploy = DeployRequest { component, expected_name, from, by };
+    let status = edge.services.plugins.deploy(deploy).await?;
+    Ok(answer(&caller, status))
+}
+
+/// One plugin.
+#[utoipa::path(get, path = "/v1/plugins/{plugin}", tag = "plugins",
+    params(("plugin" = String, Path, description = "The plugin's name")),
+    responses((status = 200, description = "The plugin", body = PluginStatus)))]
+pub(super) async fn show(
+    State(edge): State<Arc<Edge>>,
+    Reader(caller): Reader,
+    Path(plugin): Path<String>,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    Ok(answer(&caller, edge.services.plugins.show(&plugin).await?))
+}
+
+/// Removes a plugin and its progress. Its tables stay readable.
+#[utoipa::path(delete, path = "/v1/plugins/{plugin}", tag = "plugins",
+    params(("plugin" = String, Path, description = "The plugin's name")),
+    responses((status = 204, description = "It is gone")))]
+pub(super) async fn remove(
+    State(edge): State<Arc<Edge>>,
+    Admin(_): Admin,
+    Path(plugin): Path<String>,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    edge.services.plugins.remove(&plugin).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Commits what was handled and stops; stays paused over restarts.
+#[utoipa::path(post, path = "/v1/plugins/{plugin}/pause", tag = "plugins",
+    params(("plugin" = String, Path, description = "The plugin's name")),
+    responses((status = 200, description = "It is paused", body = PluginStatus)))]
+pub(super) async fn pause(
+    State(edge): State<Arc<Edge>>,
+    Admin(caller): Admin,
+    Path(plugin): Path<String>,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    Ok(answer(&caller, edge.services.plugins.pause(&plugin).await?))
+}
+
+/// Goes on where it paused.
+#[utoipa::path(post, path = "/v1/plugins/{plugin}/resume", tag = "plugins",
+    params(("plugin" = String, Path, description = "The plugin's name")),
+    responses((status = 200, description = "It runs", body = PluginStatus)))]
+pub(super) async fn resume(
+    State(edge): State<Arc<Edge>>,
+    Admin(caller): Admin,
+    Path(plugin): Path<String>,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    Ok(answer(&caller, edge.services.plugins.resume(&plugin).await?))
+}
+
+/// Former and present deployments, newest first.
+#[utoipa::path(get, path = "/v1/plugins/{plugin}/history", tag = "plugins",
+    params(("plugin" = String, Path, description = "The plugin's name")),
+    responses((status = 200, description = "The deployments", body = super::wire::DeploymentList)))]
+pub(super) async fn history(
+    State(edge): State<Arc<Edge>>,
+    Reader(_): Reader,
+    Path(plugin): Path<String>,
+    params: Params,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    let deployments = edge.services.plugins.history(&plugin).await?;
+    Ok(axum::Json(json!({ "deployments": deployments })).into_response())
+}
+
+/// Events that a plugin could not handle, newest first, of the token's tenant.
+#[utoipa::path(
+    get,
+    path = "/v1/plugins/{plugin}/dead-letters",
+    tag = "plugins",
+    params(
+        ("plugin" = String, Path, description = "The plugin's name"),
+        ("limit" = Option<u32>, Query, description = "1 to 4096, or else 100"),
+        ("all_tenants" = Option<bool>, Query, description = "With the right admin: those of every tenant"),
+    ),
+    responses((status = 200, description = "The dead letters", body = super::wire::DeadLetterList))
+)]
+pub(super) async fn dead_letters(
+    State(edge): State<Arc<Edge>>,
+    Reader(caller): Reader,
+    Path(plugin): Path<String>,
+    mut params: Params,
+) -> Result<Response, Problem> {
+    let limit = params.number::<u32>("limit")?.unwrap_or(DEAD_LETTERS_DEFAULT);
+    let all = match params.take("all_tenants")?.as_deref() {
+        None | Some("false") => false,
+        Some("true") if caller.may(Right::Admin) => true,
+        Some("true") => return Err(Problem::new("right_missing", "`all_tenants` needs the right `admin`")),
+        Some(_) => return Err(params::invalid("all_tenants", "is neither true nor false")),
+    };
+    params.finish()?;
+    if limit == 0 || limit as usize > PAGE_EVENTS_MAX {
+        let detail = format!("limit is {limit}; 1 to {PAGE_EVENTS_MAX} are possible");
+        let problem = Problem::new("page_events_max", detail);
+        return Err(problem.limit("page_events_max", limit.into(), PAGE_EVENTS_MAX as u64));
+    }
+    let tenant = if all { None } else { Some(&caller.tenant) };
+    let letters = edge.services.plugins.dead_letters(&plugin, tenant, limit).await?;
+    let epoch = edge.services.log.epoch();
+    let mut out = b"{\"dead_letters\":[".to_vec();
+    for (index, letter) in letters.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let about = json!({
+            "tenant": letter.task.tenant.as_str(),
+            "lane": letter.task.lane,
+            "reason": letter.reason,
+            "message": letter.message,
+            "attempts": letter.attempts,
+            "at": letter.at.to_string(),
+        });
+        let about = about.to_string();
+        out.extend_from_slice(about.strip_suffix('}').unwrap_or(&about).as_bytes());
+        // The event goes in as text: its payload must stay what it was.
+        if !letter.event.is_empty() {
+            out.extend_from_slice(b",\"event\":");
+            text::write_event(&mut out, &letter.event.get(0), &epoch.0);
+        }
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}");
+    Ok(([(header::CONTENT_TYPE, "application/json")], out).into_response())
+}
+
+fn answer(caller: &Caller, status: PluginStatus) -> Response {
+    axum::Json(visible(caller, status)).into_response()
+}
+
+/// Other tenants' tasks are not this caller's business, unless it runs the host.
+fn visible(caller: &Caller, mut status: PluginStatus) -> PluginStatus {
+    if !caller.may(Right::Admin) {
+        status.tasks.retain(|task| task.tenant == caller.tenant.as_str());
+    }
+    status
+}

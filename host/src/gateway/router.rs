@@ -1,0 +1,157 @@
+//! The table of routes, and what every answer passes through.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::handler::Handler;
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{MethodRouter, delete, get, post};
+use tokio::time::Instant;
+
+use super::problem::{Problem, ProblemCode};
+use super::{Edge, auth, metrics, pages, plugins, publish, streams, tables};
+
+type Shared = Arc<Edge>;
+
+/// One path of the edge.
+struct Route {
+    /// As the router reads it.
+    path: &'static str,
+    /// As OpenAPI says it; none for what pages load.
+    documented: Option<&'static str>,
+    methods: &'static [&'static str],
+    handlers: MethodRouter<Shared>,
+}
+
+fn page<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { path, documented: Some(path), methods: &["GET"], handlers: get(handler) }
+}
+
+fn part<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { path, documented: None, methods: &["GET"], handlers: get(handler) }
+}
+
+fn action<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { path, documented: Some(path), methods: &["POST"], handlers: post(handler) }
+}
+
+/// Every path. The router is built from this list and from nothing else.
+fn table() -> Vec<Route> {
+    vec![
+        action("/v1/events", publish::publish),
+        page("/v1/streams/{stream}", streams::read),
+        page("/v1/tables", tables::list),
+        page("/v1/tables/{table}", tables::query),
+        Route {
+            path: "/v1/tables/{table}/{*key}",
+            documented: Some("/v1/tables/{table}/{key}"),
+            methods: &["GET"],
+            handlers: get(tables::row),
+        },
+        Route {
+            path: "/v1/plugins",
+            documented: Some("/v1/plugins"),
+            methods: &["GET", "POST"],
+            handlers: get(plugins::list).post(plugins::deploy),
+        },
+        Route {
+            path: "/v1/plugins/{plugin}",
+            documented: Some("/v1/plugins/{plugin}"),
+            methods: &["GET", "DELETE"],
+            handlers: delete(plugins::remove).get(plugins::show),
+        },
+        action("/v1/plugins/{plugin}/pause", plugins::pause),
+        action("/v1/plugins/{plugin}/resume", plugins::resume),
+        page("/v1/plugins/{plugin}/history", plugins::history),
+        page("/v1/plugins/{plugin}/dead-letters", plugins::dead_letters),
+        page("/healthz", pages::healthz),
+        page("/readyz", pages::readyz),
+        page("/metrics", pages::metrics),
+        page("/openapi.json", pages::openapi_json),
+        page("/", pages::index),
+        page("/docs", pages::docs),
+        part("/docs/docs.js", pages::docs_script),
+        part("/page.css", pages::page_style),
+        part("/demo", pages::demo_redirect),
+        page("/demo/", pages::demo),
+        part("/demo/app.js", pages::demo_script),
+        part("/demo/board.css", pages::demo_style),
+    ]
+}
+
+/// Every documented operation of the router: method and path, as OpenAPI says them.
+pub fn operations() -> Vec<(&'static str, &'static str)> {
+    table()
+        .into_iter()
+        .filter_map(|route| route.documented.map(|path| (route.methods, path)))
+        .flat_map(|(methods, path)| methods.iter().map(move |method| (*method, path)))
+        .collect()
+}
+
+pub(super) fn router(edge: &Shared) -> Router {
+    let mut router = Router::new();
+    for route in table() {
+        let allow = allowed(route.methods);
+        let refuse = move |method: Method| {
+            let allow = allow.clone();
+            async move {
+                let method: String = method.as_str().chars().take(40).collect();
+                Problem::new("method_not_allowed", format!("{method} is not possible here; {allow} are"))
+                    .allow(&allow)
+            }
+        };
+        router = router.route(route.path, route.handlers.fallback(refuse));
+    }
+    router
+        .fallback(pages::unknown)
+        .layer(from_fn_with_state(Arc::clone(edge), auth::guard))
+        .layer(from_fn(harden))
+        .layer(from_fn(observe))
+        .with_state(Arc::clone(edge))
+}
+
+fn allowed(methods: &[&str]) -> String {
+    let mut allow = methods.join(", ");
+    if methods.contains(&"GET") {
+        allow.push_str(", HEAD");
+    }
+    allow
+}
+
+/// Headers that keep a browser from doing more with an answer than it should.
+async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let policy = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; \
+                  form-action 'self'; frame-ancestors 'none'";
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let same_origin = HeaderValue::from_static("same-origin");
+    headers.insert("cross-origin-resource-policy", same_origin);
+    response
+}
+
+/// Counts requests by route and problems by code.
+async fn observe(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        _ => "other",
+    };
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    metrics::request(route, method, response.status().as_u16(), started.elapsed());
+    if let Some(ProblemCode(code)) = response.extensions().get::<ProblemCode>() {
+        metrics::problem(code, 1);
+    }
+    response
+}

@@ -1,0 +1,189 @@
+//! Connections: accepting, bounds on each, and ending them under a deadline.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Edge;
+use super::metrics::{self, Living};
+use super::problem::Problem;
+use crate::limits::HEADER_BYTES_MAX;
+
+/// Connections over the limit that are told so at once; further ones are closed without a word.
+const REFUSALS_AT_ONCE: usize = 64;
+/// What a refused connection may cost.
+const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The wait after a failed accept: out of file descriptors passes only when a connection ends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until cancelled, then lets requests finish within the drain time.
+pub(super) async fn serve(edge: Arc<Edge>, listener: TcpListener, router: Router, cancel: CancellationToken) {
+    let places = Arc::new(Semaphore::new(edge.options.connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_AT_ONCE));
+    loop {
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(cause = %error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            let (edge, router) = (Arc::clone(&edge), router.clone());
+            edge.tasks.clone().spawn(async move {
+                connection(&edge, stream, router).await;
+                drop(place);
+            });
+        } else {
+            metrics::connection_refused();
+            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                let max = edge.options.connections_max;
+                edge.tasks.spawn(async move {
+                    // A client that does not take the refusal is closed all the same.
+                    let _ = tokio::time::timeout(REFUSAL_WAIT_MAX, refuse(stream, max)).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+    drop(listener);
+    edge.stopping.cancel();
+    edge.tasks.close();
+    if tokio::time::timeout(edge.options.drain_max, edge.tasks.wait()).await.is_err() {
+        tracing::warn!(open = edge.tasks.len(), "requests were cut at the end of the drain time");
+        edge.hard.cancel();
+        edge.tasks.wait().await;
+    }
+}
+
+async fn connection(edge: &Edge, stream: TcpStream, router: Router) {
+    let _living = Living::connection();
+    // Answers go out as soon as they are there. Without it they only go out later.
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(WriteBound::new(stream, edge.options.write_wait_max));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(edge.options.header_wait_max)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(io, TowerToHyperService::new(router));
+    let mut connection = Box::pin(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = edge.stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = edge.hard.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(cause = %error, "connection ended");
+    }
+}
+
+async fn refuse(mut stream: TcpStream, max: usize) -> io::Result<()> {
+    let detail = format!("{max} connections are open; connections_max is {max}");
+    let problem =
+        Problem::new("connections_max", detail).limit("connections_max", max as u64 + 1, max as u64);
+    let body = problem.to_json().to_string();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// A stream whose client must take something now and then: a write that makes
+/// no progress for the bound fails, and with it the connection.
+#[derive(Debug)]
+struct WriteBound {
+    stream: TcpStream,
+    wait_max: Duration,
+    deadline: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl WriteBound {
+    fn new(stream: TcpStream, wait_max: Duration) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(wait_max));
+        Self { stream, wait_max, deadline, waiting: false }
+    }
+
+    fn watch<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = false;
+            return written;
+        }
+        if !self.waiting {
+            self.waiting = true;
+            self.deadline.as_mut().reset(Instant::now() + self.wait_max);
+        }
+        match self.deadline.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for WriteBound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for WriteBound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

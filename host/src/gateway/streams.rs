@@ -1,0 +1,343 @@
+//! `GET /v1/streams/{stream}`: pages of events, and following them over SSE.
+//!
+//! A follower names where it starts; there is no "now" but the one that the
+//! log answers. Every event's SSE id is its cursor, so that a reconnecting
+//! client goes on exactly behind what it has seen. What cannot be shown any
+//! more ends the stream with an `error` event, never with a silent gap.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+
+use super::auth::{Caller, Reader};
+use super::metrics::Living;
+use super::params::{self, Params};
+use super::problem::Problem;
+use super::{Edge, json, metrics};
+use crate::event::{Epoch, Event, EventBatch, Page, Position};
+use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, STREAM_EVENTS_DEFAULT};
+use crate::streams::{PageLimit, StreamError, TailReader};
+
+/// Bytes of SSE text that are prepared at once. A slow client holds no more than this.
+const SSE_CHUNK_BYTES: usize = 256 << 10;
+
+/// Events of a stream after a position: one page, or all that follow as server-sent events.
+///
+/// With `Accept: text/event-stream` the answer begins with a `ready` event and goes on as long as the client
+/// stays. `Last-Event-ID` (or `last_event_id`) resumes and wins over `after`. An
+/// `error` event carries a problem and ends the stream; `closing` says that the host stops.
+/// `progress` moves the id over events that the filter left out.
+#[utoipa::path(
+    get,
+    path = "/v1/streams/{stream}",
+    tag = "events",
+    params(
+        ("stream" = String, Path, description = "`events`"),
+        ("after" = Option<String>, Query, description = "A cursor, `oldest` or `newest`. A page without it begins at the oldest; a tail must have it"),
+        ("from" = Option<String>, Query, description = "`oldest` or `tail`: the same as `after=oldest` and `after=newest`"),
+        ("limit" = Option<u32>, Query, description = "Events of the page: 1 to 4096, or else 100"),
+        ("types" = Option<String>, Query, description = "Event types, separated by commas; a trailing `*` stands for any ending"),
+        ("last_event_id" = Option<String>, Query, description = "As the header Last-Event-ID, for clients that cannot set it"),
+    ),
+    responses((status = 200, description = "A page, or the stream", content(
+        (super::wire::EventPage = "application/json"),
+        (String = "text/event-stream"),
+    )))
+)]
+pub(super) async fn read(
+    State(edge): State<Arc<Edge>>,
+    Reader(caller): Reader,
+    Path(stream): Path<String>,
+    headers: HeaderMap,
+    mut params: Params,
+) -> Result<Response, Problem> {
+    if stream != "events" {
+        return Err(Problem::new("stream_unknown", format!("there is no stream `{}`", params::cut(&stream))));
+    }
+    let follow = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|text| text.contains("text/event-stream")));
+    let epoch = edge.services.log.epoch();
+    let after = params.take("after")?;
+    let after = match params.take("from")? {
+        None => after,
+        Some(from) if matches!(from.as_str(), "oldest" | "newest" | "tail") && after.is_none() => Some(from),
+        Some(_) => return Err(params::invalid("from", "is `oldest` or `tail`, and stands without `after`")),
+    };
+    let last_seen = params.take("last_event_id")?;
+    let last_seen = match headers.get("last-event-id") {
+        Some(value) => {
+            Some(value.to_str().map_err(|_| params::invalid("Last-Event-ID", "is not text"))?.to_owned())
+        }
+        None => last_seen,
+    };
+    let limit = params.number::<usize>("limit")?;
+    let types = Types::parse(params.take("types")?.as_deref());
+    params.finish()?;
+    if !follow {
+        let limit = limit.unwrap_or(STREAM_EVENTS_DEFAULT);
+        if limit == 0 || limit > PAGE_EVENTS_MAX {
+            let detail = format!("limit is {limit}; a page has 1 to {PAGE_EVENTS_MAX} events");
+            return Err(Problem::new("page_events_max", detail).limit(
+                "page_events_max",
+                limit as u64,
+                PAGE_EVENTS_MAX as u64,
+            ));
+        }
+        let after = start(&edge, &epoch, after.as_deref().unwrap_or("oldest"))?;
+        return page(&edge, &caller, &epoch, after, limit, &types).await;
+    }
+    // A client that has seen nothing yet sends an empty id.
+    let Some(from) = last_seen.filter(|id| !id.is_empty()).or(after) else {
+        return Err(Problem::new("start_missing", "a tail has `after` or `Last-Event-ID`"));
+    };
+    let after = start(&edge, &epoch, &from)?;
+    // A position that is lost or ahead is a status here, and an `error` event only later.
+    let probe = PageLimit { events: 1, bytes: PAGE_BYTES_MAX };
+    edge.services.log.read(&caller.tenant, after, probe).await.map_err(|e| lost(&epoch, e))?;
+    Ok(tail(edge, caller, epoch, after, types))
+}
+
+/// The position that a request means.
+fn start(edge: &Edge, epoch: &Epoch, text: &str) -> Result<Position, Problem> {
+    match text {
+        "oldest" => Ok(edge.services.log.bounds().trimmed),
+        "newest" | "tail" => Ok(edge.services.log.bounds().newest),
+        cursor => params::cursor(cursor, epoch),
+    }
+}
+
+/// A stream's error, with the cursors to go on from.
+fn lost(epoch: &Epoch, error: StreamError) -> Problem {
+    let cursor = |position: Position| format!("{}.{position}", epoch.0).into();
+    match &error {
+        StreamError::PositionLost { trimmed, .. } => {
+            let oldest = cursor(*trimmed);
+            Problem::from(error).with("oldest", oldest)
+        }
+        StreamError::PositionAhead { newest, .. } => {
+            let newest = cursor(*newest);
+            Problem::from(error).with("newest", newest)
+        }
+        _ => error.into(),
+    }
+}
+
+async fn page(
+    edge: &Edge,
+    caller: &Caller,
+    epoch: &Epoch,
+    after: Position,
+    limit: usize,
+    types: &Types,
+) -> Result<Response, Problem> {
+    let log = &edge.services.log;
+    let limit = PageLimit { events: limit, bytes: PAGE_BYTES_MAX };
+    let page = log.read(&caller.tenant, after, limit).await.map_err(|e| lost(epoch, e))?;
+    let mut out = Vec::with_capacity(page.events.bytes() + 256 * page.events.len() + 128);
+    out.extend_from_slice(b"{\"events\":[");
+    let mut first = true;
+    for event in page.events.iter().filter(|event| types.pass(event)) {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        json::write_event(&mut out, &event, &epoch.0);
+    }
+    out.extend_from_slice(b"],\"next\":");
+    json::write_cursor(&mut out, &epoch.0, page.next.0);
+    out.extend_from_slice(b",\"oldest\":");
+    json::write_cursor(&mut out, &epoch.0, log.bounds().trimmed.0);
+    out.push(b'}');
+    Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], out)
+        .into_response())
+}
+
+/// Which types pass. None named: all.
+#[derive(Debug, Default)]
+struct Types(Vec<String>);
+
+impl Types {
+    fn parse(text: Option<&str>) -> Self {
+        let names = text.unwrap_or_default().split(',').map(str::trim);
+        Self(names.filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn pass(&self, event: &Event<'_>) -> bool {
+        self.0.is_empty()
+            || self.0.iter().any(|name| match name.strip_suffix('*') {
+                Some(beginning) => event.event_type.starts_with(beginning),
+                None => event.event_type == name,
+            })
+    }
+}
+
+/// One follower. Lives inside of its response's body and ends with it.
+struct Follower {
+    edge: Arc<Edge>,
+    caller: Caller,
+    epoch: Epoch,
+    types: Types,
+    reader: TailReader,
+    /// What has been looked at.
+    position: Position,
+    /// What the client has been told.
+    told: Position,
+    phase: Phase,
+    _living: Living,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Begin,
+    Follow,
+    End,
+}
+
+fn tail(edge: Arc<Edge>, caller: Caller, epoch: Epoch, after: Position, types: Types) -> Response {
+    let reader = edge.services.log.tail().follow(&caller.tenant);
+    let follower = Follower {
+        edge,
+        caller,
+        epoch,
+        types,
+        reader,
+        position: after,
+        told: after,
+        phase: Phase::Begin,
+        _living: Living::sse_client(),
+    };
+    let stream = unfold(Box::new(follower), |mut follower| async move {
+        let chunk = follower.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(chunk)), follower))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store"),
+        // A proxy that buffers would hold events back.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::from_stream(stream)).into_response()
+}
+
+impl Follower {
+    /// The next piece of text; none when the stream is over.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        match self.phase {
+            Phase::End => return None,
+            Phase::Begin => {
+                self.phase = Phase::Follow;
+                return Some(self.ready());
+            }
+            Phase::Follow => {}
+        }
+        let heartbeat = tokio::time::sleep(self.edge.options.sse_heartbeat);
+        tokio::pin!(heartbeat);
+        loop {
+            if self.edge.stopping.is_cancelled() {
+                self.phase = Phase::End;
+                return Some(self.closing());
+            }
+            let mut out = Vec::new();
+            match self.read(&mut out).await {
+                Err(problem) => {
+                    self.phase = Phase::End;
+                    metrics::problem(problem.code(), 1);
+                    out.extend_from_slice(
+                        format!("event: error\ndata: {}\n\n", problem.to_json()).as_bytes(),
+                    );
+                    return Some(out);
+                }
+                Ok(_) if !out.is_empty() => return Some(out),
+                Ok(true) => continue,
+                Ok(false) => {}
+            }
+            let stopping = self.edge.stopping.clone();
+            tokio::select! {
+                alive = self.reader.wait_after(self.position) => {
+                    if !alive {
+                        self.phase = Phase::End;
+                        return Some(self.closing());
+                    }
+                }
+                () = stopping.cancelled() => {}
+                () = &mut heartbeat => return Some(self.heartbeat()),
+            }
+        }
+    }
+
+    /// Writes what there is after the position, and moves it. False when there was nothing.
+    async fn read(&mut self, out: &mut Vec<u8>) -> Result<bool, Problem> {
+        let log = Arc::clone(&self.edge.services.log);
+        let before = self.position;
+        if let Some(chunks) = log.tail().read(&self.caller.tenant, self.position, PAGE_EVENTS_MAX) {
+            for chunk in chunks {
+                if !self.write(out, &chunk) {
+                    break;
+                }
+            }
+            return Ok(self.position > before);
+        }
+        let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: SSE_CHUNK_BYTES };
+        let read = log.read(&self.caller.tenant, self.position, limit).await;
+        let Page { events, next, .. } = read.map_err(|e| lost(&self.epoch, e))?;
+        if self.write(out, &events) {
+            self.position = self.position.max(next);
+        }
+        Ok(self.position > before)
+    }
+
+    /// Writes a chunk's events after the position. False when it stopped at the bound.
+    fn write(&mut self, out: &mut Vec<u8>, chunk: &EventBatch) -> bool {
+        let begin = chunk.records().partition_point(|record| record.position <= self.position.0);
+        for index in begin..chunk.len() {
+            if out.len() >= SSE_CHUNK_BYTES {
+                return false;
+            }
+            let event = chunk.get(index);
+            self.position = event.position;
+            if self.types.pass(&event) {
+                self.told = event.position;
+                out.extend_from_slice(b"id: ");
+                out.extend_from_slice(self.epoch.0.as_bytes());
+                out.push(b'.');
+                json::write_number(out, event.position);
+                out.extend_from_slice(b"\ndata: ");
+                json::write_event(out, &event, &self.epoch.0);
+                out.extend_from_slice(b"\n\n");
+            }
+        }
+        true
+    }
+
+    fn cursor(&self) -> String {
+        format!("{}.{}", self.epoch.0, self.position)
+    }
+
+    fn ready(&self) -> Vec<u8> {
+        let cursor = self.cursor();
+        format!("retry: 1000\nevent: ready\nid: {cursor}\ndata: {{\"position\":\"{cursor}\"}}\n\n")
+            .into_bytes()
+    }
+
+    fn closing(&self) -> Vec<u8> {
+        let cursor = self.cursor();
+        let data = format!("{{\"code\":\"host_stopping\",\"position\":\"{cursor}\"}}");
+        format!("event: closing\nid: {cursor}\ndata: {data}\n\n").into_bytes()
+    }
+
+    /// A sign of life; with it, how far the filter has looked.
+    fn heartbeat(&mut self) -> Vec<u8> {
+        if self.position == self.told {
+            return b": \n\n".to_vec();
+        }
+        self.told = self.position;
+        let cursor = self.cursor();
+        format!("event: progress\nid: {cursor}\ndata: {{\"position\":\"{cursor}\"}}\n\n").into_bytes()
+    }
+}

@@ -1,0 +1,225 @@
+//! What goes over the wire, as OpenAPI describes it.
+//!
+//! Answers with payloads or rows are written by hand (see `json`); their
+//! shapes stand here for the description.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::plugins::{Deployment, PluginStatus};
+use crate::tables::TableSchema;
+
+/// An event to publish. An unknown field is refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct NativeEvent {
+    /// The kind of thing that changed, such as `flight`.
+    pub aggregate: String,
+    /// Which one changed.
+    pub agg_id: String,
+    /// The version of it after this event: 1 or more, all 64 bits kept.
+    #[schema(minimum = 1)]
+    pub version: i64,
+    /// What happened, such as `flight.departed`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// When: RFC 3339. Now, where it is left out.
+    pub at: Option<String>,
+    /// The version of the payload's schema; 1 where it is left out.
+    #[schema(minimum = 1)]
+    pub schema_version: Option<u32>,
+    /// Any JSON, kept byte for byte; null where it is left out.
+    pub payload: Option<Value>,
+    /// Unique in the tenant. Derived from tenant, aggregate, `agg_id` and version where it is left out.
+    pub id: Option<String>,
+    pub scope: Option<String>,
+    /// The kind that a foreign source gave the event.
+    pub kind: Option<String>,
+    /// The place that a foreign source gave the event.
+    pub cursor: Option<String>,
+    /// The W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// A CloudEvent 1.0. See the operation for the mapping.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CloudEvent {
+    pub specversion: String,
+    pub id: String,
+    pub source: String,
+    #[serde(rename = "type")]
+    pub event_type: String,
+    pub subject: Option<String>,
+    pub time: Option<String>,
+    pub aggregate: Option<String>,
+    #[schema(minimum = 1)]
+    pub aggregateversion: Option<i64>,
+    pub data: Option<Value>,
+}
+
+/// What became of published events, in their order.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Published {
+    pub events: Vec<PublishedEvent>,
+}
+
+/// What became of one event.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PublishedEvent {
+    /// The cursor of the event.
+    pub position: String,
+    pub id: String,
+    /// It was known already; this is its first position.
+    pub repeated: bool,
+}
+
+/// The answer to one NDJSON line.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum LineAnswer {
+    Published(PublishedEvent),
+    /// The problem has a member `line`, counted from 1.
+    Refused {
+        error: ProblemBody,
+    },
+}
+
+/// An error: RFC 9457.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ProblemBody {
+    #[serde(rename = "type")]
+    pub problem_type: String,
+    pub title: String,
+    pub status: u16,
+    pub detail: String,
+    /// Stable; `x-problems` lists them all.
+    pub code: String,
+    /// How to put it right.
+    pub fix: String,
+    /// `caller`, `guest` or `host`.
+    pub blame: String,
+    /// The limit that was hit, if one was.
+    pub limit: Option<String>,
+    pub asked: Option<u64>,
+    pub max: Option<u64>,
+}
+
+/// An event as it is read.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventView {
+    /// The cursor of the event.
+    pub position: String,
+    pub id: String,
+    pub aggregate: String,
+    pub agg_id: String,
+    #[serde(rename = "type")]
+    pub event_type: String,
+    pub version: i64,
+    pub at: String,
+    pub schema_version: u32,
+    pub scope: Option<String>,
+    pub kind: Option<String>,
+    pub cursor: Option<String>,
+    pub traceparent: Option<String>,
+    /// How many processors emitted on the way to this event; left out where none.
+    pub depth: Option<u32>,
+    pub payload: Value,
+}
+
+/// A page of events.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventPage {
+    pub events: Vec<EventView>,
+    /// Where to go on; moves past what a filter left out, too.
+    pub next: String,
+    /// Everything after this cursor is held.
+    pub oldest: String,
+}
+
+/// A condition in its JSON form.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConditionText {
+    pub column: String,
+    pub op: String,
+    #[serde(default)]
+    pub value: Value,
+}
+
+/// A table and whose it is.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TableView {
+    pub plugin: String,
+    #[serde(flatten)]
+    pub schema: TableSchema,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct TableList {
+    pub tables: Vec<TableView>,
+}
+
+/// A row. Integers have all their digits, times are RFC 3339, bytes are base64.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RowView {
+    pub key: String,
+    /// 0 in a table without versions.
+    pub version: i64,
+    /// The commit that wrote it.
+    pub revision: i64,
+    #[schema(value_type = Object)]
+    pub values: serde_json::Map<String, Value>,
+}
+
+/// A page of rows.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RowList {
+    pub table: String,
+    /// What the answer is exact at.
+    pub revision: i64,
+    pub rows: Vec<RowView>,
+    /// The cursor of the next page; left out on the last.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct OneRow {
+    pub table: String,
+    pub revision: i64,
+    pub row: RowView,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PluginList {
+    pub plugins: Vec<PluginStatus>,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentList {
+    pub deployments: Vec<Deployment>,
+}
+
+/// An event that a plugin could not handle.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterView {
+    pub tenant: String,
+    pub lane: u32,
+    pub reason: String,
+    pub message: String,
+    pub attempts: u32,
+    pub at: String,
+    pub event: EventView,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterList {
+    pub dead_letters: Vec<DeadLetterView>,
+}
+
+/// Whether the host does its work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why it is not ready; empty when it is.
+    pub reasons: Vec<String>,
+}
