@@ -1,1 +1,57 @@
-fn main() {}
+//! What a developer runs: `cargo xtask demo|test|bench|guests`.
+
+mod bench;
+mod demo;
+mod guests;
+mod paths;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+What a developer of Millrace runs. Everything says what it is about to install.
+
+  cargo xtask demo [--exit] [--rate N] [--port P] [--data DIR]
+      builds guests and host, replays a month of flights into the sample plugins and leaves a
+      page of departures open. --exit ends after the replay, --rate paces it (events a second),
+      --data keeps the store in DIR
+  cargo xtask test [FILTER…]
+      builds the guests and runs every test, or those whose name holds a FILTER
+  cargo xtask bench [SUITE…]
+      runs the benchmarks in release: a table, and target/bench/SUITE.json
+  cargo xtask guests
+      builds every guest to target/guests
+
+Build folders: $CARGO_TARGET_DIR, or ${XDG_CACHE_HOME:-~/.cache}/millrace/target. Guests: …/millrace/guests.
+MILLRACE_GUEST_TOOLCHAIN=rustup|debian forces the way in which guests are built.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<()> {
+    let Some((command, rest)) = arguments.split_first() else {
+        return run::print(HELP);
+    };
+    if rest.iter().any(|argument| argument == "--help" || argument == "-h") {
+        return run::print(HELP);
+    }
+    match command.as_str() {
+        "demo" => demo::run(rest),
+        "test" => test::run(rest),
+        "bench" => bench::run(rest),
+        "guests" => guests::build().map(drop),
+        "help" | "--help" | "-h" => run::print(HELP),
+        other => bail!("there is no `cargo xtask {other}`; `cargo xtask help` lists what there is"),
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask test`: everything that can fail, the test run last so that its closing line is the last.
+
+use std::process::Stdio;
+
+use anyhow::Result;
+
+use crate::guests;
+use crate::run::{cargo, finish, say, works};
+
+pub(crate) fn run(filters: &[String]) -> Result<()> {
+    guests::ensure_linker()?;
+    guests::build()?;
+    if filters.is_empty() {
+        say("checking the documentation and its links");
+        finish(
+            cargo()
+                .args(["doc", "--quiet", "--no-deps", "--locked", "-p", "millrace", "-p", "millrace-guest"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )?;
+        say("running the documentation's examples");
+        finish(cargo().args(["test", "--quiet", "--doc", "--locked", "-p", "millrace-guest"]))?;
+    }
+    if has_nextest() {
+        finish(
+            cargo().args(["nextest", "run", "--workspace", "--locked", "--no-tests", "warn"]).args(filters),
+        )
+    } else {
+        say("going on with `cargo test`, which is slower to fail and to read");
+        finish(
+            cargo()
+                .args(["test", "--workspace", "--locked", "--lib", "--bins", "--tests", "--"])
+                .args(filters),
+        )
+    }
+}
+
+/// Whether cargo-nextest is there, installing it if that is possible.
+fn has_nextest() -> bool {
+    if works("cargo", &["nextest", "--version"]) {
+        return true;
+    }
+    say("installing cargo-nextest, a few minutes once: cargo install --locked cargo-nextest");
+    let installed = cargo().args(["install", "--locked", "cargo-nextest"]).stdout(Stdio::null()).status();
+    if installed.is_ok_and(|status| status.success()) && works("cargo", &["nextest", "--version"]) {
+        return true;
+    }
+    say("cargo-nextest cannot be installed here");
+    false
+}
