@@ -1,32 +1,90 @@
 //! Puts the parts together: the only file that names concrete backends.
+//!
+//! Order of a start: store (locked, opened, migrated), WebAssembly runtime,
+//! what was deployed, the edge, the watched folder. A drain goes the other way
+//! round under one deadline, so that nothing new comes in while what was handled is committed.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
-/// A running host.
-#[derive(Debug)]
+use crate::backends::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Right as ConfiguredRight, TokenConfig};
+use crate::gateway::{
+    AuthOptions, Gateway, GatewayError, GatewayOptions, Readiness, Right, Services, TokenOptions,
+};
+use crate::plugins::{
+    ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry, RegistryParts,
+    RuntimeOptions, WasmRuntime,
+};
+use crate::processors::{Engine, GuestPool, ProcessorSettings};
+use crate::streams::{EventLog, Retention};
+use crate::tables::TableStore;
+use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
+
+/// The edge ends by itself only when it is told to, or when it broke.
+const EDGE: TaskKind = TaskKind { on_cancel: OnCancel::Wait, on_error: OnError::StopHost };
+
+/// A running host. [`Host::shutdown`] ends it well; dropping it ends it like a kill, which loses nothing.
 pub struct Host {
     addr: SocketAddr,
+    store: SqliteStore,
+    registry: Registry,
+    pool: GuestPool,
+    tasks: Tasks,
+    edge: CancellationToken,
+    drain_max: Duration,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host").field("addr", &self.addr).finish_non_exhaustive()
+    }
 }
 
 /// Why a host did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    #[error("cannot listen on {addr}: {detail}")]
-    Bind { addr: SocketAddr, detail: String },
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Plugins(#[from] PluginError),
+    #[error(transparent)]
+    Deployments(#[from] ControlError),
+    #[error(transparent)]
+    Edge(#[from] GatewayError),
+    #[error("the guest threads do not start: {0}")]
+    Threads(std::io::Error),
+    #[error("a part of the start-up panicked: {0}")]
+    Panicked(String),
 }
 
+type Render = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// Collects what a host is made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct HostBuilder {
     config: Config,
+    clock: Arc<dyn Clock>,
+    render: Render,
+}
+
+impl fmt::Debug for HostBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Host {
     pub fn builder() -> HostBuilder {
-        HostBuilder::default()
+        HostBuilder { config: Config::default(), clock: Arc::new(SystemClock), render: Arc::new(String::new) }
     }
 
     /// Where it listens.
@@ -34,16 +92,48 @@ impl Host {
         self.addr
     }
 
-    /// Returns once requests are answered and the deployed plugins run.
-    pub async fn wait_ready(&self) {}
+    /// The log, for embedders that publish without HTTP.
+    pub fn log(&self) -> Arc<dyn EventLog> {
+        Arc::new(self.store.clone())
+    }
+
+    /// The tables, for embedders that read without HTTP.
+    pub fn tables(&self) -> Arc<dyn TableStore> {
+        Arc::new(self.store.clone())
+    }
+
+    pub fn plugins(&self) -> Arc<dyn PluginControl> {
+        Arc::new(self.registry.clone())
+    }
+
+    /// Returns once requests are answered and what was deployed has been started.
+    pub async fn wait_ready(&self) {
+        // `start` returns a host that is; this is where a slower start would be waited for.
+    }
 
     /// Ends when the host stops by itself, with the reason.
     pub async fn failed(&self) -> String {
-        std::future::pending().await
+        self.tasks.token().cancelled().await;
+        self.tasks.failure().unwrap_or_else(|| "its tasks were told to stop".into())
     }
 
-    /// Drains under the configured deadline.
-    pub async fn shutdown(self) {}
+    /// Drains under the configured deadline: no new requests, then the
+    /// processors commit what they have handled, then the store is closed.
+    pub async fn shutdown(self) {
+        let deadline = Instant::now() + self.drain_max;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        self.edge.cancel();
+        let cut_off = self.tasks.shutdown(left()).await.cut_off;
+        let in_time = self.registry.shut_down(left()).await;
+        let pool = self.pool.clone();
+        // Joining waits for guests that are inside a call: bounded by their own time limit, and not needed.
+        let joined = tokio::task::spawn_blocking(move || pool.shut_down());
+        if tokio::time::timeout(left(), joined).await.is_err() {
+            warn!("guests were still running at the deadline; their work is repeated at the next start");
+        }
+        self.store.close().await;
+        info!(in_time, cut_off = cut_off.len(), "host stopped");
+    }
 }
 
 impl HostBuilder {
@@ -53,13 +143,160 @@ impl HostBuilder {
         self
     }
 
-    /// What `/metrics` answers.
+    /// Where time comes from.
     #[must_use]
-    pub fn metrics(self, _render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
         self
     }
 
-    pub async fn start(self) -> Result<Host, HostError> {
-        Ok(Host { addr: self.config.serve.bind })
+    /// What `/metrics` answers.
+    #[must_use]
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.render = Arc::new(render);
+        self
     }
+
+    /// Starts the host on the current tokio runtime.
+    pub async fn start(self) -> Result<Host, HostError> {
+        let store = self.open_store().await?;
+        match self.start_on(store.clone()).await {
+            Ok(host) => Ok(host),
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
+        let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
+        let registry = self.registry(&store, &pool).await?;
+        registry.start_deployed().await?;
+        let tasks = Tasks::new();
+        let edge = CancellationToken::new();
+        let ready = Arc::new(AtomicBool::new(true));
+        let gateway = Gateway::bind(self.gateway_options(), self.services(&store, &registry, &ready)).await?;
+        let addr = gateway.local_addr();
+        let cancel = edge.clone();
+        tasks.spawn(EDGE, "gateway", async move {
+            gateway.run(cancel.clone()).await;
+            ready.store(false, Ordering::Release);
+            if cancel.is_cancelled() { Ok(()) } else { Err("the gateway ended".into()) }
+        });
+        if let Some(dir) = self.config.serve.plugins_dir.clone() {
+            let control: Arc<dyn PluginControl> = Arc::new(registry.clone());
+            let cancel = tasks.token().clone();
+            tasks.supervise(TaskKind::BACKGROUND, "plugins folder", move || {
+                let watcher = DirectoryWatcher::new(&dir);
+                let (control, cancel) = (Arc::clone(&control), cancel.clone());
+                async move {
+                    watcher.run(control, cancel).await;
+                    Ok(())
+                }
+            });
+        }
+        info!(%addr, store = %self.config.serve.data.display(), "host started");
+        let drain_max = self.config.serve.drain_max();
+        Ok(Host { addr, store, registry, pool, tasks, edge, drain_max })
+    }
+
+    async fn open_store(&self) -> Result<SqliteStore, HostError> {
+        let config = &self.config.store;
+        let options = SqliteOptions {
+            retention: Retention { age: config.retention_age(), events: config.retention_events },
+            disk_free_bytes_min: config.disk_free_bytes_min,
+            dedup_events_max: config.dedup_events_max,
+            wal_bytes_soft_max: config.wal_bytes_soft_max,
+            wal_bytes_hard_max: config.wal_bytes_hard_max,
+            clock: Arc::clone(&self.clock),
+            ..SqliteOptions::new(&self.config.serve.data)
+        };
+        Ok(off_the_runtime(move || SqliteStore::open(options)).await??)
+    }
+
+    async fn registry(&self, store: &SqliteStore, pool: &GuestPool) -> Result<Registry, HostError> {
+        let config = &self.config.processors;
+        let data = &self.config.serve.data;
+        let artifacts = FileArtifacts::open(data.join("artifacts"))?;
+        let options = RuntimeOptions {
+            cache_dir: Some(data.join("precompiled")),
+            instances_max: config.instances_max,
+            memory_bytes_max: config.guest_memory_bytes_max,
+            call_max: config.guest_call_max(),
+        };
+        let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
+        let engine = Engine {
+            log: Arc::new(store.clone()),
+            checkpoints: Arc::new(store.clone()),
+            pool: pool.clone(),
+            clock: Arc::clone(&self.clock),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Ok(Registry::new(RegistryParts {
+            engine,
+            runtime: Arc::new(runtime),
+            artifacts: Arc::new(artifacts),
+            deployments: Arc::new(store.clone()),
+            tables: Arc::new(store.clone()),
+            settings: self.config.plugins.clone(),
+            processors: ProcessorSettings {
+                retries_max: config.retries_max,
+                retry_wait_min: config.retry_wait_min(),
+                retry_wait_max: config.retry_wait_max(),
+                commit_events_max: config.commit_events_max,
+                commit_events: config.commit_events_max / 2,
+                commit_bytes_max: config.commit_bytes_max,
+                idle_max: config.task_idle_max(),
+                ..ProcessorSettings::default()
+            },
+        }))
+    }
+
+    fn gateway_options(&self) -> GatewayOptions {
+        let tokens = self.config.auth.tokens.iter().map(token).collect();
+        GatewayOptions {
+            auth: AuthOptions { tokens },
+            drain_max: self.config.serve.drain_max() / 2,
+            ..GatewayOptions::new(self.config.serve.bind)
+        }
+    }
+
+    fn services(&self, store: &SqliteStore, registry: &Registry, ready: &Arc<AtomicBool>) -> Services {
+        let ready = Arc::clone(ready);
+        Services {
+            log: Arc::new(store.clone()),
+            tables: Arc::new(store.clone()),
+            checkpoints: Arc::new(store.clone()),
+            plugins: Arc::new(registry.clone()),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.render),
+            ready: Arc::new(move || {
+                let ready = ready.load(Ordering::Acquire);
+                Readiness { ready, reasons: if ready { vec![] } else { vec!["the host is stopping".into()] } }
+            }),
+        }
+    }
+}
+
+fn token(entry: &TokenConfig) -> TokenOptions {
+    let digest = entry.digest().unwrap_or_default();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let rights = entry.rights.iter().map(|right| match right {
+        ConfiguredRight::Publish => Right::Publish,
+        ConfiguredRight::Read => Right::Read,
+        ConfiguredRight::Admin => Right::Admin,
+    });
+    TokenOptions {
+        token: format!("sha256:{hex}"),
+        tenant: entry.tenant.clone(),
+        rights: rights.collect(),
+        name: None,
+    }
+}
+
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, HostError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| HostError::Panicked(error.to_string()))
 }

@@ -106,6 +106,27 @@ pub const GUEST_LOGS_PER_SECOND_MAX: u32 = 100;
 pub const GUEST_LOG_BYTES_MAX: usize = 4 << 10;
 /// Bytes of one component.
 pub const COMPONENT_BYTES_MAX: usize = 64 << 20;
+/// Stack of a guest. Deeper recursion is a trap. It lies on the stack of the calling thread, which must be larger.
+pub const GUEST_STACK_BYTES_MAX: usize = 512 << 10;
+/// Elements of one table of function references; large guests (a JavaScript engine) need tens of thousands.
+pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Core instances, linear memories and tables inside one component: what tools link together, and some room.
+pub const GUEST_CORE_INSTANCES_MAX: u32 = 16;
+pub const GUEST_MEMORIES_MAX: u32 = 2;
+pub const GUEST_TABLES_MAX: u32 = 8;
+/// Host objects (streams, pollables) that one instance may hold. Beyond, the call ends like a trap.
+pub const GUEST_RESOURCES_MAX: usize = 1_024;
+/// Bytes of what `describe` answers.
+pub const GUEST_MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a failure's or trap's message, its backtrace included; the rest is cut off.
+pub const GUEST_MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// The most that `memory_bytes_max` and `call_ms_max` may be set to for one plugin.
+pub const GUEST_MEMORY_BYTES_CEILING: usize = 2 << 30;
+pub const GUEST_CALL_CEILING: Duration = Duration::from_secs(300);
+/// Bytes of the precompiled cache. Beyond, the entries that were written first go.
+pub const PRECOMPILED_BYTES_MAX: u64 = 1 << 30;
+/// How often a watched plugins directory is looked at. A file must look the same twice before it is taken.
+pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
 

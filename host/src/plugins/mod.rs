@@ -6,8 +6,16 @@
 //! Deliberately absent: when events are handled and what happens after a
 //! failure; that is `processors`, which sees only its own `Processor` trait.
 
+mod artifacts;
+mod bindings;
+mod cache;
 mod control;
+mod engine;
+mod instance;
 mod registry;
+mod runtime;
+mod sandbox;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,7 +26,10 @@ pub use control::{
     Refusal, TaskStatus,
 };
 
+pub use artifacts::FileArtifacts;
 pub use registry::{Registry, RegistryParts};
+pub use runtime::{RuntimeOptions, WasmRuntime};
+pub use watch::DirectoryWatcher;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};

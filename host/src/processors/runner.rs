@@ -23,7 +23,8 @@ use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
 use crate::clock::Clock;
 use crate::event::{Position, TenantId};
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, TASK_IDLE_MAX,
+    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, RETRY_WAIT_MAX,
+    RETRY_WAIT_MIN, TASK_IDLE_MAX,
 };
 use crate::streams::EventLog;
 
@@ -42,6 +43,9 @@ pub struct ProcessorSettings {
     pub commit_events_max: usize,
     pub commit_bytes_max: usize,
     pub retries_max: u32,
+    /// The first and the longest wait between tries.
+    pub retry_wait_min: Duration,
+    pub retry_wait_max: Duration,
     pub idle_max: Duration,
 }
 
@@ -55,6 +59,8 @@ impl Default for ProcessorSettings {
             commit_events_max: COMMIT_EVENTS_MAX,
             commit_bytes_max: COMMIT_BYTES_MAX,
             retries_max: RETRIES_MAX,
+            retry_wait_min: RETRY_WAIT_MIN,
+            retry_wait_max: RETRY_WAIT_MAX,
             idle_max: TASK_IDLE_MAX,
         }
     }

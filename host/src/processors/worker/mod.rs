@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::keyed::KeyedState;
-use super::runner::Shared;
+use super::runner::{ProcessorSettings, Shared};
 use super::task::{Drain, End, Inputs, Trial};
 use super::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, ProcessorFactory, TaskContext, Trap,
@@ -24,7 +24,6 @@ use super::{
 };
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
 use crate::event::{EventBatch, Position};
-use crate::limits::{RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 use crate::tables::TableSchema;
 
 /// A task without events of its own commits its position when it has fallen
@@ -361,7 +360,7 @@ impl Worker {
             FailureKind::Retry if self.attempts < self.shared.settings.retries_max => {
                 self.attempts += 1;
                 self.shared.counters.retry();
-                self.retry_at = Some(Instant::now() + retry_wait(self.attempts));
+                self.retry_at = Some(Instant::now() + retry_wait(&self.shared.settings, self.attempts));
             }
             FailureKind::Retry => self.bury("retries", failure.message),
             FailureKind::Reject => self.bury("reject", failure.message),
@@ -501,6 +500,7 @@ fn trap_reason(kind: TrapKind) -> &'static str {
 }
 
 /// Doubles with each attempt, between the bounds.
-fn retry_wait(attempt: u32) -> Duration {
-    RETRY_WAIT_MIN.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(RETRY_WAIT_MAX)
+fn retry_wait(settings: &ProcessorSettings, attempt: u32) -> Duration {
+    let doubled = settings.retry_wait_min.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+    doubled.min(settings.retry_wait_max)
 }

@@ -1,0 +1,259 @@
+//! A component's instance as a [`Processor`]: one crossing a batch, and what goes wrong in it told apart.
+
+use std::time::Duration;
+
+use wasmtime::{Store, WasmBacktrace};
+
+use super::bindings::{self, exported, wire};
+use super::engine::ticks;
+use super::sandbox::{Guest, HostFailed, Sandbox, cut};
+use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
+use crate::event::{EventBatch, EventRecord, Micros};
+use crate::limits::{GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STATE_BYTES_MAX};
+use crate::processors::{
+    Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, TaskContext, Trap, TrapKind,
+};
+use crate::tables::TableSchema;
+
+/// A compiled component, linked and checked: what instances are made of.
+pub(super) type Linked = bindings::ProcessorPre<Guest>;
+
+/// A living component in its store.
+pub(super) struct Instance {
+    store: Store<Guest>,
+    component: bindings::Processor,
+    call_max: Duration,
+    dead: bool,
+}
+
+impl Instance {
+    pub(super) fn new(
+        linked: &Linked,
+        sandbox: &Sandbox,
+        context: Option<TaskContext>,
+        call_max: Duration,
+    ) -> Result<Self, Trap> {
+        let mut store = Store::new(linked.engine(), Guest::new(sandbox, context));
+        store.limiter(|guest| &mut guest.limits);
+        store.set_hostcall_fuel(GUEST_OUTPUT_BYTES_MAX);
+        store.set_epoch_deadline(ticks(call_max));
+        let component = linked.instantiate(&mut store).map_err(|error| explain(&error, &store, call_max))?;
+        Ok(Self { store, component, call_max, dead: false })
+    }
+
+    /// One call into the guest: its time begins now, and after an error the instance is dead.
+    fn call<T>(
+        &mut self,
+        call: impl FnOnce(&exported::Guest, &mut Store<Guest>) -> wasmtime::Result<T>,
+    ) -> Result<T, Trap> {
+        if self.dead {
+            let message = "the instance fell before and cannot be used".into();
+            return Err(Trap { kind: TrapKind::Host, message, at: None });
+        }
+        self.store.set_epoch_deadline(ticks(self.call_max));
+        let handler = self.component.millrace_processor_handler();
+        call(handler, &mut self.store).map_err(|error| {
+            self.dead = true;
+            explain(&error, &self.store, self.call_max)
+        })
+    }
+
+    /// The instance handed back something it must not.
+    fn break_with(&mut self, kind: TrapKind, message: String) -> Trap {
+        self.dead = true;
+        Trap { kind, message, at: None }
+    }
+
+    pub(super) fn describe(&mut self) -> Result<wire::Manifest, Trap> {
+        self.call(|handler, store| handler.call_describe(store))
+    }
+}
+
+/// What happened, as far as the error tells.
+fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) -> Trap {
+    let text = error.root_cause().to_string();
+    let kind = if error.downcast_ref::<HostFailed>().is_some() {
+        TrapKind::Host
+    } else {
+        match error.downcast_ref::<wasmtime::Trap>() {
+            Some(wasmtime::Trap::Interrupt) => TrapKind::Timeout,
+            Some(_) => TrapKind::Trap,
+            None if text.contains("when growing") || text.contains("fuel allocated for hostcalls") => {
+                TrapKind::Limit
+            }
+            // The pool is full or the memory cannot be mapped: the guest has not run yet.
+            None if text.contains("maximum concurrent") => TrapKind::Host,
+            None => TrapKind::Trap,
+        }
+    };
+    let mut message = match kind {
+        TrapKind::Timeout => {
+            format!("the call took longer than guest_call_ms_max = {}", call_max.as_millis())
+        }
+        TrapKind::Limit if text.contains("hostcalls") => {
+            format!("the call handed back more than guest_output_bytes_max = {GUEST_OUTPUT_BYTES_MAX} bytes")
+        }
+        TrapKind::Limit => format!("guest_memory_bytes_max is reached: {text}"),
+        _ => text,
+    };
+    let words = store.data().last_words();
+    if !words.is_empty() {
+        message = format!("{message}; the guest's last words: {words}");
+    }
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        message = format!("{message}\n{backtrace}");
+    }
+    Trap { kind, message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned(), at: None }
+}
+
+/// An instance at work for a task.
+pub(super) struct WasmProcessor {
+    instance: Instance,
+    context: TaskContext,
+    tables: std::sync::Arc<[TableSchema]>,
+    /// Kept between calls, so that a batch costs no allocation for its records.
+    records: Vec<wire::EventRecord>,
+    depths: Vec<u32>,
+}
+
+impl WasmProcessor {
+    pub(super) fn new(
+        instance: Instance,
+        context: TaskContext,
+        tables: std::sync::Arc<[TableSchema]>,
+    ) -> Self {
+        Self { instance, context, tables, records: Vec::new(), depths: Vec::new() }
+    }
+
+    fn effects(&mut self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
+        let records = effects.records.iter().map(effect_record).collect();
+        EffectBatch::check(effects.arena, records, &self.tables, &self.depths)
+            .map_err(|error| self.instance.break_with(TrapKind::Output, error.to_string()))
+    }
+}
+
+impl Processor for WasmProcessor {
+    fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
+        let context = wire::Context {
+            tenant: self.context.tenant.to_string(),
+            lane: self.context.lane,
+            lanes: self.context.lanes,
+        };
+        let saved = saved.map(|saved| wire::SavedState {
+            content_type: saved.content_type.clone(),
+            state: saved.state.clone(),
+        });
+        let answer =
+            self.instance.call(|handler, store| handler.call_load(store, &context, saved.as_ref()))?;
+        answer.map_err(|message| {
+            self.instance.dead = true;
+            LoadError::Refused { message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned() }
+        })
+    }
+
+    fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        records.extend(batch.records().iter().map(event_record));
+        self.depths.clear();
+        self.depths.extend(batch.records().iter().map(|record| record.depth));
+        if let Some(last) = batch.records().last() {
+            self.instance.store.data().set_event_time(Micros(last.at));
+        }
+        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &records));
+        self.records = records;
+        let outcome = answer?;
+        let handled = outcome.handled as usize;
+        let sound = handled <= batch.len()
+            && outcome.failure.as_ref().is_none_or(|f| f.index as usize == handled && handled < batch.len())
+            && (outcome.failure.is_some() || handled == batch.len());
+        if !sound {
+            let failure = outcome.failure.map(|f| f.index);
+            let message = format!(
+                "it says that {handled} of {} events are handled and {failure:?} failed",
+                batch.len()
+            );
+            return Err(self.instance.break_with(TrapKind::Output, message));
+        }
+        let effects = self.effects(outcome.effects)?;
+        Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
+    }
+
+    fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
+        let reason = match reason {
+            FlushReason::Tick => wire::FlushReason::Tick,
+            FlushReason::Shutdown => wire::FlushReason::Shutdown,
+            FlushReason::Swap => wire::FlushReason::Swap,
+        };
+        self.depths.clear();
+        match self.instance.call(|handler, store| handler.call_flush(store, reason))? {
+            Ok(effects) => Ok(Ok(self.effects(effects)?)),
+            Err(failed) => Ok(Err(failure(failed))),
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
+        let state = self.instance.call(|handler, store| handler.call_snapshot(store))?;
+        if state.len() > GUEST_STATE_BYTES_MAX {
+            let message = format!(
+                "the snapshot has {} bytes; guest_state_bytes_max is {GUEST_STATE_BYTES_MAX}: keep what grows in keyed state",
+                state.len()
+            );
+            return Err(self.instance.break_with(TrapKind::Limit, message));
+        }
+        Ok(state)
+    }
+}
+
+fn failure(failed: wire::Failure) -> Failure {
+    let kind = match failed.kind {
+        wire::FailureKind::Retry => FailureKind::Retry,
+        wire::FailureKind::Reject => FailureKind::Reject,
+        wire::FailureKind::Fatal => FailureKind::Fatal,
+    };
+    Failure { kind, message: cut(&failed.message, GUEST_MESSAGE_BYTES_MAX).to_owned() }
+}
+
+fn event_record(r: &EventRecord) -> wire::EventRecord {
+    wire::EventRecord {
+        position: r.position,
+        version: r.version,
+        at: r.at,
+        schema_version: r.schema_version,
+        depth: r.depth,
+        start: r.start,
+        id_bytes: r.id_bytes,
+        aggregate_bytes: r.aggregate_bytes,
+        agg_id_bytes: r.agg_id_bytes,
+        type_bytes: r.type_bytes,
+        scope_bytes: r.scope_bytes,
+        kind_bytes: r.kind_bytes,
+        cursor_bytes: r.cursor_bytes,
+        traceparent_bytes: r.traceparent_bytes,
+        payload_bytes: r.payload_bytes,
+    }
+}
+
+fn effect_record(r: &wire::EffectRecord) -> EffectRecord {
+    EffectRecord {
+        kind: match r.kind {
+            wire::EffectKind::Put => EffectKind::Put,
+            wire::EffectKind::Delete => EffectKind::Delete,
+            wire::EffectKind::StatePut => EffectKind::StatePut,
+            wire::EffectKind::StateDelete => EffectKind::StateDelete,
+            wire::EffectKind::Emit => EffectKind::Emit,
+        },
+        table: r.table,
+        event: r.event,
+        version: r.version,
+        at: r.at,
+        schema_version: r.schema_version,
+        start: r.start,
+        key_bytes: r.key_bytes,
+        aggregate_bytes: r.aggregate_bytes,
+        type_bytes: r.type_bytes,
+        id_bytes: r.id_bytes,
+        body_bytes: r.body_bytes,
+        depth: 0,
+    }
+}

@@ -1,0 +1,360 @@
+//! What one instance lives in: its bounds, its empty WASI, and what it may ask the host.
+//!
+//! Without a grant, WASI answers without the outside world: no files, no
+//! arguments, no environment, no sockets; randomness is a fixed seed (std's
+//! `HashMap` asks for it), and every clock answers the `at` of the last event
+//! of the batch that was handed in last. So the same events give the same rows.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::io::AsyncWrite;
+use wasmtime::component::ResourceTable;
+use wasmtime::{StoreLimits, StoreLimitsBuilder};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use super::bindings::imported;
+use super::bindings::imported::log::Level;
+use crate::event::Micros;
+use crate::limits::{
+    GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
+    GUEST_RESOURCES_MAX, GUEST_SCAN_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
+};
+use crate::processors::TaskContext;
+
+/// What a plugin was granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Grants {
+    pub(super) clock: bool,
+    pub(super) random: bool,
+}
+
+/// Data of one instance's store.
+pub(super) struct Guest {
+    wasi: WasiCtx,
+    resources: ResourceTable,
+    pub(super) limits: StoreLimits,
+    context: Option<TaskContext>,
+    config: Arc<BTreeMap<String, String>>,
+    logs: Arc<Logs>,
+    event_time: Arc<AtomicI64>,
+}
+
+/// What differs between plugins.
+#[derive(Clone, Debug)]
+pub(super) struct Sandbox {
+    pub(super) plugin: Arc<str>,
+    pub(super) memory_bytes_max: usize,
+    pub(super) grants: Grants,
+    pub(super) config: Arc<BTreeMap<String, String>>,
+}
+
+impl Guest {
+    /// A sandbox for a task; without one, for `describe`.
+    pub(super) fn new(sandbox: &Sandbox, context: Option<TaskContext>) -> Self {
+        let event_time = Arc::new(AtomicI64::new(0));
+        let logs = Arc::new(Logs::new(&sandbox.plugin, context.as_ref()));
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(Lines(Arc::clone(&logs))).stderr(Lines(Arc::clone(&logs)));
+        wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        if !sandbox.grants.clock {
+            wasi.wall_clock(EventTime(Arc::clone(&event_time)));
+            wasi.monotonic_clock(EventTime(Arc::clone(&event_time)));
+        }
+        if !sandbox.grants.random {
+            wasi.secure_random(StdRng::seed_from_u64(0)).insecure_random(StdRng::seed_from_u64(1));
+            wasi.insecure_random_seed(2);
+        }
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(GUEST_RESOURCES_MAX);
+        Self {
+            wasi: wasi.build(),
+            resources,
+            limits: limits(sandbox.memory_bytes_max),
+            context,
+            config: Arc::clone(&sandbox.config),
+            logs,
+            event_time,
+        }
+    }
+
+    /// What the clocks answer from now on.
+    pub(super) fn set_event_time(&self, at: Micros) {
+        self.event_time.store(at.0, Ordering::Relaxed);
+    }
+
+    /// The last line the guest wrote to its output, such as the message of a panic.
+    pub(super) fn last_words(&self) -> String {
+        self.logs.lock().last_words.clone()
+    }
+}
+
+fn limits(memory_bytes_max: usize) -> StoreLimits {
+    StoreLimitsBuilder::new()
+        .memory_size(memory_bytes_max)
+        .table_elements(GUEST_TABLE_ELEMENTS_MAX)
+        .instances(GUEST_CORE_INSTANCES_MAX as usize)
+        .memories(GUEST_MEMORIES_MAX as usize)
+        .tables(GUEST_TABLES_MAX as usize)
+        .trap_on_grow_failure(true)
+        .build()
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+    }
+}
+
+impl imported::log::Host for Guest {
+    fn write(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
+        self.logs.write(level, &message);
+        Ok(())
+    }
+}
+
+impl imported::config::Host for Guest {
+    fn get(&mut self, name: String) -> wasmtime::Result<Option<String>> {
+        Ok(self.config.get(&name).cloned())
+    }
+}
+
+impl imported::state::Host for Guest {
+    fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
+        let Some(context) = &self.context else { return Ok(None) };
+        context.state.get(&key).map_err(|error| wasmtime::Error::new(HostFailed(error.to_string())))
+    }
+
+    fn scan(
+        &mut self,
+        prefix: Vec<u8>,
+        after: Option<Vec<u8>>,
+        limit: u32,
+    ) -> wasmtime::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let Some(context) = &self.context else { return Ok(Vec::new()) };
+        context
+            .state
+            .scan(&prefix, after.as_deref(), limit.min(GUEST_SCAN_MAX))
+            .map_err(|error| wasmtime::Error::new(HostFailed(error.to_string())))
+    }
+}
+
+impl imported::types::Host for Guest {}
+
+/// The host could not serve a call of the guest; not the guest's fault.
+#[derive(Debug, thiserror::Error)]
+#[error("the host failed: {0}")]
+pub(super) struct HostFailed(String);
+
+/// A clock that stands at the events.
+struct EventTime(Arc<AtomicI64>);
+
+impl EventTime {
+    fn micros(&self) -> u64 {
+        u64::try_from(self.0.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+impl HostWallClock for EventTime {
+    fn resolution(&self) -> Duration {
+        Duration::from_micros(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.micros())
+    }
+}
+
+impl HostMonotonicClock for EventTime {
+    fn resolution(&self) -> u64 {
+        1_000
+    }
+
+    fn now(&self) -> u64 {
+        self.micros().saturating_mul(1_000)
+    }
+}
+
+/// An instance's messages: bounded in size and rate, with its place beside them.
+struct Logs {
+    plugin: Arc<str>,
+    tenant: String,
+    lane: u32,
+    inner: Mutex<Budget>,
+}
+
+struct Budget {
+    window: Instant,
+    left: u32,
+    dropped: u64,
+    line: Vec<u8>,
+    last_words: String,
+}
+
+impl Logs {
+    fn new(plugin: &Arc<str>, context: Option<&TaskContext>) -> Self {
+        Self {
+            plugin: Arc::clone(plugin),
+            tenant: context.map(|c| c.tenant.to_string()).unwrap_or_default(),
+            lane: context.map_or(0, |c| c.lane),
+            inner: Mutex::new(Budget {
+                window: Instant::now(),
+                left: GUEST_LOGS_PER_SECOND_MAX,
+                dropped: 0,
+                line: Vec::new(),
+                last_words: String::new(),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Budget> {
+        self.inner.lock().expect("no code panics while it holds the log budget")
+    }
+
+    fn write(&self, level: Level, message: &str) {
+        let Some(dropped) = self.lock().take() else {
+            metrics::counter!("millrace_guest_logs_dropped_total", "plugin" => self.plugin.to_string())
+                .increment(1);
+            return;
+        };
+        let message = cut(message, GUEST_LOG_BYTES_MAX);
+        macro_rules! at {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "millrace::guest",
+                    tenant = self.tenant,
+                    plugin.name = %self.plugin,
+                    lane = self.lane,
+                    dropped,
+                    message,
+                    "guest"
+                )
+            };
+        }
+        match level {
+            Level::Debug => at!(debug),
+            Level::Info => at!(info),
+            Level::Warn => at!(warn),
+            Level::Error => at!(error),
+        }
+    }
+
+    /// What the guest prints is a message a line.
+    fn print(&self, bytes: &[u8]) {
+        for &byte in bytes {
+            let line = {
+                let mut budget = self.lock();
+                if byte != b'\n' {
+                    if budget.line.len() < GUEST_LOG_BYTES_MAX {
+                        budget.line.push(byte);
+                    }
+                    continue;
+                }
+                let line = String::from_utf8_lossy(&std::mem::take(&mut budget.line)).into_owned();
+                if !line.is_empty() && !line.starts_with("note: ") {
+                    budget.last_words.clone_from(&line);
+                }
+                line
+            };
+            self.write(Level::Info, &line);
+        }
+    }
+}
+
+impl Budget {
+    /// One message may go: answers how many were dropped since the last one.
+    fn take(&mut self) -> Option<u64> {
+        if self.window.elapsed() >= Duration::from_secs(1) {
+            self.window = Instant::now();
+            self.left = GUEST_LOGS_PER_SECOND_MAX;
+        }
+        if self.left == 0 {
+            self.dropped += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
+
+/// At most this many bytes of a text, cut between characters.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    if text.len() <= bytes_max {
+        return text;
+    }
+    let end = (0..=bytes_max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    &text[..end]
+}
+
+/// The guest's stdout and stderr.
+#[derive(Clone)]
+struct Lines(Arc<Logs>);
+
+impl IsTerminal for Lines {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Lines {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Lines {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.print(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(GUEST_LOG_BYTES_MAX)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Lines {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for Lines {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        self.0.print(bytes);
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}

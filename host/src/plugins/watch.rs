@@ -1,0 +1,125 @@
+//! A folder whose components are deployed: put a `*.wasm` there, or replace
+//! one, and it runs. A file is taken once it has looked the same at two looks
+//! in a row, so a half-written one is not. Taking a file away changes nothing:
+//! `plugin remove` does that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{DeployFrom, DeployRequest, PluginControl};
+use crate::error::Classify;
+use crate::limits::{COMPONENT_BYTES_MAX, PLUGINS_POLL};
+
+/// Looks at a folder again and again.
+#[derive(Debug)]
+pub struct DirectoryWatcher {
+    dir: PathBuf,
+    interval: Duration,
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+/// What a file looked like, and whether that has been taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    length: u64,
+    modified: Option<SystemTime>,
+    taken: bool,
+}
+
+impl DirectoryWatcher {
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), interval: PLUGINS_POLL, seen: BTreeMap::new() }
+    }
+
+    #[must_use]
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Deploys what is there and what comes, until it is cancelled. A refused
+    /// file is reported once and left until it changes.
+    pub async fn run(mut self, control: Arc<dyn PluginControl>, cancel: CancellationToken) {
+        loop {
+            for path in self.look() {
+                deploy(&*control, &path).await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                () = cancel.cancelled() => return,
+            }
+        }
+    }
+
+    /// The files that are to be taken now: new or changed, and as they were at the last look.
+    pub fn look(&mut self) -> Vec<PathBuf> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                warn!(dir = %self.dir.display(), %error, "the plugins folder cannot be read");
+                return Vec::new();
+            }
+        };
+        let mut found = BTreeMap::new();
+        let mut ready = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            if path.extension().is_none_or(|extension| extension != "wasm") || !meta.is_file() {
+                continue;
+            }
+            let mut now = Seen { length: meta.len(), modified: meta.modified().ok(), taken: false };
+            if let Some(before) = self.seen.get(&path)
+                && (before.length, before.modified) == (now.length, now.modified)
+            {
+                now.taken = true;
+                if !before.taken {
+                    ready.push(path.clone());
+                }
+            }
+            found.insert(path, now);
+        }
+        self.seen = found;
+        ready.sort();
+        ready
+    }
+}
+
+async fn deploy(control: &dyn PluginControl, path: &Path) {
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let component = match fs::metadata(path) {
+        Ok(meta) if meta.len() > COMPONENT_BYTES_MAX as u64 => {
+            warn!(
+                file,
+                bytes = meta.len(),
+                component_bytes_max = COMPONENT_BYTES_MAX,
+                "the component is too large"
+            );
+            return;
+        }
+        _ => match tokio::fs::read(path).await {
+            Ok(component) => component,
+            Err(error) => return warn!(file, %error, "the component cannot be read"),
+        },
+    };
+    let request = DeployRequest {
+        component: component.into(),
+        expected_name: None,
+        from: DeployFrom::Oldest,
+        by: format!("directory: {file}"),
+    };
+    match control.deploy(request).await {
+        Ok(status) => {
+            info!(file, plugin.name = status.name, plugin.version = status.deployment.version, "plugin runs")
+        }
+        Err(error) => {
+            warn!(file, %error, error.kind = error.code(), error.blame = error.blame().as_str(), "component refused");
+        }
+    }
+}
