@@ -267,16 +267,14 @@ pub async fn follower_wakes(log: Log) {
     let acme = tenant("acme");
     let mut reader = log.tail().follow(&acme);
     let follower = Arc::clone(&log);
-    let waiting = tokio::task::spawn_blocking(move || {
-        let wait = async move {
-            assert!(reader.wait_after(Position::START).await);
-            ids(&follower, &tenant("acme"), Position::START).await
-        };
-        tokio::runtime::Handle::current().block_on(wait)
+    let mut waiting = tokio::task::JoinSet::new();
+    waiting.spawn(async move {
+        assert!(reader.wait_after(Position::START).await);
+        ids(&follower, &tenant("acme"), Position::START).await
     });
     append_one(&log, &acme, "a").await;
-    let seen = tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the follower woke");
-    assert_eq!(seen.unwrap(), ["a"]);
+    let seen = tokio::time::timeout(Duration::from_secs(10), waiting.join_next()).await;
+    assert_eq!(seen.expect("the follower woke").unwrap().unwrap(), ["a"]);
 }
 
 pub async fn new_tenant_is_announced(log: Log) {
