@@ -1,1 +1,17 @@
 //! Claims about checkpoints.
+
+use std::sync::Arc;
+
+use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
+use millrace_tests::conformance::Seams;
+
+/// The seams of a fresh store, and its directory.
+async fn sqlite_seams() -> (Seams, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(SqliteOptions::new(dir.path())).unwrap());
+    let seams =
+        Seams { log: store.clone(), checkpoints: store.clone(), tables: store.clone(), deployments: store };
+    (seams, dir)
+}
+
+millrace_tests::checkpoints_conformance!(sqlite, sqlite_seams);

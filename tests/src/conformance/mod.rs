@@ -1,8 +1,25 @@
 //! One suite per seam: functions over a `dyn` seam, run for every backend.
 
 pub mod checkpoints;
+pub mod effects;
 pub mod event_log;
 pub mod tables;
+
+use std::sync::Arc;
+
+use millrace::checkpoints::CheckpointStore;
+use millrace::plugins::DeploymentStore;
+use millrace::streams::EventLog;
+use millrace::tables::TableStore;
+
+/// The seams of one store that share a transaction.
+#[derive(Clone, Debug)]
+pub struct Seams {
+    pub log: Arc<dyn EventLog>,
+    pub checkpoints: Arc<dyn CheckpointStore>,
+    pub tables: Arc<dyn TableStore>,
+    pub deployments: Arc<dyn DeploymentStore>,
+}
 
 /// Runs a seam's whole suite for one backend: `conformance!(memory, event_log, setup; case, case)`.
 /// `setup` is a function that answers a future with the backend and whatever must outlive the test.
