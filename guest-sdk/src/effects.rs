@@ -308,11 +308,14 @@ impl Effects {
         self.records.truncate(mark.records);
     }
 
-    /// Hands the effects over and makes room for as many.
+    /// Hands the effects over and makes room for as many, within reason: the next batch is likely to
+    /// ask for as much, but one that asked for a lot must not keep its memory for good.
     pub(crate) fn finish(&mut self) -> wire::Effects {
+        const ROOM_BYTES_MAX: usize = 512 << 10;
+        const ROOM_RECORDS_MAX: usize = 4 << 10;
         self.state.clear();
-        let arena = Vec::with_capacity(self.arena.len());
-        let records = Vec::with_capacity(self.records.len());
+        let arena = Vec::with_capacity(self.arena.len().min(ROOM_BYTES_MAX));
+        let records = Vec::with_capacity(self.records.len().min(ROOM_RECORDS_MAX));
         wire::Effects {
             arena: std::mem::replace(&mut self.arena, arena),
             records: std::mem::replace(&mut self.records, records),

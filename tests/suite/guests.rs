@@ -42,9 +42,9 @@ fn replay<P: Processor>(events: &[TestEvent], wanted: impl Fn(&TestEvent) -> boo
     let wanted: Vec<TestEvent> = events.iter().filter(|event| wanted(event)).cloned().collect();
     let mut driver = Driver::<P>::new();
     for (index, batch) in wanted.chunks(997).enumerate() {
-        driver.send(batch).unwrap();
+        driver.send(batch).expect("the real flights can all be handled");
         if index % 7 == 3 {
-            driver.restart().unwrap();
+            driver.restart().expect("a plugin loads what it saved");
         }
     }
     driver

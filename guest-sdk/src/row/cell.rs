@@ -74,8 +74,17 @@ struct CellSerializer<'a> {
 impl<'a> CellSerializer<'a> {
     #[cold]
     fn unfit<T>(&self, what: &str) -> Result<T, RowError> {
-        let Column { name, column_type, .. } = self.column;
-        Err(RowError::Shape(format!("column `{name}` is {column_type:?} and cannot hold {what}")))
+        let name = self.column.name;
+        let held = match self.column.column_type {
+            ColumnType::Bool => "bool",
+            ColumnType::Int => "int",
+            ColumnType::Float => "float",
+            ColumnType::Text => "text",
+            ColumnType::Bytes => "bytes",
+            ColumnType::Json => "json",
+            ColumnType::Timestamp => "timestamp",
+        };
+        Err(RowError::Shape(format!("column `{name}` is {held} and cannot hold {what}")))
     }
 
     #[cold]
@@ -134,7 +143,7 @@ impl ByteSequence<'_> {
         self.out.truncate(before);
         let Ok(byte) = u8::try_from(i64::from_le_bytes(cell)) else {
             return Err(RowError::Shape(format!(
-                "column `{}` is Bytes and its sequence holds more than bytes",
+                "column `{}` is bytes and its sequence holds more than bytes",
                 self.column.name
             )));
         };

@@ -5,6 +5,8 @@
 //! looked up by name and put in order at the end.
 
 mod cell;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::{self, Display};
 

@@ -1,6 +1,7 @@
 //! The driver: feeds a processor and keeps what it asks for, as the host would.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,6 +44,14 @@ pub struct Failed {
     pub index: usize,
     pub failure: Failure,
 }
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {}: {}", self.index, self.failure)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// Runs one task of a processor.
 #[derive(Debug)]

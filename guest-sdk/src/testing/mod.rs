@@ -13,3 +13,5 @@ mod rows;
 pub use driver::{Driver, Failed, Message, Setup, batch_equals_singles};
 pub use event::{Batch, TestEvent};
 pub use rows::Row;
+#[cfg(test)]
+pub(crate) use rows::read as read_row;

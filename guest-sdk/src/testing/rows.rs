@@ -25,7 +25,7 @@ impl Index<&str> for Row {
 }
 
 /// Reads the cells of a row. Panics, with a sentence, where they do not fit the table.
-pub(super) fn read(manifest: &Manifest, table: u32, version: u64, mut cells: &[u8]) -> Row {
+pub(crate) fn read(manifest: &Manifest, table: u32, version: u64, mut cells: &[u8]) -> Row {
     let table = &manifest.tables[table as usize];
     let mut row = Map::new();
     for column in &table.columns {
