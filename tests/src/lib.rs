@@ -1,3 +1,4 @@
 //! What the tests share: conformance suites over the seams, and helpers.
 
+pub mod bench;
 pub mod conformance;
