@@ -65,6 +65,8 @@ pub struct TokenConfig {
     pub token_sha256: Option<String>,
     pub tenant: String,
     pub rights: Vec<Right>,
+    /// Names the token in messages and in `deployed_by`; never the token itself.
+    pub name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -221,6 +223,7 @@ impl fmt::Debug for TokenConfig {
         f.debug_struct("TokenConfig")
             .field("tenant", &self.tenant)
             .field("rights", &self.rights)
+            .field("name", &self.name)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests share: conformance suites over the seams, stand-ins, and helpers.
 
+pub mod bench;
 pub mod conformance;
 pub mod dump;
 pub mod faulty;

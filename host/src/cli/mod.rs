@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Fine.into() };
         }
     };
-    match run(cli) {
+    match run(cli, &mut Output::stdout()) {
         Ok(()) => Exit::Fine.into(),
         Err(error) => {
             if error.exit() != Exit::Fine {
@@ -111,8 +111,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), CliError> {
-    let output = &mut Output::stdout();
+/// The same without the process around it: what a parsed command line says is written to `output`.
+///
+/// Not inside an async runtime: commands bring their own.
+pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
     match cli.command {
         Command::Serve(args) => serve::run(args, output),
         Command::Publish(args) => block_on(publish::run(args, output)),
