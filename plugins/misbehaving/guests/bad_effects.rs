@@ -2,6 +2,7 @@
 //! SDK does not let such things through.
 
 #[cfg(target_arch = "wasm32")]
+#[expect(clippy::cast_possible_truncation, reason = "an address has 32 bits here")]
 mod component {
     use millrace_guest::bindings::exports::millrace::processor::handler::Guest;
     use millrace_guest::bindings::millrace::processor::types::{
