@@ -6,7 +6,7 @@ mod cli;
 mod gateway;
 mod guests;
 mod layering;
-mod processors;
 mod plugins;
+mod processors;
 mod streams;
 mod tables;
