@@ -177,7 +177,7 @@ impl Rig {
         let mut arena = Vec::new();
         let mut records = Vec::new();
         for (key, size, seen) in rows {
-            let start = arena.len() as u32;
+            let start = length(&arena);
             arena.extend_from_slice(key.as_bytes());
             let cells = CellsBuilder::default()
                 .push(Cell::Int(*size))
@@ -195,11 +195,11 @@ impl Rig {
                 at: 0,
                 schema_version: 0,
                 start,
-                key_bytes: key.len() as u32,
+                key_bytes: length(key.as_bytes()),
                 aggregate_bytes: 0,
                 type_bytes: 0,
                 id_bytes: 0,
-                body_bytes: cells.len() as u32,
+                body_bytes: length(&cells),
                 depth: 0,
             });
         }
@@ -217,6 +217,10 @@ impl Rig {
         };
         self.store.commit(commit).await.expect("committed");
     }
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("tests are small")
 }
 
 fn things() -> TableSchema {
@@ -276,7 +280,7 @@ impl Client {
     pub(super) async fn answer(mut self) -> Answer {
         let mut bytes = Vec::new();
         let read = async {
-            let mut piece = [0; 16 << 10];
+            let mut piece = vec![0; 16 << 10];
             // A reset after the answer ends it as well as an orderly close does.
             while let Ok(count @ 1..) = self.0.read(&mut piece).await {
                 bytes.extend_from_slice(&piece[..count]);
@@ -289,7 +293,7 @@ impl Client {
     /// Waits until the gateway has closed.
     pub(super) async fn closed(&mut self) {
         let read = async {
-            let mut piece = [0; 16 << 10];
+            let mut piece = vec![0; 16 << 10];
             while let Ok(1..) = self.0.read(&mut piece).await {}
         };
         tokio::time::timeout(PATIENCE, read).await.expect("the gateway closes");
@@ -298,7 +302,7 @@ impl Client {
     /// Reads on until the text contains something.
     pub(super) async fn read_until(&mut self, text: &mut String, wanted: &str) {
         let read = async {
-            let mut piece = [0; 16 << 10];
+            let mut piece = vec![0; 16 << 10];
             while !text.contains(wanted) {
                 let count = self.0.read(&mut piece).await.expect("the gateway writes");
                 assert_ne!(count, 0, "closed before `{wanted}` came; so far: {text}");
