@@ -1,1 +1,8 @@
-//! Claims about gateway.
+//! Claims about the edge: a real gateway on loopback over the embedded store.
+
+mod connections;
+mod documents;
+mod publishing;
+mod reading;
+mod rig;
+mod uploads;

@@ -10,7 +10,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
@@ -25,6 +25,9 @@ use crate::limits::HEADER_BYTES_MAX;
 const REFUSALS_AT_ONCE: usize = 64;
 /// What a refused connection may cost.
 const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long what a client still sends is thrown away after the last answer, so
+/// that a client in the middle of an upload can read why it was refused.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 /// The wait after a failed accept: out of file descriptors passes only when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,7 +80,7 @@ async fn connection(edge: &Edge, stream: TcpStream, router: Router) {
     let _living = Living::connection();
     // Answers go out as soon as they are there. Without it they only go out later.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(WriteBound::new(stream, edge.options.write_wait_max));
+    let io = TokioIo::new(WriteBound::new(stream, edge.options.write_wait_max, edge.stopping.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(edge.options.header_wait_max)
@@ -111,7 +114,11 @@ async fn refuse(mut stream: TcpStream, max: usize) -> io::Result<()> {
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    // Closing with unread bytes would reset the connection, and the answer with it.
+    let mut unread = [0; 4 << 10];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
 }
 
 /// A stream whose client must take something now and then: a write that makes
@@ -122,12 +129,15 @@ struct WriteBound {
     wait_max: Duration,
     deadline: Pin<Box<Sleep>>,
     waiting: bool,
+    /// Everything is sent; the rest of what comes is thrown away.
+    lingering: bool,
+    stopping: CancellationToken,
 }
 
 impl WriteBound {
-    fn new(stream: TcpStream, wait_max: Duration) -> Self {
+    fn new(stream: TcpStream, wait_max: Duration, stopping: CancellationToken) -> Self {
         let deadline = Box::pin(tokio::time::sleep(wait_max));
-        Self { stream, wait_max, deadline, waiting: false }
+        Self { stream, wait_max, deadline, waiting: false, lingering: false, stopping }
     }
 
     fn watch<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -184,6 +194,22 @@ impl AsyncWrite for WriteBound {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if !self.lingering {
+            std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.lingering = true;
+            self.deadline.as_mut().reset(Instant::now() + LINGER_MAX);
+        }
+        loop {
+            if self.stopping.is_cancelled() || self.deadline.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut unread = [0; 16 << 10];
+            let mut buffer = ReadBuf::new(&mut unread);
+            match std::task::ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // It is closed on the other side too, in one way or another.
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }

@@ -1,0 +1,151 @@
+//! Plugins over HTTP, health, descriptions and pages.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::rig::Rig;
+
+#[tokio::test]
+async fn the_description_has_every_route_and_every_problem() {
+    let rig = Rig::start().await;
+    let api = rig.get("/openapi.json").await.json();
+    let described: BTreeSet<(String, String)> = api["paths"]
+        .as_object()
+        .expect("paths")
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().expect("methods");
+            methods.keys().map(|method| (method.to_uppercase(), path.clone())).collect::<Vec<_>>()
+        })
+        .collect();
+    let routed: BTreeSet<(String, String)> = millrace::gateway::operations()
+        .into_iter()
+        .map(|(method, path)| (method.to_owned(), path.to_owned()))
+        .collect();
+    assert_eq!(described, routed);
+    for (method, path) in &described {
+        let operation = &api["paths"][path][method.to_lowercase()];
+        assert!(operation["responses"]["default"].is_object(), "{method} {path} has errors");
+        assert!(operation["summary"].is_string(), "{method} {path} says what it does");
+    }
+    let problems = api["x-problems"].as_array().expect("problems");
+    assert_eq!(problems.len(), millrace::gateway::PROBLEMS.len());
+    // Every shape that is named is there.
+    let text = api.to_string();
+    for reference in text.split("#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().expect("a name");
+        assert!(api["components"]["schemas"][name].is_object(), "shape {name}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn every_problem_has_its_own_code() {
+    let codes: BTreeSet<&str> = millrace::gateway::PROBLEMS.iter().map(|kind| kind.code).collect();
+    assert_eq!(codes.len(), millrace::gateway::PROBLEMS.len());
+    for kind in millrace::gateway::PROBLEMS {
+        assert!((400..600).contains(&kind.status), "{}", kind.code);
+        assert!(!kind.title.is_empty() && !kind.fix.is_empty(), "{}", kind.code);
+    }
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems() {
+    let rig = Rig::start().await;
+    rig.get("/v2/events").await.is_problem(404, "path_unknown");
+    rig.get("/v1/tables/things/").await.is_problem(404, "path_unknown");
+    let answer = rig.get("/v1/events").await;
+    answer.is_problem(405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), Some("POST"));
+    let answer = rig.send("PUT", "/v1/plugins", &[], b"").await;
+    answer.is_problem(405, "method_not_allowed");
+    assert_eq!(answer.header("allow"), Some("GET, POST, HEAD"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn pages_load_nothing_from_elsewhere() {
+    let rig = Rig::start().await;
+    for path in ["/", "/docs", "/demo/", "/demo/app.js", "/demo/board.css", "/docs/docs.js", "/page.css"] {
+        let answer = rig.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.header("content-security-policy").is_some_and(|p| p.contains("default-src 'self'")));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        let text = answer.text();
+        assert!(!text.contains("://"), "{path} names another address");
+        assert!(
+            !text.contains("<script>") && !text.contains(" style=") && !text.contains(" onclick="),
+            "{path}"
+        );
+    }
+    assert_eq!(rig.get("/demo").await.header("location"), Some("/demo/"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_metrics_answer() {
+    let rig = Rig::start().await;
+    assert_eq!(rig.get("/healthz").await.text(), "ok\n");
+    assert_eq!(rig.get("/readyz").await.json(), json!({"ready": true, "reasons": []}));
+    assert_eq!(rig.get("/metrics").await.text(), "millrace_test 1\n");
+    assert_eq!(rig.send("HEAD", "/healthz", &[], b"").await.status, 200);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn plugins_are_deployed_paused_and_removed() {
+    let rig = Rig::start().await;
+    rig.append("default", 1).await;
+    let cursor = rig.get("/v1/streams/events").await.json()["next"].as_str().expect("a cursor").to_owned();
+    let wasm = [("Content-Type", "application/wasm")];
+    let path = format!("/v1/plugins?name=keeper&from={cursor}");
+    assert_eq!(rig.send("POST", &path, &wasm, b"12345").await.json()["name"], "keeper");
+    assert_eq!(rig.send("POST", "/v1/plugins?from=tail", &wasm, b"1").await.status, 200);
+    assert_eq!(rig.send("POST", "/v1/plugins/keeper/pause", &[], b"").await.status, 200);
+    assert_eq!(rig.send("POST", "/v1/plugins/keeper/resume", &[], b"").await.status, 200);
+    assert_eq!(rig.send("DELETE", "/v1/plugins/keeper", &[], b"").await.status, 204);
+    assert_eq!(rig.get("/v1/plugins/keeper/history").await.json()["deployments"][0]["version"], "1.0.0");
+    let letters = rig.get("/v1/plugins/keeper/dead-letters?limit=5").await;
+    assert!(letters.text().contains("9223372036854775807"));
+    assert_eq!(letters.json()["dead_letters"][0]["message"], "bad {}");
+    let asked = rig.plugins.asked.lock().expect("no panic").clone();
+    assert_eq!(
+        asked,
+        [
+            "deploy 5 bytes, Some(\"keeper\"), After(1), api:loopback",
+            "deploy 1 bytes, None, Tail, api:loopback",
+            "pause keeper",
+            "resume keeper",
+            "remove keeper",
+            "dead letters of keeper, Some(TenantId(default)), 5",
+        ]
+    );
+    rig.get("/v1/plugins/nobody").await.is_problem(404, "plugin_unknown");
+    rig.send("POST", "/v1/plugins?from=OTHER.1", &wasm, b"1").await.is_problem(410, "cursor_foreign");
+    rig.send("POST", "/v1/plugins", &[("Content-Type", "application/zip")], b"1")
+        .await
+        .is_problem(415, "content_type_unsupported");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_component_that_is_too_large_is_refused() {
+    let rig = Rig::with(|options| options.component_bytes_max = 10).await;
+    let answer = rig.send("POST", "/v1/plugins", &[("Content-Type", "application/wasm")], &[0; 11]).await;
+    let problem = answer.is_problem(413, "component_bytes_max");
+    assert_eq!((&problem["asked"], &problem["max"]), (&json!(11), &json!(10)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn tasks_of_other_tenants_are_for_admins() {
+    let rig = Rig::with_tokens().await;
+    let seen = async |token: &str| {
+        let status = rig.send("GET", "/v1/plugins/keeper", &[("Authorization", token)], b"").await.json();
+        status["tasks"].as_array().map(Vec::len)
+    };
+    assert_eq!(seen("Bearer alpha-read").await, Some(1));
+    assert_eq!(seen("Bearer alpha-all").await, Some(2));
+    rig.stop().await;
+}

@@ -1,0 +1,540 @@
+//! A gateway to test against, and a client that sends exactly what it is told.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
+use millrace::checkpoints::{
+    CheckpointStore, Commit, DeadLetterRow, EffectBatch, EffectKind, EffectRecord, TaskId,
+};
+use millrace::clock::ManualClock;
+use millrace::error::BackendError;
+use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
+use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
+use millrace::plugins::{
+    ControlError, DeployRequest, Deployment, PluginControl, PluginCounters, PluginState, PluginStatus,
+    StartFrom, TaskStatus,
+};
+use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(super) const NOW: &str = "2013-01-01T12:00:00Z";
+/// How long a test waits for what must happen. Reaching it is a failure.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub(super) struct Rig {
+    pub(super) address: SocketAddr,
+    pub(super) store: SqliteStore,
+    pub(super) log: Arc<FaultyLog>,
+    pub(super) plugins: Arc<FakePlugins>,
+    services: Services,
+    cancel: CancellationToken,
+    running: JoinHandle<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(super) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With tokens: `alpha-all` has every right in tenant `alpha`, `alpha-read`
+    /// and `alpha-publish` one each, `beta-all` is the other tenant's.
+    pub(super) async fn with_tokens() -> Self {
+        Self::with(|options| options.auth = tokens()).await
+    }
+
+    pub(super) async fn with(change: impl FnOnce(&mut GatewayOptions)) -> Self {
+        let directory = tempfile::tempdir().expect("a directory for the store");
+        let mut sqlite = SqliteOptions::new(directory.path());
+        sqlite.disk_free_bytes_min = 0;
+        let store = SqliteStore::open(sqlite).expect("an empty directory opens");
+        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left: AtomicUsize::new(usize::MAX) });
+        let plugins = Arc::new(FakePlugins::default());
+        let clock = ManualClock::default();
+        clock.set(Micros::parse(NOW).expect("a valid time"));
+        let mut options = GatewayOptions::new("127.0.0.1:0".parse().expect("an address"));
+        change(&mut options);
+        let services = Services {
+            log: log.clone(),
+            tables: Arc::new(store.clone()),
+            checkpoints: Arc::new(store.clone()),
+            plugins: plugins.clone(),
+            clock: Arc::new(clock),
+            metrics: Arc::new(|| "millrace_test 1\n".into()),
+            ready: Arc::new(|| Readiness { ready: true, reasons: vec![] }),
+        };
+        let gateway = Gateway::bind(options, services.clone()).await.expect("loopback can be bound");
+        let address = gateway.local_addr();
+        let cancel = CancellationToken::new();
+        #[expect(clippy::disallowed_methods, reason = "the test owns the task and joins it in `stop`")]
+        let running = tokio::spawn(gateway.run(cancel.clone()));
+        Self { address, store, log, plugins, services, cancel, running, _directory: directory }
+    }
+
+    pub(super) async fn stop(self) {
+        self.cancel.cancel();
+        tokio::time::timeout(PATIENCE, self.running)
+            .await
+            .expect("the gateway ends")
+            .expect("without a panic");
+        self.store.close().await;
+    }
+
+    pub(super) fn services(&self) -> Services {
+        self.services.clone()
+    }
+
+    /// The newest position of the store.
+    pub(super) fn store_newest(&self) -> u64 {
+        self.store.bounds().newest.0
+    }
+
+    pub(super) fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], b"").await
+    }
+
+    pub(super) async fn post(&self, content_type: &str, body: &[u8]) -> Answer {
+        self.send("POST", "/v1/events", &[("Content-Type", content_type)], body).await
+    }
+
+    /// A whole request with an honest Content-Length, and its whole answer.
+    pub(super) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            head.push_str("Host: localhost\r\n");
+        }
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        let mut client = self.connect().await;
+        client.write(head.as_bytes()).await;
+        client.write(body).await;
+        client.answer().await
+    }
+
+    pub(super) async fn connect(&self) -> Client {
+        Client(TcpStream::connect(self.address).await.expect("the gateway listens"))
+    }
+
+    /// Appends events behind the gateway's back.
+    pub(super) async fn append(&self, tenant: &str, count: u64) {
+        let mut batch = EventBatch::new(TenantId::new(tenant).expect("a tenant"));
+        for version in 1..=count {
+            let event_type = if version % 2 == 0 { "thing.even" } else { "thing.odd" };
+            let event = Event { aggregate: "thing", agg_id: "one", version, event_type, ..Event::default() };
+            batch.push(&event).expect("a valid event");
+        }
+        self.store.append(batch).await.expect("appended");
+    }
+
+    /// Appends events that no socket's buffers hold.
+    pub(super) async fn append_large(&self, count: u64, bytes: usize) {
+        let payload = serde_json::to_vec(&"x".repeat(bytes)).expect("JSON");
+        for version in 1..=count {
+            let mut batch = EventBatch::new(TenantId::new("default").expect("a tenant"));
+            let event = Event {
+                aggregate: "thing",
+                agg_id: "large",
+                version,
+                event_type: "thing.made",
+                payload: &payload,
+                ..Event::default()
+            };
+            batch.push(&event).expect("a valid event");
+            self.store.append(batch).await.expect("appended");
+        }
+    }
+
+    /// Makes table `things` and writes rows for a tenant: key, size, and a time that may be missing.
+    pub(super) async fn rows(&self, tenant: &str, rows: &[(&str, i64, Option<&str>)]) {
+        let tables = [things()];
+        self.store.declare("keeper", &tables).await.expect("declared");
+        let task =
+            TaskId { processor: "keeper".into(), tenant: TenantId::new(tenant).expect("a tenant"), lane: 0 };
+        let (generation, before) = self.store.claim(&task).await.expect("claimed");
+        let mut arena = Vec::new();
+        let mut records = Vec::new();
+        for (key, size, seen) in rows {
+            let start = length(&arena);
+            arena.extend_from_slice(key.as_bytes());
+            let cells = CellsBuilder::default()
+                .push(Cell::Int(*size))
+                .push(Cell::Text(&format!("thing {key}")))
+                .push(seen.map_or(Cell::Null, |t| Cell::Timestamp(Micros::parse(t).expect("a time").0)))
+                .push(Cell::Bytes(b"\x00\xff"))
+                .push(Cell::Json("{\"big\":9007199254740993}"))
+                .finish();
+            arena.extend_from_slice(&cells);
+            records.push(EffectRecord {
+                kind: EffectKind::Put,
+                table: 0,
+                event: 0,
+                version: 0,
+                at: 0,
+                schema_version: 0,
+                start,
+                key_bytes: length(key.as_bytes()),
+                aggregate_bytes: 0,
+                type_bytes: 0,
+                id_bytes: 0,
+                body_bytes: length(&cells),
+                depth: 0,
+            });
+        }
+        let effects = EffectBatch::check(arena, records, &tables, &[]).expect("valid effects");
+        let position = before.map_or(Position::START, |checkpoint| checkpoint.position);
+        let commit = Commit {
+            task,
+            generation,
+            position,
+            saved: None,
+            effects: vec![Arc::new(effects)],
+            tables: tables.to_vec().into(),
+            dead: vec![],
+            at: Micros(0),
+        };
+        self.store.commit(commit).await.expect("committed");
+    }
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("tests are small")
+}
+
+fn things() -> TableSchema {
+    let column = |name: &str, column_type, nullable, sortable| Column {
+        name: name.into(),
+        column_type,
+        nullable,
+        filterable: !matches!(column_type, ColumnType::Bytes | ColumnType::Json),
+        sortable,
+    };
+    TableSchema {
+        name: "things".into(),
+        columns: vec![
+            column("size", ColumnType::Int, false, true),
+            column("title", ColumnType::Text, false, false),
+            column("seen", ColumnType::Timestamp, true, true),
+            column("raw", ColumnType::Bytes, false, false),
+            column("extra", ColumnType::Json, false, false),
+        ],
+        versioned: false,
+        window_rows_max: 100,
+    }
+}
+
+pub(super) fn tokens() -> AuthOptions {
+    let token = |token: &str, tenant: &str, rights: &[Right]| TokenOptions {
+        token: token.into(),
+        tenant: tenant.into(),
+        rights: rights.into(),
+        name: None,
+    };
+    // The digest of `alpha-digest`, as a config file would hold it.
+    let digest = "sha256:d99b6aea3797c53e69ad073f17434604ef6da5993c510b15a5ded554aa6f0da7";
+    let all = [Right::Publish, Right::Read, Right::Admin];
+    AuthOptions {
+        tokens: vec![
+            token("alpha-all", "alpha", &all),
+            token("alpha-read", "alpha", &[Right::Read]),
+            token("alpha-publish", "alpha", &[Right::Publish]),
+            token("beta-all-rights", "beta", &all),
+            token(digest, "alpha", &[Right::Read]),
+        ],
+    }
+}
+
+/// A connection that sends bytes as they are.
+#[derive(Debug)]
+pub(super) struct Client(pub(super) TcpStream);
+
+impl Client {
+    /// Sends; a gateway that has closed already is no failure of the sender.
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        let _ = self.0.write_all(bytes).await;
+    }
+
+    /// Everything until the gateway closes, as an answer.
+    pub(super) async fn answer(mut self) -> Answer {
+        let mut bytes = Vec::new();
+        let read = async {
+            let mut piece = vec![0; 16 << 10];
+            // A reset after the answer ends it as well as an orderly close does.
+            while let Ok(count @ 1..) = self.0.read(&mut piece).await {
+                bytes.extend_from_slice(&piece[..count]);
+            }
+        };
+        tokio::time::timeout(PATIENCE, read).await.expect("the gateway answers and closes");
+        Answer::parse(&bytes)
+    }
+
+    /// Waits until the gateway has closed.
+    pub(super) async fn closed(&mut self) {
+        let read = async {
+            let mut piece = vec![0; 16 << 10];
+            while let Ok(1..) = self.0.read(&mut piece).await {}
+        };
+        tokio::time::timeout(PATIENCE, read).await.expect("the gateway closes");
+    }
+
+    /// Reads on until the text contains something.
+    pub(super) async fn read_until(&mut self, text: &mut String, wanted: &str) {
+        let read = async {
+            let mut piece = vec![0; 16 << 10];
+            while !text.contains(wanted) {
+                let count = self.0.read(&mut piece).await.expect("the gateway writes");
+                assert_ne!(count, 0, "closed before `{wanted}` came; so far: {text}");
+                text.push_str(&String::from_utf8_lossy(&piece[..count]));
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, read).await;
+        assert!(waited.is_ok(), "`{wanted}` did not come; so far: {text}");
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(bytes)));
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let status = head[9..12].parse().expect("a status");
+        let mut body = bytes[end + 4..].to_vec();
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+            body = unchunked(&body);
+        }
+        Self { status, head, body }
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).expect("UTF-8")
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    pub(super) fn lines(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+
+    /// Asserts a problem: its status, its code, and that it says how to fix it.
+    #[track_caller]
+    pub(super) fn is_problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}\n{}", self.head, self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["status"], status);
+        for member in ["type", "title", "detail", "fix", "blame"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {problem}");
+        }
+        problem
+    }
+}
+
+fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    while let Some(end) = bytes.windows(2).position(|two| two == b"\r\n") {
+        let size = std::str::from_utf8(&bytes[..end]).expect("a chunk's size");
+        let size = usize::from_str_radix(size, 16).expect("a chunk's size");
+        let Some(chunk) = bytes.get(end + 2..end + 2 + size) else { break };
+        whole.extend_from_slice(chunk);
+        bytes = bytes.get(end + 4 + size..).unwrap_or_default();
+        if size == 0 {
+            break;
+        }
+    }
+    whole
+}
+
+/// The store's log, with a disk that is full after some appends.
+#[derive(Debug)]
+pub(super) struct FaultyLog {
+    inner: SqliteStore,
+    appends_left: AtomicUsize,
+}
+
+impl FaultyLog {
+    pub(super) fn fail_after(&self, appends: usize) {
+        self.appends_left.store(appends, Ordering::SeqCst);
+    }
+}
+
+impl EventLog for FaultyLog {
+    fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        let left = self.appends_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if left.is_err() {
+            let full = BackendError::DiskFull { detail: "/secret/path: no space".into() };
+            return ready(Err(full.into())).boxed();
+        }
+        self.inner.append(batch)
+    }
+
+    fn read(
+        &self,
+        tenant: &TenantId,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<Page, StreamError>> {
+        EventLog::read(&self.inner, tenant, after, limit)
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.inner.bounds()
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.inner.epoch()
+    }
+
+    fn tail(&self) -> &Tail {
+        self.inner.tail()
+    }
+
+    fn tenants(&self) -> Vec<TenantId> {
+        self.inner.tenants()
+    }
+
+    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<u64, StreamError>> {
+        self.inner.trim(retention)
+    }
+}
+
+/// One plugin, `keeper`, that remembers what it was asked.
+#[derive(Debug, Default)]
+pub(super) struct FakePlugins {
+    pub(super) asked: Mutex<Vec<String>>,
+}
+
+impl FakePlugins {
+    fn note(&self, asked: String) {
+        self.asked.lock().expect("no panic").push(asked);
+    }
+
+    fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
+        if plugin != "keeper" {
+            return Err(ControlError::Unknown { plugin: plugin.into() });
+        }
+        let task = |tenant: &str| TaskStatus { tenant: tenant.into(), lane: 0, position: 1, state_bytes: 0 };
+        Ok(PluginStatus {
+            name: "keeper".into(),
+            state: PluginState::Running,
+            message: String::new(),
+            deployment: Deployment {
+                plugin: "keeper".into(),
+                version: "1.0.0".into(),
+                digest: "00".into(),
+                paused: false,
+                lanes: 1,
+                from: StartFrom::Oldest,
+                deployed_at: 0,
+                deployed_by: "test".into(),
+            },
+            manifest: None,
+            lag_events: 0,
+            tasks: vec![task("alpha"), task("beta")],
+            counters: PluginCounters::default(),
+            last_refusal: None,
+        })
+    }
+}
+
+impl PluginControl for FakePlugins {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>> {
+        ready(self.status("keeper").map(|status| vec![status])).boxed()
+    }
+
+    fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        ready(self.status(plugin)).boxed()
+    }
+
+    fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>> {
+        ready(self.status(plugin).map(|status| vec![status.deployment])).boxed()
+    }
+
+    fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let DeployRequest { component, expected_name, from, by } = request;
+        self.note(format!("deploy {} bytes, {expected_name:?}, {from:?}, {by}", component.len()));
+        ready(self.status("keeper")).boxed()
+    }
+
+    fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        self.note(format!("pause {plugin}"));
+        ready(self.status(plugin)).boxed()
+    }
+
+    fn resume(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        self.note(format!("resume {plugin}"));
+        ready(self.status(plugin)).boxed()
+    }
+
+    fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), ControlError>> {
+        self.note(format!("remove {plugin}"));
+        ready(self.status(plugin).map(drop)).boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, ControlError>> {
+        self.note(format!("dead letters of {plugin}, {tenant:?}, {limit}"));
+        let mut event = EventBatch::new(TenantId::new("alpha").expect("a tenant"));
+        event.push_checked(&Event {
+            id: "x",
+            aggregate: "thing",
+            agg_id: "one",
+            event_type: "thing.odd",
+            payload: b"{\"n\":9223372036854775807}",
+            ..Event::default()
+        });
+        let task =
+            TaskId { processor: plugin.into(), tenant: TenantId::new("alpha").expect("a tenant"), lane: 0 };
+        let row = DeadLetterRow {
+            task,
+            event: Arc::new(event),
+            reason: "reject".into(),
+            message: "bad {}".into(),
+            attempts: 1,
+            at: Micros(0),
+        };
+        ready(self.status(plugin).map(|_| vec![row])).boxed()
+    }
+}
