@@ -303,15 +303,17 @@ impl Shared {
         }
     }
 
+    fn waits_for_input(&self) -> bool {
+        let progress = self.lock();
+        progress.window.is_empty() && !progress.input_ended
+    }
+
     /// Until there is something to send, or nothing will come any more.
     async fn wait_for_input(&self, attempt: u64) {
         loop {
-            let progress = self.lock();
-            if progress.input_ended || progress.window.next_unsent().is_some() || !progress.window.is_empty()
-            {
+            if !self.waits_for_input() {
                 return;
             }
-            drop(progress);
             if self.take_in(attempt).await.is_err() {
                 return;
             }
