@@ -12,6 +12,7 @@ pub mod host;
 pub mod limits;
 pub mod plugins;
 pub mod processors;
+pub mod seed_map;
 pub mod streams;
 pub mod tables;
 pub mod tasks;

@@ -386,6 +386,13 @@ fn publish_gives_up_when_nothing_answers_any_more() {
     assert!(error.next_step().contains("--give-up-after"), "{error}");
 }
 
+#[test]
+fn empty_input_and_slow_input_are_published_too() {
+    let server = BreakingServer::start(vec![None, None]);
+    assert_eq!(publish(&server, 0, None).expect("nothing to do").events, 0);
+    assert_eq!(publish(&server, 3, None).expect("published").events, 3);
+}
+
 /// A host's upload, as far as a publisher sees it: each connection answers so many events and breaks off.
 struct BreakingServer {
     address: SocketAddr,

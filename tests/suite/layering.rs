@@ -77,8 +77,7 @@ fn no_file_names_a_folder_of_one_machine() {
 fn no_module_has_a_name_that_says_nothing() {
     let vague = ["utils", "util", "common", "types", "core", "helpers", "misc"];
     let found: Vec<_> = sources(&["host", "guest-sdk", "plugins", "tests", "xtask"])
-        .into_iter()
-        .map(|(path, _)| path)
+        .into_keys()
         .filter(|path| {
             path.iter().any(|part| vague.contains(&part.to_string_lossy().trim_end_matches(".rs")))
         })

@@ -14,7 +14,7 @@ Examples:
   millrace status --json
   until millrace status > /dev/null; do sleep 1; done     wait for a host
 
-Exit code 0 when the host is ready, 3 when it cannot be reached, 4 or 1 when it is not ready yet.")]
+Exit code 0 when the host is ready, 3 when it cannot be reached, 1 when it is not ready yet.")]
 pub(super) struct StatusArgs {
     /// Write JSON
     #[arg(long)]

@@ -191,6 +191,8 @@ fn take(frame: SseFrame, place: &mut Place, printer: &mut Printer<'_>) -> Result
             let problem: super::client::Problem = serde_json::from_str(&frame.data).unwrap_or_default();
             return Err(CliError::new(Exit::Refused, problem.sentence(), printable(&problem.fix)));
         }
+        // They move the cursor, and there is nothing to show. After `closing` the stream ends, and is taken up again.
+        Some("ready" | "progress" | "closing") => {}
         Some("gap" | "reset") => eprintln!("{}: {}", frame.event.unwrap_or_default(), printable(&frame.data)),
         _ if printer.left > 0 => printer.event(&frame.data)?,
         _ => return Ok(()),

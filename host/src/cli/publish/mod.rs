@@ -35,6 +35,9 @@ use super::client::{Client, Connect};
 use super::{Backoff, CliError, Exit, Output, printable};
 use upload::{Stop, Upload};
 
+/// Slower, and the host would take the upload for stuck.
+const RATE_MIN: f64 = 0.1;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -339,7 +342,7 @@ fn bar(args: &PublishArgs, total: Option<u64>) -> ProgressBar {
 
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
-        _ => Err("a rate is a number of events a second above 0".into()),
+        Ok(rate) if rate.is_finite() && rate >= RATE_MIN => Ok(rate),
+        _ => Err(format!("a rate is a number of events a second, {RATE_MIN} at least")),
     }
 }

@@ -16,11 +16,17 @@ use super::answers::Answers;
 use super::{Chunk, Chunker, Pace, Window};
 use crate::cli::client::{self, Client};
 use crate::cli::{CliError, Exit};
+use crate::limits::{BODY_IDLE_MAX, UPLOAD_BYTES_MAX};
 
 /// Chunks that are read ahead.
 const AHEAD_CHUNKS_MAX: usize = 8;
 /// How long a host may leave sent events unanswered where nobody said `--give-up-after`.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes after which an upload ends and another goes on: a host takes no more than `upload_bytes_max` in one.
+const UPLOAD_BYTES: u64 = UPLOAD_BYTES_MAX / 2;
+/// How long an upload waits for an input that comes slowly; a host waits no longer than `body_idle_max`.
+const INPUT_WAIT_MAX: Duration = Duration::from_secs(BODY_IDLE_MAX.as_secs() / 2);
 
 /// Why an attempt ended.
 #[derive(Debug)]
@@ -67,6 +73,10 @@ struct Progress {
     /// Why the input ended early.
     input_failed: Option<String>,
     input_ended: bool,
+    /// Bytes of the present upload.
+    upload_bytes: u64,
+    /// The present upload ends here, and another goes on.
+    cut: bool,
 }
 
 /// The input, read by a thread of its own: files block.
@@ -110,6 +120,8 @@ impl Upload {
             pace: rate.map(Pace::new),
             input_failed: None,
             input_ended: false,
+            upload_bytes: 0,
+            cut: false,
         };
         let shared = Arc::new(Shared {
             progress: Mutex::new(progress),
@@ -121,14 +133,26 @@ impl Upload {
         Ok(Self { client, shared, silence_max: silence_max.unwrap_or(SILENCE_MAX) })
     }
 
-    /// Sends what has no answer, until all has one.
+    /// Sends what has no answer, until all has one: one upload, or more where one must not be longer.
     pub(super) async fn attempt(&self, bar: &ProgressBar) -> Result<(), Stop> {
-        let attempt = self.shared.attempt.fetch_add(1, Ordering::SeqCst) + 1;
-        {
-            let mut progress = self.shared.lock();
-            progress.window.restart();
-            progress.answers.reconnect();
+        loop {
+            let attempt = self.shared.attempt.fetch_add(1, Ordering::SeqCst) + 1;
+            {
+                let mut progress = self.shared.lock();
+                progress.window.restart();
+                progress.answers.reconnect();
+                (progress.upload_bytes, progress.cut) = (0, false);
+            }
+            self.upload(attempt, bar).await?;
+            self.shared.wait_for_input(attempt).await;
+            let progress = self.shared.lock();
+            if progress.input_ended && progress.window.is_empty() {
+                return self.input_failure(&progress);
+            }
         }
+    }
+
+    async fn upload(&self, attempt: u64, bar: &ProgressBar) -> Result<(), Stop> {
         let request = self
             .client
             .request(Method::POST, self.client.address(&["v1", "events"], &[]))
@@ -173,22 +197,24 @@ impl Upload {
         }
     }
 
-    /// After the last answer: is everything answered?
+    /// After the last answer: is everything answered that was sent?
     fn finished(&self) -> Result<(), Stop> {
         let progress = self.shared.lock();
-        if let Some(detail) = &progress.input_failed {
-            return Err(Stop::Final(CliError::failed(
-                format!(
-                    "the input cannot be read to its end: {detail}; {} events had been answered",
-                    progress.answers.events
-                ),
-                "correct the input and publish it again; what was taken is recognised",
-            )));
-        }
-        if progress.input_ended && progress.window.is_empty() {
+        self.input_failure(&progress)?;
+        let all = progress.input_ended && progress.window.is_empty();
+        if all || (progress.cut && progress.window.owes_nothing()) {
             return Ok(());
         }
         Err(Stop::Transient(CliError::new(Exit::Unreachable, "the host ended the upload early", "")))
+    }
+
+    fn input_failure(&self, progress: &Progress) -> Result<(), Stop> {
+        let Some(detail) = &progress.input_failed else { return Ok(()) };
+        let answered = progress.answers.events;
+        Err(Stop::Final(CliError::failed(
+            format!("the input cannot be read to its end: {detail}; {answered} events had been answered"),
+            "correct the input and publish it again; what was taken is recognised",
+        )))
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -243,6 +269,10 @@ impl Shared {
                 }
                 let progress = &mut *progress;
                 match progress.window.next_unsent() {
+                    Some(_) if progress.upload_bytes >= UPLOAD_BYTES => {
+                        progress.cut = true;
+                        return Ok(None);
+                    }
                     Some(chunk) => {
                         let bytes = chunk.bytes.clone();
                         let wait = progress
@@ -250,9 +280,10 @@ impl Shared {
                             .as_mut()
                             .map_or(Duration::ZERO, |pace| pace.wait(self.begun.elapsed(), chunk.events));
                         progress.window.mark_sent();
+                        progress.upload_bytes += bytes.len() as u64;
                         Some((bytes, wait))
                     }
-                    None if progress.input_ended => return Ok(None),
+                    None if progress.input_ended || progress.cut => return Ok(None),
                     None => None,
                 }
             };
@@ -262,7 +293,30 @@ impl Shared {
                 }
                 return Ok(Some(bytes));
             }
-            self.take_in(attempt).await?;
+            let taken = tokio::time::timeout(INPUT_WAIT_MAX, self.take_in(attempt)).await;
+            match taken {
+                Ok(taken) => taken?,
+                // Nothing to send for long; a full window is no reason, answers come then.
+                Err(_) if self.lock().window.has_room() => self.lock().cut = true,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn waits_for_input(&self) -> bool {
+        let progress = self.lock();
+        progress.window.is_empty() && !progress.input_ended
+    }
+
+    /// Until there is something to send, or nothing will come any more.
+    async fn wait_for_input(&self, attempt: u64) {
+        loop {
+            if !self.waits_for_input() {
+                return;
+            }
+            if self.take_in(attempt).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -279,7 +333,7 @@ impl Shared {
             }
         }
         let mut source = self.source.lock().await;
-        if self.lock().window.next_unsent().is_some() {
+        if self.lock().window.next_unsent().is_some() || self.lock().input_ended {
             // An earlier attempt's body took one in while this one waited.
             return Ok(());
         }

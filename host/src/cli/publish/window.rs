@@ -77,6 +77,11 @@ impl Window {
         self.chunks.is_empty()
     }
 
+    /// Whether everything that was sent in this attempt was answered.
+    pub fn owes_nothing(&self) -> bool {
+        self.sent == 0 && self.answered == 0
+    }
+
     /// How far the input is answered, in its own bytes.
     pub fn input_bytes(&self) -> u64 {
         self.input_bytes
