@@ -15,22 +15,25 @@ use crate::workspace_binary;
 pub struct HostProcess {
     child: Child,
     pub url: String,
+    binary: PathBuf,
     data: PathBuf,
     port: u16,
     http: reqwest::Client,
 }
 
 impl HostProcess {
-    /// Starts a host and waits until it is ready.
+    /// Starts the host that the test run has built, and waits until it is ready.
     pub async fn start(data: &Path) -> Result<Self> {
-        Self::start_on(data, free_port()?).await
+        Self::start_with(&workspace_binary("millrace"), data).await
     }
 
-    async fn start_on(data: &Path, port: u16) -> Result<Self> {
-        let child = spawn(data, port)?;
+    /// The same with another binary.
+    pub async fn start_with(binary: &Path, data: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let child = spawn(binary, data, port)?;
         let url = format!("http://127.0.0.1:{port}");
         let http = reqwest::Client::builder().build()?;
-        let mut host = Self { child, url, data: data.to_owned(), port, http };
+        let mut host = Self { child, url, binary: binary.to_owned(), data: data.to_owned(), port, http };
         host.wait_ready().await?;
         Ok(host)
     }
@@ -38,7 +41,7 @@ impl HostProcess {
     /// `kill -9`, and a new process on the same store and port.
     pub async fn kill_and_start(&mut self) -> Result<()> {
         self.kill()?;
-        self.child = spawn(&self.data, self.port)?;
+        self.child = spawn(&self.binary, &self.data, self.port)?;
         self.wait_ready().await
     }
 
@@ -117,6 +120,11 @@ impl HostProcess {
 
     /// Waits until every plugin has done everything there is, emitted events among it.
     pub async fn settle(&self) -> Result<()> {
+        self.settle_every(Duration::from_millis(10)).await
+    }
+
+    /// The same, looking this often.
+    pub async fn settle_every(&self, interval: Duration) -> Result<()> {
         let begin = Instant::now();
         loop {
             let answer = self.get("/v1/plugins").await?;
@@ -132,7 +140,7 @@ impl HostProcess {
                 begin.elapsed() < Duration::from_secs(120),
                 "plugins lag after two minutes: {answer}"
             );
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(interval).await;
         }
     }
 }
@@ -145,9 +153,9 @@ impl Drop for HostProcess {
     }
 }
 
-fn spawn(data: &Path, port: u16) -> Result<Child> {
+fn spawn(binary: &Path, data: &Path, port: u16) -> Result<Child> {
     let said = std::fs::File::create(data.with_extension("stderr"))?;
-    Command::new(workspace_binary("millrace"))
+    Command::new(binary)
         .args(["serve", "--bind", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
         .stdin(Stdio::null())
