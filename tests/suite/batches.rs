@@ -1,5 +1,7 @@
 //! Claims about batches: of events, and of cells.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
 use millrace::event::{Event, EventBatch, InvalidEvent, Micros, Position, TenantId, derived_id};
 use millrace::limits::{EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
 use millrace::tables::{Cell, CellError, Cells, CellsBuilder, Column, ColumnType, TableSchema};

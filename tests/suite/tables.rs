@@ -1,5 +1,7 @@
 //! Claims about tables.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
 use std::sync::Arc;
 
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};

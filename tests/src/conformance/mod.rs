@@ -1,5 +1,7 @@
 //! One suite per seam: functions over a `dyn` seam, run for every backend.
 
+#![expect(clippy::unwrap_used, reason = "a suite is test code, though it lives in a library")]
+
 pub mod checkpoints;
 pub mod effects;
 pub mod event_log;

@@ -37,7 +37,7 @@ CREATE TABLE dead_letters(
   agg_id TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL,
   schema_version INTEGER NOT NULL, depth INTEGER NOT NULL, scope TEXT, kind TEXT, cursor TEXT,
   traceparent TEXT, payload TEXT NOT NULL);
-CREATE INDEX dead_letters_processor ON dead_letters(processor, task_tenant);
+CREATE INDEX dead_letters_processor ON dead_letters(processor);
 CREATE TABLE tables(name TEXT PRIMARY KEY, owner TEXT, schema TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE deployments(plugin TEXT PRIMARY KEY, deployment TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE deployment_history(seq INTEGER PRIMARY KEY, plugin TEXT NOT NULL, deployment TEXT NOT NULL);
