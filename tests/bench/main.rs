@@ -11,7 +11,9 @@ use anyhow::{Result, bail};
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace_tests::bench::Suite;
 
-const SUITES: [(&str, fn(&mut Suite) -> Result<()>); 6] = [
+type Run = fn(&mut Suite) -> Result<()>;
+
+const SUITES: [(&str, Run); 6] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),

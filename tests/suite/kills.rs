@@ -66,8 +66,8 @@ async fn stormy_run(data: &Path, uploads: &[Bytes]) -> String {
             let pid = host.pid();
             let killer = (kill && attempt == 1).then(|| {
                 let wait = std::time::Duration::from_micros((random >> 33) % 12_000);
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
+                std::thread::spawn(move || {
+                    std::thread::sleep(wait);
                     std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()
                 })
             });
@@ -80,7 +80,7 @@ async fn stormy_run(data: &Path, uploads: &[Bytes]) -> String {
             };
             let sent = sent.await;
             if let Some(killer) = killer {
-                killer.await.expect("the killer ends").expect("kill runs");
+                killer.join().expect("the killer ends").expect("kill runs");
                 kills += 1;
                 host.kill_and_start().await.expect("the host comes back");
             }
