@@ -207,6 +207,8 @@ impl HostBuilder {
             retention: Retention { age: config.retention_age(), events: config.retention_events },
             disk_free_bytes_min: config.disk_free_bytes_min,
             dedup_events_max: config.dedup_events_max,
+            tail_bytes_max: config.tail_bytes_max,
+            tombstone_age_max: config.tombstone_age_max(),
             wal_bytes_soft_max: config.wal_bytes_soft_max,
             wal_bytes_hard_max: config.wal_bytes_hard_max,
             clock: Arc::clone(&self.clock),
@@ -291,7 +293,7 @@ fn token(entry: &TokenConfig) -> TokenOptions {
         token: format!("sha256:{hex}"),
         tenant: entry.tenant.clone(),
         rights: rights.collect(),
-        name: None,
+        name: entry.name.clone(),
     }
 }
 

@@ -16,7 +16,7 @@ use super::request::Request;
 use super::shared::Shared;
 use crate::clock::Clock;
 use crate::event::Micros;
-use crate::limits::{READER_CUT_AFTER, TOMBSTONE_AGE_MAX};
+use crate::limits::READER_CUT_AFTER;
 use crate::streams::Retention;
 
 /// How often disk, retention and tombstones are looked at.
@@ -44,6 +44,7 @@ pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) retention: Retention,
+    pub(super) tombstone_age_max: Duration,
     /// Weak, so that the committer ends when the store's last handle goes.
     pub(super) requests: mpsc::WeakSender<Request>,
 }
@@ -159,7 +160,7 @@ impl Keeper {
     }
 
     fn purge_tombstones(&self) {
-        let age = i64::try_from(TOMBSTONE_AGE_MAX.as_micros()).unwrap_or(i64::MAX);
+        let age = i64::try_from(self.tombstone_age_max.as_micros()).unwrap_or(i64::MAX);
         let before = Micros(self.clock.now().0.saturating_sub(age));
         let (reply, answer) = oneshot::channel();
         if !self.shared.has_tombstones_before(&self.conn, before) {

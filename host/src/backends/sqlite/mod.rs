@@ -73,7 +73,7 @@ impl SqliteStore {
         let path = options.dir.join("millrace.db");
         let conn = database::open_writer(&path, &options)?;
         let failed = |e: rusqlite::Error| OpenError::Backend(backend(&e));
-        let shared = Arc::new(Shared::load(&conn, options.disk_free_bytes_min).map_err(failed)?);
+        let shared = Arc::new(Shared::load(&conn, &options).map_err(failed)?);
         let readers = Readers::open(&path).map_err(failed)?;
         let (keeper_handle, wake) = keeper_channel(readers.watch());
         let committer = Committer::new(conn, Arc::clone(&shared), &options, keeper_handle).map_err(failed)?;
@@ -83,6 +83,7 @@ impl SqliteStore {
             shared: Arc::clone(&shared),
             clock: Arc::clone(&options.clock),
             retention: options.retention,
+            tombstone_age_max: options.tombstone_age_max,
             requests: requests.downgrade(),
             dir: options.dir.clone(),
         };

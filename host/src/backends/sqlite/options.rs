@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::{BackendError, Blame, Classify, Retry};
-use crate::limits::{DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX};
+use crate::limits::{
+    DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX, WAL_BYTES_HARD_MAX,
+    WAL_BYTES_SOFT_MAX,
+};
 use crate::streams::Retention;
 
 /// When a commit counts as durable.
@@ -34,6 +38,10 @@ pub struct SqliteOptions {
     pub dedup_events_max: usize,
     /// Bits of the dedup window's hash. Fewer than 64 only serve to prove that collisions do no harm.
     pub dedup_hash_bits: u32,
+    /// Bytes of recent events kept in memory for tails.
+    pub tail_bytes_max: usize,
+    /// How long a delete is remembered.
+    pub tombstone_age_max: Duration,
     pub wal_bytes_soft_max: u64,
     pub wal_bytes_hard_max: u64,
     pub clock: Arc<dyn Clock>,
@@ -49,6 +57,8 @@ impl SqliteOptions {
             database_bytes_max: None,
             dedup_events_max: DEDUP_EVENTS_MAX,
             dedup_hash_bits: 64,
+            tail_bytes_max: TAIL_BYTES_MAX,
+            tombstone_age_max: TOMBSTONE_AGE_MAX,
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
             clock: Arc::new(SystemClock),

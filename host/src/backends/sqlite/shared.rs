@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::database::{meta, newest};
+use super::options::SqliteOptions;
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, TenantId};
 use crate::streams::{Bounds, Tail};
@@ -46,7 +47,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// Reads what an earlier run has left.
-    pub(super) fn load(conn: &Connection, disk_free_bytes_min: u64) -> Result<Self, rusqlite::Error> {
+    pub(super) fn load(conn: &Connection, options: &SqliteOptions) -> Result<Self, rusqlite::Error> {
         let epoch: String =
             conn.query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| row.get(0))?;
         let trimmed = meta(conn, "trimmed")?;
@@ -55,12 +56,12 @@ impl Shared {
         let appended = tenants.iter().filter(|(_, t)| t.appended).map(|(name, _)| name.clone());
         Ok(Self {
             epoch: Epoch(epoch.into()),
-            tail: Tail::new(Position(newest), appended),
+            tail: Tail::with_bytes_max(Position(newest), appended, options.tail_bytes_max),
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),
             free_bytes_low: AtomicU64::new(u64::MAX),
-            disk_free_bytes_min,
+            disk_free_bytes_min: options.disk_free_bytes_min,
             tenants: RwLock::new(tenants),
         })
     }
