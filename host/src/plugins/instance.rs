@@ -111,8 +111,8 @@ pub(super) struct WasmProcessor {
     instance: Instance,
     context: TaskContext,
     tables: std::sync::Arc<[TableSchema]>,
-    /// Kept between calls, so that a batch costs no allocation for its records.
-    records: Vec<wire::EventRecord>,
+    /// Kept between calls, so that a batch costs no allocation for its numbers.
+    words: Vec<u64>,
     depths: Vec<u32>,
 }
 
@@ -122,7 +122,7 @@ impl WasmProcessor {
         context: TaskContext,
         tables: std::sync::Arc<[TableSchema]>,
     ) -> Self {
-        Self { instance, context, tables, records: Vec::new(), depths: Vec::new() }
+        Self { instance, context, tables, words: Vec::new(), depths: Vec::new() }
     }
 
     fn effects(&mut self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
@@ -152,16 +152,16 @@ impl Processor for WasmProcessor {
     }
 
     fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        records.extend(batch.records().iter().map(event_record));
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        words.extend(batch.records().iter().flat_map(EventRecord::words));
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|record| record.depth));
         if let Some(last) = batch.records().last() {
             self.instance.store.data().set_event_time(Micros(last.at));
         }
-        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &records));
-        self.records = records;
+        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
+        self.words = words;
         let outcome = answer?;
         let handled = outcome.handled as usize;
         let sound = handled <= batch.len()
@@ -212,26 +212,6 @@ fn failure(failed: wire::Failure) -> Failure {
         wire::FailureKind::Fatal => FailureKind::Fatal,
     };
     Failure { kind, message: cut(&failed.message, GUEST_MESSAGE_BYTES_MAX).to_owned() }
-}
-
-fn event_record(r: &EventRecord) -> wire::EventRecord {
-    wire::EventRecord {
-        position: r.position,
-        version: r.version,
-        at: r.at,
-        schema_version: r.schema_version,
-        depth: r.depth,
-        start: r.start,
-        id_bytes: r.id_bytes,
-        aggregate_bytes: r.aggregate_bytes,
-        agg_id_bytes: r.agg_id_bytes,
-        type_bytes: r.type_bytes,
-        scope_bytes: r.scope_bytes,
-        kind_bytes: r.kind_bytes,
-        cursor_bytes: r.cursor_bytes,
-        traceparent_bytes: r.traceparent_bytes,
-        payload_bytes: r.payload_bytes,
-    }
 }
 
 fn effect_record(r: &wire::EffectRecord) -> EffectRecord {
