@@ -35,15 +35,15 @@ pub(crate) fn run(suite: &mut Suite) -> Result<()> {
 
 /// The median of 500 writes into a file that has its size already, each synced.
 fn sync_micros() -> Result<f64> {
-    const BYTES: u64 = 24 << 10;
+    const BYTES: usize = 24 << 10;
     let mut file = tempfile::tempfile()?;
     file.write_all(&vec![0; 16 << 20])?;
     file.sync_all()?;
     let mut micros = Vec::new();
-    for round in 0..500 {
-        file.seek(SeekFrom::Start(round % 600 * BYTES))?;
+    for round in 0..500_u64 {
+        file.seek(SeekFrom::Start(round % 600 * BYTES as u64))?;
         let begin = Instant::now();
-        file.write_all(&[1; BYTES as usize])?;
+        file.write_all(&[1; BYTES])?;
         file.sync_data()?;
         micros.push(begin.elapsed().as_secs_f64() * 1e6);
     }
