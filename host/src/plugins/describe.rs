@@ -82,3 +82,89 @@ fn convert(m: wire::Manifest) -> Result<Manifest, InvalidManifest> {
         flush_interval_ms: m.flush_interval_ms,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::TABLES_MAX;
+
+    fn manifest() -> wire::Manifest {
+        wire::Manifest {
+            name: "good".into(),
+            version: "1.0.0".into(),
+            summary: String::new(),
+            state_content_type: None,
+            ordering_key: wire::OrderingKey::Aggregate,
+            subscription: wire::Subscription { types: vec![], aggregates: vec![] },
+            tables: vec![],
+            grants: vec![],
+            flush_interval_ms: None,
+        }
+    }
+
+    fn table(name: &str, columns: usize) -> wire::Table {
+        let column = |index: usize| wire::Column {
+            name: format!("c{index}"),
+            type_: wire::ColumnType::Int,
+            nullable: false,
+            filterable: false,
+            sortable: false,
+        };
+        wire::Table {
+            name: name.into(),
+            columns: (0..columns).map(column).collect(),
+            versioned: false,
+            window_rows_max: 10,
+        }
+    }
+
+    #[test]
+    fn every_text_and_every_record_counts_towards_the_limit() {
+        let long = || "x".repeat(GUEST_MANIFEST_BYTES_MAX + 1);
+        let many = || vec![String::new(); 100_000];
+        let none = || wire::Subscription { types: vec![], aggregates: vec![] };
+        let cases = [
+            wire::Manifest { name: long(), ..manifest() },
+            wire::Manifest { version: long(), ..manifest() },
+            wire::Manifest { summary: long(), ..manifest() },
+            wire::Manifest { state_content_type: Some(long()), ..manifest() },
+            wire::Manifest { ordering_key: wire::OrderingKey::PayloadField(long()), ..manifest() },
+            wire::Manifest { subscription: wire::Subscription { types: many(), ..none() }, ..manifest() },
+            wire::Manifest {
+                subscription: wire::Subscription { aggregates: vec![long()], ..none() },
+                ..manifest()
+            },
+            wire::Manifest { tables: vec![table(&long(), 1)], ..manifest() },
+            wire::Manifest { tables: vec![table("t", 100_000)], ..manifest() },
+            wire::Manifest { grants: many(), ..manifest() },
+        ];
+        for (index, manifest) in cases.into_iter().enumerate() {
+            let error = accept(manifest).expect_err("it is too large");
+            assert!(error.to_string().contains("guest_manifest_bytes_max is 1048576"), "{index}: {error}");
+        }
+        accept(manifest()).expect("a small one is fine");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_by_its_rule() {
+        let names = ["", "Upper", "1st", "ü", "a b", "-a", "a/../b", &"a".repeat(63)];
+        for name in names {
+            let error = accept(wire::Manifest { name: name.into(), ..manifest() }).expect_err("a bad name");
+            assert!(matches!(error, PluginError::Manifest(InvalidManifest::Name { .. })), "{name}: {error}");
+        }
+        for version in ["", "1", "1.0", "one", "1.0.0.0"] {
+            let error = accept(wire::Manifest { version: version.into(), ..manifest() });
+            let error = error.expect_err("a bad version");
+            assert!(matches!(error, PluginError::Manifest(InvalidManifest::Version { .. })), "{error}");
+        }
+        let tables = (0..=TABLES_MAX).map(|index| table(&format!("t{index}"), 1)).collect();
+        let twice = vec![table("t", 1), table("t", 1)];
+        let sql = vec![table("t; DROP TABLE events", 1)];
+        for tables in [tables, twice, sql] {
+            accept(wire::Manifest { tables, ..manifest() }).expect_err("bad tables");
+        }
+        accept(wire::Manifest { flush_interval_ms: Some(0), ..manifest() }).expect_err("it would never rest");
+        let key = wire::OrderingKey::PayloadField(String::new());
+        accept(wire::Manifest { ordering_key: key, ..manifest() }).expect_err("it names no field");
+    }
+}

@@ -288,9 +288,21 @@ impl Budget {
         }
         // The hint that std prints below a panic's message is no part of it.
         if !line.starts_with("note: ") {
-            self.last_words.clone_from(&line);
+            self.remember(&line);
         }
         Some(line)
+    }
+
+    /// Keeps what may turn out to be the last words. A line that ends with a colon announces what follows
+    /// it, as the place of a panic does the message, which may have several lines.
+    fn remember(&mut self, line: &str) {
+        let announced = self.last_words.lines().next().is_some_and(|first| first.ends_with(':'));
+        if line.ends_with(':') || !announced {
+            line.clone_into(&mut self.last_words);
+        } else if self.last_words.len() + line.len() < GUEST_LOG_BYTES_MAX {
+            self.last_words.push('\n');
+            self.last_words.push_str(line);
+        }
     }
 
     /// One message may go: answers how many were dropped since the last one.

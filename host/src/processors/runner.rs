@@ -330,6 +330,7 @@ impl Shared {
     async fn keep_running(self: Arc<Self>, tenant: TenantId) {
         let mut wait = RESTART_WAIT_MIN;
         loop {
+            let began_with = self.factory();
             let error = tokio::select! {
                 error = self.run(&tenant) => error,
                 () = self.cancel.cancelled() => return,
@@ -341,7 +342,11 @@ impl Shared {
             for task in tasks {
                 task.close();
             }
-            let restart = !matches!(&error, RunError::Task(end) if !end.restart)
+            // A swap that is under way counts these tasks as handed over. So it is waited for,
+            // and the version that it brought gets its try at what the old one gave up on.
+            let no_swap = self.swapping.read().await;
+            let swapped = !Arc::ptr_eq(&began_with, &self.factory());
+            let restart = (swapped || !matches!(&error, RunError::Task(end) if !end.restart))
                 && !matches!(&error, RunError::Feed(FeedError::Closed));
             warn!(plugin.name = %self.name, %tenant, %error, restart, "processor run ended");
             if let Some(run) = self.runs().get_mut(&tenant) {
@@ -351,7 +356,8 @@ impl Shared {
             if !restart {
                 return;
             }
-            if did_something {
+            drop(no_swap);
+            if did_something || swapped {
                 wait = RESTART_WAIT_MIN;
             }
             tokio::select! {

@@ -148,6 +148,11 @@ impl Registry {
             }
             return Err(error.into());
         }
+        if !runner.status().failures.is_empty() {
+            // A tenant's run had ended before it could hand over.
+            runner.stop(DRAIN_MAX).await;
+            return Ok(self.run(factory, deployment));
+        }
         Ok(runner)
     }
 
