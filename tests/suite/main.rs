@@ -10,5 +10,6 @@ mod layering;
 mod plugins;
 mod powercut;
 mod processors;
+mod registry;
 mod streams;
 mod tables;

@@ -107,6 +107,22 @@ mod component {
                     b"bad.handled" => outcome.handled += 1,
                     // Fewer, and no reason given.
                     b"bad.silent" => outcome.handled = 0,
+                    // A text that is none.
+                    b"bad.message" => {
+                        #[expect(
+                            unsafe_code,
+                            reason = "what the SDK never hands back is what the host must refuse"
+                        )]
+                        // SAFETY: the string is not looked at here; it goes to the host as it is.
+                        let message = unsafe { String::from_utf8_unchecked(vec![0xff, 0xfe]) };
+                        let index = index as u32;
+                        outcome = Outcome {
+                            handled: index,
+                            failure: Some(Failure { index, kind: FailureKind::Reject, message }),
+                            ..outcome
+                        };
+                        break;
+                    }
                     // About an event that was handled.
                     b"bad.failure" => outcome.failure = failure(u32::MAX),
                     _ => push(&mut outcome.effects, event, index as u32),
