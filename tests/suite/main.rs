@@ -1,5 +1,6 @@
 //! Every test of the workspace that needs the host, in one binary: linking it dominates.
 
+mod bad_host;
 mod batches;
 mod checkpoints;
 mod cli;
@@ -10,5 +11,7 @@ mod layering;
 mod plugins;
 mod powercut;
 mod processors;
+mod replay;
 mod streams;
 mod tables;
+mod tenants;
