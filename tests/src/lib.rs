@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod conformance;
 pub mod dump;
+pub mod embedded;
 pub mod faulty;
 pub mod flights;
 pub mod guests;

@@ -1,5 +1,6 @@
 //! Every test of the workspace that needs the host, in one binary: linking it dominates.
 
+mod bad_host;
 mod batches;
 mod checkpoints;
 mod cli;
@@ -11,5 +12,7 @@ mod plugins;
 mod powercut;
 mod processors;
 mod registry;
+mod replay;
 mod streams;
 mod tables;
+mod tenants;
