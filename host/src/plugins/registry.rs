@@ -325,6 +325,7 @@ impl Registry {
             name: plugin.to_owned(),
             state: if entry.deployment.paused { PluginState::Paused } else { PluginState::Starting },
             message: String::new(),
+            tenant_failures: Vec::new(),
             deployment: entry.deployment,
             manifest: entry.manifest,
             lag_events: 0,
@@ -347,8 +348,11 @@ impl Registry {
         let newest = self.inner.parts.engine.log.bounds().newest;
         let running = runner.status();
         status.state = if running.failures.is_empty() { PluginState::Running } else { PluginState::Failed };
-        let failures = running.failures.iter().map(|(tenant, why)| format!("tenant {tenant}: {why}"));
-        status.message = failures.collect::<Vec<_>>().join("; ");
+        let failures = running.failures.iter();
+        status.tenant_failures = failures
+            .map(|(tenant, why)| TenantFailure { tenant: tenant.to_string(), message: why.to_string() })
+            .collect();
+        status.message = TenantFailure::sentence(&status.tenant_failures);
         status.lag_events = newest.0.saturating_sub(running.done_through.0);
         let tasks = running.tasks.iter().map(|(task, position, state_bytes)| TaskStatus {
             tenant: task.tenant.to_string(),

@@ -68,7 +68,6 @@ impl Rig {
         let services = Services {
             log: log.clone(),
             tables: Arc::new(store.clone()),
-            checkpoints: Arc::new(store.clone()),
             plugins: plugins.clone(),
             clock: Arc::new(clock),
             metrics: Arc::new(|| "millrace_test 1\n".into()),
