@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::{
     ArtifactStore, ControlError, DeployFrom, DeployRequest, Deployment, DeploymentStore, PluginControl,
     PluginCounters, PluginError, PluginRuntime, PluginSettings, PluginState, PluginStatus, Refusal,
-    StartFrom, TaskStatus,
+    StartFrom, TaskStatus, TenantFailure,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::Classify;
@@ -350,7 +350,7 @@ impl Registry {
         status.state = if running.failures.is_empty() { PluginState::Running } else { PluginState::Failed };
         let failures = running.failures.iter();
         status.tenant_failures = failures
-            .map(|(tenant, why)| TenantFailure { tenant: tenant.to_string(), message: why.to_string() })
+            .map(|(tenant, why)| TenantFailure { tenant: tenant.to_string(), message: why.clone() })
             .collect();
         status.message = TenantFailure::sentence(&status.tenant_failures);
         status.lag_events = newest.0.saturating_sub(running.done_through.0);

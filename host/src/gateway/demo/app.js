@@ -122,15 +122,28 @@ function flightLine({ key, revision, values: flight }, now) {
   return line;
 }
 
+function divider(text) {
+  const words = cell("", text);
+  words.colSpan = 7;
+  return element("tr", { className: "line" }, words);
+}
+
 function showFlights(left, coming, now) {
   const past = left.rows.slice(0, ROWS - coming.rows.length).reverse();
-  const lines = past.map((row) => flightLine(row, now));
-  if (past.length > 0 && coming.rows.length > 0) {
-    const divider = cell("", `Now ${clock.format(now)}`);
-    divider.colSpan = 7;
-    lines.push(element("tr", { className: "line" }, divider));
+  const lines = [];
+  let date = day.format(now);
+  const add = (row) => {
+    const its = day.format(Date.parse(row.values.scheduled));
+    if (its !== date) lines.push(divider(its));
+    date = its;
+    lines.push(flightLine(row, now));
+  };
+  past.forEach(add);
+  if (lines.length > 0 && coming.rows.length > 0) {
+    lines.push(divider(`Now ${clock.format(now)}`));
+    date = day.format(now);
   }
-  lines.push(...coming.rows.map((row) => flightLine(row, now)));
+  coming.rows.forEach(add);
   revisions = new Map([...past, ...coming.rows].map((row) => [row.key, row.revision]));
   document.querySelector("#flights tbody").replaceChildren(...lines);
   byId("flights").hidden = lines.length === 0;
