@@ -1,7 +1,7 @@
 //! What a plugin's status says.
 
 use super::Registry;
-use crate::plugins::{ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus};
+use crate::plugins::{ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TenantFailure};
 use crate::processors::Runner;
 
 impl Registry {
@@ -11,6 +11,7 @@ impl Registry {
             name: plugin.to_owned(),
             state: if entry.deployment.paused { PluginState::Paused } else { PluginState::Starting },
             message: String::new(),
+            tenant_failures: Vec::new(),
             deployment: entry.deployment,
             manifest: entry.manifest,
             lag_events: 0,
@@ -33,8 +34,11 @@ impl Registry {
         let newest = self.inner.parts.engine.log.bounds().newest;
         let running = runner.status();
         status.state = if running.failures.is_empty() { PluginState::Running } else { PluginState::Failed };
-        let failures = running.failures.iter().map(|(tenant, why)| format!("tenant {tenant}: {why}"));
-        status.message = failures.collect::<Vec<_>>().join("; ");
+        let failures = running.failures.iter();
+        status.tenant_failures = failures
+            .map(|(tenant, why)| TenantFailure { tenant: tenant.to_string(), message: why.clone() })
+            .collect();
+        status.message = TenantFailure::sentence(&status.tenant_failures);
         status.lag_events = newest.0.saturating_sub(running.done_through.0);
         let tasks = running.tasks.iter().map(|(task, position, state_bytes)| TaskStatus {
             tenant: task.tenant.to_string(),
