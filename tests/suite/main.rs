@@ -3,6 +3,7 @@
 mod batches;
 mod checkpoints;
 mod cli;
+mod commands;
 mod gateway;
 mod guests;
 mod kills;
