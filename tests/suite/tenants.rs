@@ -187,20 +187,20 @@ async fn dedup_answers_are_the_tenants_own() -> Result<()> {
     Ok(())
 }
 
-/// Reads server-sent events until `events` with data of the stream have come. Answers them with their ids.
-async fn follow(
-    client: &Client,
-    query: &str,
-    last_id: Option<&str>,
-    events: usize,
-) -> Result<Vec<(String, Value)>> {
+/// Begins to follow the stream; what is published from now on is behind its `newest`.
+async fn open(client: &Client, query: &str, last_id: Option<&str>) -> Result<reqwest::Response> {
     let mut request = client
         .request(Method::GET, &format!("/v1/streams/events{query}"))
         .header("accept", "text/event-stream");
     if let Some(id) = last_id {
         request = request.header("last-event-id", id);
     }
-    let mut stream = request.send().await?.error_for_status()?.bytes_stream();
+    Ok(request.send().await?.error_for_status()?)
+}
+
+/// Reads server-sent events until `events` with data of the stream have come. Answers them with their ids.
+async fn follow(answer: reqwest::Response, events: usize) -> Result<Vec<(String, Value)>> {
+    let mut stream = answer.bytes_stream();
     let (mut text, mut found) = (String::new(), Vec::new());
     let read = async {
         while found.len() < events {
@@ -225,20 +225,18 @@ async fn follow(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tails_and_foreign_cursors_show_own_events_only() -> Result<()> {
     let pair = pair(|_| {}).await?;
-    let (alpha, beta, uploads) = tokio::join!(
-        follow(&pair.alpha, "?after=oldest", None, 120),
-        follow(&pair.beta, "?after=newest", None, 200),
-        async {
-            tokio::try_join!(pair.alpha.publish(ndjson("alpha", 3)), async {
-                // The tail from the newest must have begun: it has seen nothing before its first event.
-                pair.beta.publish(ndjson("beta", 7)).await
-            })
-        }
-    );
+    pair.alpha.publish(event("alpha", "before", 1, "changed").to_string()).await?;
+    pair.beta.publish(event("beta", "before", 1, "changed").to_string()).await?;
+    let from_oldest = open(&pair.alpha, "?after=oldest", None).await?;
+    let from_newest = open(&pair.beta, "?after=newest", None).await?;
+    let (alpha, beta, uploads) = tokio::join!(follow(from_oldest, 121), follow(from_newest, 280), async {
+        tokio::try_join!(pair.alpha.publish(ndjson("alpha", 3)), pair.beta.publish(ndjson("beta", 7)))
+    });
     uploads?;
     let alpha = alpha?;
     assert!(alpha.iter().all(|(_, event)| event["payload"]["owner"] == "alpha"));
-    assert!(beta?.iter().all(|(_, event)| event["payload"]["owner"] == "beta"));
+    let beta = beta?;
+    assert!(beta.iter().all(|(_, event)| event["payload"]["owner"] == "beta" && event["agg_id"] != "before"));
 
     // Cursors of the other tenant are places in the log; what they open is still one's own.
     let all = pair.beta.events("").await?;
@@ -250,7 +248,7 @@ async fn tails_and_foreign_cursors_show_own_events_only() -> Result<()> {
     }
     // A resumed tail: beta's own first event behind alpha's first.
     let expected = pair.beta.get(&format!("/v1/streams/events?after={}&limit=5", alpha[0].0)).await?.ok()?;
-    let resumed = follow(&pair.beta, "", Some(&alpha[0].0), 5).await?;
+    let resumed = follow(open(&pair.beta, "", Some(&alpha[0].0)).await?, 5).await?;
     for (index, (_, event)) in resumed.iter().enumerate() {
         assert_eq!(event, &expected["events"][index]);
     }
