@@ -1,7 +1,8 @@
 //! One instance and its batches: what stands between the exported functions and [`Processor`].
 
+use crate::bindings::millrace::processor::types::Outcome;
 use crate::bindings::millrace::processor::types::{Effects as WireEffects, Failure as WireFailure};
-use crate::bindings::millrace::processor::types::{EventRecord, Outcome};
+use crate::event::EVENT_WORDS;
 use crate::{Context, Effects, Event, FlushReason, Processor, Saved};
 
 /// A loaded processor. Plugins get it through [`export!`](crate::export); to run one as native code, see
@@ -20,15 +21,17 @@ impl<P: Processor> Instance<P> {
     }
 
     /// Handles events in order until one fails. What that one asked for is dropped.
-    pub fn handle(&mut self, arena: &[u8], records: &[EventRecord]) -> Outcome {
-        for (index, record) in records.iter().enumerate() {
+    pub fn handle(&mut self, arena: &[u8], events: &[u64]) -> Outcome {
+        let (events, rest) = events.as_chunks::<EVENT_WORDS>();
+        assert!(rest.is_empty(), "the host hands out whole events");
+        for (index, words) in events.iter().enumerate() {
             let mark = self.effects.begin(index);
-            if let Err(failure) = self.processor.handle(Event::new(arena, record), &mut self.effects) {
+            if let Err(failure) = self.processor.handle(Event::new(arena, words), &mut self.effects) {
                 self.effects.truncate(mark);
                 return self.outcome(index, Some(failure.into_wire(index)));
             }
         }
-        self.outcome(records.len(), None)
+        self.outcome(events.len(), None)
     }
 
     fn outcome(&mut self, handled: usize, failure: Option<WireFailure>) -> Outcome {

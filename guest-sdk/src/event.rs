@@ -4,8 +4,10 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::bindings::millrace::processor::types::EventRecord;
 use crate::{Failure, Timestamp};
+
+/// Words of numbers that each event has; `wit/types.wit` says which is what.
+pub const EVENT_WORDS: usize = 9;
 
 /// One event. Copying it is cheap: it borrows everything.
 ///
@@ -14,91 +16,78 @@ use crate::{Failure, Timestamp};
 /// not UTF-8 ends the instance.
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
-    record: &'a EventRecord,
-    /// This event's part of the arena, exactly.
+    words: &'a [u64; EVENT_WORDS],
+    /// The arena from this event on.
     bytes: &'a [u8],
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a word holds two numbers of 32 bits")]
+const fn low(word: u64) -> usize {
+    word as u32 as usize
+}
+
+const fn high(word: u64) -> usize {
+    (word >> 32) as usize
+}
+
 impl<'a> Event<'a> {
-    /// Cuts an event out of its batch. Panics when the record points outside: the host is at fault then.
-    pub(crate) fn new(arena: &'a [u8], record: &'a EventRecord) -> Self {
-        let r = record;
-        let end = [
-            r.id_bytes,
-            r.aggregate_bytes,
-            r.agg_id_bytes,
-            r.type_bytes,
-            r.scope_bytes,
-            r.kind_bytes,
-            r.cursor_bytes,
-            r.traceparent_bytes,
-            r.payload_bytes,
-        ]
-        .iter()
-        .fold(r.start as usize, |end, bytes| end + *bytes as usize);
-        Self { record, bytes: &arena[r.start as usize..end] }
+    /// Cuts an event out of its batch. Panics when its numbers point outside: the host is at fault then.
+    #[doc(hidden)]
+    pub fn new(arena: &'a [u8], words: &'a [u64; EVENT_WORDS]) -> Self {
+        Self { words, bytes: &arena[low(words[4])..] }
     }
 
-    fn text(&self, start: u32, bytes: u32) -> &'a str {
-        let span = &self.bytes[start as usize..(start + bytes) as usize];
-        std::str::from_utf8(span).expect("the host hands out UTF-8")
+    fn text(&self, start: usize, end: usize) -> &'a str {
+        std::str::from_utf8(&self.bytes[start..end]).expect("the host hands out UTF-8")
     }
 
     /// The event's id, unique in its tenant within the dedup window.
     pub fn id(&self) -> &'a str {
-        self.text(0, self.record.id_bytes)
+        self.text(0, high(self.words[4]))
     }
 
     /// The kind of thing that changed, such as `flight`.
     pub fn aggregate(&self) -> &'a str {
-        self.text(self.record.id_bytes, self.record.aggregate_bytes)
+        self.text(high(self.words[4]), low(self.words[5]))
     }
 
     /// Which one changed.
     pub fn agg_id(&self) -> &'a str {
-        let r = self.record;
-        self.text(r.id_bytes + r.aggregate_bytes, r.agg_id_bytes)
+        self.text(low(self.words[5]), high(self.words[5]))
     }
 
     /// What happened, such as `flight.departed`.
     pub fn event_type(&self) -> &'a str {
-        let r = self.record;
-        self.text(r.id_bytes + r.aggregate_bytes + r.agg_id_bytes, r.type_bytes)
-    }
-
-    /// Where the optional parts begin.
-    fn optional(&self) -> u32 {
-        let r = self.record;
-        r.id_bytes + r.aggregate_bytes + r.agg_id_bytes + r.type_bytes
+        self.text(high(self.words[5]), low(self.words[6]))
     }
 
     /// The scope inside the tenant, if any.
     pub fn scope(&self) -> Option<&'a str> {
-        present(self.text(self.optional(), self.record.scope_bytes))
+        self.optional(low(self.words[6]), high(self.words[6]))
     }
 
     /// The kind a foreign source gave the event, if any.
     pub fn kind(&self) -> Option<&'a str> {
-        let r = self.record;
-        present(self.text(self.optional() + r.scope_bytes, r.kind_bytes))
+        self.optional(high(self.words[6]), low(self.words[7]))
     }
 
     /// The place a foreign source gave the event, if any.
     pub fn cursor(&self) -> Option<&'a str> {
-        let r = self.record;
-        present(self.text(self.optional() + r.scope_bytes + r.kind_bytes, r.cursor_bytes))
+        self.optional(low(self.words[7]), high(self.words[7]))
     }
 
     /// The W3C trace context the event was published with, if any.
     pub fn traceparent(&self) -> Option<&'a str> {
-        let r = self.record;
-        let start = self.optional() + r.scope_bytes + r.kind_bytes + r.cursor_bytes;
-        present(self.text(start, r.traceparent_bytes))
+        self.optional(high(self.words[7]), low(self.words[8]))
+    }
+
+    fn optional(&self, start: usize, end: usize) -> Option<&'a str> {
+        if start == end { None } else { Some(self.text(start, end)) }
     }
 
     /// The payload: JSON text.
     pub fn payload(&self) -> &'a [u8] {
-        &self.bytes[self.bytes.len() - self.record.payload_bytes as usize..]
+        &self.bytes[low(self.words[8])..high(self.words[8])]
     }
 
     /// The payload as a type of yours, which may borrow from it. One that does not fit is rejected.
@@ -118,32 +107,29 @@ impl<'a> Event<'a> {
 
     /// The event's place in its stream; grows within a batch.
     pub fn position(&self) -> u64 {
-        self.record.position
+        self.words[0]
     }
 
     /// The version of the aggregate instance after this event; 1 or more.
     pub fn version(&self) -> u64 {
-        self.record.version
+        self.words[1]
     }
 
     /// When it happened.
     pub fn at(&self) -> Timestamp {
-        Timestamp(self.record.at)
+        Timestamp(self.words[2].cast_signed())
     }
 
     /// The version of the payload's schema; 1 or more.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
     pub fn schema_version(&self) -> u32 {
-        self.record.schema_version
+        self.words[3] as u32
     }
 
     /// How many processors emitted on the way to this event; 0 for a published one.
     pub fn depth(&self) -> u32 {
-        self.record.depth
+        (self.words[3] >> 32) as u32
     }
-}
-
-fn present(text: &str) -> Option<&str> {
-    if text.is_empty() { None } else { Some(text) }
 }
 
 impl fmt::Debug for Event<'_> {

@@ -64,7 +64,7 @@ pub use wit_bindgen as __wit_bindgen;
 
 pub use batch::Instance;
 pub use effects::{Effects, Entry, NewEvent};
-pub use event::Event;
+pub use event::{EVENT_WORDS, Event};
 pub use failure::{Failure, FailureKind};
 pub use manifest::{Manifest, OrderingKey};
 pub use table::{Column, ColumnType, Table};
@@ -73,8 +73,8 @@ pub use time::{InvalidTime, Timestamp};
 /// The shapes as they cross, for those who need to go below [`Processor`].
 pub mod wire {
     pub use crate::bindings::millrace::processor::types::{
-        Column, ColumnType, EffectKind, EffectRecord, Effects, EventRecord, Failure, FailureKind, Manifest,
-        OrderingKey, Outcome, Table,
+        Column, ColumnType, EffectKind, EffectRecord, Effects, Failure, FailureKind, Manifest, OrderingKey,
+        Outcome, Table,
     };
 }
 
@@ -175,8 +175,8 @@ macro_rules! export {
                     Ok(())
                 }
 
-                fn handle(arena: Vec<u8>, records: Vec<types::EventRecord>) -> types::Outcome {
-                    with(|instance| instance.handle(&arena, &records))
+                fn handle(arena: Vec<u8>, events: Vec<u64>) -> types::Outcome {
+                    with(|instance| instance.handle(&arena, &events))
                 }
 
                 fn flush(reason: types::FlushReason) -> Result<types::Effects, types::Failure> {

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::log::Level;
-use crate::wire::{Effects, EventRecord, Failure, Outcome};
+use crate::wire::{Effects, Failure, Outcome};
 use crate::{Context, Entry, FlushReason, Instance, Processor, Saved};
 
 /// What the host offers a plugin. The default has no state and no settings, and keeps no messages.
@@ -86,9 +86,9 @@ impl<P: Processor> NativeInstance<P> {
     }
 
     /// Handles events in order until one fails; what that one asked for is dropped.
-    pub fn handle(&mut self, arena: &[u8], records: &[EventRecord]) -> Outcome {
+    pub fn handle(&mut self, arena: &[u8], events: &[u64]) -> Outcome {
         let _entered = Entered::new(&self.host);
-        self.instance.handle(arena, records)
+        self.instance.handle(arena, events)
     }
 
     /// Time-driven work.

@@ -113,7 +113,7 @@ fn the_outcome_names_the_failing_event() {
     let context = Context { tenant: "t".into(), lane: 0, lanes: 1 };
     let mut instance = NativeInstance::<Obedient>::load(std::sync::Arc::new(NoHost), context, None).unwrap();
     let batch = Batch::new(&[event("put", "a", 1), event("put", "b", 2), event("fail", "c", 1)], 7);
-    let outcome = instance.handle(&batch.arena, &batch.records);
+    let outcome = instance.handle(&batch.arena, &batch.words);
     assert_eq!(outcome.handled, 2);
     assert_eq!(outcome.failure.map(|failure| failure.index), Some(2));
     let effects: Vec<_> = outcome.effects.records.iter().map(|e| (e.event, e.table, e.version)).collect();

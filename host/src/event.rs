@@ -403,7 +403,34 @@ impl EventBatch {
     }
 }
 
+/// Words of numbers that an event has when it crosses to a guest.
+pub const EVENT_WORDS: usize = 9;
+
 impl EventRecord {
+    /// The event's numbers as they cross to a guest; `wit/types.wit` has the layout.
+    pub fn words(&self) -> [u64; EVENT_WORDS] {
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let id = self.id_bytes;
+        let aggregate = id + self.aggregate_bytes;
+        let agg_id = aggregate + self.agg_id_bytes;
+        let event_type = agg_id + self.type_bytes;
+        let scope = event_type + self.scope_bytes;
+        let kind = scope + self.kind_bytes;
+        let cursor = kind + self.cursor_bytes;
+        let traceparent = cursor + self.traceparent_bytes;
+        [
+            self.position,
+            self.version,
+            self.at.cast_unsigned(),
+            pair(self.schema_version, self.depth),
+            pair(self.start, id),
+            pair(aggregate, agg_id),
+            pair(event_type, scope),
+            pair(kind, cursor),
+            pair(traceparent, traceparent + self.payload_bytes),
+        ]
+    }
+
     /// Where the event's bytes lie in the arena.
     pub fn span(&self) -> std::ops::Range<usize> {
         let bytes = self.id_bytes

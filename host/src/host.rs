@@ -269,7 +269,6 @@ impl HostBuilder {
         Services {
             log: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
-            checkpoints: Arc::new(store.clone()),
             plugins: Arc::new(registry.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),

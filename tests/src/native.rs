@@ -55,7 +55,7 @@ impl<P: millrace_guest::Processor + Send> ProcessorFactory for Native<P> {
             manifest: self.manifest.clone(),
             context,
             inner: None,
-            records: Vec::new(),
+            words: Vec::new(),
             depths: Vec::new(),
         }))
     }
@@ -65,7 +65,7 @@ struct Instance<P> {
     manifest: Manifest,
     context: TaskContext,
     inner: Option<NativeInstance<P>>,
-    records: Vec<wire::EventRecord>,
+    words: Vec<u64>,
     depths: Vec<u32>,
 }
 
@@ -112,13 +112,13 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
     }
 
     fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        records.extend(batch.records().iter().map(record));
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        words.extend(batch.records().iter().flat_map(millrace::event::EventRecord::words));
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|r| r.depth));
-        let outcome = self.inner().handle(batch.arena(), &records);
-        self.records = records;
+        let outcome = self.inner().handle(batch.arena(), &words);
+        self.words = words;
         Ok(Outcome {
             handled: outcome.handled as usize,
             effects: self.effects(outcome.effects)?,
@@ -141,26 +141,6 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
         Ok(self.inner().snapshot())
-    }
-}
-
-fn record(r: &millrace::event::EventRecord) -> wire::EventRecord {
-    wire::EventRecord {
-        position: r.position,
-        version: r.version,
-        at: r.at,
-        schema_version: r.schema_version,
-        depth: r.depth,
-        start: r.start,
-        id_bytes: r.id_bytes,
-        aggregate_bytes: r.aggregate_bytes,
-        agg_id_bytes: r.agg_id_bytes,
-        type_bytes: r.type_bytes,
-        scope_bytes: r.scope_bytes,
-        kind_bytes: r.kind_bytes,
-        cursor_bytes: r.cursor_bytes,
-        traceparent_bytes: r.traceparent_bytes,
-        payload_bytes: r.payload_bytes,
     }
 }
 

@@ -11,6 +11,7 @@ mod layering;
 mod plugins;
 mod powercut;
 mod processors;
+mod registry;
 mod replay;
 mod streams;
 mod tables;

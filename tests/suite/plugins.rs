@@ -1,1 +1,9 @@
-//! Claims about plugins.
+//! Claims about components: what loads, what a bad one can and cannot do, and that a good one does
+//! exactly what its code does natively.
+
+mod folder;
+mod loading;
+mod misbehaving;
+mod native;
+mod precompiled;
+pub(crate) mod rig;

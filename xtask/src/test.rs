@@ -14,12 +14,15 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
         say("checking the documentation and its links");
         finish(
             cargo()
-                .args(["doc", "--quiet", "--no-deps", "--locked", "-p", "millrace", "-p", "millrace-guest"])
+                .args(["doc", "--quiet", "--no-deps", "--locked", "--workspace", "--lib"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )?;
         say("running the documentation's examples");
         finish(cargo().args(["test", "--quiet", "--doc", "--locked", "-p", "millrace-guest"]))?;
     }
+    say("building the binaries that the tests start");
+    // All of the workspace, as below: another choice would build dependencies with other features again.
+    finish(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;
     if has_nextest() {
         finish(
             cargo().args(["nextest", "run", "--workspace", "--locked", "--no-tests", "warn"]).args(filters),

@@ -100,7 +100,7 @@ impl<P: Processor> Driver<P> {
     pub fn send(&mut self, events: &[TestEvent]) -> Result<(), Failed> {
         let batch = Batch::new(events, self.position + 1);
         let before = self.saved();
-        let outcome = self.instance.handle(&batch.arena, &batch.records);
+        let outcome = self.instance.handle(&batch.arena, &batch.words);
         let handled = outcome.handled as usize;
         if let Some(failure) = &outcome.failure {
             assert_eq!(
@@ -140,7 +140,7 @@ impl<P: Processor> Driver<P> {
         let host = Arc::new(self.host.copy());
         let mut other = NativeInstance::<P>::load(host, self.context.clone(), before)
             .expect("a processor loads what it has just saved");
-        let outcome = other.handle(&batch.arena, &batch.records[..handled]);
+        let outcome = other.handle(&batch.arena, batch.first(handled));
         assert!(outcome.failure.is_none(), "the events before the failing one are handled again");
         assert!(
             other.snapshot() == self.instance.snapshot(),

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use crate::EVENT_WORDS;
 use crate::Timestamp;
-use crate::wire::EventRecord;
 
 /// An event, owned. What is not said is empty; `version`, `schema_version` are 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,11 +61,11 @@ impl TestEvent {
     }
 }
 
-/// Events as they cross: one arena and records of numbers.
+/// Events as they cross: one arena, and nine words of numbers an event.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub arena: Vec<u8>,
-    pub records: Vec<EventRecord>,
+    pub words: Vec<u64>,
 }
 
 impl Batch {
@@ -78,9 +78,15 @@ impl Batch {
         batch
     }
 
+    /// The numbers of the first `events` events.
+    pub fn first(&self, events: usize) -> &[u64] {
+        &self.words[..events * EVENT_WORDS]
+    }
+
     fn push(&mut self, position: u64, event: &TestEvent) {
         let start = bound(self.arena.len());
-        for part in [
+        let mut ends = [0; 9];
+        let texts = [
             &event.id,
             &event.aggregate,
             &event.agg_id,
@@ -89,30 +95,28 @@ impl Batch {
             &event.kind,
             &event.cursor,
             &event.traceparent,
-        ] {
-            self.arena.extend_from_slice(part.as_bytes());
+        ];
+        let parts = texts.map(|text| text.as_bytes()).into_iter().chain([event.payload.as_slice()]);
+        for (end, part) in ends.iter_mut().zip(parts) {
+            self.arena.extend_from_slice(part);
+            *end = bound(self.arena.len()) - start;
         }
-        self.arena.extend_from_slice(&event.payload);
-        self.records.push(EventRecord {
+        let pair = |low: u64, high: u64| low | high << 32;
+        let [id, aggregate, agg_id, event_type, scope, kind, cursor, traceparent, payload] = ends;
+        self.words.extend([
             position,
-            version: event.version,
-            at: event.at.0,
-            schema_version: event.schema_version,
-            depth: event.depth,
-            start,
-            id_bytes: bound(event.id.len()),
-            aggregate_bytes: bound(event.aggregate.len()),
-            agg_id_bytes: bound(event.agg_id.len()),
-            type_bytes: bound(event.event_type.len()),
-            scope_bytes: bound(event.scope.len()),
-            kind_bytes: bound(event.kind.len()),
-            cursor_bytes: bound(event.cursor.len()),
-            traceparent_bytes: bound(event.traceparent.len()),
-            payload_bytes: bound(event.payload.len()),
-        });
+            event.version,
+            event.at.0.cast_unsigned(),
+            pair(event.schema_version.into(), event.depth.into()),
+            pair(start, id),
+            pair(aggregate, agg_id),
+            pair(event_type, scope),
+            pair(kind, cursor),
+            pair(traceparent, payload),
+        ]);
     }
 }
 
-fn bound(bytes: usize) -> u32 {
-    u32::try_from(bytes).expect("a test's batch is far below 4 GiB")
+fn bound(bytes: usize) -> u64 {
+    u32::try_from(bytes).expect("a test's batch is far below 4 GiB").into()
 }

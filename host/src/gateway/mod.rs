@@ -45,7 +45,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
 use crate::limits;
 use crate::plugins::PluginControl;
@@ -92,7 +91,6 @@ impl GatewayOptions {
 pub struct Services {
     pub log: Arc<dyn EventLog>,
     pub tables: Arc<dyn TableStore>,
-    pub checkpoints: Arc<dyn CheckpointStore>,
     pub plugins: Arc<dyn PluginControl>,
     pub clock: Arc<dyn Clock>,
     /// Renders what `/metrics` shows.

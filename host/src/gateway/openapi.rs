@@ -14,7 +14,9 @@ use super::{pages, plugins, publish, streams, tables};
     info(
         title = "Millrace",
         description = "Durable event streams, and processors that turn them into tables. \
-            Errors are RFC 9457 problems with a stable `code`.",
+            Errors are RFC 9457 problems with a stable `code`. Only what is no HTTP request yet has no problem: \
+            a head that cannot be read is answered with a bare 400, one over `header_bytes_max` with a bare 431, \
+            and the connection is closed.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(

@@ -1,7 +1,8 @@
 //! `/v1/plugins…`: looking at plugins, and changing them with the right `admin`.
 //!
-//! Plugins are the host's; their tasks and dead letters belong to tenants, and
-//! without `admin` a token sees its own tenant's only.
+//! Plugins are the host's; their tasks, failures and dead letters belong to
+//! tenants, and without `admin` a token sees its own tenant's only: no counter,
+//! lag or message that another tenant's events move.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::auth::{Admin, Caller, Reader, Right};
 use super::body::{BodyLimit, BodyReader, media_type, unsupported};
 use super::params::{self, Params};
 use super::problem::Problem;
+use super::wire::PluginView;
 use super::{Edge, json as text};
 use crate::limits::PAGE_EVENTS_MAX;
 use crate::plugins::{DeployFrom, DeployRequest, PluginStatus};
@@ -31,7 +33,7 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     params.finish()?;
     let plugins = edge.services.plugins.list().await?;
-    let plugins: Vec<PluginStatus> = plugins.into_iter().map(|status| visible(&caller, status)).collect();
+    let plugins: Vec<PluginView> = plugins.into_iter().map(|status| visible(&caller, status)).collect();
     Ok(axum::Json(json!({ "plugins": plugins })).into_response())
 }
 
@@ -45,7 +47,7 @@ pub(super) async fn list(
         ("from" = Option<String>, Query, description = "Where a new plugin begins: `oldest` (default), `tail` or a cursor"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
-    responses((status = 200, description = "It runs", body = PluginStatus))
+    responses((status = 200, description = "It runs", body = PluginView))
 )]
 pub(super) async fn deploy(
     State(edge): State<Arc<Edge>>,
@@ -76,7 +78,7 @@ pub(super) async fn deploy(
 /// One plugin.
 #[utoipa::path(get, path = "/v1/plugins/{plugin}", tag = "plugins",
     params(("plugin" = String, Path, description = "The plugin's name")),
-    responses((status = 200, description = "The plugin", body = PluginStatus)))]
+    responses((status = 200, description = "The plugin", body = PluginView)))]
 pub(super) async fn show(
     State(edge): State<Arc<Edge>>,
     Reader(caller): Reader,
@@ -105,7 +107,7 @@ pub(super) async fn remove(
 /// Commits what was handled and stops; stays paused over restarts.
 #[utoipa::path(post, path = "/v1/plugins/{plugin}/pause", tag = "plugins",
     params(("plugin" = String, Path, description = "The plugin's name")),
-    responses((status = 200, description = "It is paused", body = PluginStatus)))]
+    responses((status = 200, description = "It is paused", body = PluginView)))]
 pub(super) async fn pause(
     State(edge): State<Arc<Edge>>,
     Admin(caller): Admin,
@@ -119,7 +121,7 @@ pub(super) async fn pause(
 /// Goes on where it paused.
 #[utoipa::path(post, path = "/v1/plugins/{plugin}/resume", tag = "plugins",
     params(("plugin" = String, Path, description = "The plugin's name")),
-    responses((status = 200, description = "It runs", body = PluginStatus)))]
+    responses((status = 200, description = "It runs", body = PluginView)))]
 pub(super) async fn resume(
     State(edge): State<Arc<Edge>>,
     Admin(caller): Admin,
@@ -209,10 +211,11 @@ fn answer(caller: &Caller, status: PluginStatus) -> Response {
     axum::Json(visible(caller, status)).into_response()
 }
 
-/// Other tenants' tasks are not this caller's business, unless it runs the host.
-fn visible(caller: &Caller, mut status: PluginStatus) -> PluginStatus {
-    if !caller.may(Right::Admin) {
-        status.tasks.retain(|task| task.tenant == caller.tenant.as_str());
+/// What other tenants do is not this caller's business, unless it runs the host.
+fn visible(caller: &Caller, status: PluginStatus) -> PluginView {
+    if caller.may(Right::Admin) {
+        PluginView::whole(status)
+    } else {
+        PluginView::of_tenant(status, &caller.tenant)
     }
-    status
 }

@@ -1,4 +1,8 @@
 //! Connections: accepting, bounds on each, and ending them under a deadline.
+//!
+//! A head that cannot be read or is too large never becomes a request: hyper
+//! answers it with an empty 400 or 431 and closes. These two are the only
+//! answers without a problem; they are not counted either.
 
 use std::io;
 use std::pin::Pin;

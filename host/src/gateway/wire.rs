@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::plugins::{Deployment, PluginStatus};
+use crate::event::TenantId;
+use crate::plugins::{
+    Deployment, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TenantFailure,
+};
+use crate::processors::Manifest;
 use crate::tables::TableSchema;
 
 /// An event to publish. An unknown field is refused.
@@ -189,9 +193,62 @@ pub struct OneRow {
     pub row: RowView,
 }
 
+/// A plugin. Without the right `admin`, what belongs to one tenant is shown of the token's own tenant only.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct PluginView {
+    pub name: String,
+    pub state: PluginState,
+    /// Why it is not running, or empty.
+    pub message: String,
+    /// The tenants that it stopped for, while it runs for others.
+    pub tenant_failures: Vec<TenantFailure>,
+    pub deployment: Deployment,
+    pub manifest: Option<Manifest>,
+    /// Events of the log after the position of the task that is furthest behind. Of all tenants together,
+    /// and so for `admin` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_events: Option<u64>,
+    pub tasks: Vec<TaskStatus>,
+    /// Of all tenants together, and so for `admin` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<PluginCounters>,
+    pub last_refusal: Option<Refusal>,
+}
+
+impl PluginView {
+    /// The whole host's, for `admin`.
+    pub(super) fn whole(status: PluginStatus) -> Self {
+        Self {
+            name: status.name,
+            state: status.state,
+            message: status.message,
+            tenant_failures: status.tenant_failures,
+            deployment: status.deployment,
+            manifest: status.manifest,
+            lag_events: Some(status.lag_events),
+            tasks: status.tasks,
+            counters: Some(status.counters),
+            last_refusal: status.last_refusal,
+        }
+    }
+
+    /// What a tenant may know: nothing that other tenants' events or failures change.
+    pub(super) fn of_tenant(mut status: PluginStatus, tenant: &TenantId) -> Self {
+        status.tasks.retain(|task| task.tenant == tenant.as_str());
+        if !status.tenant_failures.is_empty() {
+            status.tenant_failures.retain(|failure| failure.tenant == tenant.as_str());
+            status.message = TenantFailure::sentence(&status.tenant_failures);
+            if status.tenant_failures.is_empty() {
+                status.state = PluginState::Running;
+            }
+        }
+        Self { lag_events: None, counters: None, ..Self::whole(status) }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PluginList {
-    pub plugins: Vec<PluginStatus>,
+    pub plugins: Vec<PluginView>,
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

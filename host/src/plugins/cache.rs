@@ -6,10 +6,10 @@
 //! away, counted, and made again. Entries are written under another name,
 //! synced, made read-only and renamed: there are no half ones.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, Mac};
@@ -34,7 +34,7 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn open(dir: PathBuf, engine: &Engine) -> Result<Self, PluginError> {
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;
-        let key = key(&dir.join("key"))?;
+        let key = key(&dir, &dir.join("key"))?;
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let cache = Self { dir, key, suffix: format!("{:016x}.cwasm", hasher.finish()) };
@@ -63,7 +63,11 @@ impl Cache {
         // was made by `put` under a key that only this host holds. Wasmtime itself checks that they are
         // for this engine.
         let component = unsafe { Component::deserialize(engine, code) };
-        component.inspect_err(|error| tracing::warn!(%error, "a precompiled component does not load")).ok()
+        component
+            .inspect_err(|error| {
+                tracing::warn!(path = %path.display(), %error, "a precompiled component does not load");
+            })
+            .ok()
     }
 
     pub(super) fn put(&self, digest: &str, code: &[u8]) -> Result<(), PluginError> {
@@ -72,7 +76,7 @@ impl Cache {
         mac.update(code);
         let mut entry = mac.finalize().into_bytes().to_vec();
         entry.extend_from_slice(code);
-        write_whole(&self.dir, &path, &entry).map_err(|error| failed(&path, &error))
+        write_whole(&self.dir, &path, &entry, 0o400).map_err(|error| failed(&path, &error))
     }
 
     fn path(&self, digest: &str) -> PathBuf {
@@ -117,27 +121,47 @@ impl Cache {
 }
 
 /// Writes a file so that its name stands for all of it or does not exist.
-pub(super) fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_whole(dir: &Path, path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    // Nobody else may read it before it has its mode: a temporary file begins as 0600.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(bytes)?;
-    file.as_file().set_permissions(Permissions::from_mode(0o400))?;
+    file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     File::open(dir)?.sync_all()
 }
 
 /// The host's key: read, or made from the system's randomness the first time.
-fn key(path: &Path) -> Result<[u8; KEY_BYTES], PluginError> {
-    let mut key = [0; KEY_BYTES];
-    if let Ok(mut file) = File::open(path) {
-        file.read_exact(&mut key).map_err(|error| failed(path, &error))?;
-        return Ok(key);
+///
+/// It stands for nothing but this folder's entries. So one that is not whole,
+/// or that others could have read, is replaced, and the entries are made again.
+fn key(dir: &Path, path: &Path) -> Result<[u8; KEY_BYTES], PluginError> {
+    match found_key(path) {
+        Ok(Ok(key)) => return Ok(key),
+        Ok(Err(why)) => tracing::warn!(
+            path = %path.display(),
+            why,
+            "the key of the precompiled cache is replaced; components are compiled again"
+        ),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(path, &error)),
     }
+    let mut key = [0; KEY_BYTES];
     let random = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut key));
     random.map_err(|error| failed(Path::new("/dev/urandom"), &error))?;
-    let create = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    create.and_then(|mut file| file.write_all(&key)).map_err(|error| failed(path, &error))?;
+    write_whole(dir, path, &key, 0o600).map_err(|error| failed(path, &error))?;
     Ok(key)
+}
+
+/// The key, or why it is not to be used.
+fn found_key(path: &Path) -> std::io::Result<Result<[u8; KEY_BYTES], &'static str>> {
+    let file = File::open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        return Ok(Err("others may read or write it"));
+    }
+    let mut bytes = Vec::new();
+    file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(<[u8; KEY_BYTES]>::try_from(bytes.as_slice()).map_err(|_| "it is not 32 bytes long"))
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> PluginError {

@@ -56,6 +56,13 @@ pub struct TaskStatus {
     pub state_bytes: u64,
 }
 
+/// A tenant for which a plugin stopped by itself. Its other tenants go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TenantFailure {
+    pub tenant: String,
+    pub message: String,
+}
+
 /// What happened to a plugin since the host started.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PluginCounters {
@@ -88,6 +95,9 @@ pub struct PluginStatus {
     pub state: PluginState,
     /// Why it is not running, or empty.
     pub message: String,
+    /// The tenants that it stopped for, while it runs for others. When there are any, they are the message.
+    #[serde(default)]
+    pub tenant_failures: Vec<TenantFailure>,
     pub deployment: Deployment,
     pub manifest: Option<Manifest>,
     /// Events of the log after the position of the task that is furthest behind.
@@ -95,6 +105,14 @@ pub struct PluginStatus {
     pub tasks: Vec<TaskStatus>,
     pub counters: PluginCounters,
     pub last_refusal: Option<Refusal>,
+}
+
+impl TenantFailure {
+    /// What a status says of them; empty when there are none.
+    pub fn sentence(failures: &[Self]) -> String {
+        let each = failures.iter().map(|failure| format!("tenant {}: {}", failure.tenant, failure.message));
+        each.collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// Runs plugins. Durable when it answers: what was deployed runs again after a restart.

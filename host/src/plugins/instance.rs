@@ -9,7 +9,10 @@ use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
 use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord, Micros};
-use crate::limits::{GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STATE_BYTES_MAX};
+use crate::limits::{
+    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STACK_BYTES_MAX, GUEST_STATE_BYTES_MAX,
+    GUEST_TABLE_ELEMENTS_MAX,
+};
 use crate::processors::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, TaskContext, Trap, TrapKind,
 };
@@ -37,6 +40,7 @@ impl Instance {
         store.limiter(|guest| &mut guest.limits);
         store.set_hostcall_fuel(GUEST_OUTPUT_BYTES_MAX);
         store.set_epoch_deadline(ticks(call_max));
+        store.data_mut().begin_call(call_max);
         let component = linked.instantiate(&mut store).map_err(|error| explain(&error, &store, call_max))?;
         Ok(Self { store, component, call_max, dead: false })
     }
@@ -51,6 +55,7 @@ impl Instance {
             return Err(Trap { kind: TrapKind::Host, message, at: None });
         }
         self.store.set_epoch_deadline(ticks(self.call_max));
+        self.store.data_mut().begin_call(self.call_max);
         let handler = self.component.millrace_processor_handler();
         call(handler, &mut self.store).map_err(|error| {
             self.dead = true;
@@ -71,31 +76,7 @@ impl Instance {
 
 /// What happened, as far as the error tells.
 fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) -> Trap {
-    let text = error.root_cause().to_string();
-    let kind = if error.downcast_ref::<HostFailed>().is_some() {
-        TrapKind::Host
-    } else {
-        match error.downcast_ref::<wasmtime::Trap>() {
-            Some(wasmtime::Trap::Interrupt) => TrapKind::Timeout,
-            Some(_) => TrapKind::Trap,
-            None if text.contains("when growing") || text.contains("fuel allocated for hostcalls") => {
-                TrapKind::Limit
-            }
-            // The pool is full or the memory cannot be mapped: the guest has not run yet.
-            None if text.contains("maximum concurrent") => TrapKind::Host,
-            None => TrapKind::Trap,
-        }
-    };
-    let mut message = match kind {
-        TrapKind::Timeout => {
-            format!("the call took longer than guest_call_ms_max = {}", call_max.as_millis())
-        }
-        TrapKind::Limit if text.contains("hostcalls") => {
-            format!("the call handed back more than guest_output_bytes_max = {GUEST_OUTPUT_BYTES_MAX} bytes")
-        }
-        TrapKind::Limit => format!("guest_memory_bytes_max is reached: {text}"),
-        _ => text,
-    };
+    let (kind, mut message) = classify(error, call_max);
     let words = store.data().last_words();
     if !words.is_empty() {
         message = format!("{message}; the guest's last words: {words}");
@@ -106,13 +87,51 @@ fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) ->
     Trap { kind, message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned(), at: None }
 }
 
+/// Wasmtime has types for the traps of the guest's own code; what the host's bounds and the canonical ABI
+/// refuse is told apart by its text, and the suite holds each of these texts to its kind.
+fn classify(error: &wasmtime::Error, call_max: Duration) -> (TrapKind, String) {
+    let text = error.root_cause().to_string();
+    if error.downcast_ref::<HostFailed>().is_some() {
+        return (TrapKind::Host, text);
+    }
+    match error.downcast_ref::<wasmtime::Trap>() {
+        Some(wasmtime::Trap::Interrupt) => {
+            let limit = call_max.as_millis();
+            return (TrapKind::Timeout, format!("the call took longer than guest_call_ms_max = {limit}"));
+        }
+        Some(wasmtime::Trap::StackOverflow) => {
+            let message = format!("{text}; guest_stack_bytes_max is {GUEST_STACK_BYTES_MAX}");
+            return (TrapKind::Trap, message);
+        }
+        Some(_) => return (TrapKind::Trap, text),
+        None => {}
+    }
+    if text.contains("fuel allocated for hostcalls") {
+        let message =
+            format!("the call handed over more than guest_output_bytes_max = {GUEST_OUTPUT_BYTES_MAX} bytes");
+        (TrapKind::Limit, message)
+    } else if text.contains("when growing table") {
+        (TrapKind::Limit, format!("guest_table_elements_max is {GUEST_TABLE_ELEMENTS_MAX}: {text}"))
+    } else if text.contains("when growing memory") || text.contains("exceeds memory limits") {
+        (TrapKind::Limit, format!("guest_memory_bytes_max is reached: {text}"))
+    } else if text.contains("maximum concurrent") {
+        // The pool is full: the guest has not run yet.
+        (TrapKind::Host, text)
+    } else if error.downcast_ref::<WasmBacktrace>().is_none() {
+        // The guest's code had returned: what it answered is no valid value.
+        (TrapKind::Output, text)
+    } else {
+        (TrapKind::Trap, text)
+    }
+}
+
 /// An instance at work for a task.
 pub(super) struct WasmProcessor {
     instance: Instance,
     context: TaskContext,
     tables: std::sync::Arc<[TableSchema]>,
-    /// Kept between calls, so that a batch costs no allocation for its records.
-    records: Vec<wire::EventRecord>,
+    /// Kept between calls, so that a batch costs no allocation for its numbers.
+    words: Vec<u64>,
     depths: Vec<u32>,
 }
 
@@ -122,7 +141,7 @@ impl WasmProcessor {
         context: TaskContext,
         tables: std::sync::Arc<[TableSchema]>,
     ) -> Self {
-        Self { instance, context, tables, records: Vec::new(), depths: Vec::new() }
+        Self { instance, context, tables, words: Vec::new(), depths: Vec::new() }
     }
 
     fn effects(&mut self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
@@ -152,16 +171,16 @@ impl Processor for WasmProcessor {
     }
 
     fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        records.extend(batch.records().iter().map(event_record));
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        words.extend(batch.records().iter().flat_map(EventRecord::words));
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|record| record.depth));
         if let Some(last) = batch.records().last() {
             self.instance.store.data().set_event_time(Micros(last.at));
         }
-        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &records));
-        self.records = records;
+        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
+        self.words = words;
         let outcome = answer?;
         let handled = outcome.handled as usize;
         let sound = handled <= batch.len()
@@ -212,26 +231,6 @@ fn failure(failed: wire::Failure) -> Failure {
         wire::FailureKind::Fatal => FailureKind::Fatal,
     };
     Failure { kind, message: cut(&failed.message, GUEST_MESSAGE_BYTES_MAX).to_owned() }
-}
-
-fn event_record(r: &EventRecord) -> wire::EventRecord {
-    wire::EventRecord {
-        position: r.position,
-        version: r.version,
-        at: r.at,
-        schema_version: r.schema_version,
-        depth: r.depth,
-        start: r.start,
-        id_bytes: r.id_bytes,
-        aggregate_bytes: r.aggregate_bytes,
-        agg_id_bytes: r.agg_id_bytes,
-        type_bytes: r.type_bytes,
-        scope_bytes: r.scope_bytes,
-        kind_bytes: r.kind_bytes,
-        cursor_bytes: r.cursor_bytes,
-        traceparent_bytes: r.traceparent_bytes,
-        payload_bytes: r.payload_bytes,
-    }
 }
 
 fn effect_record(r: &wire::EffectRecord) -> EffectRecord {

@@ -10,11 +10,13 @@ mod artifacts;
 mod bindings;
 mod cache;
 mod control;
+mod describe;
 mod engine;
 mod instance;
 mod registry;
 mod runtime;
 mod sandbox;
+mod wait;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 
 pub use control::{
     ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
-    Refusal, TaskStatus,
+    Refusal, TaskStatus, TenantFailure,
 };
 
 pub use artifacts::FileArtifacts;
@@ -123,7 +125,9 @@ pub enum PluginError {
     WrongWorld { detail: String },
     #[error("the component imports `{import}`, which needs the grant `{grant}`")]
     GrantMissing { import: String, grant: String },
-    #[error("the component imports `{import}`, which this host does not have")]
+    #[error(
+        "the component imports `{import}`, which this host does not have: it has the world's own imports and WASI 0.2 (cli, clocks, filesystem, io, random, sockets), empty without a grant"
+    )]
     ImportUnknown { import: String },
     #[error("`{grant}` is not a grant; there are: clock, random")]
     GrantUnknown { grant: String },

@@ -9,20 +9,19 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
-use super::bindings::{self, wire};
 use super::cache::Cache;
-use super::engine;
+use super::describe;
 use super::instance::{Instance, Linked, WasmProcessor};
-use super::sandbox::{Grants, Guest, Sandbox};
+use super::sandbox::{Grants, Guest, Sandbox, cut};
+use super::wait;
 use super::{PluginError, PluginRuntime, PluginSettings};
+use super::{bindings, engine};
 use crate::limits::{
-    COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MANIFEST_BYTES_MAX,
-    GUEST_MEMORY_BYTES_CEILING, GUEST_MEMORY_BYTES_MAX, INSTANCES_MAX,
+    COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MEMORY_BYTES_CEILING,
+    GUEST_MEMORY_BYTES_MAX, INSTANCES_MAX,
 };
-use crate::processors::{
-    InvalidManifest, Manifest, OrderingKey, Processor, ProcessorFactory, Subscription, TaskContext, Trap,
-};
-use crate::tables::{Column, ColumnType, TableSchema};
+use crate::processors::{Manifest, Processor, ProcessorFactory, TaskContext, Trap};
+use crate::tables::TableSchema;
 
 /// How a runtime is set up. A plugin's own settings go before these.
 #[derive(Clone, Debug)]
@@ -64,6 +63,7 @@ impl WasmRuntime {
         let engine = engine::new(options.instances_max)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(|error| engine_failed(&error))?;
+        wait::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
         bindings::Processor::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| {
             guest
         })
@@ -73,21 +73,19 @@ impl WasmRuntime {
     }
 
     fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, PluginError> {
-        if let Some(cache) = &self.cache
-            && let Some(component) = cache.get(&self.engine, digest)
-        {
+        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, digest)) {
             return Ok(component);
         }
-        let not_a_component =
-            |error: &wasmtime::Error| PluginError::NotAComponent { detail: error.root_cause().to_string() };
-        let Some(cache) = &self.cache else {
-            return Component::new(&self.engine, bytes).map_err(|error| not_a_component(&error));
-        };
-        let compiled = self.engine.precompile_component(bytes).map_err(|error| not_a_component(&error))?;
-        cache.put(digest, &compiled)?;
-        cache.get(&self.engine, digest).ok_or_else(|| PluginError::Storage {
-            detail: format!("the precompiled component {digest} cannot be read back"),
-        })
+        let component = Component::new(&self.engine, bytes)
+            .map_err(|error| PluginError::NotAComponent { detail: error.root_cause().to_string() })?;
+        if let Some(cache) = &self.cache {
+            let kept = component.serialize().map_err(|error| engine_failed(&error));
+            if let Err(error) = kept.and_then(|code| cache.put(digest, &code)) {
+                // A full disk costs the next start some time; it is no reason not to run now.
+                tracing::warn!(%error, "a precompiled component could not be kept");
+            }
+        }
+        Ok(component)
     }
 
     fn link(&self, component: &Component) -> Result<Linked, PluginError> {
@@ -108,25 +106,7 @@ impl WasmRuntime {
         let failed = |trap: Trap| PluginError::Describe { detail: trap.to_string() };
         let mut instance = Instance::new(linked, &sandbox, None, self.options.call_max).map_err(failed)?;
         let manifest = instance.describe().map_err(failed)?;
-        let text = manifest.name.len()
-            + manifest.summary.len()
-            + manifest
-                .subscription
-                .types
-                .iter()
-                .chain(&manifest.subscription.aggregates)
-                .map(String::len)
-                .sum::<usize>();
-        if text > GUEST_MANIFEST_BYTES_MAX {
-            return Err(PluginError::Describe {
-                detail: format!(
-                    "the manifest has {text} bytes; guest_manifest_bytes_max is {GUEST_MANIFEST_BYTES_MAX}"
-                ),
-            });
-        }
-        let manifest = convert(manifest)?;
-        manifest.validate()?;
-        Ok(manifest)
+        describe::accept(manifest)
     }
 }
 
@@ -221,28 +201,50 @@ fn check_bytes(bytes: &[u8]) -> Result<(), PluginError> {
     Err(PluginError::NotAComponent { detail: detail.into() })
 }
 
+/// What the world imports, and the version of it that this host speaks.
+const WORLD: &str = "millrace:processor/";
+const WORLD_VERSION: &str = "0.1";
 const WORLD_IMPORTS: [&str; 4] = ["types", "log", "state", "config"];
-const WASI_IMPORTS: [&str; 5] = ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/"];
+/// Parts of WASI that standard libraries import whether a program uses them or
+/// not. All are there and empty: no file, no network, and time and randomness
+/// that tell nothing without a grant.
+const WASI_IMPORTS: [&str; 6] =
+    ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"];
 
 /// Imports and exports by name; their types are checked when the component is linked.
 fn check_world(component: &Component, engine: &Engine) -> Result<(), PluginError> {
     let ty = component.component_type();
     for (import, _) in ty.imports(engine) {
-        let ours = import
-            .strip_prefix("millrace:processor/")
-            .and_then(|rest| rest.split('@').next())
-            .is_some_and(|name| WORLD_IMPORTS.contains(&name));
-        if !ours && !WASI_IMPORTS.iter().any(|known| import.starts_with(known)) {
-            return Err(PluginError::ImportUnknown { import: import.into() });
+        let ours = import.strip_prefix(WORLD).map(|rest| rest.split_once('@').unwrap_or((rest, "")));
+        match ours {
+            Some((name, version)) if WORLD_IMPORTS.contains(&name) => check_version(import, version)?,
+            None if WASI_IMPORTS.iter().any(|known| import.starts_with(known)) => {}
+            _ => return Err(PluginError::ImportUnknown { import: import.chars().take(200).collect() }),
         }
     }
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    if !exports.iter().any(|name| name.starts_with("millrace:processor/handler@")) {
+    let handler = exports.iter().find_map(|name| name.strip_prefix("millrace:processor/handler@"));
+    let Some(version) = handler else {
         let found = if exports.is_empty() { "nothing".into() } else { exports.join(", ") };
-        let detail = format!("it exports {found}, not millrace:processor/handler");
+        let found = cut(&found, 200);
+        let detail = format!("it exports {found}, not {WORLD}handler");
         return Err(PluginError::WrongWorld { detail });
+    };
+    check_version("millrace:processor/handler", version)
+}
+
+/// Before 1.0, a minor version is another world.
+fn check_version(interface: &str, version: &str) -> Result<(), PluginError> {
+    let fits = version.strip_prefix(WORLD_VERSION).is_some_and(|rest| rest.starts_with('.'));
+    if fits {
+        return Ok(());
     }
-    Ok(())
+    let interface = cut(interface, 200);
+    let version = cut(version, 40);
+    let detail = format!(
+        "it has {interface} in version `{version}`; this host speaks {WORLD_VERSION}: build it with the fitting SDK"
+    );
+    Err(PluginError::WrongWorld { detail })
 }
 
 fn grants(names: &[String]) -> Result<Grants, PluginError> {
@@ -259,44 +261,4 @@ fn grants(names: &[String]) -> Result<Grants, PluginError> {
 
 fn engine_failed(error: &wasmtime::Error) -> PluginError {
     PluginError::Engine { detail: format!("{error:#}") }
-}
-
-fn convert(m: wire::Manifest) -> Result<Manifest, InvalidManifest> {
-    let column = |c: wire::Column| Column {
-        name: c.name,
-        column_type: match c.type_ {
-            wire::ColumnType::Bool => ColumnType::Bool,
-            wire::ColumnType::Int => ColumnType::Int,
-            wire::ColumnType::Float => ColumnType::Float,
-            wire::ColumnType::Text => ColumnType::Text,
-            wire::ColumnType::Bytes => ColumnType::Bytes,
-            wire::ColumnType::Json => ColumnType::Json,
-            wire::ColumnType::Timestamp => ColumnType::Timestamp,
-        },
-        nullable: c.nullable,
-        filterable: c.filterable,
-        sortable: c.sortable,
-    };
-    let table = |t: wire::Table| TableSchema {
-        name: t.name,
-        columns: t.columns.into_iter().map(column).collect(),
-        versioned: t.versioned,
-        window_rows_max: t.window_rows_max,
-    };
-    let version = m.version.parse().map_err(|_| InvalidManifest::Version { version: m.version.clone() })?;
-    Ok(Manifest {
-        name: m.name,
-        version,
-        summary: m.summary,
-        state_content_type: m.state_content_type,
-        ordering_key: match m.ordering_key {
-            wire::OrderingKey::Aggregate => OrderingKey::Aggregate,
-            wire::OrderingKey::PayloadField(field) => OrderingKey::PayloadField(field),
-            wire::OrderingKey::Single => OrderingKey::Single,
-        },
-        subscription: Subscription { types: m.subscription.types, aggregates: m.subscription.aggregates },
-        tables: m.tables.into_iter().map(table).collect(),
-        grants: m.grants,
-        flush_interval_ms: m.flush_interval_ms,
-    })
 }

@@ -46,6 +46,8 @@ pub(super) struct Guest {
     config: Arc<BTreeMap<String, String>>,
     logs: Arc<Logs>,
     event_time: Arc<AtomicI64>,
+    /// When the running call has used up its time, for what epochs do not interrupt.
+    pub(super) call_until: Instant,
 }
 
 /// What differs between plugins.
@@ -83,6 +85,7 @@ impl Guest {
             config: Arc::clone(&sandbox.config),
             logs,
             event_time,
+            call_until: Instant::now(),
         }
     }
 
@@ -91,9 +94,18 @@ impl Guest {
         self.event_time.store(at.0, Ordering::Relaxed);
     }
 
-    /// The last line the guest wrote to its output, such as the message of a panic.
+    /// A call begins, which may take this long. What earlier ones printed is not its last words.
+    pub(super) fn begin_call(&mut self, call_max: Duration) {
+        self.call_until = Instant::now() + call_max;
+        self.logs.lock().last_words.clear();
+    }
+
+    /// The last line that the running call wrote to its output, such as the message of a panic.
     pub(super) fn last_words(&self) -> String {
-        self.logs.lock().last_words.clone()
+        let budget = self.logs.lock();
+        // A guest may fall in the middle of a line.
+        let unfinished = String::from_utf8_lossy(&budget.line);
+        if budget.last_words.is_empty() { unfinished.into_owned() } else { budget.last_words.clone() }
     }
 }
 
@@ -249,27 +261,50 @@ impl Logs {
 
     /// What the guest prints is a message a line.
     fn print(&self, bytes: &[u8]) {
-        for &byte in bytes {
-            let line = {
-                let mut budget = self.lock();
-                if byte != b'\n' {
-                    if budget.line.len() < GUEST_LOG_BYTES_MAX {
-                        budget.line.push(byte);
-                    }
-                    continue;
-                }
-                let line = String::from_utf8_lossy(&std::mem::take(&mut budget.line)).into_owned();
-                if !line.is_empty() && !line.starts_with("note: ") {
-                    budget.last_words.clone_from(&line);
-                }
-                line
-            };
-            self.write(Level::Info, &line);
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let line = self.lock().take_in(part);
+            if let Some(line) = line {
+                self.write(Level::Info, &line);
+            }
         }
     }
 }
 
 impl Budget {
+    /// Adds to the line that is being printed, up to its bound; answers it when this ends it.
+    fn take_in(&mut self, part: &[u8]) -> Option<String> {
+        let (text, ended) = match part.split_last() {
+            Some((b'\n', text)) => (text, true),
+            _ => (part, false),
+        };
+        let room = GUEST_LOG_BYTES_MAX - self.line.len();
+        self.line.extend_from_slice(&text[..text.len().min(room)]);
+        if !ended {
+            return None;
+        }
+        let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+        if line.is_empty() {
+            return None;
+        }
+        // The hint that std prints below a panic's message is no part of it.
+        if !line.starts_with("note: ") {
+            self.remember(&line);
+        }
+        Some(line)
+    }
+
+    /// Keeps what may turn out to be the last words. A line that ends with a colon announces what follows
+    /// it, as the place of a panic does the message, which may have several lines.
+    fn remember(&mut self, line: &str) {
+        let announced = self.last_words.lines().next().is_some_and(|first| first.ends_with(':'));
+        if line.ends_with(':') || !announced {
+            line.clone_into(&mut self.last_words);
+        } else if self.last_words.len() + line.len() < GUEST_LOG_BYTES_MAX {
+            self.last_words.push('\n');
+            self.last_words.push_str(line);
+        }
+    }
+
     /// One message may go: answers how many were dropped since the last one.
     fn take(&mut self) -> Option<u64> {
         if self.window.elapsed() >= Duration::from_secs(1) {

@@ -1,10 +1,13 @@
 //! A folder whose components are deployed: put a `*.wasm` there, or replace
 //! one, and it runs. A file is taken once it has looked the same at two looks
-//! in a row, so a half-written one is not. Taking a file away changes nothing:
-//! `plugin remove` does that.
+//! in a row, so a half-written one is not. A file brings a version once: when
+//! another was deployed over it since, a start of the host does not go back to it.
+//! Taking a file away changes nothing: `plugin remove` does that, and a plugin
+//! that was removed comes back at the next start if its file is still there.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,8 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{DeployFrom, DeployRequest, PluginControl};
-use crate::error::Classify;
+use crate::error::{Classify, Retry};
 use crate::limits::{COMPONENT_BYTES_MAX, PLUGINS_POLL};
+
+/// How a deployment by a watched file begins to say so.
+pub(super) const BY_DIRECTORY: &str = "directory: ";
 
 /// Looks at a folder again and again.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct DirectoryWatcher {
 struct Seen {
     length: u64,
     modified: Option<SystemTime>,
+    /// Another file may have been moved here, of the same size and time.
+    inode: u64,
     taken: bool,
 }
 
@@ -44,11 +52,15 @@ impl DirectoryWatcher {
     }
 
     /// Deploys what is there and what comes, until it is cancelled. A refused
-    /// file is reported once and left until it changes.
+    /// file is reported once and left until it changes; one that the host could
+    /// not deal with just now is tried again.
     pub async fn run(mut self, control: Arc<dyn PluginControl>, cancel: CancellationToken) {
         loop {
             for path in self.look() {
-                deploy(&*control, &path).await;
+                let taken = deploy(&*control, &path).await;
+                if let Some(seen) = self.seen.get_mut(&path) {
+                    seen.taken = taken;
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(self.interval) => {}
@@ -74,9 +86,10 @@ impl DirectoryWatcher {
             if path.extension().is_none_or(|extension| extension != "wasm") || !meta.is_file() {
                 continue;
             }
-            let mut now = Seen { length: meta.len(), modified: meta.modified().ok(), taken: false };
+            let modified = meta.modified().ok();
+            let mut now = Seen { length: meta.len(), modified, inode: meta.ino(), taken: false };
             if let Some(before) = self.seen.get(&path)
-                && (before.length, before.modified) == (now.length, now.modified)
+                && *before == (Seen { taken: before.taken, ..now })
             {
                 now.taken = true;
                 if !before.taken {
@@ -91,7 +104,8 @@ impl DirectoryWatcher {
     }
 }
 
-async fn deploy(control: &dyn PluginControl, path: &Path) {
+/// Answers whether the file is dealt with.
+async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let component = match fs::metadata(path) {
         Ok(meta) if meta.len() > COMPONENT_BYTES_MAX as u64 => {
@@ -101,25 +115,30 @@ async fn deploy(control: &dyn PluginControl, path: &Path) {
                 component_bytes_max = COMPONENT_BYTES_MAX,
                 "the component is too large"
             );
-            return;
+            return true;
         }
         _ => match tokio::fs::read(path).await {
             Ok(component) => component,
-            Err(error) => return warn!(file, %error, "the component cannot be read"),
+            Err(error) => {
+                warn!(file, %error, "the component cannot be read");
+                return true;
+            }
         },
     };
     let request = DeployRequest {
         component: component.into(),
         expected_name: None,
         from: DeployFrom::Oldest,
-        by: format!("directory: {file}"),
+        by: format!("{BY_DIRECTORY}{file}"),
     };
     match control.deploy(request).await {
         Ok(status) => {
-            info!(file, plugin.name = status.name, plugin.version = status.deployment.version, "plugin runs")
+            info!(file, plugin.name = status.name, plugin.version = status.deployment.version, "plugin runs");
+            true
         }
         Err(error) => {
             warn!(file, %error, error.kind = error.code(), error.blame = error.blame().as_str(), "component refused");
+            error.retry() == Retry::Never
         }
     }
 }

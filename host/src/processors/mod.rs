@@ -12,6 +12,7 @@ mod keyed;
 mod lane;
 mod manifest;
 mod pool;
+mod proof;
 mod runner;
 mod task;
 mod worker;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use counters::Counts;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use pool::GuestPool;
+pub use proof::prove_at_rest;
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState, StateEntry};

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::counters::{Counters, Counts};
 use super::feed::{Feed, FeedError};
 use super::pool::GuestPool;
+use super::proof::prove;
 use super::task::{End, Task};
 use super::{LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
@@ -160,17 +161,24 @@ impl Runner {
         self.shared.factory()
     }
 
-    /// Asks every task whether this version could load its state, then has
-    /// every task hand over at a batch boundary. When one refuses after all,
-    /// those that had handed over go back.
+    /// Whether this version could load the committed state of every task. It is
+    /// tried beside the tasks, which go on meanwhile, however long it takes.
+    pub async fn prove(&self, factory: &Arc<dyn ProcessorFactory>) -> Result<(), SwapError> {
+        for task in self.shared.tasks() {
+            // An ended task has no objection.
+            let Some(basis) = task.basis().await else { continue };
+            prove(&self.shared.runtime, factory, task.id.clone(), basis).await?;
+        }
+        Ok(())
+    }
+
+    /// Has every task hand over at a batch boundary. When one refuses, it goes
+    /// on with the old version, and those that had handed over go back to it.
+    /// [`Runner::prove`] comes first, so that this is the exception.
     pub async fn swap(&self, factory: Arc<dyn ProcessorFactory>) -> Result<(), SwapError> {
         let shared = &self.shared;
         let _no_starts = shared.swapping.write().await;
         let tasks = shared.tasks();
-        for task in &tasks {
-            let answer = task.trial(Arc::clone(&factory)).await;
-            answer.map_err(|source| SwapError { task: task.id.clone(), source })?;
-        }
         let old = shared.factory();
         shared.set_factory(Arc::clone(&factory));
         for (index, task) in tasks.iter().enumerate() {
@@ -322,6 +330,7 @@ impl Shared {
     async fn keep_running(self: Arc<Self>, tenant: TenantId) {
         let mut wait = RESTART_WAIT_MIN;
         loop {
+            let began_with = self.factory();
             let error = tokio::select! {
                 error = self.run(&tenant) => error,
                 () = self.cancel.cancelled() => return,
@@ -333,7 +342,11 @@ impl Shared {
             for task in tasks {
                 task.close();
             }
-            let restart = !matches!(&error, RunError::Task(end) if !end.restart)
+            // A swap that is under way counts these tasks as handed over. So it is waited for,
+            // and the version that it brought gets its try at what the old one gave up on.
+            let no_swap = self.swapping.read().await;
+            let swapped = !Arc::ptr_eq(&began_with, &self.factory());
+            let restart = (swapped || !matches!(&error, RunError::Task(end) if !end.restart))
                 && !matches!(&error, RunError::Feed(FeedError::Closed));
             warn!(plugin.name = %self.name, %tenant, %error, restart, "processor run ended");
             if let Some(run) = self.runs().get_mut(&tenant) {
@@ -343,7 +356,8 @@ impl Shared {
             if !restart {
                 return;
             }
-            if did_something {
+            drop(no_swap);
+            if did_something || swapped {
                 wait = RESTART_WAIT_MIN;
             }
             tokio::select! {

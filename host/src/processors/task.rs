@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use tokio::sync::{Notify, oneshot};
 
 use super::pool::{Schedule, Turns};
+use super::proof::Basis;
 use super::runner::Shared;
 use super::worker::{Next, Worker};
 use super::{FlushReason, LoadError, ProcessorFactory};
@@ -49,7 +50,7 @@ struct Inbox {
     committed: Option<Result<Committed, CommitError>>,
     tick: bool,
     evict: bool,
-    trials: Vec<Trial>,
+    basis: Vec<oneshot::Sender<Basis>>,
     drain: Option<Drain>,
     closed: bool,
 }
@@ -64,16 +65,10 @@ pub(super) struct Inputs {
     pub(super) committed: Option<Result<Committed, CommitError>>,
     pub(super) tick: bool,
     pub(super) evict: bool,
-    pub(super) trials: Vec<Trial>,
+    /// Who asks what another version would begin with.
+    pub(super) basis: Vec<oneshot::Sender<Basis>>,
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
-}
-
-/// Can this version load the task's state? Changes nothing.
-#[derive(Debug)]
-pub(super) struct Trial {
-    pub(super) factory: Arc<dyn ProcessorFactory>,
-    pub(super) reply: oneshot::Sender<Result<(), LoadError>>,
 }
 
 /// Finish and commit what was handled, then do this.
@@ -180,18 +175,19 @@ impl Task {
         self.wake();
     }
 
-    /// Whether a version can load what the task has last committed. An ended task has no objection.
-    pub(super) async fn trial(self: &Arc<Self>, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
+    /// What another version would begin with: the last committed state. The
+    /// task goes on. None when it has ended.
+    pub(super) async fn basis(self: &Arc<Self>) -> Option<Basis> {
         let (reply, answer) = oneshot::channel();
         {
             let mut inbox = self.inbox();
             if inbox.closed {
-                return Ok(());
+                return None;
             }
-            inbox.trials.push(Trial { factory, reply });
+            inbox.basis.push(reply);
         }
         self.wake();
-        answer.await.unwrap_or(Ok(()))
+        answer.await.ok()
     }
 
     /// Commits what was handled and hands over to another version. On an error
@@ -231,7 +227,7 @@ impl Task {
             let mut inbox = self.inbox();
             inbox.closed = true;
             inbox.batches.clear();
-            inbox.trials.clear();
+            inbox.basis.clear();
             inbox.drain = None;
         }
         self.room.notify_waiters();
@@ -329,7 +325,7 @@ impl Task {
             committed: inbox.committed.take(),
             tick: std::mem::take(&mut inbox.tick),
             evict: std::mem::take(&mut inbox.evict),
-            trials: std::mem::take(&mut inbox.trials),
+            basis: std::mem::take(&mut inbox.basis),
             drain: inbox.drain.take(),
             closed: inbox.closed,
         }
@@ -339,7 +335,7 @@ impl Task {
         let mut inbox = self.inbox();
         inbox.closed = true;
         inbox.batches.clear();
-        inbox.trials.clear();
+        inbox.basis.clear();
         inbox.drain = None;
         drop(inbox);
         self.room.notify_waiters();

@@ -6,10 +6,10 @@
 mod component {
     use millrace_guest::bindings::exports::millrace::processor::handler::Guest;
     use millrace_guest::bindings::millrace::processor::types::{
-        Context, EffectKind, EffectRecord, Effects, EventRecord, Failure, FailureKind, FlushReason, Manifest,
-        Outcome, SavedState,
+        Context, EffectKind, EffectRecord, Effects, Failure, FailureKind, FlushReason, Manifest, Outcome,
+        SavedState,
     };
-    use millrace_guest::{Column, Manifest as Says, Table};
+    use millrace_guest::{Column, EVENT_WORDS, Event, Manifest as Says, Table};
 
     static TABLE: Table = Table::new(
         "bad_rows",
@@ -17,16 +17,6 @@ mod component {
     );
 
     struct BadEffects;
-
-    fn event_type<'a>(arena: &'a [u8], record: &EventRecord) -> &'a [u8] {
-        let start = (record.start + record.id_bytes + record.aggregate_bytes + record.agg_id_bytes) as usize;
-        &arena[start..start + record.type_bytes as usize]
-    }
-
-    fn agg_id<'a>(arena: &'a [u8], record: &EventRecord) -> &'a [u8] {
-        let start = (record.start + record.id_bytes + record.aggregate_bytes) as usize;
-        &arena[start..start + record.agg_id_bytes as usize]
-    }
 
     fn text_cell(text: &[u8]) -> Vec<u8> {
         let mut cell = vec![5];
@@ -36,9 +26,9 @@ mod component {
     }
 
     /// The effect for one event: a good row, and what the type asks for done to it.
-    fn push(effects: &mut Effects, arena: &[u8], record: &EventRecord, event: u32) {
-        let kind = event_type(arena, record);
-        let mut key = agg_id(arena, record).to_vec();
+    fn push(effects: &mut Effects, about: Event<'_>, event: u32) {
+        let kind = about.event_type().as_bytes();
+        let mut key = about.agg_id().as_bytes().to_vec();
         let mut body = text_cell(kind);
         let float = |value: f64| [vec![4], value.to_le_bytes().to_vec(), vec![0]].concat();
         body.extend(match kind {
@@ -100,24 +90,42 @@ mod component {
             Ok(())
         }
 
-        fn handle(arena: Vec<u8>, records: Vec<EventRecord>) -> Outcome {
+        fn handle(arena: Vec<u8>, events: Vec<u64>) -> Outcome {
+            let events = events.as_chunks::<EVENT_WORDS>().0;
             let mut outcome = Outcome {
-                handled: records.len() as u32,
+                handled: events.len() as u32,
                 effects: Effects { arena: vec![], records: vec![] },
                 failure: None,
             };
-            for (index, record) in records.iter().enumerate() {
+            for (index, words) in events.iter().enumerate() {
+                let event = Event::new(&arena, words);
                 let failure = |index| {
                     Some(Failure { index, kind: FailureKind::Reject, message: "about another event".into() })
                 };
-                match event_type(&arena, record) {
+                match event.event_type().as_bytes() {
                     // More than there were.
                     b"bad.handled" => outcome.handled += 1,
                     // Fewer, and no reason given.
                     b"bad.silent" => outcome.handled = 0,
+                    // A text that is none.
+                    b"bad.message" => {
+                        #[expect(
+                            unsafe_code,
+                            reason = "what the SDK never hands back is what the host must refuse"
+                        )]
+                        // SAFETY: the string is not looked at here; it goes to the host as it is.
+                        let message = unsafe { String::from_utf8_unchecked(vec![0xff, 0xfe]) };
+                        let index = index as u32;
+                        outcome = Outcome {
+                            handled: index,
+                            failure: Some(Failure { index, kind: FailureKind::Reject, message }),
+                            ..outcome
+                        };
+                        break;
+                    }
                     // About an event that was handled.
                     b"bad.failure" => outcome.failure = failure(u32::MAX),
-                    _ => push(&mut outcome.effects, &arena, record, index as u32),
+                    _ => push(&mut outcome.effects, event, index as u32),
                 }
             }
             outcome

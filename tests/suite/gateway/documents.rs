@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::{Value, json};
 
 use super::rig::Rig;
 
@@ -139,13 +140,92 @@ async fn a_component_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn tasks_of_other_tenants_are_for_admins() {
+async fn what_other_tenants_do_is_for_admins() {
     let rig = Rig::with_tokens().await;
-    let seen = async |token: &str| {
-        let status = rig.send("GET", "/v1/plugins/keeper", &[("Authorization", token)], b"").await.json();
-        status["tasks"].as_array().map(Vec::len)
+    let tenants = |value: &Value| -> Vec<String> {
+        let each = value.as_array().expect("a list").iter();
+        each.map(|one| one["tenant"].as_str().expect("a tenant").to_owned()).collect()
     };
-    assert_eq!(seen("Bearer alpha-read").await, Some(1));
-    assert_eq!(seen("Bearer alpha-all").await, Some(2));
+    for path in ["/v1/plugins", "/v1/plugins/keeper"] {
+        let seen = async |token: &str| {
+            let answer = rig.send("GET", path, &[("Authorization", token)], b"").await.json();
+            answer.pointer("/plugins/0").cloned().unwrap_or(answer)
+        };
+        let own = seen("Bearer alpha-read").await;
+        assert_eq!(
+            (tenants(&own["tasks"]), tenants(&own["tenant_failures"])),
+            (vec!["alpha".into()], vec!["alpha".into()])
+        );
+        assert_eq!((&own["state"], &own["message"]), (&json!("failed"), &json!("tenant alpha: it is full")));
+        assert!(!own.to_string().contains("beta"), "{own}");
+        let none = seen("Bearer gamma-read").await;
+        assert_eq!(
+            (&none["state"], &none["message"], &none["tasks"]),
+            (&json!("running"), &json!(""), &json!([]))
+        );
+        for status in [&own, &none] {
+            assert!(status.get("lag_events").is_none() && status.get("counters").is_none(), "{status}");
+        }
+        let whole = seen("Bearer alpha-all").await;
+        assert_eq!(tenants(&whole["tasks"]), ["alpha", "beta"]);
+        assert_eq!((&whole["lag_events"], &whole["counters"]["events"]), (&json!(7), &json!(77)));
+        assert!(
+            whole["message"].as_str().is_some_and(|text| text.contains("tenant beta: its key")),
+            "{whole}"
+        );
+    }
+    rig.stop().await;
+}
+
+/// The value of a metric's line, zero where there is none.
+fn metric(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().expect("a whole number"))
+}
+
+#[tokio::test]
+async fn what_the_edge_does_is_counted() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Of this thread, which is the whole runtime of this test: other tests count elsewhere.
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let rig = Rig::with_metrics(handle).await;
+    let line = |version: u32| {
+        format!("{{\"aggregate\":\"a\",\"agg_id\":\"a\",\"version\":{version},\"type\":\"t\"}}\n")
+    };
+    let upload = [line(1), line(2), "nonsense\n".into(), line(3), line(2)].concat();
+    assert_eq!(rig.post("application/x-ndjson", upload.as_bytes()).await.lines().len(), 5);
+    assert_eq!(rig.post("application/json", line(3).as_bytes()).await.status, 200);
+    rig.get("/v1/streams/events?after=OTHER.1").await.is_problem(410, "cursor_foreign");
+    rig.get("/v2/one").await.is_problem(404, "path_unknown");
+    rig.get("/v2/two").await.is_problem(404, "path_unknown");
+    let mut follower = rig.connect().await;
+    let head = "GET /v1/streams/events?after=oldest HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    follower.write(head.as_bytes()).await;
+    let mut seen = String::new();
+    follower.read_until(&mut seen, "\"version\":3,").await;
+    let text = rig.get("/metrics").await.text();
+    for (name, wanted) in [
+        ("millrace_published_events_total", 3),
+        ("millrace_published_repeats_total", 2),
+        ("millrace_http_problems_total{code=\"json_invalid\"}", 1),
+        ("millrace_http_problems_total{code=\"cursor_foreign\"}", 1),
+        ("millrace_http_problems_total{code=\"path_unknown\"}", 2),
+        ("millrace_http_requests_total{route=\"/v1/events\",method=\"POST\",status=\"2xx\"}", 2),
+        ("millrace_http_requests_total{route=\"/v1/streams/{stream}\",method=\"GET\",status=\"2xx\"}", 1),
+        ("millrace_http_requests_total{route=\"unmatched\",method=\"GET\",status=\"4xx\"}", 2),
+        ("millrace_sse_clients", 1),
+    ] {
+        assert_eq!(metric(&text, name), wanted, "{name}\n{text}");
+    }
+    assert!(metric(&text, "millrace_http_connections") >= 2, "this one's and the follower's:\n{text}");
+    assert!(text.contains("# TYPE millrace_http_request_seconds"), "{text}");
+    drop(follower);
+    let gone = async {
+        while metric(&rig.get("/metrics").await.text(), "millrace_sse_clients") != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::rig::PATIENCE, gone).await.expect("the follower's end is noticed");
     rig.stop().await;
 }

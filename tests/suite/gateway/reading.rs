@@ -133,6 +133,55 @@ async fn a_tail_from_newest_shows_only_what_comes_of_its_tenant() {
     rig.stop().await;
 }
 
+/// The versions of the events that a follower was shown, in their order.
+fn shown(text: &str) -> Vec<u64> {
+    let events = text.lines().filter(|line| line.starts_with("data: ") && line.contains("\"agg_id\""));
+    let version = |line: &str| line.split("\"version\":").nth(1)?.split(',').next()?.parse().ok();
+    events.map(|line| version(line).expect("a version")).collect()
+}
+
+#[tokio::test]
+async fn a_follower_behind_the_tail_is_served_from_the_store_and_then_by_the_tail() {
+    let rig = Rig::with_short_tail().await;
+    // More than the buffers of a socket hold: the follower stays behind until it is read from.
+    rig.append_large(40, 500_000).await;
+    let mut client = follow(&rig, "/v1/streams/events?after=oldest", "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, "event: ready").await;
+    client.read_until(&mut seen, "\"version\":40,").await;
+    rig.append("default", 3).await;
+    client.read_until(&mut seen, "\"version\":3,\"at").await;
+    assert_eq!(shown(&seen), (1..=40).chain(1..=3).collect::<Vec<_>>());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_follower_that_retention_passes_is_told_where_it_can_go_on() {
+    let rig = Rig::with_short_tail().await;
+    rig.append_large(40, 500_000).await;
+    let mut client = follow(&rig, "/v1/streams/events?after=oldest", "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, "\"version\":1,").await;
+    let keep = millrace::streams::Retention { age: None, events: Some(2) };
+    millrace::streams::EventLog::trim(&rig.store, keep).await.expect("trimmed");
+    client.read_until(&mut seen, "event: error\ndata: ").await;
+    client.read_until(&mut seen, "\r\n0\r\n\r\n").await;
+    let versions = shown(&seen);
+    let count = versions.len() as u64;
+    assert_eq!(versions, (1..=count).collect::<Vec<_>>(), "nothing is left out before the word");
+    assert!(count < 38, "the follower was not behind: it has seen {count}");
+    let (_, problem) = seen.rsplit_once("event: error\ndata: ").expect("it came");
+    let problem: Value = serde_json::from_str(problem.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&problem["code"], &problem["status"]), (&json!("position_lost"), &json!(410)));
+    let oldest = problem["oldest"].as_str().expect("a cursor");
+    let mut client = follow(&rig, &format!("/v1/streams/events?after={oldest}"), "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, "\"version\":40,").await;
+    client.read_until(&mut seen, "\n\n").await;
+    assert_eq!(shown(&seen), [39, 40]);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn a_quiet_tail_shows_signs_of_life_and_moves_over_what_is_filtered() {
     let rig = Rig::with(|options| options.sse_heartbeat = std::time::Duration::from_millis(50)).await;

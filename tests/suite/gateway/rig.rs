@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use metrics_exporter_prometheus::PrometheusHandle;
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::checkpoints::{
     CheckpointStore, Commit, DeadLetterRow, EffectBatch, EffectKind, EffectRecord, TaskId,
@@ -17,7 +18,7 @@ use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::plugins::{
     ControlError, DeployRequest, Deployment, PluginControl, PluginCounters, PluginState, PluginStatus,
-    StartFrom, TaskStatus,
+    StartFrom, TaskStatus, TenantFailure,
 };
 use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
@@ -49,15 +50,35 @@ impl Rig {
     }
 
     /// With tokens: `alpha-all` has every right in tenant `alpha`, `alpha-read`
-    /// and `alpha-publish` one each, `beta-all` is the other tenant's.
+    /// and `alpha-publish` one each, `beta-all-rights` is the other tenant's, `gamma-read` one that nobody writes in.
     pub(super) async fn with_tokens() -> Self {
         Self::with(|options| options.auth = tokens()).await
     }
 
     pub(super) async fn with(change: impl FnOnce(&mut GatewayOptions)) -> Self {
+        Self::custom(change, |_| {}, Arc::new(|| "millrace_test 1\n".into())).await
+    }
+
+    /// With a tail that keeps the newest batch only: who is behind it reads from the store.
+    pub(super) async fn with_short_tail() -> Self {
+        let no_metrics = Arc::new(String::new);
+        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, no_metrics).await
+    }
+
+    /// Shows what was recorded on this thread. The edge of a test runs on it.
+    pub(super) async fn with_metrics(handle: PrometheusHandle) -> Self {
+        Self::custom(|_| {}, |_| {}, Arc::new(move || handle.render())).await
+    }
+
+    async fn custom(
+        change: impl FnOnce(&mut GatewayOptions),
+        change_store: impl FnOnce(&mut SqliteOptions),
+        metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the store");
         let mut sqlite = SqliteOptions::new(directory.path());
         sqlite.disk_free_bytes_min = 0;
+        change_store(&mut sqlite);
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let log = Arc::new(FaultyLog { inner: store.clone(), appends_left: AtomicUsize::new(usize::MAX) });
         let plugins = Arc::new(FakePlugins::default());
@@ -68,10 +89,9 @@ impl Rig {
         let services = Services {
             log: log.clone(),
             tables: Arc::new(store.clone()),
-            checkpoints: Arc::new(store.clone()),
             plugins: plugins.clone(),
             clock: Arc::new(clock),
-            metrics: Arc::new(|| "millrace_test 1\n".into()),
+            metrics,
             ready: Arc::new(|| Readiness { ready: true, reasons: vec![] }),
         };
         let gateway = Gateway::bind(options, services.clone()).await.expect("loopback can be bound");
@@ -262,6 +282,7 @@ pub(super) fn tokens() -> AuthOptions {
             token("alpha-publish", "alpha", &[Right::Publish]),
             token("beta-all-rights", "beta", &all),
             token(digest, "alpha", &[Right::Read]),
+            token("gamma-read", "gamma", &[Right::Read]),
         ],
     }
 }
@@ -303,14 +324,17 @@ impl Client {
     pub(super) async fn read_until(&mut self, text: &mut String, wanted: &str) {
         let read = async {
             let mut piece = vec![0; 16 << 10];
-            while !text.contains(wanted) {
+            let mut known = 0;
+            while !text[known..].contains(wanted) {
+                // What was looked through is not looked through again: texts may be long.
+                known = text.floor_char_boundary(text.len().saturating_sub(wanted.len()));
                 let count = self.0.read(&mut piece).await.expect("the gateway writes");
-                assert_ne!(count, 0, "closed before `{wanted}` came; so far: {text}");
+                assert_ne!(count, 0, "closed before `{wanted}` came; so far: {text:.5000}");
                 text.push_str(&String::from_utf8_lossy(&piece[..count]));
             }
         };
         let waited = tokio::time::timeout(PATIENCE, read).await;
-        assert!(waited.is_ok(), "`{wanted}` did not come; so far: {text}");
+        assert!(waited.is_ok(), "`{wanted}` did not come; so far: {text:.5000}");
     }
 }
 
@@ -447,15 +471,23 @@ impl FakePlugins {
         self.asked.lock().expect("no panic").push(asked);
     }
 
+    fn failing(&self) -> Vec<TenantFailure> {
+        let failure =
+            |tenant: &str, message: &str| TenantFailure { tenant: tenant.into(), message: message.into() };
+        vec![failure("alpha", "it is full"), failure("beta", "its key")]
+    }
+
     fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
         if plugin != "keeper" {
             return Err(ControlError::Unknown { plugin: plugin.into() });
         }
         let task = |tenant: &str| TaskStatus { tenant: tenant.into(), lane: 0, position: 1, state_bytes: 0 };
+        let counters = PluginCounters { events: 77, ..PluginCounters::default() };
         Ok(PluginStatus {
             name: "keeper".into(),
-            state: PluginState::Running,
-            message: String::new(),
+            state: PluginState::Failed,
+            message: "tenant alpha: it is full; tenant beta: its key".into(),
+            tenant_failures: self.failing(),
             deployment: Deployment {
                 plugin: "keeper".into(),
                 version: "1.0.0".into(),
@@ -467,9 +499,9 @@ impl FakePlugins {
                 deployed_by: "test".into(),
             },
             manifest: None,
-            lag_events: 0,
+            lag_events: 7,
             tasks: vec![task("alpha"), task("beta")],
-            counters: PluginCounters::default(),
+            counters,
             last_refusal: None,
         })
     }

@@ -8,8 +8,14 @@ function element(name, text, ...children) {
   return made;
 }
 
+// What stands between backticks is code.
+function prose(name, text) {
+  const parts = text.split("`").map((part, index) => (index % 2 === 1 ? element("code", part) : part));
+  return element(name, "", ...parts);
+}
+
 function cells(name, texts) {
-  return element("tr", "", ...texts.map((text) => (text instanceof Node ? element(name, "", text) : element(name, text))));
+  return element("tr", "", ...texts.map((text) => (text instanceof Node ? element(name, "", text) : prose(name, text))));
 }
 
 function table(head, rows) {
@@ -41,7 +47,7 @@ function operation(method, path, it) {
   const title = element("h3", "", element("span", method.toUpperCase()), element("span", path));
   title.firstChild.className = "method";
   title.lastChild.className = "path";
-  const text = [it.summary, it.description].filter(Boolean).map((part) => element("p", part));
+  const text = [it.summary, it.description].filter(Boolean).map((part) => prose("p", part));
   const made = element("article", "", title, ...text);
   if (it.parameters && it.parameters.length > 0) {
     const rows = it.parameters.map((p) => cells("td", [element("code", p.name), p.in, p.description || ""]));
@@ -60,7 +66,7 @@ function operation(method, path, it) {
 function schema(name, it) {
   const made = element("article", "", element("h3", name));
   made.id = `schema-${name}`;
-  if (it.description) made.append(element("p", it.description));
+  if (it.description) made.append(prose("p", it.description));
   const parts = [it, ...(it.allOf || [])];
   const rows = parts.flatMap((part) => Object.entries(part.properties || {})).map(([field, of]) => {
     const needed = parts.some((part) => (part.required || []).includes(field)) ? "" : "optional";

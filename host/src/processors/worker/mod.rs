@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::keyed::KeyedState;
+use super::proof::Basis;
 use super::runner::{ProcessorSettings, Shared};
-use super::task::{Drain, End, Inputs, Trial};
+use super::task::{Drain, End, Inputs};
 use super::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, ProcessorFactory, TaskContext, Trap,
     TrapKind,
@@ -215,8 +216,10 @@ impl Worker {
         if let Some(answer) = inputs.committed {
             self.end_commit(answer)?;
         }
-        for trial in inputs.trials {
-            self.try_out(trial);
+        for asker in inputs.basis {
+            let basis = Basis { context: self.context(), saved: self.committed_saved.clone() };
+            // The asker may have gone.
+            let _ = asker.send(basis);
         }
         if let Some(drain) = inputs.drain {
             self.drain = Some((drain, Drained::Not));
@@ -463,20 +466,18 @@ impl Worker {
         factory: &Arc<dyn ProcessorFactory>,
         saved: Option<&SavedState>,
     ) -> Result<Box<dyn Processor>, LoadError> {
-        let mut instance = factory.instantiate(TaskContext {
-            tenant: self.id.tenant.clone(),
-            lane: self.id.lane,
-            lanes: self.shared.settings.lanes,
-            state: Arc::clone(&self.keyed) as _,
-        })?;
+        let mut instance = factory.instantiate(self.context())?;
         instance.load(saved)?;
         Ok(instance)
     }
 
-    fn try_out(&self, trial: Trial) {
-        let answer = self.make(&trial.factory, self.committed_saved.as_deref()).map(|_| ());
-        // The asker may have gone.
-        let _ = trial.reply.send(answer);
+    fn context(&self) -> TaskContext {
+        TaskContext {
+            tenant: self.id.tenant.clone(),
+            lane: self.id.lane,
+            lanes: self.shared.settings.lanes,
+            state: Arc::clone(&self.keyed) as _,
+        }
     }
 }
 

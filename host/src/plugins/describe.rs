@@ -1,0 +1,170 @@
+//! What a component says of itself, taken into the host's own words once its size is bounded.
+
+use super::PluginError;
+use super::bindings::wire;
+use crate::limits::GUEST_MANIFEST_BYTES_MAX;
+use crate::processors::{InvalidManifest, Manifest, OrderingKey, Subscription};
+use crate::tables::{Column, ColumnType, TableSchema};
+
+/// The manifest, if it is small and sound enough to be kept, listed and made tables of.
+pub(super) fn accept(manifest: wire::Manifest) -> Result<Manifest, PluginError> {
+    let bytes = bytes(&manifest);
+    if bytes > GUEST_MANIFEST_BYTES_MAX {
+        return Err(PluginError::Describe {
+            detail: format!(
+                "the manifest has {bytes} bytes; guest_manifest_bytes_max is {GUEST_MANIFEST_BYTES_MAX}"
+            ),
+        });
+    }
+    let manifest = convert(manifest)?;
+    manifest.validate()?;
+    Ok(manifest)
+}
+
+/// All text, and the records themselves, so that a million empty names count, too.
+fn bytes(m: &wire::Manifest) -> usize {
+    let texts = |list: &[String]| list.iter().map(|text| text.len() + size_of::<String>()).sum::<usize>();
+    let columns = |table: &wire::Table| {
+        table.columns.iter().map(|column| column.name.len() + size_of::<wire::Column>()).sum::<usize>()
+    };
+    let tables = m.tables.iter().map(|table| table.name.len() + size_of::<wire::Table>() + columns(table));
+    let key = match &m.ordering_key {
+        wire::OrderingKey::PayloadField(field) => field.len(),
+        wire::OrderingKey::Aggregate | wire::OrderingKey::Single => 0,
+    };
+    m.name.len()
+        + m.version.len()
+        + m.summary.len()
+        + m.state_content_type.as_ref().map_or(0, String::len)
+        + key
+        + texts(&m.subscription.types)
+        + texts(&m.subscription.aggregates)
+        + texts(&m.grants)
+        + tables.sum::<usize>()
+}
+
+fn convert(m: wire::Manifest) -> Result<Manifest, InvalidManifest> {
+    let column = |c: wire::Column| Column {
+        name: c.name,
+        column_type: match c.type_ {
+            wire::ColumnType::Bool => ColumnType::Bool,
+            wire::ColumnType::Int => ColumnType::Int,
+            wire::ColumnType::Float => ColumnType::Float,
+            wire::ColumnType::Text => ColumnType::Text,
+            wire::ColumnType::Bytes => ColumnType::Bytes,
+            wire::ColumnType::Json => ColumnType::Json,
+            wire::ColumnType::Timestamp => ColumnType::Timestamp,
+        },
+        nullable: c.nullable,
+        filterable: c.filterable,
+        sortable: c.sortable,
+    };
+    let table = |t: wire::Table| TableSchema {
+        name: t.name,
+        columns: t.columns.into_iter().map(column).collect(),
+        versioned: t.versioned,
+        window_rows_max: t.window_rows_max,
+    };
+    let version = m.version.parse().map_err(|_| InvalidManifest::Version { version: m.version.clone() })?;
+    Ok(Manifest {
+        name: m.name,
+        version,
+        summary: m.summary,
+        state_content_type: m.state_content_type,
+        ordering_key: match m.ordering_key {
+            wire::OrderingKey::Aggregate => OrderingKey::Aggregate,
+            wire::OrderingKey::PayloadField(field) => OrderingKey::PayloadField(field),
+            wire::OrderingKey::Single => OrderingKey::Single,
+        },
+        subscription: Subscription { types: m.subscription.types, aggregates: m.subscription.aggregates },
+        tables: m.tables.into_iter().map(table).collect(),
+        grants: m.grants,
+        flush_interval_ms: m.flush_interval_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::TABLES_MAX;
+
+    fn manifest() -> wire::Manifest {
+        wire::Manifest {
+            name: "good".into(),
+            version: "1.0.0".into(),
+            summary: String::new(),
+            state_content_type: None,
+            ordering_key: wire::OrderingKey::Aggregate,
+            subscription: wire::Subscription { types: vec![], aggregates: vec![] },
+            tables: vec![],
+            grants: vec![],
+            flush_interval_ms: None,
+        }
+    }
+
+    fn table(name: &str, columns: usize) -> wire::Table {
+        let column = |index: usize| wire::Column {
+            name: format!("c{index}"),
+            type_: wire::ColumnType::Int,
+            nullable: false,
+            filterable: false,
+            sortable: false,
+        };
+        wire::Table {
+            name: name.into(),
+            columns: (0..columns).map(column).collect(),
+            versioned: false,
+            window_rows_max: 10,
+        }
+    }
+
+    #[test]
+    fn every_text_and_every_record_counts_towards_the_limit() {
+        let long = || "x".repeat(GUEST_MANIFEST_BYTES_MAX + 1);
+        let many = || vec![String::new(); 100_000];
+        let none = || wire::Subscription { types: vec![], aggregates: vec![] };
+        let cases = [
+            wire::Manifest { name: long(), ..manifest() },
+            wire::Manifest { version: long(), ..manifest() },
+            wire::Manifest { summary: long(), ..manifest() },
+            wire::Manifest { state_content_type: Some(long()), ..manifest() },
+            wire::Manifest { ordering_key: wire::OrderingKey::PayloadField(long()), ..manifest() },
+            wire::Manifest { subscription: wire::Subscription { types: many(), ..none() }, ..manifest() },
+            wire::Manifest {
+                subscription: wire::Subscription { aggregates: vec![long()], ..none() },
+                ..manifest()
+            },
+            wire::Manifest { tables: vec![table(&long(), 1)], ..manifest() },
+            wire::Manifest { tables: vec![table("t", 100_000)], ..manifest() },
+            wire::Manifest { grants: many(), ..manifest() },
+        ];
+        for (index, manifest) in cases.into_iter().enumerate() {
+            let error = accept(manifest).expect_err("it is too large");
+            assert!(error.to_string().contains("guest_manifest_bytes_max is 1048576"), "{index}: {error}");
+        }
+        accept(manifest()).expect("a small one is fine");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_by_its_rule() {
+        let names = ["", "Upper", "1st", "ü", "a b", "-a", "a/../b", &"a".repeat(63)];
+        for name in names {
+            let error = accept(wire::Manifest { name: name.into(), ..manifest() }).expect_err("a bad name");
+            assert!(matches!(error, PluginError::Manifest(InvalidManifest::Name { .. })), "{name}: {error}");
+        }
+        for version in ["", "1", "1.0", "one", "1.0.0.0"] {
+            let error = accept(wire::Manifest { version: version.into(), ..manifest() });
+            let error = error.expect_err("a bad version");
+            assert!(matches!(error, PluginError::Manifest(InvalidManifest::Version { .. })), "{error}");
+        }
+        let tables = (0..=TABLES_MAX).map(|index| table(&format!("t{index}"), 1)).collect();
+        let twice = vec![table("t", 1), table("t", 1)];
+        let sql = vec![table("t; DROP TABLE events", 1)];
+        for tables in [tables, twice, sql] {
+            accept(wire::Manifest { tables, ..manifest() }).expect_err("bad tables");
+        }
+        accept(wire::Manifest { flush_interval_ms: Some(0), ..manifest() }).expect_err("it would never rest");
+        let key = wire::OrderingKey::PayloadField(String::new());
+        accept(wire::Manifest { ordering_key: key, ..manifest() }).expect_err("it names no field");
+    }
+}

@@ -1,0 +1,273 @@
+//! The plugins of this host: what is deployed, what runs, and the changes.
+//!
+//! A plugin's changes happen one at a time, beside those of other plugins;
+//! compiling and verifying happen before a change takes its turn. So a slow
+//! component holds up nobody but itself.
+
+mod changes;
+mod deploy;
+mod show;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
+use tracing::warn;
+
+use super::{
+    ArtifactStore, ControlError, DeployRequest, Deployment, DeploymentStore, PluginControl, PluginError,
+    PluginRuntime, PluginSettings, PluginStatus, Refusal, StartFrom,
+};
+use crate::checkpoints::DeadLetterRow;
+use crate::error::BackendError;
+use crate::event::{Position, TenantId};
+use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner};
+use crate::tables::TableStore;
+
+/// What a registry works with.
+#[derive(Clone, Debug)]
+pub struct RegistryParts {
+    pub engine: Engine,
+    pub runtime: Arc<dyn PluginRuntime>,
+    pub artifacts: Arc<dyn ArtifactStore>,
+    pub deployments: Arc<dyn DeploymentStore>,
+    pub tables: Arc<dyn TableStore>,
+    /// The operator's settings by plugin name.
+    pub settings: BTreeMap<String, PluginSettings>,
+    /// How processors run where a plugin's settings do not say.
+    pub processors: ProcessorSettings,
+}
+
+/// Implements [`PluginControl`] on one host.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parts: RegistryParts,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// Plugins that are being changed or wait for it; the others have no entry.
+    turns: Mutex<BTreeMap<String, Arc<TurnMutex<()>>>>,
+    /// Held for reading by every change, so that an end can wait for them.
+    changing: RwLock<()>,
+    closing: AtomicBool,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    deployment: Deployment,
+    manifest: Option<Manifest>,
+    runner: Option<Runner>,
+    /// Why it could not be started.
+    failure: Option<String>,
+    last_refusal: Option<Refusal>,
+}
+
+/// The right to change one plugin.
+struct Turn<'a> {
+    _change: RwLockReadGuard<'a, ()>,
+    _plugin: OwnedMutexGuard<()>,
+}
+
+impl Registry {
+    pub fn new(parts: RegistryParts) -> Self {
+        let inner = Inner {
+            parts,
+            entries: Mutex::default(),
+            turns: Mutex::default(),
+            changing: RwLock::default(),
+            closing: AtomicBool::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts what was deployed when the host last ran. A plugin that cannot be
+    /// started is shown as failed and does not keep the others from starting.
+    pub async fn start_deployed(&self) -> Result<(), ControlError> {
+        for deployment in self.inner.parts.deployments.list().await? {
+            let name = deployment.plugin.clone();
+            let _turn = self.turn(&name).await?;
+            let mut entry =
+                Entry { deployment, manifest: None, runner: None, failure: None, last_refusal: None };
+            match self.load_deployed(&entry.deployment).await {
+                Ok(factory) => {
+                    entry.manifest = Some(factory.manifest().clone());
+                    if !entry.deployment.paused {
+                        entry.runner = Some(self.run(factory, &entry.deployment));
+                    }
+                }
+                Err(error) => {
+                    warn!(plugin.name = name, %error, "plugin could not be started");
+                    entry.failure = Some(error.to_string());
+                }
+            }
+            self.entries().insert(name, entry);
+        }
+        Ok(())
+    }
+
+    /// Lets every plugin commit what it has handled. Answers whether all were in
+    /// time. A change that is under way gets half of the time; new ones are refused.
+    pub async fn shut_down(&self, deadline: Duration) -> bool {
+        let begun = Instant::now();
+        self.inner.closing.store(true, Ordering::SeqCst);
+        let changes = tokio::time::timeout(deadline / 2, self.inner.changing.write()).await;
+        let runners: Vec<Runner> = self.entries().values().filter_map(|e| e.runner.clone()).collect();
+        let left = deadline.saturating_sub(begun.elapsed());
+        let stopped = join_all(runners.iter().map(|runner| runner.stop(left))).await;
+        changes.is_ok() && stopped.into_iter().all(|in_time| in_time)
+    }
+
+    /// Waits until nobody else changes this plugin.
+    async fn turn(&self, plugin: &str) -> Result<Turn<'_>, ControlError> {
+        let change = self.inner.changing.read().await;
+        if self.inner.closing.load(Ordering::SeqCst) {
+            return Err(BackendError::Closed.into());
+        }
+        let turn = {
+            let mut turns = self.inner.turns.lock().expect("no code panics while it holds the turns");
+            // Whoever has or awaits a turn holds another reference.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(plugin.to_owned()).or_default())
+        };
+        Ok(Turn { _change: change, _plugin: turn.lock_owned().await })
+    }
+
+    async fn load_deployed(
+        &self,
+        deployment: &Deployment,
+    ) -> Result<Arc<dyn ProcessorFactory>, ControlError> {
+        let artifacts = Arc::clone(&self.inner.parts.artifacts);
+        let digest = deployment.digest.clone();
+        let component = blocking(move || artifacts.get(&digest)).await?;
+        let factory = self.load(component.into()).await?;
+        self.inner.parts.tables.declare(&deployment.plugin, &factory.manifest().tables).await?;
+        Ok(factory)
+    }
+
+    async fn load(&self, component: bytes::Bytes) -> Result<Arc<dyn ProcessorFactory>, PluginError> {
+        let runtime = Arc::clone(&self.inner.parts.runtime);
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let settings_of = |plugin: &str| inner.parts.settings.get(plugin).cloned().unwrap_or_default();
+            runtime.load(&component, &settings_of)
+        })
+        .await
+    }
+
+    fn run(&self, factory: Arc<dyn ProcessorFactory>, deployment: &Deployment) -> Runner {
+        let parts = &self.inner.parts;
+        let start = match deployment.from {
+            StartFrom::Oldest => parts.engine.log.bounds().trimmed,
+            StartFrom::After(position) => Position(position),
+        };
+        let settings = ProcessorSettings { lanes: deployment.lanes, start, ..parts.processors.clone() };
+        Runner::start(&parts.engine, factory, settings)
+    }
+
+    fn entry(&self, plugin: &str) -> Result<Entry, ControlError> {
+        let unknown = || ControlError::Unknown { plugin: plugin.chars().take(80).collect() };
+        self.entries().get(plugin).cloned().ok_or_else(unknown)
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.inner.entries.lock().expect("no code panics while it holds the entries")
+    }
+}
+
+impl PluginControl for Registry {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>> {
+        async {
+            let names: Vec<String> = self.entries().keys().cloned().collect();
+            let mut all = Vec::new();
+            for name in names {
+                match self.status(&name).await {
+                    // Removed in the meantime.
+                    Err(ControlError::Unknown { .. }) => {}
+                    status => all.push(status?),
+                }
+            }
+            Ok(all)
+        }
+        .boxed()
+    }
+
+    fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let plugin = plugin.to_owned();
+        async move { self.status(&plugin).await }.boxed()
+    }
+
+    fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>> {
+        let plugin = plugin.to_owned();
+        async move {
+            self.entry(&plugin)?;
+            Ok(self.inner.parts.deployments.history(&plugin).await?)
+        }
+        .boxed()
+    }
+
+    fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let registry = self.clone();
+        async move {
+            // A caller who hangs up must not leave a deploy half done.
+            let deploy = async move { registry.deploy_now(request).await };
+            self.finish(deploy).await
+        }
+        .boxed()
+    }
+
+    fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.pause_now(&plugin).await }).boxed()
+    }
+
+    fn resume(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.resume_now(&plugin).await }).boxed()
+    }
+
+    fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.remove_now(&plugin).await }).boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, ControlError>> {
+        let (plugin, tenant) = (plugin.to_owned(), tenant.cloned());
+        async move {
+            let checkpoints = &self.inner.parts.engine.checkpoints;
+            Ok(checkpoints.dead_letters(&plugin, tenant.as_ref(), limit).await?)
+        }
+        .boxed()
+    }
+}
+
+impl Registry {
+    /// Runs a change to its end, also when the caller goes away.
+    async fn finish<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        match self.inner.parts.engine.runtime.spawn(change).await {
+            Ok(answer) => answer,
+            Err(error) => Err(PluginError::Engine { detail: error.to_string() }.into()),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PluginError> + Send + 'static,
+) -> Result<T, PluginError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(PluginError::Engine { detail: error.to_string() }))
+}

@@ -1,0 +1,74 @@
+//! Whether a version could take a processor over: it loads what the tasks have
+//! committed, on a thread of its own, while whatever runs goes on.
+
+use std::sync::Arc;
+
+use super::keyed::KeyedState;
+use super::runner::{Engine, SwapError};
+use super::{LoadError, ProcessorFactory, TaskContext, Trap, TrapKind};
+use crate::checkpoints::{CommitError, SavedState, TaskId};
+use crate::event::TenantId;
+
+/// What a version would begin a task with.
+#[derive(Debug)]
+pub(super) struct Basis {
+    pub(super) context: TaskContext,
+    pub(super) saved: Option<Arc<SavedState>>,
+}
+
+/// Proves a version for a processor that does not run: with the committed state
+/// of every task there is, or, when there is none, with none. It claims the
+/// tasks, so an owner that still ran would be fenced out.
+pub async fn prove_at_rest(
+    engine: &Engine,
+    factory: &Arc<dyn ProcessorFactory>,
+    lanes: u32,
+) -> Result<(), SwapError> {
+    let processor: Arc<str> = factory.manifest().name.as_str().into();
+    let basis = |id: &TaskId, saved| {
+        let state = Arc::new(KeyedState::new(id.clone(), Arc::clone(&engine.checkpoints)));
+        let context = TaskContext { tenant: id.tenant.clone(), lane: id.lane, lanes, state };
+        Basis { context, saved }
+    };
+    let first = || {
+        let some_tenant = || TenantId::new("default").expect("a good name");
+        let tenant = engine.log.tenants().into_iter().next().unwrap_or_else(some_tenant);
+        TaskId { processor: Arc::clone(&processor), tenant, lane: 0 }
+    };
+    let host_failed = |task: TaskId| {
+        |error: CommitError| SwapError {
+            task,
+            source: Trap { kind: TrapKind::Host, message: error.to_string(), at: None }.into(),
+        }
+    };
+    let tasks = engine.checkpoints.tasks(Some(&processor)).await.map_err(host_failed(first()))?;
+    if tasks.is_empty() {
+        return prove(&engine.runtime, factory, first(), basis(&first(), None)).await;
+    }
+    for row in tasks {
+        let claimed = engine.checkpoints.claim(&row.task).await;
+        let (_, checkpoint) = claimed.map_err(host_failed(row.task.clone()))?;
+        let saved = checkpoint.and_then(|checkpoint| checkpoint.saved).map(Arc::new);
+        let basis = basis(&row.task, saved);
+        prove(&engine.runtime, factory, row.task, basis).await?;
+    }
+    Ok(())
+}
+
+/// Makes an instance, loads it and throws it away.
+pub(super) async fn prove(
+    runtime: &tokio::runtime::Handle,
+    factory: &Arc<dyn ProcessorFactory>,
+    task: TaskId,
+    basis: Basis,
+) -> Result<(), SwapError> {
+    let factory = Arc::clone(factory);
+    let loaded = runtime.spawn_blocking(move || {
+        let mut instance = factory.instantiate(basis.context)?;
+        instance.load(basis.saved.as_deref())
+    });
+    let loaded = loaded.await.unwrap_or_else(|panic| {
+        Err(LoadError::Trap(Trap { kind: TrapKind::Host, message: panic.to_string(), at: None }))
+    });
+    loaded.map_err(|source| SwapError { task, source })
+}
