@@ -1,7 +1,8 @@
 //! A canonical dump of a store: what must not depend on when a host was killed.
 //!
-//! Rows, events and dead letters, sorted; without positions, revisions,
-//! generations and epochs. Read from the stopped store's file, with nothing of
+//! Rows with their tombstones, events, dead letters, snapshots and keyed state,
+//! sorted; without positions, revisions, generations, epochs, the numbers of
+//! tasks and tenants, and the host's own times. Read from the stopped store's file, with nothing of
 //! the host in between.
 
 use std::fmt::Write;
@@ -10,34 +11,57 @@ use std::path::Path;
 use anyhow::Result;
 use rusqlite::{Connection, OpenFlags, types::ValueRef};
 
+/// What every store has. A task is told by its names: its number depends on who came first.
+const SECTIONS: [(&str, &str); 4] = [
+    (
+        "events",
+        "SELECT t.name, e.aggregate, e.agg_id, e.version, e.id, e.type, e.at, e.schema_version, e.depth,
+           e.scope, e.kind, e.cursor, e.traceparent, e.payload
+         FROM events e JOIN tenants t ON t.id = e.tenant",
+    ),
+    (
+        "dead letters",
+        "SELECT processor, task_tenant, lane, reason, message, attempts, tenant, id, aggregate, agg_id, version,
+           type, at, schema_version, depth, scope, kind, cursor, traceparent, payload
+         FROM dead_letters",
+    ),
+    (
+        "states",
+        "SELECT t.processor, t.tenant, t.lane, s.content_type, s.state
+         FROM states s JOIN tasks t ON t.id = s.task",
+    ),
+    (
+        "keyed state",
+        "SELECT t.processor, t.tenant, t.lane, k.key, k.value
+         FROM keyed_state k JOIN tasks t ON t.id = k.task",
+    ),
+];
+
 /// Dumps the store in a folder. The host must not be running.
 pub fn dump(data: &Path) -> Result<String> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(data.join("millrace.db"), flags)?;
     let mut out = String::new();
-    section(
-        &db,
-        &mut out,
-        "events",
-        "SELECT t.name, e.aggregate, e.agg_id, e.version, e.id, e.type, e.at, e.schema_version, e.depth, e.payload
-         FROM events e JOIN tenants t ON t.id = e.tenant",
+    for (name, query) in SECTIONS {
+        section(&db, &mut out, name, query)?;
+    }
+    let mut tables = db.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'rows\\_%' ESCAPE '\\' ORDER BY name",
     )?;
-    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'rows\\_%' ESCAPE '\\' ORDER BY name")?;
     let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for table in names {
         let columns: Vec<String> = db
             .prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        let kept: Vec<String> = columns
-            .iter()
-            .filter(|c| !matches!(c.as_str(), "_revision" | "_task" | "_tenant"))
-            .map(|c| format!("r.\"{c}\""))
-            .collect();
-        let query = format!(
-            "SELECT t.name, {} FROM \"{table}\" r JOIN tenants t ON t.id = r._tenant",
-            kept.join(", ")
-        );
+        let kept = columns.iter().filter_map(|column| match column.as_str() {
+            "_revision" | "_task" | "_tenant" => None,
+            // A tombstone's time is the host's; that there is one is not.
+            "_deleted" => Some("r._deleted > 0".to_owned()),
+            column => Some(format!("r.\"{column}\"")),
+        });
+        let kept = kept.collect::<Vec<_>>().join(", ");
+        let query = format!("SELECT t.name, {kept} FROM \"{table}\" r JOIN tenants t ON t.id = r._tenant");
         section(&db, &mut out, &table, &query)?;
     }
     Ok(out)
@@ -55,9 +79,8 @@ fn section(db: &Connection, out: &mut String, name: &str, query: &str) -> Result
                 ValueRef::Null => line.push('-'),
                 ValueRef::Integer(n) => write!(line, "{n}")?,
                 ValueRef::Real(x) => write!(line, "{x:?}")?,
-                ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-                    write!(line, "{:?}", String::from_utf8_lossy(bytes))?
-                }
+                ValueRef::Text(bytes) => write!(line, "{:?}", String::from_utf8_lossy(bytes))?,
+                ValueRef::Blob(bytes) => write!(line, "b\"{}\"", bytes.escape_ascii())?,
             }
             line.push('\t');
         }

@@ -45,8 +45,14 @@ impl Embedded {
 
     /// Ends the host well and starts another on its store.
     pub async fn restart(self) -> Result<Self> {
-        let Self { host, dir, config, .. } = self;
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Result<Self> {
+        let Self { host, dir, mut config, .. } = self;
         host.shutdown().await;
+        change(&mut config);
         let host = Host::builder().config(config.clone()).start().await?;
         let client = Client::new(format!("http://{}", host.addr()))?;
         Ok(Self { host, dir, config, client })

@@ -1,5 +1,6 @@
 //! A host as a process of its own: started, killed and started again on the same store.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,10 +16,31 @@ use crate::workspace_binary;
 pub struct HostProcess {
     child: Child,
     pub url: String,
-    binary: PathBuf,
+    setup: Setup,
     data: PathBuf,
     port: u16,
     http: reqwest::Client,
+}
+
+/// What a host process is started with, beyond its folder and port.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub binary: PathBuf,
+    pub args: Vec<OsString>,
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Setup {
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self { binary: binary.into(), args: Vec::new(), env: Vec::new() }
+    }
+
+    /// Values of settings, as `--set` takes them.
+    #[must_use]
+    pub fn set(mut self, setting: &str) -> Self {
+        self.args.extend(["--set".into(), setting.into()]);
+        self
+    }
 }
 
 impl HostProcess {
@@ -29,11 +51,16 @@ impl HostProcess {
 
     /// The same with another binary.
     pub async fn start_with(binary: &Path, data: &Path) -> Result<Self> {
+        Self::start_as(Setup::new(binary), data).await
+    }
+
+    /// The same with a setup of the test's own.
+    pub async fn start_as(setup: Setup, data: &Path) -> Result<Self> {
         let port = free_port()?;
-        let child = spawn(binary, data, port)?;
+        let child = spawn(&setup, data, port)?;
         let url = format!("http://127.0.0.1:{port}");
         let http = reqwest::Client::builder().build()?;
-        let mut host = Self { child, url, binary: binary.to_owned(), data: data.to_owned(), port, http };
+        let mut host = Self { child, url, setup, data: data.to_owned(), port, http };
         host.wait_ready().await?;
         Ok(host)
     }
@@ -41,7 +68,7 @@ impl HostProcess {
     /// `kill -9`, and a new process on the same store and port.
     pub async fn kill_and_start(&mut self) -> Result<()> {
         self.kill()?;
-        self.child = spawn(&self.binary, &self.data, self.port)?;
+        self.child = spawn(&self.setup, &self.data, self.port)?;
         self.wait_ready().await
     }
 
@@ -54,9 +81,25 @@ impl HostProcess {
 
     /// SIGTERM; answers whether it ended well.
     pub fn terminate(&mut self) -> Result<bool> {
+        self.ask_to_end()?;
+        self.wait_for_end()
+    }
+
+    /// SIGTERM, without waiting for what comes of it.
+    pub fn ask_to_end(&self) -> Result<()> {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         anyhow::ensure!(status.success(), "kill failed");
+        Ok(())
+    }
+
+    /// Waits until it has ended; answers whether it ended well.
+    pub fn wait_for_end(&mut self) -> Result<bool> {
         Ok(self.child.wait()?.success())
+    }
+
+    /// What it has written to standard error.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default()
     }
 
     pub fn pid(&self) -> u32 {
@@ -67,8 +110,7 @@ impl HostProcess {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
-                let said = std::fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default();
-                bail!("the host ended with {status}: {said}");
+                bail!("the host ended with {status}: {}", self.said());
             }
             if let Ok(answer) = self.http.get(format!("{}/readyz", self.url)).send().await
                 && answer.status().is_success()
@@ -153,11 +195,13 @@ impl Drop for HostProcess {
     }
 }
 
-fn spawn(binary: &Path, data: &Path, port: u16) -> Result<Child> {
+fn spawn(setup: &Setup, data: &Path, port: u16) -> Result<Child> {
     let said = std::fs::File::create(data.with_extension("stderr"))?;
-    Command::new(binary)
+    Command::new(&setup.binary)
         .args(["serve", "--bind", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
+        .args(&setup.args)
+        .envs(setup.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(said)

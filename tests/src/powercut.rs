@@ -42,8 +42,13 @@ pub enum Unsynced {
 
 /// Builds the shim as a shared library in a folder.
 pub fn build_shim(dir: &Path) -> Result<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("powercut/shim.c");
-    let library = dir.join("powercut.so");
+    build_preloaded("powercut", dir)
+}
+
+/// Builds `tests/<name>/shim.c`.
+pub fn build_preloaded(name: &str, dir: &Path) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(name).join("shim.c");
+    let library = dir.join(format!("{name}.so"));
     let status = std::process::Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-o"])
         .arg(&library)
@@ -51,7 +56,7 @@ pub fn build_shim(dir: &Path) -> Result<PathBuf> {
         .args(["-ldl", "-lpthread"])
         .status()
         .context("a C compiler (`cc`) is needed: on Debian, apt-get install gcc")?;
-    ensure!(status.success(), "the power-cut shim did not compile");
+    ensure!(status.success(), "the shim `{name}` did not compile");
     Ok(library)
 }
 

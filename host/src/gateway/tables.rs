@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::auth::Reader;
+use super::auth::{Caller, Reader};
 use super::params::{self, Params};
 use super::problem::Problem;
 use super::wire::{ConditionText, TableView};
@@ -77,7 +77,7 @@ pub(super) async fn query(
     params.finish()?;
     query.validate(&schema).map_err(TableError::from)?;
     let page = tables.query(&caller.tenant, &query).await?;
-    let etag = etag(&edge, page.revision);
+    let etag = etag(&edge, &caller, page.revision);
     if matches_etag(&headers, &etag) {
         return Ok(not_modified(&etag));
     }
@@ -136,7 +136,7 @@ pub(super) async fn row(
         let detail = format!("table `{}` has no row `{}`", schema.name, params::cut(&key));
         return Err(Problem::new("row_unknown", detail));
     };
-    let etag = etag(&edge, revision);
+    let etag = etag(&edge, &caller, revision);
     if matches_etag(&headers, &etag) {
         return Ok(not_modified(&etag));
     }
@@ -150,8 +150,9 @@ pub(super) async fn row(
     Ok(fresh(&etag, out))
 }
 
-fn etag(edge: &Edge, revision: Revision) -> String {
-    format!("\"{}.{revision}\"", edge.services.log.epoch().0)
+/// The tenant is in it: under one address each tenant has an answer of its own.
+fn etag(edge: &Edge, caller: &Caller, revision: Revision) -> String {
+    format!("\"{}.{revision}.{}\"", edge.services.log.epoch().0, caller.tenant)
 }
 
 fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {

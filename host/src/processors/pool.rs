@@ -2,8 +2,10 @@
 //!
 //! Guests are synchronous and cannot yield, so there are several threads for
 //! each core, and one processor gets at most half of them: a slow plugin must
-//! not keep the others from running. Queue length is bounded by the number of
-//! tasks, since a task stands in it at most once.
+//! not keep the others from running. Of those, one tenant gets at most half,
+//! which is a thread for each core: events that make a plugin hang hold up the
+//! tenant that published them. Queue length is bounded by the number of tasks,
+//! since a task stands in it at most once.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
@@ -11,12 +13,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use crate::event::TenantId;
 use crate::limits::GUEST_THREADS_PER_CORE;
 
 /// Something that wants turns on a guest thread.
 pub(super) trait Turns: Send + Sync + Debug + 'static {
     /// What shares a quota of threads: the processor's name.
     fn group(&self) -> &Arc<str>;
+
+    /// What shares a part of that quota.
+    fn tenant(&self) -> &TenantId;
 
     /// Runs one turn. Answers whether another one is wanted at once.
     fn turn(self: Arc<Self>) -> bool;
@@ -45,13 +51,22 @@ struct Inner {
     ready: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
     group_max: usize,
+    /// Of one group, for one tenant.
+    tenant_max: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Arc<dyn Turns>>,
-    running: HashMap<Arc<str>, usize>,
+    running: HashMap<Arc<str>, Running>,
     ended: bool,
+}
+
+/// The turns of one group.
+#[derive(Debug, Default)]
+struct Running {
+    turns: usize,
+    by_tenant: HashMap<TenantId, usize>,
 }
 
 impl GuestPool {
@@ -68,6 +83,7 @@ impl GuestPool {
             ready: Condvar::new(),
             threads: Mutex::default(),
             group_max: (threads / 2).max(1),
+            tenant_max: (threads / 4).max(1),
         });
         for index in 0..threads {
             let worker = Arc::clone(&inner);
@@ -130,7 +146,7 @@ impl Inner {
         }
     }
 
-    /// The first waiting task whose processor has a thread left.
+    /// The first waiting task whose processor and tenant have a thread left.
     fn next(&self) -> Option<Arc<dyn Turns>> {
         let mut queue = lock(&self.queue);
         loop {
@@ -138,9 +154,16 @@ impl Inner {
                 return None;
             }
             let running = &queue.running;
-            let free = |task: &Arc<dyn Turns>| running.get(task.group()).is_none_or(|n| *n < self.group_max);
+            let free = |task: &Arc<dyn Turns>| {
+                running.get(task.group()).is_none_or(|group| {
+                    group.turns < self.group_max
+                        && group.by_tenant.get(task.tenant()).is_none_or(|turns| *turns < self.tenant_max)
+                })
+            };
             if let Some(task) = queue.waiting.iter().position(free).and_then(|i| queue.waiting.remove(i)) {
-                *queue.running.entry(Arc::clone(task.group())).or_default() += 1;
+                let group = queue.running.entry(Arc::clone(task.group())).or_default();
+                group.turns += 1;
+                *group.by_tenant.entry(task.tenant().clone()).or_default() += 1;
                 return Some(task);
             }
             queue = self.ready.wait(queue).expect("no code panics while it holds the run queue");
@@ -149,9 +172,15 @@ impl Inner {
 
     fn done(&self, task: Arc<dyn Turns>, again: bool) {
         let mut queue = lock(&self.queue);
-        if let Some(count) = queue.running.get_mut(task.group()) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(group) = queue.running.get_mut(task.group()) {
+            group.turns -= 1;
+            if let Some(turns) = group.by_tenant.get_mut(task.tenant()) {
+                *turns -= 1;
+                if *turns == 0 {
+                    group.by_tenant.remove(task.tenant());
+                }
+            }
+            if group.turns == 0 {
                 queue.running.remove(task.group());
             }
         }

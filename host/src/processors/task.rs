@@ -17,7 +17,7 @@ use super::runner::Shared;
 use super::worker::{Next, Worker};
 use super::{FlushReason, LoadError, ProcessorFactory};
 use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
-use crate::event::{EventBatch, Position};
+use crate::event::{EventBatch, Position, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LANE_QUEUE_BATCHES_MAX};
 
 /// A handle on a task, shared by its feed, its timers and the runner.
@@ -383,6 +383,10 @@ impl Inbox {
 impl Turns for Task {
     fn group(&self) -> &Arc<str> {
         &self.id.processor
+    }
+
+    fn tenant(&self) -> &TenantId {
+        &self.id.tenant
     }
 
     fn turn(self: Arc<Self>) -> bool {
