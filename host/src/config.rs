@@ -6,6 +6,7 @@
 //! Deliberately absent: side effects. Parsing opens no port, makes no folder
 //! and reads nothing but the config file. Limits have the names of `limits.rs`.
 
+mod check;
 mod layers;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,6 @@ pub use layers::{Layers, Resolved, Setting};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::event::TenantId;
 use crate::limits;
 use crate::plugins::PluginSettings;
 
@@ -28,6 +28,7 @@ use crate::plugins::PluginSettings;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub serve: ServeConfig,
+    pub gateway: GatewayConfig,
     pub auth: AuthConfig,
     pub store: StoreConfig,
     pub processors: ProcessorsConfig,
@@ -47,6 +48,19 @@ pub struct ServeConfig {
     pub plugins_dir: Option<PathBuf>,
     /// All of a drain, from the signal to the exit.
     pub drain_ms_max: u64,
+}
+
+/// Bounds of the edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    pub header_wait_ms_max: u64,
+    pub body_idle_ms_max: u64,
+    pub body_bytes_max: u64,
+    pub upload_bytes_max: u64,
+    pub connections_max: usize,
+    pub sse_heartbeat_ms: u64,
+    pub write_wait_ms_max: u64,
 }
 
 /// Who may do what. Without tokens everybody on this machine is tenant `default` with all rights.
@@ -136,6 +150,20 @@ impl Default for ServeConfig {
     }
 }
 
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            header_wait_ms_max: millis(limits::HEADER_WAIT_MAX),
+            body_idle_ms_max: millis(limits::BODY_IDLE_MAX),
+            body_bytes_max: limits::BODY_BYTES_MAX as u64,
+            upload_bytes_max: limits::UPLOAD_BYTES_MAX,
+            connections_max: limits::CONNECTIONS_MAX,
+            sse_heartbeat_ms: millis(limits::SSE_HEARTBEAT),
+            write_wait_ms_max: millis(limits::WRITE_WAIT_MAX),
+        }
+    }
+}
+
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
@@ -176,6 +204,24 @@ impl Default for TelemetryConfig {
 impl ServeConfig {
     pub fn drain_max(&self) -> Duration {
         Duration::from_millis(self.drain_ms_max)
+    }
+}
+
+impl GatewayConfig {
+    pub fn header_wait_max(&self) -> Duration {
+        Duration::from_millis(self.header_wait_ms_max)
+    }
+
+    pub fn body_idle_max(&self) -> Duration {
+        Duration::from_millis(self.body_idle_ms_max)
+    }
+
+    pub fn sse_heartbeat(&self) -> Duration {
+        Duration::from_millis(self.sse_heartbeat_ms)
+    }
+
+    pub fn write_wait_max(&self) -> Duration {
+        Duration::from_millis(self.write_wait_ms_max)
     }
 }
 
@@ -226,79 +272,6 @@ impl fmt::Debug for TokenConfig {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
-}
-
-impl Config {
-    /// What no single value can say about itself. The first thing that is wrong: its key, and why.
-    fn check(&self) -> Result<(), (String, String)> {
-        let wrong = |key: &str, why: String| Err((key.to_owned(), why));
-        if self.auth.tokens.is_empty() && !self.serve.bind.ip().is_loopback() {
-            return wrong(
-                "serve.bind",
-                format!("{} can be reached from outside, and there are no `auth.tokens`", self.serve.bind),
-            );
-        }
-        for (index, token) in self.auth.tokens.iter().enumerate() {
-            if let Err(why) = check_token(token) {
-                return wrong(&format!("auth.tokens[{index}]"), why);
-            }
-        }
-        let (store, run) = (&self.store, &self.processors);
-        if store.wal_bytes_soft_max >= store.wal_bytes_hard_max {
-            let hard = store.wal_bytes_hard_max;
-            return wrong(
-                "store.wal_bytes_soft_max",
-                format!("it must be under wal_bytes_hard_max = {hard}"),
-            );
-        }
-        if run.retry_wait_ms_min > run.retry_wait_ms_max {
-            let max = run.retry_wait_ms_max;
-            return wrong(
-                "processors.retry_wait_ms_min",
-                format!("it must not be over retry_wait_ms_max = {max}"),
-            );
-        }
-        if run.commit_events_max < limits::BATCH_EVENTS_MAX {
-            let min = limits::BATCH_EVENTS_MAX;
-            return wrong(
-                "processors.commit_events_max",
-                format!("a commit holds a batch, {min} events at least"),
-            );
-        }
-        for (key, value) in [
-            ("serve.drain_ms_max", self.serve.drain_ms_max),
-            ("processors.guest_call_ms_max", run.guest_call_ms_max),
-            ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
-            ("processors.instances_max", run.instances_max as u64),
-            ("processors.commit_bytes_max", run.commit_bytes_max as u64),
-            ("store.tail_bytes_max", store.tail_bytes_max as u64),
-        ] {
-            if value == 0 {
-                return wrong(key, "0 would stop everything; it counts from 1".into());
-            }
-        }
-        for (name, settings) in &self.plugins {
-            if settings.lanes.is_some_and(|lanes| lanes == 0 || lanes > limits::LANES_MAX) {
-                let max = limits::LANES_MAX;
-                return wrong(
-                    &format!("plugins.{name}.lanes"),
-                    format!("a plugin has 1 to lanes_max = {max}"),
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_token(entry: &TokenConfig) -> Result<(), String> {
-    if entry.digest().is_none() {
-        return Err("it needs either `token` or `token_sha256` (64 hexadecimal digits)".into());
-    }
-    TenantId::new(&entry.tenant).map_err(|e| e.to_string())?;
-    if entry.rights.is_empty() {
-        return Err("`rights` is empty; there are publish, read, admin".into());
-    }
-    Ok(())
 }
 
 /// Why there is no configuration.

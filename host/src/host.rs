@@ -257,8 +257,16 @@ impl HostBuilder {
 
     fn gateway_options(&self) -> GatewayOptions {
         let tokens = self.config.auth.tokens.iter().map(token).collect();
+        let config = &self.config.gateway;
         GatewayOptions {
             auth: AuthOptions { tokens },
+            header_wait_max: config.header_wait_max(),
+            body_idle_max: config.body_idle_max(),
+            body_bytes_max: config.body_bytes_max,
+            upload_bytes_max: config.upload_bytes_max,
+            connections_max: config.connections_max,
+            sse_heartbeat: config.sse_heartbeat(),
+            write_wait_max: config.write_wait_max(),
             drain_max: self.config.serve.drain_max() / 2,
             ..GatewayOptions::new(self.config.serve.bind)
         }

@@ -168,8 +168,12 @@ pub const ANSWER_BATCHES_MAX: usize = 16;
 pub const STREAM_EVENTS_DEFAULT: usize = 100;
 /// Connections at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// The most that `connections_max` may be set to: the file descriptors that a process can ask for.
+pub const CONNECTIONS_CEILING: usize = 1_000_000;
 /// SSE: silence after which a comment is sent.
 pub const SSE_HEARTBEAT: Duration = Duration::from_secs(15);
+/// The longest that it may be set to: a client takes three times `SSE_HEARTBEAT` of silence for a dead connection.
+pub const SSE_HEARTBEAT_CEILING: Duration = Duration::from_secs(30);
 /// A client that takes nothing for this long is cut off.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -178,3 +182,7 @@ const _: () = assert!(BATCH_EVENTS_MAX <= COMMIT_EVENTS_MAX, "any batch fits a c
 const _: () = assert!(BATCH_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX, "a guest can copy its batch to its output");
 const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX, "a page can hold a batch");
 const _: () = assert!(WAL_BYTES_SOFT_MAX < WAL_BYTES_HARD_MAX, "the soft bound comes first");
+const _: () = assert!(
+    SSE_HEARTBEAT_CEILING.as_secs() < 3 * SSE_HEARTBEAT.as_secs(),
+    "a heartbeat comes before a client gives up"
+);

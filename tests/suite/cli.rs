@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::{Command, CommandFactory as _, Parser as _};
 use millrace::cli::{
-    Align, Answers, Backoff, Chunk, ChunkLimits, Chunker, Cli, CliError, Connect, Exit, Output, Pace,
-    PublishReport, SseParser, Window, aligned, printable, publish_reader,
+    Align, Answers, AnswersEnd, Backoff, Chunk, ChunkLimits, Chunker, Cli, CliError, Connect, Exit, Output,
+    Pace, PublishReport, SseParser, Window, aligned, printable, publish_reader,
 };
 use millrace::config::{Config, ConfigError, Layers, Right, Setting};
 
@@ -330,18 +330,76 @@ fn answers_are_counted_however_they_are_cut() {
         "{\"error\":{\"status\":400,\"code\":\"invalid\",\"detail\":\"`version` is 0\"}}\n",
         "{\"position\":\"e.2\",\"id\":\"b\",\"repeated\":true}\n",
     );
+    let window = |events: usize| {
+        let mut window = Window::default();
+        window.push(chunk(&"x\n".repeat(events)));
+        window.mark_sent();
+        window
+    };
     for size in 1..text.len() {
-        let mut answers = Answers::default();
-        let answered: u64 =
-            text.as_bytes().chunks(size).map(|part| answers.feed(part).expect("answers")).sum();
-        assert_eq!((answered, answers.repeated, answers.refused), (3, 1, 1), "cut at {size}");
+        let (mut answers, mut window) = (Answers::default(), window(3));
+        text.as_bytes().chunks(size).for_each(|part| answers.feed(part, &mut window).expect("answers"));
+        assert_eq!((answers.events, answers.repeated, answers.refused), (3, 1, 1), "cut at {size}");
         assert_eq!(answers.position().as_deref(), Some("e.2"));
         assert_eq!(answers.refusals, ["event 2: `version` is 0 (invalid)"]);
+        assert!(window.is_empty());
     }
-    let mut answers = Answers::default();
-    let busy = "{\"position\":\"e.1\",\"id\":\"a\",\"repeated\":false}\n{\"error\":{\"status\":503,\"code\":\"disk_low\"}}\n";
-    assert!(answers.feed(busy.as_bytes()).is_err(), "an event that may be taken later is not answered");
-    assert_eq!(answers.events, 1);
+    let taken = "{\"position\":\"e.1\",\"id\":\"a\",\"repeated\":false}\n";
+    for (error, end) in [
+        (
+            "{\"status\":503,\"code\":\"disk_low\"}",
+            AnswersEnd::Again("the host answered 503 (disk_low)".into()),
+        ),
+        (
+            "{\"status\":413,\"code\":\"upload_bytes_max\",\"title\":\"long\"}",
+            AnswersEnd::NextUpload("long (upload_bytes_max)".into()),
+        ),
+    ] {
+        let mut answers = Answers::default();
+        let text = format!("{taken}{{\"error\":{error}}}\n");
+        assert_eq!(answers.feed(text.as_bytes(), &mut window(2)), Err(end));
+        assert_eq!(
+            (answers.events, answers.refused),
+            (1, 0),
+            "an event that may be taken later has no answer"
+        );
+    }
+    let unasked = Answers::default().feed(taken.repeat(2).as_bytes(), &mut window(1));
+    assert!(matches!(unasked, Err(AnswersEnd::Unexpected(_))), "{unasked:?}");
+}
+
+#[test]
+fn innocent_events_go_again_in_ever_smaller_uploads() {
+    let lines: String = (1..=1_000).map(|n| format!("{n}\n")).collect();
+    let mut window = Window::default();
+    window.push(chunk(&lines));
+    let mut sizes = Vec::new();
+    // A host that refuses every batch for its first event.
+    let mut refused = Vec::new();
+    while !window.is_empty() {
+        window.restart();
+        let events = window.next_unsent().expect("something is left").events;
+        window.mark_sent();
+        sizes.push(events);
+        refused.push(window.next_answered().expect("it was sent"));
+        window.answer(1).expect("it was sent");
+        for _ in 1..events {
+            assert!(window.answer_innocent().expect("it was sent"));
+        }
+    }
+    refused.sort_unstable();
+    assert_eq!(refused, (1..=1_000).collect::<Vec<_>>(), "each is refused once, under its own number");
+    assert_eq!(sizes[..4], [1_000, 999, 500, 250]);
+    let mut alone = Window::default();
+    alone.push(chunk("a\n"));
+    for _ in 0..20 {
+        alone.restart();
+        alone.mark_sent();
+        if !alone.answer_innocent().expect("it was sent") {
+            return;
+        }
+    }
+    panic!("an event that is refused alone is not sent for ever");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod bad_host;
 mod batches;
 mod checkpoints;
 mod cli;
+mod commands;
 mod gateway;
 mod guests;
 mod kills;

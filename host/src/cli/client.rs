@@ -62,6 +62,8 @@ pub(super) struct Problem {
     pub(super) title: String,
     pub(super) detail: String,
     pub(super) fix: String,
+    /// Of a position that is lost: the cursor to go on from.
+    oldest: String,
 }
 
 impl Client {
@@ -195,6 +197,12 @@ pub(super) fn refusal(problem: &Problem, status: StatusCode) -> CliError {
     CliError::new(exit, problem.sentence(), problem.next_step(exit))
 }
 
+/// A problem that came inside of an answer that had begun well.
+pub(super) fn refused(data: &str) -> CliError {
+    let problem: Problem = serde_json::from_str(data).unwrap_or_default();
+    refusal(&problem, StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
 impl Problem {
     /// Whether the same request may go well later.
     pub(super) fn is_transient(&self) -> bool {
@@ -208,6 +216,10 @@ impl Problem {
     }
 
     fn next_step(&self, exit: Exit) -> String {
+        if !self.oldest.is_empty() {
+            // The host speaks of parameters; this is the command's way to say it.
+            return format!("go on with --after {}; what was before it is gone", printable(&self.oldest));
+        }
         match (self.fix.as_str(), exit) {
             ("", Exit::Denied) => "give a token that has the right with --token or MILLRACE_TOKEN".into(),
             ("", Exit::Refused) => "change what was asked".into(),

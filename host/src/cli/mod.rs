@@ -29,7 +29,9 @@ pub use backoff::Backoff;
 pub use client::Connect;
 pub use error::{CliError, Exit};
 pub use output::{Align, Output, aligned, printable};
-pub use publish::{Answers, Chunk, ChunkLimits, Chunker, Pace, PublishReport, Window, publish_reader};
+pub use publish::{
+    Answers, AnswersEnd, Chunk, ChunkLimits, Chunker, Pace, PublishReport, Window, publish_reader,
+};
 pub use sse::{SseFrame, SseParser};
 
 /// Durable event streams and sandboxed WebAssembly processors in one binary.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::client::{Client, Connect};
+use super::client::{self, Client, Connect};
 use super::{Backoff, CliError, Exit, Output, SseFrame, SseParser, printable};
 use crate::limits::SSE_HEARTBEAT;
 
@@ -103,7 +103,8 @@ async fn range(client: &Client, args: &TailArgs, printer: &mut Printer<'_>) -> R
         for event in &page.events {
             printer.event(event.get())?;
         }
-        if page.events.is_empty() {
+        // A page may hold nothing and still lead on: over events that are not this tenant's.
+        if page.events.is_empty() && after.as_ref() == Some(&page.next) {
             break;
         }
         after = Some(page.next);
@@ -185,17 +186,23 @@ async fn connection(
     Ok(())
 }
 
+/// Only unnamed frames are events; what a later host may name otherwise is not taken for one.
 fn take(frame: SseFrame, place: &mut Place, printer: &mut Printer<'_>) -> Result<(), CliError> {
     match frame.event.as_deref() {
-        Some("error") => {
-            let problem: super::client::Problem = serde_json::from_str(&frame.data).unwrap_or_default();
-            return Err(CliError::new(Exit::Refused, problem.sentence(), printable(&problem.fix)));
+        None if printer.left > 0 => printer.event(&frame.data)?,
+        None => return Ok(()),
+        Some("error") => return Err(client::refused(&frame.data)),
+        // Its id is of what was looked at last; another connection goes on behind it.
+        Some("closing") => {
+            place.cursor = frame.id.or(place.cursor.take());
+            return Err(CliError::new(
+                Exit::Unreachable,
+                "the host is stopping",
+                "start it again, then go on with --after and the last event's `position`",
+            ));
         }
-        // They move the cursor, and there is nothing to show. After `closing` the stream ends, and is taken up again.
-        Some("ready" | "progress" | "closing") => {}
-        Some("gap" | "reset") => eprintln!("{}: {}", frame.event.unwrap_or_default(), printable(&frame.data)),
-        _ if printer.left > 0 => printer.event(&frame.data)?,
-        _ => return Ok(()),
+        // `ready` and `progress` move the cursor, and there is nothing to show.
+        Some(_) => {}
     }
     if frame.id.is_some() {
         place.cursor = frame.id;

@@ -9,9 +9,8 @@ use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TenantFailure,
+    Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TenantFailure,
 };
-use crate::processors::Manifest;
 use crate::tables::TableSchema;
 
 /// An event to publish. An unknown field is refused.

@@ -37,6 +37,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
+/// What a plugin says of itself; its status shows it.
+pub use crate::processors::Manifest;
 use crate::processors::{InvalidManifest, ProcessorFactory};
 
 /// What the operator gives a plugin.

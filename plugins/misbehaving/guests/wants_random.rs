@@ -2,7 +2,7 @@
 //! the grant `random`, which it does not ask for; without it, each instance gets the same seed.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use millrace_guest::{Column, Context, Effects, Event, Failure, Manifest, Processor, Saved, Table};
 use serde::Serialize;
@@ -29,9 +29,8 @@ impl Processor for WantsRandom {
 
     fn handle(&mut self, event: Event<'_>, out: &mut Effects) -> Result<(), Failure> {
         *self.map.entry(event.agg_id().into()).or_default() += 1;
-        let mut hasher = self.map.hasher().build_hasher();
-        event.agg_id().hash(&mut hasher);
-        out.put(&SEEDS, event.agg_id(), 0, &Seed { seed: format!("{:016x}", hasher.finish()) })
+        let seed = self.map.hasher().hash_one(event.agg_id());
+        out.put(&SEEDS, event.agg_id(), 0, &Seed { seed: format!("{seed:016x}") })
     }
 }
 

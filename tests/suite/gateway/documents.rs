@@ -208,7 +208,7 @@ async fn what_the_edge_does_is_counted() {
     for (name, wanted) in [
         ("millrace_published_events_total", 3),
         ("millrace_published_repeats_total", 2),
-        ("millrace_http_problems_total{code=\"json_invalid\"}", 1),
+        ("millrace_http_problems_total{code=\"json_malformed\"}", 1),
         ("millrace_http_problems_total{code=\"cursor_foreign\"}", 1),
         ("millrace_http_problems_total{code=\"path_unknown\"}", 2),
         ("millrace_http_requests_total{route=\"/v1/events\",method=\"POST\",status=\"2xx\"}", 2),

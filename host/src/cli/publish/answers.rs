@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::Window;
 use crate::cli::client::Problem;
 
 /// Most bytes of one answer line.
@@ -34,28 +35,37 @@ struct PositionLine {
     position: String,
 }
 
+/// Why the answers of an upload are not read on. What they said up to there is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnswersEnd {
+    /// The rest may be taken later.
+    Again(String),
+    /// The upload has reached a bound of the host; another one goes on. Holds what the host said.
+    NextUpload(String),
+    /// This is no answer that was asked for.
+    Unexpected(String),
+}
+
 impl Answers {
-    /// Takes bytes, cut anywhere, and says how many events they answer. `Err`
-    /// is why the events from there on must be sent again: the answers up to
-    /// there are counted.
-    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<u64, String> {
-        let before = self.events;
+    /// Takes bytes, cut anywhere, and tells the window which events they answer.
+    pub fn feed(&mut self, mut bytes: &[u8], window: &mut Window) -> Result<(), AnswersEnd> {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
             if self.carry.is_empty() {
-                self.line(line)?;
+                self.line(line, window)?;
             } else {
                 let mut whole = std::mem::take(&mut self.carry);
                 whole.extend_from_slice(line);
-                self.line(&whole)?;
+                self.line(&whole, window)?;
             }
             bytes = rest;
         }
         self.carry.extend_from_slice(bytes);
         if self.carry.len() > ANSWER_BYTES_MAX {
-            return Err(format!("an answer line is longer than {ANSWER_BYTES_MAX} bytes"));
+            let detail = format!("an answer line is longer than {ANSWER_BYTES_MAX} bytes");
+            return Err(AnswersEnd::Unexpected(detail));
         }
-        Ok(self.events - before)
+        Ok(())
     }
 
     /// Forgets half a line: its connection is gone.
@@ -68,28 +78,39 @@ impl Answers {
         serde_json::from_slice::<PositionLine>(&self.last).ok().map(|line| line.position)
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), String> {
+    fn line(&mut self, line: &[u8], window: &mut Window) -> Result<(), AnswersEnd> {
         let line = line.trim_ascii();
         if line.is_empty() {
             return Ok(());
         }
         if line.starts_with(b"{\"error\"") {
-            let ErrorLine { error } =
-                serde_json::from_slice(line).map_err(|e| format!("an answer line is no answer: {e}"))?;
-            if error.is_transient() {
-                return Err(error.sentence());
-            }
-            self.events += 1;
-            self.refused += 1;
-            if self.refusals.len() < REFUSALS_MAX {
-                self.refusals.push(format!("event {}: {}", self.events, error.sentence()));
-            }
-            return Ok(());
+            return self.error(line, window);
         }
+        window.answer(1).map_err(AnswersEnd::Unexpected)?;
         self.events += 1;
         self.repeated += u64::from(line.ends_with(b"true}"));
         self.last.clear();
         self.last.extend_from_slice(line);
+        Ok(())
+    }
+
+    fn error(&mut self, line: &[u8], window: &mut Window) -> Result<(), AnswersEnd> {
+        let ErrorLine { error } = serde_json::from_slice(line)
+            .map_err(|e| AnswersEnd::Unexpected(format!("an answer line is no answer: {e}")))?;
+        match error.code.as_str() {
+            // These are of the upload and not of an event.
+            "upload_bytes_max" | "body_idle_max" => return Err(AnswersEnd::NextUpload(error.sentence())),
+            _ if error.is_transient() => return Err(AnswersEnd::Again(error.sentence())),
+            "batch_refused" if window.answer_innocent().map_err(AnswersEnd::Unexpected)? => return Ok(()),
+            _ => {}
+        }
+        let number = window.next_answered().map_err(AnswersEnd::Unexpected)?;
+        window.answer(1).map_err(AnswersEnd::Unexpected)?;
+        self.events += 1;
+        self.refused += 1;
+        if self.refusals.len() < REFUSALS_MAX {
+            self.refusals.push(format!("event {number}: {}", error.sentence()));
+        }
         Ok(())
     }
 }

@@ -4,6 +4,10 @@
 //! once the host has answered it; with `--retry` a lost connection or a
 //! restarting host costs a repeat of what was not answered, which the host
 //! recognises. The sending side never takes a line apart: it counts line ends.
+//!
+//! An event that the host refused only because of another one in its batch is
+//! sent again without that one, so that what is reported as refused is. Such
+//! events land after what was already on its way.
 
 mod answers;
 mod chunks;
@@ -26,7 +30,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-pub use answers::Answers;
+pub use answers::{Answers, AnswersEnd};
 pub use chunks::{Chunk, ChunkLimits, Chunker};
 pub use pace::Pace;
 pub use window::Window;
@@ -50,7 +54,8 @@ Examples:
       --at 2013-01-01T08:15:00Z --payload '{\"carrier\":\"UA\"}'
 
 An event: {\"aggregate\":…, \"agg_id\":…, \"version\":1, \"type\":…, \"at\":…, \"payload\":{…}}, with \"id\" if it has one.
-Exit code 4 when the host refused events; the others are in the log.")]
+Exit code 4 when the host refused events; the others are in the log. Events that were refused only because
+of another one in their batch of 1,000 are sent again, after what was on its way.")]
 pub(super) struct PublishArgs {
     /// Events, one a line, plain or gzip; `-` is standard input
     #[arg(value_name = "FILE", required_unless_present = "aggregate", conflicts_with = "aggregate")]
@@ -111,6 +116,8 @@ pub struct PublishReport {
     /// Events that it had already.
     pub repeated: u64,
     pub refused: u64,
+    /// How often events were sent again because another one of their batch was refused.
+    pub resent: u64,
     pub seconds: f64,
     pub events_per_second: f64,
     /// Connections after the first.
@@ -210,6 +217,7 @@ async fn send(
         events: totals.events,
         repeated: totals.repeated,
         refused: totals.refused,
+        resent: totals.resent,
         seconds,
         #[expect(clippy::cast_precision_loss, reason = "a rate for people; 2^53 events take centuries")]
         events_per_second: totals.events as f64 / seconds.max(1e-9),

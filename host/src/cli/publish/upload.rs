@@ -12,7 +12,7 @@ use reqwest::{Body, Method, header};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::answers::Answers;
+use super::answers::{Answers, AnswersEnd};
 use super::{Chunk, Chunker, Pace, Window};
 use crate::cli::client::{self, Client};
 use crate::cli::{CliError, Exit};
@@ -43,6 +43,7 @@ pub(super) struct Totals {
     pub(super) events: u64,
     pub(super) repeated: u64,
     pub(super) refused: u64,
+    pub(super) resent: u64,
     pub(super) refusals: Vec<String>,
     pub(super) position: Option<String>,
 }
@@ -59,6 +60,8 @@ struct Shared {
     progress: Mutex<Progress>,
     /// Answers made room in the window.
     room: Notify,
+    /// The present upload is to end; its body may be waiting for input.
+    cut: Notify,
     source: tokio::sync::Mutex<Source>,
     /// Which attempt may send. A body of an earlier one ends with an error.
     attempt: AtomicU64,
@@ -75,6 +78,8 @@ struct Progress {
     input_ended: bool,
     /// Bytes of the present upload.
     upload_bytes: u64,
+    /// The present upload has answers.
+    upload_answered: bool,
     /// The present upload ends here, and another goes on.
     cut: bool,
 }
@@ -121,11 +126,13 @@ impl Upload {
             input_failed: None,
             input_ended: false,
             upload_bytes: 0,
+            upload_answered: false,
             cut: false,
         };
         let shared = Arc::new(Shared {
             progress: Mutex::new(progress),
             room: Notify::new(),
+            cut: Notify::new(),
             source: tokio::sync::Mutex::new(Source(receiver)),
             attempt: AtomicU64::new(0),
             begun: Instant::now(),
@@ -141,7 +148,7 @@ impl Upload {
                 let mut progress = self.shared.lock();
                 progress.window.restart();
                 progress.answers.reconnect();
-                (progress.upload_bytes, progress.cut) = (0, false);
+                (progress.upload_bytes, progress.upload_answered, progress.cut) = (0, false, false);
             }
             self.upload(attempt, bar).await?;
             self.shared.wait_for_input(attempt).await;
@@ -167,17 +174,36 @@ impl Upload {
             return Err(if problem.is_transient() { Stop::Transient(error) } else { Stop::Final(error) });
         }
         while let Some(part) = self.part(&mut response).await? {
-            let mut progress = self.shared.lock();
-            let before = progress.answers.events;
-            let fed = progress.answers.feed(&part);
-            let events = progress.answers.events - before;
-            progress.window.answer(events).map_err(|detail| Stop::Final(self.client.unexpected(&detail)))?;
-            self.show(bar, &progress);
-            drop(progress);
-            self.shared.room.notify_waiters();
-            fed.map_err(|detail| Stop::Transient(CliError::new(Exit::Refused, detail, "")))?;
+            if let Some(ended) = self.take(&part, bar)? {
+                return ended;
+            }
         }
         self.finished()
+    }
+
+    /// Counts a part of the answer. `Some` when the upload ends there.
+    fn take(&self, part: &[u8], bar: &ProgressBar) -> Result<Option<Result<(), Stop>>, Stop> {
+        let mut progress = self.shared.lock();
+        let before = progress.answers.events;
+        let Progress { answers, window, .. } = &mut *progress;
+        let fed = answers.feed(part, window);
+        if progress.window.has_innocent() {
+            progress.cut = true;
+            self.shared.cut.notify_one();
+        }
+        progress.upload_answered |= progress.answers.events > before;
+        self.show(bar, &progress);
+        let answered = progress.upload_answered;
+        drop(progress);
+        self.shared.room.notify_waiters();
+        let transient = |sentence| Stop::Transient(CliError::new(Exit::Refused, sentence, ""));
+        match fed {
+            Ok(()) => Ok(None),
+            Err(AnswersEnd::Unexpected(detail)) => Err(Stop::Final(self.client.unexpected(&detail))),
+            // Without an answer to any event another upload would end the same way.
+            Err(AnswersEnd::NextUpload(_)) if answered => Ok(Some(Ok(()))),
+            Err(AnswersEnd::NextUpload(detail) | AnswersEnd::Again(detail)) => Err(transient(detail)),
+        }
     }
 
     /// The next part of the answer. Silence counts only while the host owes answers.
@@ -224,6 +250,7 @@ impl Upload {
             events: answers.events,
             repeated: answers.repeated,
             refused: answers.refused,
+            resent: progress.window.resent(),
             refusals: answers.refusals.clone(),
             position: answers.position(),
         }
@@ -268,8 +295,13 @@ impl Shared {
                     return Err(SupersededError);
                 }
                 let progress = &mut *progress;
+                let begun = progress.upload_bytes > 0;
                 match progress.window.next_unsent() {
-                    Some(_) if progress.upload_bytes >= UPLOAD_BYTES => {
+                    _ if progress.cut => return Ok(None),
+                    Some(_)
+                        if progress.upload_bytes >= UPLOAD_BYTES
+                            || (begun && progress.window.must_part()) =>
+                    {
                         progress.cut = true;
                         return Ok(None);
                     }
@@ -283,7 +315,10 @@ impl Shared {
                         progress.upload_bytes += bytes.len() as u64;
                         Some((bytes, wait))
                     }
-                    None if progress.input_ended || progress.cut => return Ok(None),
+                    None if progress.input_ended || (begun && progress.window.must_part()) => {
+                        progress.cut = true;
+                        return Ok(None);
+                    }
                     None => None,
                 }
             };
@@ -293,7 +328,11 @@ impl Shared {
                 }
                 return Ok(Some(bytes));
             }
-            let taken = tokio::time::timeout(INPUT_WAIT_MAX, self.take_in(attempt)).await;
+            let taken = tokio::time::timeout(INPUT_WAIT_MAX, self.take_in(attempt));
+            let taken = tokio::select! {
+                taken = taken => taken,
+                () = self.cut.notified() => continue,
+            };
             match taken {
                 Ok(taken) => taken?,
                 // Nothing to send for long; a full window is no reason, answers come then.

@@ -1,0 +1,119 @@
+//! What no single value can say about itself: bounds, and values that must fit each other.
+
+use super::{Config, TokenConfig};
+use crate::event::TenantId;
+use crate::limits;
+
+/// A key, and why its value is not usable.
+type Wrong = (String, String);
+
+impl Config {
+    /// The first thing that is wrong.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        self.check_access()?;
+        self.check_relations()?;
+        self.check_zeros()?;
+        for (name, settings) in &self.plugins {
+            if settings.lanes.is_some_and(|lanes| lanes == 0 || lanes > limits::LANES_MAX) {
+                let max = limits::LANES_MAX;
+                return wrong(
+                    &format!("plugins.{name}.lanes"),
+                    format!("a plugin has 1 to lanes_max = {max}"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody gets in from outside without a token.
+    fn check_access(&self) -> Result<(), Wrong> {
+        if self.auth.tokens.is_empty() && !self.serve.bind.ip().is_loopback() {
+            return wrong(
+                "serve.bind",
+                format!("{} can be reached from outside, and there are no `auth.tokens`", self.serve.bind),
+            );
+        }
+        for (index, token) in self.auth.tokens.iter().enumerate() {
+            if let Err(why) = check_token(token) {
+                return wrong(&format!("auth.tokens[{index}]"), why);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_relations(&self) -> Result<(), Wrong> {
+        let (store, run) = (&self.store, &self.processors);
+        if store.wal_bytes_soft_max >= store.wal_bytes_hard_max {
+            let hard = store.wal_bytes_hard_max;
+            return wrong(
+                "store.wal_bytes_soft_max",
+                format!("it must be under wal_bytes_hard_max = {hard}"),
+            );
+        }
+        if run.retry_wait_ms_min > run.retry_wait_ms_max {
+            let max = run.retry_wait_ms_max;
+            return wrong(
+                "processors.retry_wait_ms_min",
+                format!("it must not be over retry_wait_ms_max = {max}"),
+            );
+        }
+        if run.commit_events_max < limits::BATCH_EVENTS_MAX {
+            let min = limits::BATCH_EVENTS_MAX;
+            return wrong(
+                "processors.commit_events_max",
+                format!("a commit holds a batch, {min} events at least"),
+            );
+        }
+        if self.gateway.sse_heartbeat() > limits::SSE_HEARTBEAT_CEILING {
+            let max = limits::SSE_HEARTBEAT_CEILING.as_millis();
+            return wrong(
+                "gateway.sse_heartbeat_ms",
+                format!("clients take a longer silence for the end; it is {max} at most"),
+            );
+        }
+        if self.gateway.connections_max > limits::CONNECTIONS_CEILING {
+            let max = limits::CONNECTIONS_CEILING;
+            return wrong("gateway.connections_max", format!("one host takes {max} at most"));
+        }
+        Ok(())
+    }
+
+    fn check_zeros(&self) -> Result<(), Wrong> {
+        let (edge, store, run) = (&self.gateway, &self.store, &self.processors);
+        for (key, value) in [
+            ("serve.drain_ms_max", self.serve.drain_ms_max),
+            ("gateway.header_wait_ms_max", edge.header_wait_ms_max),
+            ("gateway.body_idle_ms_max", edge.body_idle_ms_max),
+            ("gateway.body_bytes_max", edge.body_bytes_max),
+            ("gateway.upload_bytes_max", edge.upload_bytes_max),
+            ("gateway.connections_max", edge.connections_max as u64),
+            ("gateway.sse_heartbeat_ms", edge.sse_heartbeat_ms),
+            ("gateway.write_wait_ms_max", edge.write_wait_ms_max),
+            ("processors.guest_call_ms_max", run.guest_call_ms_max),
+            ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
+            ("processors.instances_max", run.instances_max as u64),
+            ("processors.commit_bytes_max", run.commit_bytes_max as u64),
+            ("store.tail_bytes_max", store.tail_bytes_max as u64),
+        ] {
+            if value == 0 {
+                return wrong(key, "0 would stop everything; it counts from 1".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wrong(key: &str, why: String) -> Result<(), Wrong> {
+    Err((key.to_owned(), why))
+}
+
+fn check_token(entry: &TokenConfig) -> Result<(), String> {
+    if entry.digest().is_none() {
+        return Err("it needs either `token` or `token_sha256` (64 hexadecimal digits)".into());
+    }
+    TenantId::new(&entry.tenant).map_err(|e| e.to_string())?;
+    if entry.rights.is_empty() {
+        return Err("`rights` is empty; there are publish, read, admin".into());
+    }
+    Ok(())
+}
