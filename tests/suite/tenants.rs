@@ -219,6 +219,8 @@ async fn follow(answer: reqwest::Response, events: usize) -> Result<Vec<(String,
         anyhow::Ok(())
     };
     tokio::time::timeout(std::time::Duration::from_secs(30), read).await.context("too few events came")??;
+    // A chunk may hold more than was asked for.
+    found.truncate(events);
     Ok(found)
 }
 

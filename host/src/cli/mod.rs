@@ -20,6 +20,7 @@ mod status;
 mod tail;
 mod version;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -106,7 +107,8 @@ pub fn main() -> ExitCode {
         Ok(()) => Exit::Fine.into(),
         Err(error) => {
             if error.exit() != Exit::Fine {
-                eprintln!("{error}");
+                // As above; `eprintln!` would panic.
+                let _ = writeln!(io::stderr(), "{error}");
             }
             error.exit().into()
         }

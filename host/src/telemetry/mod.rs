@@ -41,7 +41,12 @@ impl Telemetry {
             filter: config.filter.clone(),
             detail: error.to_string(),
         })?;
-        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            // The subscriber would report a message it cannot write by `eprintln!`, which panics then, in
+            // whatever thread it is: a full disk under the messages would end the store's committer.
+            .log_internal_errors(false);
         let installed = match config.format {
             TraceFormat::Text => lines.with_ansi(io::stderr().is_terminal()).finish().try_init(),
             TraceFormat::Json => lines.json().flatten_event(true).finish().try_init(),
