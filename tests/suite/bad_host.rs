@@ -16,6 +16,7 @@ use millrace_tests::{until, workspace_binary};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 fn event(agg_id: &str, version: u64) -> String {
     json!({"aggregate": "thing", "agg_id": agg_id, "version": version, "type": "changed", "payload": {"n": version}})
@@ -277,7 +278,7 @@ async fn an_almost_full_disk_takes_no_events_and_shows_what_there_is() -> Result
 // Signals.
 
 /// An upload that goes on until the host breaks it off, and the ids that it was answered.
-async fn upload_until_cut(client: &Client, acknowledged: mpsc::UnboundedSender<String>) -> Result<()> {
+async fn upload_until_cut(client: &Client, acknowledged: mpsc::Sender<String>) -> Result<()> {
     let lines =
         stream::iter(1_u64..).map(|n| Ok::<_, std::io::Error>(event(&format!("k{}", n % 100), n) + "\n"));
     let request = client
@@ -296,7 +297,7 @@ async fn upload_until_cut(client: &Client, acknowledged: mpsc::UnboundedSender<S
         while let Some(end) = text.iter().position(|b| *b == b'\n') {
             let line: Value = serde_json::from_slice(&text.drain(..=end).collect::<Vec<_>>())?;
             if let Some(id) = line["id"].as_str() {
-                acknowledged.send(id.to_owned())?;
+                acknowledged.send(id.to_owned()).await?;
             } else {
                 ensure!(line["error"]["code"] == "host_stopping", "the last line says why: {line}");
             }
@@ -312,23 +313,20 @@ async fn cut_an_upload(end: impl FnOnce(&mut HostProcess) -> Result<()>) -> Resu
     let mut host = HostProcess::start(&data).await?;
     let client = Client::new(&host.url)?;
     client.deploy("counter").await?;
-    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let (sender, mut receiver) = mpsc::channel(10_000);
     let uploading = client.clone();
-    let upload = async move { upload_until_cut(&uploading, sender).await };
-    let cut = async {
-        let mut seen = Vec::new();
-        while seen.len() < 3_000 {
-            seen.push(receiver.recv().await.context("the upload goes on")?);
-        }
-        end(&mut host)?;
-        while let Some(id) = receiver.recv().await {
-            seen.push(id);
-        }
-        anyhow::Ok(seen)
-    };
-    let (uploaded, acknowledged) = tokio::join!(upload, cut);
-    uploaded?;
-    let acknowledged = acknowledged?;
+    // Beside this test, so that answers are taken while the host ends.
+    let mut upload = JoinSet::new();
+    upload.spawn(async move { upload_until_cut(&uploading, sender).await });
+    let mut acknowledged = Vec::new();
+    while acknowledged.len() < 3_000 {
+        acknowledged.push(receiver.recv().await.context("the upload goes on")?);
+    }
+    end(&mut host)?;
+    while let Some(id) = receiver.recv().await {
+        acknowledged.push(id);
+    }
+    upload.join_next().await.context("there is an upload")???;
 
     let host = HostProcess::start(&data).await?;
     let client = Client::new(&host.url)?;
