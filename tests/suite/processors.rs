@@ -241,11 +241,9 @@ async fn a_tenant_that_hangs_does_not_hold_up_another() {
     }
     scene.publish("quick", &[("x", "add", "1")]).await;
     let mut quick = BTreeMap::new();
-    for _ in 0..2_000 {
+    let begin = std::time::Instant::now();
+    while quick.is_empty() && begin.elapsed() < Duration::from_secs(30) {
         quick = scene.counts("quick").await;
-        if !quick.is_empty() {
-            break;
-        }
         tokio::task::yield_now().await;
     }
     *watch.held.lock().expect("test") = None;
@@ -388,7 +386,8 @@ async fn a_quiet_processor_moves_on_over_what_is_not_for_it() {
     }
     scene.done(&runner, last).await;
     let mut committed = Position::START;
-    for _ in 0..5_000 {
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(30) {
         committed = scene.store.tasks(None).await.expect("tasks can be read")[0].position;
         if committed.0 >= 10_000 {
             break;

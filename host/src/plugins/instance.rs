@@ -45,6 +45,22 @@ impl Instance {
         Ok(Self { store, component, call_max, dead: false })
     }
 
+    /// The functions' types are known only once they are looked up in an instance: whether that
+    /// fails tells a component for another shape of the world from one that falls over.
+    pub(super) fn check_types(
+        linked: &Linked,
+        sandbox: &Sandbox,
+        call_max: Duration,
+    ) -> wasmtime::Result<()> {
+        let mut store = Store::new(linked.engine(), Guest::new(sandbox, None));
+        store.limiter(|guest| &mut guest.limits);
+        store.set_epoch_deadline(ticks(call_max));
+        store.data_mut().begin_call(call_max);
+        // What goes wrong here is `describe`'s to tell.
+        let Ok(instance) = linked.instance_pre().instantiate(&mut store) else { return Ok(()) };
+        bindings::Processor::new(&mut store, &instance).map(drop)
+    }
+
     /// One call into the guest: its time begins now, and after an error the instance is dead.
     fn call<T>(
         &mut self,

@@ -103,6 +103,11 @@ impl WasmRuntime {
             grants: Grants::default(),
             config: Arc::default(),
         };
+        Instance::check_types(linked, &sandbox, self.options.call_max).map_err(|error| {
+            PluginError::WrongWorld {
+                detail: format!("{error:#}; build it against this host's version of millrace-guest"),
+            }
+        })?;
         let failed = |trap: Trap| PluginError::Describe { detail: trap.to_string() };
         let mut instance = Instance::new(linked, &sandbox, None, self.options.call_max).map_err(failed)?;
         let manifest = instance.describe().map_err(failed)?;

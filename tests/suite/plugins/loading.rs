@@ -56,6 +56,21 @@ fn a_component_of_another_world_is_told_so() {
 }
 
 #[test]
+fn a_component_of_another_shape_is_told_to_be_built_anew() {
+    let shape = wat(r#"(component
+            (core module $m (func (export "f")))
+            (core instance $i (instantiate $m))
+            (func $f (canon lift (core func $i "f")))
+            (instance $h
+                (export "describe" (func $f)) (export "load" (func $f)) (export "handle" (func $f))
+                (export "flush" (func $f)) (export "snapshot" (func $f)))
+            (export "millrace:processor/handler@0.1.0" (instance $h)))"#);
+    let error = refused(&shape);
+    assert_eq!(error.code(), "wrong_world", "{error}");
+    assert!(error.to_string().contains("build it against this host's version of millrace-guest"), "{error}");
+}
+
+#[test]
 fn an_import_that_the_host_does_not_have_is_named() {
     let http = wat(r#"(component (import "wasi:http/outgoing-handler@0.2.0" (instance)))"#);
     let error = refused(&http);

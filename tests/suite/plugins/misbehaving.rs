@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use millrace::checkpoints::SavedState;
 use millrace::clock::{Clock, SystemClock};
 use millrace::error::Classify;
 use millrace::event::Position;
@@ -260,6 +261,24 @@ fn an_instance_is_not_used_again_after_a_trap() {
     assert_eq!(trap.kind, TrapKind::Trap);
     let trap = instance.handle(&batch(&[("a", "fine", "1")], 1)).expect_err("it is dead");
     assert_eq!(trap.kind, TrapKind::Host);
+}
+
+#[test]
+fn a_state_of_plain_bytes_counts_on_after_a_restart() {
+    let runtime = WasmRuntime::new(options()).expect("the runtime starts");
+    let factory = load(&runtime, &component("tally"), &PluginSettings::default()).expect("the guest loads");
+    let mut saved = None;
+    for round in 1..=3_u64 {
+        let mut instance = factory.instantiate(context()).expect("it can be instantiated");
+        instance.load(saved.as_ref()).expect("it loads");
+        let outcome = instance.handle(&batch(&[("a", "x", "[1]"), ("b", "y", "22")], 0)).expect("it behaves");
+        assert_eq!((outcome.handled, outcome.effects.len()), (2, 0));
+        let state = instance.snapshot().expect("it has state");
+        assert_eq!(state[..8], (2 * round).to_le_bytes(), "events");
+        assert_eq!(state[8..16], (5 * round).to_le_bytes(), "bytes of payload");
+        let content_type = factory.manifest().state_content_type.clone().expect("it says so");
+        saved = Some(SavedState { content_type, state });
+    }
 }
 
 #[test]
