@@ -127,6 +127,13 @@ impl EffectBatch {
         Ok(Self { arena, records })
     }
 
+    /// Appends the effects of a later call.
+    pub fn append(&mut self, later: &Self) {
+        let base = u32::try_from(self.arena.len()).expect("a batch's effects are bounded far below 4 GiB");
+        self.arena.extend_from_slice(&later.arena);
+        self.records.extend(later.records.iter().map(|r| EffectRecord { start: r.start + base, ..*r }));
+    }
+
     pub fn len(&self) -> usize {
         self.records.len()
     }

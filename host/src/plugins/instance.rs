@@ -149,6 +149,8 @@ pub(super) struct WasmProcessor {
     /// Kept between calls, so that a batch costs no allocation for its numbers.
     words: Vec<u64>,
     depths: Vec<u32>,
+    /// It reads the clock without the grant: each event crosses alone, so that the clock can stand at it.
+    one_by_one: bool,
 }
 
 impl WasmProcessor {
@@ -156,8 +158,54 @@ impl WasmProcessor {
         instance: Instance,
         context: TaskContext,
         tables: std::sync::Arc<[TableSchema]>,
+        one_by_one: bool,
     ) -> Self {
-        Self { instance, context, tables, words: Vec::new(), depths: Vec::new() }
+        Self { instance, context, tables, words: Vec::new(), depths: Vec::new(), one_by_one }
+    }
+
+    fn handle_batch(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
+        let mut words = std::mem::take(&mut self.words);
+        words.clear();
+        words.extend(batch.records().iter().flat_map(EventRecord::words));
+        self.depths.clear();
+        self.depths.extend(batch.records().iter().map(|record| record.depth));
+        if let Some(last) = batch.records().last() {
+            self.instance.store.data().set_event_time(Micros(last.at));
+        }
+        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
+        self.words = words;
+        let outcome = answer?;
+        let handled = outcome.handled as usize;
+        let sound = handled <= batch.len()
+            && outcome.failure.as_ref().is_none_or(|f| f.index as usize == handled && handled < batch.len())
+            && (outcome.failure.is_some() || handled == batch.len());
+        if !sound {
+            let failure = outcome.failure.map(|f| f.index);
+            let message = format!(
+                "it says that {handled} of {} events are handled and {failure:?} failed",
+                batch.len()
+            );
+            return Err(self.instance.break_with(TrapKind::Output, message));
+        }
+        let effects = self.effects(outcome.effects)?;
+        Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
+    }
+
+    /// The same as one batch, with the clock at each event's own time.
+    fn handle_one_by_one(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
+        let mut all = Outcome::default();
+        for index in 0..batch.len() {
+            let mut alone = EventBatch::new(batch.tenant.clone());
+            alone.push_from(batch, index);
+            let outcome = self.handle_batch(&alone)?;
+            all.handled += outcome.handled;
+            all.effects.append(&outcome.effects);
+            if outcome.failure.is_some() {
+                all.failure = outcome.failure;
+                break;
+            }
+        }
+        Ok(all)
     }
 
     fn effects(&mut self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
@@ -187,31 +235,7 @@ impl Processor for WasmProcessor {
     }
 
     fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let mut words = std::mem::take(&mut self.words);
-        words.clear();
-        words.extend(batch.records().iter().flat_map(EventRecord::words));
-        self.depths.clear();
-        self.depths.extend(batch.records().iter().map(|record| record.depth));
-        if let Some(last) = batch.records().last() {
-            self.instance.store.data().set_event_time(Micros(last.at));
-        }
-        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
-        self.words = words;
-        let outcome = answer?;
-        let handled = outcome.handled as usize;
-        let sound = handled <= batch.len()
-            && outcome.failure.as_ref().is_none_or(|f| f.index as usize == handled && handled < batch.len())
-            && (outcome.failure.is_some() || handled == batch.len());
-        if !sound {
-            let failure = outcome.failure.map(|f| f.index);
-            let message = format!(
-                "it says that {handled} of {} events are handled and {failure:?} failed",
-                batch.len()
-            );
-            return Err(self.instance.break_with(TrapKind::Output, message));
-        }
-        let effects = self.effects(outcome.effects)?;
-        Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
+        if self.one_by_one { self.handle_one_by_one(batch) } else { self.handle_batch(batch) }
     }
 
     fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {

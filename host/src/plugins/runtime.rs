@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use super::cache::Cache;
@@ -145,7 +146,8 @@ impl PluginRuntime for WasmRuntime {
         };
         let tables = manifest.tables.clone().into();
         let call_max = call_max.min(GUEST_CALL_CEILING);
-        Ok(Arc::new(WasmFactory { linked, manifest, digest, sandbox, call_max, tables }))
+        let one_by_one = !grants.clock && reads_clock(&component, &self.engine);
+        Ok(Arc::new(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one }))
     }
 }
 
@@ -157,6 +159,7 @@ struct WasmFactory {
     sandbox: Sandbox,
     call_max: Duration,
     tables: Arc<[TableSchema]>,
+    one_by_one: bool,
 }
 
 impl std::fmt::Debug for WasmFactory {
@@ -179,7 +182,7 @@ impl ProcessorFactory for WasmFactory {
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
         let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
-        Ok(Box::new(WasmProcessor::new(instance, context, Arc::clone(&self.tables))))
+        Ok(Box::new(WasmProcessor::new(instance, context, Arc::clone(&self.tables), self.one_by_one)))
     }
 }
 
@@ -236,6 +239,15 @@ fn check_world(component: &Component, engine: &Engine) -> Result<(), PluginError
         return Err(PluginError::WrongWorld { detail });
     };
     check_version("millrace:processor/handler", version)
+}
+
+/// Whether it can ask a clock. Some tools import the interface for its types alone.
+fn reads_clock(component: &Component, engine: &Engine) -> bool {
+    component.component_type().imports(engine).any(|(import, extern_)| {
+        import.starts_with("wasi:clocks/")
+            && matches!(&extern_.ty, ComponentItem::ComponentInstance(instance)
+                if instance.exports(engine).any(|(_, item)| matches!(item.ty, ComponentItem::ComponentFunc(_))))
+    })
 }
 
 /// Before 1.0, a minor version is another world.

@@ -2,8 +2,8 @@
 //!
 //! Without a grant, WASI answers without the outside world: no files, no
 //! arguments, no environment, no sockets; randomness is a fixed seed (std's
-//! `HashMap` asks for it), and every clock answers the `at` of the last event
-//! of the batch that was handed in last. So the same events give the same rows.
+//! `HashMap` asks for it), and every clock answers the current event's
+//! `at`: a guest that imports a clock gets its events one a call. So the same events give the same rows.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use millrace::checkpoints::SavedState;
+use millrace::checkpoints::{EffectRef, SavedState};
 use millrace::clock::{Clock, SystemClock};
 use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::plugins::{PluginError, PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::processors::{LoadError, TrapKind};
-use millrace::tables::Value;
+use millrace::tables::{Cell, Cells, Value};
 use millrace_tests::until;
 
 use super::rig::{Rig, batch, component, context, load, options};
@@ -293,6 +293,26 @@ fn an_event_of_every_part_crosses_and_asks_for_nothing() {
     assert_eq!((outcome.handled, outcome.effects.len()), (1_000, 0));
     let none = instance.handle(&batch(&[], 0)).expect("an empty batch is one, too");
     assert_eq!(none.handled, 0);
+}
+
+#[test]
+fn without_the_grant_the_clock_stands_at_each_event() {
+    let runtime = WasmRuntime::new(options()).expect("the runtime starts");
+    let factory = load(&runtime, &component("tells_time"), &PluginSettings::default()).expect("it loads");
+    let mut instance = factory.instantiate(context()).expect("it can be instantiated");
+    instance.load(None).expect("it loads");
+    let events = [("a", "x", "1"), ("b", "x", "1"), ("c", "x", "1")];
+    let outcome = instance.handle(&batch(&events, 0)).expect("it behaves");
+    assert_eq!(outcome.handled, 3);
+    let mut times = BTreeSet::new();
+    for effect in outcome.effects.iter() {
+        let EffectRef::Put { cells, .. } = effect else { panic!("{effect:?}") };
+        let cells: Vec<_> = Cells::new(cells).collect::<Result<_, _>>().expect("sound cells");
+        let [Cell::Timestamp(event_at), Cell::Timestamp(clock_at)] = cells[..] else { panic!("{cells:?}") };
+        assert_eq!(event_at, clock_at, "however the batch is cut");
+        times.insert(event_at);
+    }
+    assert_eq!(times.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
