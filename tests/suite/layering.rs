@@ -50,6 +50,24 @@ fn domains_do_not_know_the_edge_or_the_command_line() {
 }
 
 #[test]
+fn every_metric_that_is_described_is_counted_somewhere() {
+    let (mut names, mut rest) = (Vec::new(), String::new());
+    for (path, text) in sources(&["host"]) {
+        if path.ends_with("telemetry/metrics.rs") {
+            let consts = text.lines().filter(|line| line.contains("\"millrace_"));
+            let name =
+                |line: &str| line.split_whitespace().nth(2).map(|word| word.trim_end_matches(':').to_owned());
+            names.extend(consts.filter_map(name));
+        } else {
+            rest.push_str(&text);
+        }
+    }
+    assert!(names.len() > 10, "{names:?}");
+    names.retain(|name| !rest.contains(name.as_str()));
+    assert!(names.is_empty(), "described and never counted: {names:?}");
+}
+
+#[test]
 fn no_file_is_longer_than_six_hundred_lines() {
     let long: Vec<_> = sources(&["host", "guest-sdk", "plugins", "tests", "xtask"])
         .into_iter()

@@ -53,7 +53,7 @@ impl Cache {
         });
         let Some((_, code)) = sound else {
             tracing::warn!(path = %path.display(), "a precompiled component is not this host's; it is made again");
-            metrics::counter!("millrace_precompiled_rejected_total").increment(1);
+            metrics::counter!(crate::telemetry::metrics::PRECOMPILED_REJECTED).increment(1);
             // It is replaced in a moment; if not, it is refused again.
             let _ = fs::remove_file(&path);
             return None;

@@ -233,7 +233,7 @@ impl Logs {
 
     fn write(&self, level: Level, message: &str) {
         let Some(dropped) = self.lock().take() else {
-            metrics::counter!("millrace_guest_logs_dropped_total", "plugin" => self.plugin.to_string())
+            metrics::counter!(crate::telemetry::metrics::GUEST_LOGS_DROPPED, "plugin" => self.plugin.to_string())
                 .increment(1);
             return;
         };

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::telemetry::metrics as names;
+
 /// One processor's counts. Anybody may read; its tasks add.
 #[derive(Debug)]
 pub(super) struct Counters {
@@ -63,16 +65,16 @@ impl Count {
 impl Counters {
     pub(super) fn new(processor: &Arc<str>) -> Self {
         Self {
-            events: Count::new("millrace_processor_events_total", processor),
-            batches: Count::new("millrace_processor_batches_total", processor),
-            commits: Count::new("millrace_processor_commits_total", processor),
-            effects: Count::new("millrace_processor_effects_total", processor),
-            stale_writes: Count::new("millrace_processor_stale_writes_total", processor),
-            retries: Count::new("millrace_processor_retries_total", processor),
-            traps: Count::new("millrace_processor_traps_total", processor),
-            dead_letters: Count::new("millrace_processor_dead_letters_total", processor),
-            restarts: Count::new("millrace_processor_restarts_total", processor),
-            swaps: Count::new("millrace_processor_swaps_total", processor),
+            events: Count::new(names::PROCESSOR_EVENTS, processor),
+            batches: Count::new(names::PROCESSOR_BATCHES, processor),
+            commits: Count::new(names::PROCESSOR_COMMITS, processor),
+            effects: Count::new(names::PROCESSOR_EFFECTS, processor),
+            stale_writes: Count::new(names::PROCESSOR_STALE_WRITES, processor),
+            retries: Count::new(names::PROCESSOR_RETRIES, processor),
+            traps: Count::new(names::PROCESSOR_TRAPS, processor),
+            dead_letters: Count::new(names::PROCESSOR_DEAD_LETTERS, processor),
+            restarts: Count::new(names::PROCESSOR_RESTARTS, processor),
+            swaps: Count::new(names::PROCESSOR_SWAPS, processor),
         }
     }
 

@@ -13,6 +13,7 @@ use super::{OrderingKey, ProcessorFactory, Subscription};
 use crate::event::{EventBatch, Position, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::streams::{PageLimit, StreamError, TailReader};
+use crate::telemetry::metrics::TAIL_FALLBACKS;
 
 /// A chunk at least this long goes to a lane as it is; shorter ones are put together by copying.
 const SHARE_EVENTS_MIN: usize = 256;
@@ -89,6 +90,7 @@ impl Feed {
                 self.hand_over_all().await?;
             }
             None => {
+                metrics::counter!(TAIL_FALLBACKS).increment(1);
                 let limit = PageLimit { events: BATCH_EVENTS_MAX, bytes: BATCH_BYTES_MAX };
                 let page = self.shared.log.read(&self.tenant, self.position, limit).await?;
                 if !page.events.is_empty() {

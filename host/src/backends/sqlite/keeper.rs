@@ -149,7 +149,8 @@ impl Keeper {
             let (reply, answer) = oneshot::channel();
             let asked = self.ask(Request::Trim { retention: self.retention, reply });
             match asked.then(|| answer.blocking_recv()) {
-                Some(Ok(Ok(trimmed))) if trimmed.more => {}
+                Some(Ok(Ok(trimmed))) if trimmed.more => count_trimmed(trimmed.events),
+                Some(Ok(Ok(trimmed))) => return count_trimmed(trimmed.events),
                 Some(Ok(Err(error))) => {
                     tracing::warn!(%error, "retention could not be applied");
                     return;
@@ -177,4 +178,8 @@ impl Keeper {
     fn ask(&self, request: Request) -> bool {
         self.requests.upgrade().is_some_and(|requests| requests.try_send(request).is_ok())
     }
+}
+
+fn count_trimmed(events: u64) {
+    metrics::counter!(crate::telemetry::metrics::EVENTS_TRIMMED).increment(events);
 }
