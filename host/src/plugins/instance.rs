@@ -9,6 +9,7 @@ use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
 use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord, Micros};
+use crate::limits::{COMMIT_BYTES_MAX, GUEST_EFFECTS_MAX};
 use crate::limits::{
     GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STACK_BYTES_MAX, GUEST_STATE_BYTES_MAX,
     GUEST_TABLE_ELEMENTS_MAX,
@@ -194,7 +195,15 @@ impl WasmProcessor {
     /// The same as one batch, with the clock at each event's own time.
     fn handle_one_by_one(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
         let mut all = Outcome::default();
+        let begun = std::time::Instant::now();
         for index in 0..batch.len() {
+            // The bounds of a call hold for the batch, too: what is left is asked for again.
+            let spent = begun.elapsed() >= self.instance.call_max
+                || all.effects.bytes() >= COMMIT_BYTES_MAX
+                || all.effects.len() >= GUEST_EFFECTS_MAX;
+            if all.handled > 0 && spent {
+                break;
+            }
             let mut alone = EventBatch::new(batch.tenant.clone());
             alone.push_from(batch, index);
             let outcome = self.handle_batch(&alone)?;
