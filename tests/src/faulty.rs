@@ -63,6 +63,10 @@ impl CheckpointStore for Faulty {
         self.inner.state_get(task, key)
     }
 
+    fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>> {
+        self.inner.checkpoint(task)
+    }
+
     fn state_scan(
         &self,
         task: &TaskId,

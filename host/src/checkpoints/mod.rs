@@ -139,6 +139,9 @@ pub trait CheckpointStore: Send + Sync + Debug {
     /// commits of one task take effect in the order of the calls.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>>;
 
+    /// The last commit, without taking the task over; none before the first.
+    fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>>;
+
     /// A task's keyed state: the committed value under a key.
     fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError>;
 

@@ -10,7 +10,7 @@ use crate::error::BackendError;
 use crate::tables::{matches_ilike, matches_like};
 
 /// The schema this code writes; kept in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const PAGE_BYTES: u64 = 4096;
 
 /// Payload is JSON text. `events_tenant` ends in the rowid, which is the position: it serves
@@ -45,6 +45,32 @@ CREATE INDEX deployment_history_plugin ON deployment_history(plugin);
 INSERT INTO meta VALUES ('trimmed', 0), ('revision', 0), ('generation', 0);
 ";
 
+/// What version 2 adds: expiry and size of keyed state, what a dead letter was held for, parked events,
+/// and what became of the last candidate.
+const SCHEMA_2: &str = "
+ALTER TABLE keyed_state ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX keyed_state_expiry ON keyed_state(expires_at) WHERE expires_at > 0;
+ALTER TABLE tasks ADD COLUMN keyed_entries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN keyed_bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE tasks SET
+  keyed_entries = (SELECT count(*) FROM keyed_state WHERE task = tasks.id),
+  keyed_bytes = (SELECT coalesce(sum(length(key) + length(value)), 0) FROM keyed_state WHERE task = tasks.id);
+ALTER TABLE dead_letters ADD COLUMN key BLOB NOT NULL DEFAULT x'';
+ALTER TABLE dead_letters ADD COLUMN state_hash TEXT NOT NULL DEFAULT '';
+ALTER TABLE dead_letters ADD COLUMN plugin_version TEXT NOT NULL DEFAULT '';
+CREATE UNIQUE INDEX dead_letters_position ON dead_letters(processor, position);
+CREATE TABLE parked_keys(
+  task INTEGER NOT NULL, key BLOB NOT NULL, attempts INTEGER NOT NULL, since INTEGER NOT NULL,
+  retry_at INTEGER NOT NULL, held INTEGER, message TEXT NOT NULL, PRIMARY KEY(task, key)) WITHOUT ROWID;
+CREATE TABLE parked_events(
+  task INTEGER NOT NULL, key BLOB NOT NULL, tenant TEXT NOT NULL,
+  position INTEGER NOT NULL, id TEXT NOT NULL, aggregate TEXT NOT NULL,
+  agg_id TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL,
+  schema_version INTEGER NOT NULL, depth INTEGER NOT NULL, scope TEXT, kind TEXT, cursor TEXT,
+  traceparent TEXT, payload TEXT NOT NULL, PRIMARY KEY(task, position)) WITHOUT ROWID;
+CREATE TABLE candidates(plugin TEXT PRIMARY KEY, report TEXT NOT NULL) WITHOUT ROWID;
+";
+
 /// Opens the one connection that writes, and creates what is missing.
 pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {
     let failed = |e: rusqlite::Error| OpenError::Backend(backend(&e));
@@ -70,10 +96,14 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
     if found == 0 {
         let epoch = ulid::Ulid::new().to_string();
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} INSERT INTO meta VALUES ('epoch', '{epoch}');
+            "BEGIN IMMEDIATE; {SCHEMA} {SCHEMA_2} INSERT INTO meta VALUES ('epoch', '{epoch}');
              PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))
         .map_err(failed)?;
+    }
+    if found == 1 {
+        let added = format!("BEGIN IMMEDIATE; {SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+        conn.execute_batch(&added).map_err(failed)?;
     }
     Ok(conn)
 }

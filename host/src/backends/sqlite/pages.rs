@@ -9,7 +9,7 @@ use super::database::{signed, unsigned};
 use super::event_rows::{EVENT_COLUMN_COUNT, EVENT_COLUMNS, read_event};
 use super::readers::ReadStop;
 use super::shared::{Shared, from_json, stored_bounds, stored_tenant};
-use crate::checkpoints::{CommitError, DeadLetterRow, Generation, TaskId, TaskRow};
+use crate::checkpoints::{Checkpoint, CommitError, DeadLetterRow, Generation, SavedState, TaskId, TaskRow};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{GUEST_SCAN_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
@@ -80,6 +80,25 @@ fn task_number(conn: &Connection, task: &TaskId) -> rusqlite::Result<Option<i64>
     conn.prepare_cached("SELECT id FROM tasks WHERE processor = ?1 AND tenant = ?2 AND lane = ?3")?
         .query_row((&*task.processor, task.tenant.as_str(), task.lane), |row| row.get(0))
         .optional()
+}
+
+/// Position and state in one statement, so that they belong together.
+pub(super) fn checkpoint(conn: &Connection, task: &TaskId) -> ReadResult<Option<Checkpoint>, CommitError> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT position, revision, content_type, state FROM tasks LEFT JOIN states ON task = id
+             WHERE processor = ?1 AND tenant = ?2 AND lane = ?3 AND revision > 0",
+        )?
+        .query_row((&*task.processor, task.tenant.as_str(), task.lane), |row| {
+            let content_type: Option<String> = row.get(2)?;
+            let saved = match content_type {
+                Some(content_type) => Some(SavedState { content_type, state: row.get(3)? }),
+                None => None,
+            };
+            let (position, revision) = (unsigned(row.get(0)?), unsigned(row.get(1)?));
+            Ok(Checkpoint { position: Position(position), saved, revision: Revision(revision) })
+        })
+        .optional()?)
 }
 
 pub(super) fn state_get(

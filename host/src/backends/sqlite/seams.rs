@@ -89,6 +89,11 @@ impl CheckpointStore for SqliteStore {
         self.request(|reply| Request::Commit { commit: Box::new(commit), reply })
     }
 
+    fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>> {
+        let task = task.clone();
+        SqliteStore::read(self, move |conn, _| pages::checkpoint(conn, &task))
+    }
+
     fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
         self.inner.readers.read(|conn| pages::state_get(conn, task, key))
     }
