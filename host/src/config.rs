@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::limits;
 use crate::plugins::PluginSettings;
+use crate::processors::FailurePolicy;
 
 /// Everything that `millrace serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +108,8 @@ pub struct StoreConfig {
     pub wal_bytes_soft_max: u64,
     pub wal_bytes_hard_max: u64,
     pub tombstone_age_seconds_max: u64,
+    /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
+    pub dead_letters_max: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,13 @@ pub struct ProcessorsConfig {
     pub retries_max: u32,
     pub retry_wait_ms_min: u64,
     pub retry_wait_ms_max: u64,
+    /// What happens to the ordering key of a dead letter: `hold` or `skip`. A plugin may have its own.
+    pub on_failure: FailurePolicy,
+    pub parked_events_max: usize,
+    pub parked_bytes_max: usize,
+    pub breaker_failures_max: u32,
+    pub breaker_wait_ms_min: u64,
+    pub breaker_wait_ms_max: u64,
     pub commit_events_max: usize,
     pub commit_bytes_max: usize,
     pub task_idle_ms_max: u64,
@@ -175,6 +185,7 @@ impl Default for StoreConfig {
             wal_bytes_soft_max: limits::WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: limits::WAL_BYTES_HARD_MAX,
             tombstone_age_seconds_max: limits::TOMBSTONE_AGE_MAX.as_secs(),
+            dead_letters_max: limits::DEAD_LETTERS_MAX,
         }
     }
 }
@@ -188,6 +199,12 @@ impl Default for ProcessorsConfig {
             retries_max: limits::RETRIES_MAX,
             retry_wait_ms_min: millis(limits::RETRY_WAIT_MIN),
             retry_wait_ms_max: millis(limits::RETRY_WAIT_MAX),
+            on_failure: FailurePolicy::default(),
+            parked_events_max: limits::PARKED_EVENTS_MAX,
+            parked_bytes_max: limits::PARKED_BYTES_MAX,
+            breaker_failures_max: limits::BREAKER_FAILURES_MAX,
+            breaker_wait_ms_min: millis(limits::BREAKER_WAIT_MIN),
+            breaker_wait_ms_max: millis(limits::BREAKER_WAIT_MAX),
             commit_events_max: limits::COMMIT_EVENTS_MAX,
             commit_bytes_max: limits::COMMIT_BYTES_MAX,
             task_idle_ms_max: millis(limits::TASK_IDLE_MAX),
@@ -246,6 +263,14 @@ impl ProcessorsConfig {
 
     pub fn retry_wait_max(&self) -> Duration {
         Duration::from_millis(self.retry_wait_ms_max)
+    }
+
+    pub fn breaker_wait_min(&self) -> Duration {
+        Duration::from_millis(self.breaker_wait_ms_min)
+    }
+
+    pub fn breaker_wait_max(&self) -> Duration {
+        Duration::from_millis(self.breaker_wait_ms_max)
     }
 
     pub fn task_idle_max(&self) -> Duration {

@@ -70,9 +70,22 @@ pub const COMMIT_EVENTS_MAX: usize = 4_000;
 pub const COMMIT_BYTES_MAX: usize = 4 << 20;
 /// How often an event is tried again after `retry` before it becomes a dead letter.
 pub const RETRIES_MAX: u32 = 5;
-/// First and longest wait between tries; doubles in between.
+/// First and longest wait between tries; doubles in between, less up to a half at random, so that keys
+/// that failed together do not come back together.
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Events of one task that wait for their key, held keys included, and their bytes. They are kept in memory
+/// and in the store. When full, the lane stops until a key goes on.
+pub const PARKED_EVENTS_MAX: usize = 10_000;
+pub const PARKED_BYTES_MAX: usize = 32 << 20;
+/// Bytes of an ordering key as it is kept; a longer one is kept as its hash.
+pub const PARKED_KEY_BYTES_MAX: usize = 2 << 10;
+/// Dead letters of one processor. With one more it stops until some are replayed or discarded.
+pub const DEAD_LETTERS_MAX: u64 = 100_000;
+/// Failed calls in a row after which a processor rests, and how long; doubles up to the longest.
+pub const BREAKER_FAILURES_MAX: u32 = 50;
+pub const BREAKER_WAIT_MIN: Duration = Duration::from_secs(1);
+pub const BREAKER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// First and longest wait before a failed processor is started again; doubles in between.
 pub const RESTART_WAIT_MIN: Duration = Duration::from_millis(200);
 pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);

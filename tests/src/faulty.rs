@@ -10,7 +10,7 @@ use millrace::checkpoints::{
     TaskId, TaskRow,
 };
 use millrace::error::BackendError;
-use millrace::event::TenantId;
+use millrace::event::{Position, TenantId};
 
 /// How the chosen commit fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,5 +88,14 @@ impl CheckpointStore for Faulty {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>> {
         self.inner.dead_letters(processor, tenant, limit)
+    }
+
+    fn dead_letter(
+        &self,
+        processor: &str,
+        tenant: Option<&TenantId>,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Option<DeadLetterRow>, CommitError>> {
+        self.inner.dead_letter(processor, tenant, position)
     }
 }

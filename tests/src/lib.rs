@@ -10,6 +10,7 @@ pub mod guests;
 pub mod host;
 pub mod native;
 pub mod powercut;
+pub mod scene;
 pub mod scripted;
 
 use std::time::{Duration, Instant};

@@ -18,6 +18,7 @@ use millrace::processors::{
     ProcessorFactory, Subscription, TaskContext, Trap, TrapKind,
 };
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema};
+use serde::{Deserialize, Serialize};
 
 /// What a test sees of all instances of a scripted processor.
 #[derive(Debug, Default)]
@@ -93,7 +94,7 @@ impl ProcessorFactory for Scripted {
             refuses_state: self.refuses_state,
             watch: Arc::clone(&self.watch),
             context,
-            counts: BTreeMap::new(),
+            state: State::default(),
             snapshot_traps: false,
         }))
     }
@@ -105,8 +106,21 @@ struct Instance {
     refuses_state: bool,
     watch: Arc<Watch>,
     context: TaskContext,
-    counts: BTreeMap<String, i64>,
+    state: State,
     snapshot_traps: bool,
+}
+
+/// What a scripted processor saves: how often each key was added, and which versions of each key were
+/// applied, in that order.
+#[derive(Default, Serialize, Deserialize)]
+struct State {
+    counts: BTreeMap<String, i64>,
+    applied: BTreeMap<String, Vec<u64>>,
+}
+
+/// The versions that a saved state says were applied, by key.
+pub fn applied(state: &[u8]) -> BTreeMap<String, Vec<u64>> {
+    serde_json::from_slice::<State>(state).expect("scripted states are JSON").applied
 }
 
 /// Effects of one call, as a guest would lay them out.
@@ -160,7 +174,12 @@ impl Instance {
                 }
             }
             "trap" => {
-                return Err(Trap { kind: TrapKind::Trap, message: "told to fall".into(), at: None });
+                return Err(Trap {
+                    kind: TrapKind::Trap,
+                    message: "told to fall".into(),
+                    backtrace: String::new(),
+                    at: None,
+                });
             }
             "trap-in-snapshot" => self.snapshot_traps = true,
             "emit" => {
@@ -180,10 +199,12 @@ impl Instance {
             }
             _ => {}
         }
-        let count = self.counts.entry(event.agg_id.to_owned()).or_default();
+        self.state.applied.entry(event.agg_id.to_owned()).or_default().push(event.version);
+        let count = self.state.counts.entry(event.agg_id.to_owned()).or_default();
         *count += 1;
         let key = if event.event_type == "steal" { "stolen" } else { event.agg_id };
-        let row = CellsBuilder::default().push(Cell::Int(*count)).push(Cell::Int(self.version)).finish();
+        let count = *count;
+        let row = CellsBuilder::default().push(Cell::Int(count)).push(Cell::Int(self.version)).finish();
         out.push(EffectKind::Put, index, [key.as_bytes(), b"", b"", &row]);
         Ok(Ok(()))
     }
@@ -196,7 +217,7 @@ impl Processor for Instance {
             return Err(LoadError::Refused { message: "told to refuse".into() });
         }
         self.watch.loaded_bytes.store(saved.state.len() as u64, Ordering::SeqCst);
-        self.counts = serde_json::from_slice(&saved.state)
+        self.state = serde_json::from_slice(&saved.state)
             .map_err(|error| LoadError::Refused { message: error.to_string() })?;
         Ok(())
     }
@@ -218,8 +239,15 @@ impl Processor for Instance {
             }
         }
         let depths: Vec<u32> = batch.records().iter().map(|r| r.depth).collect();
-        let effects = EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths)
-            .map_err(|error| Trap { kind: TrapKind::Output, message: error.to_string(), at: None })?;
+        let effects =
+            EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths).map_err(|error| {
+                Trap {
+                    kind: TrapKind::Output,
+                    message: error.to_string(),
+                    backtrace: String::new(),
+                    at: None,
+                }
+            })?;
         Ok(Outcome { handled, effects, failure })
     }
 
@@ -232,8 +260,13 @@ impl Processor for Instance {
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
         if self.snapshot_traps {
-            return Err(Trap { kind: TrapKind::Trap, message: "told to fall in snapshot".into(), at: None });
+            return Err(Trap {
+                kind: TrapKind::Trap,
+                message: "told to fall in snapshot".into(),
+                backtrace: String::new(),
+                at: None,
+            });
         }
-        Ok(serde_json::to_vec(&self.counts).expect("counts are JSON"))
+        Ok(serde_json::to_vec(&self.state).expect("the state is JSON"))
     }
 }

@@ -17,3 +17,14 @@ async fn sqlite_seams() -> (Seams, tempfile::TempDir) {
 }
 
 millrace_tests::checkpoints_conformance!(sqlite, sqlite_seams);
+
+mod parking {
+    use super::sqlite_seams;
+
+    millrace_tests::conformance!(
+        sqlite, parked, sqlite_seams;
+        what_is_parked_comes_back_to_the_next_owner_in_order,
+        a_fenced_commit_parks_nothing,
+        a_letter_says_whether_it_holds_its_key_and_goes_when_it_is_decided,
+    );
+}

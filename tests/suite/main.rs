@@ -9,6 +9,7 @@ mod gateway;
 mod guests;
 mod kills;
 mod layering;
+mod parking;
 mod plugins;
 mod powercut;
 mod processors;

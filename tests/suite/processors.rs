@@ -4,102 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
-use millrace::checkpoints::{CheckpointStore, DeadLetterRow};
-use millrace::clock::SystemClock;
-use millrace::event::{Event, EventBatch, Position, TenantId};
-use millrace::processors::{Engine, GuestPool, ProcessorSettings, Runner};
+use millrace::checkpoints::CheckpointStore;
+use millrace::event::{Event, EventBatch, Position};
+use millrace::processors::ProcessorSettings;
 use millrace::streams::EventLog;
-use millrace::tables::{Query, TableStore, Value};
 use millrace_tests::faulty::{Fault, Faulty};
-use millrace_tests::scripted::{Scripted, Watch, table};
+use millrace_tests::scene::{Scene, counts, scripted, skipping, tenant_id};
+use millrace_tests::scripted::Scripted;
 use millrace_tests::until;
-
-/// A store, a pool, and what a test needs of them.
-struct Scene {
-    store: SqliteStore,
-    engine: Engine,
-    _dir: tempfile::TempDir,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        Self::with_checkpoints(|store| store).await
-    }
-
-    async fn with_checkpoints(
-        wrap: impl FnOnce(Arc<dyn CheckpointStore>) -> Arc<dyn CheckpointStore>,
-    ) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let store = SqliteStore::open(SqliteOptions::new(dir.path())).expect("a new store opens");
-        store.declare("scripted", &[table()]).await.expect("a good table");
-        let engine = Engine {
-            log: Arc::new(store.clone()),
-            checkpoints: wrap(Arc::new(store.clone())),
-            pool: GuestPool::new(4).expect("threads start"),
-            clock: Arc::new(SystemClock),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        Self { store, engine, _dir: dir }
-    }
-
-    fn start(&self, scripted: Scripted, settings: ProcessorSettings) -> (Runner, Arc<Watch>) {
-        let watch = Arc::clone(&scripted.watch);
-        (Runner::start(&self.engine, Arc::new(scripted), settings), watch)
-    }
-
-    /// Appends events given as (agg_id, type, payload), numbered in order.
-    async fn publish(&self, tenant: &str, events: &[(&str, &str, &str)]) -> Position {
-        let mut batch = EventBatch::new(tenant_id(tenant));
-        let base = self.store.bounds().newest.0;
-        for (index, (agg_id, event_type, payload)) in events.iter().enumerate() {
-            let version = base + index as u64 + 1;
-            let event = Event {
-                aggregate: "thing",
-                agg_id,
-                event_type,
-                version,
-                payload: payload.as_bytes(),
-                ..Event::default()
-            };
-            batch.push(&event).expect("a good event");
-        }
-        let appended = self.store.append(batch).await.expect("the append succeeds");
-        appended.last().expect("events were appended").position
-    }
-
-    async fn done(&self, runner: &Runner, through: Position) {
-        until("the processor is done", || runner.status().done_through >= through).await;
-    }
-
-    /// Key to (count, version that wrote it).
-    async fn rows(&self, tenant: &str) -> BTreeMap<String, (i64, i64)> {
-        let query = Query { limit: 1_000, ..Query::all("counts") };
-        let page = self.store.query(&tenant_id(tenant), &query).await.expect("the table can be read");
-        let number = |value: &Value| if let Value::Int(n) = value { *n } else { panic!("{value:?}") };
-        page.rows.iter().map(|r| (r.key.clone(), (number(&r.cells[0]), number(&r.cells[1])))).collect()
-    }
-
-    async fn counts(&self, tenant: &str) -> BTreeMap<String, i64> {
-        self.rows(tenant).await.into_iter().map(|(key, (count, _))| (key, count)).collect()
-    }
-
-    async fn dead(&self) -> Vec<DeadLetterRow> {
-        self.store.dead_letters("scripted", None, 100).await.expect("dead letters can be read")
-    }
-}
-
-fn tenant_id(name: &str) -> TenantId {
-    TenantId::new(name).expect("a good tenant name")
-}
-
-fn scripted() -> Scripted {
-    Scripted::new("scripted", 1)
-}
-
-fn counts(expected: &[(&str, i64)]) -> BTreeMap<String, i64> {
-    expected.iter().map(|(key, count)| ((*key).to_owned(), *count)).collect()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn effects_equal_a_fold_over_the_log() {
@@ -128,7 +40,7 @@ async fn a_rejected_event_becomes_a_dead_letter_and_its_batch_goes_on() {
     let last = scene
         .publish("a", &[("x", "add", "1"), ("x", "reject", "{}"), ("x", "add", "1"), ("y", "add", "1")])
         .await;
-    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    let (runner, _) = scene.start(scripted(), skipping());
     scene.done(&runner, last).await;
     assert_eq!(scene.counts("a").await, counts(&[("x", 2), ("y", 1)]));
     let dead = scene.dead().await;
@@ -146,7 +58,7 @@ async fn a_trap_costs_exactly_the_event_that_causes_it() {
     events[41] = ("y", "trap", "1");
     events[42] = ("y", "trap-in-snapshot", "1");
     let last = scene.publish("a", &events).await;
-    let (runner, watch) = scene.start(scripted(), ProcessorSettings::default());
+    let (runner, watch) = scene.start(scripted(), skipping());
     scene.done(&runner, last).await;
     assert_eq!(scene.counts("a").await, counts(&[("x", 57)]));
     let mut dead: Vec<_> =
@@ -175,7 +87,7 @@ async fn a_retried_event_is_tried_until_it_succeeds() {
 async fn retries_are_bounded_and_the_lane_goes_on() {
     let scene = Scene::new().await;
     let last = scene.publish("a", &[("x", "retry", "1000"), ("x", "add", "1")]).await;
-    let settings = ProcessorSettings { retries_max: 2, ..ProcessorSettings::default() };
+    let settings = ProcessorSettings { retries_max: 2, ..skipping() };
     let (runner, watch) = scene.start(scripted(), settings);
     scene.done(&runner, last).await;
     assert_eq!(scene.counts("a").await, counts(&[("x", 1)]));
@@ -311,7 +223,7 @@ async fn a_commit_that_fails_anywhere_loses_and_doubles_nothing() {
                 wrapped
             })
             .await;
-            let settings = ProcessorSettings { commit_events: 10, ..ProcessorSettings::default() };
+            let settings = ProcessorSettings { commit_events: 10, ..skipping() };
             let (runner, _) = scene.start(scripted(), settings);
             let mut last = Position::START;
             for _ in 0..8 {
@@ -338,7 +250,7 @@ async fn a_commit_that_fails_anywhere_loses_and_doubles_nothing() {
 async fn a_put_on_another_tasks_row_is_refused_and_costs_only_its_event() {
     let scene = Scene::new().await;
     // Two keys that live in different lanes both want the row `stolen`.
-    let settings = ProcessorSettings { lanes: 2, ..ProcessorSettings::default() };
+    let settings = ProcessorSettings { lanes: 2, ..skipping() };
     let (runner, watch) = scene.start(scripted(), settings);
     let keys: Vec<String> = (0..8).map(|n| format!("k{n}")).collect();
     let events: Vec<_> = keys.iter().map(|key| (key.as_str(), "add", "1")).collect();
@@ -362,7 +274,7 @@ async fn a_put_on_another_tasks_row_is_refused_and_costs_only_its_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn emitted_events_come_back_in_once() {
     let scene = Scene::new().await;
-    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    let (runner, _) = scene.start(scripted(), skipping());
     scene.publish("a", &[("x", "emit", "1"), ("x", "trap", "1"), ("x", "emit", "1")]).await;
     until("the emitted events are in the log", || scene.store.bounds().newest == Position(5)).await;
     scene.done(&runner, Position(5)).await;

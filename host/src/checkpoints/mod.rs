@@ -47,11 +47,54 @@ pub struct SavedState {
 /// What a task restarts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Every event up to here that is the task's is applied or dead-lettered.
+    /// Every event up to here that is the task's is applied, parked or dead-lettered.
     pub position: Position,
     /// None for a processor without state of its own.
     pub saved: Option<SavedState>,
     pub revision: Revision,
+    /// The keys that wait, with their events in order. Told to a new owner only.
+    pub parked: Vec<ParkedKey>,
+}
+
+/// An ordering key whose events wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedKey {
+    pub key: Arc<[u8]>,
+    pub state: ParkedState,
+    /// One event each, in the order of the stream.
+    pub events: Vec<Arc<EventBatch>>,
+}
+
+/// Why a key waits, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedState {
+    /// Tries of its first event.
+    pub attempts: u32,
+    /// Since when it waits.
+    pub since: Micros,
+    /// When its first event is tried again, unless the key is held.
+    pub retry_at: Micros,
+    /// The dead letter, by its event's position, that must be replayed or discarded first.
+    pub held: Option<Position>,
+    /// What the first event failed with.
+    pub message: String,
+}
+
+/// What a commit changes in what is parked.
+#[derive(Clone, Debug, Default)]
+pub struct ParkedWrites {
+    /// Keys in their new state; none for one that waits no longer.
+    pub keys: Vec<(Arc<[u8]>, Option<ParkedState>)>,
+    /// Events that wait from now on, behind those of their key.
+    pub added: Vec<(Arc<[u8]>, Arc<EventBatch>)>,
+    /// Events that wait no longer. They may be among those added.
+    pub removed: Vec<Position>,
+}
+
+impl ParkedWrites {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.added.is_empty() && self.removed.is_empty()
+    }
 }
 
 /// An event that could not be handled, kept with its reason.
@@ -61,9 +104,16 @@ pub struct DeadLetter {
     pub event: Arc<EventBatch>,
     /// `reject`, `retries`, `trap`, `timeout`, `refused`.
     pub reason: &'static str,
-    /// What the guest or the host said, with the guest's backtrace where there is one.
+    /// What the guest or the host said.
     pub message: String,
+    /// The guest's, where it fell; or empty.
+    pub backtrace: String,
     pub attempts: u32,
+    /// The event's ordering key.
+    pub key: Arc<[u8]>,
+    /// SHA-256 of the state that the event met, in hexadecimal; empty without a state.
+    pub state_hash: String,
+    pub plugin_version: String,
     pub at: Micros,
 }
 
@@ -88,7 +138,11 @@ pub struct Commit {
     pub effects: Vec<Arc<EffectBatch>>,
     /// The tables that the effects' indexes mean, in the manifest's order.
     pub tables: Arc<[TableSchema]>,
+    /// Replaces the dead letter of the same event, where there is one.
     pub dead: Vec<DeadLetter>,
+    /// Dead letters, by their events' positions, that were replayed or discarded: they are removed.
+    pub resolved: Vec<Position>,
+    pub parked: ParkedWrites,
     pub at: Micros,
 }
 
@@ -107,7 +161,15 @@ pub struct DeadLetterRow {
     pub event: Arc<EventBatch>,
     pub reason: String,
     pub message: String,
+    pub backtrace: String,
     pub attempts: u32,
+    pub key: Arc<[u8]>,
+    pub state_hash: String,
+    pub plugin_version: String,
+    /// Its key waits until somebody replays or discards it.
+    pub held: bool,
+    /// Events of its key that wait behind it.
+    pub parked_behind: u64,
     pub at: Micros,
 }
 
@@ -164,6 +226,14 @@ pub trait CheckpointStore: Send + Sync + Debug {
         tenant: Option<&TenantId>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>>;
+
+    /// The dead letter of one event, by its position.
+    fn dead_letter(
+        &self,
+        processor: &str,
+        tenant: Option<&TenantId>,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Option<DeadLetterRow>, CommitError>>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -176,6 +246,10 @@ pub enum CommitError {
     /// The effects break a rule that only the store can see.
     #[error("the effects of task {task} were refused: {reason}")]
     Refused { task: TaskId, reason: String },
+    #[error(
+        "task {task} has a dead letter too many: processor {} has {letters}, dead_letters_max is {max}; replay or discard some", .task.processor
+    )]
+    DeadLettersFull { task: TaskId, letters: u64, max: u64 },
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -186,6 +260,7 @@ impl Classify for CommitError {
             Self::Fenced { .. } => "fenced",
             Self::PositionBack { .. } => "position_back",
             Self::Refused { .. } => "effects_refused",
+            Self::DeadLettersFull { .. } => "dead_letters_max",
             Self::Backend(e) => e.code(),
         }
     }
@@ -199,7 +274,7 @@ impl Classify for CommitError {
 
     fn blame(&self) -> Blame {
         match self {
-            Self::Refused { .. } => Blame::Guest,
+            Self::Refused { .. } | Self::DeadLettersFull { .. } => Blame::Guest,
             _ => Blame::Host,
         }
     }

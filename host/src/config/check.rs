@@ -57,6 +57,19 @@ impl Config {
                 format!("it must not be over retry_wait_ms_max = {max}"),
             );
         }
+        if run.breaker_wait_ms_min > run.breaker_wait_ms_max {
+            let max = run.breaker_wait_ms_max;
+            return wrong(
+                "processors.breaker_wait_ms_min",
+                format!("it must not be over breaker_wait_ms_max = {max}"),
+            );
+        }
+        if run.parked_bytes_max < limits::EVENT_PAYLOAD_BYTES_MAX {
+            return wrong(
+                "processors.parked_bytes_max",
+                format!("any event must fit; event_payload_bytes_max is {}", limits::EVENT_PAYLOAD_BYTES_MAX),
+            );
+        }
         if run.commit_events_max < limits::BATCH_EVENTS_MAX {
             let min = limits::BATCH_EVENTS_MAX;
             return wrong(
@@ -92,6 +105,8 @@ impl Config {
             ("processors.guest_call_ms_max", run.guest_call_ms_max),
             ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
             ("processors.instances_max", run.instances_max as u64),
+            ("processors.parked_events_max", run.parked_events_max as u64),
+            ("processors.breaker_failures_max", run.breaker_failures_max.into()),
             ("processors.commit_bytes_max", run.commit_bytes_max as u64),
             ("store.tail_bytes_max", store.tail_bytes_max as u64),
         ] {

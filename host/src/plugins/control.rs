@@ -10,7 +10,7 @@ use super::{Deployment, PluginError};
 use crate::checkpoints::{CommitError, DeadLetterRow};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::TenantId;
-use crate::processors::Manifest;
+use crate::processors::{BreakerState, Manifest};
 use crate::tables::TableError;
 
 /// Where a first deploy begins to read. Later deploys go on where the plugin stands.
@@ -41,19 +41,32 @@ pub struct DeployRequest {
 pub enum PluginState {
     Starting,
     Running,
+    /// It runs, and a lane waits for somebody or for its rest to be over; `message` says why.
+    Blocked,
     Paused,
     /// It stopped by itself; `message` says why. It is started again after a wait unless that cannot help.
     Failed,
 }
 
 /// One task of a plugin, for status and lag.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TaskStatus {
     pub tenant: String,
     pub lane: u32,
-    /// Every event up to here that is the task's is applied or dead-lettered.
+    /// Every event up to here that is the task's is applied, parked or dead-lettered.
     pub position: u64,
     pub state_bytes: u64,
+    /// Events that wait for their ordering key.
+    #[serde(default)]
+    pub parked_events: u64,
+    /// Ordering keys that a dead letter holds.
+    #[serde(default)]
+    pub held_keys: u64,
+    #[serde(default)]
+    pub breaker: BreakerState,
+    /// Why it does nothing although it may have work.
+    #[serde(default)]
+    pub blocked: Option<String>,
 }
 
 /// A tenant for which a plugin stopped by itself. Its other tenants go on.
@@ -74,6 +87,12 @@ pub struct PluginCounters {
     pub retries: u64,
     pub traps: u64,
     pub dead_letters: u64,
+    #[serde(default)]
+    pub parked: u64,
+    #[serde(default)]
+    pub replayed: u64,
+    #[serde(default)]
+    pub breaker_openings: u64,
     pub restarts: u64,
     pub swaps: u64,
 }

@@ -69,7 +69,7 @@ impl Instance {
     ) -> Result<T, Trap> {
         if self.dead {
             let message = "the instance fell before and cannot be used".into();
-            return Err(Trap { kind: TrapKind::Host, message, at: None });
+            return Err(Trap { kind: TrapKind::Host, message, backtrace: String::new(), at: None });
         }
         self.store.set_epoch_deadline(ticks(self.call_max));
         self.store.data_mut().begin_call(self.call_max);
@@ -83,7 +83,7 @@ impl Instance {
     /// The instance handed back something it must not.
     fn break_with(&mut self, kind: TrapKind, message: String) -> Trap {
         self.dead = true;
-        Trap { kind, message, at: None }
+        Trap { kind, message, backtrace: String::new(), at: None }
     }
 
     pub(super) fn describe(&mut self) -> Result<wire::Manifest, Trap> {
@@ -101,7 +101,12 @@ fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) ->
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         message = format!("{message}\n{backtrace}");
     }
-    Trap { kind, message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned(), at: None }
+    Trap {
+        kind,
+        message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned(),
+        backtrace: String::new(),
+        at: None,
+    }
 }
 
 /// Wasmtime has types for the traps of the guest's own code; what the host's bounds and the canonical ABI

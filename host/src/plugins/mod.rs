@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself; its status shows it.
 pub use crate::processors::Manifest;
-use crate::processors::{InvalidManifest, ProcessorFactory};
+use crate::processors::{FailurePolicy, InvalidManifest, ProcessorFactory};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,8 @@ pub struct PluginSettings {
     pub grants: Vec<String>,
     /// Lanes, at the first deploy. Fixed from then on.
     pub lanes: Option<u32>,
+    /// What happens to the ordering key of a dead letter: `hold` or `skip`.
+    pub on_failure: Option<FailurePolicy>,
     /// Overrides of `guest_memory_bytes_max` and `guest_call_max`.
     pub memory_bytes_max: Option<usize>,
     pub call_ms_max: Option<u64>,

@@ -16,6 +16,9 @@ pub(super) struct Counters {
     retries: Count,
     traps: Count,
     dead_letters: Count,
+    parked: Count,
+    replayed: Count,
+    breaker_openings: Count,
     restarts: Count,
     swaps: Count,
 }
@@ -34,6 +37,12 @@ pub struct Counts {
     pub retries: u64,
     pub traps: u64,
     pub dead_letters: u64,
+    /// Events that had to wait for their ordering key.
+    pub parked: u64,
+    /// Dead letters that were replayed with success.
+    pub replayed: u64,
+    /// How often it rested after failures in a row.
+    pub breaker_openings: u64,
     /// Starts after a failure.
     pub restarts: u64,
     pub swaps: u64,
@@ -73,6 +82,9 @@ impl Counters {
             retries: Count::new(names::PROCESSOR_RETRIES, processor),
             traps: Count::new(names::PROCESSOR_TRAPS, processor),
             dead_letters: Count::new(names::PROCESSOR_DEAD_LETTERS, processor),
+            parked: Count::new(names::PROCESSOR_PARKED, processor),
+            replayed: Count::new(names::PROCESSOR_REPLAYED, processor),
+            breaker_openings: Count::new(names::PROCESSOR_BREAKER_OPENINGS, processor),
             restarts: Count::new(names::PROCESSOR_RESTARTS, processor),
             swaps: Count::new(names::PROCESSOR_SWAPS, processor),
         }
@@ -104,6 +116,18 @@ impl Counters {
         self.dead_letters.add(1);
     }
 
+    pub(super) fn park(&self) {
+        self.parked.add(1);
+    }
+
+    pub(super) fn replayed(&self) {
+        self.replayed.add(1);
+    }
+
+    pub(super) fn breaker_opened(&self) {
+        self.breaker_openings.add(1);
+    }
+
     pub(super) fn restart(&self) {
         self.restarts.add(1);
     }
@@ -122,6 +146,9 @@ impl Counters {
             retries: self.retries.get(),
             traps: self.traps.get(),
             dead_letters: self.dead_letters.get(),
+            parked: self.parked.get(),
+            replayed: self.replayed.get(),
+            breaker_openings: self.breaker_openings.get(),
             restarts: self.restarts.get(),
             swaps: self.swaps.get(),
         }

@@ -2,8 +2,11 @@
 
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 
+use sha2::{Digest, Sha256};
+
 use super::OrderingKey;
 use crate::event::{EventBatch, EventRecord};
+use crate::limits::PARKED_KEY_BYTES_MAX;
 
 /// The lane of event `index`: a stable hash of its ordering key, modulo the
 /// number of lanes. An event without the key's payload field has the empty key.
@@ -26,6 +29,23 @@ pub(super) fn lane_of(key: &OrderingKey, batch: &EventBatch, index: usize, lanes
         }
     };
     u32::try_from(hash % u64::from(lanes)).expect("a remainder of a u32 fits one")
+}
+
+/// The ordering key of event `index`, as bytes that are the same for the same key.
+pub(super) fn key_of(key: &OrderingKey, batch: &EventBatch, index: usize) -> Vec<u8> {
+    let record = &batch.records()[index];
+    let whole = match key {
+        OrderingKey::Single => Vec::new(),
+        OrderingKey::Aggregate => {
+            let start = (record.start + record.id_bytes) as usize;
+            let bytes = (record.aggregate_bytes + record.agg_id_bytes) as usize;
+            let mut whole = record.aggregate_bytes.to_le_bytes().to_vec();
+            whole.extend_from_slice(&batch.arena()[start..start + bytes]);
+            whole
+        }
+        OrderingKey::PayloadField(field) => field_text(payload(record, batch), field).into_bytes(),
+    };
+    if whole.len() <= PARKED_KEY_BYTES_MAX { whole } else { Sha256::digest(&whole).to_vec() }
 }
 
 fn payload<'a>(record: &EventRecord, batch: &'a EventBatch) -> &'a [u8] {

@@ -6,13 +6,16 @@
 //! with it. Deliberately absent: WebAssembly. A [`Processor`] is plain Rust
 //! here; `plugins` makes one out of a component.
 
+mod breaker;
 mod counters;
 mod feed;
 mod keyed;
 mod lane;
 mod manifest;
+mod parked;
 mod pool;
 mod proof;
+mod resolve;
 mod runner;
 mod task;
 mod worker;
@@ -20,11 +23,13 @@ mod worker;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub use breaker::BreakerState;
 pub use counters::Counts;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use pool::GuestPool;
 pub use proof::prove_at_rest;
-pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
+pub use resolve::{ResolveError, Resolved, Verdict};
+pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState, StateEntry};
 use crate::event::{EventBatch, Micros, TenantId};
@@ -100,6 +105,17 @@ pub enum FailureKind {
     Fatal,
 }
 
+/// What happens to an ordering key whose event became a dead letter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailurePolicy {
+    /// The key waits, in order, until somebody replays or discards the letter.
+    #[default]
+    Hold,
+    /// The key goes on; a later replay is out of order.
+    Skip,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlushReason {
     Tick,
@@ -112,8 +128,9 @@ pub enum FlushReason {
 #[error("{kind}: {message}")]
 pub struct Trap {
     pub kind: TrapKind,
-    /// With the guest's backtrace, where there is one.
     pub message: String,
+    /// The guest's, where there is one; or empty.
+    pub backtrace: String,
     pub at: Option<Micros>,
 }
 

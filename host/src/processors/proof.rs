@@ -38,7 +38,13 @@ pub async fn prove_at_rest(
     let host_failed = |task: TaskId| {
         |error: CommitError| SwapError {
             task,
-            source: Trap { kind: TrapKind::Host, message: error.to_string(), at: None }.into(),
+            source: Trap {
+                kind: TrapKind::Host,
+                message: error.to_string(),
+                backtrace: String::new(),
+                at: None,
+            }
+            .into(),
         }
     };
     let tasks = engine.checkpoints.tasks(Some(&processor)).await.map_err(host_failed(first()))?;
@@ -68,7 +74,12 @@ pub(super) async fn prove(
         instance.load(basis.saved.as_deref())
     });
     let loaded = loaded.await.unwrap_or_else(|panic| {
-        Err(LoadError::Trap(Trap { kind: TrapKind::Host, message: panic.to_string(), at: None }))
+        Err(LoadError::Trap(Trap {
+            kind: TrapKind::Host,
+            message: panic.to_string(),
+            backtrace: String::new(),
+            at: None,
+        }))
     });
     loaded.map_err(|source| SwapError { task, source })
 }

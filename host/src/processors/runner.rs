@@ -14,17 +14,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::breaker::{Breaker, BreakerState};
 use super::counters::{Counters, Counts};
 use super::feed::{Feed, FeedError};
 use super::pool::GuestPool;
 use super::proof::prove;
+use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
 use super::task::{End, Task};
-use super::{LoadError, ProcessorFactory};
-use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
+use super::{FailurePolicy, LoadError, ProcessorFactory};
+use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, TaskId};
 use crate::clock::Clock;
 use crate::event::{Position, TenantId};
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, RETRY_WAIT_MAX,
+    BREAKER_FAILURES_MAX, BREAKER_WAIT_MAX, BREAKER_WAIT_MIN, COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX,
+    PARKED_BYTES_MAX, PARKED_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, RETRY_WAIT_MAX,
     RETRY_WAIT_MIN, TASK_IDLE_MAX,
 };
 use crate::streams::EventLog;
@@ -44,6 +47,15 @@ pub struct ProcessorSettings {
     pub commit_events_max: usize,
     pub commit_bytes_max: usize,
     pub retries_max: u32,
+    /// What happens to the key of an event that became a dead letter.
+    pub on_failure: FailurePolicy,
+    /// What may wait for its key in one task.
+    pub parked_events_max: usize,
+    pub parked_bytes_max: usize,
+    /// Failed calls in a row after which it rests, and for how long.
+    pub breaker_failures_max: u32,
+    pub breaker_wait_min: Duration,
+    pub breaker_wait_max: Duration,
     /// The first and the longest wait between tries.
     pub retry_wait_min: Duration,
     pub retry_wait_max: Duration,
@@ -60,6 +72,12 @@ impl Default for ProcessorSettings {
             commit_events_max: COMMIT_EVENTS_MAX,
             commit_bytes_max: COMMIT_BYTES_MAX,
             retries_max: RETRIES_MAX,
+            on_failure: FailurePolicy::default(),
+            parked_events_max: PARKED_EVENTS_MAX,
+            parked_bytes_max: PARKED_BYTES_MAX,
+            breaker_failures_max: BREAKER_FAILURES_MAX,
+            breaker_wait_min: BREAKER_WAIT_MIN,
+            breaker_wait_max: BREAKER_WAIT_MAX,
             retry_wait_min: RETRY_WAIT_MIN,
             retry_wait_max: RETRY_WAIT_MAX,
             idle_max: TASK_IDLE_MAX,
@@ -101,6 +119,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct Run {
     tasks: Vec<Arc<Task>>,
+    breaker: Option<Arc<Breaker>>,
     fed: Position,
     /// Why it does not run; none while it does.
     failure: Option<String>,
@@ -118,9 +137,25 @@ pub struct RunnerStatus {
     pub counts: Counts,
     /// Everything up to here is done, for all tenants.
     pub done_through: Position,
-    pub tasks: Vec<(TaskId, Position, u64)>,
+    pub tasks: Vec<TaskState>,
     /// Tenants whose run has ended, and why.
     pub failures: Vec<(TenantId, String)>,
+}
+
+/// How a task is doing.
+#[derive(Clone, Debug)]
+pub struct TaskState {
+    pub task: TaskId,
+    /// Every event up to here that is the task's is applied, parked or dead-lettered.
+    pub done_through: Position,
+    pub state_bytes: u64,
+    /// Events that wait for their ordering key.
+    pub parked_events: u64,
+    /// Keys that are held by a dead letter.
+    pub held_keys: u64,
+    pub breaker: BreakerState,
+    /// Why it does nothing although it may have work.
+    pub blocked: Option<String>,
 }
 
 /// A version that did not take over; the old one goes on.
@@ -217,6 +252,18 @@ impl Runner {
         in_time
     }
 
+    /// Replays or discards a dead letter, in the task that it belongs to.
+    pub async fn resolve(&self, letter: DeadLetterRow, verdict: Verdict) -> Result<Resolved, ResolveError> {
+        let shared = &self.shared;
+        let (processor, tenant) = (shared.name.to_string(), letter.task.tenant.to_string());
+        let position = letter.event.last_position().0;
+        let task = shared.tasks().into_iter().find(|task| task.id == letter.task);
+        let Some(task) = task else { return Err(ResolveError::NotRunning { processor, tenant }) };
+        let (reply, answer) = oneshot::channel();
+        task.resolve(Resolution { verdict, letter, reply });
+        answer.await.unwrap_or(Err(ResolveError::Interrupted { processor, letter: position }))
+    }
+
     pub fn status(&self) -> RunnerStatus {
         let shared = &self.shared;
         // The newest position is read first: a tenant that is new after it has nothing before it.
@@ -233,7 +280,16 @@ impl Runner {
             let mut behind = run.fed;
             for task in &run.tasks {
                 behind = behind.min(task.done_through());
-                tasks.push((task.id.clone(), task.done_through(), task.state_bytes()));
+                let (parked_events, held_keys) = task.parked();
+                tasks.push(TaskState {
+                    task: task.id.clone(),
+                    done_through: task.done_through(),
+                    state_bytes: task.state_bytes(),
+                    parked_events,
+                    held_keys,
+                    breaker: run.breaker.as_ref().map(|breaker| breaker.state()).unwrap_or_default(),
+                    blocked: task.blocked().map(|blocked| blocked.to_string()),
+                });
             }
             let has_more = shared.log.tail().follow(tenant).newest() > behind;
             if has_more {
@@ -395,19 +451,29 @@ impl Shared {
         let _no_swap = self.swapping.read().await;
         let mut tasks = Vec::new();
         let mut ends = Vec::new();
+        let settings = &self.settings;
+        let breaker = Arc::new(Breaker::new(
+            settings.breaker_failures_max,
+            settings.breaker_wait_min,
+            settings.breaker_wait_max,
+        ));
         for lane in 0..self.settings.lanes {
             let id = TaskId { processor: Arc::clone(&self.name), tenant: tenant.clone(), lane };
             let claim = self.checkpoints.claim(&id).await?;
             let position = claim.1.as_ref().map_or(self.settings.start, |c| c.position);
             let (end, ended) = oneshot::channel();
-            let task = Task::new(id, Arc::clone(self), self.factory(), claim, self.settings.start, end);
+            let task = Task::new(id, Arc::clone(self), self.factory(), Arc::clone(&breaker), claim, end);
             tasks.push((task, position));
             ends.push(ended);
         }
         let lowest = tasks.iter().map(|(_, position)| *position).min().unwrap_or_default();
         info!(plugin.name = %self.name, %tenant, stream.position = %lowest, "processor run began");
-        let run =
-            Run { tasks: tasks.iter().map(|(t, _)| Arc::clone(t)).collect(), fed: lowest, failure: None };
+        let run = Run {
+            tasks: tasks.iter().map(|(t, _)| Arc::clone(t)).collect(),
+            breaker: Some(breaker),
+            fed: lowest,
+            failure: None,
+        };
         self.runs().insert(tenant.clone(), run);
         Ok((tasks, ends))
     }

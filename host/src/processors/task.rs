@@ -11,10 +11,12 @@ use std::time::Instant;
 use std::collections::VecDeque;
 use tokio::sync::{Notify, oneshot};
 
+use super::breaker::Breaker;
 use super::pool::{Schedule, Turns};
 use super::proof::Basis;
+use super::resolve::Resolution;
 use super::runner::Shared;
-use super::worker::{Next, Worker};
+use super::worker::{Blocked, Next, Worker};
 use super::{FlushReason, LoadError, ProcessorFactory};
 use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
 use crate::event::{EventBatch, Position, TenantId};
@@ -31,6 +33,8 @@ pub(super) struct Task {
     worker: Mutex<Worker>,
     seen: Seen,
     claimed: Position,
+    /// The next time at which it is woken, where it asked for one.
+    alarm: Mutex<Option<Instant>>,
     /// Told when the task cannot go on: the reason, and whether a restart can help.
     end: Mutex<Option<oneshot::Sender<End>>>,
 }
@@ -51,6 +55,7 @@ struct Inbox {
     tick: bool,
     evict: bool,
     basis: Vec<oneshot::Sender<Basis>>,
+    resolutions: Vec<Resolution>,
     drain: Option<Drain>,
     closed: bool,
 }
@@ -67,6 +72,7 @@ pub(super) struct Inputs {
     pub(super) evict: bool,
     /// Who asks what another version would begin with.
     pub(super) basis: Vec<oneshot::Sender<Basis>>,
+    pub(super) resolutions: Vec<Resolution>,
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
 }
@@ -94,6 +100,9 @@ struct Seen {
     advance: AtomicU64,
     busy: AtomicBool,
     state_bytes: AtomicU64,
+    parked: AtomicU64,
+    held: AtomicU64,
+    blocked: Mutex<Option<Blocked>>,
 }
 
 impl Task {
@@ -101,13 +110,17 @@ impl Task {
         id: TaskId,
         shared: Arc<Shared>,
         factory: Arc<dyn ProcessorFactory>,
-        (generation, checkpoint): (Generation, Option<Checkpoint>),
-        start: Position,
+        breaker: Arc<Breaker>,
+        claim: (Generation, Option<Checkpoint>),
         end: oneshot::Sender<End>,
     ) -> Arc<Self> {
-        let position = checkpoint.as_ref().map_or(start, |c| c.position);
-        let worker = Worker::new(id.clone(), Arc::clone(&shared), factory, generation, position, checkpoint);
+        let start = shared.settings.start;
+        let position = claim.1.as_ref().map_or(start, |c| c.position);
+        let worker = Worker::new(id.clone(), Arc::clone(&shared), factory, breaker, claim, start);
         let seen = Seen::default();
+        let (parked, held) = worker.parked();
+        seen.parked.store(parked as u64, Ordering::Relaxed);
+        seen.held.store(held as u64, Ordering::Relaxed);
         seen.committed.store(position.0, Ordering::Relaxed);
         seen.advance.store(position.0, Ordering::Relaxed);
         Arc::new(Self {
@@ -119,6 +132,7 @@ impl Task {
             worker: Mutex::new(worker),
             seen,
             claimed: position,
+            alarm: Mutex::default(),
             end: Mutex::new(Some(end)),
         })
     }
@@ -190,6 +204,18 @@ impl Task {
         answer.await.ok()
     }
 
+    /// Carries a verdict on a dead letter out, or drops it when the task has ended.
+    pub(super) fn resolve(self: &Arc<Self>, resolution: Resolution) {
+        {
+            let mut inbox = self.inbox();
+            if inbox.closed {
+                return;
+            }
+            inbox.resolutions.push(resolution);
+        }
+        self.wake();
+    }
+
     /// Commits what was handled and hands over to another version. On an error
     /// the old instance goes on. An ended task has no objection.
     pub(super) async fn swap(self: &Arc<Self>, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
@@ -228,6 +254,7 @@ impl Task {
             inbox.closed = true;
             inbox.batches.clear();
             inbox.basis.clear();
+            inbox.resolutions.clear();
             inbox.drain = None;
         }
         self.room.notify_waiters();
@@ -253,6 +280,16 @@ impl Task {
         self.seen.state_bytes.load(Ordering::Relaxed)
     }
 
+    /// Events that wait for their key, and keys that are held.
+    pub(super) fn parked(&self) -> (u64, u64) {
+        (self.seen.parked.load(Ordering::SeqCst), self.seen.held.load(Ordering::SeqCst))
+    }
+
+    /// Why it stands still although it may have work.
+    pub(super) fn blocked(&self) -> Option<Blocked> {
+        *self.seen.blocked.lock().expect("no code panics while it holds what is seen")
+    }
+
     fn wake(self: &Arc<Self>) {
         self.shared.pool.wake(self);
     }
@@ -274,8 +311,13 @@ impl Task {
         let inputs = self.take(worker.wants_batches());
         let closed = inputs.closed;
         let next = if closed { Ok(Next::Over) } else { worker.turn(inputs) };
-        self.seen.committed.store(worker.committed().0, Ordering::SeqCst);
         self.seen.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
+        // First what waits, then how far: who sees a position sees what waits before it.
+        let (parked, held) = worker.parked();
+        self.seen.parked.store(parked as u64, Ordering::SeqCst);
+        self.seen.held.store(held as u64, Ordering::SeqCst);
+        self.seen.committed.store(worker.committed().0, Ordering::SeqCst);
+        *self.seen.blocked.lock().expect("no code panics while it holds what is seen") = worker.blocked();
         let again = match next {
             Ok(Next::Again) => true,
             Ok(Next::Wait) => false,
@@ -326,6 +368,7 @@ impl Task {
             tick: std::mem::take(&mut inbox.tick),
             evict: std::mem::take(&mut inbox.evict),
             basis: std::mem::take(&mut inbox.basis),
+            resolutions: std::mem::take(&mut inbox.resolutions),
             drain: inbox.drain.take(),
             closed: inbox.closed,
         }
@@ -336,6 +379,7 @@ impl Task {
         inbox.closed = true;
         inbox.batches.clear();
         inbox.basis.clear();
+        inbox.resolutions.clear();
         inbox.drain = None;
         drop(inbox);
         self.room.notify_waiters();
@@ -349,12 +393,25 @@ impl Task {
         }
     }
 
+    /// Wakes the task at that time, unless it is woken before.
     fn wake_at(self: &Arc<Self>, when: Instant) {
+        {
+            let mut alarm = self.alarm();
+            let now = Instant::now();
+            if alarm.is_some_and(|set| set <= when && set > now) {
+                return;
+            }
+            *alarm = Some(when);
+        }
         let task = Arc::clone(self);
         self.shared.spawn(async move {
             tokio::time::sleep_until(when.into()).await;
             task.wake();
         });
+    }
+
+    fn alarm(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.alarm.lock().expect("no code panics while it holds an alarm")
     }
 }
 

@@ -23,6 +23,9 @@ pub const PROCESSOR_STALE_WRITES: &str = "millrace_processor_stale_writes_total"
 pub const PROCESSOR_RETRIES: &str = "millrace_processor_retries_total";
 pub const PROCESSOR_TRAPS: &str = "millrace_processor_traps_total";
 pub const PROCESSOR_DEAD_LETTERS: &str = "millrace_processor_dead_letters_total";
+pub const PROCESSOR_PARKED: &str = "millrace_processor_parked_total";
+pub const PROCESSOR_REPLAYED: &str = "millrace_processor_replayed_total";
+pub const PROCESSOR_BREAKER_OPENINGS: &str = "millrace_processor_breaker_openings_total";
 pub const PROCESSOR_RESTARTS: &str = "millrace_processor_restarts_total";
 pub const PROCESSOR_SWAPS: &str = "millrace_processor_swaps_total";
 
@@ -48,6 +51,9 @@ const COUNTERS: &[(&str, &str)] = &[
     (PROCESSOR_RETRIES, "Events that were tried again."),
     (PROCESSOR_TRAPS, "Guest calls that ended in a trap or at a limit."),
     (PROCESSOR_DEAD_LETTERS, "Events that became dead letters."),
+    (PROCESSOR_PARKED, "Events that had to wait for their ordering key."),
+    (PROCESSOR_REPLAYED, "Dead letters that were replayed with success."),
+    (PROCESSOR_BREAKER_OPENINGS, "Times that a processor rested after failures in a row."),
     (PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
     (PROCESSOR_SWAPS, "Versions that took over from another."),
     (GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),

@@ -11,7 +11,7 @@ use super::Seams;
 use super::effects::{Effects, commit, saved, table, task, tenant};
 use super::event_log::{batch, ids};
 
-async fn claim(seams: &Seams, task: &TaskId) -> Generation {
+pub(super) async fn claim(seams: &Seams, task: &TaskId) -> Generation {
     seams.checkpoints.claim(task).await.expect("a claim succeeds").0
 }
 
@@ -330,14 +330,18 @@ pub async fn keyed_state_is_scanned_in_order(seams: Seams) {
     assert!(seams.checkpoints.state_scan(&stranger, b"", None, 10).unwrap().is_empty());
 }
 
-fn dead_letter(tenant: &TenantId, id: &str, position: u64) -> DeadLetter {
+pub(super) fn dead_letter(tenant: &TenantId, id: &str, position: u64) -> DeadLetter {
     let mut event: EventBatch = batch(tenant, &[(id, "{\"bad\":true}")]);
     event.set_position(0, Position(position));
     DeadLetter {
         event: Arc::new(event),
         reason: "reject",
         message: format!("cannot read {id}"),
+        backtrace: "0: handle".into(),
         attempts: 2,
+        key: id.as_bytes().into(),
+        state_hash: "ab".into(),
+        plugin_version: "1.2.3".into(),
         at: Micros(77),
     }
 }
@@ -360,6 +364,9 @@ pub async fn dead_letters_are_listed_newest_first(seams: Seams) {
             (&letter.event, "reject", &letter.message)
         );
         assert_eq!((row.attempts, row.at, &row.task.tenant), (2, Micros(77), &letter.event.tenant));
+        assert_eq!((&row.key, &row.backtrace), (&letter.key, &letter.backtrace));
+        assert_eq!((&row.state_hash, &row.plugin_version), (&letter.state_hash, &letter.plugin_version));
+        assert!(!row.held && row.parked_behind == 0, "nobody said that it holds its key");
     }
     let acme = seams.checkpoints.dead_letters("board", Some(&tenant("acme")), 1).await.unwrap();
     assert_eq!((acme.len(), acme[0].event.get(0).id), (1, "e2"));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use millrace::checkpoints::{Commit, EffectBatch, EffectKind, EffectRecord, Generation, SavedState, TaskId};
+use millrace::checkpoints::{
+    Commit, EffectBatch, EffectKind, EffectRecord, Generation, ParkedWrites, SavedState, TaskId,
+};
 use millrace::event::{Micros, Position, TenantId};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema};
 
@@ -122,6 +124,8 @@ pub fn commit(
         effects: vec![effects.check(tables)],
         tables: tables.into(),
         dead: vec![],
+        resolved: vec![],
+        parked: ParkedWrites::default(),
         at: Micros(1_000),
     }
 }

@@ -233,6 +233,8 @@ impl Rig {
             effects: vec![Arc::new(effects)],
             tables: tables.to_vec().into(),
             dead: vec![],
+            resolved: vec![],
+            parked: millrace::checkpoints::ParkedWrites::default(),
             at: Micros(0),
         };
         self.store.commit(commit).await.expect("committed");
@@ -481,7 +483,7 @@ impl FakePlugins {
         if plugin != "keeper" {
             return Err(ControlError::Unknown { plugin: plugin.into() });
         }
-        let task = |tenant: &str| TaskStatus { tenant: tenant.into(), lane: 0, position: 1, state_bytes: 0 };
+        let task = |tenant: &str| TaskStatus { tenant: tenant.into(), position: 1, ..TaskStatus::default() };
         let counters = PluginCounters { events: 77, ..PluginCounters::default() };
         Ok(PluginStatus {
             name: "keeper".into(),
@@ -564,7 +566,13 @@ impl PluginControl for FakePlugins {
             event: Arc::new(event),
             reason: "reject".into(),
             message: "bad {}".into(),
+            backtrace: "0: handle".into(),
             attempts: 1,
+            key: b"thing".as_slice().into(),
+            state_hash: "ab".into(),
+            plugin_version: "1.0.0".into(),
+            held: true,
+            parked_behind: 2,
             at: Micros(0),
         };
         ready(self.status(plugin).map(|_| vec![row])).boxed()

@@ -3,9 +3,9 @@
 
 use rusqlite::OptionalExtension;
 
-use super::committer::{Committer, Stop, text};
+use super::committer::{Committer, Stop};
 use super::database::{signed, unsigned};
-use super::event_rows::{EVENT_COLUMNS, bind_event};
+use super::letters;
 use super::request::Claimed;
 use crate::checkpoints::{
     Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, SavedState, TaskId,
@@ -47,6 +47,7 @@ impl Committer {
                 position: Position(stored.position),
                 saved: self.saved_state(stored.number)?,
                 revision: Revision(stored.revision),
+                parked: letters::parked(&self.conn, stored.number)?,
             }),
             _ => None,
         };
@@ -93,6 +94,7 @@ impl Committer {
         self.write_keyed_state(task, commit)?;
         let emitted = self.write_emitted(tenant, commit)?;
         self.write_dead_letters(commit)?;
+        self.write_parked(task, commit)?;
         if let Some(saved) = &commit.saved {
             self.conn
                 .prepare_cached(
@@ -200,33 +202,6 @@ impl Committer {
             ))),
             Err(Stop::Refused(error)) => Err(refused(format!("emitted event: {error}"))),
         }
-    }
-
-    fn write_dead_letters(&self, commit: &Commit) -> CommitResult<()> {
-        if commit.dead.is_empty() {
-            return Ok(());
-        }
-        let mut statement = self.conn.prepare_cached(&format!(
-            "INSERT INTO dead_letters({EVENT_COLUMNS}, processor, task_tenant, lane, reason, message, attempts,
-             dead_at, tenant) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-             ?18, ?19, ?20, ?21, ?22)"
-        ))?;
-        for dead in &commit.dead {
-            if dead.event.is_empty() {
-                continue;
-            }
-            bind_event(&mut statement, 1, &dead.event, 0)?;
-            statement.raw_bind_parameter(15, text(&commit.task.processor))?;
-            statement.raw_bind_parameter(16, text(commit.task.tenant.as_str()))?;
-            statement.raw_bind_parameter(17, commit.task.lane)?;
-            statement.raw_bind_parameter(18, text(dead.reason))?;
-            statement.raw_bind_parameter(19, text(&dead.message))?;
-            statement.raw_bind_parameter(20, dead.attempts)?;
-            statement.raw_bind_parameter(21, dead.at.0)?;
-            statement.raw_bind_parameter(22, text(dead.event.tenant.as_str()))?;
-            statement.raw_execute()?;
-        }
-        Ok(())
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) struct Committer {
     pub(super) tenants: Tenants,
     pub(super) catalog: Catalog,
     pub(super) counters: Counters,
+    pub(super) dead_letters_max: u64,
     /// As of the last commit.
     committed: Counters,
     group: Group,
@@ -107,6 +108,7 @@ impl Committer {
             catalog: shared.catalog(),
             clock: Arc::clone(&options.clock),
             counters,
+            dead_letters_max: options.dead_letters_max,
             committed: counters,
             group: Group::default(),
             keeper,

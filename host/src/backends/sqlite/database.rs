@@ -58,6 +58,7 @@ UPDATE tasks SET
 ALTER TABLE dead_letters ADD COLUMN key BLOB NOT NULL DEFAULT x'';
 ALTER TABLE dead_letters ADD COLUMN state_hash TEXT NOT NULL DEFAULT '';
 ALTER TABLE dead_letters ADD COLUMN plugin_version TEXT NOT NULL DEFAULT '';
+ALTER TABLE dead_letters ADD COLUMN backtrace TEXT NOT NULL DEFAULT '';
 CREATE UNIQUE INDEX dead_letters_position ON dead_letters(processor, position);
 CREATE TABLE parked_keys(
   task INTEGER NOT NULL, key BLOB NOT NULL, attempts INTEGER NOT NULL, since INTEGER NOT NULL,
@@ -67,7 +68,8 @@ CREATE TABLE parked_events(
   position INTEGER NOT NULL, id TEXT NOT NULL, aggregate TEXT NOT NULL,
   agg_id TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL,
   schema_version INTEGER NOT NULL, depth INTEGER NOT NULL, scope TEXT, kind TEXT, cursor TEXT,
-  traceparent TEXT, payload TEXT NOT NULL, PRIMARY KEY(task, position)) WITHOUT ROWID;
+  traceparent TEXT, payload TEXT NOT NULL, PRIMARY KEY(task, position));
+CREATE INDEX parked_events_key ON parked_events(task, key, position);
 CREATE TABLE candidates(plugin TEXT PRIMARY KEY, report TEXT NOT NULL) WITHOUT ROWID;
 ";
 

@@ -22,6 +22,8 @@ impl Committer {
         self.retire_deployment(plugin)?;
         for sql in [
             "DELETE FROM keyed_state WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
+            "DELETE FROM parked_events WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
+            "DELETE FROM parked_keys WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
             "DELETE FROM states WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
             "DELETE FROM tasks WHERE processor = ?1",
             "UPDATE tables SET owner = NULL WHERE owner = ?1",

@@ -15,6 +15,7 @@ mod dedup;
 mod deployments;
 mod event_rows;
 mod keeper;
+mod letters;
 mod lock;
 mod options;
 mod pages;

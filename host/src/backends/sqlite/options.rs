@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::limits::{
-    DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX, WAL_BYTES_HARD_MAX,
-    WAL_BYTES_SOFT_MAX,
+    DEAD_LETTERS_MAX, DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX,
+    WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX,
 };
 use crate::streams::Retention;
 
@@ -42,6 +42,8 @@ pub struct SqliteOptions {
     pub tail_bytes_max: usize,
     /// How long a delete is remembered.
     pub tombstone_age_max: Duration,
+    /// Dead letters of one processor; a commit with one more is refused.
+    pub dead_letters_max: u64,
     pub wal_bytes_soft_max: u64,
     pub wal_bytes_hard_max: u64,
     pub clock: Arc<dyn Clock>,
@@ -59,6 +61,7 @@ impl SqliteOptions {
             dedup_hash_bits: 64,
             tail_bytes_max: TAIL_BYTES_MAX,
             tombstone_age_max: TOMBSTONE_AGE_MAX,
+            dead_letters_max: DEAD_LETTERS_MAX,
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
             clock: Arc::new(SystemClock),

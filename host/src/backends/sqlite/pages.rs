@@ -1,4 +1,4 @@
-//! Reading: pages of the log, tasks, keyed state, dead letters, deployments.
+//! Reading: pages of the log, tasks, keyed state, deployments.
 //! Each function runs inside one read transaction.
 
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::database::{signed, unsigned};
-use super::event_rows::{EVENT_COLUMN_COUNT, EVENT_COLUMNS, read_event};
+use super::event_rows::{EVENT_COLUMNS, read_event};
 use super::readers::ReadStop;
 use super::shared::{Shared, from_json, stored_bounds, stored_tenant};
-use crate::checkpoints::{Checkpoint, CommitError, DeadLetterRow, Generation, SavedState, TaskId, TaskRow};
+use crate::checkpoints::{Checkpoint, CommitError, Generation, SavedState, TaskId, TaskRow};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{GUEST_SCAN_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
@@ -96,7 +96,12 @@ pub(super) fn checkpoint(conn: &Connection, task: &TaskId) -> ReadResult<Option<
                 None => None,
             };
             let (position, revision) = (unsigned(row.get(0)?), unsigned(row.get(1)?));
-            Ok(Checkpoint { position: Position(position), saved, revision: Revision(revision) })
+            Ok(Checkpoint {
+                position: Position(position),
+                saved,
+                revision: Revision(revision),
+                parked: Vec::new(),
+            })
         })
         .optional()?)
 }
@@ -170,39 +175,6 @@ pub(super) fn tasks(conn: &Connection, processor: Option<&str>) -> ReadResult<Ve
         });
     }
     Ok(tasks)
-}
-
-pub(super) fn dead_letters(
-    conn: &Connection,
-    processor: &str,
-    tenant: Option<&TenantId>,
-    limit: u32,
-) -> ReadResult<Vec<DeadLetterRow>, CommitError> {
-    const AFTER_EVENT: usize = EVENT_COLUMN_COUNT;
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT {EVENT_COLUMNS}, tenant, task_tenant, lane, reason, message, attempts, dead_at
-         FROM dead_letters WHERE processor = ?1 AND (?2 IS NULL OR task_tenant = ?2)
-         ORDER BY seq DESC LIMIT ?3"
-    ))?;
-    let mut rows = statement.query((processor, tenant.map(TenantId::as_str), limit))?;
-    let mut letters = Vec::new();
-    while let Some(row) = rows.next()? {
-        let mut event = EventBatch::new(stored_tenant(row.get_ref(AFTER_EVENT)?.as_str()?)?);
-        event.push_checked(&read_event(row, 0)?);
-        letters.push(DeadLetterRow {
-            task: TaskId {
-                processor: processor.into(),
-                tenant: stored_tenant(row.get_ref(AFTER_EVENT + 1)?.as_str()?)?,
-                lane: row.get(AFTER_EVENT + 2)?,
-            },
-            event: Arc::new(event),
-            reason: row.get(AFTER_EVENT + 3)?,
-            message: row.get(AFTER_EVENT + 4)?,
-            attempts: row.get(AFTER_EVENT + 5)?,
-            at: Micros(row.get(AFTER_EVENT + 6)?),
-        });
-    }
-    Ok(letters)
 }
 
 pub(super) fn deployments(conn: &Connection) -> ReadResult<Vec<Deployment>, BackendError> {

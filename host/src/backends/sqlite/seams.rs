@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, ready};
 use super::catalog::check;
 use super::pages::{self, Entries};
 use super::request::{Request, Trimmed};
-use super::{SqliteStore, select};
+use super::{SqliteStore, letters, select};
 use crate::checkpoints::{
     Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, TaskId, TaskRow,
 };
@@ -120,7 +120,17 @@ impl CheckpointStore for SqliteStore {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>> {
         let (processor, tenant) = (processor.to_owned(), tenant.cloned());
-        SqliteStore::read(self, move |conn, _| pages::dead_letters(conn, &processor, tenant.as_ref(), limit))
+        SqliteStore::read(self, move |conn, _| Ok(letters::newest(conn, &processor, tenant.as_ref(), limit)?))
+    }
+
+    fn dead_letter(
+        &self,
+        processor: &str,
+        tenant: Option<&TenantId>,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Option<DeadLetterRow>, CommitError>> {
+        let (processor, tenant) = (processor.to_owned(), tenant.cloned());
+        SqliteStore::read(self, move |conn, _| Ok(letters::one(conn, &processor, tenant.as_ref(), position)?))
     }
 }
 

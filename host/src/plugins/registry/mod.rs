@@ -167,7 +167,10 @@ impl Registry {
             StartFrom::Oldest => parts.engine.log.bounds().trimmed,
             StartFrom::After(position) => Position(position),
         };
-        let settings = ProcessorSettings { lanes: deployment.lanes, start, ..parts.processors.clone() };
+        let own = parts.settings.get(&deployment.plugin).and_then(|settings| settings.on_failure);
+        let on_failure = own.unwrap_or(parts.processors.on_failure);
+        let lanes = deployment.lanes;
+        let settings = ProcessorSettings { lanes, start, on_failure, ..parts.processors.clone() };
         Runner::start(&parts.engine, factory, settings)
     }
 

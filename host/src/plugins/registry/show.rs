@@ -2,7 +2,7 @@
 
 use super::Registry;
 use crate::plugins::{ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TenantFailure};
-use crate::processors::Runner;
+use crate::processors::{BreakerState, Runner};
 
 impl Registry {
     pub(super) async fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
@@ -40,13 +40,24 @@ impl Registry {
             .collect();
         status.message = TenantFailure::sentence(&status.tenant_failures);
         status.lag_events = newest.0.saturating_sub(running.done_through.0);
-        let tasks = running.tasks.iter().map(|(task, position, state_bytes)| TaskStatus {
-            tenant: task.tenant.to_string(),
-            lane: task.lane,
-            position: position.0,
-            state_bytes: *state_bytes,
+        let tasks = running.tasks.into_iter().map(|task| TaskStatus {
+            tenant: task.task.tenant.to_string(),
+            lane: task.task.lane,
+            position: task.done_through.0,
+            state_bytes: task.state_bytes,
+            parked_events: task.parked_events,
+            held_keys: task.held_keys,
+            breaker: task.breaker,
+            blocked: task.blocked,
         });
         status.tasks = tasks.collect();
+        let blocked = status.tasks.iter().find_map(|task| {
+            task.blocked.as_ref().map(|why| format!("tenant {}, lane {}: {why}", task.tenant, task.lane))
+        });
+        if let Some(why) = blocked.filter(|_| status.state == PluginState::Running) {
+            status.state = PluginState::Blocked;
+            status.message = why;
+        }
         let counts = running.counts;
         status.counters = PluginCounters {
             events: counts.events,
@@ -57,6 +68,9 @@ impl Registry {
             retries: counts.retries,
             traps: counts.traps,
             dead_letters: counts.dead_letters,
+            parked: counts.parked,
+            replayed: counts.replayed,
+            breaker_openings: counts.breaker_openings,
             restarts: counts.restarts,
             swaps: counts.swaps,
         };
@@ -72,6 +86,10 @@ impl Registry {
             lane: row.task.lane,
             position: row.position.0,
             state_bytes: row.state_bytes,
+            parked_events: 0,
+            held_keys: 0,
+            breaker: BreakerState::Closed,
+            blocked: None,
         });
         status.tasks = tasks.collect();
         Ok(())

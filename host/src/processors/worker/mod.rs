@@ -1,11 +1,16 @@
-//! What a task does in a turn: handle, recover, flush, snapshot, commit.
+//! What a task does in a turn: handle, recover, park, flush, snapshot, commit.
 //!
 //! Invariants: the instance's state is always that of the last submitted
 //! snapshot plus `pending`, or there is no instance; at most one commit is in
 //! flight; its snapshot is taken before the next batch is handled. When an
 //! instance falls, what was pending goes back to `work` and is done again from
 //! the last submitted snapshot, one event at a time, which finds the culprit.
+//! What is parked changes with `pending` and goes back with it. Parked events
+//! and dead letters are tried alone, each in a commit of its own.
 
+mod alone;
+mod handle;
+mod recover;
 mod submit;
 
 use std::collections::VecDeque;
@@ -13,18 +18,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+pub(super) use alone::{Alone, Blocked};
 
+use super::breaker::{Breaker, Gate};
 use super::keyed::KeyedState;
+use super::parked::{Parked, ParkedChanges};
 use super::proof::Basis;
+use super::resolve::Resolution;
 use super::runner::{ProcessorSettings, Shared};
 use super::task::{Drain, End, Inputs};
-use super::{
-    Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, ProcessorFactory, TaskContext, Trap,
-    TrapKind,
-};
+use super::{FlushReason, LoadError, Processor, ProcessorFactory, TaskContext};
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
-use crate::event::{EventBatch, Position};
+use crate::event::{EventBatch, Micros, Position};
 use crate::tables::TableSchema;
 
 /// A task without events of its own commits its position when it has fallen
@@ -65,6 +70,10 @@ struct Pending {
     done: Vec<(Arc<EventBatch>, Range<usize>)>,
     effects: Vec<Arc<EffectBatch>>,
     dead: Vec<DeadLetter>,
+    resolved: Vec<Position>,
+    parked: ParkedChanges,
+    /// What was tried alone; then nothing else is pending.
+    alone: Option<Alone>,
     events: usize,
     bytes: usize,
     position: Position,
@@ -76,7 +85,11 @@ struct Pending {
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        self.events == 0 && self.effects.is_empty() && self.dead.is_empty()
+        self.events == 0
+            && self.effects.is_empty()
+            && self.dead.is_empty()
+            && self.resolved.is_empty()
+            && self.parked.is_empty()
     }
 }
 
@@ -84,8 +97,10 @@ impl Pending {
 #[derive(Debug)]
 struct InFlight {
     done: Vec<(Arc<EventBatch>, Range<usize>)>,
+    alone: Option<Alone>,
     position: Position,
     saved: Option<Arc<SavedState>>,
+    parked: Parked,
     events: usize,
 }
 
@@ -96,6 +111,7 @@ pub(super) struct Worker {
     tables: Arc<[TableSchema]>,
     generation: Generation,
     keyed: Arc<KeyedState>,
+    breaker: Arc<Breaker>,
     instance: Option<Box<dyn Processor>>,
     work: VecDeque<Stretch>,
     pending: Pending,
@@ -104,14 +120,23 @@ pub(super) struct Worker {
     /// The state of the last answered commit, and of the last submitted one.
     committed_saved: Option<Arc<SavedState>>,
     submitted_saved: Option<Arc<SavedState>>,
+    /// What is parked after what is pending, at the last submit, and at the last answered commit.
+    parked: Parked,
+    submitted_parked: Parked,
+    committed_parked: Parked,
+    /// What somebody wants done with a dead letter.
+    resolutions: VecDeque<Resolution>,
+    /// The last thing tried was a parked event: new ones have their turn.
+    tried_parked: bool,
+    /// Why the lane stands still although it has work.
+    blocked: Option<Blocked>,
     committed: Position,
     advance: Position,
-    /// Tries of the event that is next.
-    attempts: u32,
-    retry_at: Option<Instant>,
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
     last_used: Instant,
+    /// When it began, on both clocks: retries keep to the one that never goes back.
+    began: (Instant, Micros),
     over: bool,
 }
 
@@ -136,19 +161,26 @@ impl Worker {
         id: TaskId,
         shared: Arc<Shared>,
         factory: Arc<dyn ProcessorFactory>,
-        generation: Generation,
-        position: Position,
-        checkpoint: Option<Checkpoint>,
+        breaker: Arc<Breaker>,
+        (generation, checkpoint): (Generation, Option<Checkpoint>),
+        start: Position,
     ) -> Self {
-        let saved = checkpoint.and_then(|c| c.saved).map(Arc::new);
+        let position = checkpoint.as_ref().map_or(start, |c| c.position);
+        let (saved, parked) = checkpoint.map(|c| (c.saved, c.parked)).unwrap_or_default();
+        let now = shared.clock.now();
+        let longest = i64::try_from(shared.settings.retry_wait_max.as_micros()).unwrap_or(i64::MAX);
+        let parked = Parked::new(parked, Micros(now.0.saturating_add(longest)));
+        let saved = saved.map(Arc::new);
         let keyed = Arc::new(KeyedState::new(id.clone(), Arc::clone(&shared.checkpoints)));
         Self {
+            began: (Instant::now(), now),
             id,
             shared,
             tables: factory.manifest().tables.clone().into(),
             factory,
             generation,
             keyed,
+            breaker,
             instance: None,
             work: VecDeque::new(),
             pending: Pending::default(),
@@ -156,10 +188,14 @@ impl Worker {
             commit: None,
             committed_saved: saved.clone(),
             submitted_saved: saved,
+            submitted_parked: parked.clone(),
+            committed_parked: parked.clone(),
+            parked,
+            resolutions: VecDeque::new(),
+            tried_parked: false,
+            blocked: None,
             committed: position,
             advance: position,
-            attempts: 0,
-            retry_at: None,
             fatal: None,
             drain: None,
             last_used: Instant::now(),
@@ -173,6 +209,11 @@ impl Worker {
 
     pub(super) fn state_bytes(&self) -> u64 {
         self.committed_saved.as_ref().map_or(0, |s| s.state.len() as u64)
+    }
+
+    /// Events that wait, and keys that are held, as committed.
+    pub(super) fn parked(&self) -> (usize, usize) {
+        (self.committed_parked.events(), self.committed_parked.held())
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -200,6 +241,7 @@ impl Worker {
         self.instance = None;
         self.work.clear();
         self.pending = Pending::default();
+        self.resolutions.clear();
         self.commit = None;
         self.drain = None;
     }
@@ -210,6 +252,7 @@ impl Worker {
             batch,
             care: Care::Batch,
         }));
+        self.resolutions.extend(inputs.resolutions);
         if inputs.drained {
             self.advance = self.advance.max(inputs.advance);
         }
@@ -230,19 +273,10 @@ impl Worker {
         if inputs.evict && self.is_idle() {
             self.instance = None;
         }
-        if inputs.tick && self.instance.is_some() && self.retry_at.is_none() {
+        if inputs.tick && self.instance.is_some() && self.pending.alone.is_none() {
             self.flush(FlushReason::Tick)?;
         }
-        if let Some(when) = self.retry_at {
-            if Instant::now() < when {
-                self.submit_if_due(true)?;
-                return Ok(Next::WaitUntil(when));
-            }
-            self.retry_at = None;
-        }
-        if self.fatal.is_none() && self.may_handle() {
-            self.handle_next()?;
-        }
+        let rest = if self.fatal.is_none() { self.act()? } else { None };
         if let Some(message) = &self.fatal
             && self.in_flight.is_none()
             && self.pending.is_empty()
@@ -250,11 +284,56 @@ impl Worker {
             return Err(End { message: message.clone(), restart: false });
         }
         self.submit_if_due(inputs.drained)?;
-        if let Some(when) = self.retry_at {
-            return Ok(Next::WaitUntil(when));
+        Ok(self.next(inputs.drained, rest))
+    }
+
+    /// Calls the instance once, if there is something to call it with. Answers until when the breaker says
+    /// that nothing must be.
+    fn act(&mut self) -> Result<Option<Instant>, End> {
+        if self.resolve_first()? {
+            return Ok(None);
         }
-        let more = !inputs.drained || !self.work.is_empty();
-        Ok(if more && self.fatal.is_none() && self.has_room() { Next::Again } else { Next::Wait })
+        let parked = self.parked_is_next();
+        if !parked && !self.may_handle() {
+            return Ok(None);
+        }
+        let gate = self.breaker.gate(Instant::now());
+        match gate {
+            Gate::Open(until) => {
+                self.blocked = Some(Blocked::Breaker);
+                return Ok(Some(until));
+            }
+            _ if self.blocked == Some(Blocked::Breaker) => self.blocked = None,
+            _ => {}
+        }
+        let called = if parked { self.try_parked()? } else { self.handle_next(gate == Gate::Trial)? };
+        if !called && gate == Gate::Trial {
+            self.breaker.undecided();
+        }
+        Ok(None)
+    }
+
+    /// What to wait for.
+    fn next(&self, drained: bool, rest: Option<Instant>) -> Next {
+        if let Some(until) = rest {
+            return Next::WaitUntil(until);
+        }
+        let retry = self.parked.next_retry().filter(|_| self.fatal.is_none());
+        let now = self.now();
+        let alone = !self.resolutions.is_empty() || retry.is_some_and(|when| when <= now);
+        if self.fatal.is_none() {
+            if alone && self.in_flight.is_none() {
+                return Next::Again;
+            }
+            let more = !drained || !self.work.is_empty();
+            if more && self.has_room() && !self.stands_still() && (!alone || self.tried_parked) {
+                return Next::Again;
+            }
+        }
+        match retry {
+            Some(when) if !alone => Next::WaitUntil(self.instant(when)),
+            _ => Next::Wait,
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -268,179 +347,31 @@ impl Worker {
         if careful {
             return self.pending.is_empty() && self.in_flight.is_none();
         }
-        self.in_flight.is_none()
-            || (self.pending.events < settings.commit_events_max
-                && self.pending.bytes < settings.commit_bytes_max)
+        let alone =
+            self.pending.alone.is_some() || self.in_flight.as_ref().is_some_and(|f| f.alone.is_some());
+        !alone
+            && (self.in_flight.is_none()
+                || (self.pending.events < settings.commit_events_max
+                    && self.pending.bytes < settings.commit_bytes_max))
     }
 
     fn may_handle(&self) -> bool {
-        !self.work.is_empty() && self.has_room()
+        !self.work.is_empty() && self.has_room() && !self.stands_still()
     }
 
-    // Handling.
-
-    fn handle_next(&mut self) -> Result<(), End> {
-        self.load_instance()?;
-        let stretch = self.work.front().expect("`may_handle` saw work");
-        let (care, range) = (stretch.care, stretch.range.clone());
-        let batch = match care {
-            Care::Batch if range == (0..stretch.batch.len()) => Arc::clone(&stretch.batch),
-            Care::Batch => Arc::new(cut(&stretch.batch, range.clone())),
-            Care::Single | Care::SingleCommit => Arc::new(cut(&stretch.batch, range.start..range.start + 1)),
-        };
-        self.last_used = Instant::now();
-        let instance = self.instance.as_mut().expect("it was just loaded");
-        self.shared.counters.batch();
-        match instance.handle(&batch) {
-            Ok(outcome) => self.take_outcome(outcome, care)?,
-            Err(trap) => self.fall(&trap)?,
-        }
-        Ok(())
+    /// The time on the task's own clock: never goes back.
+    fn now(&self) -> Micros {
+        let (instant, micros) = self.began;
+        Micros(micros.0.saturating_add(i64::try_from(instant.elapsed().as_micros()).unwrap_or(i64::MAX)))
     }
 
-    fn take_outcome(&mut self, outcome: Outcome, care: Care) -> Result<(), End> {
-        if outcome.handled > 0 {
-            let careful = care != Care::Batch;
-            if careful && let Err(trap) = self.savepoint() {
-                return self.fall(&trap);
-            }
-            self.keep(outcome.effects);
-            self.pending.touched = !careful;
-            self.pass(outcome.handled);
-        }
-        if let Some(failure) = outcome.failure {
-            self.fail_event(failure);
-        } else if outcome.handled == 0 {
-            return Err(End {
-                message: "the processor handled nothing and named no failure".into(),
-                restart: false,
-            });
-        }
-        Ok(())
+    /// When that is. What lies in the past is now.
+    fn instant(&self, when: Micros) -> Instant {
+        let micros = u64::try_from(when.0.saturating_sub(self.now().0)).unwrap_or(0);
+        Instant::now() + Duration::from_micros(micros)
     }
 
-    fn keep(&mut self, effects: EffectBatch) {
-        self.pending.touched = true;
-        if effects.is_empty() {
-            return;
-        }
-        self.keyed.add(&effects);
-        self.shared.counters.effects(effects.len());
-        self.pending.bytes += effects.bytes();
-        self.pending.effects.push(Arc::new(effects));
-    }
-
-    /// The next `events` events are done.
-    fn pass(&mut self, events: usize) {
-        let stretch = self.work.front_mut().expect("what was handled came from the front");
-        let done = stretch.range.start..stretch.range.start + events;
-        self.pending.position = Position(stretch.batch.records()[done.end - 1].position);
-        self.pending.events += events;
-        stretch.range.start = done.end;
-        let batch = Arc::clone(&stretch.batch);
-        if stretch.range.is_empty() {
-            self.work.pop_front();
-        }
-        match self.pending.done.last_mut() {
-            Some((last, range)) if Arc::ptr_eq(last, &batch) && range.end == done.start => {
-                range.end = done.end
-            }
-            _ => self.pending.done.push((batch, done)),
-        }
-        self.attempts = 0;
-    }
-
-    /// Takes the state after a single event, so that the next one's fall costs no more than itself.
-    fn savepoint(&mut self) -> Result<(), Trap> {
-        if self.factory.manifest().state_content_type.is_some() {
-            self.pending.savepoint = Some(self.snapshot()?);
-        }
-        Ok(())
-    }
-
-    fn fail_event(&mut self, failure: Failure) {
-        match failure.kind {
-            FailureKind::Retry if self.attempts < self.shared.settings.retries_max => {
-                self.attempts += 1;
-                self.shared.counters.retry();
-                self.retry_at = Some(Instant::now() + retry_wait(&self.shared.settings, self.attempts));
-            }
-            FailureKind::Retry => self.bury("retries", failure.message),
-            FailureKind::Reject => self.bury("reject", failure.message),
-            FailureKind::Fatal => {
-                warn!(task.id = %self.id, error.kind = "fatal", error.blame = "guest", message = failure.message, "processor stops");
-                self.fatal = Some(failure.message);
-            }
-        }
-    }
-
-    /// Makes the next event a dead letter; the lane goes on behind it.
-    fn bury(&mut self, reason: &'static str, message: String) {
-        let stretch = self.work.front().expect("a failure is about the next event");
-        let event = cut(&stretch.batch, stretch.range.start..stretch.range.start + 1);
-        warn!(
-            task.id = %self.id,
-            stream.position = event.records()[0].position,
-            error.kind = reason,
-            error.blame = "guest",
-            message,
-            "event became a dead letter"
-        );
-        self.shared.counters.dead_letter();
-        let attempts = self.attempts + 1;
-        self.pass(1);
-        self.pending.dead.push(DeadLetter {
-            event: Arc::new(event),
-            reason,
-            message,
-            attempts,
-            at: self.shared.clock.now(),
-        });
-    }
-
-    // Falling and getting up.
-
-    /// The instance is gone. Alone with one event, that event is the culprit;
-    /// otherwise all that is pending is done again, one event at a time.
-    fn fall(&mut self, trap: &Trap) -> Result<(), End> {
-        self.instance = None;
-        if trap.kind == TrapKind::Host {
-            return Err(End { message: trap.to_string(), restart: true });
-        }
-        self.shared.counters.trap();
-        let alone = self.work.front().is_some_and(|s| s.care != Care::Batch);
-        if alone {
-            self.attempts += 1;
-            self.bury(trap_reason(trap.kind), trap.message.clone());
-        } else {
-            self.redo(trap);
-        }
-        Ok(())
-    }
-
-    fn redo(&mut self, trap: &Trap) {
-        info!(task.id = %self.id, error.kind = %trap.kind, "instance fell; its batch is handled again one by one");
-        if let Some(stretch) = self.work.front_mut() {
-            stretch.care = Care::Single;
-        }
-        self.unwind(Care::Single);
-    }
-
-    /// Puts what is pending back in front of the work.
-    fn unwind(&mut self, care: Care) {
-        let pending = std::mem::take(&mut self.pending);
-        self.keyed.drop_pending();
-        self.push_back_done(pending.done, care);
-        self.attempts = 0;
-        self.retry_at = None;
-        self.fatal = None;
-    }
-
-    fn push_back_done(&mut self, done: Vec<(Arc<EventBatch>, Range<usize>)>, care: Care) {
-        for (batch, range) in done.into_iter().rev().filter(|(_, range)| !range.is_empty()) {
-            self.work.push_front(Stretch { batch, range, care });
-        }
-    }
+    // Instances.
 
     /// A new instance, where there is none, with the state that belongs to what is pending.
     fn load_instance(&mut self) -> Result<(), End> {
@@ -482,26 +413,17 @@ impl Worker {
 }
 
 /// Part of a batch as a batch of its own.
-fn cut(batch: &EventBatch, range: Range<usize>) -> EventBatch {
-    let mut part = EventBatch::with_capacity(batch.tenant.clone(), range.len(), 0);
-    for index in range {
+fn cut(batch: &EventBatch, indexes: impl ExactSizeIterator<Item = usize>) -> EventBatch {
+    let mut part = EventBatch::with_capacity(batch.tenant.clone(), indexes.len(), 0);
+    for index in indexes {
         part.push_from(batch, index);
     }
     part
 }
 
-fn trap_reason(kind: TrapKind) -> &'static str {
-    match kind {
-        TrapKind::Trap => "trap",
-        TrapKind::Timeout => "timeout",
-        TrapKind::Limit => "limit",
-        TrapKind::Output => "output",
-        TrapKind::Host => "host",
-    }
-}
-
-/// Doubles with each attempt, between the bounds.
+/// Doubles with each attempt, between the bounds; less up to a half at random.
 fn retry_wait(settings: &ProcessorSettings, attempt: u32) -> Duration {
     let doubled = settings.retry_wait_min.saturating_mul(1 << attempt.saturating_sub(1).min(16));
-    doubled.min(settings.retry_wait_max)
+    let longest = doubled.min(settings.retry_wait_max);
+    longest.mul_f64(rand::random_range(0.5..=1.0))
 }

@@ -7,6 +7,7 @@ use tracing::warn;
 
 use super::super::task::{Drain, End};
 use super::super::{FailureKind, FlushReason, LoadError, ProcessorFactory, Trap, TrapKind};
+use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
 
@@ -16,6 +17,12 @@ impl Worker {
         match instance.flush(reason) {
             Ok(Ok(effects)) => {
                 self.keep(effects);
+                // Where single events are handled, the state to fall back to is that after this.
+                if self.pending.savepoint.is_some()
+                    && let Err(trap) = self.savepoint()
+                {
+                    return self.fall_in_snapshot(&trap);
+                }
                 Ok(())
             }
             Ok(Err(failure)) if failure.kind == FailureKind::Fatal => {
@@ -53,10 +60,12 @@ impl Worker {
         let settings = &self.shared.settings;
         let idle = self.work.is_empty() && drained;
         let careful = self.work.front().is_some_and(|s| s.care == Care::SingleCommit);
-        let waiting = self.retry_at.is_some() || self.fatal.is_some();
+        let alone = self.pending.alone.is_some() || self.alone_waits();
+        let waiting = self.fatal.is_some() || self.stands_still();
         let due = !self.pending.is_empty()
             && (idle
                 || careful
+                || alone
                 || waiting
                 || self.pending.events >= settings.commit_events
                 || self.pending.bytes >= settings.commit_bytes_max);
@@ -76,7 +85,11 @@ impl Worker {
             }
         }
         let changed = after.filter(|saved| self.submitted_saved.as_ref() != Some(saved));
+        let parked_changed = !self.pending.parked.is_empty();
         let pending = std::mem::take(&mut self.pending);
+        if parked_changed {
+            self.submitted_parked = self.parked.clone();
+        }
         let mut position = pending.position.max(self.committed);
         if self.work.is_empty() {
             position = position.max(self.advance);
@@ -90,22 +103,31 @@ impl Worker {
             effects: pending.effects,
             tables: Arc::clone(&self.tables),
             dead: pending.dead,
+            resolved: pending.resolved,
+            parked: pending.parked.writes(&self.parked),
             at: self.shared.clock.now(),
         });
         if let Some(saved) = &changed {
             self.submitted_saved = Some(Arc::clone(saved));
         }
-        self.in_flight =
-            Some(InFlight { done: pending.done, position, saved: changed, events: pending.events });
+        self.in_flight = Some(InFlight {
+            done: pending.done,
+            alone: pending.alone,
+            position,
+            saved: changed,
+            parked: self.submitted_parked.clone(),
+            events: pending.events,
+        });
         Ok(())
     }
 
     pub(super) fn fall_in_snapshot(&mut self, trap: &Trap) -> Result<(), End> {
-        self.instance = None;
-        if trap.kind == TrapKind::Host {
-            return Err(End { message: trap.to_string(), restart: true });
+        self.fell(trap)?;
+        if let Some(alone) = self.pending.alone.take() {
+            self.unwind(Care::Batch);
+            self.fail_alone(alone, Cause::of(trap));
+            return Ok(());
         }
-        self.shared.counters.trap();
         if self.pending.done.is_empty() {
             return Err(End { message: format!("snapshot failed: {trap}"), restart: true });
         }
@@ -121,8 +143,12 @@ impl Worker {
                 if done.saved.is_some() {
                     self.committed_saved = done.saved;
                 }
+                self.committed_parked = done.parked;
                 self.keyed.end_commit();
                 self.shared.counters.commit(done.events, committed.stale);
+                if let Some(alone) = done.alone {
+                    Self::end_alone(alone);
+                }
                 Ok(())
             }
             Err(CommitError::Refused { reason, .. }) => self.refused(done, reason),
@@ -132,19 +158,24 @@ impl Worker {
 
     /// The store refused the effects: from the committed state, everything
     /// again, an event a commit. Alone in its commit, the event is the culprit.
-    pub(super) fn refused(&mut self, done: InFlight, reason: String) -> Result<(), End> {
+    fn refused(&mut self, done: InFlight, reason: String) -> Result<(), End> {
         warn!(task.id = %self.id, error.kind = "refused", error.blame = "guest", reason, "effects were refused");
         self.instance = None;
         self.submitted_saved = self.committed_saved.clone();
+        self.submitted_parked = self.committed_parked.clone();
         self.unwind(Care::SingleCommit);
         self.keyed.drop_all();
+        if let Some(alone) = done.alone {
+            self.fail_alone(alone, Cause::said("refused", reason));
+            return Ok(());
+        }
         if done.events == 0 {
             return Err(End { message: format!("effects of a flush were refused: {reason}"), restart: true });
         }
         self.push_back_done(done.done, Care::SingleCommit);
         if done.events == 1 {
-            self.attempts = 1;
-            self.bury("refused", reason);
+            self.count_failure();
+            return self.bury(Cause::said("refused", reason), 1);
         }
         Ok(())
     }
@@ -193,8 +224,9 @@ impl Worker {
         self.tables = factory.manifest().tables.clone().into();
         self.factory = factory;
         self.fatal = None;
-        self.attempts = 0;
-        self.retry_at = None;
+        let now = self.now();
+        self.parked.retry_all(now);
+        self.breaker.reset();
         Ok(())
     }
 }
