@@ -82,6 +82,10 @@ pub const PARKED_BYTES_MAX: usize = 32 << 20;
 pub const PARKED_KEY_BYTES_MAX: usize = 2 << 10;
 /// Dead letters of one processor. With one more it stops until some are replayed or discarded.
 pub const DEAD_LETTERS_MAX: u64 = 100_000;
+/// How many of the newest events `replay` looks through for an id.
+pub const REPLAY_SEARCH_EVENTS_MAX: u64 = 1_000_000;
+/// Effects that the report of a replay lists; it counts them all.
+pub const REPLAY_EFFECTS_MAX: usize = 1_000;
 /// Failed calls in a row after which a processor rests, and how long; doubles up to the longest.
 pub const BREAKER_FAILURES_MAX: u32 = 50;
 pub const BREAKER_WAIT_MIN: Duration = Duration::from_secs(1);

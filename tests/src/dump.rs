@@ -12,7 +12,7 @@ use anyhow::Result;
 use rusqlite::{Connection, OpenFlags, types::ValueRef};
 
 /// What every store has. A task is told by its names: its number depends on who came first.
-const SECTIONS: [(&str, &str); 4] = [
+const SECTIONS: [(&str, &str); 6] = [
     (
         "events",
         "SELECT t.name, e.aggregate, e.agg_id, e.version, e.id, e.type, e.at, e.schema_version, e.depth,
@@ -21,9 +21,19 @@ const SECTIONS: [(&str, &str); 4] = [
     ),
     (
         "dead letters",
-        "SELECT processor, task_tenant, lane, reason, message, attempts, tenant, id, aggregate, agg_id, version,
+        "SELECT processor, task_tenant, lane, key, reason, message, attempts, state_hash, plugin_version, tenant, id, aggregate, agg_id, version,
            type, at, schema_version, depth, scope, kind, cursor, traceparent, payload
          FROM dead_letters",
+    ),
+    (
+        "parked keys",
+        "SELECT t.processor, t.tenant, t.lane, k.key, k.attempts, k.held IS NOT NULL, k.message
+         FROM parked_keys k JOIN tasks t ON t.id = k.task",
+    ),
+    (
+        "parked events",
+        "SELECT t.processor, t.tenant, t.lane, p.key, p.id, p.type, p.payload
+         FROM parked_events p JOIN tasks t ON t.id = p.task",
     ),
     (
         "states",

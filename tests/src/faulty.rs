@@ -1,7 +1,7 @@
 //! A checkpoint store that fails at the call a test chooses.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -25,7 +25,7 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn CheckpointStore>,
-    fault: Fault,
+    fault: Mutex<Fault>,
     /// Counts down; the commit at 1 fails.
     left: AtomicU64,
     commits: AtomicU64,
@@ -33,7 +33,13 @@ pub struct Faulty {
 
 impl Faulty {
     pub fn new(inner: Arc<dyn CheckpointStore>, fault: Fault, at: u64) -> Self {
-        Self { inner, fault, left: AtomicU64::new(at), commits: AtomicU64::new(0) }
+        Self { inner, fault: Mutex::new(fault), left: AtomicU64::new(at), commits: AtomicU64::new(0) }
+    }
+
+    /// From now on, the commit at `at` fails.
+    pub fn arm(&self, fault: Fault, at: u64) {
+        *self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = fault;
+        self.left.store(at, Ordering::SeqCst);
     }
 
     pub fn commits(&self) -> u64 {
@@ -49,8 +55,9 @@ impl CheckpointStore for Faulty {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
         self.commits.fetch_add(1, Ordering::SeqCst);
         let faulty = self.left.fetch_sub(1, Ordering::SeqCst) == 1;
+        let fault = *self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         async move {
-            if faulty && self.fault == Fault::NotWritten {
+            if faulty && fault == Fault::NotWritten {
                 return Err(BackendError::Failed { detail: "told to fail".into() }.into());
             }
             let answer = self.inner.commit(commit).await;

@@ -11,6 +11,7 @@ use millrace::processors::{Engine, FailurePolicy, GuestPool, ProcessorSettings, 
 use millrace::streams::EventLog;
 use millrace::tables::{Query, TableStore, Value};
 
+use crate::dump::dump;
 use crate::scripted::{Scripted, Watch, table};
 use crate::until;
 
@@ -19,7 +20,7 @@ use crate::until;
 pub struct Scene {
     pub store: SqliteStore,
     pub engine: Engine,
-    _dir: tempfile::TempDir,
+    dir: Option<tempfile::TempDir>,
 }
 
 impl Scene {
@@ -41,14 +42,21 @@ impl Scene {
         let options = options(SqliteOptions::new(dir.path()));
         let store = SqliteStore::open(options).expect("a new store opens");
         store.declare("scripted", &[table()]).await.expect("a good table");
-        let engine = Engine {
-            log: Arc::new(store.clone()),
-            checkpoints: wrap(Arc::new(store.clone())),
-            pool: GuestPool::new(4).expect("threads start"),
-            clock: Arc::new(SystemClock),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        Self { store, engine, _dir: dir }
+        let engine = engine(&store, wrap(Arc::new(store.clone())));
+        Self { store, engine, dir: Some(dir) }
+    }
+
+    /// On a store that is there already.
+    pub fn on(store: SqliteStore) -> Self {
+        let engine = engine(&store, Arc::new(store.clone()));
+        Self { store, engine, dir: None }
+    }
+
+    /// Closes the store and dumps it, where the folder is the scene's own.
+    pub async fn close(self) -> String {
+        self.store.close().await;
+        self.engine.pool.shut_down();
+        self.dir.map(|dir| dump(dir.path()).expect("the store can be read")).unwrap_or_default()
     }
 
     pub fn start(&self, scripted: Scripted, settings: ProcessorSettings) -> (Runner, Arc<Watch>) {
@@ -60,6 +68,11 @@ impl Scene {
     pub fn start_again(&self, watch: &Arc<Watch>, version: u64, settings: ProcessorSettings) -> Runner {
         let scripted = Scripted { watch: Arc::clone(watch), ..Scripted::new("scripted", version) };
         Runner::start(&self.engine, Arc::new(scripted), settings)
+    }
+
+    /// The newest position of the log.
+    pub fn last(&self) -> Position {
+        self.store.bounds().newest
     }
 
     /// Appends events given as (agg_id, type, payload), numbered in order.
@@ -116,6 +129,16 @@ impl Scene {
 
     pub async fn dead(&self) -> Vec<DeadLetterRow> {
         self.store.dead_letters("scripted", None, 100).await.expect("dead letters can be read")
+    }
+}
+
+fn engine(store: &SqliteStore, checkpoints: Arc<dyn CheckpointStore>) -> Engine {
+    Engine {
+        log: Arc::new(store.clone()),
+        checkpoints,
+        pool: GuestPool::new(4).expect("threads start"),
+        clock: Arc::new(SystemClock),
+        runtime: tokio::runtime::Handle::current(),
     }
 }
 

@@ -8,12 +8,13 @@
 
 mod effect;
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write as _};
 use std::sync::Arc;
 
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect};
 
 use futures_util::future::BoxFuture;
+use sha2::{Digest, Sha256};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{EventBatch, Micros, Position, Revision, TenantId};
@@ -42,6 +43,17 @@ pub struct Generation(pub u64);
 pub struct SavedState {
     pub content_type: String,
     pub state: Vec<u8>,
+}
+
+impl SavedState {
+    /// SHA-256 of the state, as lower-case hexadecimal.
+    pub fn hash(&self) -> String {
+        Sha256::digest(&self.state).iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
 }
 
 /// What a task restarts from.

@@ -4,7 +4,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 
 use sha2::{Digest, Sha256};
 
-use super::OrderingKey;
+use super::{Manifest, OrderingKey};
 use crate::event::{EventBatch, EventRecord};
 use crate::limits::PARKED_KEY_BYTES_MAX;
 
@@ -46,6 +46,11 @@ pub(super) fn key_of(key: &OrderingKey, batch: &EventBatch, index: usize) -> Vec
         OrderingKey::PayloadField(field) => field_text(payload(record, batch), field).into_bytes(),
     };
     if whole.len() <= PARKED_KEY_BYTES_MAX { whole } else { Sha256::digest(&whole).to_vec() }
+}
+
+/// The lane of one event, for whoever looks from outside.
+pub fn lane_of_event(manifest: &Manifest, event: &EventBatch, lanes: u32) -> u32 {
+    if event.is_empty() { 0 } else { lane_of(&manifest.ordering_key, event, 0, lanes) }
 }
 
 fn payload<'a>(record: &EventRecord, batch: &'a EventBatch) -> &'a [u8] {

@@ -25,9 +25,10 @@ use std::sync::Arc;
 
 pub use breaker::BreakerState;
 pub use counters::Counts;
+pub use lane::lane_of_event;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use pool::GuestPool;
-pub use proof::prove_at_rest;
+pub use proof::{context_at_rest, prove_at_rest};
 pub use resolve::{ResolveError, Resolved, Verdict};
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};
 

@@ -16,6 +16,12 @@ pub(super) struct Basis {
     pub(super) saved: Option<Arc<SavedState>>,
 }
 
+/// What an instance of a task is given that does not run for it: the committed keyed state.
+pub fn context_at_rest(engine: &Engine, task: &TaskId, lanes: u32) -> TaskContext {
+    let state = Arc::new(KeyedState::new(task.clone(), Arc::clone(&engine.checkpoints)));
+    TaskContext { tenant: task.tenant.clone(), lane: task.lane, lanes, state }
+}
+
 /// Proves a version for a processor that does not run: with the committed state
 /// of every task there is, or, when there is none, with none. It claims the
 /// tasks, so an owner that still ran would be fenced out.

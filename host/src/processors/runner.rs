@@ -475,6 +475,9 @@ impl Shared {
             failure: None,
         };
         self.runs().insert(tenant.clone(), run);
+        for (task, _) in &tasks {
+            task.begin();
+        }
         Ok((tasks, ends))
     }
 }

@@ -137,6 +137,13 @@ impl Task {
         })
     }
 
+    /// Begins with what an earlier life left waiting.
+    pub(super) fn begin(self: &Arc<Self>) {
+        if self.seen.parked.load(Ordering::SeqCst) > 0 {
+            self.wake();
+        }
+    }
+
     /// Hands a batch over; waits while the queue is full. Cancel-safe: a dropped
     /// call has handed nothing over. Answers false when the task has ended.
     pub(super) async fn send(self: &Arc<Self>, batch: Arc<EventBatch>, advance: Position) -> bool {

@@ -6,6 +6,7 @@ use rusqlite::OptionalExtension;
 use super::committer::{Committer, Stop};
 use super::database::{signed, unsigned};
 use super::letters;
+use super::options::CommitStep;
 use super::request::Claimed;
 use crate::checkpoints::{
     Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, SavedState, TaskId,
@@ -88,13 +89,19 @@ impl Committer {
         commit: &Commit,
     ) -> CommitResult<(Committed, Option<EventBatch>)> {
         let task = self.fenced_task(commit)?;
+        self.step(CommitStep::Begun);
         self.counters.revision += 1;
         let revision = self.counters.revision;
         let stale = self.write_rows(tenant, task, revision, commit)?;
+        self.step(CommitStep::Rows);
         self.write_keyed_state(task, commit)?;
+        self.step(CommitStep::KeyedState);
         let emitted = self.write_emitted(tenant, commit)?;
+        self.step(CommitStep::Emitted);
         self.write_dead_letters(commit)?;
+        self.step(CommitStep::DeadLetters);
         self.write_parked(task, commit)?;
+        self.step(CommitStep::Parked);
         if let Some(saved) = &commit.saved {
             self.conn
                 .prepare_cached(
@@ -105,6 +112,7 @@ impl Committer {
         self.conn
             .prepare_cached("UPDATE tasks SET position = ?2, revision = ?3, at = ?4 WHERE id = ?1")?
             .execute((task, signed(commit.position.0), signed(revision), commit.at.0))?;
+        self.step(CommitStep::Position);
         Ok((Committed { revision: Revision(revision), stale }, emitted))
     }
 

@@ -17,7 +17,7 @@ use super::database::{backend, meta, set_meta, signed};
 use super::dedup::DedupWindow;
 use super::event_rows::Text;
 use super::keeper::KeeperHandle;
-use super::options::SqliteOptions;
+use super::options::{CommitStep, SqliteOptions, StepObserver};
 use super::request::{Answer, Request};
 use super::shared::{Catalog, Shared, Tenant, Tenants};
 use crate::checkpoints::CommitError;
@@ -59,6 +59,7 @@ pub(super) struct Committer {
     pub(super) catalog: Catalog,
     pub(super) counters: Counters,
     pub(super) dead_letters_max: u64,
+    observer: Option<StepObserver>,
     /// As of the last commit.
     committed: Counters,
     group: Group,
@@ -109,6 +110,7 @@ impl Committer {
             clock: Arc::clone(&options.clock),
             counters,
             dead_letters_max: options.dead_letters_max,
+            observer: options.observer.clone(),
             committed: counters,
             group: Group::default(),
             keeper,
@@ -154,7 +156,11 @@ impl Committer {
             next = if room { requests.try_recv().ok() } else { None };
         }
         match self.write_counters().and_then(|()| self.execute("COMMIT")) {
-            Ok(()) => self.publish(),
+            Ok(()) => {
+                self.step(CommitStep::Synced);
+                self.publish();
+                self.step(CommitStep::Answered);
+            }
             Err(error) => self.fail_group(&error),
         }
     }
@@ -238,6 +244,7 @@ impl Committer {
         self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
         self.window.trim(self.counters.trimmed);
         self.window.shrink();
+        self.step(CommitStep::Published);
         for answer in group.answers {
             answer.send();
         }
@@ -282,6 +289,12 @@ impl Committer {
             } else {
                 self.keeper.ask_for_checkpoint();
             }
+        }
+    }
+
+    pub(super) fn step(&self, step: CommitStep) {
+        if let Some(StepObserver(observe)) = &self.observer {
+            observe(step);
         }
     }
 

@@ -33,7 +33,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-pub use options::{OpenError, SqliteOptions, Synchronous};
+pub use options::{CommitStep, OpenError, SqliteOptions, StepObserver, Synchronous};
 
 use committer::Committer;
 use database::backend;

@@ -23,6 +23,57 @@ pub enum Synchronous {
     Off,
 }
 
+/// Where the way of a commit can be cut, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CommitStep {
+    /// The transaction has begun; nothing is written.
+    Begun,
+    /// The rows are written.
+    Rows,
+    /// The keyed state is written.
+    KeyedState,
+    /// The emitted events are in the log.
+    Emitted,
+    /// Dead letters are written or removed.
+    DeadLetters,
+    /// What is parked is written.
+    Parked,
+    /// Snapshot and position are written; all of one commit is.
+    Position,
+    /// The transaction is committed and synced; nobody knows.
+    Synced,
+    /// The tail shows the emitted events; nobody has an answer.
+    Published,
+    /// The answers are given.
+    Answered,
+}
+
+impl CommitStep {
+    pub const ALL: [Self; 10] = [
+        Self::Begun,
+        Self::Rows,
+        Self::KeyedState,
+        Self::Emitted,
+        Self::DeadLetters,
+        Self::Parked,
+        Self::Position,
+        Self::Synced,
+        Self::Published,
+        Self::Answered,
+    ];
+}
+
+/// Is told each step of every commit, on the committer's thread. It exists so that tests can look at what a
+/// host that ends at this very step leaves behind.
+#[derive(Clone)]
+pub struct StepObserver(pub Arc<dyn Fn(CommitStep) + Send + Sync>);
+
+impl std::fmt::Debug for StepObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StepObserver")
+    }
+}
+
 /// How to open the store. `SqliteOptions::new(dir)` has the defaults.
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
@@ -47,6 +98,7 @@ pub struct SqliteOptions {
     pub wal_bytes_soft_max: u64,
     pub wal_bytes_hard_max: u64,
     pub clock: Arc<dyn Clock>,
+    pub observer: Option<StepObserver>,
 }
 
 impl SqliteOptions {
@@ -65,6 +117,7 @@ impl SqliteOptions {
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
             clock: Arc::new(SystemClock),
+            observer: None,
         }
     }
 }

@@ -109,6 +109,7 @@ impl Worker {
                     self.stop_for(failure.message);
                 }
                 FailureKind::Reject => {
+                    self.breaker.succeeded();
                     self.bury_parked(&key, event, Cause::said("reject", failure.message), &before);
                 }
                 FailureKind::Retry => {

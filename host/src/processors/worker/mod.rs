@@ -152,6 +152,14 @@ impl std::fmt::Debug for Worker {
         f.debug_struct("Worker")
             .field("id", &self.id)
             .field("committed", &self.committed)
+            .field("work", &self.work.len())
+            .field("pending", &!self.pending.is_empty())
+            .field("in_flight", &self.in_flight.is_some())
+            .field("parked", &self.parked)
+            .field("blocked", &self.blocked)
+            .field("fatal", &self.fatal)
+            .field("drain", &self.drain)
+            .field("over", &self.over)
             .finish_non_exhaustive()
     }
 }
@@ -320,6 +328,10 @@ impl Worker {
         }
         let retry = self.parked.next_retry().filter(|_| self.fatal.is_none());
         let now = self.now();
+        if self.pending.alone.is_some() && self.in_flight.is_none() {
+            // Its instance fell in `snapshot`: what became of it is to be committed now.
+            return Next::Again;
+        }
         let alone = !self.resolutions.is_empty() || retry.is_some_and(|when| when <= now);
         if self.fatal.is_none() {
             if alone && self.in_flight.is_none() {

@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::{Blocked, Care, Stretch, Worker, cut, retry_wait};
@@ -44,7 +43,11 @@ impl Worker {
                 self.stop_for(failure.message);
                 Ok(())
             }
-            FailureKind::Reject => self.bury(Cause::said("reject", failure.message), 1),
+            FailureKind::Reject => {
+                // It works: the event is at fault, by its own word.
+                self.breaker.succeeded();
+                self.bury(Cause::said("reject", failure.message), 1)
+            }
             FailureKind::Retry => {
                 self.count_failure();
                 if self.shared.settings.retries_max == 0 {
@@ -143,7 +146,7 @@ impl Worker {
     /// SHA-256 of the state that the next event meets.
     pub(super) fn state_hash(&self) -> String {
         let saved = self.pending.savepoint.as_ref().or(self.submitted_saved.as_ref());
-        saved.map(|saved| hexadecimal(&Sha256::digest(&saved.state))).unwrap_or_default()
+        saved.map(|saved| saved.hash()).unwrap_or_default()
     }
 
     fn hold(&mut self, key: &Key, letter: Position, attempts: u32, message: String) {
@@ -238,13 +241,4 @@ fn trap_reason(kind: TrapKind) -> &'static str {
         TrapKind::Output => "output",
         TrapKind::Host => "host",
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
