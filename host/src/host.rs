@@ -209,6 +209,9 @@ impl HostBuilder {
             dedup_events_max: config.dedup_events_max,
             tail_bytes_max: config.tail_bytes_max,
             tombstone_age_max: config.tombstone_age_max(),
+            keyed_state_bytes_max: config.keyed_state_bytes_max,
+            keyed_state_entries_max: config.keyed_state_entries_max,
+            state_expired_keep: config.state_expired_keep(),
             wal_bytes_soft_max: config.wal_bytes_soft_max,
             wal_bytes_hard_max: config.wal_bytes_hard_max,
             clock: Arc::clone(&self.clock),
@@ -225,6 +228,7 @@ impl HostBuilder {
             cache_dir: Some(data.join("precompiled")),
             instances_max: config.instances_max,
             memory_bytes_max: config.guest_memory_bytes_max,
+            state_bytes_max: config.guest_state_bytes_max,
             call_max: config.guest_call_max(),
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;

@@ -49,6 +49,13 @@ pub(super) struct Counters {
     pub(super) generation: u64,
 }
 
+/// Bounds of one task's keyed state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyedLimits {
+    pub(super) bytes_max: u64,
+    pub(super) entries_max: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Committer {
     pub(super) conn: Connection,
@@ -58,6 +65,7 @@ pub(super) struct Committer {
     pub(super) tenants: Tenants,
     pub(super) catalog: Catalog,
     pub(super) counters: Counters,
+    pub(super) keyed_limits: KeyedLimits,
     /// As of the last commit.
     committed: Counters,
     group: Group,
@@ -107,6 +115,10 @@ impl Committer {
             catalog: shared.catalog(),
             clock: Arc::clone(&options.clock),
             counters,
+            keyed_limits: KeyedLimits {
+                bytes_max: options.keyed_state_bytes_max,
+                entries_max: options.keyed_state_entries_max,
+            },
             committed: counters,
             group: Group::default(),
             keeper,
@@ -195,6 +207,9 @@ impl Committer {
             Request::Remove { plugin, reply } => answer!(Answer::Unit, reply, self.remove(&plugin)),
             Request::PurgeTombstones { before, reply } => {
                 answer!(Answer::Count, reply, self.purge_tombstones(before));
+            }
+            Request::PurgeExpired { before, reply } => {
+                answer!(Answer::Count, reply, self.purge_expired(before));
             }
             Request::Close { reply } => {
                 requests.close();

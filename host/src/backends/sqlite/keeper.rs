@@ -1,5 +1,5 @@
 //! The housekeeping thread: copies the WAL back beside the committer, and once
-//! a second looks at the disk, at retention and at old tombstones. What it
+//! a second looks at the disk, at retention, at old tombstones and at expired keyed state. What it
 //! changes goes through the committer like everything else.
 
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) retention: Retention,
     pub(super) tombstone_age_max: Duration,
+    pub(super) state_expired_keep: Duration,
     /// Weak, so that the committer ends when the store's last handle goes.
     pub(super) requests: mpsc::WeakSender<Request>,
 }
@@ -102,6 +103,7 @@ impl Keeper {
                 self.look_at_disk();
                 self.apply_retention();
                 self.purge_tombstones();
+                self.purge_expired();
             }
         }
     }
@@ -171,6 +173,27 @@ impl Keeper {
             && let Ok(Err(error)) = answer.blocking_recv()
         {
             tracing::warn!(%error, "old tombstones could not be dropped");
+        }
+    }
+
+    fn purge_expired(&self) {
+        let keep = i64::try_from(self.state_expired_keep.as_micros()).unwrap_or(i64::MAX);
+        let before = Micros(self.clock.now().0.saturating_sub(keep));
+        while self.shared.has_expired_before(&self.conn, before) {
+            let (reply, answer) = oneshot::channel();
+            if !self.ask(Request::PurgeExpired { before, reply }) {
+                return;
+            }
+            match answer.blocking_recv() {
+                Ok(Ok(entries)) => {
+                    metrics::counter!(crate::telemetry::metrics::STATE_EXPIRED).increment(entries);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "expired keyed state could not be removed");
+                    return;
+                }
+                Err(_) => return,
+            }
         }
     }
 

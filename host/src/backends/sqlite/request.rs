@@ -55,6 +55,11 @@ pub(super) enum Request {
         before: Micros,
         reply: Sender<u64, BackendError>,
     },
+    /// Removes keyed state that expired before this time. Answers how many entries.
+    PurgeExpired {
+        before: Micros,
+        reply: Sender<u64, BackendError>,
+    },
     /// Takes no more requests, finishes those that wait, and ends the thread.
     Close {
         reply: oneshot::Sender<()>,
@@ -74,6 +79,9 @@ impl Request {
             }
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
+            }
+            Self::PurgeExpired { .. } => {
+                (usize::try_from(crate::limits::STATE_EXPIRED_ENTRIES_MAX).unwrap_or(usize::MAX), 0)
             }
             _ => (1, 0),
         }
@@ -135,7 +143,9 @@ impl Request {
             Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Declare { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Deploy { reply, .. } | Self::Remove { reply, .. } => drop(reply.send(Err(error))),
-            Self::PurgeTombstones { reply, .. } => drop(reply.send(Err(error))),
+            Self::PurgeTombstones { reply, .. } | Self::PurgeExpired { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
             Self::Close { reply } => drop(reply.send(())),
         }
     }

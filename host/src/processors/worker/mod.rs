@@ -455,7 +455,7 @@ impl Worker {
                 Ok(())
             }
             Err(error) => {
-                let restart = !matches!(error, LoadError::Refused { .. });
+                let restart = !matches!(error, LoadError::Refused { .. } | LoadError::StateTooLarge { .. });
                 Err(End { message: error.to_string(), restart })
             }
         }
