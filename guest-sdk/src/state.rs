@@ -223,7 +223,8 @@ impl<'a> Scan<'a> {
     /// Looks at the host's next page, where it may have one.
     fn turn_page(&mut self) {
         while self.more && self.page.peek().is_none() {
-            let wanted = u32::try_from(self.left).unwrap_or(u32::MAX).clamp(PAGE_ENTRIES_MIN, SCAN_ENTRIES_MAX);
+            let wanted =
+                u32::try_from(self.left).unwrap_or(u32::MAX).clamp(PAGE_ENTRIES_MIN, SCAN_ENTRIES_MAX);
             let page = imports::state_scan(&self.prefix, self.asked.as_deref(), wanted);
             self.more = page.more && !page.entries.is_empty();
             if let Some(last) = page.entries.last() {

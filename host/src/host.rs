@@ -282,6 +282,7 @@ impl HostBuilder {
             log: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             plugins: Arc::new(registry.clone()),
+            checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),
             ready: Arc::new(move || {

@@ -176,6 +176,10 @@ pub const EVENT_LINE_BYTES_MAX: usize = EVENT_PAYLOAD_BYTES_MAX + (64 << 10);
 pub const UPLOAD_BATCHES_MAX: usize = 4;
 /// Answered batches that wait for a client to take them. When full, its upload is not read on.
 pub const ANSWER_BATCHES_MAX: usize = 16;
+/// Bytes of a saved state that are shown; of a longer one, its beginning. And bytes of a page of keyed state.
+pub const STATE_SHOWN_BYTES_MAX: usize = 1 << 20;
+/// Entries of one page of keyed state when the request does not say.
+pub const STATE_ENTRIES_DEFAULT: u32 = 50;
 /// Events of one page of a stream when the request does not say.
 pub const STREAM_EVENTS_DEFAULT: usize = 100;
 /// Connections at once.
@@ -193,7 +197,8 @@ const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < BATCH_BYTES_MAX, "any event fits
 const _: () = assert!(BATCH_EVENTS_MAX <= COMMIT_EVENTS_MAX, "any batch fits a commit");
 const _: () = assert!(BATCH_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX, "a guest can copy its batch to its output");
 const _: () = assert!(
-    GUEST_KEY_BYTES_MAX + GUEST_VALUE_BYTES_MAX <= GUEST_SCAN_BYTES_MAX && GUEST_SCAN_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX,
+    GUEST_KEY_BYTES_MAX + GUEST_VALUE_BYTES_MAX <= GUEST_SCAN_BYTES_MAX
+        && GUEST_SCAN_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX,
     "any entry fits a scan's answer, and the answer fits a call"
 );
 const _: () = assert!(GUEST_STATE_BYTES_MAX <= GUEST_STATE_BYTES_CEILING, "the default is possible");

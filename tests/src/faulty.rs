@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::checkpoints::{
-    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, ScanLimit, StatePage, StateValue,
-    TaskId, TaskRow,
+    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, ScanLimit,
+    StatePage, StateValue, TaskId, TaskRow,
 };
 use millrace::error::BackendError;
 use millrace::event::TenantId;

@@ -332,9 +332,8 @@ impl Host for FakeHost {
             _ => Bound::Included(prefix),
         };
         let state = self.state();
-        let matching = state
-            .range::<[u8], _>((from, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix));
+        let matching =
+            state.range::<[u8], _>((from, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
         let (mut page, mut bytes) = (StatePage::default(), 0);
         for (key, StateValue { value, expires_at }) in matching {
             let next = key.len() + value.len();

@@ -11,9 +11,7 @@ mod effect;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-pub use effect::{
-    EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry,
-};
+pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 
 use futures_util::future::BoxFuture;
 
@@ -245,7 +243,7 @@ impl Classify for CommitError {
             Self::Fenced { .. } => "fenced",
             Self::PositionBack { .. } => "position_back",
             Self::Refused { .. } => "effects_refused",
-            Self::StateTooLarge { .. } => "state_bytes_max",
+            Self::StateTooLarge { .. } => "guest_state_bytes_max",
             Self::Backend(e) => e.code(),
         }
     }

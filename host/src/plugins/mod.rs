@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use control::{
     ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
-    Refusal, TaskStatus, TenantFailure,
+    Refusal, TaskStatus, TaskWarning, TenantFailure,
 };
 
 pub use artifacts::FileArtifacts;

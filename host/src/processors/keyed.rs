@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::StateReader;
 use crate::checkpoints::{
-    CheckpointStore, CommitError, EffectBatch, EffectRef, ScanLimit, StateEntry, StatePage, StateValue, TaskId,
+    CheckpointStore, CommitError, EffectBatch, EffectRef, ScanLimit, StateEntry, StatePage, StateValue,
+    TaskId,
 };
 
 /// Key to value; none for a deleted entry.
@@ -125,9 +126,7 @@ impl Layers {
             layer
                 .range::<[u8], _>((begin, Bound::Unbounded))
                 .map(|(key, value)| (key.as_slice(), value.as_ref()))
-                .take_while(move |(key, _)| {
-                    key.starts_with(prefix) && up_to.is_none_or(|last| *key <= last)
-                })
+                .take_while(move |(key, _)| key.starts_with(prefix) && up_to.is_none_or(|last| *key <= last))
         };
         let mut earlier = of(&self.committing).peekable();
         let mut later = of(&self.pending).peekable();
@@ -199,5 +198,156 @@ impl Merge {
         self.bytes += entry.bytes();
         self.found.entries.push(entry);
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::checkpoints::{
+        Checkpoint, Commit, Committed, DeadLetterRow, EffectKind, EffectRecord, Generation, TaskRow,
+    };
+    use crate::event::TenantId;
+
+    /// What is committed. Only keyed state is asked for here.
+    #[derive(Debug, Default)]
+    struct Stored(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
+
+    impl CheckpointStore for Stored {
+        fn state_get(&self, _: &TaskId, key: &[u8]) -> Result<Option<StateValue>, CommitError> {
+            let found = self.0.lock().expect("test").get(key).cloned();
+            Ok(found.map(|value| StateValue { value, expires_at: None }))
+        }
+
+        fn state_scan(
+            &self,
+            _: &TaskId,
+            prefix: &[u8],
+            after: Option<&[u8]>,
+            limit: ScanLimit,
+        ) -> Result<StatePage, CommitError> {
+            let (mut page, mut bytes) = (StatePage::default(), 0);
+            for (key, value) in &*self.0.lock().expect("test") {
+                if !key.starts_with(prefix) || after.is_some_and(|after| key.as_slice() <= after) {
+                    continue;
+                }
+                if limit.ends(page.entries.len(), bytes, key.len() + value.len()) {
+                    page.more = true;
+                    break;
+                }
+                bytes += key.len() + value.len();
+                page.entries.push(StateEntry { key: key.clone(), value: value.clone(), expires_at: None });
+            }
+            Ok(page)
+        }
+
+        fn claim(&self, _: &TaskId) -> BoxFuture<'_, Result<(Generation, Option<Checkpoint>), CommitError>> {
+            unreachable!("not asked for")
+        }
+
+        fn commit(&self, _: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
+            unreachable!("not asked for")
+        }
+
+        fn checkpoint(&self, _: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>> {
+            unreachable!("not asked for")
+        }
+
+        fn tasks(&self, _: Option<&str>) -> BoxFuture<'_, Result<Vec<TaskRow>, CommitError>> {
+            unreachable!("not asked for")
+        }
+
+        fn dead_letters(
+            &self,
+            _: &str,
+            _: Option<&TenantId>,
+            _: u32,
+        ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>> {
+            unreachable!("not asked for")
+        }
+    }
+
+    fn write(key: &[u8], value: Option<&[u8]>) -> EffectBatch {
+        let kind = if value.is_some() { EffectKind::StatePut } else { EffectKind::StateDelete };
+        let value = value.unwrap_or_default();
+        let bytes = |part: &[u8]| u32::try_from(part.len()).expect("small");
+        let record = EffectRecord {
+            kind,
+            table: 0,
+            event: 0,
+            version: 0,
+            at: 0,
+            schema_version: 0,
+            start: 0,
+            key_bytes: bytes(key),
+            aggregate_bytes: 0,
+            type_bytes: 0,
+            id_bytes: 0,
+            body_bytes: bytes(value),
+            depth: 0,
+        };
+        EffectBatch::check([key, value].concat(), vec![record], &[], &[]).expect("a good effect")
+    }
+
+    /// Writes and deletes of a pseudo-random order, in all three places at once, against one map.
+    #[test]
+    fn a_scan_over_store_and_overlay_is_that_of_one_map_however_it_is_cut() {
+        let store = Arc::new(Stored::default());
+        let task = TaskId { processor: "p".into(), tenant: TenantId::new("t").expect("a name"), lane: 0 };
+        let keyed = KeyedState::new(task, Arc::clone(&store) as _);
+        let mut all = BTreeMap::new();
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(seed >> 33).unwrap_or(0) % below
+        };
+        for round in 0..300 {
+            let key = format!("{}{:02}", ["k/", "j", "k0"][random(8).min(2)], random(40)).into_bytes();
+            let value = (random(3) > 0).then(|| vec![7; random(60)]);
+            keyed.add(&write(&key, value.as_deref()));
+            match value {
+                Some(value) => all.insert(key, value),
+                None => all.remove(&key),
+            };
+            match round % 25 {
+                10 => keyed.begin_commit(),
+                20 => {
+                    let committing = keyed.lock().committing.clone();
+                    let mut stored = store.0.lock().expect("test");
+                    for (key, value) in committing {
+                        match value {
+                            Some(value) => stored.insert(key, value.value),
+                            None => stored.remove(&key),
+                        };
+                    }
+                    keyed.end_commit();
+                }
+                _ => {}
+            }
+            let limit =
+                ScanLimit { entries: 1 + u32::try_from(random(6)).unwrap_or(0), bytes: 1 + random(150) };
+            let prefix: &[u8] = [b"k/", b"".as_slice()][random(2)];
+            let (mut found, mut after) = (BTreeMap::new(), None);
+            loop {
+                let page = keyed.scan(prefix, after.as_deref(), limit).expect("it can be read");
+                let bytes: usize = page.entries.iter().map(StateEntry::bytes).sum();
+                assert!(page.entries.len() == 1 || bytes <= limit.bytes, "the page is too large");
+                assert!(page.entries.len() <= limit.entries as usize);
+                assert!(!page.more || !page.entries.is_empty(), "a page with more to come leads on");
+                after = page.entries.last().map(|entry| entry.key.clone()).or(after);
+                found.extend(page.entries.into_iter().map(|entry| (entry.key, entry.value)));
+                if !page.more {
+                    break;
+                }
+            }
+            let expected: BTreeMap<_, _> = all
+                .iter()
+                .filter(|(key, _)| key.starts_with(prefix))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect();
+            assert_eq!(found, expected, "round {round}");
+        }
     }
 }

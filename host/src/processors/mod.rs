@@ -157,7 +157,7 @@ pub enum LoadError {
     Refused { message: String },
     /// It was not handed over: the instance would have run out of memory over it.
     #[error(
-        "the saved state has {bytes} bytes; state_bytes_max is {max}: raise plugins.<name>.state_bytes_max (and memory_bytes_max), or rebuild the plugin with what grows in keyed state"
+        "the saved state has {bytes} bytes; guest_state_bytes_max is {max}: raise plugins.<name>.state_bytes_max, or rebuild the plugin with what grows in keyed state"
     )]
     StateTooLarge { bytes: u64, max: u64 },
     #[error(transparent)]

@@ -146,9 +146,8 @@ impl Committer {
         writes.sort_by_key(|(key, _)| *key);
         let before = self.keyed_size(task)?;
         let mut size = before;
-        let mut known = self
-            .conn
-            .prepare_cached("SELECT length(value) FROM keyed_state WHERE task = ?1 AND key = ?2")?;
+        let mut known =
+            self.conn.prepare_cached("SELECT length(value) FROM keyed_state WHERE task = ?1 AND key = ?2")?;
         let mut put = self.conn.prepare_cached(
             "INSERT INTO keyed_state(task, key, value, expires_at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT(task, key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at",

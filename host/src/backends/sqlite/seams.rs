@@ -7,8 +7,8 @@ use super::catalog::check;
 use super::request::{Request, Trimmed};
 use super::{SqliteStore, keyed_state, pages, select};
 use crate::checkpoints::{
-    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, ScanLimit, StatePage,
-    StateValue, TaskId, TaskRow,
+    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, ScanLimit,
+    StatePage, StateValue, TaskId, TaskRow,
 };
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Page, Position, Revision, TenantId};

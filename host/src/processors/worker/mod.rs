@@ -112,6 +112,8 @@ pub(super) struct Worker {
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
     last_used: Instant,
+    /// It was said that the snapshot is large.
+    state_warned: bool,
     over: bool,
 }
 
@@ -163,6 +165,7 @@ impl Worker {
             fatal: None,
             drain: None,
             last_used: Instant::now(),
+            state_warned: false,
             over: false,
         }
     }
