@@ -60,9 +60,9 @@ pub(crate) fn from_wire(expires_at: i64) -> Option<Timestamp> {
 /// replay gives the same rows. In `flush` the time is the latest `at` that this instance has handled, and
 /// nothing is gone before it has handled any. What is found to be gone is deleted on the way.
 ///
-/// The host removes what nobody asks for any more, seven days after it has ended by the host's clock. Only
-/// an event that happened before an entry's end and is handled more than a week after it can tell: it finds
-/// the entry gone.
+/// The host removes what nobody asks for any more, seven days after it has ended by the host's clock and by
+/// the last event that the task has passed. Only an event that comes a week late can tell: it happened before
+/// the entry's end, is handled after events of more than a week beyond it, and finds the entry gone.
 ///
 /// ```
 /// use std::time::Duration;

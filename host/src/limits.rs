@@ -108,7 +108,8 @@ pub const GUEST_SCAN_BYTES_MAX: usize = 4 << 20;
 /// dead letter.
 pub const KEYED_STATE_BYTES_MAX: u64 = 1 << 30;
 pub const KEYED_STATE_ENTRIES_MAX: u64 = 10_000_000;
-/// How long an expired entry of keyed state that nobody has read is kept, so that an event that comes late finds it.
+/// How long an expired entry of keyed state that nobody has read is kept, so that an event that comes late finds it:
+/// by the host's clock and by the time of the events that its task has passed.
 pub const STATE_EXPIRED_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Expired entries that one transaction removes, so that commits get their turn in between.
 pub const STATE_EXPIRED_ENTRIES_MAX: u64 = 1_000;

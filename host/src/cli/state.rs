@@ -5,11 +5,11 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::client::{Client, Connect};
 use super::{Align, CliError, Output, printable};
-use crate::gateway::wire::{KeyedEntryView, SavedView, StateView};
 
 /// Characters of a key or value, on a terminal.
 const CELL_CHARS_MAX: usize = 60;
@@ -64,6 +64,45 @@ struct ShowArgs {
     json: bool,
     #[command(flatten)]
     connect: Connect,
+}
+
+/// The answer, as far as it is shown.
+#[derive(Deserialize)]
+struct StateView {
+    plugin: String,
+    tenant: String,
+    lane: u32,
+    lanes: u32,
+    position: Option<String>,
+    revision: Option<u64>,
+    saved: Option<SavedView>,
+    keyed: KeyedView,
+}
+
+#[derive(Deserialize)]
+struct SavedView {
+    content_type: String,
+    bytes: u64,
+    sha256: String,
+    json: Option<Box<RawValue>>,
+    base64: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct KeyedView {
+    entries: u64,
+    bytes: u64,
+    page: Vec<KeyedEntryView>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct KeyedEntryView {
+    key: Option<String>,
+    key_base64: Option<String>,
+    value: Option<String>,
+    value_base64: Option<String>,
+    expires_at: Option<String>,
 }
 
 pub(super) async fn run(args: StateArgs, output: &mut Output) -> Result<(), CliError> {

@@ -246,7 +246,7 @@ pub const PROBLEMS: &[ProblemKind] = &[
         409,
         "guest_state_bytes_max",
         "the saved state is too large to load",
-        "raise plugins.<name>.state_bytes_max (64 MiB at most), or remove the plugin and deploy it again with what grows in keyed state",
+        "raise plugins.<name>.state_bytes_max or processors.guest_state_bytes_max (64 MiB at most), or remove the plugin and deploy it again with what grows in keyed state",
     ),
     caller(
         404,

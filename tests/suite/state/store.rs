@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
-use millrace::checkpoints::{CheckpointStore, CommitError, ScanLimit};
+use millrace::checkpoints::{
+    CheckpointStore, CommitError, EffectBatch, EffectKind, EffectRecord, InvalidEffect, ScanLimit,
+};
 use millrace::clock::ManualClock;
 use millrace::error::Classify;
-use millrace::event::{Micros, Position, TenantId};
+use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
 use millrace::limits::{GUEST_STATE_BYTES_CEILING, STATE_EXPIRED_KEEP};
 use millrace::plugins::DeploymentStore;
 use millrace::streams::{EventLog, PageLimit};
@@ -79,38 +81,59 @@ async fn a_store_of_version_1_is_migrated_and_keeps_its_data() {
     }
 }
 
+/// Appends an event of this time; answers its position.
+async fn event_at(store: &SqliteStore, tenant: &str, at: i64) -> u64 {
+    let mut batch = EventBatch::new(TenantId::new(tenant).unwrap());
+    let event = Event {
+        aggregate: "leg",
+        agg_id: "a",
+        version: 1,
+        event_type: "leg.x",
+        at: Micros(at),
+        ..Event::default()
+    };
+    batch.push(&event).unwrap();
+    store.append(batch).await.unwrap()[0].position.0
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_that_ended_long_ago_are_removed_and_younger_ones_stay() {
+async fn entries_that_ended_long_ago_are_removed_but_not_while_their_time_is_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::default());
     let now = 1_000_000_000_000_000;
     clock.set(Micros(now));
     let options = SqliteOptions { clock: clock.clone(), ..SqliteOptions::new(dir.path()) };
     let store = SqliteStore::open(options).unwrap();
-    let lane = task("board", "acme", 0);
-    let (generation, _) = store.claim(&lane).await.unwrap();
     let keep = i64::try_from(STATE_EXPIRED_KEEP.as_micros()).unwrap();
+    // Both tasks hold the same. One has come up to now; the other handles what happened long ago.
+    let (lane, replayed) = (task("board", "acme", 0), task("board", "replays", 0));
     let mut effects = Effects::default();
-    // More than one step of the removal.
-    for n in 0..1_500_u32 {
-        effects.state_put_until(format!("old/{n:04}").as_bytes(), b"12", now - keep - 1 - i64::from(n));
-    }
-    effects.state_put_until(b"young", b"1", now - keep).state_put(b"for good", b"1");
-    store.commit(commit(&lane, generation, 1, &[], &mut effects)).await.unwrap();
-    let begun = Instant::now();
-    let left = loop {
-        let row = store.tasks(Some("board")).await.unwrap().remove(0);
-        if row.keyed_entries <= 2 {
-            break row;
+    for (task, at) in [(&replayed, now - 2 * keep), (&lane, now)] {
+        let position = event_at(&store, task.tenant.as_str(), at).await;
+        let (generation, _) = store.claim(task).await.unwrap();
+        // More than one step of the removal.
+        for n in 0..1_500_u32 {
+            effects.state_put_until(format!("old/{n:04}").as_bytes(), b"12", now - keep - 1 - i64::from(n));
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{} entries are left", row.keyed_entries);
+        effects.state_put_until(b"young", b"1", now - keep).state_put(b"for good", b"1");
+        store.commit(commit(task, generation, position, &[], &mut effects)).await.unwrap();
+    }
+    let begun = Instant::now();
+    let rows = loop {
+        let rows = store.tasks(Some("board")).await.unwrap();
+        if rows[0].keyed_entries <= 2 {
+            break rows;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} entries are left", rows[0].keyed_entries);
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    assert_eq!((left.keyed_entries, left.keyed_bytes), (2, 15));
+    assert_eq!((rows[0].keyed_entries, rows[0].keyed_bytes), (2, 15));
+    assert_eq!(rows[1].keyed_entries, 1_502, "for its events nothing has ended yet");
     let page = store.state_scan(&lane, b"", None, ScanLimit::new(10)).unwrap();
     let keys: Vec<_> = page.entries.iter().map(|entry| entry.key.as_slice()).collect();
     assert_eq!(keys, [&b"for good"[..], b"young"]);
     // A commit that rewrites a removed entry simply writes it.
+    let (generation, _) = store.claim(&lane).await.unwrap();
     effects.state_put(b"old/0000", b"new");
     store.commit(commit(&lane, generation, 2, &[], &mut effects)).await.unwrap();
     assert_eq!(store.state_get(&lane, b"old/0000").unwrap().unwrap().value, b"new");
@@ -180,4 +203,25 @@ async fn a_state_beyond_the_ceiling_is_refused_without_being_read() {
         assert!(refused.to_string().contains(&format!("has {bytes} bytes")), "{refused}");
     }
     assert_eq!(store.tasks(None).await.unwrap()[0].state_bytes, bytes as u64);
+}
+
+#[test]
+fn an_expiry_before_1970_is_refused() {
+    let record = EffectRecord {
+        kind: EffectKind::StatePut,
+        table: 0,
+        event: 0,
+        version: 0,
+        at: -1,
+        schema_version: 0,
+        start: 0,
+        key_bytes: 1,
+        aggregate_bytes: 0,
+        type_bytes: 0,
+        id_bytes: 0,
+        body_bytes: 0,
+        depth: 0,
+    };
+    let refused = EffectBatch::check(b"k".to_vec(), vec![record], &[], &[]).unwrap_err();
+    assert_eq!(refused, InvalidEffect::StateExpiry { index: 0, at: -1 });
 }

@@ -208,8 +208,8 @@ impl Committer {
             Request::PurgeTombstones { before, reply } => {
                 answer!(Answer::Count, reply, self.purge_tombstones(before));
             }
-            Request::PurgeExpired { before, reply } => {
-                answer!(Answer::Count, reply, self.purge_expired(before));
+            Request::PurgeExpired { age, reply } => {
+                answer!(Answer::Count, reply, self.purge_expired(age));
             }
             Request::Close { reply } => {
                 requests.close();

@@ -50,7 +50,7 @@ INSERT INTO meta VALUES ('trimmed', 0), ('revision', 0), ('generation', 0);
 /// removed and deployed anew keeps the later of the two.
 const SCHEMA_2: &str = "
 ALTER TABLE keyed_state ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX keyed_state_expiry ON keyed_state(expires_at) WHERE expires_at > 0;
+CREATE INDEX keyed_state_expiry ON keyed_state(task, expires_at) WHERE expires_at > 0;
 ALTER TABLE tasks ADD COLUMN keyed_entries INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tasks ADD COLUMN keyed_bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE tasks SET

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::keyed_state::ExpiredAge;
 use super::readers::ReaderWatch;
 use super::request::Request;
 use super::shared::Shared;
@@ -178,10 +179,10 @@ impl Keeper {
 
     fn purge_expired(&self) {
         let keep = i64::try_from(self.state_expired_keep.as_micros()).unwrap_or(i64::MAX);
-        let before = Micros(self.clock.now().0.saturating_sub(keep));
-        while self.shared.has_expired_before(&self.conn, before) {
+        let age = ExpiredAge { now: self.clock.now(), keep };
+        while self.shared.has_expired(&self.conn, age) {
             let (reply, answer) = oneshot::channel();
-            if !self.ask(Request::PurgeExpired { before, reply }) {
+            if !self.ask(Request::PurgeExpired { age, reply }) {
                 return;
             }
             match answer.blocking_recv() {

@@ -118,6 +118,22 @@ pub(super) fn state_scan(
     Ok(page)
 }
 
+/// What is old enough to be removed: the host's time, and for how many microseconds an ended entry is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpiredAge {
+    pub(super) now: Micros,
+    pub(super) keep: i64,
+}
+
+/// Entries that ended `?2` before the host's time `?1` and before the tenant's last event that their task
+/// has passed. The events' own time decides, too: where old events are handled, be it for the first time or again,
+/// what ended long ago by the clock on the wall is still alive.
+const EXPIRED: &str =
+    "FROM tasks t CROSS JOIN tenants n CROSS JOIN keyed_state k INDEXED BY keyed_state_expiry
+ WHERE t.keyed_entries > 0 AND n.name = t.tenant AND k.task = t.id AND k.expires_at > 0
+   AND k.expires_at < min(?1, (SELECT at FROM events INDEXED BY events_tenant
+     WHERE tenant = n.id AND position <= t.position ORDER BY position DESC LIMIT 1)) - ?2";
+
 /// Entries and bytes of a task's keyed state.
 #[derive(Clone, Copy)]
 struct Size {
@@ -206,17 +222,15 @@ impl Committer {
         Ok(())
     }
 
-    /// Removes some of the entries that expired before a time: at most a transaction's share.
+    /// Removes some of the entries that ended long ago: at most a transaction's share.
     ///
-    /// A commit that is on its way and writes such an entry anew comes after this and simply writes it. What an
-    /// event finds that comes later than the entry is kept: that the entry is gone.
-    pub(super) fn purge_expired(&mut self, before: Micros) -> Result<u64, Stop<BackendError>> {
-        let mut find = self.conn.prepare_cached(
-            "SELECT task, key, length(key) + length(value) FROM keyed_state INDEXED BY keyed_state_expiry
-             WHERE expires_at > 0 AND expires_at < ?1 ORDER BY expires_at LIMIT ?2",
-        )?;
+    /// A commit that is on its way and writes such an entry anew comes after this and simply writes it.
+    pub(super) fn purge_expired(&mut self, age: ExpiredAge) -> Result<u64, Stop<BackendError>> {
+        let mut find = self.conn.prepare_cached(&format!(
+            "SELECT k.task, k.key, length(k.key) + length(k.value) {EXPIRED} LIMIT ?3"
+        ))?;
         let expired = find
-            .query_map((before.0, signed(STATE_EXPIRED_ENTRIES_MAX)), |row| {
+            .query_map((age.now.0, age.keep, signed(STATE_EXPIRED_ENTRIES_MAX)), |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, i64>(2)?))
             })?
             .collect::<Result<Vec<_>, _>>()?;
@@ -235,13 +249,11 @@ impl Committer {
 
 impl Shared {
     /// Whether there is an entry to remove. A failure says no: the next look is a second away.
-    pub(super) fn has_expired_before(&self, conn: &Connection, before: Micros) -> bool {
-        conn.query_row(
-            "SELECT EXISTS(SELECT 1 FROM keyed_state INDEXED BY keyed_state_expiry
-             WHERE expires_at > 0 AND expires_at < ?1)",
-            [before.0],
-            |row| row.get(0),
-        )
-        .unwrap_or(false)
+    pub(super) fn has_expired(&self, conn: &Connection, age: ExpiredAge) -> bool {
+        let found =
+            conn.query_row(&format!("SELECT EXISTS(SELECT 1 {EXPIRED})"), (age.now.0, age.keep), |row| {
+                row.get(0)
+            });
+        found.unwrap_or(false)
     }
 }

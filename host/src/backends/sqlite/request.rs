@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::keyed_state::ExpiredAge;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, TaskId};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros};
@@ -55,9 +56,9 @@ pub(super) enum Request {
         before: Micros,
         reply: Sender<u64, BackendError>,
     },
-    /// Removes keyed state that expired before this time. Answers how many entries.
+    /// Removes keyed state that ended long ago. Answers how many entries.
     PurgeExpired {
-        before: Micros,
+        age: ExpiredAge,
         reply: Sender<u64, BackendError>,
     },
     /// Takes no more requests, finishes those that wait, and ends the thread.
