@@ -125,7 +125,7 @@ async fn keyed(edge: &Arc<Edge>, row: TaskRow, wanted: Wanted) -> Result<KeyedVi
     let scan = move || checkpoints.state_scan(&row.task, &wanted.prefix, wanted.after.as_deref(), limit);
     // It waits for the disk.
     let page = tokio::task::spawn_blocking(scan).await;
-    let page = page.unwrap_or_else(|_| Err(CommitError::Backend(BackendError::Closed)))?;
+    let page = page.unwrap_or(Err(CommitError::Backend(BackendError::Closed)))?;
     let last = page.entries.last().filter(|_| page.more);
     let next = last.map(|entry| URL_SAFE_NO_PAD.encode(&entry.key));
     Ok(KeyedView { entries, bytes, page: page.entries.into_iter().map(entry).collect(), next })
