@@ -3,7 +3,7 @@
 use crate::bindings::millrace::processor::types::Outcome;
 use crate::bindings::millrace::processor::types::{Effects as WireEffects, Failure as WireFailure};
 use crate::event::EVENT_WORDS;
-use crate::{Context, Effects, Event, FlushReason, Processor, Saved};
+use crate::{Context, Effects, Event, FlushReason, Processor, Saved, Timestamp};
 
 /// A loaded processor. Plugins get it through [`export!`](crate::export); to run one as native code, see
 /// [`native`](crate::native).
@@ -11,13 +11,15 @@ use crate::{Context, Effects, Event, FlushReason, Processor, Saved};
 pub struct Instance<P> {
     processor: P,
     effects: Effects,
+    /// The latest `at` of the events that it handled: the time in `flush`.
+    latest: Option<Timestamp>,
 }
 
 impl<P: Processor> Instance<P> {
     /// Loads the processor. The error is what it refused with.
     pub fn load(context: Context, saved: Option<Saved>) -> Result<Self, String> {
         let processor = P::load(context, saved)?;
-        Ok(Self { processor, effects: Effects::new(P::manifest().tables) })
+        Ok(Self { processor, effects: Effects::new(P::manifest().tables), latest: None })
     }
 
     /// Handles events in order until one fails. What that one asked for is dropped.
@@ -25,11 +27,14 @@ impl<P: Processor> Instance<P> {
         let (events, rest) = events.as_chunks::<EVENT_WORDS>();
         assert!(rest.is_empty(), "the host hands out whole events");
         for (index, words) in events.iter().enumerate() {
-            let mark = self.effects.begin(index);
-            if let Err(failure) = self.processor.handle(Event::new(arena, words), &mut self.effects) {
+            let event = Event::new(arena, words);
+            let at = event.at();
+            let mark = self.effects.begin(index, Some(at));
+            if let Err(failure) = self.processor.handle(event, &mut self.effects) {
                 self.effects.truncate(mark);
                 return self.outcome(index, Some(failure.into_wire(index)));
             }
+            self.latest = self.latest.max(Some(at));
         }
         self.outcome(events.len(), None)
     }
@@ -41,7 +46,7 @@ impl<P: Processor> Instance<P> {
 
     /// Time-driven work. A failure drops its effects.
     pub fn flush(&mut self, reason: FlushReason) -> Result<WireEffects, WireFailure> {
-        let mark = self.effects.begin(0);
+        let mark = self.effects.begin(0, self.latest);
         match self.processor.flush(reason, &mut self.effects) {
             Ok(()) => Ok(self.effects.finish()),
             Err(failure) => {

@@ -1,24 +1,21 @@
 //! What a processor asks the host to do, written straight into the layout it crosses in.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::bindings::millrace::processor::types as wire;
 use crate::limits::{
-    EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, ROW_BYTES_MAX, ROW_KEY_BYTES_MAX, SCAN_ENTRIES_MAX,
-    STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX,
+    EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, ROW_BYTES_MAX, ROW_KEY_BYTES_MAX, STATE_KEY_BYTES_MAX,
+    STATE_VALUE_BYTES_MAX,
 };
-use crate::{Failure, Table, Timestamp, imports, row};
+use crate::state::{State, StateValue};
+use crate::{Failure, Table, Timestamp, row};
 use wire::{EffectKind, EffectRecord};
 
-/// A key and a value of the keyed state.
-pub type Entry = (Vec<u8>, Vec<u8>);
-
-/// Where the value of a state entry lies that this batch wrote; none where it was deleted.
-type Written = Option<(usize, usize)>;
+/// A state entry that this batch wrote: where its value lies. None where it was deleted.
+type Written = Option<(Range<usize>, Option<Timestamp>)>;
 
 /// Takes what a processor asks for. It all happens together with the event's position, or not at all.
 #[derive(Debug)]
@@ -28,6 +25,10 @@ pub struct Effects {
     records: Vec<EffectRecord>,
     /// The index of the event that is being handled.
     event: u32,
+    /// The time by which state entries expire; none before the first event.
+    now: Option<Timestamp>,
+    /// Expired state entries that this event has deleted.
+    expired_deletes: usize,
     /// What this batch has written to the keyed state: the host does not know of it yet.
     state: BTreeMap<Vec<u8>, Written>,
 }
@@ -70,7 +71,15 @@ pub(crate) struct Mark {
 
 impl Effects {
     pub(crate) fn new(tables: Vec<&'static Table>) -> Self {
-        Self { tables, arena: vec![], records: vec![], event: 0, state: BTreeMap::new() }
+        Self {
+            tables,
+            arena: vec![],
+            records: vec![],
+            event: 0,
+            now: None,
+            expired_deletes: 0,
+            state: BTreeMap::new(),
+        }
     }
 
     /// Writes a row over the one with the same key. `row` is a struct or map with the table's columns;
@@ -166,120 +175,9 @@ impl Effects {
         Ok(())
     }
 
-    /// Writes an entry of the keyed state.
-    pub fn state_put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
-        check_state_key(key)?;
-        if value.len() > STATE_VALUE_BYTES_MAX {
-            return Err(Failure::reject(format!(
-                "a state value has {} bytes; state_value_bytes_max is {STATE_VALUE_BYTES_MAX}",
-                value.len()
-            )));
-        }
-        let start = self.arena.len();
-        self.arena.extend_from_slice(key);
-        self.arena.extend_from_slice(value);
-        self.state.insert(key.to_vec(), Some((start + key.len(), value.len())));
-        self.push(EffectRecord {
-            kind: EffectKind::StatePut,
-            key_bytes: size(key.len()),
-            body_bytes: size(value.len()),
-            ..self.record(start)
-        });
-        Ok(())
-    }
-
-    /// Writes an entry of the keyed state as JSON.
-    pub fn state_put_json<T: Serialize + ?Sized>(&mut self, key: &[u8], value: &T) -> Result<(), Failure> {
-        let json = serde_json::to_vec(value)
-            .map_err(|e| Failure::reject(format!("a state value cannot be written: {e}")))?;
-        self.state_put(key, &json)
-    }
-
-    /// Deletes an entry of the keyed state.
-    pub fn state_delete(&mut self, key: &[u8]) -> Result<(), Failure> {
-        check_state_key(key)?;
-        let start = self.arena.len();
-        self.arena.extend_from_slice(key);
-        self.state.insert(key.to_vec(), None);
-        self.push(EffectRecord {
-            kind: EffectKind::StateDelete,
-            key_bytes: size(key.len()),
-            ..self.record(start)
-        });
-        Ok(())
-    }
-
-    /// The value that the keyed state holds under a key, this batch's writes included.
-    pub fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        match self.state.get(key) {
-            Some(written) => written.map(|(start, bytes)| self.arena[start..start + bytes].to_vec()),
-            None => imports::state_get(key),
-        }
-    }
-
-    /// The same, read as JSON. What cannot be read is fatal: this processor wrote it.
-    pub fn state_get_json<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, Failure> {
-        let Some(value) = self.state_get(key) else { return Ok(None) };
-        serde_json::from_slice(&value).map(Some).map_err(|e| {
-            Failure::fatal(format!(
-                "the state under `{}` cannot be read: {e}",
-                String::from_utf8_lossy(key).escape_debug()
-            ))
-        })
-    }
-
-    /// Entries whose key begins with `prefix`, after the key `after`, in the order of their bytes,
-    /// `limit` at most (and 1,000 at most), this batch's writes included.
-    pub fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
-        let limit = limit.min(SCAN_ENTRIES_MAX);
-        if self.state.is_empty() {
-            return imports::state_scan(prefix, after, limit);
-        }
-        self.scan_merged(prefix, after, limit)
-    }
-
-    /// Merges what the host has with what this batch wrote. The host is asked page by page, since
-    /// entries that were deleted here leave gaps in its pages.
-    fn scan_merged(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let mut ours = self
-            .state
-            .range::<[u8], _>((from, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .peekable();
-        let mut found: Vec<Entry> = Vec::new();
-        let mut page = imports::state_scan(prefix, after, limit);
-        loop {
-            let last_page = page.len() < limit as usize;
-            let page_end = page.last().map(|(key, _)| key.clone());
-            let mut theirs = page.into_iter().peekable();
-            while found.len() < limit as usize {
-                let our_turn = match (ours.peek(), theirs.peek()) {
-                    (Some((our_key, _)), Some((their_key, _))) => *our_key <= their_key,
-                    // Beyond the end of a full page the host may hold earlier keys.
-                    (Some(_), None) => last_page,
-                    (None, _) => false,
-                };
-                if our_turn {
-                    let Some((key, written)) = ours.next() else { break };
-                    theirs.next_if(|(their_key, _)| their_key == key);
-                    if let Some((start, bytes)) = written {
-                        found.push((key.clone(), self.arena[*start..start + bytes].to_vec()));
-                    }
-                } else if let Some(entry) = theirs.next() {
-                    found.push(entry);
-                } else {
-                    break;
-                }
-            }
-            if last_page || found.len() >= limit as usize {
-                return found;
-            }
-            page = imports::state_scan(prefix, page_end.as_deref(), limit);
-        }
+    /// The task's keyed state.
+    pub fn state(&mut self) -> State<'_> {
+        State::new(self)
     }
 
     /// Bytes that have been asked for so far in this batch.
@@ -296,8 +194,10 @@ impl Effects {
         self.records.is_empty()
     }
 
-    pub(crate) fn begin(&mut self, event: usize) -> Mark {
+    pub(crate) fn begin(&mut self, event: usize, now: Option<Timestamp>) -> Mark {
         self.event = size(event);
+        self.now = now;
+        self.expired_deletes = 0;
         Mark { arena: self.arena.len(), records: self.records.len() }
     }
 
@@ -320,6 +220,76 @@ impl Effects {
             arena: std::mem::replace(&mut self.arena, arena),
             records: std::mem::replace(&mut self.records, records),
         }
+    }
+
+    pub(crate) fn now(&self) -> Option<Timestamp> {
+        self.now
+    }
+
+    pub(crate) fn expired_deletes(&self) -> usize {
+        self.expired_deletes
+    }
+
+    /// Writes an entry of the keyed state.
+    pub(crate) fn write_state(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<Timestamp>,
+    ) -> Result<(), Failure> {
+        check_state_key(key)?;
+        if value.len() > STATE_VALUE_BYTES_MAX {
+            return Err(Failure::reject(format!(
+                "a state value has {} bytes; state_value_bytes_max is {STATE_VALUE_BYTES_MAX}",
+                value.len()
+            )));
+        }
+        let start = self.arena.len();
+        self.arena.extend_from_slice(key);
+        self.arena.extend_from_slice(value);
+        self.state.insert(key.to_vec(), Some((start + key.len()..self.arena.len(), expires_at)));
+        self.push(EffectRecord {
+            kind: EffectKind::StatePut,
+            at: expires_at.map_or(0, |at| at.0),
+            key_bytes: size(key.len()),
+            body_bytes: size(value.len()),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// Deletes an entry of the keyed state.
+    pub(crate) fn delete_state(&mut self, key: &[u8]) -> Result<(), Failure> {
+        check_state_key(key)?;
+        let start = self.arena.len();
+        self.arena.extend_from_slice(key);
+        self.state.insert(key.to_vec(), None);
+        self.push(EffectRecord {
+            kind: EffectKind::StateDelete,
+            key_bytes: size(key.len()),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// The same for an entry that was found to be gone.
+    pub(crate) fn delete_expired(&mut self, key: &[u8]) {
+        self.expired_deletes += 1;
+        self.delete_state(key).expect("a key that was written can be deleted");
+    }
+
+    /// What this batch wrote under a key, if it wrote there; the inner none stands for a delete.
+    pub(crate) fn state_written(&self, key: &[u8]) -> Option<Option<StateValue>> {
+        let written = self.state.get(key)?;
+        Some(written.as_ref().map(|(place, expires_at)| StateValue {
+            value: self.arena[place.clone()].to_vec(),
+            expires_at: *expires_at,
+        }))
+    }
+
+    /// The first key that this batch wrote from here on.
+    pub(crate) fn state_key_from(&self, from: Bound<&[u8]>) -> Option<&[u8]> {
+        self.state.range::<[u8], _>((from, Bound::Unbounded)).next().map(|(key, _)| key.as_slice())
     }
 
     fn push(&mut self, record: EffectRecord) {

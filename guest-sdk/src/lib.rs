@@ -54,6 +54,8 @@ mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
 mod row;
+mod saved;
+mod state;
 mod table;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -63,10 +65,12 @@ mod time;
 pub use wit_bindgen as __wit_bindgen;
 
 pub use batch::Instance;
-pub use effects::{Effects, Entry, NewEvent};
+pub use effects::{Effects, NewEvent};
 pub use event::{EVENT_WORDS, Event};
 pub use failure::{Failure, FailureKind};
 pub use manifest::{Manifest, OrderingKey};
+pub use saved::Migration;
+pub use state::{Entry, Scan, State, StatePage, StateValue};
 pub use table::{Column, ColumnType, Table};
 pub use time::{InvalidTime, Timestamp};
 
@@ -89,8 +93,9 @@ pub trait Processor: Sized + 'static {
     fn manifest() -> Manifest;
 
     /// Begins work. `saved` is what this task last committed, perhaps by an
-    /// older version under an older content type; none at the very start. A
-    /// refusal leaves the running version in charge.
+    /// older version under an older content type ([`Saved::migrate`] tells them
+    /// apart); none where no version has saved a state yet, as at the very
+    /// start. A refusal leaves the running version in charge.
     fn load(context: Context, saved: Option<Saved>) -> Result<Self, String>;
 
     /// Handles one event. On an error the effects of this event are dropped;
@@ -110,29 +115,17 @@ pub trait Processor: Sized + 'static {
     }
 }
 
-impl Saved {
-    /// Reads a state that `snapshot` wrote as JSON. Refuses another content type, with both named.
-    pub fn json<'a, T: serde::Deserialize<'a>>(&'a self, content_type: &str) -> Result<T, String> {
-        if self.content_type != content_type {
-            return Err(format!(
-                "the saved state has content type `{}`, this version reads `{content_type}`",
-                self.content_type
-            ));
-        }
-        serde_json::from_slice(&self.state).map_err(|e| format!("the saved state cannot be read: {e}"))
-    }
-}
-
 impl Context {
-    /// The value that the task's keyed state holds under a key. For `load`; in `handle` ask
-    /// [`Effects::state_get`], which also sees what the running batch has written.
-    pub fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
+    /// What the task's keyed state holds under a key. For `load`, when there is no event and so nothing is
+    /// gone by its time yet; in `handle` ask [`Effects::state`].
+    pub fn state_get(&self, key: &[u8]) -> Option<StateValue> {
         imports::state_get(key)
     }
 
-    /// Entries of the task's keyed state, as [`Effects::state_scan`] without the running batch.
-    pub fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
-        imports::state_scan(prefix, after, limit)
+    /// Entries of the task's keyed state whose key begins with `prefix`, in the order of their keys, as
+    /// [`State::scan`] without the running batch.
+    pub fn state_scan(&self, prefix: &[u8]) -> Scan<'_> {
+        Scan::new(None, prefix)
     }
 }
 

@@ -12,7 +12,11 @@ pub const STATE_VALUE_BYTES_MAX: usize = 1 << 20;
 pub const NAME_BYTES_MAX: usize = 512;
 /// Bytes of an emitted event's payload.
 pub const EVENT_PAYLOAD_BYTES_MAX: usize = 1 << 20;
-/// Entries in one answer of a scan.
+/// Entries and bytes in one answer of the host to a scan.
 pub const SCAN_ENTRIES_MAX: u32 = 1_000;
+pub const SCAN_BYTES_MAX: usize = 4 << 20;
+/// Expired entries of the keyed state that one event deletes as it meets them: a batch of events stays far
+/// below the effects that a call may hand back.
+pub const STATE_EXPIRED_DELETES_MAX: usize = 64;
 /// Bytes of a failure's message; the rest is cut off.
 pub const FAILURE_MESSAGE_BYTES_MAX: usize = 4 << 10;

@@ -7,20 +7,21 @@ use std::sync::Arc;
 
 use crate::log::Level;
 use crate::wire::{Effects, Failure, Outcome};
-use crate::{Context, Entry, FlushReason, Instance, Processor, Saved};
+use crate::{Context, FlushReason, Instance, Processor, Saved, StatePage, StateValue};
 
 /// What the host offers a plugin. The default has no state and no settings, and keeps no messages.
 pub trait Host: Debug + Send + Sync {
-    /// The value under a key, of what is committed or handed back.
-    fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
+    /// What stands under a key, committed or handed back, also when it has expired.
+    fn state_get(&self, key: &[u8]) -> Option<StateValue> {
         let _ = key;
         None
     }
 
-    /// Entries whose key begins with `prefix`, after the key `after`, in the order of their bytes.
-    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
+    /// Entries whose key begins with `prefix`, after the key `after`, in the order of their bytes, expired
+    /// ones included.
+    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> StatePage {
         let _ = (prefix, after, limit);
-        vec![]
+        StatePage::default()
     }
 
     /// A setting's value.

@@ -29,7 +29,7 @@ impl Processor for Obedient {
     fn load(context: Context, saved: Option<Saved>) -> Result<Self, String> {
         let handled = saved.map(|saved| saved.json("application/json")).transpose()?.unwrap_or(0);
         let greeting = match context.state_get(b"greeting") {
-            Some(stored) => String::from_utf8_lossy(&stored).into_owned(),
+            Some(stored) => String::from_utf8_lossy(&stored.value).into_owned(),
             None => config::get_or("greeting", String::from("hello"))?,
         };
         Ok(Self { handled, greeting })
@@ -42,7 +42,7 @@ impl Processor for Obedient {
             "delete" => out.delete(&ROWS, key, version)?,
             "fail" => {
                 out.put(&ROWS, key, version, &json!({"what": "never seen"}))?;
-                out.state_put(b"never", b"seen")?;
+                out.state().put(b"never", b"seen")?;
                 return Err(Failure::reject("as asked"));
             }
             "fail-late" => {
@@ -66,7 +66,7 @@ impl Processor for Obedient {
             }
             "emit-nameless" => out.emit(&NewEvent { aggregate: "reply", ..Default::default() }, &1)?,
             "payload" => out.put(&OTHER, key, 0, &json!({"number": event.payload_as::<i64>()?}))?,
-            "state-empty-key" => out.state_put(b"", b"1")?,
+            "state-empty-key" => out.state().put(b"", b"1")?,
             _ => {}
         }
         self.handled += 1;
@@ -74,7 +74,7 @@ impl Processor for Obedient {
     }
 
     fn flush(&mut self, reason: FlushReason, out: &mut Effects) -> Result<(), Failure> {
-        out.state_put(b"handled", self.handled.to_string().as_bytes())?;
+        out.state().put(b"handled", self.handled.to_string().as_bytes())?;
         match reason {
             FlushReason::Tick => Ok(()),
             _ => Err(Failure::retry("only ticks")),
@@ -180,7 +180,7 @@ fn emitted_events_carry_payload_time_and_depth() {
 fn load_sees_settings_and_keyed_state() {
     let setup = Setup {
         config: BTreeMap::from([("greeting".into(), "moin".into())]),
-        state: BTreeMap::from([(b"greeting".to_vec(), b"servus".to_vec())]),
+        state: BTreeMap::from([(b"greeting".to_vec(), b"servus".to_vec().into())]),
         ..Setup::default()
     };
     assert_eq!(Driver::<Obedient>::start(setup).unwrap().processor().greeting, "servus");
@@ -193,7 +193,7 @@ fn a_flush_that_fails_writes_nothing() {
     driver.flush(FlushReason::Shutdown).unwrap_err();
     assert!(driver.state().is_empty());
     driver.flush(FlushReason::Tick).unwrap();
-    assert_eq!(driver.state()[&b"handled"[..]], b"1");
+    assert_eq!(driver.state()[&b"handled"[..]].value, b"1");
 }
 
 #[test]

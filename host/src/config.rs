@@ -110,12 +110,18 @@ pub struct StoreConfig {
     pub tombstone_age_seconds_max: u64,
     /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
     pub dead_letters_max: u64,
+    /// Bounds of one task's keyed state.
+    pub keyed_state_bytes_max: u64,
+    pub keyed_state_entries_max: u64,
+    /// How long keyed state that has expired is kept.
+    pub state_expired_keep_seconds: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessorsConfig {
     pub guest_memory_bytes_max: usize,
+    pub guest_state_bytes_max: usize,
     pub guest_call_ms_max: u64,
     pub instances_max: usize,
     pub retries_max: u32,
@@ -186,6 +192,9 @@ impl Default for StoreConfig {
             wal_bytes_hard_max: limits::WAL_BYTES_HARD_MAX,
             tombstone_age_seconds_max: limits::TOMBSTONE_AGE_MAX.as_secs(),
             dead_letters_max: limits::DEAD_LETTERS_MAX,
+            keyed_state_bytes_max: limits::KEYED_STATE_BYTES_MAX,
+            keyed_state_entries_max: limits::KEYED_STATE_ENTRIES_MAX,
+            state_expired_keep_seconds: limits::STATE_EXPIRED_KEEP.as_secs(),
         }
     }
 }
@@ -194,6 +203,7 @@ impl Default for ProcessorsConfig {
     fn default() -> Self {
         Self {
             guest_memory_bytes_max: limits::GUEST_MEMORY_BYTES_MAX,
+            guest_state_bytes_max: limits::GUEST_STATE_BYTES_MAX,
             guest_call_ms_max: millis(limits::GUEST_CALL_MAX),
             instances_max: limits::INSTANCES_MAX,
             retries_max: limits::RETRIES_MAX,
@@ -249,6 +259,10 @@ impl StoreConfig {
 
     pub fn tombstone_age_max(&self) -> Duration {
         Duration::from_secs(self.tombstone_age_seconds_max)
+    }
+
+    pub fn state_expired_keep(&self) -> Duration {
+        Duration::from_secs(self.state_expired_keep_seconds)
     }
 }
 

@@ -210,6 +210,9 @@ impl HostBuilder {
             tail_bytes_max: config.tail_bytes_max,
             tombstone_age_max: config.tombstone_age_max(),
             dead_letters_max: config.dead_letters_max,
+            keyed_state_bytes_max: config.keyed_state_bytes_max,
+            keyed_state_entries_max: config.keyed_state_entries_max,
+            state_expired_keep: config.state_expired_keep(),
             wal_bytes_soft_max: config.wal_bytes_soft_max,
             wal_bytes_hard_max: config.wal_bytes_hard_max,
             clock: Arc::clone(&self.clock),
@@ -226,6 +229,7 @@ impl HostBuilder {
             cache_dir: Some(data.join("precompiled")),
             instances_max: config.instances_max,
             memory_bytes_max: config.guest_memory_bytes_max,
+            state_bytes_max: config.guest_state_bytes_max,
             call_max: config.guest_call_max(),
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
@@ -285,6 +289,7 @@ impl HostBuilder {
             log: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             plugins: Arc::new(registry.clone()),
+            checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),
             ready: Arc::new(move || {

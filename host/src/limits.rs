@@ -110,13 +110,26 @@ pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
 pub const GUEST_OUTPUT_BYTES_MAX: usize = 16 << 20;
 /// Effects that one call may hand back.
 pub const GUEST_EFFECTS_MAX: usize = 100_000;
-/// Size of one snapshot.
+/// Size of one snapshot. A larger one ends the instance, and a larger saved state is not loaded. From half of it on,
+/// the plugin's status warns. It is written whole with every commit: what grows belongs into keyed state.
 pub const GUEST_STATE_BYTES_MAX: usize = 8 << 20;
+/// The most that `state_bytes_max` may be set to for one plugin.
+pub const GUEST_STATE_BYTES_CEILING: usize = 64 << 20;
 /// Size of one keyed-state entry's key and value.
 pub const GUEST_KEY_BYTES_MAX: usize = 512;
 pub const GUEST_VALUE_BYTES_MAX: usize = 1 << 20;
-/// Entries in one answer of `state.scan`.
+/// Entries and bytes in one answer of `state.scan`; an entry that has more bytes stands alone.
 pub const GUEST_SCAN_MAX: u32 = 1_000;
+pub const GUEST_SCAN_BYTES_MAX: usize = 4 << 20;
+/// Bytes (keys and values) and entries of the keyed state of one task. A commit beyond is refused; its event becomes a
+/// dead letter.
+pub const KEYED_STATE_BYTES_MAX: u64 = 1 << 30;
+pub const KEYED_STATE_ENTRIES_MAX: u64 = 10_000_000;
+/// How long an expired entry of keyed state that nobody has read is kept, so that an event that comes late finds it:
+/// by the host's clock and by the time of the events that its task has passed.
+pub const STATE_EXPIRED_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Expired entries that one transaction removes, so that commits get their turn in between.
+pub const STATE_EXPIRED_ENTRIES_MAX: u64 = 1_000;
 /// Log messages per second and instance; what is over is counted and dropped.
 pub const GUEST_LOGS_PER_SECOND_MAX: u32 = 100;
 /// Bytes of one log message; the rest is cut off.
@@ -181,6 +194,10 @@ pub const EVENT_LINE_BYTES_MAX: usize = EVENT_PAYLOAD_BYTES_MAX + (64 << 10);
 pub const UPLOAD_BATCHES_MAX: usize = 4;
 /// Answered batches that wait for a client to take them. When full, its upload is not read on.
 pub const ANSWER_BATCHES_MAX: usize = 16;
+/// Bytes of a saved state that are shown; of a longer one, its beginning. And bytes of a page of keyed state.
+pub const STATE_SHOWN_BYTES_MAX: usize = 1 << 20;
+/// Entries of one page of keyed state when the request does not say.
+pub const STATE_ENTRIES_DEFAULT: u32 = 50;
 /// Events of one page of a stream when the request does not say.
 pub const STREAM_EVENTS_DEFAULT: usize = 100;
 /// Connections at once.
@@ -197,6 +214,12 @@ pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < BATCH_BYTES_MAX, "any event fits a batch");
 const _: () = assert!(BATCH_EVENTS_MAX <= COMMIT_EVENTS_MAX, "any batch fits a commit");
 const _: () = assert!(BATCH_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX, "a guest can copy its batch to its output");
+const _: () = assert!(
+    GUEST_KEY_BYTES_MAX + GUEST_VALUE_BYTES_MAX <= GUEST_SCAN_BYTES_MAX
+        && GUEST_SCAN_BYTES_MAX < GUEST_OUTPUT_BYTES_MAX,
+    "any entry fits a scan's answer, and the answer fits a call"
+);
+const _: () = assert!(GUEST_STATE_BYTES_MAX <= GUEST_STATE_BYTES_CEILING, "the default is possible");
 const _: () = assert!(BATCH_BYTES_MAX <= PAGE_BYTES_MAX, "a page can hold a batch");
 const _: () = assert!(WAL_BYTES_SOFT_MAX < WAL_BYTES_HARD_MAX, "the soft bound comes first");
 const _: () = assert!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use flight_board::FlightBoard;
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
-use millrace::checkpoints::{CommitError, StateEntry};
+use millrace::checkpoints::{CommitError, ScanLimit, StatePage, StateValue};
 use millrace::clock::SystemClock;
 use millrace::event::{Event, EventBatch, Micros, Position};
 use millrace::plugins::{PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime};
@@ -130,12 +130,12 @@ impl ProcessorFactory for RenamedFactory {
 struct NoState;
 
 impl StateReader for NoState {
-    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
+    fn get(&self, _: &[u8]) -> Result<Option<StateValue>, CommitError> {
         Ok(None)
     }
 
-    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: u32) -> Result<Vec<StateEntry>, CommitError> {
-        Ok(Vec::new())
+    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: ScanLimit) -> Result<StatePage, CommitError> {
+        Ok(StatePage::default())
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::checkpoints::{
-    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, StateEntry,
-    TaskId, TaskRow,
+    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, ScanLimit,
+    StatePage, StateValue, TaskId, TaskRow,
 };
 use millrace::error::BackendError;
 use millrace::event::{Position, TenantId};
@@ -66,7 +66,7 @@ impl CheckpointStore for Faulty {
         .boxed()
     }
 
-    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
+    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<StateValue>, CommitError> {
         self.inner.state_get(task, key)
     }
 
@@ -79,8 +79,8 @@ impl CheckpointStore for Faulty {
         task: &TaskId,
         prefix: &[u8],
         after: Option<&[u8]>,
-        limit: u32,
-    ) -> Result<Vec<StateEntry>, CommitError> {
+        limit: ScanLimit,
+    ) -> Result<StatePage, CommitError> {
         self.inner.state_scan(task, prefix, after, limit)
     }
 

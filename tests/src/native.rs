@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
+use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState, ScanLimit};
 use millrace::event::EventBatch;
 use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
@@ -12,7 +12,7 @@ use millrace::processors::{
 };
 use millrace::tables::{Column, ColumnType, TableSchema};
 use millrace_guest::native::{Host, NativeInstance};
-use millrace_guest::wire;
+use millrace_guest::{Entry, StatePage, StateValue, Timestamp, wire};
 
 /// Makes native instances of a plugin.
 pub struct Native<P> {
@@ -74,12 +74,19 @@ struct Instance<P> {
 struct State(Arc<dyn StateReader>);
 
 impl Host for State {
-    fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.0.get(key).expect("the store can be read")
+    fn state_get(&self, key: &[u8]) -> Option<StateValue> {
+        let found = self.0.get(key).expect("the store can be read")?;
+        Some(StateValue { value: found.value, expires_at: found.expires_at.map(|at| Timestamp(at.0)) })
     }
 
-    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.0.scan(prefix, after, limit).expect("the store can be read")
+    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> StatePage {
+        let page = self.0.scan(prefix, after, ScanLimit::new(limit)).expect("the store can be read");
+        let entry = |entry: millrace::checkpoints::StateEntry| Entry {
+            key: entry.key,
+            value: entry.value,
+            expires_at: entry.expires_at.map(|at| Timestamp(at.0)),
+        };
+        StatePage { entries: page.entries.into_iter().map(entry).collect(), more: page.more }
     }
 }
 

@@ -188,8 +188,8 @@ impl Instance {
                 out.push(EffectKind::Emit, index, [agg_id.as_bytes(), b"thing", b"add", b"null"]);
             }
             "remember" => {
-                let mut seen =
-                    self.context.state.get(b"seen").expect("state can be read").unwrap_or_default();
+                let found = self.context.state.get(b"seen").expect("state can be read");
+                let mut seen = found.unwrap_or_default().value;
                 for record in out.records.iter().filter(|r| r.kind == EffectKind::StatePut) {
                     let body = (record.start + record.key_bytes) as usize;
                     seen = out.arena[body..body + record.body_bytes as usize].to_vec();

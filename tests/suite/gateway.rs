@@ -5,4 +5,5 @@ mod documents;
 mod publishing;
 mod reading;
 mod rig;
+mod states;
 mod uploads;

@@ -238,7 +238,7 @@ async fn a_commit_that_fails_anywhere_loses_and_doubles_nothing() {
             let task = scene.store.tasks(Some("scripted")).await.expect("tasks can be read").remove(0).task;
             let seen =
                 scene.store.state_get(&task, b"seen").expect("state can be read").expect("it was written");
-            assert_eq!(seen, b"yyyyyyyy", "{fault:?} at commit {at}");
+            assert_eq!(seen.value, b"yyyyyyyy", "{fault:?} at commit {at}");
             let faulty = faulty.expect("it was made");
             assert!(faulty.commits() >= at, "the fault was reached");
             assert_eq!(runner.status().counts.restarts, 1);

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::rows::{self, Row, text};
 use super::{Batch, TestEvent};
+use crate::limits::{SCAN_BYTES_MAX, SCAN_ENTRIES_MAX};
 use crate::log::Level;
 use crate::native::{Host, NativeInstance};
+use crate::state::from_wire;
 use crate::wire::{EffectKind, EffectRecord, Effects, Manifest};
-use crate::{Context, Entry, Failure, FlushReason, Processor, Saved, Timestamp};
+use crate::{Context, Entry, Failure, FlushReason, Processor, Saved, StatePage, StateValue, Timestamp};
 
 /// A message that the processor logged.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +29,7 @@ pub struct Setup {
     pub config: BTreeMap<String, String>,
     pub saved: Option<Saved>,
     /// The task's keyed state.
-    pub state: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub state: BTreeMap<Vec<u8>, StateValue>,
 }
 
 impl Default for Setup {
@@ -200,8 +202,8 @@ impl<P: Processor> Driver<P> {
         self.stale
     }
 
-    /// The keyed state.
-    pub fn state(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    /// The keyed state, entries included that are gone by now and that no event has asked for.
+    pub fn state(&self) -> BTreeMap<Vec<u8>, StateValue> {
         self.host.state().clone()
     }
 
@@ -225,7 +227,9 @@ impl<P: Processor> Driver<P> {
                 }
                 EffectKind::Delete => self.write(record, text(key), None),
                 EffectKind::StatePut => {
-                    self.host.state().insert(key.to_vec(), body.to_vec());
+                    assert!(record.at >= 0, "an expiry is never before 1970");
+                    let entry = StateValue { value: body.to_vec(), expires_at: from_wire(record.at) };
+                    self.host.state().insert(key.to_vec(), entry);
                 }
                 EffectKind::StateDelete => {
                     self.host.state().remove(key);
@@ -294,12 +298,12 @@ fn parts<'a>(record: &EffectRecord, arena: &'a [u8]) -> [&'a [u8]; 5] {
 #[derive(Debug)]
 struct FakeHost {
     config: BTreeMap<String, String>,
-    state: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    state: Mutex<BTreeMap<Vec<u8>, StateValue>>,
     messages: Mutex<Vec<Message>>,
 }
 
 impl FakeHost {
-    fn state(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, Vec<u8>>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<Vec<u8>, StateValue>> {
         lock(&self.state)
     }
 
@@ -318,21 +322,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host for FakeHost {
-    fn state_get(&self, key: &[u8]) -> Option<Vec<u8>> {
+    fn state_get(&self, key: &[u8]) -> Option<StateValue> {
         self.state().get(key).cloned()
     }
 
-    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Vec<Entry> {
+    fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> StatePage {
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        self.state()
-            .range::<[u8], _>((from, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .take(limit as usize)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+        let state = self.state();
+        let matching =
+            state.range::<[u8], _>((from, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
+        let (mut page, mut bytes) = (StatePage::default(), 0);
+        for (key, StateValue { value, expires_at }) in matching {
+            let next = key.len() + value.len();
+            let full = page.entries.len() >= limit.min(SCAN_ENTRIES_MAX) as usize;
+            page.more = full || !page.entries.is_empty() && bytes + next > SCAN_BYTES_MAX;
+            if page.more {
+                break;
+            }
+            bytes += next;
+            page.entries.push(Entry { key: key.clone(), value: value.clone(), expires_at: *expires_at });
+        }
+        page
     }
 
     fn config_get(&self, name: &str) -> Option<String> {

@@ -51,7 +51,7 @@ pub struct EffectBatch {
 pub enum EffectRef<'a> {
     Put { table: usize, key: &'a str, version: u64, cells: &'a [u8] },
     Delete { table: usize, key: &'a str, version: u64 },
-    StatePut { key: &'a [u8], value: &'a [u8] },
+    StatePut { key: &'a [u8], value: &'a [u8], expires_at: Option<Micros> },
     StateDelete { key: &'a [u8] },
     Emit(EmitRef<'a>),
 }
@@ -94,6 +94,8 @@ pub enum InvalidEffect {
     StateKey { index: usize, bytes: usize },
     #[error("effect {index}: a state value has at most {GUEST_VALUE_BYTES_MAX} bytes, this one {bytes}")]
     StateValue { index: usize, bytes: usize },
+    #[error("effect {index}: a state entry expires after 1970, this one at {at} microseconds")]
+    StateExpiry { index: usize, at: i64 },
     #[error("effect {index}: emitted event: {source}")]
     Emit { index: usize, source: InvalidEvent },
     #[error("effect {index}: the emitted payload is not JSON")]
@@ -167,7 +169,9 @@ impl EffectBatch {
                 key: checked_text(key),
                 version: record.version,
             },
-            EffectKind::StatePut => EffectRef::StatePut { key, value: body },
+            EffectKind::StatePut => {
+                EffectRef::StatePut { key, value: body, expires_at: stored_expiry(record.at) }
+            }
             EffectKind::StateDelete => EffectRef::StateDelete { key },
             EffectKind::Emit => EffectRef::Emit(EmitRef {
                 id: checked_text(id),
@@ -186,6 +190,11 @@ impl EffectBatch {
     pub fn iter(&self) -> impl ExactSizeIterator<Item = EffectRef<'_>> {
         (0..self.len()).map(|index| self.get(index))
     }
+}
+
+/// A state entry's expiry as it crosses and is stored: 0 stands for never.
+pub fn stored_expiry(micros: i64) -> Option<Micros> {
+    (micros != 0).then_some(Micros(micros))
 }
 
 fn checked_text(bytes: &[u8]) -> &str {
@@ -243,6 +252,9 @@ fn check_one(
             }
             if body.len() > GUEST_VALUE_BYTES_MAX {
                 return Err(InvalidEffect::StateValue { index, bytes: body.len() });
+            }
+            if record.kind == EffectKind::StatePut && record.at < 0 {
+                return Err(InvalidEffect::StateExpiry { index, at: record.at });
             }
         }
         EffectKind::Emit => {

@@ -11,13 +11,14 @@ mod effect;
 use std::fmt::{self, Debug, Write as _};
 use std::sync::Arc;
 
-pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect};
+pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 
 use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{EventBatch, Micros, Position, Revision, TenantId};
+use crate::limits::{GUEST_SCAN_BYTES_MAX, GUEST_SCAN_MAX, GUEST_STATE_BYTES_CEILING};
 use crate::tables::TableSchema;
 
 /// The unit of ordering and ownership: one lane of one processor for one tenant.
@@ -185,8 +186,55 @@ pub struct DeadLetterRow {
     pub at: Micros,
 }
 
-/// One entry of a task's keyed state: key and value.
-pub type StateEntry = (Vec<u8>, Vec<u8>);
+/// What stands under a key of a task's keyed state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateValue {
+    pub value: Vec<u8>,
+    /// The entry is gone for an event whose `at` is not before this; none for never. Who reads decides:
+    /// neither the store nor the host leaves an entry out because of it.
+    pub expires_at: Option<Micros>,
+}
+
+/// One entry of a task's keyed state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateEntry {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub expires_at: Option<Micros>,
+}
+
+impl StateEntry {
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
+/// Entries in the order of their keys' bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatePage {
+    pub entries: Vec<StateEntry>,
+    /// There may be more after the last one. A page that says so has one at least.
+    pub more: bool,
+}
+
+/// Where a page of keyed state ends at the latest. An entry that has more bytes stands alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimit {
+    pub entries: u32,
+    pub bytes: usize,
+}
+
+impl ScanLimit {
+    /// What the bounds of one answer leave of a wish.
+    pub fn new(entries: u32) -> Self {
+        Self { entries: entries.min(GUEST_SCAN_MAX), bytes: GUEST_SCAN_BYTES_MAX }
+    }
+
+    /// Whether a page with so many entries of so many bytes cannot take one more of `next` bytes.
+    pub fn ends(&self, entries: usize, bytes: usize, next: usize) -> bool {
+        entries >= self.entries as usize || (entries > 0 && bytes + next > self.bytes)
+    }
+}
 
 /// How far a task is, for lag and status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +244,9 @@ pub struct TaskRow {
     pub position: Position,
     pub revision: Revision,
     pub state_bytes: u64,
+    /// Entries of its keyed state, and the bytes of their keys and values.
+    pub keyed_entries: u64,
+    pub keyed_bytes: u64,
     pub at: Micros,
 }
 
@@ -216,17 +267,18 @@ pub trait CheckpointStore: Send + Sync + Debug {
     /// The last commit, without taking the task over; none before the first.
     fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>>;
 
-    /// A task's keyed state: the committed value under a key.
-    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError>;
+    /// A task's keyed state: what is committed under a key, also when it has expired.
+    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<StateValue>, CommitError>;
 
-    /// Committed entries whose key begins with `prefix`, after the key `after`, in order of bytes.
+    /// Committed entries whose key begins with `prefix`, after the key `after`, in order of bytes,
+    /// expired ones included. No more of them than the limit allows is held in memory.
     fn state_scan(
         &self,
         task: &TaskId,
         prefix: &[u8],
         after: Option<&[u8]>,
-        limit: u32,
-    ) -> Result<Vec<StateEntry>, CommitError>;
+        limit: ScanLimit,
+    ) -> Result<StatePage, CommitError>;
 
     /// All tasks of a processor, or of all.
     fn tasks(&self, processor: Option<&str>) -> BoxFuture<'_, Result<Vec<TaskRow>, CommitError>>;
@@ -262,6 +314,11 @@ pub enum CommitError {
         "task {task} has a dead letter too many: processor {} has {letters}, dead_letters_max is {max}; replay or discard some", .task.processor
     )]
     DeadLettersFull { task: TaskId, letters: u64, max: u64 },
+    /// The stored state is more than any version may load; it was not read.
+    #[error(
+        "the saved state of task {task} has {bytes} bytes; guest_state_bytes_ceiling is {GUEST_STATE_BYTES_CEILING}: remove the plugin and deploy it again to rebuild its state"
+    )]
+    StateTooLarge { task: TaskId, bytes: u64 },
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -273,6 +330,7 @@ impl Classify for CommitError {
             Self::PositionBack { .. } => "position_back",
             Self::Refused { .. } => "effects_refused",
             Self::DeadLettersFull { .. } => "dead_letters_max",
+            Self::StateTooLarge { .. } => "guest_state_bytes_max",
             Self::Backend(e) => e.code(),
         }
     }
@@ -286,7 +344,7 @@ impl Classify for CommitError {
 
     fn blame(&self) -> Blame {
         match self {
-            Self::Refused { .. } | Self::DeadLettersFull { .. } => Blame::Guest,
+            Self::Refused { .. } | Self::DeadLettersFull { .. } | Self::StateTooLarge { .. } => Blame::Guest,
             _ => Blame::Host,
         }
     }

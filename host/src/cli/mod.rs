@@ -16,6 +16,7 @@ mod query;
 mod serve;
 mod settings;
 mod sse;
+mod state;
 mod status;
 mod tail;
 mod version;
@@ -57,6 +58,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Deploy plugins and look after them
     Plugin(plugin::PluginArgs),
+    /// Look at what plugins keep
+    State(state::StateArgs),
     /// Show every setting, its value, and where the value came from
     Config(settings::ConfigArgs),
     /// Print the version
@@ -126,6 +129,7 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Query(args) => block_on(query::run(args, output)),
         Command::Status(args) => block_on(status::run(args, output)),
         Command::Plugin(args) => block_on(plugin::run(args, output)),
+        Command::State(args) => block_on(state::run(args, output)),
         Command::Config(args) => settings::run(&args, output),
         Command::Version(args) => version::run(&args, output),
     }

@@ -21,6 +21,10 @@ impl Config {
                     format!("a plugin has 1 to lanes_max = {max}"),
                 );
             }
+            if settings.state_bytes_max.is_some_and(|bytes| bytes > limits::GUEST_STATE_BYTES_CEILING) {
+                let max = limits::GUEST_STATE_BYTES_CEILING;
+                return wrong(&format!("plugins.{name}.state_bytes_max"), format!("it is {max} at most"));
+            }
         }
         Ok(())
     }
@@ -76,6 +80,10 @@ impl Config {
                 "processors.commit_events_max",
                 format!("a commit holds a batch, {min} events at least"),
             );
+        }
+        if run.guest_state_bytes_max > limits::GUEST_STATE_BYTES_CEILING {
+            let max = limits::GUEST_STATE_BYTES_CEILING;
+            return wrong("processors.guest_state_bytes_max", format!("it is {max} at most"));
         }
         if self.gateway.sse_heartbeat() > limits::SSE_HEARTBEAT_CEILING {
             let max = limits::SSE_HEARTBEAT_CEILING.as_millis();

@@ -26,6 +26,7 @@ mod problem;
 mod publish;
 mod router;
 mod serve;
+mod state;
 mod streams;
 mod tables;
 pub mod wire;
@@ -45,6 +46,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
 use crate::limits;
 use crate::plugins::PluginControl;
@@ -92,6 +94,8 @@ pub struct Services {
     pub log: Arc<dyn EventLog>,
     pub tables: Arc<dyn TableStore>,
     pub plugins: Arc<dyn PluginControl>,
+    /// For looking at what tasks keep; the edge neither claims nor commits.
+    pub checkpoints: Arc<dyn CheckpointStore>,
     pub clock: Arc<dyn Clock>,
     /// Renders what `/metrics` shows.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,

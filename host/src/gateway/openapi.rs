@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{pages, plugins, publish, streams, tables};
+use super::{pages, plugins, publish, state, streams, tables};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,6 +33,7 @@ use super::{pages, plugins, publish, streams, tables};
         plugins::resume,
         plugins::history,
         plugins::dead_letters,
+        state::show,
         pages::healthz,
         pages::readyz,
         pages::metrics,

@@ -244,6 +244,19 @@ pub const PROBLEMS: &[ProblemKind] = &[
     ),
     guest(
         409,
+        "guest_state_bytes_max",
+        "the saved state is too large to load",
+        "raise plugins.<name>.state_bytes_max or processors.guest_state_bytes_max (64 MiB at most), or remove the plugin and deploy it again with what grows in keyed state",
+    ),
+    caller(
+        404,
+        "task_unknown",
+        "the plugin has no such task",
+        "a task exists from the first event of its tenant on; GET /v1/plugins/{plugin} lists the tasks",
+    ),
+    caller(400, "guest_scan_max", "the page is too large", "ask for fewer entries and follow `next`"),
+    guest(
+        409,
         "swap_failed",
         "the new version did not take over",
         "the old one goes on; correct the new one and deploy again",
@@ -503,6 +516,9 @@ impl From<ControlError> for Problem {
             ControlError::Table(inner) => inner.into(),
             ControlError::Commit(inner) => inner.into(),
             ControlError::Backend(inner) => inner.into(),
+            ControlError::StateTooLarge { bytes, max, .. } => {
+                Self::classified(&error).limit("guest_state_bytes_max", bytes, max)
+            }
             ControlError::Plugin(PluginError::TooLarge { bytes, max }) => {
                 Self::classified(&error).limit("component_bytes_max", bytes as u64, max as u64)
             }

@@ -12,7 +12,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tokio::time::Instant;
 
 use super::problem::{Problem, ProblemCode};
-use super::{Edge, auth, metrics, pages, plugins, publish, streams, tables};
+use super::{Edge, auth, metrics, pages, plugins, publish, state, streams, tables};
 
 type Shared = Arc<Edge>;
 
@@ -67,6 +67,7 @@ fn table() -> Vec<Route> {
         action("/v1/plugins/{plugin}/resume", plugins::resume),
         page("/v1/plugins/{plugin}/history", plugins::history),
         page("/v1/plugins/{plugin}/dead-letters", plugins::dead_letters),
+        page("/v1/plugins/{plugin}/state", state::show),
         page("/healthz", pages::healthz),
         page("/readyz", pages::readyz),
         page("/metrics", pages::metrics),

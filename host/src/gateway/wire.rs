@@ -5,11 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TenantFailure,
+    Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TaskWarning,
+    TenantFailure,
 };
 use crate::tables::TableSchema;
 
@@ -208,6 +210,8 @@ pub struct PluginView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_events: Option<u64>,
     pub tasks: Vec<TaskStatus>,
+    /// What will become a failure unless somebody looks after it.
+    pub warnings: Vec<TaskWarning>,
     /// Of all tenants together, and so for `admin` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<PluginCounters>,
@@ -226,6 +230,7 @@ impl PluginView {
             manifest: status.manifest,
             lag_events: Some(status.lag_events),
             tasks: status.tasks,
+            warnings: status.warnings,
             counters: Some(status.counters),
             last_refusal: status.last_refusal,
         }
@@ -234,6 +239,7 @@ impl PluginView {
     /// What a tenant may know: nothing that other tenants' events or failures change.
     pub(super) fn of_tenant(mut status: PluginStatus, tenant: &TenantId) -> Self {
         status.tasks.retain(|task| task.tenant == tenant.as_str());
+        status.warnings.retain(|warning| warning.tenant == tenant.as_str());
         if !status.tenant_failures.is_empty() {
             status.tenant_failures.retain(|failure| failure.tenant == tenant.as_str());
             status.message = TenantFailure::sentence(&status.tenant_failures);
@@ -253,6 +259,72 @@ pub struct PluginList {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeploymentList {
     pub deployments: Vec<Deployment>,
+}
+
+/// What one task of a plugin keeps: where it stands, its saved state, and a page of its keyed state.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct StateView {
+    pub plugin: String,
+    pub tenant: String,
+    pub lane: u32,
+    /// How many lanes the plugin has.
+    pub lanes: u32,
+    /// The cursor of the last commit; left out before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// The last commit; left out before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// What `snapshot` gave last; left out where it never did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved: Option<SavedView>,
+    pub keyed: KeyedView,
+}
+
+/// A saved state. `json` or `base64` holds it.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SavedView {
+    pub content_type: String,
+    pub bytes: u64,
+    /// Of all its bytes, in hexadecimal.
+    pub sha256: String,
+    /// The state, where its content type says JSON, it is JSON, and it is no longer than an answer may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
+    pub json: Option<Box<RawValue>>,
+    /// The state, or its beginning, otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// `base64` is only the beginning.
+    pub truncated: bool,
+}
+
+/// Keyed state: how much there is, and a page of it. Entries that have expired are there until they are removed.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct KeyedView {
+    pub entries: u64,
+    /// Of keys and values.
+    pub bytes: u64,
+    pub page: Vec<KeyedEntryView>,
+    /// What `after` takes to go on; left out on the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// An entry of keyed state. Key and value are text where they are UTF-8, and base64 where they are not.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct KeyedEntryView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// It is gone for events from this time on; left out where it stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
 }
 
 /// An event that a plugin could not handle.

@@ -76,6 +76,14 @@ pub struct TenantFailure {
     pub message: String,
 }
 
+/// Something about one task that should be looked after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TaskWarning {
+    pub tenant: String,
+    pub lane: u32,
+    pub message: String,
+}
+
 /// What happened to a plugin since the host started.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PluginCounters {
@@ -122,6 +130,9 @@ pub struct PluginStatus {
     /// Events of the log after the position of the task that is furthest behind.
     pub lag_events: u64,
     pub tasks: Vec<TaskStatus>,
+    /// What will become a failure unless somebody looks after it.
+    #[serde(default)]
+    pub warnings: Vec<TaskWarning>,
     pub counters: PluginCounters,
     pub last_refusal: Option<Refusal>,
 }
@@ -173,6 +184,10 @@ pub enum ControlError {
     OtherName { expected: String, found: String },
     #[error("version {version} refused the state of task {task}: {detail}")]
     StateRefused { version: String, task: String, detail: String },
+    #[error(
+        "version {version} cannot load the state of task {task}: it has {bytes} bytes; guest_state_bytes_max is {max}"
+    )]
+    StateTooLarge { version: String, task: String, bytes: u64, max: u64 },
     #[error("version {version} did not take over: {detail}")]
     SwapFailed { version: String, detail: String },
     #[error(transparent)]
@@ -191,6 +206,7 @@ impl Classify for ControlError {
             Self::Unknown { .. } => "plugin_unknown",
             Self::OtherName { .. } => "plugin_other_name",
             Self::StateRefused { .. } => "state_refused",
+            Self::StateTooLarge { .. } => "guest_state_bytes_max",
             Self::SwapFailed { .. } => "swap_failed",
             Self::Plugin(e) => e.code(),
             Self::Table(e) => e.code(),
@@ -210,7 +226,7 @@ impl Classify for ControlError {
     fn blame(&self) -> Blame {
         match self {
             Self::Unknown { .. } | Self::OtherName { .. } => Blame::Caller,
-            Self::StateRefused { .. } | Self::SwapFailed { .. } => Blame::Guest,
+            Self::StateRefused { .. } | Self::StateTooLarge { .. } | Self::SwapFailed { .. } => Blame::Guest,
             Self::Plugin(e) => e.blame(),
             Self::Table(e) => e.blame(),
             Self::Commit(e) => e.blame(),

@@ -11,8 +11,7 @@ use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord, Micros};
 use crate::limits::{COMMIT_BYTES_MAX, GUEST_EFFECTS_MAX};
 use crate::limits::{
-    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STACK_BYTES_MAX, GUEST_STATE_BYTES_MAX,
-    GUEST_TABLE_ELEMENTS_MAX,
+    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STACK_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX,
 };
 use crate::processors::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, TaskContext, Trap, TrapKind,
@@ -231,6 +230,11 @@ impl WasmProcessor {
 
 impl Processor for WasmProcessor {
     fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
+        let max = self.instance.store.data().state_bytes_max;
+        if let Some(saved) = saved.filter(|saved| saved.state.len() > max) {
+            let (bytes, max) = (saved.state.len() as u64, max as u64);
+            return Err(LoadError::StateTooLarge { bytes, max });
+        }
         let context = wire::Context {
             tenant: self.context.tenant.to_string(),
             lane: self.context.lane,
@@ -266,15 +270,24 @@ impl Processor for WasmProcessor {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
-        let state = self.instance.call(|handler, store| handler.call_snapshot(store))?;
-        if state.len() > GUEST_STATE_BYTES_MAX {
-            let message = format!(
-                "the snapshot has {} bytes; guest_state_bytes_max is {GUEST_STATE_BYTES_MAX}: keep what grows in keyed state",
-                state.len()
-            );
-            return Err(self.instance.break_with(TrapKind::Limit, message));
-        }
-        Ok(state)
+        let max = self.instance.store.data().state_bytes_max;
+        // A snapshot may be larger than the effects of a call; one byte more than it may tells the two apart.
+        let room = GUEST_OUTPUT_BYTES_MAX.max(max + 1);
+        self.instance.store.set_hostcall_fuel(room);
+        let answer = self.instance.call(|handler, store| handler.call_snapshot(store));
+        self.instance.store.set_hostcall_fuel(GUEST_OUTPUT_BYTES_MAX);
+        let bytes = match answer {
+            Ok(state) if state.len() <= max => return Ok(state),
+            Ok(state) => state.len().to_string(),
+            Err(trap) if trap.kind == TrapKind::Limit && trap.message.contains("guest_output_bytes_max") => {
+                format!("more than {room}")
+            }
+            Err(trap) => return Err(trap),
+        };
+        let message = format!(
+            "the snapshot has {bytes} bytes; guest_state_bytes_max is {max}: keep what grows in keyed state, or raise plugins.<name>.state_bytes_max"
+        );
+        Err(self.instance.break_with(TrapKind::Limit, message))
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 pub use control::{
     ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
-    Refusal, TaskStatus, TenantFailure,
+    Refusal, TaskStatus, TaskWarning, TenantFailure,
 };
 
 pub use artifacts::FileArtifacts;
@@ -56,6 +56,8 @@ pub struct PluginSettings {
     /// Overrides of `guest_memory_bytes_max` and `guest_call_max`.
     pub memory_bytes_max: Option<usize>,
     pub call_ms_max: Option<u64>,
+    /// Override of `guest_state_bytes_max`, up to 64 MiB.
+    pub state_bytes_max: Option<usize>,
 }
 
 /// Makes processors out of components.

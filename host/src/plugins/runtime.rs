@@ -19,7 +19,7 @@ use super::{PluginError, PluginRuntime, PluginSettings};
 use super::{bindings, engine};
 use crate::limits::{
     COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MEMORY_BYTES_CEILING,
-    GUEST_MEMORY_BYTES_MAX, INSTANCES_MAX,
+    GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_CEILING, GUEST_STATE_BYTES_MAX, INSTANCES_MAX,
 };
 use crate::processors::{Manifest, Processor, ProcessorFactory, TaskContext, Trap};
 use crate::tables::TableSchema;
@@ -31,6 +31,7 @@ pub struct RuntimeOptions {
     pub cache_dir: Option<PathBuf>,
     pub instances_max: usize,
     pub memory_bytes_max: usize,
+    pub state_bytes_max: usize,
     pub call_max: Duration,
 }
 
@@ -40,6 +41,7 @@ impl Default for RuntimeOptions {
             cache_dir: None,
             instances_max: INSTANCES_MAX,
             memory_bytes_max: GUEST_MEMORY_BYTES_MAX,
+            state_bytes_max: GUEST_STATE_BYTES_MAX,
             call_max: GUEST_CALL_MAX,
         }
     }
@@ -101,6 +103,7 @@ impl WasmRuntime {
         let sandbox = Sandbox {
             plugin: "".into(),
             memory_bytes_max: self.options.memory_bytes_max,
+            state_bytes_max: self.options.state_bytes_max,
             grants: Grants::default(),
             config: Arc::default(),
         };
@@ -138,9 +141,11 @@ impl PluginRuntime for WasmRuntime {
         }
         let call_max = settings.call_ms_max.map_or(self.options.call_max, Duration::from_millis);
         let memory = settings.memory_bytes_max.unwrap_or(self.options.memory_bytes_max);
+        let state = settings.state_bytes_max.unwrap_or(self.options.state_bytes_max);
         let sandbox = Sandbox {
             plugin: manifest.name.as_str().into(),
             memory_bytes_max: memory.min(GUEST_MEMORY_BYTES_CEILING),
+            state_bytes_max: state.min(GUEST_STATE_BYTES_CEILING),
             grants,
             config: Arc::new(settings.config),
         };
@@ -178,6 +183,10 @@ impl ProcessorFactory for WasmFactory {
 
     fn digest(&self) -> &str {
         &self.digest
+    }
+
+    fn state_bytes_max(&self) -> usize {
+        self.sandbox.state_bytes_max
     }
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {

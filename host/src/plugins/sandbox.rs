@@ -23,10 +23,11 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, 
 
 use super::bindings::imported;
 use super::bindings::imported::log::Level;
+use crate::checkpoints::ScanLimit;
 use crate::event::Micros;
 use crate::limits::{
     GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
-    GUEST_RESOURCES_MAX, GUEST_SCAN_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
+    GUEST_RESOURCES_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
 };
 use crate::processors::TaskContext;
 
@@ -46,6 +47,7 @@ pub(super) struct Guest {
     config: Arc<BTreeMap<String, String>>,
     logs: Arc<Logs>,
     event_time: Arc<AtomicI64>,
+    pub(super) state_bytes_max: usize,
     /// When the running call has used up its time, for what epochs do not interrupt.
     pub(super) call_until: Instant,
 }
@@ -55,6 +57,8 @@ pub(super) struct Guest {
 pub(super) struct Sandbox {
     pub(super) plugin: Arc<str>,
     pub(super) memory_bytes_max: usize,
+    /// Size of a snapshot, taken or loaded.
+    pub(super) state_bytes_max: usize,
     pub(super) grants: Grants,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
@@ -85,6 +89,7 @@ impl Guest {
             config: Arc::clone(&sandbox.config),
             logs,
             event_time,
+            state_bytes_max: sandbox.state_bytes_max,
             call_until: Instant::now(),
         }
     }
@@ -140,9 +145,14 @@ impl imported::config::Host for Guest {
 }
 
 impl imported::state::Host for Guest {
-    fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<Vec<u8>>> {
+    fn get(&mut self, key: Vec<u8>) -> wasmtime::Result<Option<imported::state::EntryValue>> {
         let Some(context) = &self.context else { return Ok(None) };
-        context.state.get(&key).map_err(|error| wasmtime::Error::new(HostFailed(error.to_string())))
+        let found = context.state.get(&key);
+        let found = found.map_err(|error| wasmtime::Error::new(HostFailed(error.to_string())))?;
+        Ok(found.map(|found| imported::state::EntryValue {
+            value: found.value,
+            expires_at: found.expires_at.map_or(0, |at| at.0),
+        }))
     }
 
     fn scan(
@@ -150,12 +160,18 @@ impl imported::state::Host for Guest {
         prefix: Vec<u8>,
         after: Option<Vec<u8>>,
         limit: u32,
-    ) -> wasmtime::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let Some(context) = &self.context else { return Ok(Vec::new()) };
-        context
-            .state
-            .scan(&prefix, after.as_deref(), limit.min(GUEST_SCAN_MAX))
-            .map_err(|error| wasmtime::Error::new(HostFailed(error.to_string())))
+    ) -> wasmtime::Result<imported::state::Page> {
+        let Some(context) = &self.context else {
+            return Ok(imported::state::Page { entries: Vec::new(), more: false });
+        };
+        let page = context.state.scan(&prefix, after.as_deref(), ScanLimit::new(limit));
+        let page = page.map_err(|error| wasmtime::Error::new(HostFailed(error.to_string())))?;
+        let entries = page.entries.into_iter().map(|entry| imported::state::Entry {
+            key: entry.key,
+            value: entry.value,
+            expires_at: entry.expires_at.map_or(0, |at| at.0),
+        });
+        Ok(imported::state::Page { entries: entries.collect(), more: page.more })
     }
 }
 

@@ -32,8 +32,9 @@ pub use proof::{context_at_rest, prove_at_rest};
 pub use resolve::{ResolveError, Resolved, Verdict};
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};
 
-use crate::checkpoints::{CommitError, EffectBatch, SavedState, StateEntry};
+use crate::checkpoints::{CommitError, EffectBatch, SavedState, ScanLimit, StatePage, StateValue};
 use crate::event::{EventBatch, Micros, TenantId};
+use crate::limits::GUEST_STATE_BYTES_MAX;
 
 /// One instance of a processor: it belongs to one task, and is called from one thread at a time.
 ///
@@ -60,6 +61,11 @@ pub trait ProcessorFactory: Send + Sync + Debug {
     /// Names the exact code: the digest of a component's bytes.
     fn digest(&self) -> &str;
 
+    /// The largest state that its instances save and load.
+    fn state_bytes_max(&self) -> usize {
+        GUEST_STATE_BYTES_MAX
+    }
+
     /// A new instance. Cheap: the code is compiled already.
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap>;
 }
@@ -76,9 +82,10 @@ pub struct TaskContext {
 
 /// Reads of one task's keyed state, as its instance may see it. Blocks for storage.
 pub trait StateReader: Send + Sync + Debug {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError>;
+    fn get(&self, key: &[u8]) -> Result<Option<StateValue>, CommitError>;
 
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Result<Vec<StateEntry>, CommitError>;
+    /// Holds about two answers of this limit in memory, and no more.
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: ScanLimit) -> Result<StatePage, CommitError>;
 }
 
 /// What became of a batch. `failure`, if any, is about event number `handled`.
@@ -166,6 +173,11 @@ impl std::fmt::Display for TrapKind {
 pub enum LoadError {
     #[error("the processor refused its state: {message}")]
     Refused { message: String },
+    /// It was not handed over: the instance would have run out of memory over it.
+    #[error(
+        "the saved state has {bytes} bytes; guest_state_bytes_max is {max}: raise plugins.<name>.state_bytes_max, or rebuild the plugin with what grows in keyed state"
+    )]
+    StateTooLarge { bytes: u64, max: u64 },
     #[error(transparent)]
     Trap(#[from] Trap),
 }

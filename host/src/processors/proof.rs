@@ -8,6 +8,7 @@ use super::runner::{Engine, SwapError};
 use super::{LoadError, ProcessorFactory, TaskContext, Trap, TrapKind};
 use crate::checkpoints::{CommitError, SavedState, TaskId};
 use crate::event::TenantId;
+use crate::limits::GUEST_STATE_BYTES_CEILING;
 
 /// What a version would begin a task with.
 #[derive(Debug)]
@@ -42,15 +43,20 @@ pub async fn prove_at_rest(
         TaskId { processor: Arc::clone(&processor), tenant, lane: 0 }
     };
     let host_failed = |task: TaskId| {
-        |error: CommitError| SwapError {
-            task,
-            source: Trap {
-                kind: TrapKind::Host,
-                message: error.to_string(),
-                backtrace: String::new(),
-                at: None,
-            }
-            .into(),
+        |error: CommitError| {
+            let source = match error {
+                CommitError::StateTooLarge { bytes, .. } => {
+                    LoadError::StateTooLarge { bytes, max: GUEST_STATE_BYTES_CEILING as u64 }
+                }
+                error => Trap {
+                    kind: TrapKind::Host,
+                    message: error.to_string(),
+                    backtrace: String::new(),
+                    at: None,
+                }
+                .into(),
+            };
+            SwapError { task, source }
         }
     };
     let tasks = engine.checkpoints.tasks(Some(&processor)).await.map_err(host_failed(first()))?;

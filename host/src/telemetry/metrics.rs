@@ -14,6 +14,9 @@ pub const EVENTS_BUCKETS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_000.0, 4_000
 pub const EVENTS_TRIMMED: &str = "millrace_events_trimmed_total";
 pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 
+// Keyed state.
+pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
+
 // Processors. Labels: `plugin`.
 pub const PROCESSOR_EVENTS: &str = "millrace_processor_events_total";
 pub const PROCESSOR_BATCHES: &str = "millrace_processor_batches_total";
@@ -28,6 +31,7 @@ pub const PROCESSOR_REPLAYED: &str = "millrace_processor_replayed_total";
 pub const PROCESSOR_BREAKER_OPENINGS: &str = "millrace_processor_breaker_openings_total";
 pub const PROCESSOR_RESTARTS: &str = "millrace_processor_restarts_total";
 pub const PROCESSOR_SWAPS: &str = "millrace_processor_swaps_total";
+pub const PROCESSOR_STATE_WARNINGS: &str = "millrace_processor_state_warnings_total";
 
 // Plugins. Labels of the first: `plugin`.
 pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
@@ -56,6 +60,8 @@ const COUNTERS: &[(&str, &str)] = &[
     (PROCESSOR_BREAKER_OPENINGS, "Times that a processor rested after failures in a row."),
     (PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
     (PROCESSOR_SWAPS, "Versions that took over from another."),
+    (PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
+    (STATE_EXPIRED, "Entries of keyed state that the host removed long after they had expired."),
     (GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
     (PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
 ];

@@ -40,15 +40,15 @@ impl Processor for Counter {
     }
 
     fn load(_: Context, saved: Option<Saved>) -> Result<Self, String> {
-        let counted = match saved {
-            None => BTreeMap::new(),
-            Some(saved) if saved.content_type == STATE_V1 => saved
-                .json::<BTreeMap<String, u64>>(STATE_V1)?
-                .into_iter()
-                .map(|(agg_id, events)| (agg_id, Counted { events, last_type: None }))
-                .collect(),
-            Some(saved) => saved.json(STATE)?,
-        };
+        let Some(saved) = saved else { return Ok(Self { counted: BTreeMap::new() }) };
+        let counted = saved
+            .migrate()
+            .json(STATE, |counted| counted)
+            .json(STATE_V1, |old: BTreeMap<String, u64>| {
+                let counted = |events| Counted { events, last_type: None };
+                old.into_iter().map(|(agg_id, events)| (agg_id, counted(events))).collect()
+            })
+            .finish()?;
         Ok(Self { counted })
     }
 

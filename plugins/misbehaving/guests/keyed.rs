@@ -6,9 +6,6 @@ use millrace_guest::{
 };
 use serde::Serialize;
 
-/// Entries asked for at once: few, so that tests go over the end of a page.
-const PAGE: u32 = 10;
-
 static COUNTS: Table = Table::new("keyed_counts", &[Column::int("events"), Column::int("keys").nullable()]);
 
 #[derive(Serialize)]
@@ -32,7 +29,7 @@ impl Processor for Keyed {
         let key = [b"count/", event.agg_id().as_bytes()].concat();
         match event.event_type() {
             "keyed.reset" => {
-                out.state_delete(&key)?;
+                out.state().delete(&key)?;
                 out.delete(&COUNTS, event.agg_id(), 0)
             }
             "keyed.sum" => {
@@ -40,30 +37,24 @@ impl Processor for Keyed {
                 out.put(&COUNTS, event.agg_id(), 0, &row)
             }
             _ => {
-                let events = out.state_get_json::<u64>(&key)?.unwrap_or(0) + 1;
-                out.state_put_json(&key, &events)?;
+                let events = out.state().get_json::<u64>(&key)?.unwrap_or(0) + 1;
+                out.state().put_json(&key, &events)?;
                 out.put(&COUNTS, event.agg_id(), 0, &Row { events, keys: None })
             }
         }
     }
 }
 
-/// What all entries together count, page by page.
-fn sum(out: &Effects) -> Result<Row, Failure> {
-    let (mut events, mut keys, mut after) = (0, 0, None::<Vec<u8>>);
-    loop {
-        let page = out.state_scan(b"count/", after.as_deref(), PAGE);
-        for (_, value) in &page {
-            let count: u64 = serde_json::from_slice(value)
-                .map_err(|e| Failure::fatal(format!("a count is broken: {e}")))?;
-            events += count;
-            keys += 1;
-        }
-        match page.into_iter().next_back() {
-            Some((last, _)) => after = Some(last),
-            None => return Ok(Row { events, keys: Some(keys) }),
-        }
+/// What all entries together count.
+fn sum(out: &mut Effects) -> Result<Row, Failure> {
+    let (mut events, mut keys) = (0, 0);
+    for entry in out.state().scan(b"count/") {
+        let count: u64 = serde_json::from_slice(&entry.value)
+            .map_err(|e| Failure::fatal(format!("a count is broken: {e}")))?;
+        events += count;
+        keys += 1;
     }
+    Ok(Row { events, keys: Some(keys) })
 }
 
 millrace_guest::export!(Keyed);

@@ -31,7 +31,7 @@ impl Processor for OutputFlood {
                 }
             } else {
                 for number in 0_u32..VALUES {
-                    out.state_put(&number.to_le_bytes(), &vec![7; VALUE_BYTES])?;
+                    out.state().put(&number.to_le_bytes(), &vec![7; VALUE_BYTES])?;
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace::checkpoints::{Commit, CommitError, DeadLetter, Generation, TaskId};
+use millrace::checkpoints::{Commit, CommitError, DeadLetter, Generation, ScanLimit, StatePage, TaskId};
 use millrace::event::{EventBatch, Micros, Position, Revision, TenantId};
 use millrace::plugins::{Deployment, StartFrom};
 use millrace::tables::{Cell, Row, TableSchema, Value};
@@ -105,7 +105,7 @@ pub async fn effects_state_and_position_commit_together(seams: Seams) {
     let done = seams.checkpoints.commit(whole).await.unwrap();
     let row = row(&seams, &task.tenant, "k").await.unwrap();
     assert_eq!((row.revision, row.cells), (done.revision, vec![Value::Int(1), Value::Text("one".into())]));
-    assert_eq!(seams.checkpoints.state_get(&task, b"s").unwrap().unwrap(), b"1");
+    assert_eq!(seams.checkpoints.state_get(&task, b"s").unwrap().unwrap().value, b"1");
     assert_eq!(ids(&seams.log, &task.tenant, Position::START).await.len(), 1);
     let tasks = seams.checkpoints.tasks(Some("board")).await.unwrap();
     assert_eq!((tasks.len(), tasks[0].position, tasks[0].state_bytes), (1, Position(4), 5));
@@ -288,7 +288,7 @@ pub async fn last_write_of_a_commit_wins(seams: Seams) {
     assert_eq!(label(&seams, "b").await, None);
     assert_eq!(label(&seams, "c").await, text("3"));
     assert_eq!(seams.checkpoints.state_get(&task, b"x").unwrap(), None);
-    assert_eq!(seams.checkpoints.state_get(&task, b"y").unwrap().unwrap(), b"2");
+    assert_eq!(seams.checkpoints.state_get(&task, b"y").unwrap().unwrap().value, b"2");
 }
 
 pub async fn highest_version_of_a_commit_wins(seams: Seams) {
@@ -309,12 +309,13 @@ pub async fn keyed_state_is_scanned_in_order(seams: Seams) {
     }
     seams.checkpoints.commit(commit(&task, generation, 1, &[], &mut effects)).await.unwrap();
     let scan = |prefix: &[u8], after: Option<&[u8]>, limit| -> Vec<Vec<u8>> {
-        let entries = seams.checkpoints.state_scan(&task, prefix, after, limit).unwrap();
-        entries
+        let page = seams.checkpoints.state_scan(&task, prefix, after, ScanLimit::new(limit)).unwrap();
+        assert!(!page.more || page.entries.len() == limit as usize);
+        page.entries
             .into_iter()
-            .map(|(key, value)| {
-                assert_eq!(key, value);
-                key
+            .map(|entry| {
+                assert_eq!(entry.key, entry.value);
+                entry.key
             })
             .collect()
     };
@@ -327,7 +328,66 @@ pub async fn keyed_state_is_scanned_in_order(seams: Seams) {
     assert!(scan(b"b/", Some(b"c"), 100).is_empty());
     assert!(scan(b"", None, 0).is_empty());
     let stranger = super::effects::task("board", "acme", 1);
-    assert!(seams.checkpoints.state_scan(&stranger, b"", None, 10).unwrap().is_empty());
+    let none = seams.checkpoints.state_scan(&stranger, b"", None, ScanLimit::new(10)).unwrap();
+    assert_eq!(none, StatePage::default());
+}
+
+pub async fn a_scan_ends_at_its_bytes_and_goes_on_from_its_last_key(seams: Seams) {
+    let (task, generation) = board(&seams, &[]).await;
+    let mut effects = Effects::default();
+    for (key, bytes) in [(b"a", 40), (b"b", 40), (b"c", 500), (b"d", 10), (b"e", 10)] {
+        effects.state_put(key, &vec![7; bytes]);
+    }
+    seams.checkpoints.commit(commit(&task, generation, 1, &[], &mut effects)).await.unwrap();
+    let limit = ScanLimit { entries: 3, bytes: 100 };
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = seams.checkpoints.state_scan(&task, b"", after.as_deref(), limit).unwrap();
+        pages.push(page.entries.iter().map(|entry| entry.key[0] as char).collect::<String>());
+        assert!(!page.entries.is_empty());
+        after = page.entries.last().map(|entry| entry.key.clone());
+        if !page.more {
+            break;
+        }
+    }
+    // What is larger than a page stands alone.
+    assert_eq!(pages, ["ab", "c", "de"]);
+    let exact = seams.checkpoints.state_scan(&task, b"", None, ScanLimit { entries: 5, bytes: 1_000 });
+    assert!(!exact.unwrap().more);
+}
+
+pub async fn keyed_state_keeps_its_expiry_and_answers_what_has_expired(seams: Seams) {
+    let (task, generation) = board(&seams, &[]).await;
+    let mut effects = Effects::default();
+    effects.state_put_until(b"a", b"1", 5).state_put(b"b", b"2").state_put_until(b"c", b"3", i64::MAX);
+    seams.checkpoints.commit(commit(&task, generation, 1, &[], &mut effects)).await.unwrap();
+    let expiry = |key: &[u8]| seams.checkpoints.state_get(&task, key).unwrap().unwrap().expires_at;
+    assert_eq!([expiry(b"a"), expiry(b"b"), expiry(b"c")], [Some(Micros(5)), None, Some(Micros(i64::MAX))]);
+    let page = seams.checkpoints.state_scan(&task, b"", None, ScanLimit::new(10)).unwrap();
+    let expiries: Vec<_> = page.entries.iter().map(|entry| entry.expires_at).collect();
+    assert_eq!(expiries, [Some(Micros(5)), None, Some(Micros(i64::MAX))]);
+    // A later write brings its own expiry, or none.
+    effects.state_put(b"a", b"1").state_put_until(b"b", b"2", 7);
+    seams.checkpoints.commit(commit(&task, generation, 2, &[], &mut effects)).await.unwrap();
+    assert_eq!([expiry(b"a"), expiry(b"b")], [None, Some(Micros(7))]);
+}
+
+pub async fn sizes_of_keyed_state_follow_its_entries(seams: Seams) {
+    let (task, generation) = board(&seams, &[]).await;
+    let mut effects = Effects::default();
+    let mut position = 0;
+    let mut step = async |effects: &mut Effects| {
+        position += 1;
+        seams.checkpoints.commit(commit(&task, generation, position, &[], effects)).await.unwrap();
+        let row = seams.checkpoints.tasks(Some("board")).await.unwrap().remove(0);
+        (row.keyed_entries, row.keyed_bytes)
+    };
+    assert_eq!(step(effects.state_put(b"one", b"1234").state_put(b"two", b"")).await, (2, 10));
+    assert_eq!(step(effects.state_put(b"one", b"12").state_put(b"one", b"123456")).await, (2, 12));
+    assert_eq!(step(effects.state_delete(b"two").state_delete(b"never")).await, (1, 9));
+    assert_eq!(step(effects.state_delete(b"one").state_put(b"one", b"1")).await, (1, 4));
+    assert_eq!(step(effects.state_delete(b"one")).await, (0, 0));
 }
 
 pub(super) fn dead_letter(tenant: &TenantId, id: &str, position: u64) -> DeadLetter {
@@ -478,6 +538,8 @@ macro_rules! checkpoints_conformance {
             table_of_another_plugin_is_refused, stale_versions_are_left_out,
             late_write_does_not_bring_a_row_back, unversioned_rows_take_every_write,
             last_write_of_a_commit_wins, highest_version_of_a_commit_wins, keyed_state_is_scanned_in_order,
+            a_scan_ends_at_its_bytes_and_goes_on_from_its_last_key,
+            keyed_state_keeps_its_expiry_and_answers_what_has_expired, sizes_of_keyed_state_follow_its_entries,
             dead_letters_are_listed_newest_first, tasks_are_listed_by_processor, commits_of_a_group_fail_alone,
             deployments_keep_their_history, removed_plugin_starts_afresh_and_its_rows_stay);
     };

@@ -67,6 +67,11 @@ impl Effects {
         self
     }
 
+    pub fn state_put_until(&mut self, key: &[u8], value: &[u8], expires_at: i64) -> &mut Self {
+        self.push(EffectKind::StatePut, [key, b"", b"", b"", value]).at = expires_at;
+        self
+    }
+
     pub fn state_delete(&mut self, key: &[u8]) -> &mut Self {
         self.push(EffectKind::StateDelete, [key, b"", b"", b"", b""]);
         self

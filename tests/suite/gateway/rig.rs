@@ -90,6 +90,7 @@ impl Rig {
             log: log.clone(),
             tables: Arc::new(store.clone()),
             plugins: plugins.clone(),
+            checkpoints: Arc::new(store.clone()),
             clock: Arc::new(clock),
             metrics,
             ready: Arc::new(|| Readiness { ready: true, reasons: vec![] }),
@@ -503,6 +504,7 @@ impl FakePlugins {
             manifest: None,
             lag_events: 7,
             tasks: vec![task("alpha"), task("beta")],
+            warnings: Vec::new(),
             counters,
             last_refusal: None,
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
-use millrace::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, StateEntry};
+use millrace::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, ScanLimit, StatePage, StateValue};
 use millrace::clock::SystemClock;
 use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
 use millrace::plugins::{PluginError, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime};
@@ -51,12 +51,12 @@ pub(crate) fn tenant() -> TenantId {
 pub(crate) struct NoState;
 
 impl StateReader for NoState {
-    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
+    fn get(&self, _: &[u8]) -> Result<Option<StateValue>, CommitError> {
         Ok(None)
     }
 
-    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: u32) -> Result<Vec<StateEntry>, CommitError> {
-        Ok(Vec::new())
+    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: ScanLimit) -> Result<StatePage, CommitError> {
+        Ok(StatePage::default())
     }
 }
 

@@ -5,11 +5,12 @@ use rusqlite::OptionalExtension;
 
 use super::committer::{Committer, Stop};
 use super::database::{signed, unsigned};
+use super::keyed_state::saved_state;
 use super::letters;
 use super::options::CommitStep;
 use super::request::Claimed;
 use crate::checkpoints::{
-    Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, SavedState, TaskId,
+    Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, TaskId,
 };
 use crate::event::{Event, EventBatch, Position, Revision};
 use crate::streams::StreamError;
@@ -46,7 +47,7 @@ impl Committer {
         let checkpoint = match stored {
             Some(stored) if stored.revision > 0 => Some(Checkpoint {
                 position: Position(stored.position),
-                saved: self.saved_state(stored.number)?,
+                saved: saved_state(&self.conn, stored.number, task)?,
                 revision: Revision(stored.revision),
                 parked: letters::parked(&self.conn, stored.number)?,
             }),
@@ -150,43 +151,6 @@ impl Committer {
                 })
             })
             .optional()
-    }
-
-    fn saved_state(&self, task: i64) -> Result<Option<SavedState>, rusqlite::Error> {
-        self.conn
-            .prepare_cached("SELECT content_type, state FROM states WHERE task = ?1")?
-            .query_row([task], |row| Ok(SavedState { content_type: row.get(0)?, state: row.get(1)? }))
-            .optional()
-    }
-
-    /// The last write of each entry, in the order of the keys.
-    fn write_keyed_state(&self, task: i64, commit: &Commit) -> CommitResult<()> {
-        let mut writes: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
-        for effect in commit.effects.iter().flat_map(|effects| effects.iter()) {
-            match effect {
-                EffectRef::StatePut { key, value } => writes.push((key, Some(value))),
-                EffectRef::StateDelete { key } => writes.push((key, None)),
-                _ => {}
-            }
-        }
-        if writes.is_empty() {
-            return Ok(());
-        }
-        // Stable: writes of one key stay in their order, so the last of a run wins.
-        writes.sort_by_key(|(key, _)| *key);
-        let mut put = self.conn.prepare_cached(
-            "INSERT INTO keyed_state(task, key, value) VALUES (?1, ?2, ?3)
-             ON CONFLICT(task, key) DO UPDATE SET value = excluded.value",
-        )?;
-        let mut delete = self.conn.prepare_cached("DELETE FROM keyed_state WHERE task = ?1 AND key = ?2")?;
-        for run in writes.chunk_by(|a, b| a.0 == b.0) {
-            match run.last() {
-                Some((key, Some(value))) => put.execute((task, key, value))?,
-                Some((key, None)) => delete.execute((task, key))?,
-                None => 0,
-            };
-        }
-        Ok(())
     }
 
     /// Emitted events enter the log like published ones; one that is there already is skipped.

@@ -49,6 +49,13 @@ pub(super) struct Counters {
     pub(super) generation: u64,
 }
 
+/// Bounds of one task's keyed state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyedLimits {
+    pub(super) bytes_max: u64,
+    pub(super) entries_max: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Committer {
     pub(super) conn: Connection,
@@ -60,6 +67,7 @@ pub(super) struct Committer {
     pub(super) counters: Counters,
     pub(super) dead_letters_max: u64,
     observer: Option<StepObserver>,
+    pub(super) keyed_limits: KeyedLimits,
     /// As of the last commit.
     committed: Counters,
     group: Group,
@@ -111,6 +119,10 @@ impl Committer {
             counters,
             dead_letters_max: options.dead_letters_max,
             observer: options.observer.clone(),
+            keyed_limits: KeyedLimits {
+                bytes_max: options.keyed_state_bytes_max,
+                entries_max: options.keyed_state_entries_max,
+            },
             committed: counters,
             group: Group::default(),
             keeper,
@@ -203,6 +215,9 @@ impl Committer {
             Request::Remove { plugin, reply } => answer!(Answer::Unit, reply, self.remove(&plugin)),
             Request::PurgeTombstones { before, reply } => {
                 answer!(Answer::Count, reply, self.purge_tombstones(before));
+            }
+            Request::PurgeExpired { age, reply } => {
+                answer!(Answer::Count, reply, self.purge_expired(age));
             }
             Request::Close { reply } => {
                 requests.close();

@@ -46,10 +46,11 @@ INSERT INTO meta VALUES ('trimmed', 0), ('revision', 0), ('generation', 0);
 ";
 
 /// What version 2 adds: expiry and size of keyed state, what a dead letter was held for, parked events,
-/// and what became of the last candidate.
+/// and what became of the last candidate. An event that became a dead letter again after its plugin was
+/// removed and deployed anew keeps the later of the two.
 const SCHEMA_2: &str = "
 ALTER TABLE keyed_state ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX keyed_state_expiry ON keyed_state(expires_at) WHERE expires_at > 0;
+CREATE INDEX keyed_state_expiry ON keyed_state(task, expires_at) WHERE expires_at > 0;
 ALTER TABLE tasks ADD COLUMN keyed_entries INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tasks ADD COLUMN keyed_bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE tasks SET
@@ -59,6 +60,7 @@ ALTER TABLE dead_letters ADD COLUMN key BLOB NOT NULL DEFAULT x'';
 ALTER TABLE dead_letters ADD COLUMN state_hash TEXT NOT NULL DEFAULT '';
 ALTER TABLE dead_letters ADD COLUMN plugin_version TEXT NOT NULL DEFAULT '';
 ALTER TABLE dead_letters ADD COLUMN backtrace TEXT NOT NULL DEFAULT '';
+DELETE FROM dead_letters WHERE seq NOT IN (SELECT max(seq) FROM dead_letters GROUP BY processor, position);
 CREATE UNIQUE INDEX dead_letters_position ON dead_letters(processor, position);
 CREATE TABLE parked_keys(
   task INTEGER NOT NULL, key BLOB NOT NULL, attempts INTEGER NOT NULL, since INTEGER NOT NULL,

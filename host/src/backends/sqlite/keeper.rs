@@ -1,5 +1,5 @@
 //! The housekeeping thread: copies the WAL back beside the committer, and once
-//! a second looks at the disk, at retention and at old tombstones. What it
+//! a second looks at the disk, at retention, at old tombstones and at expired keyed state. What it
 //! changes goes through the committer like everything else.
 
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::keyed_state::ExpiredAge;
 use super::readers::ReaderWatch;
 use super::request::Request;
 use super::shared::Shared;
@@ -45,6 +46,7 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) retention: Retention,
     pub(super) tombstone_age_max: Duration,
+    pub(super) state_expired_keep: Duration,
     /// Weak, so that the committer ends when the store's last handle goes.
     pub(super) requests: mpsc::WeakSender<Request>,
 }
@@ -102,6 +104,7 @@ impl Keeper {
                 self.look_at_disk();
                 self.apply_retention();
                 self.purge_tombstones();
+                self.purge_expired();
             }
         }
     }
@@ -171,6 +174,27 @@ impl Keeper {
             && let Ok(Err(error)) = answer.blocking_recv()
         {
             tracing::warn!(%error, "old tombstones could not be dropped");
+        }
+    }
+
+    fn purge_expired(&self) {
+        let keep = i64::try_from(self.state_expired_keep.as_micros()).unwrap_or(i64::MAX);
+        let age = ExpiredAge { now: self.clock.now(), keep };
+        while self.shared.has_expired(&self.conn, age) {
+            let (reply, answer) = oneshot::channel();
+            if !self.ask(Request::PurgeExpired { age, reply }) {
+                return;
+            }
+            match answer.blocking_recv() {
+                Ok(Ok(entries)) => {
+                    metrics::counter!(crate::telemetry::metrics::STATE_EXPIRED).increment(entries);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "expired keyed state could not be removed");
+                    return;
+                }
+                Err(_) => return,
+            }
         }
     }
 

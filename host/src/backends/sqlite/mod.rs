@@ -15,6 +15,7 @@ mod dedup;
 mod deployments;
 mod event_rows;
 mod keeper;
+mod keyed_state;
 mod letters;
 mod lock;
 mod options;
@@ -85,6 +86,7 @@ impl SqliteStore {
             clock: Arc::clone(&options.clock),
             retention: options.retention,
             tombstone_age_max: options.tombstone_age_max,
+            state_expired_keep: options.state_expired_keep,
             requests: requests.downgrade(),
             dir: options.dir.clone(),
         };

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::limits::{
-    DEAD_LETTERS_MAX, DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX,
-    WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX,
+    DEAD_LETTERS_MAX, DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, KEYED_STATE_BYTES_MAX, KEYED_STATE_ENTRIES_MAX,
+    STATE_EXPIRED_KEEP, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX, WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX,
 };
 use crate::streams::Retention;
 
@@ -95,6 +95,11 @@ pub struct SqliteOptions {
     pub tombstone_age_max: Duration,
     /// Dead letters of one processor; a commit with one more is refused.
     pub dead_letters_max: u64,
+    /// Of one task's keyed state. A commit that goes beyond is refused.
+    pub keyed_state_bytes_max: u64,
+    pub keyed_state_entries_max: u64,
+    /// How long an expired entry of keyed state is kept.
+    pub state_expired_keep: Duration,
     pub wal_bytes_soft_max: u64,
     pub wal_bytes_hard_max: u64,
     pub clock: Arc<dyn Clock>,
@@ -114,6 +119,9 @@ impl SqliteOptions {
             tail_bytes_max: TAIL_BYTES_MAX,
             tombstone_age_max: TOMBSTONE_AGE_MAX,
             dead_letters_max: DEAD_LETTERS_MAX,
+            keyed_state_bytes_max: KEYED_STATE_BYTES_MAX,
+            keyed_state_entries_max: KEYED_STATE_ENTRIES_MAX,
+            state_expired_keep: STATE_EXPIRED_KEEP,
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
             clock: Arc::new(SystemClock),

@@ -1,18 +1,18 @@
-//! Reading: pages of the log, tasks, keyed state, deployments.
+//! Reading: pages of the log, tasks, deployments.
 //! Each function runs inside one read transaction.
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
 use super::database::{signed, unsigned};
 use super::event_rows::{EVENT_COLUMNS, read_event};
 use super::readers::ReadStop;
 use super::shared::{Shared, from_json, stored_bounds, stored_tenant};
-use crate::checkpoints::{Checkpoint, CommitError, Generation, SavedState, TaskId, TaskRow};
+use crate::checkpoints::{CommitError, Generation, TaskId, TaskRow};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros, Page, Position, Revision, TenantId};
-use crate::limits::{GUEST_SCAN_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
+use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
 use crate::plugins::Deployment;
 use crate::streams::{PageLimit, StreamError};
 
@@ -76,86 +76,10 @@ fn fill(
     Ok(true)
 }
 
-fn task_number(conn: &Connection, task: &TaskId) -> rusqlite::Result<Option<i64>> {
-    conn.prepare_cached("SELECT id FROM tasks WHERE processor = ?1 AND tenant = ?2 AND lane = ?3")?
-        .query_row((&*task.processor, task.tenant.as_str(), task.lane), |row| row.get(0))
-        .optional()
-}
-
-/// Position and state in one statement, so that they belong together.
-pub(super) fn checkpoint(conn: &Connection, task: &TaskId) -> ReadResult<Option<Checkpoint>, CommitError> {
-    Ok(conn
-        .prepare_cached(
-            "SELECT position, revision, content_type, state FROM tasks LEFT JOIN states ON task = id
-             WHERE processor = ?1 AND tenant = ?2 AND lane = ?3 AND revision > 0",
-        )?
-        .query_row((&*task.processor, task.tenant.as_str(), task.lane), |row| {
-            let content_type: Option<String> = row.get(2)?;
-            let saved = match content_type {
-                Some(content_type) => Some(SavedState { content_type, state: row.get(3)? }),
-                None => None,
-            };
-            let (position, revision) = (unsigned(row.get(0)?), unsigned(row.get(1)?));
-            Ok(Checkpoint {
-                position: Position(position),
-                saved,
-                revision: Revision(revision),
-                parked: Vec::new(),
-            })
-        })
-        .optional()?)
-}
-
-pub(super) fn state_get(
-    conn: &Connection,
-    task: &TaskId,
-    key: &[u8],
-) -> ReadResult<Option<Vec<u8>>, CommitError> {
-    let Some(task) = task_number(conn, task)? else { return Ok(None) };
-    Ok(conn
-        .prepare_cached("SELECT value FROM keyed_state WHERE task = ?1 AND key = ?2")?
-        .query_row((task, key), |row| row.get(0))
-        .optional()?)
-}
-
-pub(super) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
-
-pub(super) fn state_scan(
-    conn: &Connection,
-    task: &TaskId,
-    prefix: &[u8],
-    after: Option<&[u8]>,
-    limit: u32,
-) -> ReadResult<Entries, CommitError> {
-    let Some(task) = task_number(conn, task)? else { return Ok(Entries::new()) };
-    // One statement for all cases: the later of the two lower bounds decides.
-    let (from, including) = match after {
-        Some(after) if after >= prefix => (after, false),
-        _ => (prefix, true),
-    };
-    let mut statement = conn.prepare_cached(
-        "SELECT key, value FROM keyed_state WHERE task = ?1 AND key >= ?2 ORDER BY key LIMIT ?3",
-    )?;
-    let limit = limit.min(GUEST_SCAN_MAX) as usize;
-    // One more, as `after` itself may come first.
-    let mut rows = statement.query((task, from, signed(limit as u64 + 1)))?;
-    let mut entries = Entries::new();
-    while let Some(row) = rows.next()? {
-        let key = row.get_ref(0)?.as_blob()?;
-        if !key.starts_with(prefix) || entries.len() == limit {
-            break;
-        }
-        if including || key != from {
-            entries.push((key.to_vec(), row.get(1)?));
-        }
-    }
-    Ok(entries)
-}
-
 pub(super) fn tasks(conn: &Connection, processor: Option<&str>) -> ReadResult<Vec<TaskRow>, CommitError> {
     let mut statement = conn.prepare_cached(
         "SELECT processor, tenant, lane, generation, position, revision, at,
-         coalesce((SELECT length(state) FROM states WHERE task = tasks.id), 0)
+         coalesce((SELECT length(state) FROM states WHERE task = tasks.id), 0), keyed_entries, keyed_bytes
          FROM tasks WHERE ?1 IS NULL OR processor = ?1 ORDER BY processor, tenant, lane",
     )?;
     let mut rows = statement.query([processor])?;
@@ -172,6 +96,8 @@ pub(super) fn tasks(conn: &Connection, processor: Option<&str>) -> ReadResult<Ve
             revision: Revision(unsigned(row.get(5)?)),
             at: Micros(row.get(6)?),
             state_bytes: unsigned(row.get(7)?),
+            keyed_entries: unsigned(row.get(8)?),
+            keyed_bytes: unsigned(row.get(9)?),
         });
     }
     Ok(tasks)

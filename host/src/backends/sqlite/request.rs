@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::keyed_state::ExpiredAge;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, TaskId};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros};
@@ -55,6 +56,11 @@ pub(super) enum Request {
         before: Micros,
         reply: Sender<u64, BackendError>,
     },
+    /// Removes keyed state that ended long ago. Answers how many entries.
+    PurgeExpired {
+        age: ExpiredAge,
+        reply: Sender<u64, BackendError>,
+    },
     /// Takes no more requests, finishes those that wait, and ends the thread.
     Close {
         reply: oneshot::Sender<()>,
@@ -74,6 +80,9 @@ impl Request {
             }
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
+            }
+            Self::PurgeExpired { .. } => {
+                (usize::try_from(crate::limits::STATE_EXPIRED_ENTRIES_MAX).unwrap_or(usize::MAX), 0)
             }
             _ => (1, 0),
         }
@@ -135,7 +144,9 @@ impl Request {
             Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Declare { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Deploy { reply, .. } | Self::Remove { reply, .. } => drop(reply.send(Err(error))),
-            Self::PurgeTombstones { reply, .. } => drop(reply.send(Err(error))),
+            Self::PurgeTombstones { reply, .. } | Self::PurgeExpired { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
             Self::Close { reply } => drop(reply.send(())),
         }
     }

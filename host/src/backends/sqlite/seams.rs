@@ -4,11 +4,11 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 use super::catalog::check;
-use super::pages::{self, Entries};
 use super::request::{Request, Trimmed};
-use super::{SqliteStore, letters, select};
+use super::{SqliteStore, keyed_state, letters, pages, select};
 use crate::checkpoints::{
-    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, TaskId, TaskRow,
+    Checkpoint, CheckpointStore, Commit, CommitError, Committed, DeadLetterRow, Generation, ScanLimit,
+    StatePage, StateValue, TaskId, TaskRow,
 };
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Page, Position, Revision, TenantId};
@@ -91,11 +91,11 @@ impl CheckpointStore for SqliteStore {
 
     fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>> {
         let task = task.clone();
-        SqliteStore::read(self, move |conn, _| pages::checkpoint(conn, &task))
+        SqliteStore::read(self, move |conn, _| keyed_state::checkpoint(conn, &task))
     }
 
-    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
-        self.inner.readers.read(|conn| pages::state_get(conn, task, key))
+    fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<StateValue>, CommitError> {
+        self.inner.readers.read(|conn| keyed_state::state_get(conn, task, key))
     }
 
     fn state_scan(
@@ -103,9 +103,9 @@ impl CheckpointStore for SqliteStore {
         task: &TaskId,
         prefix: &[u8],
         after: Option<&[u8]>,
-        limit: u32,
-    ) -> Result<Entries, CommitError> {
-        self.inner.readers.read(|conn| pages::state_scan(conn, task, prefix, after, limit))
+        limit: ScanLimit,
+    ) -> Result<StatePage, CommitError> {
+        self.inner.readers.read(|conn| keyed_state::state_scan(conn, task, prefix, after, limit))
     }
 
     fn tasks(&self, processor: Option<&str>) -> BoxFuture<'_, Result<Vec<TaskRow>, CommitError>> {

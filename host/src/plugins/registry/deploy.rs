@@ -252,6 +252,7 @@ fn refused(factory: &Arc<dyn ProcessorFactory>, error: SwapError) -> ControlErro
     let task = error.task.to_string();
     match error.source {
         LoadError::Refused { message } => ControlError::StateRefused { version, task, detail: message },
+        LoadError::StateTooLarge { bytes, max } => ControlError::StateTooLarge { version, task, bytes, max },
         trap => ControlError::SwapFailed { version, detail: format!("loading task {task}: {trap}") },
     }
 }

@@ -1,7 +1,9 @@
 //! What a plugin's status says.
 
 use super::Registry;
-use crate::plugins::{ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TenantFailure};
+use crate::plugins::{
+    ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TaskWarning, TenantFailure,
+};
 use crate::processors::{BreakerState, Runner};
 
 impl Registry {
@@ -16,6 +18,7 @@ impl Registry {
             manifest: entry.manifest,
             lag_events: 0,
             tasks: Vec::new(),
+            warnings: Vec::new(),
             counters: PluginCounters::default(),
             last_refusal: entry.last_refusal,
         };
@@ -24,7 +27,10 @@ impl Registry {
                 status.state = PluginState::Failed;
                 status.message = message;
             }
-            (Some(runner), None) => self.show_running(&runner, &mut status),
+            (Some(runner), None) => {
+                self.show_running(&runner, &mut status);
+                status.warnings = warnings(&status, runner.factory().state_bytes_max());
+            }
             (None, None) => self.show_paused(plugin, &mut status).await?,
         }
         Ok(status)
@@ -94,4 +100,26 @@ impl Registry {
         status.tasks = tasks.collect();
         Ok(())
     }
+}
+
+/// What the sizes of saved states say.
+fn warnings(status: &PluginStatus, state_bytes_max: usize) -> Vec<TaskWarning> {
+    let stateless = status.manifest.as_ref().is_some_and(|manifest| manifest.state_content_type.is_none());
+    let about = |task: &TaskStatus| {
+        let bytes = task.state_bytes;
+        let message = if stateless && bytes > 0 {
+            format!(
+                "this version keeps no state; the {bytes} bytes that an earlier one saved stay as they are, and lack what is handled meanwhile"
+            )
+        } else if bytes > state_bytes_max as u64 / 2 {
+            format!(
+                "the snapshot has {bytes} bytes, over half of guest_state_bytes_max = {state_bytes_max}, at which the processor stops: keep what grows in keyed state, or raise plugins.{}.state_bytes_max",
+                status.name
+            )
+        } else {
+            return None;
+        };
+        Some(TaskWarning { tenant: task.tenant.clone(), lane: task.lane, message })
+    };
+    status.tasks.iter().filter_map(about).collect()
 }

@@ -137,6 +137,8 @@ pub(super) struct Worker {
     last_used: Instant,
     /// When it began, on both clocks: retries keep to the one that never goes back.
     began: (Instant, Micros),
+    /// It was said that the snapshot is large.
+    state_warned: bool,
     over: bool,
 }
 
@@ -207,6 +209,7 @@ impl Worker {
             fatal: None,
             drain: None,
             last_used: Instant::now(),
+            state_warned: false,
             over: false,
         }
     }
@@ -398,7 +401,7 @@ impl Worker {
                 Ok(())
             }
             Err(error) => {
-                let restart = !matches!(error, LoadError::Refused { .. });
+                let restart = !matches!(error, LoadError::Refused { .. } | LoadError::StateTooLarge { .. });
                 Err(End { message: error.to_string(), restart })
             }
         }

@@ -11,6 +11,9 @@ use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
 
+const STATE_IS_LARGE: &str =
+    "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
+
 impl Worker {
     pub(super) fn flush(&mut self, reason: FlushReason) -> Result<(), End> {
         let Some(instance) = self.instance.as_mut() else { return Ok(()) };
@@ -49,7 +52,20 @@ impl Worker {
         let content_type = self.factory.manifest().state_content_type.clone().unwrap_or_default();
         let instance = self.instance.as_mut().expect("a snapshot is taken of a living instance");
         let state = instance.snapshot()?;
+        self.look_at_size(state.len());
         Ok(Arc::new(SavedState { content_type, state }))
+    }
+
+    /// Says once that a snapshot has come half of the way to its bound, while there is time to do something.
+    fn look_at_size(&mut self, bytes: usize) {
+        let max = self.factory.state_bytes_max();
+        if bytes > max / 2 && !self.state_warned {
+            self.state_warned = true;
+            let name = self.shared.name.to_string();
+            metrics::counter!(crate::telemetry::metrics::PROCESSOR_STATE_WARNINGS, "plugin" => name)
+                .increment(1);
+            warn!(task.id = %self.id, bytes, guest_state_bytes_max = max, "{STATE_IS_LARGE}");
+        }
     }
 
     /// Commits what is pending when none is in flight and it is time.
