@@ -3,7 +3,9 @@
 mod log;
 mod processors;
 mod replay;
+mod resident;
 mod start;
+mod swaps;
 
 use std::path::PathBuf;
 
@@ -13,13 +15,15 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 6] = [
+const SUITES: [(&str, Run); 8] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
     ("projection", processors::projection),
     ("replay", replay::run),
     ("start", start::run),
+    ("swaps", swaps::run),
+    ("resident", resident::run),
 ];
 
 fn main() -> Result<()> {
