@@ -312,13 +312,8 @@ async fn poisoned() -> Result<Vec<f64>> {
         }
         batch
     };
-    let publisher = tokio::spawn(publish(
-        host.host().log(),
-        Arc::clone(&control),
-        &POISONED,
-        batch,
-        Arc::clone(&stop),
-    ));
+    let publisher =
+        tokio::spawn(publish(host.host().log(), Arc::clone(&control), &POISONED, batch, Arc::clone(&stop)));
     let mut waits = Vec::new();
     let (mut before, mut looked) = (control.show(POISONED[0]).await?, Instant::now());
     let mut trapped = None;
