@@ -27,7 +27,11 @@ const SUITES: [(&str, Run); 8] = [
 ];
 
 fn main() -> Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    // What swaps promise holds for a host full of processors: whoever asks for the one gets the other.
+    if wanted.iter().any(|name| name == "swaps") && !wanted.iter().any(|name| name == "resident") {
+        wanted.push("resident".into());
+    }
     let names = SUITES.map(|(name, _)| name);
     if let Some(unknown) = wanted.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("there is no suite `{unknown}`; there are {}", names.join(", "));

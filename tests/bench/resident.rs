@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use millrace::event::{Event, EventBatch, TenantId};
-use millrace::plugins::{DeployFrom, DeployRequest};
+use millrace::plugins::{
+    DeployFrom, DeployRequest, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime,
+};
 use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 use millrace_tests::embedded::Embedded;
 use millrace_tests::guests::guest;
@@ -33,15 +35,19 @@ pub(crate) fn run(suite: &mut Suite) -> Result<()> {
         floor: Some(150.0),
         better: Better::Lower,
     };
-    let mut ready = Vec::new();
+    let (mut ready, mut worked) = (Vec::new(), Vec::new());
     suite.measure(figure, |_| {
         let started = runtime()?.block_on(start(&store, SOME, &mut events))?;
         memory.push(started.memory);
         ready.push(started.ready);
+        worked.push(started.worked);
         Ok(started.handled)
     })?;
-    let name = "the same until the host is ready";
-    suite.record(Figure { name, unit: "ms", floor: None, better: Better::Lower }, &ready)?;
+    for (name, values) in
+        [("the same until the host is ready", &ready), ("processor time that this start took", &worked)]
+    {
+        suite.record(Figure { name, unit: "ms", floor: None, better: Better::Lower }, values)?;
+    }
 
     eprintln!("  deploying {MANY} plugins, which takes a minute or two");
     let few = memory.iter().map(|memory| memory["VmRSS"]).sum::<f64>() / ROUNDS as f64;
@@ -66,7 +72,29 @@ pub(crate) fn run(suite: &mut Suite) -> Result<()> {
     {
         suite.record(Figure { name, unit, floor, better: Better::Lower }, values)?;
     }
+    loaded(suite, &store)?;
     tenants(suite)
+}
+
+/// What a plugin holds before it runs: its native code and what the engine knows of it.
+fn loaded(suite: &mut Suite, store: &Path) -> Result<()> {
+    const LOADED: usize = 200;
+    // The host's own cache: compiling here would leave memory behind that loading then finds free.
+    let options = RuntimeOptions { cache_dir: Some(store.join("precompiled")), ..RuntimeOptions::default() };
+    let components = (0..LOADED).map(numbered).collect::<Result<Vec<_>>>()?;
+    let runtime = WasmRuntime::new(options)?;
+    let figure = Figure {
+        name: "resident memory of one more plugin that is loaded from the cache and does not run",
+        unit: "KiB",
+        floor: None,
+        better: Better::Lower,
+    };
+    let before = memory(std::process::id())?["VmRSS"];
+    let load = |component: &Bytes| runtime.load(component, &|_| PluginSettings::default());
+    let factories = components.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let after = memory(std::process::id())?["VmRSS"];
+    suite.record(figure, &[(after - before) / factories.len() as f64])?;
+    Ok(())
 }
 
 /// The plugin under another number: other bytes, another name, another digest.
@@ -108,6 +136,8 @@ struct Started {
     /// Milliseconds until the host answered that it is ready, and until each plugin had committed an event.
     ready: f64,
     handled: f64,
+    /// Milliseconds of processor time up to then: what a start costs whatever else the machine does.
+    worked: f64,
     /// KiB by the kernel's names.
     memory: BTreeMap<String, f64>,
 }
@@ -128,9 +158,17 @@ async fn start(store: &Path, plugins: usize, events: &mut u64) -> Result<Started
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let handled = begin.elapsed().as_secs_f64() * 1e3;
-    let memory = memory(host.pid())?;
+    let (memory, worked) = (memory(host.pid())?, processor_millis(host.pid())?);
     ensure!(host.terminate()?, "the host ends well");
-    Ok(Started { ready, handled, memory })
+    Ok(Started { ready, handled, worked, memory })
+}
+
+/// Processor time of all of a process's threads, those that have ended too, in ticks of 10 ms.
+fn processor_millis(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+    let (_, fields) = stat.rsplit_once(") ").context("a command in brackets")?;
+    let ticks: Vec<f64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() * 10.0)
 }
 
 fn memory(pid: u32) -> Result<BTreeMap<String, f64>> {

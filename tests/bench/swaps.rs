@@ -194,6 +194,10 @@ async fn stormy(flights: &Arc<Flights>, dir: &Path) -> Result<Pauses> {
         let name = PLUGINS[swap % PLUGINS.len()];
         let label = if swap / PLUGINS.len() % 2 == 0 { "b" } else { "a" };
         watch_swap(&control, name, component(name, label)?, &mut pauses).await?;
+        if (swap + 1) % 51 == 0 {
+            let so_far = percentile(&pauses.around_swaps, 99).unwrap_or_default();
+            eprintln!("  {} swaps, p99 of their pauses so far {so_far:.2} ms", swap + 1);
+        }
     }
     pauses.rate = slowest(&*control, &PLUGINS).await? as f64 / begin.elapsed().as_secs_f64();
     stop.store(true, Ordering::Release);
