@@ -5,14 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::plugins::{
     DeployFrom, DeployRequest, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime,
 };
 use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 use millrace_tests::embedded::Embedded;
-use millrace_tests::guests::guest;
+use millrace_tests::guests;
 use millrace_tests::host::HostProcess;
 
 use super::replay::binary;
@@ -20,7 +19,6 @@ use super::runtime;
 
 const MANY: usize = 1_000;
 const SOME: usize = 100;
-const PLACEHOLDER: &[u8] = b"resident-000000";
 const WAIT_MAX: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(suite: &mut Suite) -> Result<()> {
@@ -81,7 +79,7 @@ fn loaded(suite: &mut Suite, store: &Path) -> Result<()> {
     const LOADED: usize = 200;
     // The host's own cache: compiling here would leave memory behind that loading then finds free.
     let options = RuntimeOptions { cache_dir: Some(store.join("precompiled")), ..RuntimeOptions::default() };
-    let components = (0..LOADED).map(numbered).collect::<Result<Vec<_>>>()?;
+    let components = (0..LOADED).map(guests::resident).collect::<Vec<_>>();
     let runtime = WasmRuntime::new(options)?;
     let figure = Figure {
         name: "resident memory of one more plugin that is loaded from the cache and does not run",
@@ -90,32 +88,17 @@ fn loaded(suite: &mut Suite, store: &Path) -> Result<()> {
         better: Better::Lower,
     };
     let before = memory(std::process::id())?["VmRSS"];
-    let load = |component: &Bytes| runtime.load(component, &|_| PluginSettings::default());
+    let load = |component: &Vec<u8>| runtime.load(component, &|_| PluginSettings::default());
     let factories = components.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let after = memory(std::process::id())?["VmRSS"];
     suite.record(figure, &[(after - before) / factories.len() as f64])?;
     Ok(())
 }
 
-/// The plugin under another number: other bytes, another name, another digest.
-fn numbered(number: usize) -> Result<Bytes> {
-    let mut bytes = std::fs::read(guest("resident"))?;
-    let name = format!("resident-{number:06}");
-    let mut found = 0;
-    for at in 0..bytes.len() - PLACEHOLDER.len() {
-        if bytes[at..].starts_with(PLACEHOLDER) {
-            bytes[at..at + PLACEHOLDER.len()].copy_from_slice(name.as_bytes());
-            found += 1;
-        }
-    }
-    ensure!(found > 0, "the guest `resident` has no placeholder for its name");
-    Ok(bytes.into())
-}
-
 async fn deploy(store: &Path, numbers: std::ops::Range<usize>, events: &mut u64) -> Result<()> {
     let mut host = HostProcess::start_with(&binary(), store).await?;
     for number in numbers {
-        host.deploy(numbered(number)?).await?;
+        host.deploy(guests::resident(number).into()).await?;
     }
     publish(&host, events).await?;
     host.settle_every(Duration::from_millis(20)).await?;
@@ -195,7 +178,7 @@ fn tenants(suite: &mut Suite) -> Result<()> {
         runtime()?.block_on(async {
             let host = Embedded::start().await?;
             let request = DeployRequest {
-                component: numbered(0)?,
+                component: guests::resident(0).into(),
                 expected_name: None,
                 from: DeployFrom::Oldest,
                 by: "bench".into(),

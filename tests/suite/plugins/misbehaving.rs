@@ -360,7 +360,7 @@ fn randomness_is_a_fixed_seed_without_the_grant_and_real_with_it() {
 #[test]
 fn every_guest_has_a_test() {
     let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("suite");
-    let tests: String = ["plugins/misbehaving.rs", "registry.rs", "kills.rs"]
+    let tests: String = ["plugins/misbehaving.rs", "registry.rs", "kills.rs", "starts.rs"]
         .iter()
         .map(|file| std::fs::read_to_string(suite.join(file)).expect("a test file can be read"))
         .collect();
