@@ -63,6 +63,12 @@ impl Flights {
     }
 }
 
+/// Runs something beside the measurement.
+#[expect(clippy::disallowed_methods, reason = "a benchmark waits for, or ends, what it starts")]
+fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::spawn(work)
+}
+
 fn component(name: &str, label: &str) -> Result<Bytes> {
     Ok(relabelled(&std::fs::read(guest(name))?, label))
 }
@@ -181,7 +187,7 @@ async fn stormy(flights: &Arc<Flights>, dir: &Path) -> Result<Pauses> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     let source = Arc::clone(flights);
-    let publisher = tokio::spawn(publish(
+    let publisher = beside(publish(
         stormy.host().log(),
         Arc::clone(&control),
         &PLUGINS,
@@ -196,7 +202,7 @@ async fn stormy(flights: &Arc<Flights>, dir: &Path) -> Result<Pauses> {
     }
     for swap in 0..SWAPS {
         let name = PLUGINS[swap % PLUGINS.len()];
-        let label = if swap / PLUGINS.len() % 2 == 0 { "b" } else { "a" };
+        let label = if (swap / PLUGINS.len()).is_multiple_of(2) { "b" } else { "a" };
         watch_swap(&control, name, component(name, label)?, &mut pauses).await?;
         if (swap + 1) % 51 == 0 {
             let so_far = percentile(&pauses.around_swaps, 99).unwrap_or_default();
@@ -239,7 +245,7 @@ async fn watch_swap(
     let mut commits = vec![next_commit(&**control, name, position(&control.show(name).await?)).await?];
     let deployer = Arc::clone(control);
     let begun = Instant::now();
-    let mut swap = tokio::spawn(async move {
+    let mut swap = beside(async move {
         deploy(&*deployer, component).await?;
         anyhow::Ok(Instant::now())
     });
@@ -322,7 +328,7 @@ async fn poisoned() -> Result<Vec<f64>> {
         batch
     };
     let publisher =
-        tokio::spawn(publish(host.host().log(), Arc::clone(&control), &POISONED, batch, Arc::clone(&stop)));
+        beside(publish(host.host().log(), Arc::clone(&control), &POISONED, batch, Arc::clone(&stop)));
     let mut waits = Vec::new();
     let (mut before, mut looked) = (control.show(POISONED[0]).await?, Instant::now());
     let mut trapped = None;
@@ -385,9 +391,9 @@ fn shadow(suite: &mut Suite) -> Result<()> {
     let mut values = [const { Vec::new() }; 3];
     for round in 0..millrace_tests::bench::ROUNDS {
         let alone = runtime()?.block_on(catch_up(&flights, None))?;
-        let beside = runtime()?.block_on(catch_up(&flights, Some("b")))?;
-        eprintln!("  round {}: {alone:.0} ms alone, {beside:.0} ms with a candidate", round + 1);
-        for (values, value) in values.iter_mut().zip([alone, beside, beside / alone]) {
+        let with = runtime()?.block_on(catch_up(&flights, Some("b")))?;
+        eprintln!("  round {}: {alone:.0} ms alone, {with:.0} ms with a candidate", round + 1);
+        for (values, value) in values.iter_mut().zip([alone, with, with / alone]) {
             values.push(value);
         }
     }
@@ -420,17 +426,17 @@ async fn catch_up(flights: &Flights, candidate: Option<&str>) -> Result<f64> {
     }
     let begin = Instant::now();
     deploy(&*control, component(SERVING[0], "a")?).await?;
-    let beside = candidate.map(|label| {
+    let deploying = candidate.map(|label| {
         let (control, component) = (Arc::clone(&control), component(SERVING[0], label));
-        tokio::spawn(async move { deploy(&*control, component?).await })
+        beside(async move { deploy(&*control, component?).await })
     });
     while position(&control.show(SERVING[0]).await?) < last.0 {
         ensure!(begin.elapsed() < WAIT_MAX, "it does not catch up");
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
     let millis = begin.elapsed().as_secs_f64() * 1e3;
-    if let Some(beside) = beside {
-        beside.abort();
+    if let Some(deploying) = deploying {
+        deploying.abort();
     }
     host.stop().await;
     Ok(millis)

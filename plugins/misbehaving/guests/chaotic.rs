@@ -85,7 +85,7 @@ impl Processor for Chaotic {
         out.state_put_json(key.as_bytes(), &chain)?;
         let row = Row { events: chain.events, sum: chain.sum, chain: &chain.chain, at: event.at() };
         out.put(&CHAINS, &format!("{}/{}", event.aggregate(), event.agg_id()), 0, &row)?;
-        if event.aggregate() != ECHO && chain.events % ECHO_EVENTS == 0 {
+        if event.aggregate() != ECHO && chain.events.is_multiple_of(ECHO_EVENTS) {
             let echo = NewEvent {
                 aggregate: ECHO,
                 agg_id: event.agg_id(),
