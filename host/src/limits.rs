@@ -157,6 +157,8 @@ pub const GUEST_CALL_CEILING: Duration = Duration::from_secs(300);
 pub const PRECOMPILED_BYTES_MAX: u64 = 1 << 30;
 /// How often a watched plugins directory is looked at. A file must look the same twice before it is taken.
 pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
+/// Plugins that a start loads at once, for each core: while one reads its file another is verified. The rest wait.
+pub const PLUGIN_LOADS_PER_CORE: usize = 2;
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
 

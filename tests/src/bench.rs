@@ -137,6 +137,14 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The value that `percent` of all values do not exceed.
+pub fn percentile(values: &[f64], percent: usize) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.max(1) - 1).copied()
+}
+
 /// Four figures, thousands apart.
 fn readable(value: f64) -> String {
     let decimals = match value.abs() {

@@ -64,6 +64,11 @@ impl Embedded {
         self.dir
     }
 
+    /// The host itself, for what needs no HTTP.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// The folder that the store lies in.
     pub fn dir(&self) -> &Path {
         self.dir.path()

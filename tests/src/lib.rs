@@ -1,6 +1,7 @@
 //! What the tests share: conformance suites over the seams, stand-ins, and helpers.
 
 pub mod bench;
+pub mod chaos;
 pub mod conformance;
 pub mod dump;
 pub mod embedded;

@@ -17,6 +17,7 @@ mod powercut;
 mod processors;
 mod registry;
 mod replay;
+mod starts;
 mod state;
 mod streams;
 mod tables;

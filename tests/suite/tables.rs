@@ -61,3 +61,19 @@ async fn old_tombstones_go() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), gone).await.expect("the tombstone went");
 }
+
+#[tokio::test]
+async fn declaring_what_is_there_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(SqliteOptions::new(dir.path())).unwrap();
+    let tables = [table("rows", true), table("others", false)];
+    store.declare("board", &tables).await.unwrap();
+    // Another connection sees the number change with every transaction that wrote something.
+    let other = rusqlite::Connection::open(dir.path().join("millrace.db")).unwrap();
+    let writes = || other.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = writes();
+    store.declare("board", &tables).await.unwrap();
+    assert_eq!(writes(), before);
+    store.declare("board", &[table("more", false)]).await.unwrap();
+    assert_ne!(writes(), before, "a new table is written");
+}

@@ -1,6 +1,7 @@
-//! What a developer runs: `cargo xtask demo|test|bench|guests`.
+//! What a developer runs: `cargo xtask demo|test|bench|chaos|guests`.
 
 mod bench;
+mod chaos;
 mod demo;
 mod guests;
 mod paths;
@@ -22,6 +23,9 @@ What a developer of Millrace runs. Everything says what it is about to install.
       builds the guests and runs every test, or those whose name holds a FILTER
   cargo xtask bench [SUITE…]
       runs the benchmarks in release: a table, and target/bench/SUITE.json
+  cargo xtask chaos [--kills N] [--swaps N] [--seed S] [--events N] [--keep DIR]
+      kills a host at random moments (500), swaps its plugins and makes events fail meanwhile, and
+      compares its store with that of a quiet run
   cargo xtask guests
       builds every guest to target/guests
 
@@ -50,6 +54,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "demo" => demo::run(rest),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
+        "chaos" => chaos::run(rest),
         "guests" => guests::build().map(drop),
         "help" | "--help" | "-h" => run::print(HELP),
         other => bail!("there is no `cargo xtask {other}`; `cargo xtask help` lists what there is"),

@@ -360,10 +360,11 @@ fn randomness_is_a_fixed_seed_without_the_grant_and_real_with_it() {
 #[test]
 fn every_guest_has_a_test() {
     let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("suite");
-    let tests: String = ["plugins/misbehaving.rs", "registry.rs", "state/versions.rs"]
-        .iter()
-        .map(|file| std::fs::read_to_string(suite.join(file)).expect("a test file can be read"))
-        .collect();
+    let tests: String =
+        ["plugins/misbehaving.rs", "registry.rs", "state/versions.rs", "kills.rs", "starts.rs"]
+            .iter()
+            .map(|file| std::fs::read_to_string(suite.join(file)).expect("a test file can be read"))
+            .collect();
     let guests = suite.join("../../plugins/misbehaving/guests");
     let mut found = 0;
     for entry in std::fs::read_dir(guests).expect("the guests lie there") {

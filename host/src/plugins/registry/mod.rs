@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream;
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
 use tracing::warn;
 
@@ -25,6 +26,7 @@ use super::{
 use crate::checkpoints::DeadLetterRow;
 use crate::error::BackendError;
 use crate::event::{Position, TenantId};
+use crate::limits::PLUGIN_LOADS_PER_CORE;
 use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner};
 use crate::tables::TableStore;
 
@@ -87,15 +89,23 @@ impl Registry {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Starts what was deployed when the host last ran. A plugin that cannot be
-    /// started is shown as failed and does not keep the others from starting.
+    /// Starts what was deployed when the host last ran: loads several at once, then starts all of them, so
+    /// that their claims share a commit. A plugin that cannot be started is shown as failed and does not
+    /// keep the others from starting.
     pub async fn start_deployed(&self) -> Result<(), ControlError> {
-        for deployment in self.inner.parts.deployments.list().await? {
+        let deployments = self.inner.parts.deployments.list().await?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let loads = stream::iter(deployments).map(|deployment| async {
+            let turn = self.turn(&deployment.plugin).await?;
+            let loaded = self.load_deployed(&deployment).await;
+            Ok::<_, ControlError>((turn, deployment, loaded))
+        });
+        let loaded: Vec<_> = loads.buffer_unordered(cores * PLUGIN_LOADS_PER_CORE).try_collect().await?;
+        for (_turn, deployment, factory) in loaded {
             let name = deployment.plugin.clone();
-            let _turn = self.turn(&name).await?;
             let mut entry =
                 Entry { deployment, manifest: None, runner: None, failure: None, last_refusal: None };
-            match self.load_deployed(&entry.deployment).await {
+            match factory {
                 Ok(factory) => {
                     entry.manifest = Some(factory.manifest().clone());
                     if !entry.deployment.paused {

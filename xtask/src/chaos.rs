@@ -1,0 +1,17 @@
+//! `cargo xtask chaos`: builds the host and kills it some hundred times.
+
+use anyhow::Result;
+
+use crate::guests;
+use crate::run::{cargo, finish, say};
+
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
+    guests::build()?;
+    say("building the host");
+    finish(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;
+    finish(
+        cargo()
+            .args(["run", "--quiet", "--locked", "-p", "millrace-tests", "--bin", "millrace-chaos", "--"])
+            .args(arguments),
+    )
+}
