@@ -76,6 +76,10 @@ pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// First and longest wait before a failed processor is started again; doubles in between.
 pub const RESTART_WAIT_MIN: Duration = Duration::from_millis(200);
 pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Versions of a plugin with metrics of their own: the newest. Older ones are only in the sums of its status.
+pub const METRIC_VERSIONS_MAX: usize = 4;
+/// Tenants whose oldest undone event is looked up for the lag in seconds of one plugin.
+pub const LAGGING_TENANTS_MAX: usize = 16;
 /// A task without events for this long gives its instance back.
 pub const TASK_IDLE_MAX: Duration = Duration::from_secs(300);
 /// All of a drain: flush, last commits, closing connections.

@@ -154,7 +154,6 @@ impl Gateway {
         let listen = |source| GatewayError::Listen { bind, source };
         let listener = TcpListener::bind(bind).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
-        metrics::describe();
         let edge = Arc::new(Edge {
             services,
             auth,

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TenantFailure,
+    Deployment, Manifest, Measures, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus,
+    TenantFailure,
 };
 use crate::tables::TableSchema;
 
@@ -211,6 +212,9 @@ pub struct PluginView {
     /// Of all tenants together, and so for `admin` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<PluginCounters>,
+    /// Lag, memory, CPU, checkpoints and times. Of all tenants together, and so for `admin` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measures: Option<Measures>,
     pub last_refusal: Option<Refusal>,
 }
 
@@ -227,6 +231,7 @@ impl PluginView {
             lag_events: Some(status.lag_events),
             tasks: status.tasks,
             counters: Some(status.counters),
+            measures: Some(status.measures),
             last_refusal: status.last_refusal,
         }
     }
@@ -241,7 +246,7 @@ impl PluginView {
                 status.state = PluginState::Running;
             }
         }
-        Self { lag_events: None, counters: None, ..Self::whole(status) }
+        Self { lag_events: None, counters: None, measures: None, ..Self::whole(status) }
     }
 }
 

@@ -3,14 +3,15 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, PluginError};
 use crate::checkpoints::{CommitError, DeadLetterRow};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::TenantId;
-use crate::processors::Manifest;
+use crate::processors::{Manifest, Measures};
 use crate::tables::TableError;
 
 /// Where a first deploy begins to read. Later deploys go on where the plugin stands.
@@ -104,6 +105,9 @@ pub struct PluginStatus {
     pub lag_events: u64,
     pub tasks: Vec<TaskStatus>,
     pub counters: PluginCounters,
+    /// Lag, memory, CPU, checkpoints and times, of all tenants together; by version where it differs.
+    #[serde(default)]
+    pub measures: Measures,
     pub last_refusal: Option<Refusal>,
 }
 
@@ -120,6 +124,11 @@ pub trait PluginControl: Send + Sync + Debug {
     fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>>;
 
     fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// What `/metrics` says of the plugins, in Prometheus' text format.
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        ready(String::new()).boxed()
+    }
 
     /// Former and present deployments, newest first.
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>>;

@@ -100,6 +100,7 @@ impl WasmRuntime {
     fn describe(&self, linked: &Linked) -> Result<Manifest, PluginError> {
         let sandbox = Sandbox {
             plugin: "".into(),
+            version: "".into(),
             memory_bytes_max: self.options.memory_bytes_max,
             grants: Grants::default(),
             config: Arc::default(),
@@ -140,6 +141,7 @@ impl PluginRuntime for WasmRuntime {
         let memory = settings.memory_bytes_max.unwrap_or(self.options.memory_bytes_max);
         let sandbox = Sandbox {
             plugin: manifest.name.as_str().into(),
+            version: manifest.version.to_string().into(),
             memory_bytes_max: memory.min(GUEST_MEMORY_BYTES_CEILING),
             grants,
             config: Arc::new(settings.config),

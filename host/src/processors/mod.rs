@@ -8,9 +8,11 @@
 
 mod counters;
 mod feed;
+mod histogram;
 mod keyed;
 mod lane;
 mod manifest;
+mod measures;
 mod pool;
 mod proof;
 mod runner;
@@ -20,8 +22,9 @@ mod worker;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-pub use counters::Counts;
+pub use counters::{Counts, VersionCounters};
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
+pub use measures::{Exposed, Measures, Shape, TrapCounts, VersionMeasures, exposition, lag_seconds};
 pub use pool::GuestPool;
 pub use proof::prove_at_rest;
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
@@ -45,6 +48,11 @@ pub trait Processor: Send {
 
     /// The state to restart from. Not called for a processor without a state content type.
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap>;
+
+    /// The memory that the instance holds now, for its status. Read once a turn.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// A loaded version of a processor, from which each task gets its own instance.

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::counters::{Counters, Counts};
+use super::counters::{Counts, VersionCounters};
 use super::feed::{Feed, FeedError};
+use super::measures::{Measures, since};
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::task::{End, Task};
@@ -87,7 +88,7 @@ pub(super) struct Shared {
     pub(super) pool: GuestPool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: ProcessorSettings,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<VersionCounters>,
     runtime: tokio::runtime::Handle,
     jobs: TaskTracker,
     factory: RwLock<Arc<dyn ProcessorFactory>>,
@@ -116,6 +117,10 @@ pub struct Runner {
 #[derive(Clone, Debug)]
 pub struct RunnerStatus {
     pub counts: Counts,
+    /// All but the lag in seconds, which has to be looked up: see [`super::lag_seconds`].
+    pub measures: Measures,
+    /// Tenants with events that are not done, and up to where they are.
+    pub behind: Vec<(TenantId, Position)>,
     /// Everything up to here is done, for all tenants.
     pub done_through: Position,
     pub tasks: Vec<(TaskId, Position, u64)>,
@@ -134,9 +139,21 @@ pub struct SwapError {
 impl Runner {
     /// Starts a processor for every tenant there is and will be.
     pub fn start(engine: &Engine, factory: Arc<dyn ProcessorFactory>, settings: ProcessorSettings) -> Self {
+        Self::start_counting(engine, factory, settings, Arc::default())
+    }
+
+    /// The same, going on with the counts of former runs.
+    pub fn start_counting(
+        engine: &Engine,
+        factory: Arc<dyn ProcessorFactory>,
+        settings: ProcessorSettings,
+        counters: Arc<VersionCounters>,
+    ) -> Self {
         let name: Arc<str> = factory.manifest().name.as_str().into();
+        // Its numbers are there from the beginning, at 0.
+        counters.of(&factory.manifest().version.to_string());
         let shared = Arc::new(Shared {
-            counters: Counters::new(&name),
+            counters,
             name,
             log: Arc::clone(&engine.log),
             checkpoints: Arc::clone(&engine.checkpoints),
@@ -191,7 +208,7 @@ impl Runner {
             }
             return Err(SwapError { task: task.id.clone(), source });
         }
-        shared.counters.swap();
+        shared.counters.of(&factory.manifest().version.to_string()).swap();
         Ok(())
     }
 
@@ -225,23 +242,40 @@ impl Runner {
         let mut done_through = newest;
         let mut tasks = Vec::new();
         let mut failures = Vec::new();
+        let mut lagging = Vec::new();
+        let mut measures = Measures::counted(&shared.counters);
         for tenant in shared.log.tenants().iter().filter(|t| shared.serves(t)) {
             let Some(run) = runs.get(tenant) else {
                 done_through = done_through.min(shared.settings.start);
+                lagging.push((tenant.clone(), shared.settings.start));
                 continue;
             };
             let mut behind = run.fed;
             for task in &run.tasks {
                 behind = behind.min(task.done_through());
-                tasks.push((task.id.clone(), task.done_through(), task.state_bytes()));
+                let holds = task.holds();
+                tasks.push((task.id.clone(), task.done_through(), holds.state_bytes));
+                measures.instances += u64::from(holds.memory_bytes.is_some());
+                measures.memory_bytes += holds.memory_bytes.unwrap_or(0);
+                measures.checkpoint_bytes += holds.state_bytes;
+                let age = since(&*shared.clock, holds.committed_at);
+                measures.checkpoint_age_seconds = measures.checkpoint_age_seconds.max(age);
             }
             let has_more = shared.log.tail().follow(tenant).newest() > behind;
             if has_more {
                 done_through = done_through.min(behind);
+                lagging.push((tenant.clone(), behind));
             }
             failures.extend(run.failure.iter().map(|message| (tenant.clone(), message.clone())));
         }
-        RunnerStatus { counts: shared.counters.read(), done_through, tasks, failures }
+        RunnerStatus {
+            counts: shared.counters.sum(),
+            measures,
+            behind: lagging,
+            done_through,
+            tasks,
+            failures,
+        }
     }
 }
 
@@ -365,7 +399,7 @@ impl Shared {
                 () = self.cancel.cancelled() => return,
             }
             wait = (wait * 2).min(RESTART_WAIT_MAX);
-            self.counters.restart();
+            self.counters.of(&self.factory().manifest().version.to_string()).restart();
         }
     }
 

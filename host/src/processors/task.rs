@@ -4,20 +4,21 @@
 //! Others send to it (batches, a commit's answer, a request to stop or to swap)
 //! and wake it; all decisions fall in its own turns, on a guest thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use std::collections::VecDeque;
 use tokio::sync::{Notify, oneshot};
 
+use super::counters::ThreadCpu;
 use super::pool::{Schedule, Turns};
 use super::proof::Basis;
 use super::runner::Shared;
 use super::worker::{Next, Worker};
 use super::{FlushReason, LoadError, ProcessorFactory};
 use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
-use crate::event::{EventBatch, Position, TenantId};
+use crate::event::{EventBatch, Micros, Position, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LANE_QUEUE_BATCHES_MAX};
 
 /// A handle on a task, shared by its feed, its timers and the runner.
@@ -94,6 +95,27 @@ struct Seen {
     advance: AtomicU64,
     busy: AtomicBool,
     state_bytes: AtomicU64,
+    committed_at: AtomicI64,
+    /// 1 above the instance's memory; 0 without an instance.
+    memory_bytes: AtomicU64,
+}
+
+/// What a task holds, for status.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holds {
+    pub(super) state_bytes: u64,
+    pub(super) committed_at: Micros,
+    /// None without an instance.
+    pub(super) memory_bytes: Option<u64>,
+}
+
+impl Seen {
+    fn note(&self, worker: &Worker) {
+        self.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
+        self.committed_at.store(worker.committed_at().0, Ordering::Relaxed);
+        let memory = worker.memory_bytes().map_or(0, |bytes| bytes.saturating_add(1));
+        self.memory_bytes.store(memory, Ordering::Relaxed);
+    }
 }
 
 impl Task {
@@ -108,6 +130,7 @@ impl Task {
         let position = checkpoint.as_ref().map_or(start, |c| c.position);
         let worker = Worker::new(id.clone(), Arc::clone(&shared), factory, generation, position, checkpoint);
         let seen = Seen::default();
+        seen.committed_at.store(worker.committed_at().0, Ordering::Relaxed);
         seen.committed.store(position.0, Ordering::Relaxed);
         seen.advance.store(position.0, Ordering::Relaxed);
         Arc::new(Self {
@@ -249,8 +272,13 @@ impl Task {
         self.seen.committed.load(Ordering::SeqCst) > self.claimed.0
     }
 
-    pub(super) fn state_bytes(&self) -> u64 {
-        self.seen.state_bytes.load(Ordering::Relaxed)
+    /// As of the task's last turn.
+    pub(super) fn holds(&self) -> Holds {
+        Holds {
+            state_bytes: self.seen.state_bytes.load(Ordering::Relaxed),
+            committed_at: Micros(self.seen.committed_at.load(Ordering::Relaxed)),
+            memory_bytes: self.seen.memory_bytes.load(Ordering::Relaxed).checked_sub(1),
+        }
     }
 
     fn wake(self: &Arc<Self>) {
@@ -271,11 +299,12 @@ impl Task {
         if worker.is_over() {
             return false;
         }
+        let cpu = ThreadCpu::begin();
         let inputs = self.take(worker.wants_batches());
         let closed = inputs.closed;
         let next = if closed { Ok(Next::Over) } else { worker.turn(inputs) };
+        worker.counters().cpu(cpu.spent());
         self.seen.committed.store(worker.committed().0, Ordering::SeqCst);
-        self.seen.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
         let again = match next {
             Ok(Next::Again) => true,
             Ok(Next::Wait) => false,
@@ -302,6 +331,7 @@ impl Task {
                 task.committed(answer);
             });
         }
+        self.seen.note(&worker);
         self.settle(&worker);
         again
     }

@@ -25,7 +25,7 @@ use super::{
 use crate::checkpoints::DeadLetterRow;
 use crate::error::BackendError;
 use crate::event::{Position, TenantId};
-use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner};
+use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner, VersionCounters};
 use crate::tables::TableStore;
 
 /// What a registry works with.
@@ -52,6 +52,8 @@ pub struct Registry {
 struct Inner {
     parts: RegistryParts,
     entries: Mutex<BTreeMap<String, Entry>>,
+    /// By plugin, since the host started.
+    counters: Mutex<BTreeMap<String, Arc<VersionCounters>>>,
     /// Plugins that are being changed or wait for it; the others have no entry.
     turns: Mutex<BTreeMap<String, Arc<TurnMutex<()>>>>,
     /// Held for reading by every change, so that an end can wait for them.
@@ -80,6 +82,7 @@ impl Registry {
         let inner = Inner {
             parts,
             entries: Mutex::default(),
+            counters: Mutex::default(),
             turns: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
@@ -168,7 +171,19 @@ impl Registry {
             StartFrom::After(position) => Position(position),
         };
         let settings = ProcessorSettings { lanes: deployment.lanes, start, ..parts.processors.clone() };
-        Runner::start(&parts.engine, factory, settings)
+        Runner::start_counting(&parts.engine, factory, settings, self.counters(&deployment.plugin))
+    }
+
+    fn counters(&self, plugin: &str) -> Arc<VersionCounters> {
+        Arc::clone(self.all_counters().entry(plugin.to_owned()).or_default())
+    }
+
+    fn forget_counters(&self, plugin: &str) {
+        self.all_counters().remove(plugin);
+    }
+
+    fn all_counters(&self) -> MutexGuard<'_, BTreeMap<String, Arc<VersionCounters>>> {
+        self.inner.counters.lock().expect("no code panics while it holds the counters")
     }
 
     fn entry(&self, plugin: &str) -> Result<Entry, ControlError> {
@@ -201,6 +216,10 @@ impl PluginControl for Registry {
     fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let plugin = plugin.to_owned();
         async move { self.status(&plugin).await }.boxed()
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        self.exposition().boxed()
     }
 
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>> {

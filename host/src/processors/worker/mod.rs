@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::counters::TaskCounters;
 use super::keyed::KeyedState;
 use super::proof::Basis;
 use super::runner::{ProcessorSettings, Shared};
@@ -24,7 +25,7 @@ use super::{
     TrapKind,
 };
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
-use crate::event::{EventBatch, Position};
+use crate::event::{EventBatch, Micros, Position};
 use crate::tables::TableSchema;
 
 /// A task without events of its own commits its position when it has fallen
@@ -87,10 +88,12 @@ struct InFlight {
     position: Position,
     saved: Option<Arc<SavedState>>,
     events: usize,
+    began: Instant,
 }
 
 pub(super) struct Worker {
     id: TaskId,
+    counters: TaskCounters,
     shared: Arc<Shared>,
     factory: Arc<dyn ProcessorFactory>,
     tables: Arc<[TableSchema]>,
@@ -105,6 +108,8 @@ pub(super) struct Worker {
     committed_saved: Option<Arc<SavedState>>,
     submitted_saved: Option<Arc<SavedState>>,
     committed: Position,
+    /// When that was; before the first commit, when the task was claimed.
+    committed_at: Micros,
     advance: Position,
     /// Tries of the event that is next.
     attempts: u32,
@@ -143,6 +148,8 @@ impl Worker {
         let saved = checkpoint.and_then(|c| c.saved).map(Arc::new);
         let keyed = Arc::new(KeyedState::new(id.clone(), Arc::clone(&shared.checkpoints)));
         Self {
+            counters: TaskCounters::new(shared.counters.of(&factory.manifest().version.to_string())),
+            committed_at: shared.clock.now(),
             id,
             shared,
             tables: factory.manifest().tables.clone().into(),
@@ -173,6 +180,21 @@ impl Worker {
 
     pub(super) fn state_bytes(&self) -> u64 {
         self.committed_saved.as_ref().map_or(0, |s| s.state.len() as u64)
+    }
+
+    /// When the last commit was; before the first, when the task was claimed.
+    pub(super) fn committed_at(&self) -> Micros {
+        self.committed_at
+    }
+
+    /// Linear memory of the living instance; none when there is no instance.
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        self.instance.as_ref().map(|instance| instance.memory_bytes())
+    }
+
+    /// The counts of the version that the task runs.
+    pub(super) fn counters(&self) -> &TaskCounters {
+        &self.counters
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -290,8 +312,10 @@ impl Worker {
         };
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
-        self.shared.counters.batch();
-        match instance.handle(&batch) {
+        let began = Instant::now();
+        let answer = instance.handle(&batch);
+        self.counters.batch(batch.len(), began.elapsed());
+        match answer {
             Ok(outcome) => self.take_outcome(outcome, care)?,
             Err(trap) => self.fall(&trap)?,
         }
@@ -325,7 +349,7 @@ impl Worker {
             return;
         }
         self.keyed.add(&effects);
-        self.shared.counters.effects(effects.len());
+        self.counters.effects(effects.len());
         self.pending.bytes += effects.bytes();
         self.pending.effects.push(Arc::new(effects));
     }
@@ -362,7 +386,7 @@ impl Worker {
         match failure.kind {
             FailureKind::Retry if self.attempts < self.shared.settings.retries_max => {
                 self.attempts += 1;
-                self.shared.counters.retry();
+                self.counters.retry();
                 self.retry_at = Some(Instant::now() + retry_wait(&self.shared.settings, self.attempts));
             }
             FailureKind::Retry => self.bury("retries", failure.message),
@@ -386,7 +410,7 @@ impl Worker {
             message,
             "event became a dead letter"
         );
-        self.shared.counters.dead_letter();
+        self.counters.dead_letter();
         let attempts = self.attempts + 1;
         self.pass(1);
         self.pending.dead.push(DeadLetter {
@@ -407,7 +431,7 @@ impl Worker {
         if trap.kind == TrapKind::Host {
             return Err(End { message: trap.to_string(), restart: true });
         }
-        self.shared.counters.trap();
+        self.counters.trap(trap.kind);
         let alone = self.work.front().is_some_and(|s| s.care != Care::Batch);
         if alone {
             self.attempts += 1;

@@ -2,6 +2,7 @@
 //! or hands over: everything done is committed, flushed, and committed again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -13,7 +14,10 @@ use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
 impl Worker {
     pub(super) fn flush(&mut self, reason: FlushReason) -> Result<(), End> {
         let Some(instance) = self.instance.as_mut() else { return Ok(()) };
-        match instance.flush(reason) {
+        let began = Instant::now();
+        let flushed = instance.flush(reason);
+        self.counters.flush(began.elapsed());
+        match flushed {
             Ok(Ok(effects)) => {
                 self.keep(effects);
                 Ok(())
@@ -24,14 +28,14 @@ impl Worker {
             }
             Ok(Err(failure)) => {
                 warn!(task.id = %self.id, message = failure.message, "flush failed; it is called again at the next tick");
-                self.shared.counters.retry();
+                self.counters.retry();
                 Ok(())
             }
             Err(trap) if trap.kind == TrapKind::Host => Err(End { message: trap.to_string(), restart: true }),
             Err(trap) => {
                 warn!(task.id = %self.id, error.kind = %trap.kind, message = trap.message, "instance fell in flush");
                 self.instance = None;
-                self.shared.counters.trap();
+                self.counters.trap(trap.kind);
                 self.unwind(Care::Batch);
                 Ok(())
             }
@@ -41,7 +45,10 @@ impl Worker {
     pub(super) fn snapshot(&mut self) -> Result<Arc<SavedState>, Trap> {
         let content_type = self.factory.manifest().state_content_type.clone().unwrap_or_default();
         let instance = self.instance.as_mut().expect("a snapshot is taken of a living instance");
-        let state = instance.snapshot()?;
+        let began = Instant::now();
+        let state = instance.snapshot();
+        self.counters.snapshot(began.elapsed());
+        let state = state?;
         Ok(Arc::new(SavedState { content_type, state }))
     }
 
@@ -95,8 +102,13 @@ impl Worker {
         if let Some(saved) = &changed {
             self.submitted_saved = Some(Arc::clone(saved));
         }
-        self.in_flight =
-            Some(InFlight { done: pending.done, position, saved: changed, events: pending.events });
+        self.in_flight = Some(InFlight {
+            done: pending.done,
+            position,
+            saved: changed,
+            events: pending.events,
+            began: Instant::now(),
+        });
         Ok(())
     }
 
@@ -105,7 +117,7 @@ impl Worker {
         if trap.kind == TrapKind::Host {
             return Err(End { message: trap.to_string(), restart: true });
         }
-        self.shared.counters.trap();
+        self.counters.trap(trap.kind);
         if self.pending.done.is_empty() {
             return Err(End { message: format!("snapshot failed: {trap}"), restart: true });
         }
@@ -122,7 +134,8 @@ impl Worker {
                     self.committed_saved = done.saved;
                 }
                 self.keyed.end_commit();
-                self.shared.counters.commit(done.events, committed.stale);
+                self.counters.commit(done.events, committed.stale, done.began.elapsed());
+                self.committed_at = self.shared.clock.now();
                 Ok(())
             }
             Err(CommitError::Refused { reason, .. }) => self.refused(done, reason),
@@ -191,6 +204,7 @@ impl Worker {
         let instance = self.make(&factory, self.committed_saved.as_deref())?;
         self.instance = Some(instance);
         self.tables = factory.manifest().tables.clone().into();
+        self.counters.follow(self.shared.counters.of(&factory.manifest().version.to_string()));
         self.factory = factory;
         self.fatal = None;
         self.attempts = 0;
