@@ -134,6 +134,19 @@ pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
 
+// Traces.
+
+/// Spans that wait for the exporter. When full, further ones are dropped and counted.
+pub const SPAN_QUEUE_MAX: usize = 8_192;
+/// Spans of one export.
+pub const SPAN_BATCH_MAX: usize = 512;
+/// How long recorded spans wait for company.
+pub const SPAN_EXPORT_WAIT: Duration = Duration::from_millis(500);
+/// How long one export may take. Beyond, its spans are dropped and counted.
+pub const SPAN_EXPORT_MAX: Duration = Duration::from_secs(5);
+/// Traces that one span tells of having worked for: its parent and its links. Of further ones it says nothing.
+pub const SPAN_LINKS_MAX: usize = 32;
+
 // Tables.
 
 /// Bytes of a row's key.

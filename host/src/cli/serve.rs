@@ -1,6 +1,6 @@
 //! `millrace serve`: a host in the foreground, drained on SIGTERM and Ctrl-C.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -63,6 +63,7 @@ async fn serve(
     let mut signals = Signals::new()?;
     let drain_max = config.serve.drain_max();
     let data = config.serve.data.clone();
+    let exporter = Telemetry::export_traces(&config.telemetry)?;
     let host = tokio::select! {
         // Dropped by a signal: a host that has not started holds nothing.
         host = start(config, &telemetry) => host?,
@@ -80,7 +81,11 @@ async fn serve(
             _ = upkeep.tick() => telemetry.upkeep(),
         }
     };
+    let deadline = Instant::now() + drain_max + DRAIN_GRACE;
     drain(host, signals, drain_max).await?;
+    if let Some(exporter) = exporter {
+        exporter.shut_down(deadline.saturating_duration_since(Instant::now())).await;
+    }
     match failure {
         None => Ok(()),
         Some(failure) => {

@@ -28,6 +28,7 @@ mod router;
 mod serve;
 mod streams;
 mod tables;
+mod traced;
 pub mod wire;
 
 use std::fmt;

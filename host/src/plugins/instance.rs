@@ -188,7 +188,8 @@ impl WasmProcessor {
             );
             return Err(self.instance.break_with(TrapKind::Output, message));
         }
-        let effects = self.effects(outcome.effects)?;
+        let mut effects = self.effects(outcome.effects)?;
+        effects.carry_traceparents(batch);
         Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
     }
 

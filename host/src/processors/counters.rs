@@ -246,6 +246,10 @@ impl TaskCounters {
         Self { version, parked_events: AtomicUsize::new(0), held_keys: AtomicUsize::new(0) }
     }
 
+    pub(super) fn version(&self) -> &Arc<Counters> {
+        &self.version
+    }
+
     /// How many events this task has parked now, and how many keys wait for them: absolute numbers of this
     /// one task, told whenever they change. The processor's gauge is their sum over its tasks.
     pub(super) fn parked(&self, events: usize, held_keys: usize) {

@@ -16,6 +16,7 @@ mod measures;
 mod pool;
 mod proof;
 mod runner;
+mod spans;
 mod task;
 mod worker;
 
@@ -30,6 +31,7 @@ pub use proof::prove_at_rest;
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState, StateEntry};
+use crate::error::Blame;
 use crate::event::{EventBatch, Micros, TenantId};
 
 /// One instance of a processor: it belongs to one task, and is called from one thread at a time.
@@ -137,6 +139,15 @@ pub enum TrapKind {
     Output,
     /// The host could not serve the instance; not the guest's fault.
     Host,
+}
+
+impl TrapKind {
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::Host => Blame::Host,
+            Self::Trap | Self::Timeout | Self::Limit | Self::Output => Blame::Guest,
+        }
+    }
 }
 
 impl std::fmt::Display for TrapKind {

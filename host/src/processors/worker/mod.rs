@@ -19,6 +19,7 @@ use super::counters::TaskCounters;
 use super::keyed::KeyedState;
 use super::proof::Basis;
 use super::runner::{ProcessorSettings, Shared};
+use super::spans::{CommitCall, CommitTraces, HandleCall};
 use super::task::{Drain, End, Inputs};
 use super::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, ProcessorFactory, TaskContext, Trap,
@@ -71,6 +72,7 @@ struct Pending {
     position: Position,
     /// The state after what is pending; known while single events are handled.
     savepoint: Option<Arc<SavedState>>,
+    traces: CommitTraces,
     /// The instance was called since the last snapshot.
     touched: bool,
 }
@@ -88,7 +90,7 @@ struct InFlight {
     position: Position,
     saved: Option<Arc<SavedState>>,
     events: usize,
-    began: Instant,
+    call: CommitCall,
 }
 
 pub(super) struct Worker {
@@ -312,9 +314,11 @@ impl Worker {
         };
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
-        let began = Instant::now();
-        let answer = instance.handle(&batch);
-        self.counters.batch(batch.len(), began.elapsed());
+        let call = HandleCall::begin(&self.id, self.counters.version(), &batch);
+        let mut answer = instance.handle(&batch);
+        // It ends with this function.
+        let span = call.end(&self.counters, &batch, &mut answer);
+        self.pending.traces.add(span.as_ref());
         match answer {
             Ok(outcome) => self.take_outcome(outcome, care)?,
             Err(trap) => self.fall(&trap)?,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::super::spans::CommitCall;
 use super::super::task::{Drain, End};
 use super::super::{FailureKind, FlushReason, LoadError, ProcessorFactory, Trap, TrapKind};
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
@@ -107,7 +108,7 @@ impl Worker {
             position,
             saved: changed,
             events: pending.events,
-            began: Instant::now(),
+            call: CommitCall::begin(pending.traces),
         });
         Ok(())
     }
@@ -126,7 +127,8 @@ impl Worker {
     }
 
     pub(super) fn end_commit(&mut self, answer: Result<Committed, CommitError>) -> Result<(), End> {
-        let Some(done) = self.in_flight.take() else { return Ok(()) };
+        let Some(mut done) = self.in_flight.take() else { return Ok(()) };
+        done.call.end(&self.id, &self.counters, done.position, &answer);
         match answer {
             Ok(committed) => {
                 self.committed = done.position;
@@ -134,7 +136,7 @@ impl Worker {
                     self.committed_saved = done.saved;
                 }
                 self.keyed.end_commit();
-                self.counters.commit(done.events, committed.stale, done.began.elapsed());
+                self.counters.commit(done.events, committed.stale, done.call.began.elapsed());
                 self.committed_at = self.shared.clock.now();
                 Ok(())
             }
