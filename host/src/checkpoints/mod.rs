@@ -111,6 +111,14 @@ pub struct DeadLetterRow {
     pub at: Micros,
 }
 
+impl DeadLetterRow {
+    /// What a guest could not handle is the guest's; the host's failures make no dead letters, but where one
+    /// should, its reason says so.
+    pub fn blame(&self) -> Blame {
+        if self.reason == "host" { Blame::Host } else { Blame::Guest }
+    }
+}
+
 /// One entry of a task's keyed state: key and value.
 pub type StateEntry = (Vec<u8>, Vec<u8>);
 

@@ -89,7 +89,12 @@ async fn serve(
     match failure {
         None => Ok(()),
         Some(failure) => {
-            error!(error = failure, "the host stopped by itself");
+            error!(
+                error.kind = "host_stopped",
+                error.blame = "host",
+                error = failure,
+                "the host stopped by itself"
+            );
             Err(CliError::failed(
                 format!("the host stopped by itself: {failure}"),
                 "see the messages above; start it again once the cause is gone",
@@ -128,7 +133,7 @@ async fn drain(host: Host, mut signals: Signals, within: Duration) -> Result<(),
     tokio::select! {
         ended = tokio::time::timeout(within + DRAIN_GRACE, host.shutdown()) => {
             if ended.is_err() {
-                warn!("the drain took longer than its deadline; what was not committed is repeated at the next start");
+                warn!(error.kind = "drain_ended", error.blame = "host", "the drain took longer than its deadline; what was not committed is repeated at the next start");
             }
             Ok(())
         }
@@ -180,7 +185,7 @@ impl From<TelemetryError> for CliError {
         CliError::new(
             super::Exit::Config,
             error.to_string(),
-            "change `telemetry.filter`, for instance to `info`",
+            "correct the setting `telemetry.filter`, for instance to `info`, or `telemetry.otlp_endpoint`",
         )
     }
 }

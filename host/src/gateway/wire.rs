@@ -266,6 +266,8 @@ pub struct DeadLetterView {
     pub tenant: String,
     pub lane: u32,
     pub reason: String,
+    /// Whose fault it was: `guest`, or `host`.
+    pub blame: String,
     pub message: String,
     pub attempts: u32,
     pub at: String,

@@ -87,6 +87,9 @@ pub struct Refusal {
     /// The candidate's digest, or its file's name where it has none.
     pub candidate: String,
     pub code: String,
+    /// `host`, `guest` or `caller`.
+    #[serde(default)]
+    pub blame: String,
     pub message: String,
 }
 

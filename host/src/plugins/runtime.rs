@@ -17,6 +17,7 @@ use super::sandbox::{Grants, Guest, Sandbox, cut};
 use super::wait;
 use super::{PluginError, PluginRuntime, PluginSettings};
 use super::{bindings, engine};
+use crate::error::Classify as _;
 use crate::limits::{
     COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MEMORY_BYTES_CEILING,
     GUEST_MEMORY_BYTES_MAX, INSTANCES_MAX,
@@ -83,7 +84,7 @@ impl WasmRuntime {
             let kept = component.serialize().map_err(|error| engine_failed(&error));
             if let Err(error) = kept.and_then(|code| cache.put(digest, &code)) {
                 // A full disk costs the next start some time; it is no reason not to run now.
-                tracing::warn!(%error, "a precompiled component could not be kept");
+                tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
             }
         }
         Ok(component)

@@ -170,3 +170,12 @@ pub enum LoadError {
     #[error(transparent)]
     Trap(#[from] Trap),
 }
+
+impl LoadError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Refused { .. } => Blame::Guest,
+            Self::Trap(trap) => trap.kind.blame(),
+        }
+    }
+}

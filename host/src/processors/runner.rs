@@ -23,6 +23,7 @@ use super::task::{End, Task};
 use super::{LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
 use crate::clock::Clock;
+use crate::error::{Blame, Classify as _};
 use crate::event::{Position, TenantId};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, RETRY_WAIT_MAX,
@@ -203,7 +204,7 @@ impl Runner {
             shared.set_factory(Arc::clone(&old));
             for handed_over in &tasks[..index] {
                 if let Err(error) = handed_over.swap(Arc::clone(&old)).await {
-                    warn!(task.id = %handed_over.id, %error, "task could not go back to the old version");
+                    warn!(task.id = %handed_over.id, error.kind = "swap_failed", error.blame = "guest", %error, "task could not go back to the old version");
                 }
             }
             return Err(SwapError { task: task.id.clone(), source });
@@ -288,6 +289,17 @@ enum RunError {
     Feed(#[from] FeedError),
     #[error(transparent)]
     Claim(#[from] CommitError),
+}
+
+impl RunError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Task(end) => end.blame,
+            Self::Feed(FeedError::Stream(error)) => error.blame(),
+            Self::Feed(_) => Blame::Host,
+            Self::Claim(error) => error.blame(),
+        }
+    }
 }
 
 impl Shared {
@@ -382,7 +394,15 @@ impl Shared {
             let swapped = !Arc::ptr_eq(&began_with, &self.factory());
             let restart = (swapped || !matches!(&error, RunError::Task(end) if !end.restart))
                 && !matches!(&error, RunError::Feed(FeedError::Closed));
-            warn!(plugin.name = %self.name, %tenant, %error, restart, "processor run ended");
+            warn!(
+                plugin.name = %self.name,
+                %tenant,
+                error.kind = "run_ended",
+                error.blame = error.blame().as_str(),
+                %error,
+                restart,
+                "processor run ended"
+            );
             if let Some(run) = self.runs().get_mut(&tenant) {
                 run.failure = Some(error.to_string());
                 run.fed = run.fed.min(reached);

@@ -18,6 +18,7 @@ use super::runner::Shared;
 use super::worker::{Next, Worker};
 use super::{FlushReason, LoadError, ProcessorFactory};
 use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
+use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LANE_QUEUE_BATCHES_MAX};
 
@@ -41,6 +42,8 @@ pub(super) struct Task {
 pub(super) struct End {
     pub(super) message: String,
     pub(super) restart: bool,
+    /// Whose fault it was.
+    pub(super) blame: Blame,
 }
 
 /// What others have sent and the task has not yet looked at.

@@ -23,7 +23,7 @@ use super::{
     PluginRuntime, PluginSettings, PluginStatus, Refusal, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
-use crate::error::BackendError;
+use crate::error::{BackendError, Classify as _};
 use crate::event::{Position, TenantId};
 use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner, VersionCounters};
 use crate::tables::TableStore;
@@ -106,7 +106,7 @@ impl Registry {
                     }
                 }
                 Err(error) => {
-                    warn!(plugin.name = name, %error, "plugin could not be started");
+                    warn!(error.kind = error.code(), error.blame = error.blame().as_str(), plugin.name = name, %error, "plugin could not be started");
                     entry.failure = Some(error.to_string());
                 }
             }

@@ -26,6 +26,7 @@ use super::{
     TrapKind,
 };
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
+use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position};
 use crate::tables::TableSchema;
 
@@ -271,7 +272,7 @@ impl Worker {
             && self.in_flight.is_none()
             && self.pending.is_empty()
         {
-            return Err(End { message: message.clone(), restart: false });
+            return Err(End { message: message.clone(), restart: false, blame: Blame::Guest });
         }
         self.submit_if_due(inputs.drained)?;
         if let Some(when) = self.retry_at {
@@ -342,6 +343,7 @@ impl Worker {
             return Err(End {
                 message: "the processor handled nothing and named no failure".into(),
                 restart: false,
+                blame: Blame::Guest,
             });
         }
         Ok(())
@@ -433,7 +435,7 @@ impl Worker {
     fn fall(&mut self, trap: &Trap) -> Result<(), End> {
         self.instance = None;
         if trap.kind == TrapKind::Host {
-            return Err(End { message: trap.to_string(), restart: true });
+            return Err(End { message: trap.to_string(), restart: true, blame: Blame::Host });
         }
         self.counters.trap(trap.kind);
         let alone = self.work.front().is_some_and(|s| s.care != Care::Batch);
@@ -447,7 +449,7 @@ impl Worker {
     }
 
     fn redo(&mut self, trap: &Trap) {
-        info!(task.id = %self.id, error.kind = %trap.kind, "instance fell; its batch is handled again one by one");
+        info!(task.id = %self.id, error.kind = %trap.kind, error.blame = "guest", "instance fell; its batch is handled again one by one");
         if let Some(stretch) = self.work.front_mut() {
             stretch.care = Care::Single;
         }
@@ -484,7 +486,7 @@ impl Worker {
             }
             Err(error) => {
                 let restart = !matches!(error, LoadError::Refused { .. });
-                Err(End { message: error.to_string(), restart })
+                Err(End { message: error.to_string(), restart, blame: error.blame() })
             }
         }
     }

@@ -11,6 +11,7 @@ use super::super::task::{Drain, End};
 use super::super::{FailureKind, FlushReason, LoadError, ProcessorFactory, Trap, TrapKind};
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
+use crate::error::{Blame, Classify as _};
 
 impl Worker {
     pub(super) fn flush(&mut self, reason: FlushReason) -> Result<(), End> {
@@ -28,13 +29,15 @@ impl Worker {
                 Ok(())
             }
             Ok(Err(failure)) => {
-                warn!(task.id = %self.id, message = failure.message, "flush failed; it is called again at the next tick");
+                warn!(task.id = %self.id, error.kind = "flush_failed", error.blame = "guest", message = failure.message, "flush failed; it is called again at the next tick");
                 self.counters.retry();
                 Ok(())
             }
-            Err(trap) if trap.kind == TrapKind::Host => Err(End { message: trap.to_string(), restart: true }),
+            Err(trap) if trap.kind == TrapKind::Host => {
+                Err(End { message: trap.to_string(), restart: true, blame: Blame::Host })
+            }
             Err(trap) => {
-                warn!(task.id = %self.id, error.kind = %trap.kind, message = trap.message, "instance fell in flush");
+                warn!(task.id = %self.id, error.kind = %trap.kind, error.blame = "guest", message = trap.message, "instance fell in flush");
                 self.instance = None;
                 self.counters.trap(trap.kind);
                 self.unwind(Care::Batch);
@@ -116,11 +119,15 @@ impl Worker {
     pub(super) fn fall_in_snapshot(&mut self, trap: &Trap) -> Result<(), End> {
         self.instance = None;
         if trap.kind == TrapKind::Host {
-            return Err(End { message: trap.to_string(), restart: true });
+            return Err(End { message: trap.to_string(), restart: true, blame: Blame::Host });
         }
         self.counters.trap(trap.kind);
         if self.pending.done.is_empty() {
-            return Err(End { message: format!("snapshot failed: {trap}"), restart: true });
+            return Err(End {
+                message: format!("snapshot failed: {trap}"),
+                restart: true,
+                blame: Blame::Guest,
+            });
         }
         self.redo(trap);
         Ok(())
@@ -141,7 +148,7 @@ impl Worker {
                 Ok(())
             }
             Err(CommitError::Refused { reason, .. }) => self.refused(done, reason),
-            Err(error) => Err(End { message: error.to_string(), restart: true }),
+            Err(error) => Err(End { message: error.to_string(), restart: true, blame: error.blame() }),
         }
     }
 
@@ -154,7 +161,11 @@ impl Worker {
         self.unwind(Care::SingleCommit);
         self.keyed.drop_all();
         if done.events == 0 {
-            return Err(End { message: format!("effects of a flush were refused: {reason}"), restart: true });
+            return Err(End {
+                message: format!("effects of a flush were refused: {reason}"),
+                restart: true,
+                blame: Blame::Guest,
+            });
         }
         self.push_back_done(done.done, Care::SingleCommit);
         if done.events == 1 {
