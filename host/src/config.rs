@@ -126,7 +126,8 @@ pub struct ProcessorsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
-    /// Which messages are written: `info`, `millrace=debug,warn`, …
+    /// Which messages are written: `info`, `millrace=debug,warn`, … What guests say has the target
+    /// `millrace::guest`: `info,millrace::guest=off` leaves it out.
     pub filter: String,
     pub format: TraceFormat,
     /// Where spans go by OTLP over HTTP, such as `http://127.0.0.1:4318`; none records no spans.

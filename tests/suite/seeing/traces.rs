@@ -156,7 +156,8 @@ async fn a_guest_s_failure_shows_in_its_span_with_its_blame() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+// Waiting for the host's end holds a thread, and the collector needs one.
+#[tokio::test(flavor = "multi_thread")]
 async fn spans_that_are_recorded_at_a_drain_still_arrive() -> Result<()> {
     let (dir, collector) = (TempDir::new()?, Collector::start().await?);
     let mut host = start(&dir, &collector.url, &[]).await?;
