@@ -142,10 +142,28 @@ pub struct ProcessorsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TelemetryConfig {
-    /// Which messages are written: `info`, `millrace=debug,warn`, …
+    /// Which messages are written: `info`, `millrace=debug,warn`, … What guests say has the target
+    /// `millrace::guest`: `info,millrace::guest=off` leaves it out.
     pub filter: String,
     pub format: TraceFormat,
+    /// Where spans go by OTLP over HTTP, such as `http://127.0.0.1:4318`; none records no spans.
+    pub otlp_endpoint: Option<String>,
+    /// Sent with every export. Masked wherever settings are printed.
+    pub otlp_headers: BTreeMap<String, String>,
+    /// What the collector knows this host as.
+    pub service_name: String,
+    /// The share of the traces that begin at this host and are recorded, 0 to 1. A publish that brings a
+    /// `traceparent` was decided on by its sender.
+    pub trace_sample_ratio: Ratio,
 }
+
+/// A share, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ratio(pub f64);
+
+// What is not a number is refused when the settings are checked.
+impl Eq for Ratio {}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -224,7 +242,14 @@ impl Default for ProcessorsConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { filter: "info".into(), format: TraceFormat::default() }
+        Self {
+            filter: "info".into(),
+            format: TraceFormat::default(),
+            otlp_endpoint: None,
+            otlp_headers: BTreeMap::new(),
+            service_name: "millrace".into(),
+            trace_sample_ratio: Ratio(1.0),
+        }
     }
 }
 

@@ -353,6 +353,21 @@ impl EventBatch {
         self.records.extend(other.records.iter().map(|r| EventRecord { start: r.start + base, ..*r }));
     }
 
+    /// Gives this trace context to the events that carry none of their own.
+    pub fn fill_traceparent(&mut self, traceparent: &str) {
+        if self.records.iter().all(|record| record.traceparent_bytes > 0) {
+            return;
+        }
+        let more = self.len() * traceparent.len();
+        let mut filled = Self::with_capacity(self.tenant.clone(), self.len(), self.bytes() + more);
+        for event in self.iter() {
+            let own = event.traceparent;
+            let traceparent = if own.is_empty() { traceparent } else { own };
+            filled.push_checked(&Event { traceparent, ..event });
+        }
+        *self = filled;
+    }
+
     /// Gives event `index` its place. For the log alone.
     pub fn set_position(&mut self, index: usize, position: Position) {
         self.records[index].position = position.0;

@@ -129,7 +129,11 @@ impl Host {
         // Joining waits for guests that are inside a call: bounded by their own time limit, and not needed.
         let joined = tokio::task::spawn_blocking(move || pool.shut_down());
         if tokio::time::timeout(left(), joined).await.is_err() {
-            warn!("guests were still running at the deadline; their work is repeated at the next start");
+            warn!(
+                error.kind = "drain_ended",
+                error.blame = "host",
+                "guests were still running at the deadline; their work is repeated at the next start"
+            );
         }
         self.store.close().await;
         info!(in_time, cut_off = cut_off.len(), "host stopped");

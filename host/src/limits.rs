@@ -93,6 +93,10 @@ pub const BREAKER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// First and longest wait before a failed processor is started again; doubles in between.
 pub const RESTART_WAIT_MIN: Duration = Duration::from_millis(200);
 pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Versions of a plugin with metrics of their own: the newest. Older ones are only in the sums of its status.
+pub const METRIC_VERSIONS_MAX: usize = 4;
+/// Tenants whose oldest undone event is looked up for the lag in seconds of one plugin.
+pub const LAGGING_TENANTS_MAX: usize = 16;
 /// A task without events for this long gives its instance back.
 pub const TASK_IDLE_MAX: Duration = Duration::from_secs(300);
 /// All of a drain: flush, last commits, closing connections.
@@ -161,6 +165,19 @@ pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
 pub const PLUGIN_LOADS_PER_CORE: usize = 2;
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
+
+// Traces.
+
+/// Spans that wait for the exporter. When full, further ones are dropped and counted.
+pub const SPAN_QUEUE_MAX: usize = 8_192;
+/// Spans of one export.
+pub const SPAN_BATCH_MAX: usize = 512;
+/// How long recorded spans wait for company.
+pub const SPAN_EXPORT_WAIT: Duration = Duration::from_millis(500);
+/// How long one export may take. Beyond, its spans are dropped and counted.
+pub const SPAN_EXPORT_MAX: Duration = Duration::from_secs(5);
+/// Traces that one span tells of having worked for: its parent and its links. Of further ones it says nothing.
+pub const SPAN_LINKS_MAX: usize = 32;
 
 // Tables.
 

@@ -152,7 +152,7 @@ impl Tasks {
             return Shutdown { cut_off: Vec::new() };
         }
         let cut_off: Vec<String> = self.lock().running.iter().map(|(_, name)| name.clone()).collect();
-        warn!(tasks = ?cut_off, "the deadline cut tasks off");
+        warn!(error.kind = "drain_ended", error.blame = "host", tasks = ?cut_off, "the deadline cut tasks off");
         self.abort.cancel();
         Shutdown { cut_off }
     }
@@ -186,10 +186,28 @@ impl Tasks {
 
     fn failed(&self, kind: TaskKind, name: &str, problem: &str) {
         match kind.on_error {
-            OnError::Log => warn!(task.name = name, error = problem, "task failed"),
-            OnError::Restart => warn!(task.name = name, error = problem, "task failed, starting it again"),
+            OnError::Log => warn!(
+                error.kind = "task_failed",
+                error.blame = "host",
+                task.name = name,
+                error = problem,
+                "task failed"
+            ),
+            OnError::Restart => warn!(
+                error.kind = "task_failed",
+                error.blame = "host",
+                task.name = name,
+                error = problem,
+                "task failed, starting it again"
+            ),
             OnError::StopHost => {
-                error!(task.name = name, error = problem, "task failed, the host stops");
+                error!(
+                    error.kind = "task_failed",
+                    error.blame = "host",
+                    task.name = name,
+                    error = problem,
+                    "task failed, the host stops"
+                );
                 self.lock().failure.get_or_insert_with(|| format!("{name}: {problem}"));
                 self.token.cancel();
             }

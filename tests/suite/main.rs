@@ -17,6 +17,7 @@ mod powercut;
 mod processors;
 mod registry;
 mod replay;
+mod seeing;
 mod starts;
 mod state;
 mod streams;

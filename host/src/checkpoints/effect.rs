@@ -2,7 +2,7 @@
 //! records of numbers. A batch is checked once, when it comes in, and then
 //! written as it is.
 
-use crate::event::{InvalidEvent, Micros};
+use crate::event::{EventBatch, InvalidEvent, Micros};
 use crate::limits::{
     CAUSATION_DEPTH_MAX, EVENT_PAYLOAD_BYTES_MAX, GUEST_EFFECTS_MAX, GUEST_KEY_BYTES_MAX,
     GUEST_VALUE_BYTES_MAX, NAME_BYTES_MAX, ROW_KEY_BYTES_MAX,
@@ -44,6 +44,8 @@ pub struct EffectRecord {
 pub struct EffectBatch {
     arena: Vec<u8>,
     records: Vec<EffectRecord>,
+    /// Trace contexts of emitted events, by the index of the effect, ascending. Few events have one.
+    traceparents: Vec<(usize, Box<str>)>,
 }
 
 /// One checked effect, borrowed.
@@ -67,6 +69,8 @@ pub struct EmitRef<'a> {
     pub at: Micros,
     pub schema_version: u32,
     pub depth: u32,
+    /// Of the event that caused it, or what goes on from that; often empty.
+    pub traceparent: &'a str,
     pub payload: &'a [u8],
 }
 
@@ -126,14 +130,45 @@ impl EffectBatch {
             record.depth = depths.get(event).copied().unwrap_or(0) + 1;
             check_one(index, record, &arena, tables)?;
         }
-        Ok(Self { arena, records })
+        Ok(Self { arena, records, traceparents: Vec::new() })
     }
 
     /// Appends the effects of a later call.
     pub fn append(&mut self, later: &Self) {
         let base = u32::try_from(self.arena.len()).expect("a batch's effects are bounded far below 4 GiB");
         self.arena.extend_from_slice(&later.arena);
+        let before = self.records.len();
+        let traceparents = later.traceparents.iter().map(|(index, text)| (before + index, text.clone()));
+        self.traceparents.extend(traceparents);
         self.records.extend(later.records.iter().map(|r| EffectRecord { start: r.start + base, ..*r }));
+    }
+
+    /// Emitted events carry on the trace context of the event of this batch that caused them.
+    pub fn carry_traceparents(&mut self, batch: &EventBatch) {
+        if batch.records().iter().all(|record| record.traceparent_bytes == 0) {
+            return;
+        }
+        let emitted = self.records.iter().enumerate().filter(|(_, r)| r.kind == EffectKind::Emit);
+        let carried = emitted.filter_map(|(index, record)| {
+            let cause = batch.records().get(record.event as usize)?;
+            let text = (cause.traceparent_bytes > 0).then(|| batch.get(record.event as usize).traceparent)?;
+            Some((index, text.into()))
+        });
+        self.traceparents = carried.collect();
+    }
+
+    /// Puts another trace context in the place of each that this answers one for.
+    pub fn map_traceparents(&mut self, of: impl Fn(&str) -> Option<String>) {
+        for (_, text) in &mut self.traceparents {
+            if let Some(other) = of(text) {
+                *text = other.into();
+            }
+        }
+    }
+
+    fn traceparent(&self, index: usize) -> &str {
+        let found = self.traceparents.binary_search_by_key(&index, |(index, _)| *index);
+        found.map_or("", |at| &self.traceparents[at].1)
     }
 
     pub fn len(&self) -> usize {
@@ -182,6 +217,7 @@ impl EffectBatch {
                 at: Micros(record.at),
                 schema_version: record.schema_version,
                 depth: record.depth,
+                traceparent: self.traceparent(index),
                 payload: body,
             }),
         }

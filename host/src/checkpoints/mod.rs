@@ -235,6 +235,13 @@ impl ScanLimit {
         entries >= self.entries as usize || (entries > 0 && bytes + next > self.bytes)
     }
 }
+impl DeadLetterRow {
+    /// What a guest could not handle is the guest's; the host's failures make no dead letters, but where one
+    /// should, its reason says so.
+    pub fn blame(&self) -> Blame {
+        if self.reason == "host" { Blame::Host } else { Blame::Guest }
+    }
+}
 
 /// How far a task is, for lag and status.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `millrace serve`: a host in the foreground, drained on SIGTERM and Ctrl-C.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -63,6 +63,7 @@ async fn serve(
     let mut signals = Signals::new()?;
     let drain_max = config.serve.drain_max();
     let data = config.serve.data.clone();
+    let exporter = Telemetry::export_traces(&config.telemetry)?;
     let host = tokio::select! {
         // Dropped by a signal: a host that has not started holds nothing.
         host = start(config, &telemetry) => host?,
@@ -80,11 +81,20 @@ async fn serve(
             _ = upkeep.tick() => telemetry.upkeep(),
         }
     };
+    let deadline = Instant::now() + drain_max + DRAIN_GRACE;
     drain(host, signals, drain_max).await?;
+    if let Some(exporter) = exporter {
+        exporter.shut_down(deadline.saturating_duration_since(Instant::now())).await;
+    }
     match failure {
         None => Ok(()),
         Some(failure) => {
-            error!(error = failure, "the host stopped by itself");
+            error!(
+                error.kind = "host_stopped",
+                error.blame = "host",
+                error = failure,
+                "the host stopped by itself"
+            );
             Err(CliError::failed(
                 format!("the host stopped by itself: {failure}"),
                 "see the messages above; start it again once the cause is gone",
@@ -123,7 +133,7 @@ async fn drain(host: Host, mut signals: Signals, within: Duration) -> Result<(),
     tokio::select! {
         ended = tokio::time::timeout(within + DRAIN_GRACE, host.shutdown()) => {
             if ended.is_err() {
-                warn!("the drain took longer than its deadline; what was not committed is repeated at the next start");
+                warn!(error.kind = "drain_ended", error.blame = "host", "the drain took longer than its deadline; what was not committed is repeated at the next start");
             }
             Ok(())
         }
@@ -175,7 +185,7 @@ impl From<TelemetryError> for CliError {
         CliError::new(
             super::Exit::Config,
             error.to_string(),
-            "change `telemetry.filter`, for instance to `info`",
+            "correct the setting `telemetry.filter`, for instance to `info`, or `telemetry.otlp_endpoint`",
         )
     }
 }

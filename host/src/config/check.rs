@@ -13,6 +13,7 @@ impl Config {
         self.check_access()?;
         self.check_relations()?;
         self.check_zeros()?;
+        self.check_telemetry()?;
         for (name, settings) in &self.plugins {
             if settings.lanes.is_some_and(|lanes| lanes == 0 || lanes > limits::LANES_MAX) {
                 let max = limits::LANES_MAX;
@@ -95,6 +96,34 @@ impl Config {
         if self.gateway.connections_max > limits::CONNECTIONS_CEILING {
             let max = limits::CONNECTIONS_CEILING;
             return wrong("gateway.connections_max", format!("one host takes {max} at most"));
+        }
+        Ok(())
+    }
+
+    fn check_telemetry(&self) -> Result<(), Wrong> {
+        let telemetry = &self.telemetry;
+        if !(0.0..=1.0).contains(&telemetry.trace_sample_ratio.0) {
+            let ratio = telemetry.trace_sample_ratio.0;
+            return wrong("telemetry.trace_sample_ratio", format!("it is a share from 0 to 1, not {ratio}"));
+        }
+        if let Some(endpoint) = &telemetry.otlp_endpoint {
+            let host = endpoint.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or(""));
+            if host.is_none_or(str::is_empty) {
+                let why = "it is the address of a collector such as http://127.0.0.1:4318; for https, put a collector or a proxy beside the host";
+                return wrong("telemetry.otlp_endpoint", why.into());
+            }
+        }
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        for (name, value) in &telemetry.otlp_headers {
+            if name.is_empty()
+                || !name.bytes().all(token)
+                || value.bytes().any(|b| !(b' '..=b'~').contains(&b))
+            {
+                return wrong(
+                    "telemetry.otlp_headers",
+                    format!("`{name}` is not a header with a value of visible ASCII"),
+                );
+            }
         }
         Ok(())
     }

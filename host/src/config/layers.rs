@@ -220,11 +220,20 @@ fn written(value: &Value, path: &[String]) -> String {
     let secret = |name: &str| name == "token";
     match value {
         Value::Empty(..) => String::new(),
-        Value::String(..) if path.last().is_some_and(|name| secret(name)) => format!("\"{MASK}\""),
+        Value::String(..)
+            if path.last().is_some_and(|name| secret(name))
+                || path.iter().any(|name| name == "otlp_headers") =>
+        {
+            format!("\"{MASK}\"")
+        }
         Value::String(_, text) => format!("{text:?}"),
         Value::Array(_, items) => {
             let items: Vec<String> = items.iter().map(|item| written(item, path)).collect();
             format!("[{}]", items.join(", "))
+        }
+        Value::Dict(_, fields) if path.iter().any(|name| name == "otlp_headers") => {
+            let fields: Vec<String> = fields.keys().map(|name| format!("{name} = \"{MASK}\"")).collect();
+            format!("{{ {} }}", fields.join(", "))
         }
         Value::Dict(_, fields) => {
             let fields: Vec<String> = fields

@@ -29,6 +29,7 @@ mod serve;
 mod state;
 mod streams;
 mod tables;
+mod traced;
 pub mod wire;
 
 use std::fmt;
@@ -158,7 +159,6 @@ impl Gateway {
         let listen = |source| GatewayError::Listen { bind, source };
         let listener = TcpListener::bind(bind).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
-        metrics::describe();
         let edge = Arc::new(Edge {
             services,
             auth,

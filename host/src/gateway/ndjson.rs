@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use super::auth::Caller;
 use super::body::BodyReader;
 use super::problem::Problem;
+use super::traced::RequestTrace;
 use super::{Edge, json, metrics, native};
 use crate::error::Blame;
 use crate::event::{EventBatch, TenantId};
@@ -39,9 +40,14 @@ use crate::streams::{Appended, StreamError};
 
 /// Takes an upload in and answers as it goes. The head of the answer waits for
 /// the first line's fate, so that an upload that fails at once has a status.
-pub(super) async fn publish(edge: Arc<Edge>, caller: Caller, body: BodyReader) -> Result<Response, Problem> {
+pub(super) async fn publish(
+    edge: Arc<Edge>,
+    caller: Caller,
+    body: BodyReader,
+    trace: RequestTrace,
+) -> Result<Response, Problem> {
     let (answers, mut received) = mpsc::channel(ANSWER_BATCHES_MAX);
-    let upload = Upload::new(Arc::clone(&edge), caller.tenant, body, answers);
+    let upload = Upload::new(Arc::clone(&edge), caller.tenant, body, (answers, trace));
     let hard = edge.hard.clone();
     edge.tasks.spawn(async move { hard.run_until_cancelled(upload.run()).await });
     let first = match received.recv().await {
@@ -102,6 +108,7 @@ struct Upload {
     epoch: Arc<str>,
     body: BodyReader,
     answers: mpsc::Sender<Answer>,
+    trace: RequestTrace,
     answered: bool,
     batch: EventBatch,
     lines: Lines,
@@ -115,7 +122,12 @@ struct Upload {
 }
 
 impl Upload {
-    fn new(edge: Arc<Edge>, tenant: TenantId, body: BodyReader, answers: mpsc::Sender<Answer>) -> Self {
+    fn new(
+        edge: Arc<Edge>,
+        tenant: TenantId,
+        body: BodyReader,
+        (answers, trace): (mpsc::Sender<Answer>, RequestTrace),
+    ) -> Self {
         let epoch = edge.services.log.epoch().0;
         Self {
             edge,
@@ -124,6 +136,7 @@ impl Upload {
             epoch,
             body,
             answers,
+            trace,
             answered: false,
             lines: Lines::default(),
             in_flight: FuturesOrdered::new(),
@@ -290,8 +303,9 @@ impl Upload {
         let lines = Lines { ids: Vec::with_capacity(self.lines.ids.len()), ..Lines::default() };
         let pending = std::mem::replace(&mut self.lines, lines);
         let log = Arc::clone(&self.edge.services.log);
+        let trace = self.trace;
         self.in_flight.push_back(Box::pin(async move {
-            let result = if batch.is_empty() { Ok(Vec::new()) } else { log.append(batch).await };
+            let result = if batch.is_empty() { Ok(Vec::new()) } else { trace.append(&*log, batch).await };
             Settled { pending, result }
         }));
     }

@@ -52,7 +52,9 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>, Admin(_): Admin) -> R
         (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    (headers, (edge.services.metrics)()).into_response()
+    let mut text = (edge.services.metrics)();
+    text.push_str(&edge.services.plugins.metrics().await);
+    (headers, text).into_response()
 }
 
 /// This description.

@@ -190,6 +190,7 @@ pub(super) async fn dead_letters(
             "tenant": letter.task.tenant.as_str(),
             "lane": letter.task.lane,
             "reason": letter.reason,
+            "blame": letter.blame().as_str(),
             "message": letter.message,
             "attempts": letter.attempts,
             "at": letter.at.to_string(),

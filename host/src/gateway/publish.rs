@@ -13,6 +13,7 @@ use super::auth::{Caller, Publisher};
 use super::body::{BodyLimit, BodyReader, media_type, unsupported};
 use super::params::Params;
 use super::problem::Problem;
+use super::traced::RequestTrace;
 use super::{Edge, cloudevents, json, metrics, native, ndjson};
 use crate::event::{EventBatch, Micros};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
@@ -70,13 +71,14 @@ pub(super) async fn publish(
     } else {
         BodyLimit { name: "body_bytes_max", bytes: edge.options.body_bytes_max }
     };
+    let trace = RequestTrace::of(&parts.headers);
     let binary = cloudevents::is_binary(&parts.headers);
     if !binary && !EVENT_TYPES.contains(&found.as_str()) {
         return Err(unsupported(&found, EVENT_TYPES));
     }
     let reader = BodyReader::new(&parts.headers, body, edge.options.body_idle_max, limit)?;
     if !binary && found == "application/x-ndjson" {
-        return ndjson::publish(edge, caller, reader).await;
+        return ndjson::publish(edge, caller, reader, trace).await;
     }
     let body = reader.whole().await?;
     let now = edge.services.clock.now();
@@ -92,7 +94,7 @@ pub(super) async fn publish(
     } else {
         native::push(&mut batch, &body, now)?;
     }
-    append(&edge, &caller, batch).await
+    append(&edge, &caller, batch, trace).await
 }
 
 fn push_array(
@@ -116,7 +118,12 @@ fn push_array(
     Ok(())
 }
 
-async fn append(edge: &Edge, caller: &Caller, batch: EventBatch) -> Result<Response, Problem> {
+async fn append(
+    edge: &Edge,
+    caller: &Caller,
+    batch: EventBatch,
+    trace: RequestTrace,
+) -> Result<Response, Problem> {
     if batch.bytes() > BATCH_BYTES_MAX {
         let detail = format!("{} bytes of events; batch_bytes_max is {BATCH_BYTES_MAX}", batch.bytes());
         let asked = batch.bytes() as u64;
@@ -130,7 +137,7 @@ async fn append(edge: &Edge, caller: &Caller, batch: EventBatch) -> Result<Respo
     let appended = if batch.is_empty() {
         Vec::new()
     } else {
-        edge.services.log.append(batch).await.map_err(|error| match &error {
+        trace.append(&*edge.services.log, batch).await.map_err(|error| match &error {
             crate::streams::StreamError::IdTaken { index, .. } => {
                 let index = *index;
                 Problem::from(error).with("index", index.into())

@@ -47,7 +47,7 @@ pub(super) async fn serve(edge: Arc<Edge>, listener: TcpListener, router: Router
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(cause = %error, "accepting a connection failed");
+                tracing::warn!(error.kind = "accept_failed", error.blame = "host", cause = %error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -74,7 +74,12 @@ pub(super) async fn serve(edge: Arc<Edge>, listener: TcpListener, router: Router
     edge.stopping.cancel();
     edge.tasks.close();
     if tokio::time::timeout(edge.options.drain_max, edge.tasks.wait()).await.is_err() {
-        tracing::warn!(open = edge.tasks.len(), "requests were cut at the end of the drain time");
+        tracing::warn!(
+            error.kind = "drain_ended",
+            error.blame = "host",
+            open = edge.tasks.len(),
+            "requests were cut at the end of the drain time"
+        );
         edge.hard.cancel();
         edge.tasks.wait().await;
     }

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TaskWarning,
-    TenantFailure,
+    Deployment, Manifest, Measures, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus,
+    TaskWarning, TenantFailure,
 };
 use crate::tables::TableSchema;
 
@@ -215,6 +215,9 @@ pub struct PluginView {
     /// Of all tenants together, and so for `admin` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<PluginCounters>,
+    /// Lag, memory, CPU, checkpoints and times. Of all tenants together, and so for `admin` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measures: Option<Measures>,
     pub last_refusal: Option<Refusal>,
 }
 
@@ -232,6 +235,7 @@ impl PluginView {
             tasks: status.tasks,
             warnings: status.warnings,
             counters: Some(status.counters),
+            measures: Some(status.measures),
             last_refusal: status.last_refusal,
         }
     }
@@ -247,7 +251,7 @@ impl PluginView {
                 status.state = PluginState::Running;
             }
         }
-        Self { lag_events: None, counters: None, ..Self::whole(status) }
+        Self { lag_events: None, counters: None, measures: None, ..Self::whole(status) }
     }
 }
 
@@ -333,6 +337,8 @@ pub struct DeadLetterView {
     pub tenant: String,
     pub lane: u32,
     pub reason: String,
+    /// Whose fault it was: `guest`, or `host`.
+    pub blame: String,
     pub message: String,
     pub attempts: u32,
     pub at: String,

@@ -52,7 +52,7 @@ impl Cache {
             expected.verify_slice(mac).is_ok()
         });
         let Some((_, code)) = sound else {
-            tracing::warn!(path = %path.display(), "a precompiled component is not this host's; it is made again");
+            tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", path = %path.display(), "a precompiled component is not this host's; it is made again");
             metrics::counter!(crate::telemetry::metrics::PRECOMPILED_REJECTED).increment(1);
             // It is replaced in a moment; if not, it is refused again.
             let _ = fs::remove_file(&path);
@@ -65,7 +65,7 @@ impl Cache {
         let component = unsafe { Component::deserialize(engine, code) };
         component
             .inspect_err(|error| {
-                tracing::warn!(path = %path.display(), %error, "a precompiled component does not load");
+                tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", path = %path.display(), %error, "a precompiled component does not load");
             })
             .ok()
     }
@@ -138,7 +138,7 @@ pub(super) fn write_whole(dir: &Path, path: &Path, bytes: &[u8], mode: u32) -> s
 fn key(dir: &Path, path: &Path) -> Result<[u8; KEY_BYTES], PluginError> {
     match found_key(path) {
         Ok(Ok(key)) => return Ok(key),
-        Ok(Err(why)) => tracing::warn!(
+        Ok(Err(why)) => tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host",
             path = %path.display(),
             why,
             "the key of the precompiled cache is replaced; components are compiled again"

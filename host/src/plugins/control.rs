@@ -3,14 +3,15 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, PluginError};
 use crate::checkpoints::{CommitError, DeadLetterRow};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::TenantId;
-use crate::processors::{BreakerState, Manifest};
+use crate::processors::{BreakerState, Manifest, Measures};
 use crate::tables::TableError;
 
 /// Where a first deploy begins to read. Later deploys go on where the plugin stands.
@@ -113,6 +114,9 @@ pub struct Refusal {
     /// The candidate's digest, or its file's name where it has none.
     pub candidate: String,
     pub code: String,
+    /// `host`, `guest` or `caller`.
+    #[serde(default)]
+    pub blame: String,
     pub message: String,
 }
 
@@ -134,6 +138,9 @@ pub struct PluginStatus {
     #[serde(default)]
     pub warnings: Vec<TaskWarning>,
     pub counters: PluginCounters,
+    /// Lag, memory, CPU, checkpoints and times, of all tenants together; by version where it differs.
+    #[serde(default)]
+    pub measures: Measures,
     pub last_refusal: Option<Refusal>,
 }
 
@@ -150,6 +157,11 @@ pub trait PluginControl: Send + Sync + Debug {
     fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>>;
 
     fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// What `/metrics` says of the plugins, in Prometheus' text format.
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        ready(String::new()).boxed()
+    }
 
     /// Former and present deployments, newest first.
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>>;

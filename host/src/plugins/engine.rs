@@ -40,7 +40,7 @@ pub(super) fn new(instances_max: usize) -> Result<Engine, PluginError> {
         // A small address space (a container with a bound on it, an old kernel)
         // cannot hold the pool. On-demand allocation works everywhere; only starting an instance is slower.
         Err(error) => {
-            tracing::warn!(
+            tracing::warn!(error.kind = "engine_degraded", error.blame = "host",
                 error = %format!("{error:#}"),
                 "no address space for pooled instances; allocating them on demand"
             );

@@ -8,7 +8,7 @@ use super::bindings::{self, exported, wire};
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
 use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
-use crate::event::{EventBatch, EventRecord, Micros};
+use crate::event::{EventBatch, EventRecord};
 use crate::limits::{COMMIT_BYTES_MAX, GUEST_EFFECTS_MAX};
 use crate::limits::{
     GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STACK_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX,
@@ -175,7 +175,7 @@ impl WasmProcessor {
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|record| record.depth));
         if let Some(last) = batch.records().last() {
-            self.instance.store.data().set_event_time(Micros(last.at));
+            self.instance.store.data().begin_batch(last);
         }
         let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
         self.words = words;
@@ -192,7 +192,8 @@ impl WasmProcessor {
             );
             return Err(self.instance.break_with(TrapKind::Output, message));
         }
-        let effects = self.effects(outcome.effects)?;
+        let mut effects = self.effects(outcome.effects)?;
+        effects.carry_traceparents(batch);
         Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
     }
 
@@ -288,6 +289,10 @@ impl Processor for WasmProcessor {
             "the snapshot has {bytes} bytes; guest_state_bytes_max is {max}: keep what grows in keyed state, or raise plugins.<name>.state_bytes_max"
         );
         Err(self.instance.break_with(TrapKind::Limit, message))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.instance.store.data().limits.memory_bytes() as u64
     }
 }
 

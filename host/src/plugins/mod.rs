@@ -13,6 +13,7 @@ mod control;
 mod describe;
 mod engine;
 mod instance;
+mod memory;
 mod registry;
 mod runtime;
 mod sandbox;
@@ -37,9 +38,9 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
-/// What a plugin says of itself; its status shows it.
-pub use crate::processors::Manifest;
 use crate::processors::{FailurePolicy, InvalidManifest, ProcessorFactory};
+/// What a plugin says of itself; its status shows it.
+pub use crate::processors::{Manifest, Measures};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use super::sandbox::{Grants, Guest, Sandbox, cut};
 use super::wait;
 use super::{PluginError, PluginRuntime, PluginSettings};
 use super::{bindings, engine};
+use crate::error::Classify as _;
 use crate::limits::{
     COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MEMORY_BYTES_CEILING,
     GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_CEILING, GUEST_STATE_BYTES_MAX, INSTANCES_MAX,
@@ -85,7 +86,7 @@ impl WasmRuntime {
             let kept = component.serialize().map_err(|error| engine_failed(&error));
             if let Err(error) = kept.and_then(|code| cache.put(digest, &code)) {
                 // A full disk costs the next start some time; it is no reason not to run now.
-                tracing::warn!(%error, "a precompiled component could not be kept");
+                tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
             }
         }
         Ok(component)
@@ -102,6 +103,7 @@ impl WasmRuntime {
     fn describe(&self, linked: &Linked) -> Result<Manifest, PluginError> {
         let sandbox = Sandbox {
             plugin: "".into(),
+            version: "".into(),
             memory_bytes_max: self.options.memory_bytes_max,
             state_bytes_max: self.options.state_bytes_max,
             grants: Grants::default(),
@@ -144,6 +146,7 @@ impl PluginRuntime for WasmRuntime {
         let state = settings.state_bytes_max.unwrap_or(self.options.state_bytes_max);
         let sandbox = Sandbox {
             plugin: manifest.name.as_str().into(),
+            version: manifest.version.to_string().into(),
             memory_bytes_max: memory.min(GUEST_MEMORY_BYTES_CEILING),
             state_bytes_max: state.min(GUEST_STATE_BYTES_CEILING),
             grants,

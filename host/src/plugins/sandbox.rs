@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,9 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, 
 
 use super::bindings::imported;
 use super::bindings::imported::log::Level;
+use super::memory::CountedLimits;
 use crate::checkpoints::ScanLimit;
-use crate::event::Micros;
+use crate::event::EventRecord;
 use crate::limits::{
     GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
     GUEST_RESOURCES_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
@@ -42,7 +43,7 @@ pub(super) struct Grants {
 pub(super) struct Guest {
     wasi: WasiCtx,
     resources: ResourceTable,
-    pub(super) limits: StoreLimits,
+    pub(super) limits: CountedLimits,
     context: Option<TaskContext>,
     config: Arc<BTreeMap<String, String>>,
     logs: Arc<Logs>,
@@ -56,6 +57,7 @@ pub(super) struct Guest {
 #[derive(Clone, Debug)]
 pub(super) struct Sandbox {
     pub(super) plugin: Arc<str>,
+    pub(super) version: Arc<str>,
     pub(super) memory_bytes_max: usize,
     /// Size of a snapshot, taken or loaded.
     pub(super) state_bytes_max: usize,
@@ -67,7 +69,7 @@ impl Guest {
     /// A sandbox for a task; without one, for `describe`.
     pub(super) fn new(sandbox: &Sandbox, context: Option<TaskContext>) -> Self {
         let event_time = Arc::new(AtomicI64::new(0));
-        let logs = Arc::new(Logs::new(&sandbox.plugin, context.as_ref()));
+        let logs = Arc::new(Logs::new(sandbox, context.as_ref()));
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(Lines(Arc::clone(&logs))).stderr(Lines(Arc::clone(&logs)));
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
@@ -84,7 +86,7 @@ impl Guest {
         Self {
             wasi: wasi.build(),
             resources,
-            limits: limits(sandbox.memory_bytes_max),
+            limits: CountedLimits::new(limits(sandbox.memory_bytes_max)),
             context,
             config: Arc::clone(&sandbox.config),
             logs,
@@ -94,9 +96,11 @@ impl Guest {
         }
     }
 
-    /// What the clocks answer from now on.
-    pub(super) fn set_event_time(&self, at: Micros) {
-        self.event_time.store(at.0, Ordering::Relaxed);
+    /// A batch begins: its last event's time is what the clocks answer from now on, and messages name its
+    /// position. Which event of a batch a guest is at, only the guest knows.
+    pub(super) fn begin_batch(&self, last: &EventRecord) {
+        self.event_time.store(last.at, Ordering::Relaxed);
+        self.logs.position.store(last.position, Ordering::Relaxed);
     }
 
     /// A call begins, which may take this long. What earlier ones printed is not its last words.
@@ -214,8 +218,11 @@ impl HostMonotonicClock for EventTime {
 /// An instance's messages: bounded in size and rate, with its place beside them.
 struct Logs {
     plugin: Arc<str>,
+    version: Arc<str>,
     tenant: String,
     lane: u32,
+    /// The last event's of the batch that was handed over last; 0 before the first.
+    position: AtomicU64,
     inner: Mutex<Budget>,
 }
 
@@ -228,9 +235,11 @@ struct Budget {
 }
 
 impl Logs {
-    fn new(plugin: &Arc<str>, context: Option<&TaskContext>) -> Self {
+    fn new(sandbox: &Sandbox, context: Option<&TaskContext>) -> Self {
         Self {
-            plugin: Arc::clone(plugin),
+            plugin: Arc::clone(&sandbox.plugin),
+            version: Arc::clone(&sandbox.version),
+            position: AtomicU64::new(0),
             tenant: context.map(|c| c.tenant.to_string()).unwrap_or_default(),
             lane: context.map_or(0, |c| c.lane),
             inner: Mutex::new(Budget {
@@ -253,17 +262,21 @@ impl Logs {
                 .increment(1);
             return;
         };
-        let message = cut(message, GUEST_LOG_BYTES_MAX);
+        // A field and not the message: a line break in it must not look like another message of the host.
+        let text = cut(message, GUEST_LOG_BYTES_MAX);
+        let position = Some(self.position.load(Ordering::Relaxed)).filter(|position| *position > 0);
         macro_rules! at {
             ($level:ident) => {
                 tracing::$level!(
                     target: "millrace::guest",
                     tenant = self.tenant,
-                    plugin.name = %self.plugin,
+                    plugin.name = &*self.plugin,
+                    plugin.version = &*self.version,
                     lane = self.lane,
+                    stream.position = position,
                     dropped,
-                    message,
-                    "guest"
+                    text,
+                    "guest message"
                 )
             };
         }

@@ -74,7 +74,7 @@ impl DirectoryWatcher {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) => {
-                warn!(dir = %self.dir.display(), %error, "the plugins folder cannot be read");
+                warn!(error.kind = "folder_unreadable", error.blame = "host", dir = %self.dir.display(), %error, "the plugins folder cannot be read");
                 return Vec::new();
             }
         };
@@ -110,6 +110,8 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
     let component = match fs::metadata(path) {
         Ok(meta) if meta.len() > COMPONENT_BYTES_MAX as u64 => {
             warn!(
+                error.kind = "component_bytes_max",
+                error.blame = "guest",
                 file,
                 bytes = meta.len(),
                 component_bytes_max = COMPONENT_BYTES_MAX,
@@ -120,7 +122,7 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
         _ => match tokio::fs::read(path).await {
             Ok(component) => component,
             Err(error) => {
-                warn!(file, %error, "the component cannot be read");
+                warn!(error.kind = "component_unreadable", error.blame = "host", file, %error, "the component cannot be read");
                 return true;
             }
         },

@@ -9,14 +9,17 @@
 mod breaker;
 mod counters;
 mod feed;
+mod histogram;
 mod keyed;
 mod lane;
 mod manifest;
+mod measures;
 mod parked;
 mod pool;
 mod proof;
 mod resolve;
 mod runner;
+mod spans;
 mod task;
 mod worker;
 
@@ -24,15 +27,17 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use breaker::BreakerState;
-pub use counters::Counts;
+pub use counters::{Counts, VersionCounters};
 pub use lane::lane_of_event;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
+pub use measures::{Exposed, Measures, Shape, TrapCounts, VersionMeasures, exposition, lag_seconds};
 pub use pool::GuestPool;
 pub use proof::{context_at_rest, prove_at_rest};
 pub use resolve::{ResolveError, Resolved, Verdict};
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState, ScanLimit, StatePage, StateValue};
+use crate::error::Blame;
 use crate::event::{EventBatch, Micros, TenantId};
 use crate::limits::GUEST_STATE_BYTES_MAX;
 
@@ -52,6 +57,11 @@ pub trait Processor: Send {
 
     /// The state to restart from. Not called for a processor without a state content type.
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap>;
+
+    /// The memory that the instance holds now, for its status. Read once a turn.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// A loaded version of a processor, from which each task gets its own instance.
@@ -156,6 +166,15 @@ pub enum TrapKind {
     Host,
 }
 
+impl TrapKind {
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::Host => Blame::Host,
+            Self::Trap | Self::Timeout | Self::Limit | Self::Output => Blame::Guest,
+        }
+    }
+}
+
 impl std::fmt::Display for TrapKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -180,4 +199,13 @@ pub enum LoadError {
     StateTooLarge { bytes: u64, max: u64 },
     #[error(transparent)]
     Trap(#[from] Trap),
+}
+
+impl LoadError {
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Refused { .. } | Self::StateTooLarge { .. } => Blame::Guest,
+            Self::Trap(trap) => trap.kind.blame(),
+        }
+    }
 }

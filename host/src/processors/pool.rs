@@ -120,7 +120,7 @@ impl GuestPool {
         self.inner.ready.notify_all();
         for thread in std::mem::take(&mut *lock(&self.inner.threads)) {
             if thread.join().is_err() {
-                tracing::error!("a guest thread had panicked");
+                tracing::error!(error.kind = "panicked", error.blame = "host", "a guest thread had panicked");
             }
         }
     }

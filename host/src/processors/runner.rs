@@ -15,8 +15,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::breaker::{Breaker, BreakerState};
-use super::counters::{Counters, Counts};
+use super::counters::{Counts, VersionCounters};
 use super::feed::{Feed, FeedError};
+use super::measures::{Measures, since};
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
@@ -24,6 +25,7 @@ use super::task::{End, Task};
 use super::{FailurePolicy, LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, TaskId};
 use crate::clock::Clock;
+use crate::error::{Blame, Classify as _};
 use crate::event::{Position, TenantId};
 use crate::limits::{
     BREAKER_FAILURES_MAX, BREAKER_WAIT_MAX, BREAKER_WAIT_MIN, COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX,
@@ -105,7 +107,7 @@ pub(super) struct Shared {
     pub(super) pool: GuestPool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: ProcessorSettings,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<VersionCounters>,
     runtime: tokio::runtime::Handle,
     jobs: TaskTracker,
     factory: RwLock<Arc<dyn ProcessorFactory>>,
@@ -135,6 +137,10 @@ pub struct Runner {
 #[derive(Clone, Debug)]
 pub struct RunnerStatus {
     pub counts: Counts,
+    /// All but the lag in seconds, which has to be looked up: see [`super::lag_seconds`].
+    pub measures: Measures,
+    /// Tenants with events that are not done, and up to where they are.
+    pub behind: Vec<(TenantId, Position)>,
     /// Everything up to here is done, for all tenants.
     pub done_through: Position,
     pub tasks: Vec<TaskState>,
@@ -169,9 +175,21 @@ pub struct SwapError {
 impl Runner {
     /// Starts a processor for every tenant there is and will be.
     pub fn start(engine: &Engine, factory: Arc<dyn ProcessorFactory>, settings: ProcessorSettings) -> Self {
+        Self::start_counting(engine, factory, settings, Arc::default())
+    }
+
+    /// The same, going on with the counts of former runs.
+    pub fn start_counting(
+        engine: &Engine,
+        factory: Arc<dyn ProcessorFactory>,
+        settings: ProcessorSettings,
+        counters: Arc<VersionCounters>,
+    ) -> Self {
         let name: Arc<str> = factory.manifest().name.as_str().into();
+        // Its numbers are there from the beginning, at 0.
+        counters.of(&factory.manifest().version.to_string());
         let shared = Arc::new(Shared {
-            counters: Counters::new(&name),
+            counters,
             name,
             log: Arc::clone(&engine.log),
             checkpoints: Arc::clone(&engine.checkpoints),
@@ -221,12 +239,12 @@ impl Runner {
             shared.set_factory(Arc::clone(&old));
             for handed_over in &tasks[..index] {
                 if let Err(error) = handed_over.swap(Arc::clone(&old)).await {
-                    warn!(task.id = %handed_over.id, %error, "task could not go back to the old version");
+                    warn!(task.id = %handed_over.id, error.kind = "swap_failed", error.blame = "guest", %error, "task could not go back to the old version");
                 }
             }
             return Err(SwapError { task: task.id.clone(), source });
         }
-        shared.counters.swap();
+        shared.counters.of(&factory.manifest().version.to_string()).swap();
         Ok(())
     }
 
@@ -272,32 +290,49 @@ impl Runner {
         let mut done_through = newest;
         let mut tasks = Vec::new();
         let mut failures = Vec::new();
+        let mut lagging = Vec::new();
+        let mut measures = Measures::counted(&shared.counters);
         for tenant in shared.log.tenants().iter().filter(|t| shared.serves(t)) {
             let Some(run) = runs.get(tenant) else {
                 done_through = done_through.min(shared.settings.start);
+                lagging.push((tenant.clone(), shared.settings.start));
                 continue;
             };
             let mut behind = run.fed;
             for task in &run.tasks {
                 behind = behind.min(task.done_through());
                 let (parked_events, held_keys) = task.parked();
+                let holds = task.holds();
                 tasks.push(TaskState {
                     task: task.id.clone(),
                     done_through: task.done_through(),
-                    state_bytes: task.state_bytes(),
+                    state_bytes: holds.state_bytes,
                     parked_events,
                     held_keys,
                     breaker: run.breaker.as_ref().map(|breaker| breaker.state()).unwrap_or_default(),
                     blocked: task.blocked().map(|blocked| blocked.to_string()),
                 });
+                measures.instances += u64::from(holds.memory_bytes.is_some());
+                measures.memory_bytes += holds.memory_bytes.unwrap_or(0);
+                measures.checkpoint_bytes += holds.state_bytes;
+                let age = since(&*shared.clock, holds.committed_at);
+                measures.checkpoint_age_seconds = measures.checkpoint_age_seconds.max(age);
             }
             let has_more = shared.log.tail().follow(tenant).newest() > behind;
             if has_more {
                 done_through = done_through.min(behind);
+                lagging.push((tenant.clone(), behind));
             }
             failures.extend(run.failure.iter().map(|message| (tenant.clone(), message.clone())));
         }
-        RunnerStatus { counts: shared.counters.read(), done_through, tasks, failures }
+        RunnerStatus {
+            counts: shared.counters.sum(),
+            measures,
+            behind: lagging,
+            done_through,
+            tasks,
+            failures,
+        }
     }
 }
 
@@ -310,6 +345,17 @@ enum RunError {
     Feed(#[from] FeedError),
     #[error(transparent)]
     Claim(#[from] CommitError),
+}
+
+impl RunError {
+    fn blame(&self) -> Blame {
+        match self {
+            Self::Task(end) => end.blame,
+            Self::Feed(FeedError::Stream(error)) => error.blame(),
+            Self::Feed(_) => Blame::Host,
+            Self::Claim(error) => error.blame(),
+        }
+    }
 }
 
 impl Shared {
@@ -404,7 +450,15 @@ impl Shared {
             let swapped = !Arc::ptr_eq(&began_with, &self.factory());
             let restart = (swapped || !matches!(&error, RunError::Task(end) if !end.restart))
                 && !matches!(&error, RunError::Feed(FeedError::Closed));
-            warn!(plugin.name = %self.name, %tenant, %error, restart, "processor run ended");
+            warn!(
+                plugin.name = %self.name,
+                %tenant,
+                error.kind = "run_ended",
+                error.blame = error.blame().as_str(),
+                %error,
+                restart,
+                "processor run ended"
+            );
             if let Some(run) = self.runs().get_mut(&tenant) {
                 run.failure = Some(error.to_string());
                 run.fed = run.fed.min(reached);
@@ -421,7 +475,7 @@ impl Shared {
                 () = self.cancel.cancelled() => return,
             }
             wait = (wait * 2).min(RESTART_WAIT_MAX);
-            self.counters.restart();
+            self.counters.of(&self.factory().manifest().version.to_string()).restart();
         }
     }
 

@@ -4,7 +4,7 @@
 //! Others send to it (batches, a commit's answer, a request to stop or to swap)
 //! and wake it; all decisions fall in its own turns, on a guest thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use tokio::sync::{Notify, oneshot};
 
 use super::breaker::Breaker;
+use super::counters::ThreadCpu;
 use super::pool::{Schedule, Turns};
 use super::proof::Basis;
 use super::resolve::Resolution;
@@ -19,7 +20,8 @@ use super::runner::Shared;
 use super::worker::{Blocked, Next, Worker};
 use super::{FlushReason, LoadError, ProcessorFactory};
 use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
-use crate::event::{EventBatch, Position, TenantId};
+use crate::error::Blame;
+use crate::event::{EventBatch, Micros, Position, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LANE_QUEUE_BATCHES_MAX};
 
 /// A handle on a task, shared by its feed, its timers and the runner.
@@ -44,6 +46,8 @@ pub(super) struct Task {
 pub(super) struct End {
     pub(super) message: String,
     pub(super) restart: bool,
+    /// Whose fault it was.
+    pub(super) blame: Blame,
 }
 
 /// What others have sent and the task has not yet looked at.
@@ -103,6 +107,27 @@ struct Seen {
     parked: AtomicU64,
     held: AtomicU64,
     blocked: Mutex<Option<Blocked>>,
+    committed_at: AtomicI64,
+    /// 1 above the instance's memory; 0 without an instance.
+    memory_bytes: AtomicU64,
+}
+
+/// What a task holds, for status.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holds {
+    pub(super) state_bytes: u64,
+    pub(super) committed_at: Micros,
+    /// None without an instance.
+    pub(super) memory_bytes: Option<u64>,
+}
+
+impl Seen {
+    fn note(&self, worker: &Worker) {
+        self.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
+        self.committed_at.store(worker.committed_at().0, Ordering::Relaxed);
+        let memory = worker.memory_bytes().map_or(0, |bytes| bytes.saturating_add(1));
+        self.memory_bytes.store(memory, Ordering::Relaxed);
+    }
 }
 
 impl Task {
@@ -121,6 +146,7 @@ impl Task {
         let (parked, held) = worker.parked();
         seen.parked.store(parked as u64, Ordering::Relaxed);
         seen.held.store(held as u64, Ordering::Relaxed);
+        seen.committed_at.store(worker.committed_at().0, Ordering::Relaxed);
         seen.committed.store(position.0, Ordering::Relaxed);
         seen.advance.store(position.0, Ordering::Relaxed);
         Arc::new(Self {
@@ -283,8 +309,13 @@ impl Task {
         self.seen.committed.load(Ordering::SeqCst) > self.claimed.0
     }
 
-    pub(super) fn state_bytes(&self) -> u64 {
-        self.seen.state_bytes.load(Ordering::Relaxed)
+    /// As of the task's last turn.
+    pub(super) fn holds(&self) -> Holds {
+        Holds {
+            state_bytes: self.seen.state_bytes.load(Ordering::Relaxed),
+            committed_at: Micros(self.seen.committed_at.load(Ordering::Relaxed)),
+            memory_bytes: self.seen.memory_bytes.load(Ordering::Relaxed).checked_sub(1),
+        }
     }
 
     /// Events that wait for their key, and keys that are held.
@@ -315,6 +346,7 @@ impl Task {
         if worker.is_over() {
             return false;
         }
+        let cpu = ThreadCpu::begin();
         let inputs = self.take(worker.wants_batches());
         let closed = inputs.closed;
         let next = if closed { Ok(Next::Over) } else { worker.turn(inputs) };
@@ -325,6 +357,7 @@ impl Task {
         self.seen.held.store(held as u64, Ordering::SeqCst);
         self.seen.committed.store(worker.committed().0, Ordering::SeqCst);
         *self.seen.blocked.lock().expect("no code panics while it holds what is seen") = worker.blocked();
+        worker.counters().cpu(cpu.spent());
         let again = match next {
             Ok(Next::Again) => true,
             Ok(Next::Wait) => false,
@@ -351,6 +384,7 @@ impl Task {
                 task.committed(answer);
             });
         }
+        self.seen.note(&worker);
         self.settle(&worker);
         again
     }

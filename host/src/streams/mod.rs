@@ -13,10 +13,11 @@ use std::time::Duration;
 
 pub use tail::{Tail, TailReader, TailStats};
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use crate::error::{BackendError, Blame, Classify, Retry};
-use crate::event::{Epoch, EventBatch, InvalidEvent, Page, Position, TenantId};
+use crate::event::{Epoch, EventBatch, InvalidEvent, Micros, Page, Position, TenantId};
 
 /// How much one read may answer. A page holds one event at least, where there is one.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,17 @@ pub trait EventLog: Send + Sync + Debug {
         after: Position,
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>>;
+
+    /// When the tenant's first held event after a position was appended; none where there is no such event.
+    /// A log that does not keep that answers the event's own time.
+    fn appended_at(
+        &self,
+        tenant: &TenantId,
+        after: Position,
+    ) -> BoxFuture<'_, Result<Option<Micros>, StreamError>> {
+        let page = self.read(tenant, after.max(self.bounds().trimmed), PageLimit { events: 1, bytes: 0 });
+        async { Ok(page.await?.events.records().first().map(|record| Micros(record.at))) }.boxed()
+    }
 
     /// What is held.
     fn bounds(&self) -> Bounds;

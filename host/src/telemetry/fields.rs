@@ -16,6 +16,14 @@ pub const TABLE_NAME: &str = "table.name";
 pub const CHANNEL_ID: &str = "channel.id";
 pub const NODE_ID: &str = "node.id";
 pub const CONTROL_VERSION: &str = "control.version";
+/// A lane of a plugin, with `tenant` and `plugin.name`.
+pub const LANE: &str = "lane";
+/// What a guest said, as it said it.
+pub const TEXT: &str = "text";
+/// Guest messages over the rate limit since the last one that went through.
+pub const DROPPED: &str = "dropped";
+/// Events of a batch or commit.
+pub const EVENTS: &str = "events";
 /// The error's stable code.
 pub const ERROR_KIND: &str = "error.kind";
 /// `host`, `guest` or `caller`.
@@ -36,6 +44,10 @@ pub const ALL: &[&str] = &[
     CHANNEL_ID,
     NODE_ID,
     CONTROL_VERSION,
+    LANE,
+    TEXT,
+    DROPPED,
+    EVENTS,
     ERROR_KIND,
     ERROR_BLAME,
 ];

@@ -1,8 +1,7 @@
-//! Names and meanings of the metrics. Labels have few values: plugin, outcome,
-//! reason; never a tenant's free text, a key or a
-//! position. The edge's own stand in `gateway`.
+//! Names and meanings of the metrics. Labels have few values: plugin, version,
+//! outcome, reason, route; never a tenant, a client's free text, a key or a position.
 
-use metrics::{Unit, describe_counter};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Upper edges of histograms of time, 100 µs to 10 s.
 pub const SECONDS_BUCKETS: &[f64] =
@@ -18,6 +17,34 @@ pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
 
 // Processors. Labels: `plugin`.
+// The edge.
+pub const HTTP_REQUESTS: &str = "millrace_http_requests_total";
+pub const HTTP_REQUEST_SECONDS: &str = "millrace_http_request_seconds";
+pub const HTTP_PROBLEMS: &str = "millrace_http_problems_total";
+pub const HTTP_CONNECTIONS: &str = "millrace_http_connections";
+pub const HTTP_CONNECTIONS_REFUSED: &str = "millrace_http_connections_refused_total";
+pub const PUBLISHED_EVENTS: &str = "millrace_published_events_total";
+pub const PUBLISHED_REPEATS: &str = "millrace_published_repeats_total";
+pub const SSE_CLIENTS: &str = "millrace_sse_clients";
+
+// Plugins. Labels of the first: `plugin`.
+pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
+pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
+
+// Traces. Labels of the second: `reason`.
+pub const SPANS_EXPORTED: &str = "millrace_spans_exported_total";
+pub const SPANS_DROPPED: &str = "millrace_spans_dropped_total";
+
+// Processors. Labels: `plugin`, `version`; of traps also `kind`. They are not in the recorder: each plugin
+// keeps them for its newest versions, and they are written out when somebody asks.
+pub const PROCESSOR_LAG_EVENTS: &str = "millrace_processor_lag_events";
+pub const PROCESSOR_LAG_SECONDS: &str = "millrace_processor_lag_seconds";
+pub const PROCESSOR_INSTANCES: &str = "millrace_processor_instances";
+pub const PROCESSOR_MEMORY_BYTES: &str = "millrace_processor_memory_bytes";
+pub const PROCESSOR_CHECKPOINT_BYTES: &str = "millrace_processor_checkpoint_bytes";
+pub const PROCESSOR_CHECKPOINT_AGE: &str = "millrace_processor_checkpoint_age_seconds";
+pub const PROCESSOR_PARKED_EVENTS: &str = "millrace_processor_parked_events";
+pub const PROCESSOR_HELD_KEYS: &str = "millrace_processor_held_keys";
 pub const PROCESSOR_EVENTS: &str = "millrace_processor_events_total";
 pub const PROCESSOR_BATCHES: &str = "millrace_processor_batches_total";
 pub const PROCESSOR_COMMITS: &str = "millrace_processor_commits_total";
@@ -25,43 +52,116 @@ pub const PROCESSOR_EFFECTS: &str = "millrace_processor_effects_total";
 pub const PROCESSOR_STALE_WRITES: &str = "millrace_processor_stale_writes_total";
 pub const PROCESSOR_RETRIES: &str = "millrace_processor_retries_total";
 pub const PROCESSOR_TRAPS: &str = "millrace_processor_traps_total";
-pub const PROCESSOR_DEAD_LETTERS: &str = "millrace_processor_dead_letters_total";
-pub const PROCESSOR_PARKED: &str = "millrace_processor_parked_total";
-pub const PROCESSOR_REPLAYED: &str = "millrace_processor_replayed_total";
+pub const PROCESSOR_PARKINGS: &str = "millrace_processor_parkings_total";
 pub const PROCESSOR_BREAKER_OPENINGS: &str = "millrace_processor_breaker_openings_total";
+pub const PROCESSOR_DEAD_LETTERS: &str = "millrace_processor_dead_letters_total";
+pub const PROCESSOR_REPLAYED: &str = "millrace_processor_replayed_total";
 pub const PROCESSOR_RESTARTS: &str = "millrace_processor_restarts_total";
 pub const PROCESSOR_SWAPS: &str = "millrace_processor_swaps_total";
 pub const PROCESSOR_STATE_WARNINGS: &str = "millrace_processor_state_warnings_total";
+pub const PROCESSOR_CPU_SECONDS: &str = "millrace_processor_cpu_seconds_total";
+pub const PROCESSOR_BATCH_EVENTS: &str = "millrace_processor_batch_events";
+pub const PROCESSOR_HANDLE_SECONDS: &str = "millrace_processor_handle_seconds";
+pub const PROCESSOR_COMMIT_SECONDS: &str = "millrace_processor_commit_seconds";
+pub const PROCESSOR_SNAPSHOT_SECONDS: &str = "millrace_processor_snapshot_seconds";
+pub const PROCESSOR_FLUSH_SECONDS: &str = "millrace_processor_flush_seconds";
 
-// Plugins. Labels of the first: `plugin`.
-pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
-pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
-
-/// One sentence for each metric, for whoever reads `/metrics`.
-pub fn describe() {
-    for (name, text) in COUNTERS {
-        describe_counter!(*name, Unit::Count, *text);
-    }
+/// What a number does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
 }
 
-const COUNTERS: &[(&str, &str)] = &[
-    (EVENTS_TRIMMED, "Events that retention removed."),
-    (TAIL_FALLBACKS, "Reads of processors that had fallen behind the in-memory tail and went to the store."),
-    (PROCESSOR_EVENTS, "Events whose effects a processor has committed."),
-    (PROCESSOR_BATCHES, "Calls of `handle`, repeats included."),
-    (PROCESSOR_COMMITS, "Commits of a processor's tasks."),
-    (PROCESSOR_EFFECTS, "Effects that a processor handed back."),
-    (PROCESSOR_STALE_WRITES, "Row writes that the version gate left out because the row was newer."),
-    (PROCESSOR_RETRIES, "Events that were tried again."),
-    (PROCESSOR_TRAPS, "Guest calls that ended in a trap or at a limit."),
-    (PROCESSOR_DEAD_LETTERS, "Events that became dead letters."),
-    (PROCESSOR_PARKED, "Events that had to wait for their ordering key."),
-    (PROCESSOR_REPLAYED, "Dead letters that were replayed with success."),
-    (PROCESSOR_BREAKER_OPENINGS, "Times that a processor rested after failures in a row."),
-    (PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
-    (PROCESSOR_SWAPS, "Versions that took over from another."),
-    (PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
-    (STATE_EXPIRED, "Entries of keyed state that the host removed long after they had expired."),
-    (GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
-    (PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
+/// A metric and its meaning in one sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, help }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, help }
+}
+
+const fn histogram(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram, help }
+}
+
+/// What the recorder knows.
+pub const RECORDED_METRICS: &[Metric] = &[
+    counter(EVENTS_TRIMMED, "Events that retention removed."),
+    counter(TAIL_FALLBACKS, "Reads of processors that had fallen behind the tail and went to the store."),
+    counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
+    histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
+    counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),
+    gauge(HTTP_CONNECTIONS, "Connections that are open now."),
+    counter(HTTP_CONNECTIONS_REFUSED, "Connections refused at connections_max."),
+    counter(PUBLISHED_EVENTS, "Events that were appended over HTTP."),
+    counter(PUBLISHED_REPEATS, "Published events that were known already and not appended again."),
+    gauge(SSE_CLIENTS, "Clients that follow a stream now."),
+    counter(GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
+    counter(PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
+    counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
+    counter(STATE_EXPIRED, "Entries of keyed state that the host removed long after they had expired."),
+    counter(SPANS_EXPORTED, "Spans that the trace collector took."),
+    counter(
+        SPANS_DROPPED,
+        "Spans that did not reach the trace collector, by reason: queue_full or export_failed.",
+    ),
 ];
+
+/// What each plugin keeps.
+pub const PROCESSOR_METRICS: &[Metric] = &[
+    gauge(PROCESSOR_LAG_EVENTS, "Events of the log after the position of the task that is furthest behind."),
+    gauge(
+        PROCESSOR_LAG_SECONDS,
+        "Time since the oldest event was appended that is not done; 0 when all are.",
+    ),
+    gauge(PROCESSOR_INSTANCES, "Instances that are loaded."),
+    gauge(PROCESSOR_MEMORY_BYTES, "Linear memory of the loaded instances."),
+    gauge(PROCESSOR_CHECKPOINT_BYTES, "Snapshots of all tasks together."),
+    gauge(
+        PROCESSOR_CHECKPOINT_AGE,
+        "Time since the last commit of the task that has not committed for longest.",
+    ),
+    gauge(PROCESSOR_PARKED_EVENTS, "Events that are parked."),
+    gauge(PROCESSOR_HELD_KEYS, "Ordering keys that wait for a parked event."),
+    counter(PROCESSOR_EVENTS, "Events whose effects a processor has committed."),
+    counter(PROCESSOR_BATCHES, "Calls of `handle`, repeats included."),
+    counter(PROCESSOR_COMMITS, "Commits of a processor's tasks."),
+    counter(PROCESSOR_EFFECTS, "Effects that a processor handed back."),
+    counter(PROCESSOR_STALE_WRITES, "Row writes that the version gate left out because the row was newer."),
+    counter(PROCESSOR_RETRIES, "Events that were tried again."),
+    counter(PROCESSOR_TRAPS, "Guest calls that ended their instance, by kind."),
+    counter(PROCESSOR_PARKINGS, "Events that were parked."),
+    counter(PROCESSOR_REPLAYED, "Dead letters that were replayed with success."),
+    counter(PROCESSOR_BREAKER_OPENINGS, "Times that a processor's circuit breaker opened."),
+    counter(PROCESSOR_DEAD_LETTERS, "Events that became dead letters."),
+    counter(PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
+    counter(PROCESSOR_SWAPS, "Times that the version took over from another."),
+    counter(PROCESSOR_CPU_SECONDS, "CPU time of the guest threads in a processor's turns."),
+    histogram(PROCESSOR_BATCH_EVENTS, "Events of one call of `handle`."),
+    histogram(PROCESSOR_HANDLE_SECONDS, "Time of one call of `handle`."),
+    histogram(PROCESSOR_COMMIT_SECONDS, "Time from the submission of a commit until it is durable."),
+    histogram(PROCESSOR_SNAPSHOT_SECONDS, "Time of one call of `snapshot`."),
+    histogram(PROCESSOR_FLUSH_SECONDS, "Time of one call of `flush`."),
+];
+
+/// Tells the recorder what its names mean, for whoever reads `/metrics`.
+pub fn describe() {
+    for metric in RECORDED_METRICS {
+        let Metric { name, help, .. } = *metric;
+        match metric.kind {
+            Kind::Counter => describe_counter!(name, help),
+            Kind::Gauge => describe_gauge!(name, help),
+            Kind::Histogram => describe_histogram!(name, Unit::Seconds, help),
+        }
+    }
+}

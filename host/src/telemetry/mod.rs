@@ -1,4 +1,4 @@
-//! What the host says about itself: trace messages on stderr, metrics on `/metrics`.
+//! What the host says about itself: trace messages on stderr, metrics on `/metrics`, traces to a collector.
 //!
 //! Promises: set up once, before anything is started; field and metric names
 //! stand in one place each ([`fields`], [`metrics`]). Deliberately absent: an
@@ -6,6 +6,7 @@
 
 pub mod fields;
 pub mod metrics;
+pub mod traces;
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
@@ -14,6 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use self::traces::{Exporter, OtlpOptions};
 use crate::config::{TelemetryConfig, TraceFormat};
 
 /// The handle of the metrics. Clones are the same.
@@ -68,6 +70,18 @@ impl Telemetry {
         ::metrics::set_global_recorder(recorder).map_err(|error| failed(error.to_string()))?;
         metrics::describe();
         Ok(Self { prometheus })
+    }
+
+    /// Starts the export of traces, if a collector is configured. On a tokio runtime, once in a process.
+    pub fn export_traces(config: &TelemetryConfig) -> Result<Option<Exporter>, TelemetryError> {
+        let Some(endpoint) = config.otlp_endpoint.clone() else { return Ok(None) };
+        let options = OtlpOptions {
+            endpoint,
+            headers: config.otlp_headers.clone().into_iter().collect(),
+            service_name: config.service_name.clone(),
+            sample_ratio: config.trace_sample_ratio.0,
+        };
+        Exporter::start(options).map(Some)
     }
 
     /// All metrics in Prometheus' text format, with what was recorded until now.

@@ -17,8 +17,8 @@ use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::plugins::{
-    ControlError, DeployRequest, Deployment, PluginControl, PluginCounters, PluginState, PluginStatus,
-    StartFrom, TaskStatus, TenantFailure,
+    ControlError, DeployRequest, Deployment, Measures, PluginControl, PluginCounters, PluginState,
+    PluginStatus, StartFrom, TaskStatus, TenantFailure,
 };
 use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
@@ -506,6 +506,7 @@ impl FakePlugins {
             tasks: vec![task("alpha"), task("beta")],
             warnings: Vec::new(),
             counters,
+            measures: Measures::default(),
             last_refusal: None,
         })
     }

@@ -22,6 +22,7 @@ use super::request::{Answer, Request};
 use super::shared::{Catalog, Shared, Tenant, Tenants};
 use crate::checkpoints::CommitError;
 use crate::clock::Clock;
+use crate::error::Classify as _;
 use crate::event::{EventBatch, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
 use crate::streams::StreamError;
@@ -143,7 +144,7 @@ impl Committer {
         }
         // The WAL goes back into the database, so that the next start has nothing to recover.
         if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-            tracing::warn!(%error, "the WAL stays for the next start");
+            tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "the WAL stays for the next start");
         }
     }
 
@@ -151,7 +152,7 @@ impl Committer {
     fn serve_group(&mut self, first: Request, requests: &mut mpsc::Receiver<Request>) {
         if let Err(error) = self.execute("BEGIN IMMEDIATE") {
             let error = backend(&error);
-            tracing::error!(%error, "no transaction could begin");
+            tracing::error!(error.kind = error.code(), error.blame = "host", %error, "no transaction could begin");
             first.fail(&error);
             return;
         }
@@ -270,7 +271,7 @@ impl Committer {
         if !self.conn.is_autocommit()
             && let Err(error) = self.conn.execute_batch("ROLLBACK")
         {
-            tracing::error!(%error, "a transaction could not be rolled back");
+            tracing::error!(error.kind = "storage_failed", error.blame = "host", %error, "a transaction could not be rolled back");
         }
         let group = std::mem::take(&mut self.group);
         self.counters = self.committed;
@@ -278,7 +279,7 @@ impl Committer {
         self.tenants = self.shared.all_tenants();
         self.catalog = self.shared.catalog();
         let error = backend(error);
-        tracing::error!(%error, requests = group.answers.len() + 1, "a group commit failed");
+        tracing::error!(error.kind = error.code(), error.blame = "host", %error, requests = group.answers.len() + 1, "a group commit failed");
         for answer in group.answers {
             answer.fail(&error);
         }
@@ -293,13 +294,13 @@ impl Committer {
         if frames > self.wal_frames_hard_max {
             self.keeper.cut_readers();
             if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-                tracing::warn!(%error, frames, "the WAL is beyond its bound and could not be truncated");
+                tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, frames, "the WAL is beyond its bound and could not be truncated");
             }
             self.wal_frames.store(0, Ordering::Relaxed);
         } else if frames > self.wal_frames_soft_max {
             if self.keeper.take_copied() {
                 if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)") {
-                    tracing::warn!(%error, "the WAL could not be copied back");
+                    tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "the WAL could not be copied back");
                 }
             } else {
                 self.keeper.ask_for_checkpoint();

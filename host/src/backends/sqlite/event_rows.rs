@@ -1,7 +1,7 @@
 //! Events as rows: binding them from a batch's arena, and reading them back into one.
 
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
-use rusqlite::{CachedStatement, Connection, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row};
 
 use super::database::{signed, unsigned};
 use crate::event::{Event, EventBatch, Micros, Position};
@@ -40,6 +40,19 @@ pub(super) const INSERT_EVENT: &str = "INSERT INTO events(position, id, aggregat
 /// [`EVENT_COLUMNS`] and the tenant, of one position.
 const SELECT_EVENT: &str = "SELECT position, id, aggregate, agg_id, version, type, at, schema_version, depth, \
      scope, kind, cursor, traceparent, payload, tenant FROM events WHERE position = ?1";
+
+/// When the tenant's first event after a position was appended.
+pub(super) fn appended_at(
+    conn: &Connection,
+    tenant: i64,
+    after: Position,
+) -> rusqlite::Result<Option<Micros>> {
+    conn.prepare_cached(
+        "SELECT appended_at FROM events WHERE tenant = ?1 AND position > ?2 ORDER BY position LIMIT 1",
+    )?
+    .query_row((tenant, signed(after.0)), |row| row.get(0).map(Micros))
+    .optional()
+}
 
 /// Binds event `index` as [`EVENT_COLUMNS`], from parameter `first` on, straight from the arena.
 pub(super) fn bind_event(

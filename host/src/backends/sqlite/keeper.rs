@@ -16,6 +16,7 @@ use super::readers::ReaderWatch;
 use super::request::Request;
 use super::shared::Shared;
 use crate::clock::Clock;
+use crate::error::Classify as _;
 use crate::event::Micros;
 use crate::limits::READER_CUT_AFTER;
 use crate::streams::Retention;
@@ -82,7 +83,12 @@ impl KeeperHandle {
     pub(super) fn cut_readers(&self) {
         let readers = self.readers.cut(READER_CUT_AFTER);
         if readers > 0 {
-            tracing::warn!(readers, "long reads were cut off: the WAL is beyond its hard bound");
+            tracing::warn!(
+                error.kind = "wal_bytes_hard_max",
+                error.blame = "host",
+                readers,
+                "long reads were cut off: the WAL is beyond its hard bound"
+            );
         }
     }
 }
@@ -122,7 +128,7 @@ impl Keeper {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the WAL could not be copied back");
+                    tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "the WAL could not be copied back");
                     return;
                 }
             }
@@ -136,11 +142,15 @@ impl Keeper {
                 if self.shared.set_free_bytes(free_bytes) {
                     match self.shared.check_disk() {
                         Ok(()) => tracing::info!(free_bytes, "the disk has room again: events are accepted"),
-                        Err(error) => tracing::error!(%error, "new events are refused"),
+                        Err(error) => {
+                            tracing::error!(error.kind = error.code(), error.blame = "host", %error, "new events are refused")
+                        }
                     }
                 }
             }
-            Err(error) => tracing::warn!(%error, "free disk space is unknown"),
+            Err(error) => {
+                tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "free disk space is unknown")
+            }
         }
     }
 
@@ -155,7 +165,7 @@ impl Keeper {
                 Some(Ok(Ok(trimmed))) if trimmed.more => count_trimmed(trimmed.events),
                 Some(Ok(Ok(trimmed))) => return count_trimmed(trimmed.events),
                 Some(Ok(Err(error))) => {
-                    tracing::warn!(%error, "retention could not be applied");
+                    tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "retention could not be applied");
                     return;
                 }
                 _ => return,
@@ -173,7 +183,7 @@ impl Keeper {
         if self.ask(Request::PurgeTombstones { before, reply })
             && let Ok(Err(error)) = answer.blocking_recv()
         {
-            tracing::warn!(%error, "old tombstones could not be dropped");
+            tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "old tombstones could not be dropped");
         }
     }
 

@@ -96,7 +96,7 @@ impl SqliteStore {
         let committer = named("store-committer", move || {
             committer.run(queue);
             if keeper.join().is_err() {
-                tracing::error!("the store's keeper panicked");
+                tracing::error!(error.kind = "panicked", error.blame = "host", "the store's keeper panicked");
             }
             drop(lock);
         })
@@ -193,7 +193,7 @@ impl Inner {
         if let Some(committer) = committer
             && committer.join().is_err()
         {
-            tracing::error!("the store's committer panicked");
+            tracing::error!(error.kind = "panicked", error.blame = "host", "the store's committer panicked");
         }
     }
 }

@@ -112,7 +112,7 @@ impl Drop for Lent<'_> {
         if !reader.conn.is_autocommit()
             && let Err(error) = reader.conn.execute_batch("ROLLBACK")
         {
-            tracing::warn!(%error, "a read transaction did not end");
+            tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "a read transaction did not end");
         }
         self.pool.watch.slots[reader.index].since_ms.store(0, Ordering::Relaxed);
         // The channel has room for every reader there is.

@@ -4,6 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 use super::catalog::check;
+use super::event_rows::appended_at;
 use super::request::{Request, Trimmed};
 use super::{SqliteStore, keyed_state, letters, pages, select};
 use crate::checkpoints::{
@@ -11,7 +12,7 @@ use crate::checkpoints::{
     StatePage, StateValue, TaskId, TaskRow,
 };
 use crate::error::BackendError;
-use crate::event::{Epoch, EventBatch, Page, Position, Revision, TenantId};
+use crate::event::{Epoch, EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::plugins::{Deployment, DeploymentStore};
 use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
@@ -35,6 +36,18 @@ impl EventLog for SqliteStore {
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
         let tenant = tenant.clone();
         SqliteStore::read(self, move |conn, shared| pages::page(conn, shared, &tenant, after, limit))
+    }
+
+    fn appended_at(
+        &self,
+        tenant: &TenantId,
+        after: Position,
+    ) -> BoxFuture<'_, Result<Option<Micros>, StreamError>> {
+        let tenant = tenant.clone();
+        SqliteStore::read(self, move |conn, shared| match shared.tenant_number(conn, &tenant)? {
+            Some(number) => Ok(appended_at(conn, number, after)?),
+            None => Ok(None),
+        })
     }
 
     fn bounds(&self) -> Bounds {

@@ -56,6 +56,7 @@ impl Registry {
             return Err(error.into());
         }
         self.entries().remove(plugin);
+        self.forget_counters(plugin);
         info!(plugin.name = plugin, "plugin removed");
         Ok(())
     }

@@ -144,7 +144,7 @@ impl Registry {
         if let Err(error) = self.inner.parts.deployments.put(deployment.clone()).await {
             // What is not written down would be another version after a restart.
             if let Err(stays) = runner.swap(old).await {
-                warn!(plugin.name = deployment.plugin, error = %stays, "plugin could not go back to the old version");
+                warn!(plugin.name = deployment.plugin, error.kind = "swap_failed", error.blame = "guest", error = %stays, "plugin could not go back to the old version");
             }
             return Err(error.into());
         }
@@ -203,7 +203,13 @@ impl Registry {
 
     fn refusal(&self, error: &ControlError, candidate: String) -> Refusal {
         let at = self.inner.parts.engine.clock.now().0;
-        Refusal { at, candidate, code: error.code().into(), message: error.to_string() }
+        Refusal {
+            at,
+            candidate,
+            code: error.code().into(),
+            blame: error.blame().as_str().into(),
+            message: error.to_string(),
+        }
     }
 
     /// A component that did not come as far as its name: it was meant for the

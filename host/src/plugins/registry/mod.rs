@@ -24,10 +24,10 @@ use super::{
     PluginRuntime, PluginSettings, PluginStatus, Refusal, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
-use crate::error::BackendError;
+use crate::error::{BackendError, Classify as _};
 use crate::event::{Position, TenantId};
 use crate::limits::PLUGIN_LOADS_PER_CORE;
-use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner};
+use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner, VersionCounters};
 use crate::tables::TableStore;
 
 /// What a registry works with.
@@ -54,6 +54,8 @@ pub struct Registry {
 struct Inner {
     parts: RegistryParts,
     entries: Mutex<BTreeMap<String, Entry>>,
+    /// By plugin, since the host started.
+    counters: Mutex<BTreeMap<String, Arc<VersionCounters>>>,
     /// Plugins that are being changed or wait for it; the others have no entry.
     turns: Mutex<BTreeMap<String, Arc<TurnMutex<()>>>>,
     /// Held for reading by every change, so that an end can wait for them.
@@ -82,6 +84,7 @@ impl Registry {
         let inner = Inner {
             parts,
             entries: Mutex::default(),
+            counters: Mutex::default(),
             turns: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
@@ -113,7 +116,7 @@ impl Registry {
                     }
                 }
                 Err(error) => {
-                    warn!(plugin.name = name, %error, "plugin could not be started");
+                    warn!(error.kind = error.code(), error.blame = error.blame().as_str(), plugin.name = name, %error, "plugin could not be started");
                     entry.failure = Some(error.to_string());
                 }
             }
@@ -181,7 +184,19 @@ impl Registry {
         let on_failure = own.unwrap_or(parts.processors.on_failure);
         let lanes = deployment.lanes;
         let settings = ProcessorSettings { lanes, start, on_failure, ..parts.processors.clone() };
-        Runner::start(&parts.engine, factory, settings)
+        Runner::start_counting(&parts.engine, factory, settings, self.counters(&deployment.plugin))
+    }
+
+    fn counters(&self, plugin: &str) -> Arc<VersionCounters> {
+        Arc::clone(self.all_counters().entry(plugin.to_owned()).or_default())
+    }
+
+    fn forget_counters(&self, plugin: &str) {
+        self.all_counters().remove(plugin);
+    }
+
+    fn all_counters(&self) -> MutexGuard<'_, BTreeMap<String, Arc<VersionCounters>>> {
+        self.inner.counters.lock().expect("no code panics while it holds the counters")
     }
 
     fn entry(&self, plugin: &str) -> Result<Entry, ControlError> {
@@ -214,6 +229,10 @@ impl PluginControl for Registry {
     fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let plugin = plugin.to_owned();
         async move { self.status(&plugin).await }.boxed()
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        self.exposition().boxed()
     }
 
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, ControlError>> {

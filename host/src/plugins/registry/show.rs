@@ -1,10 +1,12 @@
 //! What a plugin's status says.
 
 use super::Registry;
+use crate::checkpoints::TaskRow;
+use crate::event::{Position, TenantId};
 use crate::plugins::{
     ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TaskWarning, TenantFailure,
 };
-use crate::processors::{BreakerState, Runner};
+use crate::processors::{BreakerState, Exposed, Measures, Runner, exposition, lag_seconds};
 
 impl Registry {
     pub(super) async fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
@@ -20,6 +22,7 @@ impl Registry {
             tasks: Vec::new(),
             warnings: Vec::new(),
             counters: PluginCounters::default(),
+            measures: Measures::at_rest(&self.counters(plugin)),
             last_refusal: entry.last_refusal,
         };
         match (entry.runner, entry.failure) {
@@ -28,7 +31,7 @@ impl Registry {
                 status.message = message;
             }
             (Some(runner), None) => {
-                self.show_running(&runner, &mut status);
+                self.show_running(&runner, &mut status).await;
                 status.warnings = warnings(&status, runner.factory().state_bytes_max());
             }
             (None, None) => self.show_paused(plugin, &mut status).await?,
@@ -36,7 +39,7 @@ impl Registry {
         Ok(status)
     }
 
-    fn show_running(&self, runner: &Runner, status: &mut PluginStatus) {
+    async fn show_running(&self, runner: &Runner, status: &mut PluginStatus) {
         let newest = self.inner.parts.engine.log.bounds().newest;
         let running = runner.status();
         status.state = if running.failures.is_empty() { PluginState::Running } else { PluginState::Failed };
@@ -64,6 +67,8 @@ impl Registry {
             status.state = PluginState::Blocked;
             status.message = why;
         }
+        status.measures = running.measures;
+        status.measures.lag_seconds = self.lag_seconds(running.behind).await;
         let counts = running.counts;
         status.counters = PluginCounters {
             events: counts.events,
@@ -74,7 +79,7 @@ impl Registry {
             retries: counts.retries,
             traps: counts.traps,
             dead_letters: counts.dead_letters,
-            parked: counts.parked,
+            parked: counts.parkings,
             replayed: counts.replayed,
             breaker_openings: counts.breaker_openings,
             restarts: counts.restarts,
@@ -86,6 +91,11 @@ impl Registry {
         let newest = self.inner.parts.engine.log.bounds().newest;
         let tasks = self.inner.parts.engine.checkpoints.tasks(Some(plugin)).await?;
         let behind = tasks.iter().map(|row| row.position).min().unwrap_or_default();
+        status.measures.lag_seconds = self.lag_seconds(positions(&tasks)).await;
+        status.measures.checkpoint_bytes = tasks.iter().map(|row| row.state_bytes).sum();
+        let now = self.inner.parts.engine.clock.now().0;
+        let oldest = tasks.iter().map(|row| now.saturating_sub(row.at.0).max(0)).max();
+        status.measures.checkpoint_age_seconds = oldest.unwrap_or(0) as f64 / 1e6;
         status.lag_events = newest.0.saturating_sub(behind.0);
         let tasks = tasks.into_iter().map(|row| TaskStatus {
             tenant: row.task.tenant.to_string(),
@@ -100,6 +110,41 @@ impl Registry {
         status.tasks = tasks.collect();
         Ok(())
     }
+
+    async fn lag_seconds(&self, behind: Vec<(TenantId, Position)>) -> f64 {
+        let engine = &self.inner.parts.engine;
+        lag_seconds(&*engine.log, &*engine.clock, behind).await
+    }
+
+    /// What `/metrics` says of all plugins.
+    pub(super) async fn exposition(&self) -> String {
+        let names: Vec<String> = self.entries().keys().cloned().collect();
+        let mut exposed = Vec::new();
+        for plugin in names {
+            // Removed in the meantime, or the store cannot be read: it has said so.
+            let Ok(status) = self.status(&plugin).await else { continue };
+            exposed.push(Exposed {
+                counters: self.counters(&plugin),
+                plugin,
+                version: status.deployment.version,
+                lag_events: status.lag_events,
+                measures: status.measures,
+            });
+        }
+        exposition(&exposed)
+    }
+}
+
+/// Up to where each tenant's tasks are done.
+fn positions(tasks: &[TaskRow]) -> Vec<(TenantId, Position)> {
+    let mut positions: Vec<(TenantId, Position)> = Vec::new();
+    for row in tasks {
+        match positions.iter_mut().find(|(tenant, _)| *tenant == row.task.tenant) {
+            Some((_, position)) => *position = row.position.min(*position),
+            None => positions.push((row.task.tenant.clone(), row.position)),
+        }
+    }
+    positions
 }
 
 /// What the sizes of saved states say.

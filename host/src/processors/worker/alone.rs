@@ -9,9 +9,11 @@ use tracing::info;
 use super::Worker;
 use super::recover::Cause;
 use crate::checkpoints::{DeadLetter, DeadLetterRow, ParkedState};
+use crate::error::Blame;
 use crate::event::{EventBatch, Position};
 use crate::processors::parked::Key;
 use crate::processors::resolve::{Reply, Resolution, ResolveError, Resolved, Verdict};
+use crate::processors::spans::HandleCall;
 use crate::processors::task::End;
 use crate::processors::{Failure, FailureKind, FailurePolicy, OrderingKey, Trap};
 
@@ -118,7 +120,7 @@ impl Worker {
                     if attempts > self.shared.settings.retries_max {
                         self.bury_parked(&key, event, Cause::said("retries", failure.message), &before);
                     } else {
-                        self.shared.counters.retry();
+                        self.counters.retry();
                         let state = self.put_off(attempts, before.since, failure.message);
                         self.parked.put_off(&key, state, &mut self.pending.parked);
                     }
@@ -148,8 +150,11 @@ impl Worker {
         self.load_instance()?;
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
-        self.shared.counters.batch();
-        match instance.handle(event) {
+        let call = HandleCall::begin(&self.id, self.counters.version(), event);
+        let mut answer = instance.handle(event);
+        let span = call.end(&self.counters, event, &mut answer);
+        self.pending.traces.add(span.as_ref());
+        match answer {
             Ok(outcome) if outcome.handled == 1 => {
                 self.keep(outcome.effects);
                 Ok(Tried::Done)
@@ -157,6 +162,7 @@ impl Worker {
             Ok(outcome) => outcome.failure.map(Tried::Failed).ok_or_else(|| End {
                 message: "the processor handled nothing and named no failure".into(),
                 restart: false,
+                blame: Blame::Guest,
             }),
             Err(trap) => {
                 self.fell(&trap)?;
@@ -198,7 +204,7 @@ impl Worker {
             Verdict::Replay => match self.call_alone(&letter.event)? {
                 Tried::Done => {
                     let released = self.settle_letter(position, key.as_ref());
-                    self.shared.counters.replayed();
+                    self.counters.replayed();
                     Resolved::Replayed { out_of_order: key.is_none(), released }
                 }
                 Tried::Failed(Failure { kind: FailureKind::Retry, message }) => {

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use super::{Blocked, Care, Worker, cut};
 use crate::checkpoints::EffectBatch;
+use crate::error::Blame;
 use crate::event::{EventBatch, Position};
 use crate::processors::lane::key_of;
 use crate::processors::parked::Key;
+use crate::processors::spans::HandleCall;
 use crate::processors::task::End;
 use crate::processors::{Outcome, Trap};
 
@@ -49,8 +51,12 @@ impl Worker {
         self.load_instance()?;
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
-        self.shared.counters.batch();
-        match instance.handle(&selection.batch) {
+        let call = HandleCall::begin(&self.id, self.counters.version(), &selection.batch);
+        let mut answer = instance.handle(&selection.batch);
+        // It ends with this function.
+        let span = call.end(&self.counters, &selection.batch, &mut answer);
+        self.pending.traces.add(span.as_ref());
+        match answer {
             Ok(outcome) => self.take_outcome(outcome, &selection, care)?,
             Err(trap) => self.fall(&trap)?,
         }
@@ -106,6 +112,7 @@ impl Worker {
             return Err(End {
                 message: "the processor handled nothing and named no failure".into(),
                 restart: false,
+                blame: Blame::Guest,
             });
         }
         self.pass_to(reached);
@@ -122,7 +129,7 @@ impl Worker {
             return;
         }
         self.keyed.add(&effects);
-        self.shared.counters.effects(effects.len());
+        self.counters.effects(effects.len());
         self.pending.bytes += effects.bytes();
         self.pending.effects.push(Arc::new(effects));
     }
@@ -159,7 +166,7 @@ impl Worker {
                 let event = Arc::new(cut(batch, index..index + 1));
                 let waits = || unreachable!("the key waits already");
                 self.parked.add(&key, event, waits, &mut self.pending.parked);
-                self.shared.counters.park();
+                self.counters.park();
             }
         }
     }

@@ -21,14 +21,17 @@ use std::time::{Duration, Instant};
 pub(super) use alone::{Alone, Blocked};
 
 use super::breaker::{Breaker, Gate};
+use super::counters::TaskCounters;
 use super::keyed::KeyedState;
 use super::parked::{Parked, ParkedChanges};
 use super::proof::Basis;
 use super::resolve::Resolution;
 use super::runner::{ProcessorSettings, Shared};
+use super::spans::{CommitCall, CommitTraces};
 use super::task::{Drain, End, Inputs};
 use super::{FlushReason, LoadError, Processor, ProcessorFactory, TaskContext};
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
+use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position};
 use crate::tables::TableSchema;
 
@@ -79,6 +82,7 @@ struct Pending {
     position: Position,
     /// The state after what is pending; known while single events are handled.
     savepoint: Option<Arc<SavedState>>,
+    traces: CommitTraces,
     /// The instance was called since the last snapshot.
     touched: bool,
 }
@@ -102,10 +106,12 @@ struct InFlight {
     saved: Option<Arc<SavedState>>,
     parked: Parked,
     events: usize,
+    call: CommitCall,
 }
 
 pub(super) struct Worker {
     id: TaskId,
+    counters: TaskCounters,
     shared: Arc<Shared>,
     factory: Arc<dyn ProcessorFactory>,
     tables: Arc<[TableSchema]>,
@@ -131,6 +137,8 @@ pub(super) struct Worker {
     /// Why the lane stands still although it has work.
     blocked: Option<Blocked>,
     committed: Position,
+    /// When that was; before the first commit, when the task was claimed.
+    committed_at: Micros,
     advance: Position,
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
@@ -184,6 +192,8 @@ impl Worker {
         let keyed = Arc::new(KeyedState::new(id.clone(), Arc::clone(&shared.checkpoints)));
         Self {
             began: (Instant::now(), now),
+            counters: TaskCounters::new(shared.counters.of(&factory.manifest().version.to_string())),
+            committed_at: shared.clock.now(),
             id,
             shared,
             tables: factory.manifest().tables.clone().into(),
@@ -225,6 +235,21 @@ impl Worker {
     /// Events that wait, and keys that are held, as committed.
     pub(super) fn parked(&self) -> (usize, usize) {
         (self.committed_parked.events(), self.committed_parked.held())
+    }
+
+    /// When the last commit was; before the first, when the task was claimed.
+    pub(super) fn committed_at(&self) -> Micros {
+        self.committed_at
+    }
+
+    /// Linear memory of the living instance; none when there is no instance.
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        self.instance.as_ref().map(|instance| instance.memory_bytes())
+    }
+
+    /// The counts of the version that the task runs.
+    pub(super) fn counters(&self) -> &TaskCounters {
+        &self.counters
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -292,7 +317,7 @@ impl Worker {
             && self.in_flight.is_none()
             && self.pending.is_empty()
         {
-            return Err(End { message: message.clone(), restart: false });
+            return Err(End { message: message.clone(), restart: false, blame: Blame::Guest });
         }
         self.submit_if_due(inputs.drained)?;
         Ok(self.next(inputs.drained, rest))
@@ -402,7 +427,7 @@ impl Worker {
             }
             Err(error) => {
                 let restart = !matches!(error, LoadError::Refused { .. } | LoadError::StateTooLarge { .. });
-                Err(End { message: error.to_string(), restart })
+                Err(End { message: error.to_string(), restart, blame: error.blame() })
             }
         }
     }

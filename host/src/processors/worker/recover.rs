@@ -8,6 +8,7 @@ use tracing::{info, warn};
 
 use super::{Blocked, Care, Stretch, Worker, cut, retry_wait};
 use crate::checkpoints::{DeadLetter, ParkedState};
+use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position};
 use crate::processors::parked::Key;
 use crate::processors::task::End;
@@ -74,7 +75,7 @@ impl Worker {
                 wait_ms = wait.as_millis(),
                 "calls failed one after the other; the processor rests"
             );
-            self.shared.counters.breaker_opened();
+            self.counters.breaker_opened();
         }
     }
 
@@ -88,8 +89,8 @@ impl Worker {
         let state = self.put_off(1, now, message);
         self.pass_one();
         self.parked.add(&key, event, || state, &mut self.pending.parked);
-        self.shared.counters.park();
-        self.shared.counters.retry();
+        self.counters.park();
+        self.counters.retry();
         Ok(())
     }
 
@@ -125,7 +126,7 @@ impl Worker {
             message,
             "event became a dead letter"
         );
-        self.shared.counters.dead_letter();
+        self.counters.dead_letter();
         if self.shared.settings.on_failure == FailurePolicy::Hold {
             self.hold(key, position, attempts, message.clone());
         }
@@ -201,14 +202,14 @@ impl Worker {
     pub(super) fn fell(&mut self, trap: &Trap) -> Result<(), End> {
         self.instance = None;
         if trap.kind == TrapKind::Host {
-            return Err(End { message: trap.to_string(), restart: true });
+            return Err(End { message: trap.to_string(), restart: true, blame: Blame::Host });
         }
-        self.shared.counters.trap();
+        self.counters.trap(trap.kind);
         Ok(())
     }
 
     pub(super) fn redo(&mut self, trap: &Trap) {
-        info!(task.id = %self.id, error.kind = %trap.kind, "instance fell; its batch is handled again one by one");
+        info!(task.id = %self.id, error.kind = %trap.kind, error.blame = "guest", "instance fell; its batch is handled again one by one");
         if let Some(stretch) = self.work.front_mut() {
             stretch.care = Care::Single;
         }

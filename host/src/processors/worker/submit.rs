@@ -2,14 +2,17 @@
 //! or hands over: everything done is committed, flushed, and committed again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tracing::warn;
 
+use super::super::spans::CommitCall;
 use super::super::task::{Drain, End};
 use super::super::{FailureKind, FlushReason, LoadError, ProcessorFactory, Trap, TrapKind};
 use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
+use crate::error::{Blame, Classify as _};
 
 const STATE_IS_LARGE: &str =
     "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
@@ -17,7 +20,10 @@ const STATE_IS_LARGE: &str =
 impl Worker {
     pub(super) fn flush(&mut self, reason: FlushReason) -> Result<(), End> {
         let Some(instance) = self.instance.as_mut() else { return Ok(()) };
-        match instance.flush(reason) {
+        let began = Instant::now();
+        let flushed = instance.flush(reason);
+        self.counters.flush(began.elapsed());
+        match flushed {
             Ok(Ok(effects)) => {
                 self.keep(effects);
                 // Where single events are handled, the state to fall back to is that after this.
@@ -33,15 +39,17 @@ impl Worker {
                 Ok(())
             }
             Ok(Err(failure)) => {
-                warn!(task.id = %self.id, message = failure.message, "flush failed; it is called again at the next tick");
-                self.shared.counters.retry();
+                warn!(task.id = %self.id, error.kind = "flush_failed", error.blame = "guest", message = failure.message, "flush failed; it is called again at the next tick");
+                self.counters.retry();
                 Ok(())
             }
-            Err(trap) if trap.kind == TrapKind::Host => Err(End { message: trap.to_string(), restart: true }),
+            Err(trap) if trap.kind == TrapKind::Host => {
+                Err(End { message: trap.to_string(), restart: true, blame: Blame::Host })
+            }
             Err(trap) => {
-                warn!(task.id = %self.id, error.kind = %trap.kind, message = trap.message, "instance fell in flush");
+                warn!(task.id = %self.id, error.kind = %trap.kind, error.blame = "guest", message = trap.message, "instance fell in flush");
                 self.instance = None;
-                self.shared.counters.trap();
+                self.counters.trap(trap.kind);
                 self.unwind(Care::Batch);
                 Ok(())
             }
@@ -51,7 +59,10 @@ impl Worker {
     pub(super) fn snapshot(&mut self) -> Result<Arc<SavedState>, Trap> {
         let content_type = self.factory.manifest().state_content_type.clone().unwrap_or_default();
         let instance = self.instance.as_mut().expect("a snapshot is taken of a living instance");
-        let state = instance.snapshot()?;
+        let began = Instant::now();
+        let state = instance.snapshot();
+        self.counters.snapshot(began.elapsed());
+        let state = state?;
         self.look_at_size(state.len());
         Ok(Arc::new(SavedState { content_type, state }))
     }
@@ -133,6 +144,7 @@ impl Worker {
             saved: changed,
             parked: self.submitted_parked.clone(),
             events: pending.events,
+            call: CommitCall::begin(pending.traces),
         });
         Ok(())
     }
@@ -145,14 +157,19 @@ impl Worker {
             return Ok(());
         }
         if self.pending.done.is_empty() {
-            return Err(End { message: format!("snapshot failed: {trap}"), restart: true });
+            return Err(End {
+                message: format!("snapshot failed: {trap}"),
+                restart: true,
+                blame: Blame::Guest,
+            });
         }
         self.redo(trap);
         Ok(())
     }
 
     pub(super) fn end_commit(&mut self, answer: Result<Committed, CommitError>) -> Result<(), End> {
-        let Some(done) = self.in_flight.take() else { return Ok(()) };
+        let Some(mut done) = self.in_flight.take() else { return Ok(()) };
+        done.call.end(&self.id, &self.counters, done.position, &answer);
         match answer {
             Ok(committed) => {
                 self.committed = done.position;
@@ -160,15 +177,18 @@ impl Worker {
                     self.committed_saved = done.saved;
                 }
                 self.committed_parked = done.parked;
+                let (events, held) = self.parked();
+                self.counters.parked(events, held);
                 self.keyed.end_commit();
-                self.shared.counters.commit(done.events, committed.stale);
+                self.counters.commit(done.events, committed.stale, done.call.began.elapsed());
+                self.committed_at = self.shared.clock.now();
                 if let Some(alone) = done.alone {
                     Self::end_alone(alone);
                 }
                 Ok(())
             }
             Err(CommitError::Refused { reason, .. }) => self.refused(done, reason),
-            Err(error) => Err(End { message: error.to_string(), restart: true }),
+            Err(error) => Err(End { message: error.to_string(), restart: true, blame: error.blame() }),
         }
     }
 
@@ -186,7 +206,11 @@ impl Worker {
             return Ok(());
         }
         if done.events == 0 {
-            return Err(End { message: format!("effects of a flush were refused: {reason}"), restart: true });
+            return Err(End {
+                message: format!("effects of a flush were refused: {reason}"),
+                restart: true,
+                blame: Blame::Guest,
+            });
         }
         self.push_back_done(done.done, Care::SingleCommit);
         if done.events == 1 {
@@ -238,6 +262,7 @@ impl Worker {
         let instance = self.make(&factory, self.committed_saved.as_deref())?;
         self.instance = Some(instance);
         self.tables = factory.manifest().tables.clone().into();
+        self.counters.follow(self.shared.counters.of(&factory.manifest().version.to_string()));
         self.factory = factory;
         self.fatal = None;
         let now = self.now();
