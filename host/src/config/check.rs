@@ -21,6 +21,9 @@ impl Config {
                     format!("a plugin has 1 to lanes_max = {max}"),
                 );
             }
+            if let Err((key, why)) = settings.check() {
+                return wrong(&format!("plugins.{name}.{key}"), why);
+            }
         }
         Ok(())
     }
@@ -64,6 +67,21 @@ impl Config {
                 format!("a commit holds a batch, {min} events at least"),
             );
         }
+        if run.guest_call_max() > limits::GUEST_CALL_CEILING {
+            let max = limits::GUEST_CALL_CEILING.as_millis();
+            let asked = run.guest_call_ms_max;
+            return wrong(
+                "processors.guest_call_ms_max",
+                format!("{asked} is over guest_call_ms_ceiling = {max}"),
+            );
+        }
+        if run.guest_memory_bytes_max > limits::GUEST_MEMORY_BYTES_CEILING {
+            let (asked, max) = (run.guest_memory_bytes_max, limits::GUEST_MEMORY_BYTES_CEILING);
+            return wrong(
+                "processors.guest_memory_bytes_max",
+                format!("{asked} is over guest_memory_bytes_ceiling = {max}"),
+            );
+        }
         if self.gateway.sse_heartbeat() > limits::SSE_HEARTBEAT_CEILING {
             let max = limits::SSE_HEARTBEAT_CEILING.as_millis();
             return wrong(
@@ -93,6 +111,9 @@ impl Config {
             ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
             ("processors.instances_max", run.instances_max as u64),
             ("processors.commit_bytes_max", run.commit_bytes_max as u64),
+            ("processors.compile_ms_max", run.compile_ms_max),
+            ("processors.compile_memory_bytes_max", run.compile_memory_bytes_max),
+            ("processors.precompiled_bytes_max", run.precompiled_bytes_max),
             ("store.tail_bytes_max", store.tail_bytes_max as u64),
         ] {
             if value == 0 {

@@ -26,7 +26,9 @@ pub const PROCESSOR_DEAD_LETTERS: &str = "millrace_processor_dead_letters_total"
 pub const PROCESSOR_RESTARTS: &str = "millrace_processor_restarts_total";
 pub const PROCESSOR_SWAPS: &str = "millrace_processor_swaps_total";
 
-// Plugins. Labels of the first: `plugin`.
+// Plugins. Labels of those that begin with `guest`: `plugin`.
+pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
+pub const GUEST_HTTP_DENIED: &str = "millrace_guest_http_denied_total";
 pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
 pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
 
@@ -50,6 +52,11 @@ const COUNTERS: &[(&str, &str)] = &[
     (PROCESSOR_DEAD_LETTERS, "Events that became dead letters."),
     (PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
     (PROCESSOR_SWAPS, "Versions that took over from another."),
+    (GUEST_HTTP_REQUESTS, "HTTP requests of guests that the operator's list allowed."),
+    (
+        GUEST_HTTP_DENIED,
+        "HTTP requests of guests that were refused: no grant, a host that is not listed, or too many at once.",
+    ),
     (GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
     (PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
 ];
