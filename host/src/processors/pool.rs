@@ -200,8 +200,8 @@ impl Inner {
 /// Lowers the priority of this thread, so that under load the edge and the committer run first. Where it is
 /// not permitted, guests compete as equals.
 fn step_back() {
-    // On Linux, "this process" is this thread.
-    if let Err(error) = rustix::process::setpriority_process(None, GUEST_NICE) {
+    // On Linux, this is the thread's own.
+    if let Err(error) = rustix::process::nice(GUEST_NICE) {
         tracing::debug!(%error, "guest threads keep the priority of the host");
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use millrace::checkpoints::EffectRef;
+use millrace::config::{ConfigError, Layers};
 use millrace::error::Classify;
 use millrace::plugins::{EnvValue, PluginError, PluginSettings, WasmRuntime};
 use millrace::processors::{Processor, ProcessorFactory, Trap, TrapKind};
@@ -369,4 +370,49 @@ fn a_secured_address_is_refused_and_not_asked_in_the_open() {
     let cells = row(&mut *guest, (&format!("https:{}/hello", server.authority), "http.get", "0"));
     assert!(cells[3].contains("HttpProtocolError"), "{cells:?}");
     assert_eq!(server.asked.load(Ordering::SeqCst), 0);
+}
+
+/// The error of a config file.
+fn config_refused(text: &str) -> ConfigError {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("millrace.toml");
+    fs::write(&file, text).expect("ours");
+    Layers::new().file(&file).expect("a file").resolve().expect_err("it is refused")
+}
+
+#[test]
+fn settings_that_cannot_be_given_are_refused_at_the_start() {
+    for (text, key, says) in [
+        ("[plugins.a]\ngrants = [\"disk\"]\n", "plugins.a.grants", "`disk` is not a grant; there are: clock, random, env"),
+        ("[plugins.a]\ngrants = [\"http\"]\n", "plugins.a.grants", "without `http_hosts`"),
+        ("[plugins.a]\nhttp_hosts = [\"a.org\"]\n", "plugins.a.http_hosts", "the grant `http`"),
+        ("[plugins.a]\ngrants = [\"http\"]\nhttp_hosts = [\"http://a.org\"]\n", "plugins.a.http_hosts", "write the name alone"),
+        ("[plugins.a]\nmemory_bytes_max = 3000000000\n", "plugins.a.memory_bytes_max", "3000000000 is over guest_memory_bytes_ceiling = 2147483648"),
+        ("[plugins.a]\ncall_ms_max = 300001\n", "plugins.a.call_ms_max", "300001 is over guest_call_ms_ceiling = 300000"),
+        ("[processors]\nguest_call_ms_max = 300001\n", "processors.guest_call_ms_max", "300001 is over"),
+        ("[processors]\nguest_memory_bytes_max = 3000000000\n", "processors.guest_memory_bytes_max", "3000000000 is over"),
+        ("[processors]\ncompile_ms_max = 0\n", "processors.compile_ms_max", "it counts from 1"),
+    ] {
+        let ConfigError::Invalid { key: found, detail, .. } = config_refused(text) else { panic!("{text}") };
+        assert_eq!(found, key, "{text}");
+        assert!(detail.contains(says), "{text}: {detail}");
+    }
+}
+
+#[test]
+fn variables_keep_their_case_and_their_secret_in_every_layer() {
+    let mut layers = Layers::new();
+    layers.environment([
+        ("MILLRACE_PLUGINS__BOARD__ENV__API_KEY".to_owned(), "s3cret".to_owned()),
+        ("MILLRACE_PLUGINS__BOARD__GRANTS".to_owned(), "[env]".to_owned()),
+    ]);
+    layers.assignment("plugins.board.env.Zone=s3cret-too").expect("an assignment");
+    let resolved = layers.resolve().expect("a configuration");
+    let env = &resolved.config.plugins["board"].env;
+    assert_eq!(env.iter().map(|(name, value)| (name.as_str(), value.0.as_str())).collect::<Vec<_>>(), [
+        ("API_KEY", "s3cret"),
+        ("Zone", "s3cret-too")
+    ]);
+    let shown = format!("{:?}{:?}", resolved.settings, resolved.config);
+    assert!(shown.contains("plugins.board.env.API_KEY") && !shown.contains("s3cret"), "{shown}");
 }
