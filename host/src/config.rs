@@ -137,6 +137,9 @@ pub struct ProcessorsConfig {
     pub commit_events_max: usize,
     pub commit_bytes_max: usize,
     pub task_idle_ms_max: u64,
+    pub compile_ms_max: u64,
+    pub compile_memory_bytes_max: u64,
+    pub precompiled_bytes_max: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +239,9 @@ impl Default for ProcessorsConfig {
             commit_events_max: limits::COMMIT_EVENTS_MAX,
             commit_bytes_max: limits::COMMIT_BYTES_MAX,
             task_idle_ms_max: millis(limits::TASK_IDLE_MAX),
+            compile_ms_max: millis(limits::COMPILE_MAX),
+            compile_memory_bytes_max: limits::COMPILE_MEMORY_BYTES_MAX,
+            precompiled_bytes_max: limits::PRECOMPILED_BYTES_MAX,
         }
     }
 }
@@ -310,6 +316,10 @@ impl ProcessorsConfig {
 
     pub fn breaker_wait_max(&self) -> Duration {
         Duration::from_millis(self.breaker_wait_ms_max)
+    }
+
+    pub fn compile_max(&self) -> Duration {
+        Duration::from_millis(self.compile_ms_max)
     }
 
     pub fn task_idle_max(&self) -> Duration {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -74,6 +75,7 @@ pub struct HostBuilder {
     config: Config,
     clock: Arc<dyn Clock>,
     render: Render,
+    compiler: Option<PathBuf>,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -84,7 +86,12 @@ impl fmt::Debug for HostBuilder {
 
 impl Host {
     pub fn builder() -> HostBuilder {
-        HostBuilder { config: Config::default(), clock: Arc::new(SystemClock), render: Arc::new(String::new) }
+        HostBuilder {
+            config: Config::default(),
+            clock: Arc::new(SystemClock),
+            render: Arc::new(String::new),
+            compiler: None,
+        }
     }
 
     /// Where it listens.
@@ -158,6 +165,14 @@ impl HostBuilder {
     #[must_use]
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.render = Arc::new(render);
+        self
+    }
+
+    /// The executable that compiles components, in a process of its own with bounds. Its `main` must ask
+    /// [`compiler_main`](crate::plugins::compiler_main) first. Without one, the host compiles in itself.
+    #[must_use]
+    pub fn compiler(mut self, executable: impl Into<PathBuf>) -> Self {
+        self.compiler = Some(executable.into());
         self
     }
 
@@ -235,6 +250,10 @@ impl HostBuilder {
             memory_bytes_max: config.guest_memory_bytes_max,
             state_bytes_max: config.guest_state_bytes_max,
             call_max: config.guest_call_max(),
+            compiler: self.compiler.clone(),
+            compile_memory_bytes_max: config.compile_memory_bytes_max,
+            compile_max: config.compile_max(),
+            precompiled_bytes_max: config.precompiled_bytes_max,
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {

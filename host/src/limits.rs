@@ -159,12 +159,43 @@ pub const GUEST_MEMORY_BYTES_CEILING: usize = 2 << 30;
 pub const GUEST_CALL_CEILING: Duration = Duration::from_secs(300);
 /// Bytes of the precompiled cache. Beyond, the entries that were written first go.
 pub const PRECOMPILED_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of one precompiled component, which is also the most that the compiler may hand back.
+pub const PRECOMPILED_ENTRY_BYTES_MAX: u64 = 256 << 20;
+/// Address space of the child process that compiles a component. A JavaScript engine needs three quarters of
+/// a gigabyte; a component made to be expensive ends here, and the host does not notice.
+pub const COMPILE_MEMORY_BYTES_MAX: u64 = 2 << 30;
+/// Wall time of compiling one component, and processor time on one core. A JavaScript engine takes ten seconds.
+pub const COMPILE_MAX: Duration = Duration::from_secs(120);
+/// How much lower than the host's the priority of the compiling child is.
+pub const COMPILE_NICE: i32 = 10;
+/// Wall time of `describe`, whatever a call may take otherwise: nobody knows the component yet.
+pub const GUEST_DESCRIBE_MAX: Duration = Duration::from_secs(10);
+/// Memory of an instance that describes itself; what the plugin may have is known only by its name.
+pub const GUEST_DESCRIBE_MEMORY_BYTES_MAX: usize = 256 << 20;
+/// Bytes of one call for randomness. It is made in the host, where it would cost the host's memory and time.
+pub const GUEST_RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of the names and values of a plugin's environment variables.
+pub const GUEST_ENV_BYTES_MAX: usize = 64 << 10;
+/// Hosts in one plugin's list.
+pub const GUEST_HTTP_HOSTS_MAX: usize = 256;
+/// HTTP requests of one instance, and of all instances of a plugin, that may be under way. More are refused.
+pub const GUEST_HTTP_REQUESTS_MAX: usize = 8;
+pub const GUEST_HTTP_CONNECTIONS_MAX: usize = 64;
+/// Bytes of the body of a guest's HTTP request and of its answer. Beyond, the exchange fails.
+pub const GUEST_HTTP_REQUEST_BYTES_MAX: u64 = 4 << 20;
+pub const GUEST_HTTP_RESPONSE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the headers of one request or answer, as they lie in memory.
+pub const GUEST_HTTP_HEADER_BYTES_MAX: usize = 32 << 10;
+/// Bytes of a request's body that the host holds for a guest at a time.
+pub const GUEST_HTTP_CHUNK_BYTES_MAX: usize = 16 << 10;
 /// How often a watched plugins directory is looked at. A file must look the same twice before it is taken.
 pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
 /// Plugins that a start loads at once, for each core: while one reads its file another is verified. The rest wait.
 pub const PLUGIN_LOADS_PER_CORE: usize = 2;
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
+/// How much lower than the host's the priority of guest threads is: the edge and the committer go first.
+pub const GUEST_NICE: i32 = 5;
 
 // Traces.
 

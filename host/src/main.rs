@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    millrace::cli::main()
+    // A host compiles components in children of its own executable.
+    millrace::plugins::compiler_main(std::env::args_os().skip(1)).unwrap_or_else(millrace::cli::main)
 }

@@ -342,3 +342,34 @@ async fn an_idle_instance_is_given_back_and_comes_again_with_its_state() {
     }
     assert_eq!(scene.counts("a").await, counts(&[("x", rounds)]));
 }
+
+/// What the kernel says of each thread of this process: its name and nice value.
+fn nice_values() -> Vec<(String, i64)> {
+    let stat = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        // The fields after the name begin with the third; the nice value is the nineteenth.
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+    };
+    let tasks = std::fs::read_dir("/proc/self/task").expect("this is Linux");
+    tasks.flatten().filter_map(stat).collect()
+}
+
+#[tokio::test]
+async fn guest_threads_give_way_to_the_rest_of_the_host() {
+    let mut before = nice_values();
+    let (_, ours) = before.swap_remove(0);
+    let pool = GuestPool::new(3).expect("threads start");
+    let guests = || {
+        nice_values()
+            .into_iter()
+            .filter(|(name, _)| ["guest-0", "guest-1", "guest-2"].contains(&name.as_str()))
+    };
+    let lower = (ours + 5).min(19);
+    until("all of them have stepped back", || guests().filter(|(_, nice)| *nice == lower).count() == 3).await;
+    assert!(
+        nice_values().iter().any(|(name, nice)| !name.starts_with("guest-") && *nice == ours),
+        "nobody else has"
+    );
+    pool.shut_down();
+}

@@ -105,7 +105,9 @@ async fn serve(
 
 async fn start(config: Config, telemetry: &Telemetry) -> Result<Host, CliError> {
     let render = telemetry.clone();
-    Ok(Host::builder().config(config).metrics(move || render.render()).start().await?)
+    // By this name it stays the executable that runs now, also when its file is replaced.
+    let own = "/proc/self/exe";
+    Ok(Host::builder().config(config).metrics(move || render.render()).compiler(own).start().await?)
 }
 
 fn announce(

@@ -26,6 +26,9 @@ impl Config {
                 let max = limits::GUEST_STATE_BYTES_CEILING;
                 return wrong(&format!("plugins.{name}.state_bytes_max"), format!("it is {max} at most"));
             }
+            if let Err((key, why)) = settings.check() {
+                return wrong(&format!("plugins.{name}.{key}"), why);
+            }
         }
         Ok(())
     }
@@ -86,6 +89,21 @@ impl Config {
             let max = limits::GUEST_STATE_BYTES_CEILING;
             return wrong("processors.guest_state_bytes_max", format!("it is {max} at most"));
         }
+        if run.guest_call_max() > limits::GUEST_CALL_CEILING {
+            let max = limits::GUEST_CALL_CEILING.as_millis();
+            let asked = run.guest_call_ms_max;
+            return wrong(
+                "processors.guest_call_ms_max",
+                format!("{asked} is over guest_call_ms_ceiling = {max}"),
+            );
+        }
+        if run.guest_memory_bytes_max > limits::GUEST_MEMORY_BYTES_CEILING {
+            let (asked, max) = (run.guest_memory_bytes_max, limits::GUEST_MEMORY_BYTES_CEILING);
+            return wrong(
+                "processors.guest_memory_bytes_max",
+                format!("{asked} is over guest_memory_bytes_ceiling = {max}"),
+            );
+        }
         if self.gateway.sse_heartbeat() > limits::SSE_HEARTBEAT_CEILING {
             let max = limits::SSE_HEARTBEAT_CEILING.as_millis();
             return wrong(
@@ -145,6 +163,9 @@ impl Config {
             ("processors.parked_events_max", run.parked_events_max as u64),
             ("processors.breaker_failures_max", run.breaker_failures_max.into()),
             ("processors.commit_bytes_max", run.commit_bytes_max as u64),
+            ("processors.compile_ms_max", run.compile_ms_max),
+            ("processors.compile_memory_bytes_max", run.compile_memory_bytes_max),
+            ("processors.precompiled_bytes_max", run.precompiled_bytes_max),
             ("store.tail_bytes_max", store.tail_bytes_max as u64),
         ] {
             if value == 0 {

@@ -75,7 +75,13 @@ impl Layers {
             let Some(path) = name.strip_prefix(PREFIX).filter(|path| path.contains(SEPARATOR)) else {
                 continue;
             };
-            let path: Vec<String> = path.split(SEPARATOR).map(str::to_ascii_lowercase).collect();
+            let mut path: Vec<&str> = path.split(SEPARATOR).collect();
+            // What a plugin finds in its environment is written as it is there.
+            let below = matches!(path[..], [section, _, kind, _]
+                if section.eq_ignore_ascii_case("plugins") && kind.eq_ignore_ascii_case("env"));
+            let variable = if below { path.pop() } else { None };
+            let path: Vec<String> =
+                path.into_iter().map(str::to_ascii_lowercase).chain(variable.map(str::to_owned)).collect();
             let values = nested(&path, parse_value(&text));
             self.0.push(Layer { origin: format!("env {name}"), values });
         }
@@ -217,15 +223,13 @@ fn edits(a: &str, b: &str) -> usize {
 
 /// A value as a config file would say it. Tokens are masked: this is for eyes and bug reports.
 fn written(value: &Value, path: &[String]) -> String {
-    let secret = |name: &str| name == "token";
+    let environment = path.len() > 3 && path[0] == "plugins" && path[2] == "env";
+    let secret = environment
+        || path.last().is_some_and(|name| name == "token")
+        || path.iter().any(|name| name == "otlp_headers");
     match value {
         Value::Empty(..) => String::new(),
-        Value::String(..)
-            if path.last().is_some_and(|name| secret(name))
-                || path.iter().any(|name| name == "otlp_headers") =>
-        {
-            format!("\"{MASK}\"")
-        }
+        Value::String(..) if secret => format!("\"{MASK}\""),
         Value::String(_, text) => format!("{text:?}"),
         Value::Array(_, items) => {
             let items: Vec<String> = items.iter().map(|item| written(item, path)).collect();

@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, Manifest, Measures, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus,
-    TaskWarning, TenantFailure,
+    Deployment, GrantStatus, Manifest, Measures, PluginCounters, PluginState, PluginStatus, Refusal,
+    TaskStatus, TaskWarning, TenantFailure,
 };
 use crate::tables::TableSchema;
 
@@ -205,6 +205,8 @@ pub struct PluginView {
     pub tenant_failures: Vec<TenantFailure>,
     pub deployment: Deployment,
     pub manifest: Option<Manifest>,
+    /// What it may do beyond its own world, and what it asks for. What a grant reaches is for `admin` only.
+    pub grants: Vec<GrantStatus>,
     /// Events of the log after the position of the task that is furthest behind. Of all tenants together,
     /// and so for `admin` only.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,6 +233,7 @@ impl PluginView {
             tenant_failures: status.tenant_failures,
             deployment: status.deployment,
             manifest: status.manifest,
+            grants: status.grants,
             lag_events: Some(status.lag_events),
             tasks: status.tasks,
             warnings: status.warnings,
@@ -244,6 +247,7 @@ impl PluginView {
     pub(super) fn of_tenant(mut status: PluginStatus, tenant: &TenantId) -> Self {
         status.tasks.retain(|task| task.tenant == tenant.as_str());
         status.warnings.retain(|warning| warning.tenant == tenant.as_str());
+        status.grants.iter_mut().for_each(|grant| grant.reach.clear());
         if !status.tenant_failures.is_empty() {
             status.tenant_failures.retain(|failure| failure.tenant == tenant.as_str());
             status.message = TenantFailure::sentence(&status.tenant_failures);

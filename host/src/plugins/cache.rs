@@ -4,7 +4,8 @@
 //! this host wrote is taken: an HMAC-SHA-256 over name and bytes, under a key
 //! that never leaves the folder `0600`. An entry that does not match is thrown
 //! away, counted, and made again. Entries are written under another name,
-//! synced, made read-only and renamed: there are no half ones.
+//! synced, made read-only and renamed: there are no half ones. At each of them the
+//! oldest beyond the bound on all of them go.
 
 use std::fs::{self, File, Permissions};
 use std::hash::{Hash, Hasher};
@@ -15,68 +16,77 @@ use std::path::{Path, PathBuf};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
 use super::PluginError;
-use crate::limits::PRECOMPILED_BYTES_MAX;
+use super::compiler::Precompiled;
+use crate::limits::PRECOMPILED_ENTRY_BYTES_MAX;
 
 const KEY_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
+const ENTRY_BYTES_MAX: u64 = PRECOMPILED_ENTRY_BYTES_MAX + MAC_BYTES as u64;
 
 /// One folder of entries for one engine.
 pub(super) struct Cache {
     dir: PathBuf,
     key: [u8; KEY_BYTES],
+    /// Of all entries together.
+    bytes_max: u64,
     /// Code compiled by another engine has another suffix.
     suffix: String,
 }
 
 impl Cache {
-    pub(super) fn open(dir: PathBuf, engine: &Engine) -> Result<Self, PluginError> {
+    pub(super) fn open(dir: PathBuf, engine: &Engine, bytes_max: u64) -> Result<Self, PluginError> {
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;
         let key = key(&dir, &dir.join("key"))?;
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self { dir, key, suffix: format!("{:016x}.cwasm", hasher.finish()) };
+        let cache = Self { dir, key, bytes_max, suffix: format!("{:016x}.cwasm", hasher.finish()) };
         cache.tidy();
         Ok(cache)
     }
 
-    /// The component, where there is a sound entry.
-    pub(super) fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
+    /// The code, where there is a sound entry. Nothing of an unsound one comes further than this.
+    pub(super) fn get(&self, digest: &str) -> Option<Precompiled> {
         let path = self.path(digest);
-        let bytes = fs::read(&path).ok()?;
-        let sound = bytes.split_at_checked(MAC_BYTES).filter(|(mac, code)| {
+        let mut bytes = Vec::new();
+        // What is larger than any entry may be is not read to its end, and so does not match either.
+        File::open(&path).ok()?.take(ENTRY_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+        let sound = bytes.split_at_checked(MAC_BYTES).is_some_and(|(mac, code)| {
             let mut expected = self.mac(digest);
             expected.update(code);
             expected.verify_slice(mac).is_ok()
         });
-        let Some((_, code)) = sound else {
+        if !sound {
             tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", path = %path.display(), "a precompiled component is not this host's; it is made again");
             metrics::counter!(crate::telemetry::metrics::PRECOMPILED_REJECTED).increment(1);
             // It is replaced in a moment; if not, it is refused again.
             let _ = fs::remove_file(&path);
             return None;
-        };
-        #[expect(unsafe_code, reason = "loading precompiled code is what the cache is for")]
-        // SAFETY: the bytes are `Engine::precompile_component`'s: the MAC over these very bytes, in memory,
-        // was made by `put` under a key that only this host holds. Wasmtime itself checks that they are
-        // for this engine.
-        let component = unsafe { Component::deserialize(engine, code) };
-        component
-            .inspect_err(|error| {
-                tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", path = %path.display(), %error, "a precompiled component does not load");
-            })
-            .ok()
+        }
+        bytes.drain(..MAC_BYTES);
+        Some(Precompiled::vouched(bytes))
     }
 
-    pub(super) fn put(&self, digest: &str, code: &[u8]) -> Result<(), PluginError> {
+    /// Keeps code for the next start. The oldest entries make room for it.
+    pub(super) fn put(&self, digest: &str, precompiled: &Precompiled) -> Result<(), PluginError> {
         let path = self.path(digest);
+        let code = precompiled.code();
+        if code.len() as u64 > PRECOMPILED_ENTRY_BYTES_MAX.min(self.bytes_max) {
+            let detail = format!(
+                "it has {} bytes; precompiled_entry_bytes_max is {PRECOMPILED_ENTRY_BYTES_MAX}, precompiled_bytes_max {}",
+                code.len(),
+                self.bytes_max
+            );
+            return Err(PluginError::Storage { detail });
+        }
         let mut mac = self.mac(digest);
         mac.update(code);
         let mut entry = mac.finalize().into_bytes().to_vec();
         entry.extend_from_slice(code);
-        write_whole(&self.dir, &path, &entry, 0o400).map_err(|error| failed(&path, &error))
+        write_whole(&self.dir, &path, &entry, 0o400).map_err(|error| failed(&path, &error))?;
+        self.make_room(&path);
+        Ok(())
     }
 
     fn path(&self, digest: &str) -> PathBuf {
@@ -91,30 +101,40 @@ impl Cache {
         mac
     }
 
-    /// Removes what other engines have left, and the oldest beyond the bound.
+    /// Removes what other engines and crashes have left. At the start only: later, such a file may be one
+    /// that is being written.
     fn tidy(&self) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        let mut kept = Vec::new();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "key" {
-                continue;
-            }
-            match entry.metadata() {
-                Ok(meta) if name.ends_with(&self.suffix) => {
-                    kept.push((meta.modified().ok(), meta.len(), entry.path()))
-                }
-                // Another engine's, or left behind by a crash: nobody will read it.
-                _ => drop(fs::remove_file(entry.path())),
+            if name != "key" && !name.ends_with(&self.suffix) {
+                // Nobody will read it; and if it stays, it is looked at again at the next start.
+                let _ = fs::remove_file(entry.path());
             }
         }
+        self.make_room(Path::new(""));
+    }
+
+    /// Removes the oldest entries beyond the bound, except for this one.
+    fn make_room(&self, newest: &Path) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let ours =
+            entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(&self.suffix));
+        let mut kept: Vec<_> = ours
+            .filter_map(|entry| {
+                let meta = entry.metadata().ok()?;
+                Some((meta.modified().ok(), meta.len(), entry.path()))
+            })
+            .collect();
         kept.sort();
         let mut bytes: u64 = kept.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, length, path) in kept {
-            if bytes <= PRECOMPILED_BYTES_MAX {
+        for (_, length, path) in kept.into_iter().filter(|(_, _, path)| path != newest) {
+            if bytes <= self.bytes_max {
                 break;
             }
             bytes -= length;
+            tracing::info!(path = %path.display(), "a precompiled component made room for a newer one");
+            // One that stays is counted again at the next `put`.
             let _ = fs::remove_file(path);
         }
     }
@@ -166,4 +186,88 @@ fn found_key(path: &Path) -> std::io::Result<Result<[u8; KEY_BYTES], &'static st
 
 fn failed(path: &Path, error: &std::io::Error) -> PluginError {
     PluginError::Storage { detail: format!("{}: {error}", path.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+    use crate::plugins::compiler::Compiler;
+    use crate::plugins::engine;
+
+    /// The smallest component there is: an empty one.
+    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+    const DIGEST: &str = "00";
+    const OTHER: &str = "11";
+
+    /// A sound entry, made worse in one of four ways.
+    fn forged(sound: &[u8], other: &[u8], random: &mut StdRng) -> Vec<u8> {
+        let mut bytes = sound.to_vec();
+        match random.random_range(0..4) {
+            0 => {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] ^= 1 << random.random_range(0..8);
+            }
+            1 => bytes.truncate(random.random_range(0..sound.len())),
+            2 => bytes.extend((0..random.random_range(1..64)).map(|_| random.random::<u8>())),
+            _ => {
+                // Another entry, or its first bytes with the rest of this one.
+                let cut = random.random_range(1..=other.len());
+                bytes.splice(..cut.min(sound.len()), other[..cut].iter().copied());
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn ten_thousand_forged_entries_are_refused_before_anything_is_mapped() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let engine = engine::for_compiling().expect("an engine");
+        let cache = Cache::open(dir.path().to_owned(), &engine, u64::MAX).expect("the folder opens");
+        let code =
+            Compiler::new(None, 0, std::time::Duration::ZERO).compile(&engine, EMPTY).expect("it compiles");
+        cache.put(DIGEST, &code).expect("it can be kept");
+        cache.put(OTHER, &code).expect("it can be kept");
+        let [sound, other] = [DIGEST, OTHER].map(|digest| fs::read(cache.path(digest)).expect("an entry"));
+        assert_ne!(sound, other, "the name is part of what the key vouches for");
+        let mut random = StdRng::seed_from_u64(7);
+        for turn in 0..10_000 {
+            let bytes = forged(&sound, &other, &mut random);
+            let path = cache.path(DIGEST);
+            fs::remove_file(&path).ok();
+            fs::write(&path, &bytes).expect("ours");
+            // `Precompiled` is the only thing that can be mapped, and there is none.
+            assert!(bytes == sound || cache.get(DIGEST).is_none(), "forged entry {turn} was taken");
+        }
+        fs::write(cache.path(DIGEST), &sound).expect("ours");
+        cache.get(DIGEST).expect("the sound one is").load(&engine).expect("it can be mapped");
+    }
+
+    #[test]
+    fn the_oldest_entries_make_room_at_every_put() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let engine = engine::for_compiling().expect("an engine");
+        let code =
+            Compiler::new(None, 0, std::time::Duration::ZERO).compile(&engine, EMPTY).expect("it compiles");
+        let entry = (code.code().len() + MAC_BYTES) as u64;
+        let cache = Cache::open(dir.path().to_owned(), &engine, 2 * entry).expect("the folder opens");
+        for (age, digest) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            cache.put(digest, &code).expect("it can be kept");
+            let kept = cache.get(digest);
+            assert!(kept.is_some(), "the newest stays");
+            let then = std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64);
+            File::open(cache.path(digest)).and_then(|file| file.set_modified(then)).expect("ours");
+        }
+        assert_eq!(
+            ["a", "b", "c", "d"].map(|digest| cache.path(digest).exists()),
+            [false, false, true, true]
+        );
+        let tight =
+            Cache::open(dir.path().to_owned(), &engine, entry - MAC_BYTES as u64 - 1).expect("it opens");
+        let error = tight.put("e", &code).expect_err("it fits no more");
+        assert!(error.to_string().contains("precompiled_bytes_max"), "{error}");
+        assert!(!tight.path("e").exists());
+    }
 }

@@ -106,6 +106,19 @@ pub struct PluginCounters {
     pub swaps: u64,
 }
 
+/// A capability that a plugin has or wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct GrantStatus {
+    /// `clock`, `random`, `env`, `http` or `read_dir`.
+    pub name: String,
+    /// The operator's settings give it.
+    pub granted: bool,
+    /// The manifest asks for it.
+    pub wanted: bool,
+    /// What it reaches: hosts, the folder, names of variables and never their values.
+    pub reach: Vec<String>,
+}
+
 /// A candidate that did not take over.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Refusal {
@@ -131,6 +144,9 @@ pub struct PluginStatus {
     pub tenant_failures: Vec<TenantFailure>,
     pub deployment: Deployment,
     pub manifest: Option<Manifest>,
+    /// What it may do beyond its own world, and what it asks for.
+    #[serde(default)]
+    pub grants: Vec<GrantStatus>,
     /// Events of the log after the position of the task that is furthest behind.
     pub lag_events: u64,
     pub tasks: Vec<TaskStatus>,

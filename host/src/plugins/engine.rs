@@ -44,12 +44,16 @@ pub(super) fn new(instances_max: usize) -> Result<Engine, PluginError> {
                 error = %format!("{error:#}"),
                 "no address space for pooled instances; allocating them on demand"
             );
-            Engine::new(&base())
-                .map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })?
+            for_compiling()?
         }
     };
     tick(&engine)?;
     Ok(engine)
+}
+
+/// An engine with the same settings that makes no instances, and so needs no room for them.
+pub(super) fn for_compiling() -> Result<Engine, PluginError> {
+    Engine::new(&base()).map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })
 }
 
 fn base() -> Config {

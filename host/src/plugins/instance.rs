@@ -11,7 +11,8 @@ use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord};
 use crate::limits::{COMMIT_BYTES_MAX, GUEST_EFFECTS_MAX};
 use crate::limits::{
-    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_STACK_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX,
+    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_RESOURCES_MAX, GUEST_STACK_BYTES_MAX,
+    GUEST_TABLE_ELEMENTS_MAX,
 };
 use crate::processors::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, TaskContext, Trap, TrapKind,
@@ -92,7 +93,7 @@ impl Instance {
 
 /// What happened, as far as the error tells.
 fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) -> Trap {
-    let (kind, mut message) = classify(error, call_max);
+    let (kind, mut message) = classify(error, call_max, &store.data().call_limit);
     let words = store.data().last_words();
     if !words.is_empty() {
         message = format!("{message}; the guest's last words: {words}");
@@ -110,7 +111,7 @@ fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) ->
 
 /// Wasmtime has types for the traps of the guest's own code; what the host's bounds and the canonical ABI
 /// refuse is told apart by its text, and the suite holds each of these texts to its kind.
-fn classify(error: &wasmtime::Error, call_max: Duration) -> (TrapKind, String) {
+fn classify(error: &wasmtime::Error, call_max: Duration, call_limit: &str) -> (TrapKind, String) {
     let text = error.root_cause().to_string();
     if error.downcast_ref::<HostFailed>().is_some() {
         return (TrapKind::Host, text);
@@ -118,7 +119,8 @@ fn classify(error: &wasmtime::Error, call_max: Duration) -> (TrapKind, String) {
     match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => {
             let limit = call_max.as_millis();
-            return (TrapKind::Timeout, format!("the call took longer than guest_call_ms_max = {limit}"));
+            let message = format!("the call took longer than guest_call_ms_max = {limit}; {call_limit}");
+            return (TrapKind::Timeout, message);
         }
         Some(wasmtime::Trap::StackOverflow) => {
             let message = format!("{text}; guest_stack_bytes_max is {GUEST_STACK_BYTES_MAX}");
@@ -135,6 +137,8 @@ fn classify(error: &wasmtime::Error, call_max: Duration) -> (TrapKind, String) {
         (TrapKind::Limit, format!("guest_table_elements_max is {GUEST_TABLE_ELEMENTS_MAX}: {text}"))
     } else if text.contains("when growing memory") || text.contains("exceeds memory limits") {
         (TrapKind::Limit, format!("guest_memory_bytes_max is reached: {text}"))
+    } else if text.contains("resource table has no free keys") {
+        (TrapKind::Limit, format!("guest_resources_max is {GUEST_RESOURCES_MAX}: {text}"))
     } else if text.contains("maximum concurrent") {
         // The pool is full: the guest has not run yet.
         (TrapKind::Host, text)

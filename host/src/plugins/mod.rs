@@ -9,9 +9,12 @@
 mod artifacts;
 mod bindings;
 mod cache;
+mod compiler;
 mod control;
 mod describe;
 mod engine;
+mod grants;
+mod http;
 mod instance;
 mod memory;
 mod registry;
@@ -22,14 +25,17 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use control::{
-    ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
-    Refusal, TaskStatus, TaskWarning, TenantFailure,
+    ControlError, DeployFrom, DeployRequest, GrantStatus, PluginControl, PluginCounters, PluginState,
+    PluginStatus, Refusal, TaskStatus, TaskWarning, TenantFailure,
 };
 
 pub use artifacts::FileArtifacts;
+pub use compiler::compiler_main;
+pub use grants::{EnvValue, GRANTS};
 pub use registry::{Registry, RegistryParts};
 pub use runtime::{RuntimeOptions, WasmRuntime};
 pub use watch::DirectoryWatcher;
@@ -48,8 +54,14 @@ pub use crate::processors::{Manifest, Measures};
 pub struct PluginSettings {
     /// Answers to the guest's `config.get`.
     pub config: BTreeMap<String, String>,
-    /// Granted capabilities: `clock`, `random`.
+    /// Granted capabilities: `clock`, `random`, `env`, `http`, `read_dir`. None is given by default.
     pub grants: Vec<String>,
+    /// What the grant `env` shows: the guest's environment variables.
+    pub env: BTreeMap<String, EnvValue>,
+    /// What the grant `http` reaches: `api.example.com`, `api.example.com:8443`, `*.example.org`.
+    pub http_hosts: Vec<String>,
+    /// What the grant `read_dir` shows, read-only, as the guest's `/data`.
+    pub read_dir: Option<PathBuf>,
     /// Lanes, at the first deploy. Fixed from then on.
     pub lanes: Option<u32>,
     /// What happens to the ordering key of a dead letter: `hold` or `skip`.
@@ -130,16 +142,22 @@ pub enum PluginError {
     NotAComponent { detail: String },
     #[error("the component has the wrong world: {detail}")]
     WrongWorld { detail: String },
-    #[error("the component imports `{import}`, which needs the grant `{grant}`")]
-    GrantMissing { import: String, grant: String },
+    #[error("plugin {plugin} lacks the grant `{grant}`, which {why}: {give}")]
+    GrantMissing { plugin: String, grant: String, why: String, give: String },
     #[error(
-        "the component imports `{import}`, which this host does not have: it has the world's own imports and WASI 0.2 (cli, clocks, filesystem, io, random, sockets), empty without a grant"
+        "the component imports `{import}`, which this host does not have: it has the world's own imports and WASI 0.2 (cli, clocks, filesystem, io, random, sockets), empty without a grant, and outgoing wasi:http with one"
     )]
     ImportUnknown { import: String },
-    #[error("`{grant}` is not a grant; there are: clock, random")]
+    #[error("`{grant}` is not a grant; there are: {}", GRANTS.join(", "))]
     GrantUnknown { grant: String },
+    #[error("`{key}` is not usable: {detail}")]
+    Settings { key: String, detail: String },
     #[error("the component has {bytes} bytes; component_bytes_max is {max}")]
     TooLarge { bytes: usize, max: usize },
+    #[error("compiling the component needs more than {limit} = {max}{}", raise(limit))]
+    CompileLimit { limit: &'static str, max: u64 },
+    #[error("the compiler failed: {detail}")]
+    Compiler { detail: String },
     #[error("`describe` failed: {detail}")]
     Describe { detail: String },
     #[error(transparent)]
@@ -154,6 +172,11 @@ pub enum PluginError {
     Engine { detail: String },
 }
 
+/// Some limits have a setting.
+fn raise(limit: &str) -> String {
+    if limit.starts_with("compile_") { format!("; raise processors.{limit}") } else { String::new() }
+}
+
 impl Classify for PluginError {
     fn code(&self) -> &'static str {
         match self {
@@ -162,7 +185,10 @@ impl Classify for PluginError {
             Self::GrantMissing { .. } => "grant_missing",
             Self::ImportUnknown { .. } => "import_unknown",
             Self::GrantUnknown { .. } => "grant_unknown",
+            Self::Settings { .. } => "plugin_settings_invalid",
             Self::TooLarge { .. } => "component_bytes_max",
+            Self::CompileLimit { .. } => "compile_limit",
+            Self::Compiler { .. } => "compiler_failed",
             Self::Describe { .. } => "describe_failed",
             Self::Manifest(_) => "manifest_invalid",
             Self::ArtifactMissing { .. } => "artifact_missing",
@@ -178,8 +204,11 @@ impl Classify for PluginError {
 
     fn blame(&self) -> Blame {
         match self {
-            Self::ArtifactDamaged { .. } | Self::Storage { .. } | Self::Engine { .. } => Blame::Host,
-            Self::ArtifactMissing { .. } | Self::GrantUnknown { .. } => Blame::Caller,
+            Self::ArtifactDamaged { .. }
+            | Self::Storage { .. }
+            | Self::Engine { .. }
+            | Self::Compiler { .. } => Blame::Host,
+            Self::ArtifactMissing { .. } | Self::GrantUnknown { .. } | Self::Settings { .. } => Blame::Caller,
             _ => Blame::Guest,
         }
     }

@@ -11,18 +11,21 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use super::cache::Cache;
+use super::compiler::Compiler;
 use super::describe;
+use super::grants::{self, Grants};
 use super::instance::{Instance, Linked, WasmProcessor};
-use super::sandbox::{Grants, Guest, Sandbox, cut};
+use super::sandbox::{Guest, Sandbox, cut};
 use super::wait;
 use super::{PluginError, PluginRuntime, PluginSettings};
 use super::{bindings, engine};
 use crate::error::Classify as _;
 use crate::limits::{
-    COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MEMORY_BYTES_CEILING,
-    GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_CEILING, GUEST_STATE_BYTES_MAX, INSTANCES_MAX,
+    COMPILE_MAX, COMPILE_MEMORY_BYTES_MAX, COMPONENT_BYTES_MAX, GUEST_CALL_MAX, GUEST_DESCRIBE_MAX,
+    GUEST_DESCRIBE_MEMORY_BYTES_MAX, GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_MAX, INSTANCES_MAX,
+    PRECOMPILED_BYTES_MAX,
 };
-use crate::processors::{Manifest, Processor, ProcessorFactory, TaskContext, Trap};
+use crate::processors::{Manifest, Processor, ProcessorFactory, TaskContext, Trap, TrapKind};
 use crate::tables::TableSchema;
 
 /// How a runtime is set up. A plugin's own settings go before these.
@@ -34,6 +37,13 @@ pub struct RuntimeOptions {
     pub memory_bytes_max: usize,
     pub state_bytes_max: usize,
     pub call_max: Duration,
+    /// The executable that compiles, in a process of its own with the two bounds below: the host's own, whose
+    /// `main` asks [`compiler_main`](super::compiler_main) first. None compiles in this process, unbounded.
+    pub compiler: Option<PathBuf>,
+    pub compile_memory_bytes_max: u64,
+    pub compile_max: Duration,
+    /// Of all precompiled components together.
+    pub precompiled_bytes_max: u64,
 }
 
 impl Default for RuntimeOptions {
@@ -44,6 +54,10 @@ impl Default for RuntimeOptions {
             memory_bytes_max: GUEST_MEMORY_BYTES_MAX,
             state_bytes_max: GUEST_STATE_BYTES_MAX,
             call_max: GUEST_CALL_MAX,
+            compiler: None,
+            compile_memory_bytes_max: COMPILE_MEMORY_BYTES_MAX,
+            compile_max: COMPILE_MAX,
+            precompiled_bytes_max: PRECOMPILED_BYTES_MAX,
         }
     }
 }
@@ -53,6 +67,7 @@ pub struct WasmRuntime {
     engine: Engine,
     linker: Linker<Guest>,
     cache: Option<Cache>,
+    compiler: Compiler,
     options: RuntimeOptions,
 }
 
@@ -67,27 +82,36 @@ impl WasmRuntime {
         let engine = engine::new(options.instances_max)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(|error| engine_failed(&error))?;
+        // Linked for all, so that a plugin without the grant is told so by its name.
+        wasmtime_wasi_http::p2::add_only_http_to_linker_sync(&mut linker)
+            .map_err(|error| engine_failed(&error))?;
         wait::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
         bindings::Processor::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| {
             guest
         })
         .map_err(|error| engine_failed(&error))?;
-        let cache = options.cache_dir.clone().map(|dir| Cache::open(dir, &engine)).transpose()?;
-        Ok(Self { engine, linker, cache, options })
+        let open = |dir| Cache::open(dir, &engine, options.precompiled_bytes_max);
+        let cache = options.cache_dir.clone().map(open).transpose()?;
+        let compiler =
+            Compiler::new(options.compiler.clone(), options.compile_memory_bytes_max, options.compile_max);
+        Ok(Self { engine, linker, cache, compiler, options })
     }
 
     fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, PluginError> {
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&self.engine, digest)) {
-            return Ok(component);
-        }
-        let component = Component::new(&self.engine, bytes)
-            .map_err(|error| PluginError::NotAComponent { detail: error.root_cause().to_string() })?;
-        if let Some(cache) = &self.cache {
-            let kept = component.serialize().map_err(|error| engine_failed(&error));
-            if let Err(error) = kept.and_then(|code| cache.put(digest, &code)) {
-                // A full disk costs the next start some time; it is no reason not to run now.
-                tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
+        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(digest)) {
+            match code.load(&self.engine) {
+                Ok(component) => return Ok(component),
+                // It was made for another engine; this one makes its own.
+                Err(error) => {
+                    tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", digest, %error, "a precompiled component does not load")
+                }
             }
+        }
+        let code = self.compiler.compile(&self.engine, bytes)?;
+        let component = code.load(&self.engine).map_err(|error| engine_failed(&error))?;
+        if let Some(Err(error)) = self.cache.as_ref().map(|cache| cache.put(digest, &code)) {
+            // A full disk costs the next start some time; it is no reason not to run now.
+            tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
         }
         Ok(component)
     }
@@ -99,26 +123,56 @@ impl WasmRuntime {
         Linked::new(linked).map_err(|error| wrong_world(&error))
     }
 
-    /// Asks the component what it is, without any grant.
+    /// Asks the component what it is, without any grant and under bounds of its own: whose settings count
+    /// is known only from its answer.
     fn describe(&self, linked: &Linked) -> Result<Manifest, PluginError> {
         let sandbox = Sandbox {
             plugin: "".into(),
             version: "".into(),
-            memory_bytes_max: self.options.memory_bytes_max,
             state_bytes_max: self.options.state_bytes_max,
+            memory_bytes_max: self.options.memory_bytes_max.max(GUEST_DESCRIBE_MEMORY_BYTES_MAX),
+            call_limit: format!("`describe` has guest_describe_ms_max = {}", GUEST_DESCRIBE_MAX.as_millis())
+                .into(),
             grants: Grants::default(),
             config: Arc::default(),
         };
-        Instance::check_types(linked, &sandbox, self.options.call_max).map_err(|error| {
-            PluginError::WrongWorld {
-                detail: format!("{error:#}; build it against this host's version of millrace-guest"),
-            }
+        let call_max = self.options.call_max.min(GUEST_DESCRIBE_MAX);
+        Instance::check_types(linked, &sandbox, call_max).map_err(|error| PluginError::WrongWorld {
+            detail: format!("{error:#}; build it against this host's version of millrace-guest"),
         })?;
-        let failed = |trap: Trap| PluginError::Describe { detail: trap.to_string() };
-        let mut instance = Instance::new(linked, &sandbox, None, self.options.call_max).map_err(failed)?;
+        let mut instance = Instance::new(linked, &sandbox, None, call_max).map_err(failed)?;
         let manifest = instance.describe().map_err(failed)?;
         describe::accept(manifest)
     }
+
+    /// What the operator's settings make of a plugin.
+    fn sandbox(
+        &self,
+        manifest: &Manifest,
+        settings: PluginSettings,
+    ) -> Result<(Sandbox, Duration), PluginError> {
+        let plugin = manifest.name.as_str();
+        let grants = Grants::given(plugin, &settings)?;
+        let (call_max, call_limit) = match settings.call_ms_max {
+            Some(own) => (Duration::from_millis(own), format!("raise plugins.{plugin}.call_ms_max")),
+            None => (self.options.call_max, "raise processors.guest_call_ms_max".to_owned()),
+        };
+        let sandbox = Sandbox {
+            plugin: plugin.into(),
+            version: manifest.version.to_string().into(),
+            state_bytes_max: settings.state_bytes_max.unwrap_or(self.options.state_bytes_max),
+            memory_bytes_max: settings.memory_bytes_max.unwrap_or(self.options.memory_bytes_max),
+            call_limit: call_limit.into(),
+            grants,
+            config: Arc::new(settings.config),
+        };
+        Ok((sandbox, call_max))
+    }
+}
+
+/// The end of an instance that was only to say what it is.
+fn failed(trap: Trap) -> PluginError {
+    PluginError::Describe { detail: trap.to_string() }
 }
 
 impl PluginRuntime for WasmRuntime {
@@ -132,29 +186,21 @@ impl PluginRuntime for WasmRuntime {
         let component = self.compile(bytes, &digest)?;
         let linked = self.link(&component)?;
         let manifest = self.describe(&linked)?;
-        let settings = settings_of(&manifest.name);
-        let grants = grants(&settings.grants)?;
-        for wanted in &manifest.grants {
-            let given = self::grants(std::slice::from_ref(wanted))?;
-            if (given.clock && !grants.clock) || (given.random && !grants.random) {
-                let import = if given.clock { "wasi:clocks" } else { "wasi:random" };
-                return Err(PluginError::GrantMissing { import: import.into(), grant: wanted.clone() });
-            }
+        let plugin = manifest.name.as_str();
+        let (sandbox, call_max) = self.sandbox(&manifest, settings_of(plugin))?;
+        sandbox.grants.cover(plugin, &manifest.grants)?;
+        if let Some(import) = http_import(&component, &self.engine).filter(|_| sandbox.grants.http.is_none())
+        {
+            return Err(grants::missing(
+                plugin,
+                "http",
+                &format!("its import `{}` needs", cut(&import, 200)),
+            ));
         }
-        let call_max = settings.call_ms_max.map_or(self.options.call_max, Duration::from_millis);
-        let memory = settings.memory_bytes_max.unwrap_or(self.options.memory_bytes_max);
-        let state = settings.state_bytes_max.unwrap_or(self.options.state_bytes_max);
-        let sandbox = Sandbox {
-            plugin: manifest.name.as_str().into(),
-            version: manifest.version.to_string().into(),
-            memory_bytes_max: memory.min(GUEST_MEMORY_BYTES_CEILING),
-            state_bytes_max: state.min(GUEST_STATE_BYTES_CEILING),
-            grants,
-            config: Arc::new(settings.config),
-        };
+        // It described itself with more memory than it may have from now on.
+        Instance::new(&linked, &sandbox, None, call_max).map_err(failed)?;
         let tables = manifest.tables.clone().into();
-        let call_max = call_max.min(GUEST_CALL_CEILING);
-        let one_by_one = !grants.clock && reads_clock(&component, &self.engine);
+        let one_by_one = !sandbox.grants.clock && reads_clock(&component, &self.engine);
         Ok(Arc::new(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one }))
     }
 }
@@ -193,6 +239,10 @@ impl ProcessorFactory for WasmFactory {
     }
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
+        if let Some(Err(message)) = self.sandbox.grants.read_dir.as_deref().map(grants::readable) {
+            // It was there when the plugin was loaded. With an empty folder, it would give other rows.
+            return Err(Trap { kind: TrapKind::Host, message, backtrace: String::new(), at: None });
+        }
         let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
         Ok(Box::new(WasmProcessor::new(instance, context, Arc::clone(&self.tables), self.one_by_one)))
     }
@@ -231,6 +281,9 @@ const WORLD_IMPORTS: [&str; 4] = ["types", "log", "state", "config"];
 const WASI_IMPORTS: [&str; 6] =
     ["wasi:cli/", "wasi:io/", "wasi:clocks/", "wasi:random/", "wasi:filesystem/", "wasi:sockets/"];
 
+/// Outgoing HTTP, for a plugin with the grant.
+const HTTP_IMPORTS: [&str; 2] = ["wasi:http/types@", "wasi:http/outgoing-handler@"];
+
 /// Imports and exports by name; their types are checked when the component is linked.
 fn check_world(component: &Component, engine: &Engine) -> Result<(), PluginError> {
     let ty = component.component_type();
@@ -238,7 +291,7 @@ fn check_world(component: &Component, engine: &Engine) -> Result<(), PluginError
         let ours = import.strip_prefix(WORLD).map(|rest| rest.split_once('@').unwrap_or((rest, "")));
         match ours {
             Some((name, version)) if WORLD_IMPORTS.contains(&name) => check_version(import, version)?,
-            None if WASI_IMPORTS.iter().any(|known| import.starts_with(known)) => {}
+            None if WASI_IMPORTS.iter().chain(&HTTP_IMPORTS).any(|known| import.starts_with(known)) => {}
             _ => return Err(PluginError::ImportUnknown { import: import.chars().take(200).collect() }),
         }
     }
@@ -251,6 +304,13 @@ fn check_world(component: &Component, engine: &Engine) -> Result<(), PluginError
         return Err(PluginError::WrongWorld { detail });
     };
     check_version("millrace:processor/handler", version)
+}
+
+/// The first thing of `wasi:http` that it wants.
+fn http_import(component: &Component, engine: &Engine) -> Option<String> {
+    let ty = component.component_type();
+    let mut imports = ty.imports(engine).map(|(name, _)| name.to_owned());
+    imports.find(|name| HTTP_IMPORTS.iter().any(|known| name.starts_with(known)))
 }
 
 /// Whether it can ask a clock. Some tools import the interface for its types alone.
@@ -274,18 +334,6 @@ fn check_version(interface: &str, version: &str) -> Result<(), PluginError> {
         "it has {interface} in version `{version}`; this host speaks {WORLD_VERSION}: build it with the fitting SDK"
     );
     Err(PluginError::WrongWorld { detail })
-}
-
-fn grants(names: &[String]) -> Result<Grants, PluginError> {
-    let mut grants = Grants::default();
-    for name in names {
-        match name.as_str() {
-            "clock" => grants.clock = true,
-            "random" => grants.random = true,
-            _ => return Err(PluginError::GrantUnknown { grant: name.clone() }),
-        }
-    }
-    Ok(grants)
 }
 
 fn engine_failed(error: &wasmtime::Error) -> PluginError {

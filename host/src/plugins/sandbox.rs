@@ -1,6 +1,6 @@
 //! What one instance lives in: its bounds, its empty WASI, and what it may ask the host.
 //!
-//! Without a grant, WASI answers without the outside world: no files, no
+//! Without a grant (see `grants`), WASI answers without the outside world: no files, no
 //! arguments, no environment, no sockets; randomness is a fixed seed (std's
 //! `HashMap` asks for it), and every clock answers the current event's
 //! `at`: a guest that imports a clock gets its events one a call. So the same events give the same rows.
@@ -19,29 +19,28 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{
+    FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::bindings::imported;
 use super::bindings::imported::log::Level;
+use super::grants::{DATA_DIR, Grants};
+use super::http::GuestHttp;
 use super::memory::CountedLimits;
 use crate::checkpoints::ScanLimit;
 use crate::event::EventRecord;
 use crate::limits::{
     GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
-    GUEST_RESOURCES_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
+    GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
 };
 use crate::processors::TaskContext;
-
-/// What a plugin was granted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Grants {
-    pub(super) clock: bool,
-    pub(super) random: bool,
-}
 
 /// Data of one instance's store.
 pub(super) struct Guest {
     wasi: WasiCtx,
+    http: GuestHttp,
     resources: ResourceTable,
     pub(super) limits: CountedLimits,
     context: Option<TaskContext>,
@@ -51,6 +50,8 @@ pub(super) struct Guest {
     pub(super) state_bytes_max: usize,
     /// When the running call has used up its time, for what epochs do not interrupt.
     pub(super) call_until: Instant,
+    /// Which setting says how long a call may take, for the message when it took longer.
+    pub(super) call_limit: Arc<str>,
 }
 
 /// What differs between plugins.
@@ -61,6 +62,8 @@ pub(super) struct Sandbox {
     pub(super) memory_bytes_max: usize,
     /// Size of a snapshot, taken or loaded.
     pub(super) state_bytes_max: usize,
+    /// Which setting says how long a call may take, for the message when it took longer.
+    pub(super) call_limit: Arc<str>,
     pub(super) grants: Grants,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
@@ -81,10 +84,22 @@ impl Guest {
             wasi.secure_random(StdRng::seed_from_u64(0)).insecure_random(StdRng::seed_from_u64(1));
             wasi.insecure_random_seed(2);
         }
+        wasi.max_random_size(GUEST_RANDOM_BYTES_MAX);
+        for (name, value) in &*sandbox.grants.env {
+            wasi.env(name, &value.0);
+        }
+        if let Some(dir) = &sandbox.grants.read_dir
+            && let Err(error) = wasi.preopened_dir(dir, DATA_DIR, FsPerms::ReadOnly)
+        {
+            // It was there a moment ago, when the instance was asked for. Without it, the guest finds no folder.
+            logs.warn(&format!("the folder of the grant `read_dir` cannot be opened: {error:#}"));
+        }
+        let http = GuestHttp::new(sandbox.grants.http.clone(), Arc::clone(&logs));
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(GUEST_RESOURCES_MAX);
         Self {
             wasi: wasi.build(),
+            http,
             resources,
             limits: CountedLimits::new(limits(sandbox.memory_bytes_max)),
             context,
@@ -93,6 +108,7 @@ impl Guest {
             event_time,
             state_bytes_max: sandbox.state_bytes_max,
             call_until: Instant::now(),
+            call_limit: Arc::clone(&sandbox.call_limit),
         }
     }
 
@@ -106,6 +122,7 @@ impl Guest {
     /// A call begins, which may take this long. What earlier ones printed is not its last words.
     pub(super) fn begin_call(&mut self, call_max: Duration) {
         self.call_until = Instant::now() + call_max;
+        self.http.hooks.until = self.call_until;
         self.logs.lock().last_words.clear();
     }
 
@@ -132,6 +149,13 @@ fn limits(memory_bytes_max: usize) -> StoreLimits {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let GuestHttp { ctx, hooks } = &mut self.http;
+        WasiHttpCtxView { hooks, table: &mut self.resources, ctx }
     }
 }
 
@@ -216,7 +240,7 @@ impl HostMonotonicClock for EventTime {
 }
 
 /// An instance's messages: bounded in size and rate, with its place beside them.
-struct Logs {
+pub(super) struct Logs {
     plugin: Arc<str>,
     version: Arc<str>,
     tenant: String,
@@ -250,6 +274,15 @@ impl Logs {
                 last_words: String::new(),
             }),
         }
+    }
+
+    pub(super) fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    /// What the host has to say of the guest; it counts among the guest's own messages.
+    pub(super) fn warn(&self, message: &str) {
+        self.write(Level::Warn, message);
     }
 
     fn lock(&self) -> MutexGuard<'_, Budget> {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct DirectoryWatcher {
     dir: PathBuf,
     interval: Duration,
     seen: BTreeMap<PathBuf, Seen>,
+    /// Why the folder could not be read at the last look.
+    unreadable: Option<ErrorKind>,
 }
 
 /// What a file looked like, and whether that has been taken.
@@ -42,7 +45,7 @@ struct Seen {
 
 impl DirectoryWatcher {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), interval: PLUGINS_POLL, seen: BTreeMap::new() }
+        Self { dir: dir.into(), interval: PLUGINS_POLL, seen: BTreeMap::new(), unreadable: None }
     }
 
     #[must_use]
@@ -74,10 +77,16 @@ impl DirectoryWatcher {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(error) => {
-                warn!(error.kind = "folder_unreadable", error.blame = "host", dir = %self.dir.display(), %error, "the plugins folder cannot be read");
+                // Once, and not at every look until somebody mends it.
+                if self.unreadable.replace(error.kind()) != Some(error.kind()) {
+                    warn!(error.kind = "folder_unreadable", error.blame = "host", dir = %self.dir.display(), %error, "the plugins folder cannot be read");
+                }
                 return Vec::new();
             }
         };
+        if self.unreadable.take().is_some() {
+            info!(dir = %self.dir.display(), "the plugins folder can be read");
+        }
         let mut found = BTreeMap::new();
         let mut ready = Vec::new();
         for entry in entries.flatten() {
@@ -142,5 +151,47 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
             warn!(file, %error, error.kind = error.code(), error.blame = error.blame().as_str(), "component refused");
             error.retry() == Retry::Never
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("test").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_told_once_for_each_time_it_goes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let plugins = dir.path().join("plugins");
+        let said = Said::default();
+        let writer = said.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let mut watcher = DirectoryWatcher::new(&plugins);
+            for _ in 0..2 {
+                (0..3).for_each(|_| assert!(watcher.look().is_empty()));
+                fs::create_dir(&plugins).expect("ours");
+                (0..3).for_each(|_| assert!(watcher.look().is_empty()));
+                fs::remove_dir(&plugins).expect("ours");
+            }
+        });
+        let said = String::from_utf8(said.0.lock().expect("test").clone()).expect("text");
+        assert_eq!(said.matches("cannot be read").count(), 2, "{said}");
+        assert_eq!(said.matches("folder can be read").count(), 2, "{said}");
     }
 }

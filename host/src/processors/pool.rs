@@ -4,7 +4,7 @@
 //! each core, and one processor gets at most half of them: a slow plugin must
 //! not keep the others from running. Of those, one tenant gets at most half,
 //! which is a thread for each core: events that make a plugin hang hold up the
-//! tenant that published them. Queue length is bounded by the number of tasks,
+//! tenant that published them. They run at a lower priority than the rest of the host. Queue length is bounded by the number of tasks,
 //! since a task stands in it at most once.
 
 use std::collections::{HashMap, VecDeque};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use crate::event::TenantId;
-use crate::limits::GUEST_THREADS_PER_CORE;
+use crate::limits::{GUEST_NICE, GUEST_THREADS_PER_CORE};
 
 /// Something that wants turns on a guest thread.
 pub(super) trait Turns: Send + Sync + Debug + 'static {
@@ -90,7 +90,10 @@ impl GuestPool {
             let thread = std::thread::Builder::new()
                 .name(format!("guest-{index}"))
                 .stack_size(4 << 20)
-                .spawn(move || worker.run())?;
+                .spawn(move || {
+                    step_back();
+                    worker.run();
+                })?;
             lock(&inner.threads).push(thread);
         }
         Ok(Self { inner })
@@ -191,6 +194,15 @@ impl Inner {
         if !queue.waiting.is_empty() {
             self.ready.notify_one();
         }
+    }
+}
+
+/// Lowers the priority of this thread, so that under load the edge and the committer run first. Where it is
+/// not permitted, guests compete as equals.
+fn step_back() {
+    // On Linux, this is the thread's own.
+    if let Err(error) = rustix::process::nice(GUEST_NICE) {
+        tracing::debug!(%error, "guest threads keep the priority of the host");
     }
 }
 

@@ -28,6 +28,8 @@ pub const PUBLISHED_REPEATS: &str = "millrace_published_repeats_total";
 pub const SSE_CLIENTS: &str = "millrace_sse_clients";
 
 // Plugins. Labels of the first: `plugin`.
+pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
+pub const GUEST_HTTP_DENIED: &str = "millrace_guest_http_denied_total";
 pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
 pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
 
@@ -106,6 +108,11 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(PUBLISHED_EVENTS, "Events that were appended over HTTP."),
     counter(PUBLISHED_REPEATS, "Published events that were known already and not appended again."),
     gauge(SSE_CLIENTS, "Clients that follow a stream now."),
+    counter(GUEST_HTTP_REQUESTS, "HTTP requests of guests that the operator's list allowed."),
+    counter(
+        GUEST_HTTP_DENIED,
+        "HTTP requests of guests that were refused: no grant, a host that is not listed, or too many at once.",
+    ),
     counter(GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
     counter(PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),

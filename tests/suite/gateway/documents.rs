@@ -165,9 +165,11 @@ async fn what_other_tenants_do_is_for_admins() {
         );
         for status in [&own, &none] {
             assert!(status.get("lag_events").is_none() && status.get("counters").is_none(), "{status}");
+            assert_eq!(status["grants"][0]["reach"], json!([]), "where to is the operator's affair");
         }
         let whole = seen("Bearer alpha-all").await;
         assert_eq!(tenants(&whole["tasks"]), ["alpha", "beta"]);
+        assert_eq!(whole["grants"][0]["reach"], json!(["api.example.com"]));
         assert_eq!((&whole["lag_events"], &whole["counters"]["events"]), (&json!(7), &json!(77)));
         assert!(
             whole["message"].as_str().is_some_and(|text| text.contains("tenant beta: its key")),

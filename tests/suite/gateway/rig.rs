@@ -17,8 +17,8 @@ use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::plugins::{
-    ControlError, DeployRequest, Deployment, Measures, PluginControl, PluginCounters, PluginState,
-    PluginStatus, StartFrom, TaskStatus, TenantFailure,
+    ControlError, DeployRequest, Deployment, GrantStatus, Measures, PluginControl, PluginCounters,
+    PluginState, PluginStatus, StartFrom, TaskStatus, TenantFailure,
 };
 use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
@@ -502,6 +502,12 @@ impl FakePlugins {
                 deployed_by: "test".into(),
             },
             manifest: None,
+            grants: vec![GrantStatus {
+                name: "http".into(),
+                granted: true,
+                wanted: true,
+                reach: vec!["api.example.com".into()],
+            }],
             lag_events: 7,
             tasks: vec![task("alpha"), task("beta")],
             warnings: Vec::new(),

@@ -72,10 +72,10 @@ fn a_component_of_another_shape_is_told_to_be_built_anew() {
 
 #[test]
 fn an_import_that_the_host_does_not_have_is_named() {
-    let http = wat(r#"(component (import "wasi:http/outgoing-handler@0.2.0" (instance)))"#);
-    let error = refused(&http);
+    let served = wat(r#"(component (import "wasi:http/incoming-handler@0.2.0" (instance)))"#);
+    let error = refused(&served);
     assert_eq!(error.code(), "import_unknown");
-    assert!(error.to_string().contains("`wasi:http/outgoing-handler@0.2.0`"), "{error}");
+    assert!(error.to_string().contains("`wasi:http/incoming-handler@0.2.0`"), "{error}");
     let own = wat(r#"(component (import "millrace:processor/network@0.1.0" (instance)))"#);
     assert_eq!(refused(&own).code(), "import_unknown");
     let later = wat(r#"(component (import "millrace:processor/log@0.7.0" (instance)))"#);

@@ -11,6 +11,8 @@ use crate::processors::{BreakerState, Exposed, Measures, Runner, exposition, lag
 impl Registry {
     pub(super) async fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
         let entry = self.entry(plugin)?;
+        let settings = self.inner.parts.settings.get(plugin).cloned().unwrap_or_default();
+        let wanted = entry.manifest.as_ref().map(|manifest| manifest.grants.clone()).unwrap_or_default();
         let mut status = PluginStatus {
             name: plugin.to_owned(),
             state: if entry.deployment.paused { PluginState::Paused } else { PluginState::Starting },
@@ -18,6 +20,7 @@ impl Registry {
             tenant_failures: Vec::new(),
             deployment: entry.deployment,
             manifest: entry.manifest,
+            grants: settings.grant_status(&wanted),
             lag_events: 0,
             tasks: Vec::new(),
             warnings: Vec::new(),
