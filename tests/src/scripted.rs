@@ -160,7 +160,7 @@ impl Instance {
                 }
             }
             "trap" => {
-                return Err(Trap { kind: TrapKind::Trap, message: "told to fall".into(), at: None });
+                return Err(Trap::new(TrapKind::Trap, "told to fall"));
             }
             "trap-in-snapshot" => self.snapshot_traps = true,
             "emit" => {
@@ -219,7 +219,7 @@ impl Processor for Instance {
         }
         let depths: Vec<u32> = batch.records().iter().map(|r| r.depth).collect();
         let effects = EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths)
-            .map_err(|error| Trap { kind: TrapKind::Output, message: error.to_string(), at: None })?;
+            .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))?;
         Ok(Outcome { handled, effects, failure })
     }
 
@@ -232,7 +232,7 @@ impl Processor for Instance {
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
         if self.snapshot_traps {
-            return Err(Trap { kind: TrapKind::Trap, message: "told to fall in snapshot".into(), at: None });
+            return Err(Trap::new(TrapKind::Trap, "told to fall in snapshot"));
         }
         Ok(serde_json::to_vec(&self.counts).expect("counts are JSON"))
     }

@@ -26,7 +26,7 @@ use super::bindings::imported::log::Level;
 use crate::event::Micros;
 use crate::limits::{
     GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
-    GUEST_RESOURCES_MAX, GUEST_SCAN_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
+    GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX, GUEST_SCAN_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
 };
 use crate::processors::TaskContext;
 
@@ -66,6 +66,7 @@ impl Guest {
         let logs = Arc::new(Logs::new(&sandbox.plugin, context.as_ref()));
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(Lines(Arc::clone(&logs))).stderr(Lines(Arc::clone(&logs)));
+        wasi.max_random_size(GUEST_RANDOM_BYTES_MAX);
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         if !sandbox.grants.clock {
             wasi.wall_clock(EventTime(Arc::clone(&event_time)));
@@ -87,6 +88,10 @@ impl Guest {
             event_time,
             call_until: Instant::now(),
         }
+    }
+
+    pub(super) fn plugin(&self) -> &str {
+        &self.logs.plugin
     }
 
     /// What the clocks answer from now on.

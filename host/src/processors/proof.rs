@@ -38,7 +38,7 @@ pub async fn prove_at_rest(
     let host_failed = |task: TaskId| {
         |error: CommitError| SwapError {
             task,
-            source: Trap { kind: TrapKind::Host, message: error.to_string(), at: None }.into(),
+            source: Trap::new(TrapKind::Host, error.to_string()).into(),
         }
     };
     let tasks = engine.checkpoints.tasks(Some(&processor)).await.map_err(host_failed(first()))?;
@@ -68,7 +68,7 @@ pub(super) async fn prove(
         instance.load(basis.saved.as_deref())
     });
     let loaded = loaded.await.unwrap_or_else(|panic| {
-        Err(LoadError::Trap(Trap { kind: TrapKind::Host, message: panic.to_string(), at: None }))
+        Err(LoadError::Trap(Trap::new(TrapKind::Host, panic.to_string())))
     });
     loaded.map_err(|source| SwapError { task, source })
 }

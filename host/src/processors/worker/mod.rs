@@ -411,7 +411,7 @@ impl Worker {
         let alone = self.work.front().is_some_and(|s| s.care != Care::Batch);
         if alone {
             self.attempts += 1;
-            self.bury(trap_reason(trap.kind), trap.message.clone());
+            self.bury(trap_reason(trap.kind), trap.said());
         } else {
             self.redo(trap);
         }
