@@ -1,5 +1,6 @@
 //! The benchmarks: what the README quotes. `cargo xtask bench [SUITE…]` builds and runs them in release.
 
+mod hostile;
 mod log;
 mod processors;
 mod replay;
@@ -13,13 +14,14 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 6] = [
+const SUITES: [(&str, Run); 7] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
     ("projection", processors::projection),
     ("replay", replay::run),
     ("start", start::run),
+    ("hostile", hostile::run),
 ];
 
 fn main() -> Result<()> {

@@ -5,61 +5,24 @@
 //! of state, and does nothing else. An attack replaces one of its pieces, mostly what happens on an event
 //! whose type has six letters, such as `poison`.
 
-use std::path::Path;
-
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
-
-/// The interface that a processor exports, as the names of its functions begin.
-const HANDLER: &str = "millrace:processor/handler@0.1.0";
-
-/// What a core module may import besides the world's own functions, cut down to what the guests here use.
-const WASI: &str = r"
-package millrace-tests:handwritten;
-
-world handwritten {
-    include millrace:processor/processor@0.1.0;
-    import wasi:io/poll@0.2.0;
-    import wasi:clocks/monotonic-clock@0.2.0;
-    import wasi:cli/exit@0.2.0;
-    import wasi:cli/stdout@0.2.0;
-    import wasi:random/random@0.2.0;
+/// A host function, or a few, that a guest may call. Each is a core function of the name in brackets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Import {
+    /// `config.get` (`$config`: address and length of a name, where the answer goes).
+    Config,
+    /// `log.write` (`$log`: level, address, length).
+    Log,
+    /// A clock's pollable (`$after`: nanoseconds), and waiting for one (`$block`).
+    Wait,
+    /// Waiting for several (`$poll`: address and number of handles, where the answer goes).
+    Poll,
+    /// `exit` (`$exit`: 0 or 1).
+    Exit,
+    /// Random bytes (`$random`: how many, where the answer goes).
+    Random,
+    /// Standard output (`$stdout`), and writing to it (`$print`: handle, address, length, where the answer goes).
+    Print,
 }
-
-package wasi:io@0.2.0 {
-    interface error { resource error; }
-    interface poll {
-        resource pollable { ready: func() -> bool; block: func(); }
-        poll: func(in: list<borrow<pollable>>) -> list<u32>;
-    }
-    interface streams {
-        use error.{error};
-        variant stream-error { last-operation-failed(error), closed }
-        resource output-stream {
-            write: func(contents: list<u8>) -> result<_, stream-error>;
-        }
-    }
-}
-
-package wasi:clocks@0.2.0 {
-    interface monotonic-clock {
-        use wasi:io/poll@0.2.0.{pollable};
-        subscribe-duration: func(when: u64) -> pollable;
-    }
-}
-
-package wasi:cli@0.2.0 {
-    interface exit { exit: func(status: result); }
-    interface stdout {
-        use wasi:io/streams@0.2.0.{output-stream};
-        get-stdout: func() -> output-stream;
-    }
-}
-
-package wasi:random@0.2.0 {
-    interface random { get-random-bytes: func(len: u64) -> list<u8>; }
-}
-";
 
 /// Where things lie in the first four pages of memory; the heap follows.
 pub const OUTCOME: u32 = 0x800;
@@ -83,8 +46,8 @@ const HEAP: u32 = 0x1_0000;
 #[derive(Clone, Debug)]
 pub struct Handwritten {
     name: String,
-    imports: String,
-    memory: String,
+    imports: Vec<Import>,
+    pages: u32,
     functions: String,
     on_poison: String,
     before_return: String,
@@ -93,6 +56,7 @@ pub struct Handwritten {
     flush: String,
     snapshot: String,
     realloc: String,
+    after_return: Option<String>,
     state: bool,
 }
 
@@ -101,8 +65,8 @@ impl Handwritten {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
-            imports: String::new(),
-            memory: "(memory (export \"memory\") 4)".into(),
+            imports: Vec::new(),
+            pages: 4,
             functions: String::new(),
             on_poison: String::new(),
             before_return: String::new(),
@@ -111,20 +75,21 @@ impl Handwritten {
             flush: String::new(),
             snapshot: String::new(),
             realloc: String::new(),
+            after_return: None,
             state: true,
         }
     }
 
-    /// Core imports, such as `(import "…" "…" (func $log (param i32 i32 i32)))`.
     #[must_use]
-    pub fn imports(mut self, text: &str) -> Self {
-        self.imports.push_str(text);
+    pub fn import(mut self, import: Import) -> Self {
+        self.imports.push(import);
         self
     }
 
+    /// The size of its memory at the start, in pages of 64 KiB.
     #[must_use]
-    pub fn memory(mut self, text: &str) -> Self {
-        self.memory = text.into();
+    pub fn pages(mut self, pages: u32) -> Self {
+        self.pages = pages;
         self
     }
 
@@ -183,6 +148,13 @@ impl Handwritten {
         self
     }
 
+    /// What runs when the host has taken the answer of `handle`.
+    #[must_use]
+    pub fn after_return(mut self, text: &str) -> Self {
+        self.after_return = Some(text.into());
+        self
+    }
+
     #[must_use]
     pub fn without_state(mut self) -> Self {
         self.state = false;
@@ -199,54 +171,102 @@ impl Handwritten {
 
     /// The component. Panics with the reason where the text is wrong, which is the test's fault.
     pub fn component(&self) -> Vec<u8> {
-        let text = self.text();
-        let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{}: {error}", self.name));
-        let mut resolve = Resolve::default();
-        let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-        resolve.push_dir(wit).expect("the world can be read");
-        let package = resolve.push_str("handwritten.wit", WASI).expect("the imports are sound");
-        let world = resolve.select_world(&[package], Some("handwritten")).expect("there is one");
-        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
-            .expect("the world can be embedded");
-        ComponentEncoder::default()
-            .validate(true)
-            .module(&module)
-            .and_then(|encoder| encoder.encode())
-            .unwrap_or_else(|error| panic!("{}: {error:#}", self.name))
+        wat::parse_str(self.text()).unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    fn text(&self) -> String {
-        let Self { imports, memory, functions, describe, load, flush, snapshot, realloc, .. } = self;
-        let (on_poison, before_return) = (&self.on_poison, &self.before_return);
-        let data = self.data();
+    /// The component's text: a core module that owns the memory, one that allocates in it, since the host
+    /// wants both before it hands its functions over, and one that is the guest.
+    pub fn text(&self) -> String {
+        let has = |import| self.imports.contains(&import);
+        let either = |import, text: &str| if has(import) { text.to_owned() } else { String::new() };
+        let pollable = if has(Import::Wait) || has(Import::Poll) { POLLABLE } else { "" };
+        let logs = either(Import::Log, r#"(import "host" "log" (func $log (param i32 i32 i32)))"#);
+        let hosts = HOST_IMPORTS.iter().map(|(import, _, core, _)| either(*import, core)).collect::<String>();
+        let instances = HOST_IMPORTS.iter().map(|(import, ty, _, _)| either(*import, ty)).collect::<String>();
+        let lowered = HOST_IMPORTS
+            .iter()
+            .filter(|(import, ..)| *import != Import::Log)
+            .map(|(import, _, _, lower)| either(*import, lower))
+            .collect::<String>();
+        let log_lowered = either(Import::Log, LOG_LOWERED);
+        let names = [
+            (Import::Config, r#"(export "config" (func $config-core))"#),
+            (Import::Log, r#"(export "log" (func $log-core))"#),
+            (Import::Wait, r#"(export "after" (func $after-core)) (export "block" (func $block-core))"#),
+            (Import::Poll, r#"(export "poll" (func $poll-core))"#),
+            (Import::Exit, r#"(export "exit" (func $exit-core))"#),
+            (Import::Random, r#"(export "random" (func $random-core))"#),
+            (Import::Print, r#"(export "stdout" (func $stdout-core)) (export "print" (func $print-core))"#),
+        ];
+        let host = names.iter().map(|(import, export)| either(*import, export)).collect::<String>();
+        let log_host = either(Import::Log, names[1].1);
+        let post = if self.after_return.is_some() { r#"(post-return (core func $c "post"))"# } else { "" };
+        let (pages, realloc, guest) = (self.pages, &self.realloc, self.guest(&hosts));
         format!(
-            r#"(module
-  {imports}
-  {memory}
-  (global $heap (mut i32) (i32.const {HEAP}))
-  (global $evil (mut i32) (i32.const 0))
-  {functions}
-  {data}
-  (func $attack {on_poison})
-  (func (export "{HANDLER}#describe") (result i32) {describe} (i32.const {MANIFEST}))
-  (func (export "{HANDLER}#load") (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
-    {load} (i32.const {LOADED}))
-  (func (export "{HANDLER}#flush") (param i32) (result i32) {flush} (i32.const {FLUSHED}))
-  (func (export "{HANDLER}#snapshot") (result i32) {snapshot} (i32.const {SNAPSHOT}))
-  {HANDLE}
-    (if (local.get $poisoned) (then {before_return}))
-    (global.set $heap (i32.const {HEAP}))
-    (i32.const {OUTCOME}))
-  (func $allocate (export "cabi_realloc") (param $old i32) (param $had i32) (param $align i32)
-    (param $size i32) (result i32)
-    {realloc}
-    (local.set $old (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
-    (global.set $heap (i32.add (local.get $old) (local.get $size)))
-    (block $fits (loop $more
-      (br_if $fits (i32.le_u (global.get $heap) (i32.shl (memory.size) (i32.const 16))))
-      (drop (memory.grow (i32.const 16)))
-      (br $more)))
-    (local.get $old)))"#
+            r#"(component $C
+  {pollable} {instances}
+  (core module $A
+    (memory (export "memory") {pages})
+    (global (export "heap") (mut i32) (i32.const {HEAP}))
+    (global (export "evil") (mut i32) (i32.const 0)))
+  (core instance $a (instantiate $A))
+  (alias core export $a "memory" (core memory $memory))
+  {log_lowered}
+  (core module $B
+    {SHARED} {logs}
+    (func (export "realloc") (param $old i32) (param $had i32) (param $align i32) (param $size i32) (result i32)
+      {realloc}
+      (local.set $old (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+      (global.set $heap (i32.add (local.get $old) (local.get $size)))
+      (block $fits (loop $more
+        (br_if $fits (i32.le_u (global.get $heap) (i32.shl (memory.size) (i32.const 16))))
+        (drop (memory.grow (i32.const 16)))
+        (br $more)))
+      (local.get $old)))
+  (core instance $b (instantiate $B (with "a" (instance $a)) (with "host" (instance {log_host}))))
+  (alias core export $b "realloc" (core func $realloc))
+  {lowered}
+  {guest}
+  (core instance $c (instantiate $G (with "a" (instance $a)) (with "host" (instance {host}))))
+  {TYPES}
+  (func $describe (result $manifest) (canon lift (core func $c "describe") (memory $memory) (realloc $realloc)))
+  (func $load (param "context" $context) (param "saved" (option $saved-state)) (result (result (error string)))
+    (canon lift (core func $c "load") (memory $memory) (realloc $realloc)))
+  (func $handle (param "arena" (list u8)) (param "events" $event-words) (result $outcome)
+    (canon lift (core func $c "handle") (memory $memory) (realloc $realloc) {post}))
+  (func $flush (param "reason" $flush-reason) (result (result $effects (error $failure)))
+    (canon lift (core func $c "flush") (memory $memory) (realloc $realloc)))
+  (func $snapshot (result (list u8)) (canon lift (core func $c "snapshot") (memory $memory) (realloc $realloc)))
+  (instance $handler
+    (export "describe" (func $describe)) (export "load" (func $load)) (export "handle" (func $handle))
+    (export "flush" (func $flush)) (export "snapshot" (func $snapshot)))
+  (export "millrace:processor/handler@0.1.0" (instance $handler)))"#
+        )
+    }
+
+    fn guest(&self, hosts: &str) -> String {
+        let Self { functions, describe, load, flush, snapshot, on_poison, before_return, .. } = self;
+        let data = self.data();
+        let post = self
+            .after_return
+            .as_ref()
+            .map_or_else(String::new, |code| format!(r#"(func (export "post") (param i32) {code})"#));
+        format!(
+            r#"(core module $G
+    {SHARED} {hosts}
+    {functions}
+    {data}
+    (func $attack {on_poison})
+    (func (export "describe") (result i32) {describe} (i32.const {MANIFEST}))
+    (func (export "load") (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+      {load} (i32.const {LOADED}))
+    (func (export "flush") (param i32) (result i32) {flush} (i32.const {FLUSHED}))
+    (func (export "snapshot") (result i32) {snapshot} (i32.const {SNAPSHOT}))
+    {post}
+    {HANDLE}
+      (if (local.get $poisoned) (then {before_return}))
+      (global.set $heap (i32.const {HEAP}))
+      (i32.const {OUTCOME})))"#
         )
     }
 
@@ -283,7 +303,7 @@ impl Handwritten {
 
 /// Notes each event as a row: `put`, the agg-id as the key, a cell that says true.
 const HANDLE: &str = r#"
-  (func (export "millrace:processor/handler@0.1.0#handle")
+  (func (export "handle")
     (param $arena i32) (param $bytes i32) (param $words i32) (param $numbers i32) (result i32)
     (local $count i32) (local $n i32) (local $from i32) (local $key i32) (local $out i32) (local $record i32)
     (local $poisoned i32)
@@ -317,6 +337,136 @@ const HANDLE: &str = r#"
     (i32.store (i32.const 0x80c) (i32.const 0x4000))
     (i32.store (i32.const 0x810) (local.get $count))
 "#;
+
+/// What both modules share with the one that owns the memory.
+const SHARED: &str = r#"(import "a" "memory" (memory 0))
+    (import "a" "heap" (global $heap (mut i32)))
+    (import "a" "evil" (global $evil (mut i32)))"#;
+
+const POLLABLE: &str = r#"
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $p (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $p))))
+    (export "poll" (func (param "in" (list (borrow $p))) (result (list u32))))))
+  (alias export $poll "pollable" (type $pollable))"#;
+
+const LOG_LOWERED: &str = r#"(core func $log-core (canon lower (func $log "write") (memory $memory)))"#;
+
+/// Each import: its type, what the guest calls it, and how it is handed over.
+const HOST_IMPORTS: [(Import, &str, &str, &str); 7] = [
+    (
+        Import::Config,
+        r#"(import "millrace:processor/config@0.1.0" (instance $config
+            (export "get" (func (param "name" string) (result (option string))))))"#,
+        r#"(import "host" "config" (func $config (param i32 i32 i32)))"#,
+        r#"(core func $config-core (canon lower (func $config "get") (memory $memory) (realloc $realloc)))"#,
+    ),
+    (
+        Import::Log,
+        r#"(import "millrace:processor/log@0.1.0" (instance $log
+            (type $l (enum "debug" "info" "warn" "error"))
+            (export "level" (type $level (eq $l)))
+            (export "write" (func (param "level" $level) (param "message" string)))))"#,
+        r#"(import "host" "log" (func $log (param i32 i32 i32)))"#,
+        LOG_LOWERED,
+    ),
+    (
+        Import::Wait,
+        r#"(import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+            (alias outer $C $pollable (type $outer))
+            (export "pollable" (type $p (eq $outer)))
+            (export "subscribe-duration" (func (param "when" u64) (result (own $p))))))"#,
+        r#"(import "host" "after" (func $after (param i64) (result i32)))
+           (import "host" "block" (func $block (param i32)))"#,
+        r#"(core func $after-core (canon lower (func $clock "subscribe-duration")))
+           (core func $block-core (canon lower (func $poll "[method]pollable.block")))"#,
+    ),
+    (
+        Import::Poll,
+        "",
+        r#"(import "host" "poll" (func $poll (param i32 i32 i32)))"#,
+        r#"(core func $poll-core (canon lower (func $poll "poll") (memory $memory) (realloc $realloc)))"#,
+    ),
+    (
+        Import::Exit,
+        r#"(import "wasi:cli/exit@0.2.0" (instance $exit (export "exit" (func (param "status" (result))))))"#,
+        r#"(import "host" "exit" (func $exit (param i32)))"#,
+        r#"(core func $exit-core (canon lower (func $exit "exit")))"#,
+    ),
+    (
+        Import::Random,
+        r#"(import "wasi:random/random@0.2.0" (instance $random
+            (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))"#,
+        r#"(import "host" "random" (func $random (param i64 i32)))"#,
+        r#"(core func $random-core
+            (canon lower (func $random "get-random-bytes") (memory $memory) (realloc $realloc)))"#,
+    ),
+    (
+        Import::Print,
+        r#"(import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
+        (alias export $error "error" (type $io-error))
+        (import "wasi:io/streams@0.2.0" (instance $streams
+            (alias outer $C $io-error (type $outer))
+            (export "error" (type $e (eq $outer)))
+            (type $s (variant (case "last-operation-failed" (own $e)) (case "closed")))
+            (export "stream-error" (type $stream-error (eq $s)))
+            (export "output-stream" (type $o (sub resource)))
+            (export "[method]output-stream.write" (func (param "self" (borrow $o))
+                (param "contents" (list u8)) (result (result (error $stream-error)))))))
+        (alias export $streams "output-stream" (type $output-stream))
+        (import "wasi:cli/stdout@0.2.0" (instance $stdout
+            (alias outer $C $output-stream (type $outer))
+            (export "output-stream" (type $o (eq $outer)))
+            (export "get-stdout" (func (result (own $o))))))"#,
+        r#"(import "host" "stdout" (func $stdout (result i32)))
+           (import "host" "print" (func $print (param i32 i32 i32 i32)))"#,
+        r#"(core func $stdout-core (canon lower (func $stdout "get-stdout")))
+           (core func $print-core (canon lower (func $streams "[method]output-stream.write") (memory $memory)))"#,
+    ),
+];
+
+/// The types of `wit/types.wit`. An exported function may only speak of exported types.
+const TYPES: &str = r#"
+  (type $effect-kind' (enum "put" "delete" "state-put" "state-delete" "emit"))
+  (export $effect-kind "effect-kind" (type $effect-kind'))
+  (type $effect-record' (record (field "kind" $effect-kind) (field "table" u32) (field "event" u32)
+    (field "version" u64) (field "at" s64) (field "schema-version" u32) (field "start" u32)
+    (field "key-bytes" u32) (field "aggregate-bytes" u32) (field "type-bytes" u32) (field "id-bytes" u32)
+    (field "body-bytes" u32)))
+  (export $effect-record "effect-record" (type $effect-record'))
+  (type $effects' (record (field "arena" (list u8)) (field "records" (list $effect-record))))
+  (export $effects "effects" (type $effects'))
+  (type $failure-kind' (enum "retry" "reject" "fatal"))
+  (export $failure-kind "failure-kind" (type $failure-kind'))
+  (type $failure' (record (field "index" u32) (field "kind" $failure-kind) (field "message" string)))
+  (export $failure "failure" (type $failure'))
+  (type $outcome' (record (field "handled" u32) (field "effects" $effects)
+    (field "failure" (option $failure))))
+  (export $outcome "outcome" (type $outcome'))
+  (type $flush-reason' (enum "tick" "shutdown" "swap"))
+  (export $flush-reason "flush-reason" (type $flush-reason'))
+  (type $saved-state' (record (field "content-type" string) (field "state" (list u8))))
+  (export $saved-state "saved-state" (type $saved-state'))
+  (type $context' (record (field "tenant" string) (field "lane" u32) (field "lanes" u32)))
+  (export $context "context" (type $context'))
+  (type $ordering-key' (variant (case "aggregate") (case "payload-field" string) (case "single")))
+  (export $ordering-key "ordering-key" (type $ordering-key'))
+  (type $subscription' (record (field "types" (list string)) (field "aggregates" (list string))))
+  (export $subscription "subscription" (type $subscription'))
+  (type $column-type' (enum "bool" "int" "float" "text" "bytes" "json" "timestamp"))
+  (export $column-type "column-type" (type $column-type'))
+  (type $column' (record (field "name" string) (field "type" $column-type) (field "nullable" bool)
+    (field "filterable" bool) (field "sortable" bool)))
+  (export $column "column" (type $column'))
+  (type $table' (record (field "name" string) (field "columns" (list $column)) (field "versioned" bool)
+    (field "window-rows-max" u32)))
+  (export $table "table" (type $table'))
+  (type $manifest' (record (field "name" string) (field "version" string) (field "summary" string)
+    (field "state-content-type" (option string)) (field "ordering-key" $ordering-key)
+    (field "subscription" $subscription) (field "tables" (list $table)) (field "grants" (list string))
+    (field "flush-interval-ms" (option u32))))
+  (export $manifest "manifest" (type $manifest'))
+  (type $event-words (list u64))"#;
 
 fn length(text: &str) -> u32 {
     u32::try_from(text.len()).expect("names are short")

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod gateway;
 mod guests;
+mod hostile;
 mod kills;
 mod layering;
 mod plugins;

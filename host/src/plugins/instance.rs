@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wasmtime::{Store, WasmBacktrace, WasmCoreDump};
 
+use super::autopsy::CoreDump;
 use super::bindings::{self, exported, wire};
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
@@ -12,8 +13,8 @@ use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord, Micros};
 use crate::limits::{
     COMMIT_BYTES_MAX, GUEST_BACKTRACE_BYTES_MAX, GUEST_CORE_DUMP_BYTES_MAX, GUEST_EFFECTS_MAX,
-    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_RANDOM_BYTES_MAX, GUEST_STACK_BYTES_MAX,
-    GUEST_STATE_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX,
+    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX,
+    GUEST_STACK_BYTES_MAX, GUEST_STATE_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX,
 };
 use crate::processors::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, TaskContext, Trap, TrapKind,
@@ -35,13 +36,6 @@ pub(super) struct Instance {
 struct Alive {
     store: Store<Guest>,
     component: bindings::Processor,
-}
-
-/// The memory and stack of a guest at its end, in the core dump format of WebAssembly tools.
-pub(super) enum CoreDump {
-    Taken(Vec<u8>),
-    /// Its bytes, which were too many.
-    TooLarge(u64),
 }
 
 impl Instance {
@@ -179,6 +173,8 @@ fn classify(error: &wasmtime::Error, call_max: Duration) -> (TrapKind, String) {
         (TrapKind::Limit, format!("guest_table_elements_max is {GUEST_TABLE_ELEMENTS_MAX}: {text}"))
     } else if text.contains("when growing memory") || text.contains("exceeds memory limits") {
         (TrapKind::Limit, format!("guest_memory_bytes_max is reached: {text}"))
+    } else if text.contains("no free keys") {
+        (TrapKind::Limit, format!("guest_resources_max is {GUEST_RESOURCES_MAX}: {text}"))
     } else if text.contains("requested len") {
         (TrapKind::Limit, format!("guest_random_bytes_max is {GUEST_RANDOM_BYTES_MAX}: {text}"))
     } else if text.contains("maximum concurrent") {

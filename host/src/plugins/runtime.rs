@@ -15,7 +15,7 @@ use super::describe;
 use super::instance::{Instance, Linked, WasmProcessor};
 use super::sandbox::{Grants, Guest, Sandbox, cut};
 use super::wait;
-use super::{PluginError, PluginRuntime, PluginSettings};
+use super::{Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
 use crate::limits::{
     COMPONENT_BYTES_MAX, GUEST_CALL_CEILING, GUEST_CALL_MAX, GUEST_MEMORY_BYTES_CEILING,
@@ -61,7 +61,15 @@ impl std::fmt::Debug for WasmRuntime {
 
 impl WasmRuntime {
     pub fn new(options: RuntimeOptions) -> Result<Self, PluginError> {
-        let engine = engine::new(options.instances_max)?;
+        Self::on(engine::new(options.instances_max)?, options)
+    }
+
+    /// A runtime of its own for an autopsy, without a cache: code for its engine is good for nothing else.
+    pub(super) fn for_autopsy(&self) -> Result<Self, PluginError> {
+        Self::on(engine::for_autopsy()?, RuntimeOptions { cache_dir: None, ..self.options.clone() })
+    }
+
+    fn on(engine: Engine, options: RuntimeOptions) -> Result<Self, PluginError> {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(|error| engine_failed(&error))?;
         wait::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
@@ -122,6 +130,25 @@ impl PluginRuntime for WasmRuntime {
         bytes: &[u8],
         settings_of: &dyn Fn(&str) -> PluginSettings,
     ) -> Result<Arc<dyn ProcessorFactory>, PluginError> {
+        Ok(Arc::new(self.factory(bytes, settings_of)?))
+    }
+
+    fn autopsy(
+        &self,
+        bytes: &[u8],
+        settings: &PluginSettings,
+        scene: &Scene<'_>,
+    ) -> Result<Autopsy, PluginError> {
+        autopsy::examine(&self.for_autopsy()?.factory(bytes, &|_| settings.clone())?, scene)
+    }
+}
+
+impl WasmRuntime {
+    fn factory(
+        &self,
+        bytes: &[u8],
+        settings_of: &dyn Fn(&str) -> PluginSettings,
+    ) -> Result<WasmFactory, PluginError> {
         check_bytes(bytes)?;
         let digest = digest(bytes);
         let component = self.compile(bytes, &digest)?;
@@ -147,12 +174,12 @@ impl PluginRuntime for WasmRuntime {
         let tables = manifest.tables.clone().into();
         let call_max = call_max.min(GUEST_CALL_CEILING);
         let one_by_one = !grants.clock && reads_clock(&component, &self.engine);
-        Ok(Arc::new(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one }))
+        Ok(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one })
     }
 }
 
 /// A loaded component, from which each task gets its instance.
-struct WasmFactory {
+pub(super) struct WasmFactory {
     linked: Linked,
     manifest: Manifest,
     digest: String,
@@ -171,6 +198,13 @@ impl std::fmt::Debug for WasmFactory {
     }
 }
 
+impl WasmFactory {
+    pub(super) fn processor(&self, context: TaskContext) -> Result<WasmProcessor, Trap> {
+        let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
+        Ok(WasmProcessor::new(instance, context, Arc::clone(&self.tables), self.one_by_one))
+    }
+}
+
 impl ProcessorFactory for WasmFactory {
     fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -181,8 +215,7 @@ impl ProcessorFactory for WasmFactory {
     }
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
-        let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
-        Ok(Box::new(WasmProcessor::new(instance, context, Arc::clone(&self.tables), self.one_by_one)))
+        Ok(Box::new(self.processor(context)?))
     }
 }
 

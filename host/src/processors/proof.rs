@@ -36,10 +36,7 @@ pub async fn prove_at_rest(
         TaskId { processor: Arc::clone(&processor), tenant, lane: 0 }
     };
     let host_failed = |task: TaskId| {
-        |error: CommitError| SwapError {
-            task,
-            source: Trap::new(TrapKind::Host, error.to_string()).into(),
-        }
+        |error: CommitError| SwapError { task, source: Trap::new(TrapKind::Host, error.to_string()).into() }
     };
     let tasks = engine.checkpoints.tasks(Some(&processor)).await.map_err(host_failed(first()))?;
     if tasks.is_empty() {
@@ -67,8 +64,8 @@ pub(super) async fn prove(
         let mut instance = factory.instantiate(basis.context)?;
         instance.load(basis.saved.as_deref())
     });
-    let loaded = loaded.await.unwrap_or_else(|panic| {
-        Err(LoadError::Trap(Trap::new(TrapKind::Host, panic.to_string())))
-    });
+    let loaded = loaded
+        .await
+        .unwrap_or_else(|panic| Err(LoadError::Trap(Trap::new(TrapKind::Host, panic.to_string()))));
     loaded.map_err(|source| SwapError { task, source })
 }
