@@ -281,7 +281,7 @@ impl Handwritten {
         manifest.extend([0, 0, 0, 0, 0, 0, 0, TABLE, 1, 0, 0, 0, 0]);
         let segments = [
             (MANIFEST, words(&manifest)),
-            (TABLE, words(&[TABLE_NAME, length(&table), COLUMN, 1, 0, 10])),
+            (TABLE, words(&[TABLE_NAME, length(&table), COLUMN, 1, 0, 1_000])),
             // A boolean, not nullable.
             (COLUMN, words(&[COLUMN_NAME, 4, 0])),
             (COLUMN_NAME, b"seen".to_vec()),

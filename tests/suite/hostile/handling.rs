@@ -214,6 +214,7 @@ fn lies() -> Vec<Attack> {
         + &failed(0, 1)
         + &store(0x820, 0x20000)
         + &store(0x824, 1);
+    let many = store(0x80c, 0x40000) + &store(0x810, 150_000);
     let twice = "(memory.copy (i32.const 0x4040) (i32.const 0x4000) (i32.const 64))".to_owned()
         + "(i32.store (i32.const 0x810) (i32.add (local.get $count) (i32.const 1)))";
     vec![
@@ -222,7 +223,7 @@ fn lies() -> Vec<Attack> {
         (answers("records-outside", &store(0x80c, 0x7fff_ff00)), output("out of bounds")),
         (answers("records-askew", &store(0x80c, 0x4001)), output("not aligned")),
         (answers("records-endless", &store(0x810, 0x0fff_ffff)), output("")),
-        (answers("records-many", &store(0x810, 200_000)).pages(ROOMY), output("guest_effects_max")),
+        (answers("records-many", &many).pages(ROOMY), output("guest_effects_max")),
         (answers("answer-outside", "(return (i32.const -16))"), output("")),
         (answers("answer-askew", "(return (i32.const 0x801))"), output("not aligned")),
         (answers("no-such-effect", "(i32.store8 (i32.const 0x4000) (i32.const 9))"), output("")),
