@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
-use millrace::event::{Event, EventBatch};
+use millrace::event::{Event, EventBatch, Position};
 use millrace::plugins::{PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::processors::{ProcessorFactory, ProcessorSettings, Runner, TrapKind};
 use millrace::streams::EventLog;
@@ -15,14 +15,13 @@ use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 use millrace_tests::guests::guest;
 use millrace_tests::handwritten::{Handwritten, Import};
 
-use super::processors::{engine, instance};
-use super::{events, tenant};
+use super::processors::{done, engine, flight_batches, instance};
+use super::tenant;
 
 const CALL_MS: u64 = 200;
 /// Endless calls of each kind.
 const CALLS: usize = 20;
 const POISON_EVENTS: u64 = 1_000;
-const NEIGHBOUR_EVENTS: u64 = 300_000;
 
 pub(crate) fn run(suite: &mut Suite) -> Result<()> {
     overshoot(suite)?;
@@ -107,14 +106,15 @@ fn overshoot(suite: &mut Suite) -> Result<()> {
 }
 
 /// Events a second of a processor that behaves, beside some that do not, on the same log.
-fn throughput(attackers: &[Handwritten]) -> Result<f64> {
+fn throughput(batches: &[EventBatch], attackers: &[Handwritten]) -> Result<f64> {
     super::runtime()?.block_on(async {
         let dir = tempfile::tempdir()?;
         let store = SqliteStore::open(SqliteOptions::new(dir.path()))?;
         // Enough for every attacker to be busy until the end.
         store.append(poison(0, POISON_EVENTS)).await?;
-        for first in (0..NEIGHBOUR_EVENTS).step_by(1_000) {
-            store.append(events(first, 1_000)).await?;
+        let mut last = Position::START;
+        for batch in batches {
+            last = store.append(batch.clone()).await?.last().context("events")?.position;
         }
         let runtime = WasmRuntime::new(RuntimeOptions { instances_max: 16, ..RuntimeOptions::default() })?;
         let engine = engine(&store)?;
@@ -126,15 +126,12 @@ fn throughput(attackers: &[Handwritten]) -> Result<f64> {
         }
         // They are at it before the neighbour begins.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let neighbour = load(&runtime, &std::fs::read(guest("tally"))?, 5_000)?;
+        let neighbour = load(&runtime, &std::fs::read(guest("flight-board"))?, 5_000)?;
+        store.declare("flight-board", &neighbour.manifest().tables).await?;
         let begin = Instant::now();
         let runner = Runner::start(&engine, neighbour, ProcessorSettings::default());
-        // By what it counts: `done_through` says "all" of a processor that has not begun.
-        while runner.status().counts.events < POISON_EVENTS + NEIGHBOUR_EVENTS {
-            ensure!(begin.elapsed() < Duration::from_secs(120), "it gets nowhere: {:?}", runner.status());
-            tokio::time::sleep(Duration::from_micros(500)).await;
-        }
-        let rate = (POISON_EVENTS + NEIGHBOUR_EVENTS) as f64 / begin.elapsed().as_secs_f64();
+        done(&runner, last).await?;
+        let rate = (last.0 - POISON_EVENTS) as f64 / begin.elapsed().as_secs_f64();
         for runner in runners.iter().chain([&runner]) {
             runner.stop(Duration::from_secs(2)).await;
         }
@@ -151,12 +148,13 @@ fn neighbour(suite: &mut Suite) -> Result<()> {
                 (i32.const 1048576)) (br $l))",
     );
     let (one, two) = (spinner("spins"), spinner("spins-too"));
+    let batches = flight_batches(1_000)?;
     let mut values = [const { Vec::new() }; 4];
     for round in 0..ROUNDS {
-        let alone = throughput(&[])?;
-        let beside_one = throughput(std::slice::from_ref(&one))?;
-        let beside_bomb = throughput(std::slice::from_ref(&bomb))?;
-        let beside_two = throughput(&[one.clone(), two.clone()])?;
+        let alone = throughput(&batches, &[])?;
+        let beside_one = throughput(&batches, std::slice::from_ref(&one))?;
+        let beside_bomb = throughput(&batches, std::slice::from_ref(&bomb))?;
+        let beside_two = throughput(&batches, &[one.clone(), two.clone()])?;
         eprintln!(
             "  round {}: alone {alone:.0}, beside one loop {beside_one:.0}, beside a memory bomb {beside_bomb:.0}, beside two loops {beside_two:.0} events/s",
             round + 1

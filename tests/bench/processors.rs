@@ -40,7 +40,7 @@ pub(crate) fn engine(store: &SqliteStore) -> Result<Engine> {
     })
 }
 
-async fn done(runner: &Runner, through: Position) -> Result<()> {
+pub(crate) async fn done(runner: &Runner, through: Position) -> Result<()> {
     let begin = Instant::now();
     while runner.status().done_through < through {
         ensure!(
