@@ -152,8 +152,12 @@ pub const GUEST_TABLES_MAX: u32 = 8;
 pub const GUEST_RESOURCES_MAX: usize = 1_024;
 /// Bytes of what `describe` answers.
 pub const GUEST_MANIFEST_BYTES_MAX: usize = 1 << 20;
-/// Bytes of a failure's or trap's message, its backtrace included; the rest is cut off.
+/// Bytes of a failure's or trap's message; the rest is cut off.
 pub const GUEST_MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of a trap's backtrace; the rest is cut off. The names in it are the guest's own and may be of any length.
+pub const GUEST_BACKTRACE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of memory that a core dump of a guest may hold. A larger guest leaves none.
+pub const GUEST_CORE_DUMP_BYTES_MAX: u64 = 256 << 20;
 /// The most that `memory_bytes_max` and `call_ms_max` may be set to for one plugin.
 pub const GUEST_MEMORY_BYTES_CEILING: usize = 2 << 30;
 pub const GUEST_CALL_CEILING: Duration = Duration::from_secs(300);

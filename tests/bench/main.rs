@@ -1,5 +1,6 @@
 //! The benchmarks: what the README quotes. `cargo xtask bench [SUITE…]` builds and runs them in release.
 
+mod hostile;
 mod log;
 mod processors;
 mod replay;
@@ -15,7 +16,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 8] = [
+const SUITES: [(&str, Run); 9] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -24,6 +25,7 @@ const SUITES: [(&str, Run); 8] = [
     ("start", start::run),
     ("swaps", swaps::run),
     ("resident", resident::run),
+    ("hostile", hostile::run),
 ];
 
 fn main() -> Result<()> {

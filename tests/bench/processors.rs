@@ -30,7 +30,7 @@ fn load(name: &str) -> Result<Arc<dyn ProcessorFactory>> {
     Ok(runtime.load(&std::fs::read(guest(name))?, &|_| PluginSettings::default())?)
 }
 
-fn engine(store: &SqliteStore) -> Result<Engine> {
+pub(crate) fn engine(store: &SqliteStore) -> Result<Engine> {
     Ok(Engine {
         log: Arc::new(store.clone()),
         checkpoints: Arc::new(store.clone()),
@@ -40,7 +40,7 @@ fn engine(store: &SqliteStore) -> Result<Engine> {
     })
 }
 
-async fn done(runner: &Runner, through: Position) -> Result<()> {
+pub(crate) async fn done(runner: &Runner, through: Position) -> Result<()> {
     let begin = Instant::now();
     while runner.status().done_through < through {
         ensure!(
@@ -139,7 +139,7 @@ impl StateReader for NoState {
     }
 }
 
-fn instance(factory: &dyn ProcessorFactory) -> Result<Box<dyn Processor>> {
+pub(crate) fn instance(factory: &dyn ProcessorFactory) -> Result<Box<dyn Processor>> {
     let context = TaskContext { tenant: tenant(), lane: 0, lanes: 1, state: Arc::new(NoState) };
     let mut instance = factory.instantiate(context)?;
     instance.load(None)?;

@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod faulty;
 pub mod flights;
 pub mod guests;
+pub mod handwritten;
 pub mod host;
 pub mod native;
 pub mod powercut;

@@ -93,9 +93,8 @@ impl Host for State {
 impl<P: millrace_guest::Processor> Instance<P> {
     fn effects(&self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
         let records = effects.records.iter().map(effect).collect();
-        EffectBatch::check(effects.arena, records, &self.manifest.tables, &self.depths).map_err(|error| {
-            Trap { kind: TrapKind::Output, message: error.to_string(), backtrace: String::new(), at: None }
-        })
+        EffectBatch::check(effects.arena, records, &self.manifest.tables, &self.depths)
+            .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))
     }
 
     fn inner(&mut self) -> &mut NativeInstance<P> {

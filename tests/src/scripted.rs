@@ -174,12 +174,7 @@ impl Instance {
                 }
             }
             "trap" => {
-                return Err(Trap {
-                    kind: TrapKind::Trap,
-                    message: "told to fall".into(),
-                    backtrace: String::new(),
-                    at: None,
-                });
+                return Err(Trap::new(TrapKind::Trap, "told to fall"));
             }
             "trap-in-snapshot" => self.snapshot_traps = true,
             "emit" => {
@@ -239,15 +234,8 @@ impl Processor for Instance {
             }
         }
         let depths: Vec<u32> = batch.records().iter().map(|r| r.depth).collect();
-        let effects =
-            EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths).map_err(|error| {
-                Trap {
-                    kind: TrapKind::Output,
-                    message: error.to_string(),
-                    backtrace: String::new(),
-                    at: None,
-                }
-            })?;
+        let effects = EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths)
+            .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))?;
         Ok(Outcome { handled, effects, failure })
     }
 
@@ -260,12 +248,7 @@ impl Processor for Instance {
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
         if self.snapshot_traps {
-            return Err(Trap {
-                kind: TrapKind::Trap,
-                message: "told to fall in snapshot".into(),
-                backtrace: String::new(),
-                at: None,
-            });
+            return Err(Trap::new(TrapKind::Trap, "told to fall in snapshot"));
         }
         Ok(serde_json::to_vec(&self.state).expect("the state is JSON"))
     }

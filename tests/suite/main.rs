@@ -8,6 +8,7 @@ mod commands;
 mod crash_points;
 mod gateway;
 mod guests;
+mod hostile;
 mod kills;
 mod layering;
 mod order;

@@ -11,9 +11,9 @@ use millrace::clock::SystemClock;
 use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::plugins::{
-    ArtifactStore, ControlError, DeployFrom, DeployRequest, FileArtifacts, PluginControl, PluginError,
-    PluginRuntime, PluginSettings, PluginState, PluginStatus, Registry, RegistryParts, RuntimeOptions,
-    StartFrom, WasmRuntime,
+    self, ArtifactStore, Autopsy, ControlError, DeployFrom, DeployRequest, FileArtifacts, PluginControl,
+    PluginError, PluginRuntime, PluginSettings, PluginState, PluginStatus, Registry, RegistryParts,
+    RuntimeOptions, StartFrom, WasmRuntime,
 };
 use millrace::processors::{
     Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings, TaskContext,
@@ -63,6 +63,10 @@ impl PluginRuntime for Scripts {
             None => Arc::new(scripted),
             Some(gate) => Arc::new(Gated { scripted, gate }),
         })
+    }
+
+    fn autopsy(&self, _: &[u8], _: &PluginSettings, _: &plugins::Scene<'_>) -> Result<Autopsy, PluginError> {
+        Err(PluginError::Engine { detail: "a script leaves nothing to look at".into() })
     }
 }
 

@@ -39,6 +39,16 @@ pub struct EffectRecord {
     pub depth: u32,
 }
 
+impl EffectRecord {
+    /// All its parts together.
+    fn bytes(&self) -> u64 {
+        [self.key_bytes, self.aggregate_bytes, self.type_bytes, self.id_bytes, self.body_bytes]
+            .into_iter()
+            .map(u64::from)
+            .sum()
+    }
+}
+
 /// Effects of one call, in order.
 #[derive(Clone, Debug, Default)]
 pub struct EffectBatch {
@@ -82,6 +92,8 @@ pub enum InvalidEffect {
     TooMany { effects: usize },
     #[error("effect {index} points outside its arena")]
     Span { index: usize },
+    #[error("the effects have {bytes} bytes in an arena of {arena}: they share some")]
+    Shared { bytes: u64, arena: usize },
     #[error("effect {index} names event {event} of {events}")]
     Event { index: usize, event: u32, events: usize },
     #[error("effect {index} names table {table} of {tables}")]
@@ -111,8 +123,16 @@ pub enum InvalidEffect {
 }
 
 impl EffectBatch {
-    /// Checks what a guest handed back. `depths` has the depth of each event of
-    /// the handled batch; it is empty in `flush`, whose effects have depth 1.
+    /// Checks what a guest handed back. `depths` has the depth of each event that
+    /// it says it handled; it is empty in `flush`, whose effects have depth 1.
+    ///
+    /// An emitted event is one deeper than the event that its effect names. Which one that is, the guest
+    /// says, and it may lie: it may name the shallowest. But what it names is handled with this commit and
+    /// cannot be named again, so events of depth d + 1 come only out of calls that used up one of depth d
+    /// or less, at most `GUEST_EFFECTS_MAX` a call. A processor that feeds itself therefore ends when
+    /// nothing comes from outside any more, and a lie buys it nothing that the truth would not.
+    /// A stricter rule (the deepest of the batch, or so far in it) would make the depth depend on how
+    /// batches were cut, against "a batch means its events one by one".
     pub fn check(
         arena: Vec<u8>,
         mut records: Vec<EffectRecord>,
@@ -121,6 +141,14 @@ impl EffectBatch {
     ) -> Result<Self, InvalidEffect> {
         if records.len() > GUEST_EFFECTS_MAX {
             return Err(InvalidEffect::TooMany { effects: records.len() });
+        }
+        // Sixteen megabytes that every effect points at would be checked and written a hundred thousand times.
+        let bytes = records.iter().map(EffectRecord::bytes).sum::<u64>();
+        if bytes > arena.len() as u64 {
+            return Err(match records.iter().position(|record| parts(record, &arena).is_none()) {
+                Some(index) => InvalidEffect::Span { index },
+                None => InvalidEffect::Shared { bytes, arena: arena.len() },
+            });
         }
         for (index, record) in records.iter_mut().enumerate() {
             let event = record.event as usize;

@@ -6,6 +6,7 @@
 //! cheaper (`concurrency_support`). Deliberately absent: fuel. Time is bounded
 //! by epochs, which cost less.
 
+use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ use crate::limits::{
 
 /// Slots beyond `instances_max`, for `describe` and for candidates that run beside what they replace.
 const SPARE_INSTANCES: usize = 64;
+
+/// Frames of a backtrace of an autopsy; the text of it has a bound of its own.
+const AUTOPSY_FRAMES: usize = 64;
 
 /// Address space of one linear memory. With all of 32 bits reserved, the
 /// compiled code needs no bounds checks; nothing of it is backed by memory
@@ -54,6 +58,20 @@ pub(super) fn new(instances_max: usize) -> Result<Engine, PluginError> {
 /// An engine with the same settings that makes no instances, and so needs no room for them.
 pub(super) fn for_compiling() -> Result<Engine, PluginError> {
     Engine::new(&base()).map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })
+}
+
+/// An engine for one look at how an instance falls: it keeps the guest's memory and stack at its end, reads
+/// the lines of the source out of the component where they are in it, and needs no pool for one instance.
+pub(super) fn for_autopsy() -> Result<Engine, PluginError> {
+    let mut config = base();
+    config
+        .coredump_on_trap(true)
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(AUTOPSY_FRAMES));
+    let engine = Engine::new(&config)
+        .map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })?;
+    tick(&engine)?;
+    Ok(engine)
 }
 
 fn base() -> Config {

@@ -1,18 +1,20 @@
 //! A component's instance as a [`Processor`]: one crossing a batch, and what goes wrong in it told apart.
 
+use std::fmt::Write;
 use std::time::Duration;
 
-use wasmtime::{Store, WasmBacktrace};
+use wasmtime::{Store, WasmBacktrace, WasmCoreDump};
 
+use super::autopsy::CoreDump;
 use super::bindings::{self, exported, wire};
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
 use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord};
-use crate::limits::{COMMIT_BYTES_MAX, GUEST_EFFECTS_MAX};
 use crate::limits::{
-    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_RESOURCES_MAX, GUEST_STACK_BYTES_MAX,
-    GUEST_TABLE_ELEMENTS_MAX,
+    COMMIT_BYTES_MAX, GUEST_BACKTRACE_BYTES_MAX, GUEST_CORE_DUMP_BYTES_MAX, GUEST_EFFECTS_MAX,
+    GUEST_MESSAGE_BYTES_MAX, GUEST_OUTPUT_BYTES_MAX, GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX,
+    GUEST_STACK_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX,
 };
 use crate::processors::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, TaskContext, Trap, TrapKind,
@@ -22,12 +24,18 @@ use crate::tables::TableSchema;
 /// A compiled component, linked and checked: what instances are made of.
 pub(super) type Linked = bindings::ProcessorPre<Guest>;
 
-/// A living component in its store.
+/// A component in its store, for as long as it lives.
 pub(super) struct Instance {
+    /// None once it fell: its memory and its slot in the pool are given back at that moment.
+    alive: Option<Alive>,
+    call_max: Duration,
+    /// What it left when it fell, where the engine takes dumps.
+    core_dump: Option<CoreDump>,
+}
+
+struct Alive {
     store: Store<Guest>,
     component: bindings::Processor,
-    call_max: Duration,
-    dead: bool,
 }
 
 impl Instance {
@@ -43,7 +51,7 @@ impl Instance {
         store.set_epoch_deadline(ticks(call_max));
         store.data_mut().begin_call(call_max);
         let component = linked.instantiate(&mut store).map_err(|error| explain(&error, &store, call_max))?;
-        Ok(Self { store, component, call_max, dead: false })
+        Ok(Self { alive: Some(Alive { store, component }), call_max, core_dump: None })
     }
 
     /// The functions' types are known only once they are looked up in an instance: whether that
@@ -67,23 +75,38 @@ impl Instance {
         &mut self,
         call: impl FnOnce(&exported::Guest, &mut Store<Guest>) -> wasmtime::Result<T>,
     ) -> Result<T, Trap> {
-        if self.dead {
-            let message = "the instance fell before and cannot be used".into();
-            return Err(Trap { kind: TrapKind::Host, message, backtrace: String::new(), at: None });
-        }
-        self.store.set_epoch_deadline(ticks(self.call_max));
-        self.store.data_mut().begin_call(self.call_max);
-        let handler = self.component.millrace_processor_handler();
-        call(handler, &mut self.store).map_err(|error| {
-            self.dead = true;
-            explain(&error, &self.store, self.call_max)
-        })
+        let Some(Alive { store, component }) = &mut self.alive else {
+            return Err(Trap::new(TrapKind::Host, "the instance fell before and cannot be used"));
+        };
+        store.set_epoch_deadline(ticks(self.call_max));
+        store.data_mut().begin_call(self.call_max);
+        let error = match call(component.millrace_processor_handler(), store) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let trap = explain(&error, store, self.call_max);
+        self.core_dump = error.downcast_ref::<WasmCoreDump>().map(|dump| take_dump(dump, store));
+        self.alive = None;
+        Err(trap)
     }
 
     /// The instance handed back something it must not.
     fn break_with(&mut self, kind: TrapKind, message: String) -> Trap {
-        self.dead = true;
-        Trap { kind, message, backtrace: String::new(), at: None }
+        self.alive = None;
+        Trap::new(kind, message)
+    }
+
+    /// How much the next calls may hand back.
+    fn set_output_room(&mut self, bytes: usize) {
+        if let Some(alive) = &mut self.alive {
+            alive.store.set_hostcall_fuel(bytes);
+        }
+    }
+
+    fn begin_batch(&self, last: &EventRecord) {
+        if let Some(alive) = &self.alive {
+            alive.store.data().begin_batch(last);
+        }
     }
 
     pub(super) fn describe(&mut self) -> Result<wire::Manifest, Trap> {
@@ -98,15 +121,36 @@ fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) ->
     if !words.is_empty() {
         message = format!("{message}; the guest's last words: {words}");
     }
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        message = format!("{message}\n{backtrace}");
+    let mut backtrace = Bounded { text: String::new(), bytes_max: GUEST_BACKTRACE_BYTES_MAX };
+    if let Some(frames) = error.downcast_ref::<WasmBacktrace>() {
+        // It fails at the bound, and what was written until then is what there is to say.
+        let _ = write!(backtrace, "{frames}");
     }
-    Trap {
-        kind,
-        message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned(),
-        backtrace: String::new(),
-        at: None,
+    let message = cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned();
+    Trap { backtrace: backtrace.text, ..Trap::new(kind, message) }
+}
+
+/// Takes text up to a bound and refuses the rest: a guest may name its functions in megabytes.
+struct Bounded {
+    text: String,
+    bytes_max: usize,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let fits = cut(text, self.bytes_max - self.text.len());
+        self.text.push_str(fits);
+        if fits.len() == text.len() { Ok(()) } else { Err(std::fmt::Error) }
     }
+}
+
+fn take_dump(dump: &WasmCoreDump, store: &mut Store<Guest>) -> CoreDump {
+    let bytes = dump.memories().iter().map(|memory| memory.data_size(&*store) as u64).sum::<u64>();
+    if bytes > GUEST_CORE_DUMP_BYTES_MAX {
+        return CoreDump::TooLarge(bytes);
+    }
+    let name = store.data().plugin().to_owned();
+    CoreDump::Taken(dump.serialize(store, &name))
 }
 
 /// Wasmtime has types for the traps of the guest's own code; what the host's bounds and the canonical ABI
@@ -137,8 +181,10 @@ fn classify(error: &wasmtime::Error, call_max: Duration, call_limit: &str) -> (T
         (TrapKind::Limit, format!("guest_table_elements_max is {GUEST_TABLE_ELEMENTS_MAX}: {text}"))
     } else if text.contains("when growing memory") || text.contains("exceeds memory limits") {
         (TrapKind::Limit, format!("guest_memory_bytes_max is reached: {text}"))
-    } else if text.contains("resource table has no free keys") {
+    } else if text.contains("no free keys") {
         (TrapKind::Limit, format!("guest_resources_max is {GUEST_RESOURCES_MAX}: {text}"))
+    } else if text.contains("requested len") {
+        (TrapKind::Limit, format!("guest_random_bytes_max is {GUEST_RANDOM_BYTES_MAX}: {text}"))
     } else if text.contains("maximum concurrent") {
         // The pool is full: the guest has not run yet.
         (TrapKind::Host, text)
@@ -160,6 +206,9 @@ pub(super) struct WasmProcessor {
     depths: Vec<u32>,
     /// It reads the clock without the grant: each event crosses alone, so that the clock can stand at it.
     one_by_one: bool,
+    snapshot_compared: bool,
+    /// Size of a snapshot, taken or loaded.
+    state_bytes_max: usize,
 }
 
 impl WasmProcessor {
@@ -168,8 +217,23 @@ impl WasmProcessor {
         context: TaskContext,
         tables: std::sync::Arc<[TableSchema]>,
         one_by_one: bool,
+        state_bytes_max: usize,
     ) -> Self {
-        Self { instance, context, tables, words: Vec::new(), depths: Vec::new(), one_by_one }
+        Self {
+            instance,
+            context,
+            tables,
+            words: Vec::new(),
+            depths: Vec::new(),
+            one_by_one,
+            snapshot_compared: false,
+            state_bytes_max,
+        }
+    }
+
+    /// What the guest left when it fell; taken once, and only where the engine takes dumps.
+    pub(super) fn take_core_dump(&mut self) -> Option<CoreDump> {
+        self.instance.core_dump.take()
     }
 
     fn handle_batch(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
@@ -179,7 +243,7 @@ impl WasmProcessor {
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|record| record.depth));
         if let Some(last) = batch.records().last() {
-            self.instance.store.data().begin_batch(last);
+            self.instance.begin_batch(last);
         }
         let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
         self.words = words;
@@ -196,6 +260,13 @@ impl WasmProcessor {
             );
             return Err(self.instance.break_with(TrapKind::Output, message));
         }
+        if handled == 0 && !outcome.effects.records.is_empty() {
+            let message =
+                format!("it hands back {} effects and handled no event", outcome.effects.records.len());
+            return Err(self.instance.break_with(TrapKind::Output, message));
+        }
+        // An effect of an event that is handed out again would be there twice.
+        self.depths.truncate(handled);
         let mut effects = self.effects(outcome.effects)?;
         effects.carry_traceparents(batch);
         Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
@@ -235,7 +306,7 @@ impl WasmProcessor {
 
 impl Processor for WasmProcessor {
     fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
-        let max = self.instance.store.data().state_bytes_max;
+        let max = self.state_bytes_max;
         if let Some(saved) = saved.filter(|saved| saved.state.len() > max) {
             let (bytes, max) = (saved.state.len() as u64, max as u64);
             return Err(LoadError::StateTooLarge { bytes, max });
@@ -252,7 +323,7 @@ impl Processor for WasmProcessor {
         let answer =
             self.instance.call(|handler, store| handler.call_load(store, &context, saved.as_ref()))?;
         answer.map_err(|message| {
-            self.instance.dead = true;
+            self.instance.alive = None;
             LoadError::Refused { message: cut(&message, GUEST_MESSAGE_BYTES_MAX).to_owned() }
         })
     }
@@ -274,13 +345,37 @@ impl Processor for WasmProcessor {
         }
     }
 
+    /// The first one is taken twice: a snapshot that changes what it shows would make each commit differ
+    /// from what the next instance begins with. Once an instance, this costs nothing that can be measured.
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
-        let max = self.instance.store.data().state_bytes_max;
+        let state = self.take_snapshot()?;
+        if !std::mem::replace(&mut self.snapshot_compared, true) {
+            let again = self.take_snapshot()?;
+            if again != state {
+                let message = format!(
+                    "two snapshots in a row differ ({} and {} bytes): `snapshot` must not change anything and must always answer the same",
+                    state.len(),
+                    again.len()
+                );
+                return Err(self.instance.break_with(TrapKind::Output, message));
+            }
+        }
+        Ok(state)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.instance.alive.as_ref().map_or(0, |alive| alive.store.data().limits.memory_bytes() as u64)
+    }
+}
+
+impl WasmProcessor {
+    fn take_snapshot(&mut self) -> Result<Vec<u8>, Trap> {
+        let max = self.state_bytes_max;
         // A snapshot may be larger than the effects of a call; one byte more than it may tells the two apart.
         let room = GUEST_OUTPUT_BYTES_MAX.max(max + 1);
-        self.instance.store.set_hostcall_fuel(room);
+        self.instance.set_output_room(room);
         let answer = self.instance.call(|handler, store| handler.call_snapshot(store));
-        self.instance.store.set_hostcall_fuel(GUEST_OUTPUT_BYTES_MAX);
+        self.instance.set_output_room(GUEST_OUTPUT_BYTES_MAX);
         let bytes = match answer {
             Ok(state) if state.len() <= max => return Ok(state),
             Ok(state) => state.len().to_string(),
@@ -293,10 +388,6 @@ impl Processor for WasmProcessor {
             "the snapshot has {bytes} bytes; guest_state_bytes_max is {max}: keep what grows in keyed state, or raise plugins.<name>.state_bytes_max"
         );
         Err(self.instance.break_with(TrapKind::Limit, message))
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.instance.store.data().limits.memory_bytes() as u64
     }
 }
 

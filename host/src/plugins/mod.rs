@@ -7,6 +7,7 @@
 //! failure; that is `processors`, which sees only its own `Processor` trait.
 
 mod artifacts;
+mod autopsy;
 mod bindings;
 mod cache;
 mod compiler;
@@ -34,6 +35,7 @@ pub use control::{
 };
 
 pub use artifacts::FileArtifacts;
+pub use autopsy::{Autopsy, CoreDump, Scene};
 pub use compiler::compiler_main;
 pub use grants::{EnvValue, GRANTS};
 pub use registry::{Registry, RegistryParts};
@@ -84,6 +86,16 @@ pub trait PluginRuntime: Send + Sync + Debug {
         component: &[u8],
         settings_of: &dyn Fn(&str) -> PluginSettings,
     ) -> Result<Arc<dyn ProcessorFactory>, PluginError>;
+
+    /// Does once more what an instance did with an event, in one made for it that keeps what it left when it
+    /// fell. Commits nothing, and asks for nothing but reads of the keyed state. The settings should be those
+    /// that the plugin runs with. Compiles anew, so it may take seconds, and blocks.
+    fn autopsy(
+        &self,
+        component: &[u8],
+        settings: &PluginSettings,
+        scene: &Scene<'_>,
+    ) -> Result<Autopsy, PluginError>;
 }
 
 /// Component bytes by the SHA-256 of their content, as lower-case hexadecimal.

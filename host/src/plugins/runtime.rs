@@ -17,7 +17,7 @@ use super::grants::{self, Grants};
 use super::instance::{Instance, Linked, WasmProcessor};
 use super::sandbox::{Guest, Sandbox, cut};
 use super::wait;
-use super::{PluginError, PluginRuntime, PluginSettings};
+use super::{Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
 use crate::error::Classify as _;
 use crate::limits::{
@@ -79,7 +79,18 @@ impl std::fmt::Debug for WasmRuntime {
 
 impl WasmRuntime {
     pub fn new(options: RuntimeOptions) -> Result<Self, PluginError> {
-        let engine = engine::new(options.instances_max)?;
+        Self::on(engine::new(options.instances_max)?, options)
+    }
+
+    /// A runtime of its own for an autopsy, without a cache: code for its engine is good for nothing else.
+    pub(super) fn for_autopsy(&self) -> Result<Self, PluginError> {
+        Self::on(
+            engine::for_autopsy()?,
+            RuntimeOptions { cache_dir: None, compiler: None, ..self.options.clone() },
+        )
+    }
+
+    fn on(engine: Engine, options: RuntimeOptions) -> Result<Self, PluginError> {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(|error| engine_failed(&error))?;
         // Linked for all, so that a plugin without the grant is told so by its name.
@@ -181,6 +192,25 @@ impl PluginRuntime for WasmRuntime {
         bytes: &[u8],
         settings_of: &dyn Fn(&str) -> PluginSettings,
     ) -> Result<Arc<dyn ProcessorFactory>, PluginError> {
+        Ok(Arc::new(self.factory(bytes, settings_of)?))
+    }
+
+    fn autopsy(
+        &self,
+        bytes: &[u8],
+        settings: &PluginSettings,
+        scene: &Scene<'_>,
+    ) -> Result<Autopsy, PluginError> {
+        autopsy::examine(&self.for_autopsy()?.factory(bytes, &|_| settings.clone())?, scene)
+    }
+}
+
+impl WasmRuntime {
+    fn factory(
+        &self,
+        bytes: &[u8],
+        settings_of: &dyn Fn(&str) -> PluginSettings,
+    ) -> Result<WasmFactory, PluginError> {
         check_bytes(bytes)?;
         let digest = digest(bytes);
         let component = self.compile(bytes, &digest)?;
@@ -201,12 +231,12 @@ impl PluginRuntime for WasmRuntime {
         Instance::new(&linked, &sandbox, None, call_max).map_err(failed)?;
         let tables = manifest.tables.clone().into();
         let one_by_one = !sandbox.grants.clock && reads_clock(&component, &self.engine);
-        Ok(Arc::new(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one }))
+        Ok(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one })
     }
 }
 
 /// A loaded component, from which each task gets its instance.
-struct WasmFactory {
+pub(super) struct WasmFactory {
     linked: Linked,
     manifest: Manifest,
     digest: String,
@@ -225,6 +255,19 @@ impl std::fmt::Debug for WasmFactory {
     }
 }
 
+impl WasmFactory {
+    pub(super) fn processor(&self, context: TaskContext) -> Result<WasmProcessor, Trap> {
+        if let Some(Err(message)) = self.sandbox.grants.read_dir.as_deref().map(grants::readable) {
+            // It was there when the plugin was loaded. With an empty folder, it would give other rows.
+            return Err(Trap::new(TrapKind::Host, message));
+        }
+        let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
+        let tables = Arc::clone(&self.tables);
+        let state_bytes_max = self.sandbox.state_bytes_max;
+        Ok(WasmProcessor::new(instance, context, tables, self.one_by_one, state_bytes_max))
+    }
+}
+
 impl ProcessorFactory for WasmFactory {
     fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -239,12 +282,7 @@ impl ProcessorFactory for WasmFactory {
     }
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
-        if let Some(Err(message)) = self.sandbox.grants.read_dir.as_deref().map(grants::readable) {
-            // It was there when the plugin was loaded. With an empty folder, it would give other rows.
-            return Err(Trap { kind: TrapKind::Host, message, backtrace: String::new(), at: None });
-        }
-        let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
-        Ok(Box::new(WasmProcessor::new(instance, context, Arc::clone(&self.tables), self.one_by_one)))
+        Ok(Box::new(self.processor(context)?))
     }
 }
 

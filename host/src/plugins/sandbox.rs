@@ -47,7 +47,6 @@ pub(super) struct Guest {
     config: Arc<BTreeMap<String, String>>,
     logs: Arc<Logs>,
     event_time: Arc<AtomicI64>,
-    pub(super) state_bytes_max: usize,
     /// When the running call has used up its time, for what epochs do not interrupt.
     pub(super) call_until: Instant,
     /// Which setting says how long a call may take, for the message when it took longer.
@@ -75,6 +74,7 @@ impl Guest {
         let logs = Arc::new(Logs::new(sandbox, context.as_ref()));
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(Lines(Arc::clone(&logs))).stderr(Lines(Arc::clone(&logs)));
+        wasi.max_random_size(GUEST_RANDOM_BYTES_MAX);
         wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
         if !sandbox.grants.clock {
             wasi.wall_clock(EventTime(Arc::clone(&event_time)));
@@ -84,7 +84,6 @@ impl Guest {
             wasi.secure_random(StdRng::seed_from_u64(0)).insecure_random(StdRng::seed_from_u64(1));
             wasi.insecure_random_seed(2);
         }
-        wasi.max_random_size(GUEST_RANDOM_BYTES_MAX);
         for (name, value) in &*sandbox.grants.env {
             wasi.env(name, &value.0);
         }
@@ -106,7 +105,6 @@ impl Guest {
             config: Arc::clone(&sandbox.config),
             logs,
             event_time,
-            state_bytes_max: sandbox.state_bytes_max,
             call_until: Instant::now(),
             call_limit: Arc::clone(&sandbox.call_limit),
         }
@@ -117,6 +115,10 @@ impl Guest {
     pub(super) fn begin_batch(&self, last: &EventRecord) {
         self.event_time.store(last.at, Ordering::Relaxed);
         self.logs.position.store(last.position, Ordering::Relaxed);
+    }
+
+    pub(super) fn plugin(&self) -> &str {
+        &self.logs.plugin
     }
 
     /// A call begins, which may take this long. What earlier ones printed is not its last words.

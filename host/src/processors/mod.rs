@@ -143,13 +143,29 @@ pub enum FlushReason {
 
 /// The end of an instance: it broke a rule of the sandbox or fell over.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{kind}: {message}")]
+#[error("{kind}: {}", self.said())]
 pub struct Trap {
     pub kind: TrapKind,
     pub message: String,
-    /// The guest's, where there is one; or empty.
+    /// The guest's functions at its end, innermost first, with readable names; empty where there is none.
     pub backtrace: String,
     pub at: Option<Micros>,
+}
+
+impl Trap {
+    /// A trap without a backtrace.
+    pub fn new(kind: TrapKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), backtrace: String::new(), at: None }
+    }
+
+    /// The message, and below it the backtrace where there is one.
+    pub fn said(&self) -> String {
+        if self.backtrace.is_empty() {
+            self.message.clone()
+        } else {
+            format!("{}\n{}", self.message, self.backtrace)
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

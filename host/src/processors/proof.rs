@@ -85,13 +85,8 @@ pub(super) async fn prove(
         let mut instance = factory.instantiate(basis.context)?;
         instance.load(basis.saved.as_deref())
     });
-    let loaded = loaded.await.unwrap_or_else(|panic| {
-        Err(LoadError::Trap(Trap {
-            kind: TrapKind::Host,
-            message: panic.to_string(),
-            backtrace: String::new(),
-            at: None,
-        }))
-    });
+    let loaded = loaded
+        .await
+        .unwrap_or_else(|panic| Err(LoadError::Trap(Trap::new(TrapKind::Host, panic.to_string()))));
     loaded.map_err(|source| SwapError { task, source })
 }

@@ -103,7 +103,11 @@ impl Rig {
 
     /// Runs a guest.
     pub(crate) async fn run(&self, name: &str, settings: PluginSettings) -> Runner {
-        let factory = load(&self.runtime, &component(name), &settings).expect("the guest loads");
+        self.run_component(&component(name), settings).await
+    }
+
+    pub(crate) async fn run_component(&self, bytes: &[u8], settings: PluginSettings) -> Runner {
+        let factory = load(&self.runtime, bytes, &settings).expect("the guest loads");
         let manifest = factory.manifest();
         self.store.declare(&manifest.name, &manifest.tables).await.expect("good tables");
         let settings = ProcessorSettings {
