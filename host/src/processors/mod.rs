@@ -14,6 +14,7 @@ mod manifest;
 mod pool;
 mod proof;
 mod runner;
+mod shadow;
 mod task;
 mod worker;
 
@@ -25,6 +26,10 @@ pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use pool::GuestPool;
 pub use proof::prove_at_rest;
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError};
+pub use shadow::{
+    Differences, Expect, RowDifference, ShadowFault, ShadowOutcome, ShadowRefusal, ShadowReport,
+    ShadowSettings, VersionFigures,
+};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState, StateEntry};
 use crate::event::{EventBatch, Micros, TenantId};
@@ -45,6 +50,11 @@ pub trait Processor: Send {
 
     /// The state to restart from. Not called for a processor without a state content type.
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap>;
+
+    /// Linear memory of the instance; 0 where it has none of its own.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// A loaded version of a processor, from which each task gets its own instance.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -18,6 +19,7 @@ use super::counters::{Counters, Counts};
 use super::feed::{Feed, FeedError};
 use super::pool::GuestPool;
 use super::proof::prove;
+use super::shadow::Slot;
 use super::task::{End, Task};
 use super::{LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
@@ -88,6 +90,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: ProcessorSettings,
     pub(super) counters: Counters,
+    /// The candidate that handles what the tasks handle, if there is one.
+    pub(super) shadow: Slot,
     runtime: tokio::runtime::Handle,
     jobs: TaskTracker,
     factory: RwLock<Arc<dyn ProcessorFactory>>,
@@ -143,6 +147,7 @@ impl Runner {
             pool: engine.pool.clone(),
             clock: Arc::clone(&engine.clock),
             settings,
+            shadow: Slot::default(),
             runtime: engine.runtime.clone(),
             jobs: TaskTracker::new(),
             factory: RwLock::new(factory),
@@ -159,6 +164,10 @@ impl Runner {
 
     pub fn factory(&self) -> Arc<dyn ProcessorFactory> {
         self.shared.factory()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Whether this version could load the committed state of every task. It is
@@ -281,7 +290,15 @@ impl Shared {
         self.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
 
-    fn tasks(&self) -> Vec<Arc<Task>> {
+    /// For calls that may take long, off the threads of the runtime.
+    pub(super) fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.runtime.spawn_blocking(work)
+    }
+
+    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
         self.runs().values().flat_map(|run| run.tasks.iter().cloned()).collect()
     }
 

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::keyed::KeyedState;
 use super::proof::Basis;
 use super::runner::{ProcessorSettings, Shared};
+use super::shadow::Link;
 use super::task::{Drain, End, Inputs};
 use super::{
     Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, ProcessorFactory, TaskContext, Trap,
@@ -96,6 +97,8 @@ pub(super) struct Worker {
     tables: Arc<[TableSchema]>,
     generation: Generation,
     keyed: Arc<KeyedState>,
+    /// A candidate that handles the same, if there is one.
+    shadow: Link,
     instance: Option<Box<dyn Processor>>,
     work: VecDeque<Stretch>,
     pending: Pending,
@@ -149,6 +152,7 @@ impl Worker {
             factory,
             generation,
             keyed,
+            shadow: Link::default(),
             instance: None,
             work: VecDeque::new(),
             pending: Pending::default(),
@@ -197,6 +201,7 @@ impl Worker {
     /// Ends it: nothing of what is pending will be committed.
     pub(super) fn give_up(&mut self) {
         self.over = true;
+        self.shadow.break_stretch();
         self.instance = None;
         self.work.clear();
         self.pending = Pending::default();
@@ -288,14 +293,29 @@ impl Worker {
             Care::Batch => Arc::new(cut(&stretch.batch, range.clone())),
             Care::Single | Care::SingleCommit => Arc::new(cut(&stretch.batch, range.start..range.start + 1)),
         };
+        self.begin_stretch();
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
         self.shared.counters.batch();
         match instance.handle(&batch) {
-            Ok(outcome) => self.take_outcome(outcome, care)?,
+            Ok(outcome) => {
+                self.shadow.offer(&batch, &outcome, self.last_used.elapsed(), instance.memory_bytes());
+                self.take_outcome(outcome, care)?
+            }
             Err(trap) => self.fall(&trap)?,
         }
         Ok(())
+    }
+
+    /// At a batch boundary a candidate may begin: nothing is handled that is not in the submitted state.
+    fn begin_stretch(&mut self) {
+        if !self.pending.is_empty() || self.pending.touched {
+            return;
+        }
+        let (slot, saved) = (&self.shared.shadow, &self.submitted_saved);
+        let mut shadow = std::mem::take(&mut self.shadow);
+        shadow.begin_stretch(slot, &self.id, || Basis { context: self.context(), saved: saved.clone() });
+        self.shadow = shadow;
     }
 
     fn take_outcome(&mut self, outcome: Outcome, care: Care) -> Result<(), End> {
@@ -324,6 +344,7 @@ impl Worker {
         if effects.is_empty() {
             return;
         }
+        self.shadow.before_write(&effects, &*self.keyed);
         self.keyed.add(&effects);
         self.shared.counters.effects(effects.len());
         self.pending.bytes += effects.bytes();
@@ -403,6 +424,7 @@ impl Worker {
     /// The instance is gone. Alone with one event, that event is the culprit;
     /// otherwise all that is pending is done again, one event at a time.
     fn fall(&mut self, trap: &Trap) -> Result<(), End> {
+        self.shadow.break_stretch();
         self.instance = None;
         if trap.kind == TrapKind::Host {
             return Err(End { message: trap.to_string(), restart: true });
@@ -428,6 +450,7 @@ impl Worker {
 
     /// Puts what is pending back in front of the work.
     fn unwind(&mut self, care: Care) {
+        self.shadow.break_stretch();
         let pending = std::mem::take(&mut self.pending);
         self.keyed.drop_pending();
         self.push_back_done(pending.done, care);

@@ -15,6 +15,7 @@ impl Worker {
         let Some(instance) = self.instance.as_mut() else { return Ok(()) };
         match instance.flush(reason) {
             Ok(Ok(effects)) => {
+                self.shadow.offer_flush(reason, &effects);
                 self.keep(effects);
                 Ok(())
             }
@@ -134,6 +135,7 @@ impl Worker {
     /// again, an event a commit. Alone in its commit, the event is the culprit.
     pub(super) fn refused(&mut self, done: InFlight, reason: String) -> Result<(), End> {
         warn!(task.id = %self.id, error.kind = "refused", error.blame = "guest", reason, "effects were refused");
+        self.shadow.drop_stretch();
         self.instance = None;
         self.submitted_saved = self.committed_saved.clone();
         self.unwind(Care::SingleCommit);
@@ -189,6 +191,7 @@ impl Worker {
 
     pub(super) fn take_over(&mut self, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
         let instance = self.make(&factory, self.committed_saved.as_deref())?;
+        self.shadow.break_stretch();
         self.instance = Some(instance);
         self.tables = factory.manifest().tables.clone().into();
         self.factory = factory;
