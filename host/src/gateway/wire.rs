@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus, TenantFailure,
+    Candidate, Deployment, Manifest, PluginCounters, PluginState, PluginStatus, Refusal, TaskStatus,
+    TenantFailure,
 };
 use crate::tables::TableSchema;
 
@@ -212,6 +213,10 @@ pub struct PluginView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<PluginCounters>,
     pub last_refusal: Option<Refusal>,
+    /// The last version that wanted to take over. Its report is of all tenants together, and so for `admin` only.
+    pub candidate: Option<Candidate>,
+    /// The answer to a deploy of what runs already.
+    pub nothing_changed: bool,
 }
 
 impl PluginView {
@@ -228,12 +233,24 @@ impl PluginView {
             tasks: status.tasks,
             counters: Some(status.counters),
             last_refusal: status.last_refusal,
+            candidate: status.candidate,
+            nothing_changed: status.nothing_changed,
         }
     }
 
     /// What a tenant may know: nothing that other tenants' events or failures change.
     pub(super) fn of_tenant(mut status: PluginStatus, tenant: &TenantId) -> Self {
         status.tasks.retain(|task| task.tenant == tenant.as_str());
+        if let Some(candidate) = &mut status.candidate {
+            candidate.report = None;
+            if let Some(refusal) = candidate.refusal.as_mut().filter(|r| r.code.starts_with("shadow_")) {
+                // It may quote another tenant's rows or events.
+                refusal.message = "the candidate was refused in the shadow".into();
+            }
+        }
+        if let Some(refusal) = status.last_refusal.as_mut().filter(|r| r.code.starts_with("shadow_")) {
+            refusal.message = "the candidate was refused in the shadow".into();
+        }
         if !status.tenant_failures.is_empty() {
             status.tenant_failures.retain(|failure| failure.tenant == tenant.as_str());
             status.message = TenantFailure::sentence(&status.tenant_failures);

@@ -9,6 +9,7 @@
 mod artifacts;
 mod bindings;
 mod cache;
+mod candidate;
 mod control;
 mod describe;
 mod engine;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+pub use candidate::{Candidate, CandidateState, DeployOptions};
 pub use control::{
     ControlError, DeployFrom, DeployRequest, PluginControl, PluginCounters, PluginState, PluginStatus,
     Refusal, TaskStatus, TenantFailure,
@@ -39,7 +41,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself; its status shows it.
 pub use crate::processors::Manifest;
-use crate::processors::{InvalidManifest, ProcessorFactory};
+use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +95,28 @@ pub struct Deployment {
     pub deployed_at: i64,
     /// `directory` or `api`, and by whom.
     pub deployed_by: String,
+    /// What its lanes were filled by; another key is another plugin. None in what older hosts wrote.
+    #[serde(default)]
+    pub ordering_key: Option<OrderingKey>,
+    /// How the version proved itself.
+    #[serde(default)]
+    pub proof: Proof,
+    /// An earlier version that was deployed again.
+    #[serde(default)]
+    pub rollback: bool,
+}
+
+/// What a version has shown before it served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// It loads the state of every task. There was nothing that ran beside it.
+    #[default]
+    Loaded,
+    /// The same; the shadow run was left out on request.
+    LoadedOnly,
+    /// It has also handled this many events in the shadow of the version before it.
+    Shadowed { events: u64 },
 }
 
 /// Where a new processor begins.
@@ -115,6 +139,10 @@ pub trait DeploymentStore: Send + Sync + Debug {
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>>;
     /// Former and present deployments of a plugin, newest first.
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
+    /// Writes what became of a plugin's last candidate over what became of the one before.
+    fn put_candidate(&self, plugin: &str, candidate: Candidate) -> BoxFuture<'_, Result<(), BackendError>>;
+    /// What became of the last candidate of each plugin that had one.
+    fn candidates(&self) -> BoxFuture<'_, Result<BTreeMap<String, Candidate>, BackendError>>;
 }
 
 /// Why a component cannot become, or stay, a plugin.

@@ -19,7 +19,7 @@ use super::counters::{Counters, Counts};
 use super::feed::{Feed, FeedError};
 use super::pool::GuestPool;
 use super::proof::prove;
-use super::shadow::Slot;
+use super::shadow::{ShadowSettings, Slot};
 use super::task::{End, Task};
 use super::{LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, TaskId};
@@ -50,6 +50,8 @@ pub struct ProcessorSettings {
     pub retry_wait_min: Duration,
     pub retry_wait_max: Duration,
     pub idle_max: Duration,
+    /// How a candidate is tried before it takes over.
+    pub shadow: ShadowSettings,
 }
 
 impl Default for ProcessorSettings {
@@ -65,6 +67,7 @@ impl Default for ProcessorSettings {
             retry_wait_min: RETRY_WAIT_MIN,
             retry_wait_max: RETRY_WAIT_MAX,
             idle_max: TASK_IDLE_MAX,
+            shadow: ShadowSettings::default(),
         }
     }
 }

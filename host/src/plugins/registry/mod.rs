@@ -4,6 +4,7 @@
 //! compiling and verifying happen before a change takes its turn. So a slow
 //! component holds up nobody but itself.
 
+mod candidates;
 mod changes;
 mod deploy;
 mod show;
@@ -16,11 +17,13 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::candidates::Waiting;
 use super::{
-    ArtifactStore, ControlError, DeployRequest, Deployment, DeploymentStore, PluginControl, PluginError,
-    PluginRuntime, PluginSettings, PluginStatus, Refusal, StartFrom,
+    ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, Deployment, DeploymentStore,
+    PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::BackendError;
@@ -54,6 +57,8 @@ struct Inner {
     entries: Mutex<BTreeMap<String, Entry>>,
     /// Plugins that are being changed or wait for it; the others have no entry.
     turns: Mutex<BTreeMap<String, Arc<TurnMutex<()>>>>,
+    /// Plugins that a version is being deployed of, and how to end its shadow run.
+    deploying: Mutex<BTreeMap<String, CancellationToken>>,
     /// Held for reading by every change, so that an end can wait for them.
     changing: RwLock<()>,
     closing: AtomicBool,
@@ -66,7 +71,10 @@ struct Entry {
     runner: Option<Runner>,
     /// Why it could not be started.
     failure: Option<String>,
-    last_refusal: Option<Refusal>,
+    /// What became of the last version that wanted to take over.
+    last: Option<Candidate>,
+    /// It has proved itself and waits to be confirmed.
+    waiting: Option<Waiting>,
 }
 
 /// The right to change one plugin.
@@ -81,6 +89,7 @@ impl Registry {
             parts,
             entries: Mutex::default(),
             turns: Mutex::default(),
+            deploying: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
         };
@@ -90,11 +99,14 @@ impl Registry {
     /// Starts what was deployed when the host last ran. A plugin that cannot be
     /// started is shown as failed and does not keep the others from starting.
     pub async fn start_deployed(&self) -> Result<(), ControlError> {
+        let mut candidates = self.inner.parts.deployments.candidates().await?;
         for deployment in self.inner.parts.deployments.list().await? {
             let name = deployment.plugin.clone();
             let _turn = self.turn(&name).await?;
+            let last = candidates.remove(&name);
             let mut entry =
-                Entry { deployment, manifest: None, runner: None, failure: None, last_refusal: None };
+                Entry { deployment, manifest: None, runner: None, failure: None, last, waiting: None };
+            self.lose_candidate(&name, &mut entry, "the host was started again").await;
             match self.load_deployed(&entry.deployment).await {
                 Ok(factory) => {
                     entry.manifest = Some(factory.manifest().clone());
@@ -117,6 +129,7 @@ impl Registry {
     pub async fn shut_down(&self, deadline: Duration) -> bool {
         let begun = Instant::now();
         self.inner.closing.store(true, Ordering::SeqCst);
+        self.end_shadows(None);
         let changes = tokio::time::timeout(deadline / 2, self.inner.changing.write()).await;
         let runners: Vec<Runner> = self.entries().values().filter_map(|e| e.runner.clone()).collect();
         let left = deadline.saturating_sub(begun.elapsed());
@@ -220,6 +233,28 @@ impl PluginControl for Registry {
             self.finish(deploy).await
         }
         .boxed()
+    }
+
+    fn confirm(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.confirm_now(&plugin).await }).boxed()
+    }
+
+    fn abandon(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.abandon_now(&plugin).await }).boxed()
+    }
+
+    fn rollback(
+        &self,
+        plugin: &str,
+        to: Option<&str>,
+        by: &str,
+        options: DeployOptions,
+    ) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin, to) = (self.clone(), plugin.to_owned(), to.map(str::to_owned));
+        let by = by.to_owned();
+        self.finish(async move { registry.rollback_now(&plugin, to.as_deref(), by, options).await }).boxed()
     }
 
     fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {

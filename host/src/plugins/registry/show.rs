@@ -1,12 +1,15 @@
 //! What a plugin's status says.
 
 use super::Registry;
-use crate::plugins::{ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TenantFailure};
+use crate::plugins::{
+    CandidateState, ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TenantFailure,
+};
 use crate::processors::Runner;
 
 impl Registry {
     pub(super) async fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
         let entry = self.entry(plugin)?;
+        let refused = entry.last.as_ref().filter(|last| last.state == CandidateState::Refused);
         let mut status = PluginStatus {
             name: plugin.to_owned(),
             state: if entry.deployment.paused { PluginState::Paused } else { PluginState::Starting },
@@ -17,7 +20,9 @@ impl Registry {
             lag_events: 0,
             tasks: Vec::new(),
             counters: PluginCounters::default(),
-            last_refusal: entry.last_refusal,
+            last_refusal: refused.and_then(|last| last.refusal.clone()),
+            candidate: entry.last,
+            nothing_changed: false,
         };
         match (entry.runner, entry.failure) {
             (_, Some(message)) => {
