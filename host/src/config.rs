@@ -121,6 +121,12 @@ pub struct ProcessorsConfig {
     pub commit_events_max: usize,
     pub commit_bytes_max: usize,
     pub task_idle_ms_max: u64,
+    /// Events that a new version handles beside the running one before it takes over; 0 leaves it out.
+    pub shadow_events: u64,
+    pub shadow_ms: u64,
+    pub shadow_ms_max: u64,
+    pub shadow_time_ratio_max: u32,
+    pub shadow_errors_max: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +197,11 @@ impl Default for ProcessorsConfig {
             commit_events_max: limits::COMMIT_EVENTS_MAX,
             commit_bytes_max: limits::COMMIT_BYTES_MAX,
             task_idle_ms_max: millis(limits::TASK_IDLE_MAX),
+            shadow_events: limits::SHADOW_EVENTS,
+            shadow_ms: millis(limits::SHADOW_TIME),
+            shadow_ms_max: millis(limits::SHADOW_TIME_MAX),
+            shadow_time_ratio_max: limits::SHADOW_TIME_RATIO_MAX,
+            shadow_errors_max: limits::SHADOW_ERRORS_MAX,
         }
     }
 }
@@ -250,6 +261,14 @@ impl ProcessorsConfig {
 
     pub fn task_idle_max(&self) -> Duration {
         Duration::from_millis(self.task_idle_ms_max)
+    }
+
+    pub fn shadow_time(&self) -> Duration {
+        Duration::from_millis(self.shadow_ms)
+    }
+
+    pub fn shadow_time_max(&self) -> Duration {
+        Duration::from_millis(self.shadow_ms_max)
     }
 }
 

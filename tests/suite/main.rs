@@ -14,6 +14,7 @@ mod powercut;
 mod processors;
 mod registry;
 mod replay;
+mod shadow;
 mod streams;
 mod tables;
 mod tenants;

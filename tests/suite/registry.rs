@@ -11,9 +11,9 @@ use millrace::clock::SystemClock;
 use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::plugins::{
-    ArtifactStore, ControlError, DeployFrom, DeployRequest, FileArtifacts, PluginControl, PluginError,
-    PluginRuntime, PluginSettings, PluginState, PluginStatus, Registry, RegistryParts, RuntimeOptions,
-    StartFrom, WasmRuntime,
+    ArtifactStore, ControlError, DeployFrom, DeployOptions, DeployRequest, FileArtifacts, PluginControl,
+    PluginError, PluginRuntime, PluginSettings, PluginState, PluginStatus, Registry, RegistryParts,
+    RuntimeOptions, StartFrom, WasmRuntime,
 };
 use millrace::processors::{
     Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings, TaskContext,
@@ -225,7 +225,13 @@ impl Scene {
 
 fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
     let component = component.into();
-    DeployRequest { component, expected_name: None, from: DeployFrom::Oldest, by: by.into() }
+    DeployRequest {
+        component,
+        expected_name: None,
+        from: DeployFrom::Oldest,
+        by: by.into(),
+        options: DeployOptions::default(),
+    }
 }
 
 fn ints(count: i64, version: i64) -> (Value, Value) {

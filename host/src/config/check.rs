@@ -57,6 +57,10 @@ impl Config {
                 format!("it must not be over retry_wait_ms_max = {max}"),
             );
         }
+        if run.shadow_ms > run.shadow_ms_max {
+            let max = run.shadow_ms_max;
+            return wrong("processors.shadow_ms", format!("it must not be over shadow_ms_max = {max}"));
+        }
         if run.commit_events_max < limits::BATCH_EVENTS_MAX {
             let min = limits::BATCH_EVENTS_MAX;
             return wrong(
@@ -93,6 +97,7 @@ impl Config {
             ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
             ("processors.instances_max", run.instances_max as u64),
             ("processors.commit_bytes_max", run.commit_bytes_max as u64),
+            ("processors.shadow_time_ratio_max", run.shadow_time_ratio_max.into()),
             ("store.tail_bytes_max", store.tail_bytes_max as u64),
         ] {
             if value == 0 {
