@@ -252,7 +252,12 @@ impl Instance {
         *count += 1;
         let count = *count + i64::from(self.shows(FlawKind::WrongRows));
         let key = if event.event_type == "steal" { "stolen" } else { event.agg_id };
-        let row = CellsBuilder::default().push(Cell::Int(count)).push(Cell::Int(self.version)).finish();
+        let mut row = CellsBuilder::default();
+        row.push(Cell::Int(count)).push(Cell::Int(self.version));
+        for _ in self.manifest.tables[0].columns.iter().skip(2) {
+            row.push(Cell::Null);
+        }
+        let row = row.finish();
         out.push(EffectKind::Put, index, [key.as_bytes(), b"", b"", &row]);
         Ok(Ok(()))
     }

@@ -18,8 +18,8 @@ use millrace::plugins::{
     RuntimeOptions, StartFrom, WasmRuntime,
 };
 use millrace::processors::{
-    Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings,
-    ShadowSettings, TaskContext, Trap,
+    Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings, ShadowSettings,
+    TaskContext, Trap,
 };
 use millrace::streams::EventLog;
 use millrace::tables::{Column, ColumnType, Query, TableStore, Value};

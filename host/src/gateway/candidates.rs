@@ -11,8 +11,7 @@ use super::params::{self, Params};
 use super::plugins::answer;
 use super::problem::Problem;
 use super::wire::PluginView;
-use crate::plugins::DeployOptions;
-use crate::processors::Expect;
+use crate::plugins::{DeployOptions, Expect};
 
 /// Lets a candidate that waits for it take over.
 #[utoipa::path(post, path = "/v1/plugins/{plugin}/confirm", tag = "plugins",

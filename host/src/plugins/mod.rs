@@ -39,8 +39,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
-/// What a plugin says of itself; its status shows it.
-pub use crate::processors::Manifest;
+/// What a plugin says of itself, which its status shows, and what a candidate may be held to.
+pub use crate::processors::{Expect, Manifest};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
 
 /// What the operator gives a plugin.

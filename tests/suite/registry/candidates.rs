@@ -121,10 +121,17 @@ async fn a_waiting_candidate_is_given_up_on_request_by_a_pause_and_by_a_restart(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_deploy_is_refused_while_one_is_under_way_and_a_pause_ends_it() {
     let scene = running().await;
-    let slow = scene.registry.deploy(request("alpha 2 waits", "api:test"));
+    // Until the slow one is under way, the two may find each other.
+    let slow = async {
+        loop {
+            match scene.deploy("alpha 2 waits").await {
+                Err(error) if error.code() == "deploy_in_progress" => tokio::task::yield_now().await,
+                other => break other,
+            }
+        }
+    };
     let meanwhile = async {
         loop {
-            // Until the first is that far, the second runs into what it finds.
             match scene.deploy("alpha 3 traps").await {
                 Err(error) if error.code() == "deploy_in_progress" => break,
                 other => drop(other),
