@@ -215,6 +215,7 @@ async fn live_traffic_is_handled_by_both_and_compared() {
     let report = &outcome.report;
     assert!(report.events - report.replayed_events >= 300, "{report:?}");
     assert_eq!((report.rows.any(), report.emitted.any(), report.errors_new), (false, false, 0), "{report:?}");
+    assert!(report.state_entries.same > 0 && !report.state_entries.any(), "{report:?}");
     assert!(matches!(code(&outcome), "taken" | "shadow_stopped"), "{outcome:?}");
 }
 

@@ -284,8 +284,10 @@ mod tests {
         TableSchema { name: name.into(), columns, versioned, window_rows_max: 10 }
     }
 
-    /// Puts given as (table, key, version, cells); no cells stand for a delete.
-    fn effects(tables: &[TableSchema], puts: &[(u32, &str, u64, &[i64])]) -> EffectBatch {
+    /// Table, key, version, cells; no cells stand for a delete.
+    type RowPut<'a> = (u32, &'a str, u64, &'a [i64]);
+
+    fn effects(tables: &[TableSchema], puts: &[RowPut<'_>]) -> EffectBatch {
         let (mut arena, mut records) = (Vec::new(), Vec::new());
         for (table, key, version, values) in puts {
             let mut row = CellsBuilder::default();
@@ -315,10 +317,7 @@ mod tests {
         EffectBatch::check(arena, records, tables, &[0]).expect("good effects")
     }
 
-    fn compared(
-        old: (&[TableSchema], &[(u32, &str, u64, &[i64])]),
-        new: (&[TableSchema], &[(u32, &str, u64, &[i64])]),
-    ) -> ShadowReport {
+    fn compared(old: (&[TableSchema], &[RowPut<'_>]), new: (&[TableSchema], &[RowPut<'_>])) -> ShadowReport {
         let mut report = ShadowReport::default();
         let mapping = Arc::new(Mapping::new(old.0, new.0, &mut report));
         let mut comparison = Comparison::new(mapping, TenantId::new("a").expect("a name"));
