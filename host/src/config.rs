@@ -263,11 +263,11 @@ impl ProcessorsConfig {
         Duration::from_millis(self.task_idle_ms_max)
     }
 
-    pub fn shadow_time(&self) -> Duration {
+    pub fn shadow(&self) -> Duration {
         Duration::from_millis(self.shadow_ms)
     }
 
-    pub fn shadow_time_max(&self) -> Duration {
+    pub fn shadow_max(&self) -> Duration {
         Duration::from_millis(self.shadow_ms_max)
     }
 }

@@ -252,8 +252,8 @@ impl HostBuilder {
                 idle_max: config.task_idle_max(),
                 shadow: ShadowSettings {
                     events: config.shadow_events,
-                    time: config.shadow_time(),
-                    time_max: config.shadow_time_max(),
+                    time: config.shadow(),
+                    time_max: config.shadow_max(),
                     time_ratio_max: config.shadow_time_ratio_max,
                     errors_max: config.shadow_errors_max,
                     ..ShadowSettings::default()

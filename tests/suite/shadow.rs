@@ -186,37 +186,36 @@ async fn live_traffic_is_handled_by_both_and_compared() {
     let (runner, _) = scene.start();
     scene.publish(30).await;
     scene.settle(&runner).await;
-    let done = AtomicBool::new(false);
-    let settings = ShadowSettings {
-        events: 300,
-        time: Duration::from_secs(20),
-        time_max: Duration::from_secs(20),
-        ..strict()
-    };
-    // The run would last as long as its time; enough events and then silence end it earlier through the test's own token.
-    let cancel = CancellationToken::new();
-    let good = candidate(2, None);
+    let outcome = shadow_under_traffic(&scene, &runner, &candidate(2, None)).await;
+    let report = &outcome.report;
+    assert_eq!(code(&outcome), "taken", "{outcome:?}");
+    assert!(report.events > report.replayed_events && report.stretches > 0, "{report:?}");
+    assert!(report.rows.same > 0 && report.emitted.same > 0 && report.state_entries.same > 0, "{report:?}");
+    assert!(!report.rows.any() && !report.emitted.any() && !report.state_entries.any(), "{report:?}");
+    assert_eq!((report.errors_new, report.errors_old), (0, 0));
+    assert!(report.errors_both > 0, "both reject the same events: {report:?}");
+}
+
+/// Events come as long as the run goes on.
+async fn shadow_under_traffic(
+    scene: &Scene,
+    runner: &Runner,
+    candidate: &Arc<dyn ProcessorFactory>,
+) -> ShadowOutcome {
+    let settings = ShadowSettings { events: 40, time: Duration::from_millis(400), ..quick() };
+    let over = AtomicBool::new(false);
     let run = async {
-        let outcome = runner.shadow(&good, &settings, &cancel).await;
-        done.store(true, Ordering::SeqCst);
+        let outcome = shadow(runner, candidate, &settings).await;
+        over.store(true, Ordering::SeqCst);
         outcome
     };
     let traffic = async {
-        for _ in 0..40 {
+        while !over.load(Ordering::SeqCst) {
             scene.publish(20).await;
-            scene.settle(&runner).await;
-            if done.load(Ordering::SeqCst) {
-                break;
-            }
+            scene.settle(runner).await;
         }
-        cancel.cancel();
     };
-    let (outcome, ()) = tokio::join!(run, traffic);
-    let report = &outcome.report;
-    assert!(report.events - report.replayed_events >= 300, "{report:?}");
-    assert_eq!((report.rows.any(), report.emitted.any(), report.errors_new), (false, false, 0), "{report:?}");
-    assert!(report.state_entries.same > 0 && !report.state_entries.any(), "{report:?}");
-    assert!(matches!(code(&outcome), "taken" | "shadow_stopped"), "{outcome:?}");
+    tokio::join!(run, traffic).0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -226,20 +225,7 @@ async fn wrong_rows_under_live_traffic_are_told_with_examples() {
     scene.publish(30).await;
     scene.settle(&runner).await;
     let bad = candidate(2, Some(Flaw { kind: FlawKind::WrongRows, after: 1 }));
-    let settings = ShadowSettings { events: 40, time: Duration::from_millis(400), ..quick() };
-    let over = AtomicBool::new(false);
-    let run = async {
-        let outcome = shadow(&runner, &bad, &settings).await;
-        over.store(true, Ordering::SeqCst);
-        outcome
-    };
-    let traffic = async {
-        while !over.load(Ordering::SeqCst) {
-            scene.publish(20).await;
-            scene.settle(&runner).await;
-        }
-    };
-    let (outcome, ()) = tokio::join!(run, traffic);
+    let outcome = shadow_under_traffic(&scene, &runner, &bad).await;
     assert_eq!(code(&outcome), "taken", "differences refuse nobody who was not told to: {outcome:?}");
     let report = outcome.report;
     assert!(report.rows.different > 0 && report.rows.only_new == 0, "{report:?}");
