@@ -140,6 +140,12 @@ pub struct ProcessorsConfig {
     pub compile_ms_max: u64,
     pub compile_memory_bytes_max: u64,
     pub precompiled_bytes_max: u64,
+    /// Events that a new version handles beside the running one before it takes over; 0 leaves it out.
+    pub shadow_events: u64,
+    pub shadow_ms: u64,
+    pub shadow_ms_max: u64,
+    pub shadow_time_ratio_max: u32,
+    pub shadow_errors_max: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,6 +248,11 @@ impl Default for ProcessorsConfig {
             compile_ms_max: millis(limits::COMPILE_MAX),
             compile_memory_bytes_max: limits::COMPILE_MEMORY_BYTES_MAX,
             precompiled_bytes_max: limits::PRECOMPILED_BYTES_MAX,
+            shadow_events: limits::SHADOW_EVENTS,
+            shadow_ms: millis(limits::SHADOW_TIME),
+            shadow_ms_max: millis(limits::SHADOW_TIME_MAX),
+            shadow_time_ratio_max: limits::SHADOW_TIME_RATIO_MAX,
+            shadow_errors_max: limits::SHADOW_ERRORS_MAX,
         }
     }
 }
@@ -324,6 +335,14 @@ impl ProcessorsConfig {
 
     pub fn task_idle_max(&self) -> Duration {
         Duration::from_millis(self.task_idle_ms_max)
+    }
+
+    pub fn shadow(&self) -> Duration {
+        Duration::from_millis(self.shadow_ms)
+    }
+
+    pub fn shadow_max(&self) -> Duration {
+        Duration::from_millis(self.shadow_ms_max)
     }
 }
 

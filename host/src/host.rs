@@ -24,7 +24,7 @@ use crate::plugins::{
     ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry, RegistryParts,
     RuntimeOptions, WasmRuntime,
 };
-use crate::processors::{Engine, GuestPool, ProcessorSettings};
+use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::{EventLog, Retention};
 use crate::tables::TableStore;
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
@@ -284,6 +284,14 @@ impl HostBuilder {
                 commit_events: config.commit_events_max / 2,
                 commit_bytes_max: config.commit_bytes_max,
                 idle_max: config.task_idle_max(),
+                shadow: ShadowSettings {
+                    events: config.shadow_events,
+                    time: config.shadow(),
+                    time_max: config.shadow_max(),
+                    time_ratio_max: config.shadow_time_ratio_max,
+                    errors_max: config.shadow_errors_max,
+                    ..ShadowSettings::default()
+                },
                 ..ProcessorSettings::default()
             },
         }))

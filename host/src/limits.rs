@@ -99,6 +99,42 @@ pub const METRIC_VERSIONS_MAX: usize = 4;
 pub const LAGGING_TENANTS_MAX: usize = 16;
 /// A task without events for this long gives its instance back.
 pub const TASK_IDLE_MAX: Duration = Duration::from_secs(300);
+/// Events that a candidate handles in the shadow, and the time it takes for it where there is traffic.
+/// When it is quiet, the newest events of the log are handled instead, and nobody waits.
+pub const SHADOW_EVENTS: u64 = 1_000;
+pub const SHADOW_TIME: Duration = Duration::from_secs(5);
+/// The longest shadow run. Beyond, the candidate is judged by what it has done.
+pub const SHADOW_TIME_MAX: Duration = Duration::from_secs(60);
+/// How many times as long as the running version a candidate may take for an event.
+pub const SHADOW_TIME_RATIO_MAX: u32 = 3;
+/// Time for an event under which no candidate counts as slow: noise must refuse nobody.
+pub const SHADOW_EVENT_TIME_MIN: Duration = Duration::from_micros(20);
+/// Events that a candidate may fail on where the running version did not.
+pub const SHADOW_ERRORS_MAX: u64 = 0;
+/// Batches and bytes that wait for a candidate. When full, its stretch ends, and it begins another one
+/// from a later state: the running version never waits.
+pub const SHADOW_QUEUE_BATCHES_MAX: usize = 8;
+pub const SHADOW_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Events and bytes of effects that are compared together. Beyond, a new stretch begins.
+pub const SHADOW_STRETCH_EVENTS_MAX: u64 = 10_000;
+pub const SHADOW_STRETCH_BYTES_MAX: usize = 32 << 20;
+/// Bytes of keyed state that are remembered from before the running version's writes. Beyond, the stretch is dropped.
+pub const SHADOW_STATE_BYTES_MAX: usize = 16 << 20;
+/// Tasks of a plugin that have a candidate's instance at once, and that are replayed. The others do without.
+pub const SHADOW_TASKS_MAX: usize = 16;
+/// Silence after which a stream counts as quiet.
+pub const SHADOW_QUIET: Duration = Duration::from_millis(100);
+/// Events that are looked at, for each one wanted, to find the newest that a candidate subscribes to.
+pub const SHADOW_SCAN_FACTOR: u64 = 64;
+/// Memory that a candidate may use beyond twice the running version's, and that it may grow by in the
+/// shadow before it is looked at for a leak.
+pub const SHADOW_MEMORY_BYTES_SPARE: u64 = 16 << 20;
+pub const SHADOW_GROWTH_BYTES_MIN: u64 = 4 << 20;
+/// Differences that a report shows, and characters of a value in it. The others are counted.
+pub const SHADOW_EXAMPLES_MAX: usize = 10;
+pub const SHADOW_EXAMPLE_CHARS_MAX: usize = 120;
+/// How long a candidate waits to be confirmed. Beyond, it is dropped.
+pub const SHADOW_CONFIRM_MAX: Duration = Duration::from_secs(3600);
 /// All of a drain: flush, last commits, closing connections.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::plugins::{
-    DeployFrom, DeployRequest, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime,
+    DeployFrom, DeployOptions, DeployRequest, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime,
 };
 use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 use millrace_tests::embedded::Embedded;
@@ -182,6 +182,7 @@ fn tenants(suite: &mut Suite) -> Result<()> {
                 expected_name: None,
                 from: DeployFrom::Oldest,
                 by: "bench".into(),
+                options: DeployOptions::default(),
             };
             let status = host.host().plugins().deploy(request).await?;
             serve(&host, &status.name, 0..FIRST).await?;

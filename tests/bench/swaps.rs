@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use millrace::config::Config;
 use millrace::event::{Event, EventBatch, Position};
-use millrace::plugins::{DeployFrom, DeployRequest, PluginControl, PluginStatus};
+use millrace::plugins::{DeployFrom, DeployOptions, DeployRequest, PluginControl, PluginStatus};
 use millrace::streams::EventLog;
 use millrace_tests::bench::{Better, Figure, Suite, median, percentile};
 use millrace_tests::dump::dump;
@@ -74,8 +74,13 @@ fn component(name: &str, label: &str) -> Result<Bytes> {
 }
 
 async fn deploy(plugins: &dyn PluginControl, component: Bytes) -> Result<PluginStatus> {
-    let request =
-        DeployRequest { component, expected_name: None, from: DeployFrom::Oldest, by: "bench".into() };
+    let request = DeployRequest {
+        component,
+        expected_name: None,
+        from: DeployFrom::Oldest,
+        by: "bench".into(),
+        options: DeployOptions::default(),
+    };
     Ok(plugins.deploy(request).await?)
 }
 

@@ -37,6 +37,8 @@ impl Embedded {
         let mut config = Config::default();
         config.serve.data = dir.path().join("store");
         config.serve.bind = ([127, 0, 0, 1], 0).into();
+        // Swaps are tried in the shadow, and not for seconds.
+        (config.processors.shadow_events, config.processors.shadow_ms) = (50, 20);
         change(&mut config);
         let host = Host::builder().config(config.clone()).start().await?;
         let client = Client::new(format!("http://{}", host.addr()))?;

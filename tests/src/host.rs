@@ -46,7 +46,10 @@ impl Setup {
 impl HostProcess {
     /// Starts the host that the test run has built, and waits until it is ready.
     pub async fn start(data: &Path) -> Result<Self> {
-        Self::start_with(&workspace_binary("millrace"), data).await
+        let setup = Setup::new(workspace_binary("millrace"));
+        // Swaps are tried in the shadow, and not for seconds.
+        let setup = setup.set("processors.shadow_events=50").set("processors.shadow_ms=20");
+        Self::start_as(setup, data).await
     }
 
     /// The same with another binary.

@@ -39,7 +39,34 @@ pub struct Scripted {
     pub manifest: Manifest,
     pub digest: String,
     pub refuses_state: bool,
+    pub flaw: Option<Flaw>,
     pub watch: Arc<Watch>,
+}
+
+/// How a version is bad, whatever its events say. Each shows at an instance's `after`th event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    pub kind: FlawKind,
+    pub after: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlawKind {
+    Traps,
+    HangsUntilCut,
+    BreaksALimit,
+    /// Takes a millisecond for each event.
+    Slow,
+    /// Keeps a mebibyte of each event.
+    Leaks,
+    /// Counts one too many in its rows, not in its state.
+    WrongRows,
+    Rejects,
+    Stops,
+    TrapsInSnapshot,
+    ImpureSnapshot,
+    /// Does not load what it has given itself.
+    ForgetsItsFormat,
 }
 
 impl Scripted {
@@ -55,7 +82,13 @@ impl Scripted {
             grants: vec![],
             flush_interval_ms: None,
         };
-        Self { manifest, digest: format!("{name}-{version}"), refuses_state: false, watch: Arc::default() }
+        Self {
+            manifest,
+            digest: format!("{name}-{version}"),
+            refuses_state: false,
+            flaw: None,
+            watch: Arc::default(),
+        }
     }
 }
 
@@ -92,6 +125,9 @@ impl ProcessorFactory for Scripted {
             manifest: self.manifest.clone(),
             version,
             refuses_state: self.refuses_state,
+            flaw: self.flaw,
+            seen: 0,
+            snapshots: 0,
             watch: Arc::clone(&self.watch),
             context,
             state: State::default(),
@@ -104,6 +140,9 @@ struct Instance {
     manifest: Manifest,
     version: i64,
     refuses_state: bool,
+    flaw: Option<Flaw>,
+    seen: u32,
+    snapshots: u8,
     watch: Arc<Watch>,
     context: TaskContext,
     state: State,
@@ -156,10 +195,39 @@ impl Out {
 }
 
 impl Instance {
+    /// Whether it shows this flaw by now.
+    fn shows(&self, kind: FlawKind) -> bool {
+        self.flaw.is_some_and(|flaw| flaw.kind == kind && self.seen >= flaw.after)
+    }
+
+    fn stumble(&mut self) -> Result<Result<(), Failure>, Trap> {
+        self.seen += 1;
+        let trap = |kind, message: &str| Err(Trap::new(kind, message));
+        let fail = |kind| Ok(Err(Failure { kind, message: "it is made so".into() }));
+        match self.flaw.filter(|flaw| self.seen >= flaw.after).map(|flaw| flaw.kind) {
+            Some(FlawKind::Traps) => trap(TrapKind::Trap, "made to fall"),
+            Some(FlawKind::HangsUntilCut) => trap(TrapKind::Timeout, "made to hang"),
+            Some(FlawKind::BreaksALimit) => trap(TrapKind::Limit, "made to take too much"),
+            Some(FlawKind::Rejects) => fail(FailureKind::Reject),
+            Some(FlawKind::Stops) => fail(FailureKind::Fatal),
+            Some(FlawKind::Slow) => {
+                let until = std::time::Instant::now() + std::time::Duration::from_millis(1);
+                while std::time::Instant::now() < until {
+                    std::thread::yield_now();
+                }
+                Ok(Ok(()))
+            }
+            _ => Ok(Ok(())),
+        }
+    }
+
     fn one(&mut self, index: usize, event: &Event<'_>, out: &mut Out) -> Result<Result<(), Failure>, Trap> {
         let place =
             (self.context.tenant.to_string(), self.context.lane, event.agg_id.to_owned(), event.version);
         self.watch.handled.lock().expect("test").push(place);
+        if let Err(failure) = self.stumble()? {
+            return Ok(Err(failure));
+        }
         let fail = |kind, message: &str| Ok(Err(Failure { kind, message: message.into() }));
         match event.event_type {
             "reject" => return fail(FailureKind::Reject, "told to reject"),
@@ -197,9 +265,14 @@ impl Instance {
         self.state.applied.entry(event.agg_id.to_owned()).or_default().push(event.version);
         let count = self.state.counts.entry(event.agg_id.to_owned()).or_default();
         *count += 1;
+        let count = *count + i64::from(self.shows(FlawKind::WrongRows));
         let key = if event.event_type == "steal" { "stolen" } else { event.agg_id };
-        let count = *count;
-        let row = CellsBuilder::default().push(Cell::Int(count)).push(Cell::Int(self.version)).finish();
+        let mut row = CellsBuilder::default();
+        row.push(Cell::Int(count)).push(Cell::Int(self.version));
+        for _ in self.manifest.tables[0].columns.iter().skip(2) {
+            row.push(Cell::Null);
+        }
+        let row = row.finish();
         out.push(EffectKind::Put, index, [key.as_bytes(), b"", b"", &row]);
         Ok(Ok(()))
     }
@@ -208,6 +281,9 @@ impl Instance {
 impl Processor for Instance {
     fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
         let Some(saved) = saved else { return Ok(()) };
+        if saved.state.starts_with(b"new ") {
+            return Err(LoadError::Refused { message: "this format is not known".into() });
+        }
         if self.refuses_state {
             return Err(LoadError::Refused { message: "told to refuse".into() });
         }
@@ -250,6 +326,22 @@ impl Processor for Instance {
         if self.snapshot_traps {
             return Err(Trap::new(TrapKind::Trap, "told to fall in snapshot"));
         }
-        Ok(serde_json::to_vec(&self.state).expect("the state is JSON"))
+        if self.shows(FlawKind::TrapsInSnapshot) {
+            return Err(Trap::new(TrapKind::Limit, "made to be too large"));
+        }
+        let mut state = serde_json::to_vec(&self.state).expect("the state is JSON");
+        if self.shows(FlawKind::ImpureSnapshot) {
+            self.snapshots = self.snapshots.wrapping_add(1);
+            state.extend(std::iter::repeat_n(b' ', 1 + usize::from(self.snapshots)));
+        }
+        if self.shows(FlawKind::ForgetsItsFormat) {
+            state.splice(0..0, *b"new ");
+        }
+        Ok(state)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let kept = if self.shows(FlawKind::Leaks) { self.seen } else { 0 };
+        (1 << 20) + (u64::from(kept) << 20)
     }
 }

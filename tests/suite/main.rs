@@ -19,6 +19,7 @@ mod processors;
 mod registry;
 mod replay;
 mod seeing;
+mod shadow;
 mod starts;
 mod state;
 mod streams;

@@ -201,7 +201,7 @@ async fn each_keys_events_are_applied_in_order_and_once_whatever_fails() {
         run.finish(seed).await;
         run.check(seed).await;
         let counts = run.runner.status().counts;
-        seen = [seen[0] + counts.parked, seen[1] + counts.traps, seen[2] + run.discarded.len() as u64];
+        seen = [seen[0] + counts.parkings, seen[1] + counts.traps, seen[2] + run.discarded.len() as u64];
         assert!(run.runner.stop(Duration::from_secs(10)).await);
     }
     assert!(seen.iter().all(|count| *count > 0), "parked, fell, discarded: {seen:?}");

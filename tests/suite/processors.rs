@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace::checkpoints::CheckpointStore;
 use millrace::event::{Event, EventBatch, Position};
-use millrace::processors::ProcessorSettings;
+use millrace::processors::{GuestPool, ProcessorSettings};
 use millrace::streams::EventLog;
 use millrace_tests::faulty::{Fault, Faulty};
 use millrace_tests::scene::{Scene, counts, scripted, skipping, tenant_id};

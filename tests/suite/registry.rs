@@ -1,6 +1,8 @@
 //! Claims about what is deployed: a version proves itself before it serves, the old one serves until then,
 //! and what was decided holds over restarts.
 
+mod candidates;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,23 +13,24 @@ use millrace::clock::SystemClock;
 use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::plugins::{
-    self, ArtifactStore, Autopsy, ControlError, DeployFrom, DeployRequest, FileArtifacts, PluginControl,
-    PluginError, PluginRuntime, PluginSettings, PluginState, PluginStatus, Registry, RegistryParts,
-    RuntimeOptions, StartFrom, WasmRuntime,
+    self, ArtifactStore, Autopsy, ControlError, DeployFrom, DeployOptions, DeployRequest, FileArtifacts,
+    PluginControl, PluginError, PluginRuntime, PluginSettings, PluginState, PluginStatus, Registry,
+    RegistryParts, RuntimeOptions, StartFrom, WasmRuntime,
 };
 use millrace::processors::{
-    Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings, TaskContext,
-    Trap,
+    Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings, ShadowSettings,
+    TaskContext, Trap,
 };
 use millrace::streams::EventLog;
 use millrace::tables::{Column, ColumnType, Query, TableStore, Value};
-use millrace_tests::scripted::Scripted;
+use millrace_tests::scripted::{Flaw, FlawKind, Scripted};
 
 use super::plugins::rig::{batch, component, options, tenant};
 
 /// Takes a text for a component: `name version` and flags. `refuses` its state · `single` and `field` are
 /// other ordering keys · `adds` says of what type an added column is · `waits` makes instances only when
-/// the gate is open · `picky` does not subscribe to what is fatal · anything else is broken.
+/// the gate is open · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
+/// `other` has another table · anything else is broken.
 #[derive(Debug, Default)]
 struct Scripts {
     gate: Arc<Mutex<bool>>,
@@ -55,6 +58,9 @@ impl PluginRuntime for Scripts {
                 "picky" => scripted.manifest.subscription.types = vec!["add".into()],
                 "int" => scripted.manifest.tables[0].columns.push(added(ColumnType::Int)),
                 "text" => scripted.manifest.tables[0].columns.push(added(ColumnType::Text)),
+                "traps" => scripted.flaw = Some(Flaw { kind: FlawKind::Traps, after: 1 }),
+                "wrong" => scripted.flaw = Some(Flaw { kind: FlawKind::WrongRows, after: 1 }),
+                "other" => scripted.manifest.tables[0].name = format!("other_{name}"),
                 "waits" => gate = Some(Arc::clone(&self.gate)),
                 other => panic!("no flag {other}"),
             }
@@ -156,6 +162,8 @@ impl Scene {
             clock: Arc::new(SystemClock),
             runtime: tokio::runtime::Handle::current(),
         };
+        let time = Duration::from_millis(10);
+        let shadow = ShadowSettings { events: 20, time, ..ShadowSettings::default() };
         let parts = RegistryParts {
             engine,
             runtime,
@@ -163,7 +171,7 @@ impl Scene {
             deployments: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             settings: BTreeMap::new(),
-            processors: ProcessorSettings::default(),
+            processors: ProcessorSettings { shadow, ..ProcessorSettings::default() },
         };
         let registry = Registry::new(parts.clone());
         Self { store, parts, registry, gate, artifacts: texts, dir }
@@ -229,7 +237,13 @@ impl Scene {
 
 fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
     let component = component.into();
-    DeployRequest { component, expected_name: None, from: DeployFrom::Oldest, by: by.into() }
+    DeployRequest {
+        component,
+        expected_name: None,
+        from: DeployFrom::Oldest,
+        by: by.into(),
+        options: DeployOptions::default(),
+    }
 }
 
 fn ints(count: i64, version: i64) -> (Value, Value) {

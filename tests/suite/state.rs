@@ -14,7 +14,7 @@ use millrace::config::Config;
 use millrace::error::Classify;
 use millrace::event::{Event, EventBatch, Micros, TenantId};
 use millrace::host::Host;
-use millrace::plugins::{ControlError, DeployFrom, DeployRequest, PluginState, PluginStatus};
+use millrace::plugins::{ControlError, DeployFrom, DeployOptions, DeployRequest, PluginState, PluginStatus};
 use millrace::tables::{Query, Value};
 
 use super::plugins::rig::component;
@@ -39,6 +39,7 @@ pub(crate) async fn deploy(host: &Host, guest: &str) -> Result<PluginStatus, Con
         expected_name: None,
         from: DeployFrom::Oldest,
         by: "api:test".into(),
+        options: DeployOptions::default(),
     };
     host.plugins().deploy(request).await
 }

@@ -8,6 +8,7 @@
 
 mod backoff;
 mod client;
+mod deploy;
 mod error;
 mod output;
 mod plugin;

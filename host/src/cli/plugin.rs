@@ -1,20 +1,14 @@
 //! `millrace plugin …`: deploy plugins and look after them.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
-use reqwest::{Method, header};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Client, Connect};
+use super::deploy::{self, DeployArgs, RollbackArgs};
 use super::{Align, CliError, Output, printable};
 use crate::event::Micros;
-use crate::limits::COMPONENT_BYTES_MAX;
-
-/// How long a deploy may take: compiling a large component is minutes, not seconds.
-const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -35,10 +29,26 @@ Examples:
   millrace plugin deploy flight-board.wasm                from the oldest event that is held
   millrace plugin deploy flight-board.wasm --from tail    only what is published from now on
   millrace plugin deploy board-2.wasm --name flight-board refuse it should it be another plugin
+  millrace plugin deploy board-2.wasm --confirm           show the differences, wait for `plugin confirm`
+  millrace plugin deploy board-2.wasm --expect identical-rows
 
-The running version serves until the new one has taken over, and goes on if it is refused.
+Over a running version the new one first handles the same events in its shadow, where nothing of it is
+committed. The running version serves until the new one has taken over, and goes on if it is refused.
+`millrace plugin show` has the report.
 --from counts for the first deploy only; later ones go on where the plugin stands.")]
     Deploy(DeployArgs),
+    /// Let a candidate that waits for it take over
+    #[command(after_help = "Examples:\n  millrace plugin confirm flight-board")]
+    Confirm(NameArgs),
+    /// Give up a candidate that is in the shadow or waits
+    #[command(after_help = "Examples:\n  millrace plugin abandon flight-board")]
+    Abandon(NameArgs),
+    /// Deploy an earlier version again; the state goes on from where it is
+    #[command(after_help = "\
+Examples:
+  millrace plugin rollback flight-board               the last other version
+  millrace plugin rollback flight-board --to 1.2.0    a version or digest of `millrace plugin history`")]
+    Rollback(RollbackArgs),
     /// List the plugins
     #[command(after_help = "Examples:\n  millrace plugin list\n  millrace plugin list --json")]
     List(JsonArgs),
@@ -69,23 +79,6 @@ The running version serves until the new one has taken over, and goes on if it i
 }
 
 #[derive(Debug, Args)]
-struct DeployArgs {
-    /// The component
-    file: PathBuf,
-    /// Where the first deploy begins: oldest, tail, or a cursor
-    #[arg(long, value_name = "PLACE")]
-    from: Option<String>,
-    /// Refuse the component should it say another name
-    #[arg(long)]
-    name: Option<String>,
-    /// Write JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    connect: Connect,
-}
-
-#[derive(Debug, Args)]
 struct JsonArgs {
     /// Write JSON
     #[arg(long)]
@@ -95,14 +88,14 @@ struct JsonArgs {
 }
 
 #[derive(Debug, Args)]
-struct NameArgs {
+pub(super) struct NameArgs {
     /// The plugin's name
-    name: String,
+    pub(super) name: String,
     /// Write JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    connect: Connect,
+    pub(super) connect: Connect,
 }
 
 #[derive(Debug, Args)]
@@ -121,7 +114,10 @@ struct DeadLettersArgs {
 
 pub(super) async fn run(args: PluginArgs, output: &mut Output) -> Result<(), CliError> {
     match args.command {
-        PluginCommand::Deploy(args) => deploy(&args, output).await?,
+        PluginCommand::Deploy(args) => deploy::deploy(&args, output).await?,
+        PluginCommand::Confirm(args) => change(&args, "confirm", "running the new version", output).await?,
+        PluginCommand::Abandon(args) => deploy::abandon(&args, output).await?,
+        PluginCommand::Rollback(args) => deploy::rollback(&args, output).await?,
         PluginCommand::List(args) => {
             let plugins = list(&Client::new(&args.connect)?).await?;
             if args.json {
@@ -188,50 +184,6 @@ pub(super) fn show_list(plugins: &[Value], output: &mut Output) -> Result<(), Cl
     output.table(&head, &rows)
 }
 
-async fn deploy(args: &DeployArgs, output: &mut Output) -> Result<(), CliError> {
-    let component = read_component(&args.file)?;
-    let client = Client::new(&args.connect)?;
-    let mut query = Vec::new();
-    query.extend(args.from.as_deref().map(|from| ("from", from)));
-    query.extend(args.name.as_deref().map(|name| ("name", name)));
-    let request = client
-        .request(Method::POST, client.address(&["v1", "plugins"], &query))
-        .header(header::CONTENT_TYPE, "application/wasm")
-        .timeout(DEPLOY_WAIT_MAX)
-        .body(component);
-    let response = client.send(request).await?;
-    let body = response.bytes().await.map_err(|e| client.unreachable(&e))?;
-    let plugin: Value = serde_json::from_slice(&body).map_err(|e| client.unexpected(&e.to_string()))?;
-    if args.json {
-        return output.json(&plugin);
-    }
-    let at = |path: &str| text(plugin.pointer(path));
-    output.line(&format!(
-        "{} {} is {} ({})",
-        at("/name"),
-        at("/deployment/version"),
-        at("/state"),
-        at("/deployment/digest")
-    ))
-}
-
-fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {
-    let unreadable = |e: std::io::Error| {
-        CliError::failed(
-            format!("{} cannot be read: {e}", path.display()),
-            "look at the path and its permissions",
-        )
-    };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > COMPONENT_BYTES_MAX as u64 {
-        return Err(CliError::usage(
-            format!("{} has {bytes} bytes; component_bytes_max is {COMPONENT_BYTES_MAX}", path.display()),
-            "build it with the plugin profile, stripped",
-        ));
-    }
-    std::fs::read(path).map_err(unreadable)
-}
-
 async fn change(args: &NameArgs, verb: &str, done: &str, output: &mut Output) -> Result<(), CliError> {
     let client = Client::new(&args.connect)?;
     let address = client.address(&["v1", "plugins", &args.name, verb], &[]);
@@ -263,11 +215,17 @@ async fn history(args: &NameArgs, output: &mut Output) -> Result<(), CliError> {
                 text(d.get("version")),
                 text(d.get("digest")),
                 text(d.get("deployed_by")),
+                deploy::proof(d),
             ]
         })
         .collect();
-    let head =
-        [("DEPLOYED", Align::Left), ("VERSION", Align::Left), ("DIGEST", Align::Left), ("BY", Align::Left)];
+    let head = [
+        ("DEPLOYED", Align::Left),
+        ("VERSION", Align::Left),
+        ("DIGEST", Align::Left),
+        ("BY", Align::Left),
+        ("PROVED", Align::Left),
+    ];
     output.table(&head, &rows)
 }
 
@@ -320,11 +278,14 @@ fn show_fields(value: &Value, path: &str, output: &mut Output) -> Result<(), Cli
             .enumerate()
             .try_for_each(|(index, value)| show_fields(value, &below(&index.to_string()), output)),
         Value::Null => Ok(()),
+        value if path.ends_with("deployed_at") || path.ends_with(".at") => {
+            output.line(&format!("{:<32} {}", printable(path), time(Some(value))))
+        }
         value => output.line(&format!("{:<32} {}", printable(path), text(Some(value)))),
     }
 }
 
-fn text(value: Option<&Value>) -> String {
+pub(super) fn text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => printable(text),

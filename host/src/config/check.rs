@@ -78,6 +78,10 @@ impl Config {
                 format!("any event must fit; event_payload_bytes_max is {}", limits::EVENT_PAYLOAD_BYTES_MAX),
             );
         }
+        if run.shadow_ms > run.shadow_ms_max {
+            let max = run.shadow_ms_max;
+            return wrong("processors.shadow_ms", format!("it must not be over shadow_ms_max = {max}"));
+        }
         if run.commit_events_max < limits::BATCH_EVENTS_MAX {
             let min = limits::BATCH_EVENTS_MAX;
             return wrong(
@@ -166,6 +170,7 @@ impl Config {
             ("processors.compile_ms_max", run.compile_ms_max),
             ("processors.compile_memory_bytes_max", run.compile_memory_bytes_max),
             ("processors.precompiled_bytes_max", run.precompiled_bytes_max),
+            ("processors.shadow_time_ratio_max", run.shadow_time_ratio_max.into()),
             ("store.tail_bytes_max", store.tail_bytes_max as u64),
         ] {
             if value == 0 {

@@ -13,6 +13,7 @@
 
 mod auth;
 mod body;
+mod candidates;
 mod cloudevents;
 mod json;
 mod metrics;

@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{pages, plugins, publish, state, streams, tables};
+use super::{candidates, pages, plugins, publish, state, streams, tables};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,6 +31,9 @@ use super::{pages, plugins, publish, state, streams, tables};
         plugins::remove,
         plugins::pause,
         plugins::resume,
+        candidates::confirm,
+        candidates::rollback,
+        candidates::abandon,
         plugins::history,
         plugins::dead_letters,
         state::show,

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::auth::{Admin, Caller, Reader, Right};
 use super::body::{BodyLimit, BodyReader, media_type, unsupported};
+use super::candidates::options;
 use super::params::{self, Params};
 use super::problem::Problem;
 use super::wire::PluginView;
@@ -45,6 +46,11 @@ pub(super) async fn list(
     params(
         ("name" = Option<String>, Query, description = "Refuse the component if it says another name"),
         ("from" = Option<String>, Query, description = "Where a new plugin begins: `oldest` (default), `tail` or a cursor"),
+        ("shadow_events" = Option<u64>, Query, description = "Events that a new version handles beside the running one before it takes over"),
+        ("shadow_ms" = Option<u64>, Query, description = "How long it does so where there is traffic"),
+        ("no_shadow" = Option<bool>, Query, description = "Leave that out; the history says so"),
+        ("confirm" = Option<bool>, Query, description = "Take over only after `POST /v1/plugins/{plugin}/confirm`"),
+        ("expect" = Option<String>, Query, description = "`identical-rows`: refuse it if its rows or emitted events differ"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 200, description = "It runs", body = PluginView))
@@ -61,6 +67,7 @@ pub(super) async fn deploy(
         Some("tail" | "newest") => DeployFrom::Tail,
         Some(cursor) => DeployFrom::After(params::cursor(cursor, &edge.services.log.epoch())?.0),
     };
+    let options = options(&mut params)?;
     params.finish()?;
     let (parts, body) = request.into_parts();
     let found = media_type(&parts.headers);
@@ -70,7 +77,7 @@ pub(super) async fn deploy(
     let limit = BodyLimit { name: "component_bytes_max", bytes: edge.options.component_bytes_max };
     let component = BodyReader::new(&parts.headers, body, edge.options.body_idle_max, limit)?.whole().await?;
     let by = format!("api:{}", caller.name);
-    let deploy = DeployRequest { component, expected_name, from, by };
+    let deploy = DeployRequest { component, expected_name, from, by, options };
     let status = edge.services.plugins.deploy(deploy).await?;
     Ok(answer(&caller, status))
 }
@@ -208,7 +215,7 @@ pub(super) async fn dead_letters(
     Ok(([(header::CONTENT_TYPE, "application/json")], out).into_response())
 }
 
-fn answer(caller: &Caller, status: PluginStatus) -> Response {
+pub(super) fn answer(caller: &Caller, status: PluginStatus) -> Response {
     axum::Json(visible(caller, status)).into_response()
 }
 

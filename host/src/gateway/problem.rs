@@ -44,6 +44,9 @@ const fn host(status: u16, code: &'static str, title: &'static str, fix: &'stati
     ProblemKind { code, status, title, fix, blame: Blame::Host }
 }
 
+const FIX_SHADOW: &str =
+    "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
+
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &[
     // The request itself.
@@ -260,6 +263,77 @@ pub const PROBLEMS: &[ProblemKind] = &[
         "swap_failed",
         "the new version did not take over",
         "the old one goes on; correct the new one and deploy again",
+    ),
+    guest(409, "shadow_trap", "the new version fell in the shadow", FIX_SHADOW),
+    guest(409, "shadow_timeout", "the new version took too long for a call in the shadow", FIX_SHADOW),
+    guest(409, "shadow_limit", "the new version broke a limit in the shadow", FIX_SHADOW),
+    guest(409, "shadow_fatal", "the new version stopped in the shadow", FIX_SHADOW),
+    guest(
+        409,
+        "shadow_errors",
+        "the new version failed on events that the old one handled",
+        "correct it, or raise processors.shadow_errors_max if it is meant to reject them",
+    ),
+    guest(
+        409,
+        "shadow_slow",
+        "the new version is slower than its bound",
+        "make it faster, raise processors.shadow_time_ratio_max, or deploy it without the shadow run",
+    ),
+    guest(
+        409,
+        "shadow_memory",
+        "the new version uses too much memory or leaks it",
+        "free what is not needed, or deploy it without the shadow run if it is meant to use more",
+    ),
+    guest(
+        409,
+        "shadow_snapshot",
+        "the new version gives no usable snapshot",
+        "keep the state under guest_state_bytes_max, and make `load` accept what `snapshot` gives",
+    ),
+    guest(
+        409,
+        "shadow_impure",
+        "two snapshots of the new version in a row differ",
+        "make `snapshot` depend on the state only: no clock, no random, no changes in it",
+    ),
+    guest(
+        409,
+        "shadow_rows_differ",
+        "the new version writes other rows or events",
+        "see the differences in `plugin show`; deploy without `expect=identical-rows` if they are meant",
+    ),
+    host(503, "shadow_failed", "the host could not run the new version in the shadow", "deploy it again"),
+    caller(
+        409,
+        "shadow_stopped",
+        "the shadow run was ended by another change of the plugin",
+        "deploy it again",
+    ),
+    caller(
+        409,
+        "deploy_in_progress",
+        "another version of this plugin is being deployed",
+        "wait for it, or give it up with DELETE /v1/plugins/{plugin}/candidate",
+    ),
+    caller(
+        409,
+        "candidate_waits",
+        "another version of this plugin waits to be confirmed",
+        "confirm it, or give it up with DELETE /v1/plugins/{plugin}/candidate",
+    ),
+    caller(
+        404,
+        "candidate_unknown",
+        "there is no such candidate",
+        "GET /v1/plugins/{plugin} says what became of the last one",
+    ),
+    caller(
+        404,
+        "deployment_unknown",
+        "there is no such earlier deployment",
+        "name a version or digest of GET /v1/plugins/{plugin}/history",
     ),
     guest(
         422,

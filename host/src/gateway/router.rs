@@ -12,7 +12,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tokio::time::Instant;
 
 use super::problem::{Problem, ProblemCode};
-use super::{Edge, auth, metrics, pages, plugins, publish, state, streams, tables};
+use super::{Edge, auth, candidates, metrics, pages, plugins, publish, state, streams, tables};
 
 type Shared = Arc<Edge>;
 
@@ -65,6 +65,14 @@ fn table() -> Vec<Route> {
         },
         action("/v1/plugins/{plugin}/pause", plugins::pause),
         action("/v1/plugins/{plugin}/resume", plugins::resume),
+        action("/v1/plugins/{plugin}/confirm", candidates::confirm),
+        action("/v1/plugins/{plugin}/rollback", candidates::rollback),
+        Route {
+            path: "/v1/plugins/{plugin}/candidate",
+            documented: Some("/v1/plugins/{plugin}/candidate"),
+            methods: &["DELETE"],
+            handlers: delete(candidates::abandon),
+        },
         page("/v1/plugins/{plugin}/history", plugins::history),
         page("/v1/plugins/{plugin}/dead-letters", plugins::dead_letters),
         page("/v1/plugins/{plugin}/state", state::show),

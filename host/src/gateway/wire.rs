@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 
 use crate::event::TenantId;
 use crate::plugins::{
-    Deployment, GrantStatus, Manifest, Measures, PluginCounters, PluginState, PluginStatus, Refusal,
-    TaskStatus, TaskWarning, TenantFailure,
+    Candidate, Deployment, GrantStatus, Manifest, Measures, PluginCounters, PluginState, PluginStatus,
+    Refusal, TaskStatus, TaskWarning, TenantFailure,
 };
 use crate::tables::TableSchema;
 
@@ -221,6 +221,10 @@ pub struct PluginView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measures: Option<Measures>,
     pub last_refusal: Option<Refusal>,
+    /// The last version that wanted to take over. Its report is of all tenants together, and so for `admin` only.
+    pub candidate: Option<Candidate>,
+    /// The answer to a deploy of what runs already.
+    pub nothing_changed: bool,
 }
 
 impl PluginView {
@@ -240,6 +244,8 @@ impl PluginView {
             counters: Some(status.counters),
             measures: Some(status.measures),
             last_refusal: status.last_refusal,
+            candidate: status.candidate,
+            nothing_changed: status.nothing_changed,
         }
     }
 
@@ -248,6 +254,16 @@ impl PluginView {
         status.tasks.retain(|task| task.tenant == tenant.as_str());
         status.warnings.retain(|warning| warning.tenant == tenant.as_str());
         status.grants.iter_mut().for_each(|grant| grant.reach.clear());
+        if let Some(candidate) = &mut status.candidate {
+            candidate.report = None;
+            if let Some(refusal) = candidate.refusal.as_mut().filter(|r| r.code.starts_with("shadow_")) {
+                // It may quote another tenant's rows or events.
+                refusal.message = "the candidate was refused in the shadow".into();
+            }
+        }
+        if let Some(refusal) = status.last_refusal.as_mut().filter(|r| r.code.starts_with("shadow_")) {
+            refusal.message = "the candidate was refused in the shadow".into();
+        }
         if !status.tenant_failures.is_empty() {
             status.tenant_failures.retain(|failure| failure.tenant == tenant.as_str());
             status.message = TenantFailure::sentence(&status.tenant_failures);

@@ -1,17 +1,18 @@
 //! Deploying, pausing and looking at plugins: what the edge and the watched directory ask for.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 
-use super::{Deployment, PluginError};
+use super::{Candidate, DeployOptions, Deployment, PluginError};
 use crate::checkpoints::{CommitError, DeadLetterRow};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::TenantId;
-use crate::processors::{BreakerState, Manifest, Measures};
+use crate::processors::{BreakerState, Manifest, Measures, ShadowFault, ShadowRefusal};
 use crate::tables::TableError;
 
 /// Where a first deploy begins to read. Later deploys go on where the plugin stands.
@@ -27,6 +28,9 @@ pub enum DeployFrom {
     After(u64),
 }
 
+/// After which a deploy that found another one under way may be tried again.
+const DEPLOY_AGAIN: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Debug)]
 pub struct DeployRequest {
     pub component: Bytes,
@@ -35,6 +39,7 @@ pub struct DeployRequest {
     pub from: DeployFrom,
     /// `directory` or `api`, and by whom.
     pub by: String,
+    pub options: DeployOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -120,7 +125,7 @@ pub struct GrantStatus {
 }
 
 /// A candidate that did not take over.
-#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Refusal {
     /// Microseconds since 1970.
     pub at: i64,
@@ -158,6 +163,11 @@ pub struct PluginStatus {
     #[serde(default)]
     pub measures: Measures,
     pub last_refusal: Option<Refusal>,
+    /// The last version that wanted to take over, and how it compared.
+    pub candidate: Option<Candidate>,
+    /// The answer to a deploy of what runs already.
+    #[serde(default)]
+    pub nothing_changed: bool,
 }
 
 impl TenantFailure {
@@ -186,6 +196,22 @@ pub trait PluginControl: Send + Sync + Debug {
     /// boundary. The running version serves until then, and goes on when the
     /// candidate is refused. The same bytes again change nothing.
     fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// Lets a candidate that waits for it take over.
+    fn confirm(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// Gives a candidate up that is in the shadow or waits to be confirmed.
+    fn abandon(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
+
+    /// Deploys an earlier version again: the one with this digest or version, or
+    /// the last other one. It proves itself like any other; the position does not move back.
+    fn rollback(
+        &self,
+        plugin: &str,
+        to: Option<&str>,
+        by: &str,
+        options: DeployOptions,
+    ) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
 
     /// Commits what was handled and stops; stays paused over restarts.
     fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
@@ -218,6 +244,16 @@ pub enum ControlError {
     StateTooLarge { version: String, task: String, bytes: u64, max: u64 },
     #[error("version {version} did not take over: {detail}")]
     SwapFailed { version: String, detail: String },
+    #[error("version {version} was refused in the shadow: {refusal}")]
+    Shadow { version: String, refusal: ShadowRefusal },
+    #[error("another version of plugin `{plugin}` is being deployed")]
+    DeployInProgress { plugin: String },
+    #[error("version {version} of plugin `{plugin}` waits to be confirmed")]
+    CandidateWaits { plugin: String, version: String },
+    #[error("no candidate of plugin `{plugin}` {wanted}")]
+    NoCandidate { plugin: String, wanted: &'static str },
+    #[error("plugin `{plugin}` has no earlier deployment {asked}; its history has {known}")]
+    NoDeployment { plugin: String, asked: String, known: String },
     #[error(transparent)]
     Plugin(#[from] PluginError),
     #[error(transparent)]
@@ -236,6 +272,11 @@ impl Classify for ControlError {
             Self::StateRefused { .. } => "state_refused",
             Self::StateTooLarge { .. } => "guest_state_bytes_max",
             Self::SwapFailed { .. } => "swap_failed",
+            Self::Shadow { refusal, .. } => refusal.fault.code(),
+            Self::DeployInProgress { .. } => "deploy_in_progress",
+            Self::CandidateWaits { .. } => "candidate_waits",
+            Self::NoCandidate { .. } => "candidate_unknown",
+            Self::NoDeployment { .. } => "deployment_unknown",
             Self::Plugin(e) => e.code(),
             Self::Table(e) => e.code(),
             Self::Commit(e) => e.code(),
@@ -247,13 +288,26 @@ impl Classify for ControlError {
         match self {
             Self::Commit(e) => e.retry(),
             Self::Backend(e) => e.retry(),
+            Self::DeployInProgress { .. } => Retry::After(DEPLOY_AGAIN),
+            Self::CandidateWaits { .. } => Retry::After(DEPLOY_AGAIN * 10),
+            Self::Shadow { refusal, .. } if refusal.fault == ShadowFault::Host => Retry::After(DEPLOY_AGAIN),
             _ => Retry::Never,
         }
     }
 
     fn blame(&self) -> Blame {
         match self {
-            Self::Unknown { .. } | Self::OtherName { .. } => Blame::Caller,
+            Self::Unknown { .. }
+            | Self::OtherName { .. }
+            | Self::DeployInProgress { .. }
+            | Self::CandidateWaits { .. }
+            | Self::NoCandidate { .. }
+            | Self::NoDeployment { .. } => Blame::Caller,
+            Self::Shadow { refusal, .. } => match refusal.fault {
+                ShadowFault::Host => Blame::Host,
+                ShadowFault::Stopped => Blame::Caller,
+                _ => Blame::Guest,
+            },
             Self::StateRefused { .. } | Self::StateTooLarge { .. } | Self::SwapFailed { .. } => Blame::Guest,
             Self::Plugin(e) => e.blame(),
             Self::Table(e) => e.blame(),

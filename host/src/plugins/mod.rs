@@ -10,6 +10,7 @@ mod artifacts;
 mod autopsy;
 mod bindings;
 mod cache;
+mod candidate;
 mod compiler;
 mod control;
 mod describe;
@@ -29,6 +30,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use candidate::{Candidate, CandidateState, DeployOptions};
 pub use control::{
     ControlError, DeployFrom, DeployRequest, GrantStatus, PluginControl, PluginCounters, PluginState,
     PluginStatus, Refusal, TaskStatus, TaskWarning, TenantFailure,
@@ -46,9 +48,9 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
-use crate::processors::{FailurePolicy, InvalidManifest, ProcessorFactory};
-/// What a plugin says of itself; its status shows it.
-pub use crate::processors::{Manifest, Measures};
+/// What a plugin says of itself, which its status shows, and what a candidate may be held to.
+pub use crate::processors::{Expect, Manifest, Measures};
+use crate::processors::{FailurePolicy, InvalidManifest, OrderingKey, ProcessorFactory};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +124,28 @@ pub struct Deployment {
     pub deployed_at: i64,
     /// `directory` or `api`, and by whom.
     pub deployed_by: String,
+    /// What its lanes were filled by; another key is another plugin. None in what older hosts wrote.
+    #[serde(default)]
+    pub ordering_key: Option<OrderingKey>,
+    /// How the version proved itself.
+    #[serde(default)]
+    pub proof: Proof,
+    /// An earlier version that was deployed again.
+    #[serde(default)]
+    pub rollback: bool,
+}
+
+/// What a version has shown before it served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// It loads the state of every task. There was nothing that ran beside it.
+    #[default]
+    Loaded,
+    /// The same; the shadow run was left out on request.
+    LoadedOnly,
+    /// It has also handled this many events in the shadow of the version before it.
+    Shadowed { events: u64 },
 }
 
 /// Where a new processor begins.
@@ -144,6 +168,10 @@ pub trait DeploymentStore: Send + Sync + Debug {
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>>;
     /// Former and present deployments of a plugin, newest first.
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
+    /// Writes what became of a plugin's last candidate over what became of the one before.
+    fn put_candidate(&self, plugin: &str, candidate: Candidate) -> BoxFuture<'_, Result<(), BackendError>>;
+    /// What became of the last candidate of each plugin that had one.
+    fn candidates(&self) -> BoxFuture<'_, Result<BTreeMap<String, Candidate>, BackendError>>;
 }
 
 /// Why a component cannot become, or stay, a plugin.

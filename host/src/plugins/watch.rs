@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{DeployFrom, DeployRequest, PluginControl};
+use super::{DeployFrom, DeployOptions, DeployRequest, PluginControl};
 use crate::error::{Classify, Retry};
 use crate::limits::{COMPONENT_BYTES_MAX, PLUGINS_POLL};
 
@@ -141,6 +141,7 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
         expected_name: None,
         from: DeployFrom::Oldest,
         by: format!("{BY_DIRECTORY}{file}"),
+        options: DeployOptions::default(),
     };
     match control.deploy(request).await {
         Ok(status) => {

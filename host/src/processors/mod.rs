@@ -19,6 +19,7 @@ mod pool;
 mod proof;
 mod resolve;
 mod runner;
+mod shadow;
 mod spans;
 mod task;
 mod worker;
@@ -35,6 +36,10 @@ pub use pool::GuestPool;
 pub use proof::{context_at_rest, prove_at_rest};
 pub use resolve::{ResolveError, Resolved, Verdict};
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};
+pub use shadow::{
+    Differences, Expect, RowDifference, ShadowFault, ShadowOutcome, ShadowRefusal, ShadowReport,
+    ShadowSettings, VersionFigures,
+};
 
 use crate::checkpoints::{CommitError, EffectBatch, SavedState, ScanLimit, StatePage, StateValue};
 use crate::error::Blame;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -21,6 +22,7 @@ use super::measures::{Measures, since};
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
+use super::shadow::{ShadowSettings, Slot};
 use super::task::{End, Task};
 use super::{FailurePolicy, LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, TaskId};
@@ -62,6 +64,8 @@ pub struct ProcessorSettings {
     pub retry_wait_min: Duration,
     pub retry_wait_max: Duration,
     pub idle_max: Duration,
+    /// How a candidate is tried before it takes over.
+    pub shadow: ShadowSettings,
 }
 
 impl Default for ProcessorSettings {
@@ -83,6 +87,7 @@ impl Default for ProcessorSettings {
             retry_wait_min: RETRY_WAIT_MIN,
             retry_wait_max: RETRY_WAIT_MAX,
             idle_max: TASK_IDLE_MAX,
+            shadow: ShadowSettings::default(),
         }
     }
 }
@@ -108,6 +113,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: ProcessorSettings,
     pub(super) counters: Arc<VersionCounters>,
+    /// The candidate that handles what the tasks handle, if there is one.
+    pub(super) shadow: Slot,
     runtime: tokio::runtime::Handle,
     jobs: TaskTracker,
     factory: RwLock<Arc<dyn ProcessorFactory>>,
@@ -196,6 +203,7 @@ impl Runner {
             pool: engine.pool.clone(),
             clock: Arc::clone(&engine.clock),
             settings,
+            shadow: Slot::default(),
             runtime: engine.runtime.clone(),
             jobs: TaskTracker::new(),
             factory: RwLock::new(factory),
@@ -212,6 +220,10 @@ impl Runner {
 
     pub fn factory(&self) -> Arc<dyn ProcessorFactory> {
         self.shared.factory()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Whether this version could load the committed state of every task. It is
@@ -383,7 +395,15 @@ impl Shared {
         self.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
 
-    fn tasks(&self) -> Vec<Arc<Task>> {
+    /// For calls that may take long, off the threads of the runtime.
+    pub(super) fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.runtime.spawn_blocking(work)
+    }
+
+    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
         self.runs().values().flat_map(|run| run.tasks.iter().cloned()).collect()
     }
 

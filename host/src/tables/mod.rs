@@ -50,7 +50,8 @@ pub struct RowPage {
 /// Calls may wait for storage, but never for a writer. All are safe to repeat.
 pub trait TableStore: Send + Sync + Debug {
     /// Makes a plugin's tables exist. A known table with the same columns is
-    /// left alone; added nullable columns and changed flags are applied in place; any other
+    /// left alone; added nullable columns and changed flags are applied in place, and a nullable
+    /// column that is no longer declared stays, null in what is written from then on; any other
     /// difference is [`TableError::SchemaChanged`], another plugin's table
     /// [`TableError::Owned`]. All or nothing.
     fn declare(&self, plugin: &str, tables: &[TableSchema]) -> BoxFuture<'_, Result<(), TableError>>;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millrace::checkpoints::{Commit, CommitError, DeadLetter, Generation, ScanLimit, StatePage, TaskId};
 use millrace::event::{EventBatch, Micros, Position, Revision, TenantId};
-use millrace::plugins::{Deployment, StartFrom};
+use millrace::plugins::{Deployment, Proof, StartFrom};
 use millrace::tables::{Cell, Row, TableSchema, Value};
 
 use super::Seams;
@@ -479,6 +479,9 @@ fn deployment(version: &str) -> Deployment {
         from: StartFrom::After(7),
         deployed_at: 5,
         deployed_by: "api".into(),
+        ordering_key: None,
+        proof: Proof::Loaded,
+        rollback: false,
     }
 }
 

@@ -17,8 +17,8 @@ use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::plugins::{
-    ControlError, DeployRequest, Deployment, GrantStatus, Measures, PluginControl, PluginCounters,
-    PluginState, PluginStatus, StartFrom, TaskStatus, TenantFailure,
+    ControlError, DeployOptions, DeployRequest, Deployment, GrantStatus, Measures, PluginControl,
+    PluginCounters, PluginState, PluginStatus, Proof, StartFrom, TaskStatus, TenantFailure,
 };
 use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
@@ -500,6 +500,9 @@ impl FakePlugins {
                 from: StartFrom::Oldest,
                 deployed_at: 0,
                 deployed_by: "test".into(),
+                ordering_key: None,
+                proof: Proof::Loaded,
+                rollback: false,
             },
             manifest: None,
             grants: vec![GrantStatus {
@@ -514,6 +517,8 @@ impl FakePlugins {
             counters,
             measures: Measures::default(),
             last_refusal: None,
+            candidate: None,
+            nothing_changed: false,
         })
     }
 }
@@ -532,9 +537,30 @@ impl PluginControl for FakePlugins {
     }
 
     fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
-        let DeployRequest { component, expected_name, from, by } = request;
+        let DeployRequest { component, expected_name, from, by, options: _ } = request;
         self.note(format!("deploy {} bytes, {expected_name:?}, {from:?}, {by}", component.len()));
         ready(self.status("keeper")).boxed()
+    }
+
+    fn confirm(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        self.note(format!("confirm {plugin}"));
+        ready(self.status(plugin)).boxed()
+    }
+
+    fn abandon(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        self.note(format!("abandon {plugin}"));
+        ready(self.status(plugin)).boxed()
+    }
+
+    fn rollback(
+        &self,
+        plugin: &str,
+        to: Option<&str>,
+        by: &str,
+        options: DeployOptions,
+    ) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        self.note(format!("roll back {plugin} to {to:?}, {by}, {options:?}"));
+        ready(self.status(plugin)).boxed()
     }
 
     fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {

@@ -11,7 +11,8 @@ use millrace::checkpoints::DeadLetterRow;
 use millrace::error::BackendError;
 use millrace::event::TenantId;
 use millrace::plugins::{
-    ControlError, DeployRequest, Deployment, DirectoryWatcher, PluginControl, PluginError, PluginStatus,
+    ControlError, DeployOptions, DeployRequest, Deployment, DirectoryWatcher, PluginControl, PluginError,
+    PluginStatus,
 };
 use millrace_tests::until;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,24 @@ impl PluginControl for Refuser {
             PluginError::NotAComponent { detail: "told so".into() }.into()
         };
         async { Err(error) }.boxed()
+    }
+
+    fn confirm(&self, _: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        Self::nothing()
+    }
+
+    fn abandon(&self, _: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        Self::nothing()
+    }
+
+    fn rollback(
+        &self,
+        _: &str,
+        _: Option<&str>,
+        _: &str,
+        _: DeployOptions,
+    ) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        Self::nothing()
     }
 
     fn pause(&self, _: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {

@@ -57,7 +57,11 @@ fn change(catalog: &Catalog, plugin: &str, table: &TableSchema) -> Result<Change
     }
     for column in &known.columns {
         let Some((_, now)) = table.column(&column.name) else {
-            return changed(format!("column `{}` is gone", column.name));
+            // An earlier version does not know what a later one added: its rows are null there.
+            if column.nullable {
+                continue;
+            }
+            return changed(format!("column `{}` is gone and not nullable", column.name));
         };
         if now.column_type != column.column_type {
             return changed(format!(
@@ -96,6 +100,7 @@ impl Committer {
                 Change::Create => self.conn.execute_batch(&create_sql(table))?,
                 Change::Alter(added) => self.alter(table, &added)?,
             }
+            let table = &self.with_kept_columns(table);
             self.conn
                 .prepare_cached(
                     "INSERT INTO tables(name, owner, schema) VALUES (?1, ?2, ?3)
@@ -107,6 +112,17 @@ impl Committer {
             self.note_catalog_change();
         }
         Ok(())
+    }
+
+    /// What is stored is the superset: columns that are no longer declared stay readable.
+    fn with_kept_columns(&self, table: &TableSchema) -> TableSchema {
+        let mut table = table.clone();
+        if let Some(entry) = self.catalog.get(&table.name) {
+            let kept = entry.schema.columns.iter().filter(|c| table.column(&c.name).is_none());
+            let kept: Vec<Column> = kept.cloned().collect();
+            table.columns.extend(kept);
+        }
+        table
     }
 
     fn alter(&self, table: &TableSchema, added: &[String]) -> Result<(), rusqlite::Error> {

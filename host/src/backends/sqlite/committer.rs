@@ -213,6 +213,9 @@ impl Committer {
                 answer!(Answer::Declare, reply, result);
             }
             Request::Deploy { deployment, reply } => answer!(Answer::Unit, reply, self.deploy(&deployment)),
+            Request::PutCandidate { plugin, candidate, reply } => {
+                answer!(Answer::Unit, reply, self.put_candidate(&plugin, &candidate));
+            }
             Request::Remove { plugin, reply } => answer!(Answer::Unit, reply, self.remove(&plugin)),
             Request::PurgeTombstones { before, reply } => {
                 answer!(Answer::Count, reply, self.purge_tombstones(before));

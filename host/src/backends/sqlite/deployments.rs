@@ -4,7 +4,7 @@ use super::committer::{Committer, Stop};
 use super::shared::to_json;
 use crate::error::BackendError;
 use crate::limits::DEPLOYMENT_HISTORY_MAX;
-use crate::plugins::Deployment;
+use crate::plugins::{Candidate, Deployment};
 
 impl Committer {
     /// Writes a plugin's deployment; the former one becomes history.
@@ -13,6 +13,21 @@ impl Committer {
         self.conn
             .prepare_cached("INSERT INTO deployments(plugin, deployment) VALUES (?1, ?2)")?
             .execute((&deployment.plugin, to_json(deployment)?))?;
+        Ok(())
+    }
+
+    /// Writes what became of a plugin's last candidate.
+    pub(super) fn put_candidate(
+        &self,
+        plugin: &str,
+        candidate: &Candidate,
+    ) -> Result<(), Stop<BackendError>> {
+        self.conn
+            .prepare_cached(
+                "INSERT INTO candidates(plugin, report) VALUES (?1, ?2)
+                 ON CONFLICT(plugin) DO UPDATE SET report = excluded.report",
+            )?
+            .execute((plugin, to_json(candidate)?))?;
         Ok(())
     }
 
@@ -26,6 +41,7 @@ impl Committer {
             "DELETE FROM parked_keys WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
             "DELETE FROM states WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
             "DELETE FROM tasks WHERE processor = ?1",
+            "DELETE FROM candidates WHERE plugin = ?1",
             "UPDATE tables SET owner = NULL WHERE owner = ?1",
         ] {
             self.conn.prepare_cached(sql)?.execute([plugin])?;

@@ -1,6 +1,7 @@
 //! Reading: pages of the log, tasks, deployments.
 //! Each function runs inside one read transaction.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -13,7 +14,7 @@ use crate::checkpoints::{CommitError, Generation, TaskId, TaskRow};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
-use crate::plugins::Deployment;
+use crate::plugins::{Candidate, Deployment};
 use crate::streams::{PageLimit, StreamError};
 
 pub(super) type ReadResult<T, E> = Result<T, ReadStop<E>>;
@@ -129,4 +130,14 @@ pub(super) fn deployment_history(
         deployments.push(from_json(row.get_ref(0)?.as_str()?)?);
     }
     Ok(deployments)
+}
+
+pub(super) fn candidates(conn: &Connection) -> ReadResult<BTreeMap<String, Candidate>, BackendError> {
+    let mut statement = conn.prepare_cached("SELECT plugin, report FROM candidates")?;
+    let mut rows = statement.query([])?;
+    let mut candidates = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        candidates.insert(row.get(0)?, from_json(row.get_ref(1)?.as_str()?)?);
+    }
+    Ok(candidates)
 }

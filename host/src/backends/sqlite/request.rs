@@ -6,7 +6,7 @@ use super::keyed_state::ExpiredAge;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, TaskId};
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros};
-use crate::plugins::Deployment;
+use crate::plugins::{Candidate, Deployment};
 use crate::streams::{Appended, Retention, StreamError};
 use crate::tables::{TableError, TableSchema};
 
@@ -45,6 +45,11 @@ pub(super) enum Request {
     },
     Deploy {
         deployment: Box<Deployment>,
+        reply: Sender<(), BackendError>,
+    },
+    PutCandidate {
+        plugin: String,
+        candidate: Box<Candidate>,
         reply: Sender<(), BackendError>,
     },
     Remove {
@@ -143,7 +148,9 @@ impl Request {
             Self::Claim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Declare { reply, .. } => drop(reply.send(Err(error.into()))),
-            Self::Deploy { reply, .. } | Self::Remove { reply, .. } => drop(reply.send(Err(error))),
+            Self::Deploy { reply, .. } | Self::PutCandidate { reply, .. } | Self::Remove { reply, .. } => {
+                drop(reply.send(Err(error)))
+            }
             Self::PurgeTombstones { reply, .. } | Self::PurgeExpired { reply, .. } => {
                 drop(reply.send(Err(error)));
             }

@@ -68,9 +68,9 @@ impl Committer {
         let Some(table) = writes.first().and_then(|write| writer.commit.tables.get(write.table)) else {
             return Ok(0);
         };
-        self.check_table(writer.commit, table)?;
-        let mut upsert = self.conn.prepare_cached(&upsert_sql(table))?;
-        let mut delete = self.conn.prepare_cached(&delete_sql(table))?;
+        let stored = self.check_table(writer.commit, table)?;
+        let mut upsert = self.conn.prepare_cached(&upsert_sql(table, stored))?;
+        let mut delete = self.conn.prepare_cached(&delete_sql(stored))?;
         let mut stale = 0;
         for run in writes.chunk_by(|a, b| a.key == b.key) {
             let (write, passed_over) = coalesce(table.versioned, run);
@@ -82,8 +82,9 @@ impl Committer {
         Ok(stale)
     }
 
-    /// A commit writes to tables that its own plugin has declared.
-    fn check_table(&self, commit: &Commit, table: &TableSchema) -> Result<(), Stop<CommitError>> {
+    /// A commit writes to tables that its own plugin has declared. Answers what
+    /// is stored, which may have columns that this version does not know.
+    fn check_table(&self, commit: &Commit, table: &TableSchema) -> Result<&TableSchema, Stop<CommitError>> {
         let refused = |reason| Err(Stop::Refused(CommitError::Refused { task: commit.task.clone(), reason }));
         let Some(entry) = self.catalog.get(&table.name) else {
             return refused(format!("table `{}` is not declared", table.name));
@@ -99,7 +100,7 @@ impl Committer {
         if !fits {
             return refused(format!("table `{}` is declared otherwise by now", table.name));
         }
-        Ok(())
+        Ok(&entry.schema)
     }
 
     fn write_row(
@@ -194,7 +195,8 @@ fn coalesce<'a>(versioned: bool, run: &[RowWrite<'a>]) -> (RowWrite<'a>, u64) {
     (kept, stale)
 }
 
-fn upsert_sql(table: &TableSchema) -> String {
+/// A put is the whole row: what the writer does not know becomes null.
+fn upsert_sql(table: &TableSchema, stored: &TableSchema) -> String {
     let rows = rows_table(&table.name);
     let mut columns = String::new();
     let mut values = String::new();
@@ -205,6 +207,9 @@ fn upsert_sql(table: &TableSchema) -> String {
         let _ = write!(columns, ", {name}");
         let _ = write!(values, ", ?{}", index + 6);
         let _ = write!(updates, ", {name} = excluded.{name}");
+    }
+    for column in stored.columns.iter().filter(|c| table.column(&c.name).is_none()) {
+        let _ = write!(updates, ", {} = NULL", column_name(&column.name));
     }
     let gate = if table.versioned { " AND excluded._version > _version" } else { "" };
     format!(

@@ -1,5 +1,7 @@
 //! The seams that the store implements: checks at the border, then a request or a read.
 
+use std::collections::BTreeMap;
+
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
@@ -14,7 +16,7 @@ use crate::checkpoints::{
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
-use crate::plugins::{Deployment, DeploymentStore};
+use crate::plugins::{Candidate, Deployment, DeploymentStore};
 use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
 use crate::tables::{Query, Row, RowPage, TableError, TableSchema, TableStore};
 
@@ -200,5 +202,14 @@ impl DeploymentStore for SqliteStore {
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>> {
         let plugin = plugin.to_owned();
         SqliteStore::read(self, move |conn, _| pages::deployment_history(conn, &plugin))
+    }
+
+    fn put_candidate(&self, plugin: &str, candidate: Candidate) -> BoxFuture<'_, Result<(), BackendError>> {
+        let (plugin, candidate) = (plugin.to_owned(), Box::new(candidate));
+        self.request(|reply| Request::PutCandidate { plugin, candidate, reply })
+    }
+
+    fn candidates(&self) -> BoxFuture<'_, Result<BTreeMap<String, Candidate>, BackendError>> {
+        SqliteStore::read(self, |conn, _| pages::candidates(conn))
     }
 }

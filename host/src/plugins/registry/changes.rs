@@ -8,21 +8,24 @@ use crate::plugins::{ControlError, PluginStatus};
 
 impl Registry {
     pub(super) async fn pause_now(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
+        self.end_shadows(Some(plugin));
         let _turn = self.turn(plugin).await?;
         let mut entry = self.entry(plugin)?;
+        self.lose_candidate(plugin, &mut entry, "the plugin was paused").await;
         if !entry.deployment.paused {
             entry.deployment.paused = true;
             self.inner.parts.deployments.put(entry.deployment.clone()).await?;
             if let Some(runner) = entry.runner.take() {
                 runner.stop(DRAIN_MAX).await;
             }
-            self.entries().insert(plugin.into(), entry);
         }
+        self.entries().insert(plugin.into(), entry);
         self.status(plugin).await
     }
 
     /// Also starts a plugin again that had stopped by itself.
     pub(super) async fn resume_now(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
+        self.end_shadows(Some(plugin));
         let _turn = self.turn(plugin).await?;
         let mut entry = self.entry(plugin)?;
         let failed = entry.runner.as_ref().is_some_and(|runner| !runner.status().failures.is_empty());
@@ -44,6 +47,7 @@ impl Registry {
     }
 
     pub(super) async fn remove_now(&self, plugin: &str) -> Result<(), ControlError> {
+        self.end_shadows(Some(plugin));
         let _turn = self.turn(plugin).await?;
         let mut entry = self.entry(plugin)?;
         if let Some(runner) = &entry.runner {

@@ -4,59 +4,126 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Entry, Registry, blocking};
-use crate::error::Classify;
 use crate::limits::{DRAIN_MAX, LANES_MAX};
 use crate::plugins::watch::BY_DIRECTORY;
 use crate::plugins::{
-    ControlError, DeployFrom, DeployRequest, Deployment, PluginError, PluginStatus, Refusal, StartFrom,
+    Candidate, CandidateState, ControlError, DeployFrom, DeployOptions, DeployRequest, Deployment,
+    PluginError, PluginStatus, Proof, Refusal, StartFrom,
 };
-use crate::processors::{LoadError, ProcessorFactory, Runner, SwapError, prove_at_rest};
+use crate::processors::{
+    LoadError, ProcessorFactory, Runner, ShadowFault, ShadowReport, SwapError, prove_at_rest,
+};
 
 /// A version that wants to run.
-struct Candidate {
-    factory: Arc<dyn ProcessorFactory>,
-    component: bytes::Bytes,
-    by: String,
+pub(super) struct Attempt {
+    pub(super) factory: Arc<dyn ProcessorFactory>,
+    pub(super) component: bytes::Bytes,
+    pub(super) by: String,
+    pub(super) options: DeployOptions,
+    /// What its shadow run found.
+    pub(super) report: Option<ShadowReport>,
+}
+
+impl Attempt {
+    pub(super) fn candidate(&self, at: i64, state: CandidateState, refusal: Option<Refusal>) -> Candidate {
+        let manifest = self.factory.manifest();
+        Candidate {
+            name: format!("{} {}", manifest.name, manifest.version),
+            digest: self.factory.digest().to_owned(),
+            by: self.by.clone(),
+            at,
+            state,
+            refusal,
+            report: self.report.clone(),
+        }
+    }
+
+    fn proof(&self) -> Proof {
+        match &self.report {
+            _ if self.options.no_shadow => Proof::LoadedOnly,
+            Some(report) => Proof::Shadowed { events: report.events },
+            None => Proof::Loaded,
+        }
+    }
 }
 
 impl Registry {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<PluginStatus, ControlError> {
-        let DeployRequest { component, expected_name, from, by } = request;
+        let DeployRequest { component, expected_name, from, by, options } = request;
         let factory = match self.load(component.clone()).await {
             Ok(factory) => factory,
             Err(error) => {
                 let error = ControlError::from(error);
-                self.refuse_unnamed(expected_name.as_deref(), &by, &error);
+                self.refuse_unnamed(expected_name.as_deref(), &by, &error).await;
                 return Err(error);
             }
         };
         let name = factory.manifest().name.clone();
         if let Some(expected) = expected_name.filter(|expected| *expected != name) {
             let error = ControlError::OtherName { expected: expected.clone(), found: name };
-            self.refuse_unnamed(Some(&expected), &by, &error);
+            self.refuse_unnamed(Some(&expected), &by, &error).await;
             return Err(error);
         }
+        let deploying = self.begin_deploy(&name)?;
         let _turn = self.turn(&name).await?;
         let before = self.entries().get(&name).cloned();
-        if let Some(entry) = &before
-            && self.changes_nothing(entry, factory.digest(), &by).await?
-        {
-            return self.status(&name).await;
+        if let Some(entry) = &before {
+            if self.changes_nothing(entry, factory.digest(), &by).await? {
+                return Ok(PluginStatus { nothing_changed: true, ..self.status(&name).await? });
+            }
+            if let Some(waiting) = &entry.waiting {
+                let version = waiting.factory.manifest().version.to_string();
+                return Err(ControlError::CandidateWaits { plugin: name, version });
+            }
         }
-        let called = format!("{name} {}", factory.manifest().version);
-        let candidate = Candidate { factory, component, by };
-        let result = match before {
-            None => self.deploy_first(candidate, from).await,
-            Some(entry) => self.deploy_over(entry, candidate).await,
-        };
-        if let Err(error) = result {
-            self.refuse(&name, self.refusal(&error, called));
-            return Err(error);
+        let mut attempt = Attempt { factory, component, by, options, report: None };
+        match before {
+            None => self.deploy_first(attempt, from).await?,
+            Some(entry) => {
+                if let Err(error) = self.try_in_shadow(&entry, &mut attempt, &deploying.cancel).await {
+                    self.refuse(&name, &attempt, &error).await;
+                    return Err(error);
+                }
+                if attempt.options.confirm && attempt.report.is_some() {
+                    self.let_wait(&name, attempt).await;
+                } else {
+                    self.take_over(entry, attempt).await?;
+                }
+            }
         }
         self.status(&name).await
+    }
+
+    /// Everything that a candidate has to show beside a version that runs. Changes nothing.
+    async fn try_in_shadow(
+        &self,
+        entry: &Entry,
+        attempt: &mut Attempt,
+        cancel: &CancellationToken,
+    ) -> Result<(), ControlError> {
+        let parts = &self.inner.parts;
+        same_key(entry, &attempt.factory)?;
+        let manifest = attempt.factory.manifest();
+        let Some(runner) = running(entry) else { return Ok(()) };
+        runner.prove(&attempt.factory).await.map_err(|error| refused(&attempt.factory, error))?;
+        parts.tables.check(&manifest.name, &manifest.tables)?;
+        let settings = attempt.options.shadow(&parts.processors.shadow);
+        if settings.events == 0 {
+            return Ok(());
+        }
+        if let Some(entry) = self.entries().get_mut(&manifest.name) {
+            entry.last = Some(attempt.candidate(self.now(), CandidateState::InShadow, None));
+        }
+        let outcome = runner.shadow(&attempt.factory, &settings, cancel).await;
+        attempt.report = Some(outcome.report);
+        match outcome.refusal {
+            None => Ok(()),
+            Some(refusal) => Err(ControlError::Shadow { version: manifest.version.to_string(), refusal }),
+        }
     }
 
     /// Whether these bytes run already, or are what a watched file had brought
@@ -73,9 +140,9 @@ impl Registry {
         Ok(brought.is_some_and(|deployment| deployment.digest == digest))
     }
 
-    async fn deploy_first(&self, candidate: Candidate, from: DeployFrom) -> Result<(), ControlError> {
+    async fn deploy_first(&self, attempt: Attempt, from: DeployFrom) -> Result<(), ControlError> {
         let parts = &self.inner.parts;
-        let Candidate { factory, component, by } = candidate;
+        let Attempt { factory, component, by, .. } = attempt;
         let manifest = factory.manifest().clone();
         let settings = parts.settings.get(&manifest.name).cloned().unwrap_or_default();
         let lanes = settings.lanes.unwrap_or(parts.processors.lanes).clamp(1, LANES_MAX);
@@ -94,38 +161,52 @@ impl Registry {
                 DeployFrom::Tail => StartFrom::After(parts.engine.log.bounds().newest.0),
                 DeployFrom::After(position) => StartFrom::After(position),
             },
-            deployed_at: parts.engine.clock.now().0,
+            deployed_at: self.now(),
             deployed_by: by,
+            ordering_key: Some(manifest.ordering_key.clone()),
+            proof: Proof::Loaded,
+            rollback: false,
         };
         parts.deployments.put(deployment.clone()).await?;
         info!(plugin.name = manifest.name, plugin.version = %manifest.version, "plugin deployed");
         let runner = Some(self.run(factory, &deployment));
         let name = manifest.name.clone();
-        let entry = Entry { deployment, manifest: Some(manifest), runner, failure: None, last_refusal: None };
+        let manifest = Some(manifest);
+        let entry = Entry { deployment, manifest, runner, failure: None, last: None, waiting: None };
         self.entries().insert(name, entry);
         Ok(())
     }
 
-    async fn deploy_over(&self, entry: Entry, candidate: Candidate) -> Result<(), ControlError> {
-        same_key(&entry, &candidate.factory)?;
+    /// A candidate that has proved itself takes over. What goes wrong is remembered.
+    pub(super) async fn take_over(&self, entry: Entry, attempt: Attempt) -> Result<(), ControlError> {
+        let manifest = attempt.factory.manifest().clone();
+        let name = manifest.name.clone();
         let deployment = Deployment {
-            version: candidate.factory.manifest().version.to_string(),
-            digest: candidate.factory.digest().to_owned(),
-            deployed_at: self.inner.parts.engine.clock.now().0,
-            deployed_by: candidate.by.clone(),
+            version: manifest.version.to_string(),
+            digest: attempt.factory.digest().to_owned(),
+            deployed_at: self.now(),
+            deployed_by: attempt.by.clone(),
+            ordering_key: Some(manifest.ordering_key.clone()),
+            proof: attempt.proof(),
+            rollback: attempt.options.rollback,
             ..entry.deployment.clone()
         };
-        let runs = |runner: &&Runner| runner.status().failures.is_empty();
-        let running = entry.runner.as_ref().filter(runs).cloned();
-        let manifest = candidate.factory.manifest().clone();
-        let runner = match running {
-            Some(runner) => Some(self.swap(runner, candidate, &deployment).await?),
-            None => self.replace(&entry, candidate, &deployment).await?,
+        let swapped = match running(&entry) {
+            Some(runner) => self.swap(runner, &attempt, &deployment).await.map(Some),
+            None => self.replace(&entry, &attempt, &deployment).await,
+        };
+        let runner = match swapped {
+            Ok(runner) => runner,
+            Err(error) => {
+                self.refuse(&name, &attempt, &error).await;
+                return Err(error);
+            }
         };
         info!(plugin.name = manifest.name, plugin.version = %manifest.version, "plugin version took over");
-        let name = manifest.name.clone();
-        let entry = Entry { deployment, manifest: Some(manifest), runner, failure: None, last_refusal: None };
-        self.entries().insert(name, entry);
+        let manifest = Some(manifest);
+        let entry = Entry { deployment, manifest, runner, failure: None, last: None, waiting: None };
+        self.entries().insert(name.clone(), entry);
+        self.remember(&name, attempt.candidate(self.now(), CandidateState::TookOver, None)).await;
         Ok(())
     }
 
@@ -133,14 +214,17 @@ impl Registry {
     async fn swap(
         &self,
         runner: Runner,
-        candidate: Candidate,
+        attempt: &Attempt,
         deployment: &Deployment,
     ) -> Result<Runner, ControlError> {
-        let factory = candidate.factory;
-        runner.prove(&factory).await.map_err(|error| refused(&factory, error))?;
-        self.prepare(&factory, candidate.component).await?;
+        let factory = &attempt.factory;
+        if attempt.options.confirm {
+            // It has waited, and the state has moved on.
+            runner.prove(factory).await.map_err(|error| refused(factory, error))?;
+        }
+        self.prepare(factory, attempt.component.clone()).await?;
         let old = runner.factory();
-        runner.swap(Arc::clone(&factory)).await.map_err(|error| refused(&factory, error))?;
+        runner.swap(Arc::clone(factory)).await.map_err(|error| refused(factory, error))?;
         if let Err(error) = self.inner.parts.deployments.put(deployment.clone()).await {
             // What is not written down would be another version after a restart.
             if let Err(stays) = runner.swap(old).await {
@@ -151,7 +235,7 @@ impl Registry {
         if !runner.status().failures.is_empty() {
             // A tenant's run had ended before it could hand over.
             runner.stop(DRAIN_MAX).await;
-            return Ok(self.run(factory, deployment));
+            return Ok(self.run(Arc::clone(factory), deployment));
         }
         Ok(runner)
     }
@@ -160,19 +244,19 @@ impl Registry {
     async fn replace(
         &self,
         entry: &Entry,
-        candidate: Candidate,
+        attempt: &Attempt,
         deployment: &Deployment,
     ) -> Result<Option<Runner>, ControlError> {
         let parts = &self.inner.parts;
-        let factory = candidate.factory;
+        let factory = &attempt.factory;
         if let Some(runner) = &entry.runner {
             // Of several tenants, some may still run.
             runner.stop(DRAIN_MAX).await;
         }
         let replaced = async {
-            let proved = prove_at_rest(&parts.engine, &factory, deployment.lanes).await;
-            proved.map_err(|error| refused(&factory, error))?;
-            self.prepare(&factory, candidate.component).await?;
+            let proved = prove_at_rest(&parts.engine, factory, deployment.lanes).await;
+            proved.map_err(|error| refused(factory, error))?;
+            self.prepare(factory, attempt.component.clone()).await?;
             Ok::<_, ControlError>(parts.deployments.put(deployment.clone()).await?)
         };
         if let Err(error) = replaced.await {
@@ -182,7 +266,7 @@ impl Registry {
             }
             return Err(error);
         }
-        Ok(if deployment.paused { None } else { Some(self.run(factory, deployment)) })
+        Ok(if deployment.paused { None } else { Some(self.run(Arc::clone(factory), deployment)) })
     }
 
     /// What a candidate needs, once it has proved itself: its tables, and bytes to start from.
@@ -201,20 +285,9 @@ impl Registry {
         blocking(move || artifacts.put(&component)).await.map(|_| ())
     }
 
-    fn refusal(&self, error: &ControlError, candidate: String) -> Refusal {
-        let at = self.inner.parts.engine.clock.now().0;
-        Refusal {
-            at,
-            candidate,
-            code: error.code().into(),
-            blame: error.blame().as_str().into(),
-            message: error.to_string(),
-        }
-    }
-
     /// A component that did not come as far as its name: it was meant for the
     /// plugin that the caller named, or that its file had brought before.
-    fn refuse_unnamed(&self, expected_name: Option<&str>, by: &str, error: &ControlError) {
+    async fn refuse_unnamed(&self, expected_name: Option<&str>, by: &str, error: &ControlError) {
         let brought = || {
             let entries = self.entries();
             let mut brought = entries.iter().filter(|(_, entry)| entry.deployment.deployed_by == by);
@@ -225,29 +298,54 @@ impl Registry {
             None if by.starts_with(BY_DIRECTORY) => brought(),
             None => None,
         };
-        if let Some(plugin) = meant {
-            self.refuse(&plugin, self.refusal(error, by.to_owned()));
+        let Some(plugin) = meant else { return };
+        if self.entries().get(&plugin).is_some_and(|entry| entry.waiting.is_some()) {
+            // The one that waits is still there to be confirmed.
+            return;
         }
+        let candidate = Candidate {
+            name: by.to_owned(),
+            digest: String::new(),
+            by: by.to_owned(),
+            at: self.now(),
+            state: CandidateState::Refused,
+            refusal: Some(self.refusal(error, by.to_owned())),
+            report: None,
+        };
+        self.remember(&plugin, candidate).await;
     }
 
     /// Remembers that a candidate did not take over, for the plugin's status.
-    fn refuse(&self, plugin: &str, refusal: Refusal) {
-        if let Some(entry) = self.entries().get_mut(plugin) {
-            entry.last_refusal = Some(refusal);
-        }
+    async fn refuse(&self, plugin: &str, attempt: &Attempt, error: &ControlError) {
+        let stopped = matches!(
+            error,
+            ControlError::Shadow { refusal, .. } if refusal.fault == ShadowFault::Stopped
+        );
+        let state = if stopped { CandidateState::Abandoned } else { CandidateState::Refused };
+        let mut candidate = attempt.candidate(self.now(), state, None);
+        candidate.refusal = Some(self.refusal(error, candidate.name.clone()));
+        self.remember(plugin, candidate).await;
     }
+}
+
+/// What runs for all of its tenants.
+fn running(entry: &Entry) -> Option<Runner> {
+    entry.runner.clone().filter(|runner| runner.status().failures.is_empty())
 }
 
 /// Lanes hold what their keys have brought: another key would send events to lanes without their state.
 fn same_key(entry: &Entry, factory: &Arc<dyn ProcessorFactory>) -> Result<(), ControlError> {
     let manifest = factory.manifest();
-    match entry.manifest.as_ref().filter(|old| old.ordering_key != manifest.ordering_key) {
+    // A version that cannot be loaded any more has left its key in its deployment.
+    let written = entry.deployment.ordering_key.as_ref();
+    let old = written.or(entry.manifest.as_ref().map(|old| &old.ordering_key));
+    match old.filter(|old| **old != manifest.ordering_key) {
         None => Ok(()),
         Some(old) => Err(ControlError::SwapFailed {
             version: manifest.version.to_string(),
             detail: format!(
-                "its ordering key is {:?}, the running version's is {:?}; another key needs a rebuild: remove the plugin and deploy it again",
-                manifest.ordering_key, old.ordering_key
+                "its ordering key is {:?}, the running version's is {old:?}; another key needs a rebuild: remove the plugin and deploy it again",
+                manifest.ordering_key
             ),
         }),
     }

@@ -4,6 +4,7 @@
 //! compiling and verifying happen before a change takes its turn. So a slow
 //! component holds up nobody but itself.
 
+mod candidates;
 mod changes;
 mod deploy;
 mod show;
@@ -17,11 +18,13 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::candidates::Waiting;
 use super::{
-    ArtifactStore, ControlError, DeployRequest, Deployment, DeploymentStore, PluginControl, PluginError,
-    PluginRuntime, PluginSettings, PluginStatus, Refusal, StartFrom,
+    ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, Deployment, DeploymentStore,
+    PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::{BackendError, Classify as _};
@@ -58,6 +61,8 @@ struct Inner {
     counters: Mutex<BTreeMap<String, Arc<VersionCounters>>>,
     /// Plugins that are being changed or wait for it; the others have no entry.
     turns: Mutex<BTreeMap<String, Arc<TurnMutex<()>>>>,
+    /// Plugins that a version is being deployed of, and how to end its shadow run.
+    deploying: Mutex<BTreeMap<String, CancellationToken>>,
     /// Held for reading by every change, so that an end can wait for them.
     changing: RwLock<()>,
     closing: AtomicBool,
@@ -70,7 +75,10 @@ struct Entry {
     runner: Option<Runner>,
     /// Why it could not be started.
     failure: Option<String>,
-    last_refusal: Option<Refusal>,
+    /// What became of the last version that wanted to take over.
+    last: Option<Candidate>,
+    /// It has proved itself and waits to be confirmed.
+    waiting: Option<Waiting>,
 }
 
 /// The right to change one plugin.
@@ -86,6 +94,7 @@ impl Registry {
             entries: Mutex::default(),
             counters: Mutex::default(),
             turns: Mutex::default(),
+            deploying: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
         };
@@ -96,6 +105,7 @@ impl Registry {
     /// that their claims share a commit. A plugin that cannot be started is shown as failed and does not
     /// keep the others from starting.
     pub async fn start_deployed(&self) -> Result<(), ControlError> {
+        let mut candidates = self.inner.parts.deployments.candidates().await?;
         let deployments = self.inner.parts.deployments.list().await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let loads = stream::iter(deployments).map(|deployment| async {
@@ -106,8 +116,10 @@ impl Registry {
         let loaded: Vec<_> = loads.buffer_unordered(cores * PLUGIN_LOADS_PER_CORE).try_collect().await?;
         for (_turn, deployment, factory) in loaded {
             let name = deployment.plugin.clone();
+            let last = candidates.remove(&name);
             let mut entry =
-                Entry { deployment, manifest: None, runner: None, failure: None, last_refusal: None };
+                Entry { deployment, manifest: None, runner: None, failure: None, last, waiting: None };
+            self.lose_candidate(&name, &mut entry, "the host was started again").await;
             match factory {
                 Ok(factory) => {
                     entry.manifest = Some(factory.manifest().clone());
@@ -130,6 +142,7 @@ impl Registry {
     pub async fn shut_down(&self, deadline: Duration) -> bool {
         let begun = Instant::now();
         self.inner.closing.store(true, Ordering::SeqCst);
+        self.end_shadows(None);
         let changes = tokio::time::timeout(deadline / 2, self.inner.changing.write()).await;
         let runners: Vec<Runner> = self.entries().values().filter_map(|e| e.runner.clone()).collect();
         let left = deadline.saturating_sub(begun.elapsed());
@@ -252,6 +265,28 @@ impl PluginControl for Registry {
             self.finish(deploy).await
         }
         .boxed()
+    }
+
+    fn confirm(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.confirm_now(&plugin).await }).boxed()
+    }
+
+    fn abandon(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        self.finish(async move { registry.abandon_now(&plugin).await }).boxed()
+    }
+
+    fn rollback(
+        &self,
+        plugin: &str,
+        to: Option<&str>,
+        by: &str,
+        options: DeployOptions,
+    ) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
+        let (registry, plugin, to) = (self.clone(), plugin.to_owned(), to.map(str::to_owned));
+        let by = by.to_owned();
+        self.finish(async move { registry.rollback_now(&plugin, to.as_deref(), by, options).await }).boxed()
     }
 
     fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {

@@ -4,7 +4,8 @@ use super::Registry;
 use crate::checkpoints::TaskRow;
 use crate::event::{Position, TenantId};
 use crate::plugins::{
-    ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TaskWarning, TenantFailure,
+    CandidateState, ControlError, PluginCounters, PluginState, PluginStatus, TaskStatus, TaskWarning,
+    TenantFailure,
 };
 use crate::processors::{BreakerState, Exposed, Measures, Runner, exposition, lag_seconds};
 
@@ -13,6 +14,7 @@ impl Registry {
         let entry = self.entry(plugin)?;
         let settings = self.inner.parts.settings.get(plugin).cloned().unwrap_or_default();
         let wanted = entry.manifest.as_ref().map(|manifest| manifest.grants.clone()).unwrap_or_default();
+        let refused = entry.last.as_ref().filter(|last| last.state == CandidateState::Refused);
         let mut status = PluginStatus {
             name: plugin.to_owned(),
             state: if entry.deployment.paused { PluginState::Paused } else { PluginState::Starting },
@@ -26,7 +28,9 @@ impl Registry {
             warnings: Vec::new(),
             counters: PluginCounters::default(),
             measures: Measures::at_rest(&self.counters(plugin)),
-            last_refusal: entry.last_refusal,
+            last_refusal: refused.and_then(|last| last.refusal.clone()),
+            candidate: entry.last,
+            nothing_changed: false,
         };
         match (entry.runner, entry.failure) {
             (_, Some(message)) => {

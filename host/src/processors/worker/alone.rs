@@ -150,6 +150,8 @@ impl Worker {
         self.load_instance()?;
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
+        // A candidate does not see what is parked: a stretch ends where such an event has its turn.
+        self.shadow.break_stretch();
         let call = HandleCall::begin(&self.id, self.counters.version(), event);
         let mut answer = instance.handle(event);
         let span = call.end(&self.counters, event, &mut answer);

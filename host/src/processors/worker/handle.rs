@@ -10,6 +10,7 @@ use crate::error::Blame;
 use crate::event::{EventBatch, Position};
 use crate::processors::lane::key_of;
 use crate::processors::parked::Key;
+use crate::processors::proof::Basis;
 use crate::processors::spans::HandleCall;
 use crate::processors::task::End;
 use crate::processors::{Outcome, Trap};
@@ -49,6 +50,7 @@ impl Worker {
             return Ok(false);
         }
         self.load_instance()?;
+        self.begin_stretch();
         self.last_used = Instant::now();
         let instance = self.instance.as_mut().expect("it was just loaded");
         let call = HandleCall::begin(&self.id, self.counters.version(), &selection.batch);
@@ -57,10 +59,29 @@ impl Worker {
         let span = call.end(&self.counters, &selection.batch, &mut answer);
         self.pending.traces.add(span.as_ref());
         match answer {
-            Ok(outcome) => self.take_outcome(outcome, &selection, care)?,
+            Ok(outcome) => {
+                self.shadow.offer(
+                    &selection.batch,
+                    &outcome,
+                    self.last_used.elapsed(),
+                    instance.memory_bytes(),
+                );
+                self.take_outcome(outcome, &selection, care)?
+            }
             Err(trap) => self.fall(&trap)?,
         }
         Ok(true)
+    }
+
+    /// At a batch boundary a candidate may begin: nothing is handled that is not in the submitted state.
+    pub(super) fn begin_stretch(&mut self) {
+        if !self.pending.is_empty() || self.pending.touched {
+            return;
+        }
+        let (slot, saved) = (&self.shared.shadow, &self.submitted_saved);
+        let mut shadow = std::mem::take(&mut self.shadow);
+        shadow.begin_stretch(slot, &self.id, || Basis { context: self.context(), saved: saved.clone() });
+        self.shadow = shadow;
     }
 
     /// Leaves out what has to wait behind its key. None when the first event has no room to wait in.
@@ -128,6 +149,7 @@ impl Worker {
         if effects.is_empty() {
             return;
         }
+        self.shadow.before_write(&effects, &*self.keyed);
         self.keyed.add(&effects);
         self.counters.effects(effects.len());
         self.pending.bytes += effects.bytes();

@@ -27,6 +27,7 @@ use super::parked::{Parked, ParkedChanges};
 use super::proof::Basis;
 use super::resolve::Resolution;
 use super::runner::{ProcessorSettings, Shared};
+use super::shadow::Link;
 use super::spans::{CommitCall, CommitTraces};
 use super::task::{Drain, End, Inputs};
 use super::{FlushReason, LoadError, Processor, ProcessorFactory, TaskContext};
@@ -118,6 +119,8 @@ pub(super) struct Worker {
     generation: Generation,
     keyed: Arc<KeyedState>,
     breaker: Arc<Breaker>,
+    /// A candidate that handles the same, if there is one.
+    shadow: Link,
     instance: Option<Box<dyn Processor>>,
     work: VecDeque<Stretch>,
     pending: Pending,
@@ -201,6 +204,7 @@ impl Worker {
             generation,
             keyed,
             breaker,
+            shadow: Link::default(),
             instance: None,
             work: VecDeque::new(),
             pending: Pending::default(),
@@ -274,6 +278,7 @@ impl Worker {
     /// Ends it: nothing of what is pending will be committed.
     pub(super) fn give_up(&mut self) {
         self.over = true;
+        self.shadow.break_stretch();
         self.instance = None;
         self.work.clear();
         self.pending = Pending::default();

@@ -201,6 +201,7 @@ impl Worker {
     /// Gives the instance up. The host's own failures end the run.
     pub(super) fn fell(&mut self, trap: &Trap) -> Result<(), End> {
         self.instance = None;
+        self.shadow.break_stretch();
         if trap.kind == TrapKind::Host {
             return Err(End { message: trap.to_string(), restart: true, blame: Blame::Host });
         }
@@ -221,6 +222,7 @@ impl Worker {
     /// Puts what is pending back in front of the work, and what was parked to where it was.
     pub(super) fn unwind(&mut self, care: Care) {
         let pending = std::mem::take(&mut self.pending);
+        self.shadow.break_stretch();
         self.keyed.drop_pending();
         self.parked = self.submitted_parked.clone();
         self.push_back_done(pending.done, care);

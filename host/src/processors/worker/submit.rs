@@ -25,6 +25,7 @@ impl Worker {
         self.counters.flush(began.elapsed());
         match flushed {
             Ok(Ok(effects)) => {
+                self.shadow.offer_flush(reason, &effects);
                 self.keep(effects);
                 // Where single events are handled, the state to fall back to is that after this.
                 if self.pending.savepoint.is_some()
@@ -196,6 +197,7 @@ impl Worker {
     /// again, an event a commit. Alone in its commit, the event is the culprit.
     fn refused(&mut self, done: InFlight, reason: String) -> Result<(), End> {
         warn!(task.id = %self.id, error.kind = "refused", error.blame = "guest", reason, "effects were refused");
+        self.shadow.drop_stretch();
         self.instance = None;
         self.submitted_saved = self.committed_saved.clone();
         self.submitted_parked = self.committed_parked.clone();
@@ -260,6 +262,7 @@ impl Worker {
 
     pub(super) fn take_over(&mut self, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
         let instance = self.make(&factory, self.committed_saved.as_deref())?;
+        self.shadow.break_stretch();
         self.instance = Some(instance);
         self.tables = factory.manifest().tables.clone().into();
         self.counters.follow(self.shared.counters.of(&factory.manifest().version.to_string()));
