@@ -2,6 +2,7 @@
 
 mod connections;
 mod documents;
+mod fakes;
 mod publishing;
 mod reading;
 mod rig;

@@ -10,6 +10,7 @@ mod backoff;
 mod client;
 mod deploy;
 mod error;
+mod letters;
 mod output;
 mod plugin;
 mod publish;
@@ -61,6 +62,10 @@ enum Command {
     Plugin(plugin::PluginArgs),
     /// Look at what plugins keep
     State(state::StateArgs),
+    /// Events that a plugin could not handle: look at them, replay or discard them
+    DeadLetter(letters::DeadLetterArgs),
+    /// Do an event once more in an instance of its own, without any effect
+    Replay(letters::ReplayArgs),
     /// Show every setting, its value, and where the value came from
     Config(settings::ConfigArgs),
     /// Print the version
@@ -131,6 +136,8 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Status(args) => block_on(status::run(args, output)),
         Command::Plugin(args) => block_on(plugin::run(args, output)),
         Command::State(args) => block_on(state::run(args, output)),
+        Command::DeadLetter(args) => block_on(letters::run(args, output)),
+        Command::Replay(args) => block_on(letters::replay(args, output)),
         Command::Config(args) => settings::run(&args, output),
         Command::Version(args) => version::run(&args, output),
     }

@@ -71,11 +71,6 @@ Examples:
         after_help = "Examples:\n  millrace plugin history flight-board\n  millrace plugin history flight-board --json"
     )]
     History(NameArgs),
-    /// Events that could not be handled, and why
-    #[command(
-        after_help = "Examples:\n  millrace plugin dead-letters flight-board\n  millrace plugin dead-letters flight-board --limit 5 --json"
-    )]
-    DeadLetters(DeadLettersArgs),
 }
 
 #[derive(Debug, Args)]
@@ -96,20 +91,6 @@ pub(super) struct NameArgs {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) connect: Connect,
-}
-
-#[derive(Debug, Args)]
-struct DeadLettersArgs {
-    /// The plugin's name
-    name: String,
-    /// Most letters
-    #[arg(long, short = 'n', default_value_t = 50)]
-    limit: u32,
-    /// Write JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    connect: Connect,
 }
 
 pub(super) async fn run(args: PluginArgs, output: &mut Output) -> Result<(), CliError> {
@@ -134,7 +115,6 @@ pub(super) async fn run(args: PluginArgs, output: &mut Output) -> Result<(), Cli
         PluginCommand::Resume(args) => change(&args, "resume", "resumed", output).await?,
         PluginCommand::Remove(args) => remove(&args, output).await?,
         PluginCommand::History(args) => history(&args, output).await?,
-        PluginCommand::DeadLetters(args) => dead_letters(&args, output).await?,
     }
     output.flush()
 }
@@ -229,27 +209,8 @@ async fn history(args: &NameArgs, output: &mut Output) -> Result<(), CliError> {
     output.table(&head, &rows)
 }
 
-async fn dead_letters(args: &DeadLettersArgs, output: &mut Output) -> Result<(), CliError> {
-    let client = Client::new(&args.connect)?;
-    let limit = args.limit.to_string();
-    let answer: Value =
-        client.get(&["v1", "plugins", &args.name, "dead-letters"], &[("limit", &limit)]).await?;
-    if args.json {
-        return output.json(&answer);
-    }
-    let letters = items(&client, answer, "dead_letters")?;
-    if letters.is_empty() {
-        return output.line("no dead letters");
-    }
-    for letter in &letters {
-        show_fields(letter, "", output)?;
-        output.line("")?;
-    }
-    Ok(())
-}
-
 /// A list, whether it stands alone or under its name.
-fn items(client: &Client, answer: Value, name: &str) -> Result<Vec<Value>, CliError> {
+pub(super) fn items(client: &Client, answer: Value, name: &str) -> Result<Vec<Value>, CliError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum List {
@@ -267,7 +228,7 @@ fn items(client: &Client, answer: Value, name: &str) -> Result<Vec<Value>, CliEr
 }
 
 /// Each value with its path, one a line.
-fn show_fields(value: &Value, path: &str, output: &mut Output) -> Result<(), CliError> {
+pub(super) fn show_fields(value: &Value, path: &str, output: &mut Output) -> Result<(), CliError> {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
         Value::Object(fields) => {

@@ -164,9 +164,10 @@ pub(super) async fn replay_apart(
         Some(CoreDump::TooLarge(bytes)) => {
             Err(Problem::new("core_dump_bytes_max", format!("the guest's memory has {bytes} bytes")))
         }
-        None => {
-            Err(Problem::new("core_dump_missing", "the guest did not fall in its own code this time".to_owned()))
-        }
+        None => Err(Problem::new(
+            "core_dump_missing",
+            "the guest did not fall in its own code this time".to_owned(),
+        )),
     }
 }
 
@@ -228,7 +229,7 @@ fn write_letter(out: &mut Vec<u8>, letter: &DeadLetterRow, epoch: &str) {
         "tenant": letter.task.tenant.as_str(),
         "lane": letter.task.lane,
         "reason": letter.reason,
-        "blame": "guest",
+        "blame": letter.blame().as_str(),
         "message": letter.message,
         "backtrace": letter.backtrace,
         "attempts": letter.attempts,

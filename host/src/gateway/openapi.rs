@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{candidates, pages, plugins, publish, state, streams, tables};
+use super::{candidates, letters, pages, plugins, publish, state, streams, tables};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -35,8 +35,12 @@ use super::{candidates, pages, plugins, publish, state, streams, tables};
         candidates::rollback,
         candidates::abandon,
         plugins::history,
-        plugins::dead_letters,
         state::show,
+        letters::list,
+        letters::show,
+        letters::replay,
+        letters::discard,
+        letters::replay_apart,
         pages::healthz,
         pages::readyz,
         pages::metrics,

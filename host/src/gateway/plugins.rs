@@ -7,22 +7,18 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::Edge;
 use super::auth::{Admin, Caller, Reader, Right};
 use super::body::{BodyLimit, BodyReader, media_type, unsupported};
 use super::candidates::options;
 use super::params::{self, Params};
 use super::problem::Problem;
 use super::wire::PluginView;
-use super::{Edge, json as text};
-use crate::limits::PAGE_EVENTS_MAX;
 use crate::plugins::{DeployFrom, DeployRequest, PluginStatus};
-
-/// Dead letters of one answer when the request does not say.
-const DEAD_LETTERS_DEFAULT: u32 = 100;
 
 /// All plugins and how they are.
 #[utoipa::path(get, path = "/v1/plugins", tag = "plugins",
@@ -152,67 +148,6 @@ pub(super) async fn history(
     params.finish()?;
     let deployments = edge.services.plugins.history(&plugin).await?;
     Ok(axum::Json(json!({ "deployments": deployments })).into_response())
-}
-
-/// Events that a plugin could not handle, newest first, of the token's tenant.
-#[utoipa::path(
-    get,
-    path = "/v1/plugins/{plugin}/dead-letters",
-    tag = "plugins",
-    params(
-        ("plugin" = String, Path, description = "The plugin's name"),
-        ("limit" = Option<u32>, Query, description = "1 to 4096, or else 100"),
-        ("all_tenants" = Option<bool>, Query, description = "With the right admin: those of every tenant"),
-    ),
-    responses((status = 200, description = "The dead letters", body = super::wire::DeadLetterList))
-)]
-pub(super) async fn dead_letters(
-    State(edge): State<Arc<Edge>>,
-    Reader(caller): Reader,
-    Path(plugin): Path<String>,
-    mut params: Params,
-) -> Result<Response, Problem> {
-    let limit = params.number::<u32>("limit")?.unwrap_or(DEAD_LETTERS_DEFAULT);
-    let all = match params.take("all_tenants")?.as_deref() {
-        None | Some("false") => false,
-        Some("true") if caller.may(Right::Admin) => true,
-        Some("true") => return Err(Problem::new("right_missing", "`all_tenants` needs the right `admin`")),
-        Some(_) => return Err(params::invalid("all_tenants", "is neither true nor false")),
-    };
-    params.finish()?;
-    if limit == 0 || limit as usize > PAGE_EVENTS_MAX {
-        let detail = format!("limit is {limit}; 1 to {PAGE_EVENTS_MAX} are possible");
-        let problem = Problem::new("page_events_max", detail);
-        return Err(problem.limit("page_events_max", limit.into(), PAGE_EVENTS_MAX as u64));
-    }
-    let tenant = if all { None } else { Some(&caller.tenant) };
-    let letters = edge.services.plugins.dead_letters(&plugin, tenant, limit).await?;
-    let epoch = edge.services.log.epoch();
-    let mut out = b"{\"dead_letters\":[".to_vec();
-    for (index, letter) in letters.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        let about = json!({
-            "tenant": letter.task.tenant.as_str(),
-            "lane": letter.task.lane,
-            "reason": letter.reason,
-            "blame": letter.blame().as_str(),
-            "message": letter.message,
-            "attempts": letter.attempts,
-            "at": letter.at.to_string(),
-        });
-        let about = about.to_string();
-        out.extend_from_slice(about.strip_suffix('}').unwrap_or(&about).as_bytes());
-        // The event goes in as text: its payload must stay what it was.
-        if !letter.event.is_empty() {
-            out.extend_from_slice(b",\"event\":");
-            text::write_event(&mut out, &letter.event.get(0), &epoch.0);
-        }
-        out.push(b'}');
-    }
-    out.extend_from_slice(b"]}");
-    Ok(([(header::CONTENT_TYPE, "application/json")], out).into_response())
 }
 
 pub(super) fn answer(caller: &Caller, status: PluginStatus) -> Response {

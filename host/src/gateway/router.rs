@@ -12,7 +12,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tokio::time::Instant;
 
 use super::problem::{Problem, ProblemCode};
-use super::{Edge, auth, candidates, metrics, pages, plugins, publish, state, streams, tables};
+use super::{Edge, auth, candidates, letters, metrics, pages, plugins, publish, state, streams, tables};
 
 type Shared = Arc<Edge>;
 
@@ -74,8 +74,12 @@ fn table() -> Vec<Route> {
             handlers: delete(candidates::abandon),
         },
         page("/v1/plugins/{plugin}/history", plugins::history),
-        page("/v1/plugins/{plugin}/dead-letters", plugins::dead_letters),
         page("/v1/plugins/{plugin}/state", state::show),
+        page("/v1/plugins/{plugin}/dead-letters", letters::list),
+        page("/v1/plugins/{plugin}/dead-letters/{letter}", letters::show),
+        action("/v1/plugins/{plugin}/dead-letters/{letter}/replay", letters::replay),
+        action("/v1/plugins/{plugin}/dead-letters/{letter}/discard", letters::discard),
+        action("/v1/plugins/{plugin}/replay", letters::replay_apart),
         page("/healthz", pages::healthz),
         page("/readyz", pages::readyz),
         page("/metrics", pages::metrics),

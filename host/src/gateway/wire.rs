@@ -354,13 +354,25 @@ pub struct KeyedEntryView {
 /// An event that a plugin could not handle.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterView {
+    /// Its number: the position of its event.
+    pub letter: u64,
     pub tenant: String,
     pub lane: u32,
+    /// `reject`, `retries`, `trap`, `timeout`, `limit`, `output` or `refused`.
     pub reason: String,
     /// Whose fault it was: `guest`, or `host`.
     pub blame: String,
     pub message: String,
+    /// The guest's, where it fell; or empty.
+    pub backtrace: String,
     pub attempts: u32,
+    /// Its ordering key waits until it is replayed or discarded.
+    pub held: bool,
+    /// Events of its key that wait behind it.
+    pub parked_behind: u64,
+    /// SHA-256 of the state that the event met; empty without one.
+    pub state_sha256: String,
+    pub plugin_version: String,
     pub at: String,
     pub event: EventView,
 }
@@ -368,6 +380,43 @@ pub struct DeadLetterView {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterList {
     pub dead_letters: Vec<DeadLetterView>,
+}
+
+/// What became of a dead letter.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ResolvedView {
+    pub letter: u64,
+    /// `replayed`, `discarded` or `failed_again`.
+    pub outcome: String,
+    /// Replayed after its key had gone on without it.
+    pub out_of_order: Option<bool>,
+    /// Events of its key that follow now.
+    pub released: Option<u64>,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    pub blame: Option<String>,
+}
+
+/// What happened when an event was done once more.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReplayView {
+    pub tenant: String,
+    pub lane: u32,
+    pub position: u64,
+    pub event_id: String,
+    pub plugin_version: String,
+    /// `handled`, `retry`, `reject`, `fatal`, `trap`, `timeout`, `limit`, `output`, `host` or `load_refused`.
+    pub outcome: String,
+    pub message: String,
+    pub backtrace: String,
+    /// Content type, bytes and SHA-256 of the state before.
+    pub state_before: Option<serde_json::Value>,
+    pub state_after: Option<serde_json::Value>,
+    /// What it would have asked for; the first thousand.
+    pub effects: Vec<serde_json::Value>,
+    pub effects_total: u64,
+    /// Whether there is a core dump to ask for.
+    pub core_dump: bool,
 }
 
 /// Whether the host does its work.

@@ -1,6 +1,7 @@
 //! Deploying, pausing and looking at plugins: what the edge and the watched directory ask for.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,11 +9,14 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, DeployOptions, Deployment, PluginError};
-use crate::checkpoints::{CommitError, DeadLetterRow};
+use super::{Autopsy, Candidate, DeployOptions, Deployment, PluginError};
+use crate::checkpoints::{CommitError, DeadLetterRow, SavedState, TaskId};
 use crate::error::{BackendError, Blame, Classify, Retry};
-use crate::event::TenantId;
-use crate::processors::{BreakerState, Manifest, Measures, ShadowFault, ShadowRefusal};
+use crate::event::{EventBatch, Position, TenantId};
+use crate::processors::{
+    BreakerState, Manifest, Measures, ResolveError, Resolved, ShadowFault, ShadowRefusal, Verdict,
+};
+use crate::streams::StreamError;
 use crate::tables::TableError;
 
 /// Where a first deploy begins to read. Later deploys go on where the plugin stands.
@@ -227,6 +231,46 @@ pub trait PluginControl: Send + Sync + Debug {
         tenant: Option<&TenantId>,
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, ControlError>>;
+
+    /// One dead letter, by its event's position; of one tenant where one is given.
+    fn dead_letter(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        letter: Position,
+    ) -> BoxFuture<'_, Result<DeadLetterRow, ControlError>>;
+
+    /// Replays or discards a dead letter. Durable when it answers.
+    fn resolve(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        letter: Position,
+        verdict: Verdict,
+    ) -> BoxFuture<'_, Result<Resolved, ControlError>>;
+
+    /// Handles an event once more in an instance of its own, from the committed state. Commits nothing.
+    fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayReport, ControlError>>;
+}
+
+/// An event to do once more without any effect.
+#[derive(Clone, Debug)]
+pub struct ReplayRequest {
+    pub plugin: String,
+    pub tenant: TenantId,
+    /// The event's id, or its position.
+    pub event: String,
+}
+
+/// What happened when an event was done once more.
+#[derive(Clone, Debug)]
+pub struct ReplayReport {
+    pub task: TaskId,
+    pub event: Arc<EventBatch>,
+    pub version: String,
+    /// What the instance began with.
+    pub state_before: Option<SavedState>,
+    pub autopsy: Autopsy,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -254,6 +298,16 @@ pub enum ControlError {
     NoCandidate { plugin: String, wanted: &'static str },
     #[error("plugin `{plugin}` has no earlier deployment {asked}; its history has {known}")]
     NoDeployment { plugin: String, asked: String, known: String },
+    #[error("plugin `{plugin}` has no dead letter {letter}; it may have been replayed or discarded")]
+    DeadLetterUnknown { plugin: String, letter: u64 },
+    #[error("there is no event `{event}` among the dead letters and the newest {searched} events")]
+    EventUnknown { event: String, searched: u64 },
+    #[error("plugin `{plugin}` {state}, so nothing can be decided about its dead letters")]
+    NotRunning { plugin: String, state: &'static str },
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     #[error(transparent)]
     Plugin(#[from] PluginError),
     #[error(transparent)]
@@ -277,6 +331,11 @@ impl Classify for ControlError {
             Self::CandidateWaits { .. } => "candidate_waits",
             Self::NoCandidate { .. } => "candidate_unknown",
             Self::NoDeployment { .. } => "deployment_unknown",
+            Self::DeadLetterUnknown { .. } => "dead_letter_unknown",
+            Self::EventUnknown { .. } => "event_unknown",
+            Self::NotRunning { .. } => "plugin_not_running",
+            Self::Resolve(e) => e.code(),
+            Self::Stream(e) => e.code(),
             Self::Plugin(e) => e.code(),
             Self::Table(e) => e.code(),
             Self::Commit(e) => e.code(),
@@ -286,6 +345,8 @@ impl Classify for ControlError {
 
     fn retry(&self) -> Retry {
         match self {
+            Self::Resolve(e) => e.retry(),
+            Self::Stream(e) => e.retry(),
             Self::Commit(e) => e.retry(),
             Self::Backend(e) => e.retry(),
             Self::DeployInProgress { .. } => Retry::After(DEPLOY_AGAIN),
@@ -302,13 +363,18 @@ impl Classify for ControlError {
             | Self::DeployInProgress { .. }
             | Self::CandidateWaits { .. }
             | Self::NoCandidate { .. }
-            | Self::NoDeployment { .. } => Blame::Caller,
+            | Self::NoDeployment { .. }
+            | Self::DeadLetterUnknown { .. }
+            | Self::EventUnknown { .. }
+            | Self::NotRunning { .. } => Blame::Caller,
             Self::Shadow { refusal, .. } => match refusal.fault {
                 ShadowFault::Host => Blame::Host,
                 ShadowFault::Stopped => Blame::Caller,
                 _ => Blame::Guest,
             },
             Self::StateRefused { .. } | Self::StateTooLarge { .. } | Self::SwapFailed { .. } => Blame::Guest,
+            Self::Resolve(e) => e.blame(),
+            Self::Stream(e) => e.blame(),
             Self::Plugin(e) => e.blame(),
             Self::Table(e) => e.blame(),
             Self::Commit(e) => e.blame(),

@@ -9,11 +9,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::checkpoints::DeadLetterRow;
 use millrace::error::BackendError;
-use millrace::event::TenantId;
+use millrace::event::{Position, TenantId};
 use millrace::plugins::{
     ControlError, DeployOptions, DeployRequest, Deployment, DirectoryWatcher, PluginControl, PluginError,
-    PluginStatus,
+    PluginStatus, ReplayReport, ReplayRequest,
 };
+use millrace::processors::{Resolved, Verdict};
 use millrace_tests::until;
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +95,29 @@ impl PluginControl for Refuser {
         _: Option<&TenantId>,
         _: u32,
     ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, ControlError>> {
+        Self::nothing()
+    }
+
+    fn dead_letter(
+        &self,
+        _: &str,
+        _: Option<&TenantId>,
+        _: Position,
+    ) -> BoxFuture<'_, Result<DeadLetterRow, ControlError>> {
+        Self::nothing()
+    }
+
+    fn resolve(
+        &self,
+        _: &str,
+        _: Option<&TenantId>,
+        _: Position,
+        _: Verdict,
+    ) -> BoxFuture<'_, Result<Resolved, ControlError>> {
+        Self::nothing()
+    }
+
+    fn replay(&self, _: ReplayRequest) -> BoxFuture<'_, Result<ReplayReport, ControlError>> {
         Self::nothing()
     }
 }

@@ -7,6 +7,7 @@
 mod candidates;
 mod changes;
 mod deploy;
+mod letters;
 mod show;
 
 use std::collections::BTreeMap;
@@ -24,13 +25,16 @@ use tracing::warn;
 use self::candidates::Waiting;
 use super::{
     ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, Deployment, DeploymentStore,
-    PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, StartFrom,
+    PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, ReplayReport, ReplayRequest,
+    StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::{BackendError, Classify as _};
 use crate::event::{Position, TenantId};
 use crate::limits::PLUGIN_LOADS_PER_CORE;
-use crate::processors::{Engine, Manifest, ProcessorFactory, ProcessorSettings, Runner, VersionCounters};
+use crate::processors::{
+    Engine, Manifest, ProcessorFactory, ProcessorSettings, Resolved, Runner, Verdict, VersionCounters,
+};
 use crate::tables::TableStore;
 
 /// What a registry works with.
@@ -316,6 +320,32 @@ impl PluginControl for Registry {
             Ok(checkpoints.dead_letters(&plugin, tenant.as_ref(), limit).await?)
         }
         .boxed()
+    }
+
+    fn dead_letter(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        letter: Position,
+    ) -> BoxFuture<'_, Result<DeadLetterRow, ControlError>> {
+        let (plugin, tenant) = (plugin.to_owned(), tenant.cloned());
+        async move { self.letter(&plugin, tenant.as_ref(), letter).await }.boxed()
+    }
+
+    fn resolve(
+        &self,
+        plugin: &str,
+        tenant: Option<&TenantId>,
+        letter: Position,
+        verdict: Verdict,
+    ) -> BoxFuture<'_, Result<Resolved, ControlError>> {
+        let (registry, plugin, tenant) = (self.clone(), plugin.to_owned(), tenant.cloned());
+        let decide = async move { registry.decide(&plugin, tenant.as_ref(), letter, verdict).await };
+        self.finish(decide).boxed()
+    }
+
+    fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayReport, ControlError>> {
+        self.replay_apart(request).boxed()
     }
 }
 

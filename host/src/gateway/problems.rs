@@ -1,0 +1,416 @@
+//! Every error of the edge, in one table: code, status, title, fix, blame.
+
+use crate::error::Blame;
+
+/// One kind of problem.
+#[derive(Clone, Copy, Debug)]
+pub struct ProblemKind {
+    /// Stable, for programs.
+    pub code: &'static str,
+    pub status: u16,
+    /// What is wrong, whatever the values.
+    pub title: &'static str,
+    /// What to do about it.
+    pub fix: &'static str,
+    pub blame: Blame,
+}
+
+const fn caller(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
+    ProblemKind { code, status, title, fix, blame: Blame::Caller }
+}
+
+const fn guest(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
+    ProblemKind { code, status, title, fix, blame: Blame::Guest }
+}
+
+pub(super) const fn host(
+    status: u16,
+    code: &'static str,
+    title: &'static str,
+    fix: &'static str,
+) -> ProblemKind {
+    ProblemKind { code, status, title, fix, blame: Blame::Host }
+}
+
+const FIX_SHADOW: &str =
+    "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
+
+/// Every kind of problem that the edge can answer. `/docs` lists them from here.
+pub const PROBLEMS: &[ProblemKind] = &[
+    // The request itself.
+    caller(404, "path_unknown", "there is no such path", "look up the paths at /docs or in /openapi.json"),
+    caller(
+        405,
+        "method_not_allowed",
+        "this path does not take this method",
+        "use a method of the Allow header",
+    ),
+    caller(
+        415,
+        "content_type_unsupported",
+        "the body has a content type that is not taken here",
+        "send one of the types listed in `supported`",
+    ),
+    caller(
+        415,
+        "content_encoding_unsupported",
+        "compressed bodies are not taken",
+        "send the body without Content-Encoding",
+    ),
+    caller(
+        413,
+        "body_bytes_max",
+        "the body is too large",
+        "send less at once, stream it as application/x-ndjson, or raise gateway.body_bytes_max",
+    ),
+    caller(
+        413,
+        "upload_bytes_max",
+        "the upload is too large",
+        "go on in another request after the last line that was answered, or raise gateway.upload_bytes_max",
+    ),
+    caller(
+        408,
+        "body_idle_max",
+        "the body stopped arriving",
+        "send without long breaks, or raise gateway.body_idle_ms_max; repeats of what was not answered are recognised by id",
+    ),
+    caller(400, "body_broken", "the body broke off or is not valid HTTP", "send it again"),
+    caller(400, "json_malformed", "this is not JSON", "check the JSON at the place that the detail names"),
+    caller(400, "parameter_invalid", "a query parameter has a wrong value", "see the parameter at /docs"),
+    caller(
+        400,
+        "parameter_unknown",
+        "a query parameter is not known here",
+        "leave it out, or see /docs for its name",
+    ),
+    caller(
+        503,
+        "connections_max",
+        "the host has as many connections as it takes",
+        "close idle ones, or raise gateway.connections_max",
+    ),
+    host(
+        503,
+        "host_stopping",
+        "the host is stopping",
+        "connect again in a moment and go on where the answers ended",
+    ),
+    host(
+        500,
+        "internal",
+        "something failed inside the host",
+        "see the host's log at the time of this request",
+    ),
+    // Who asks.
+    caller(401, "token_missing", "this host wants a bearer token", "send `Authorization: Bearer <token>`"),
+    caller(
+        401,
+        "token_invalid",
+        "the bearer token is not known",
+        "check the token with the operator of this host",
+    ),
+    caller(
+        403,
+        "right_missing",
+        "the token lacks a right",
+        "use a token that has the right, or have it added in the config file",
+    ),
+    caller(
+        403,
+        "foreign_host",
+        "without tokens this host answers to loopback names only",
+        "use http://127.0.0.1 or http://localhost, or configure tokens",
+    ),
+    caller(
+        403,
+        "foreign_origin",
+        "without tokens this host serves no foreign web pages",
+        "open the page from this host, or configure tokens",
+    ),
+    caller(
+        400,
+        "tenant_in_body",
+        "the tenant comes from the token, never from the request",
+        "leave `tenant` out; use a token of that tenant",
+    ),
+    // Events.
+    caller(400, "event_invalid", "an event is not valid", "correct the field that the detail names"),
+    caller(
+        400,
+        "name_bytes_max",
+        "an aggregate, id, type or other name is too long",
+        "shorten it; long values belong in the payload",
+    ),
+    caller(
+        413,
+        "event_payload_bytes_max",
+        "a payload is too large",
+        "keep the object in a blob store and its address in the event",
+    ),
+    caller(
+        413,
+        "event_line_bytes_max",
+        "a line is too large for an event",
+        "keep the payload under event_payload_bytes_max = 1 MiB, which cannot be raised",
+    ),
+    caller(
+        413,
+        "batch_events_max",
+        "too many events at once",
+        "send fewer, or stream them as application/x-ndjson",
+    ),
+    caller(
+        413,
+        "batch_bytes_max",
+        "too many bytes at once",
+        "send fewer, or stream them as application/x-ndjson",
+    ),
+    caller(
+        409,
+        "batch_refused",
+        "another event of the same batch was refused, so nothing of it was appended",
+        "correct that event and send the batch again",
+    ),
+    caller(
+        409,
+        "event_id_taken",
+        "the event id belongs to an event with other content",
+        "give a new event its own id or version; repeat an old one unchanged",
+    ),
+    // Streams.
+    caller(404, "stream_unknown", "there is no such stream", "the stream of published events is `events`"),
+    caller(
+        400,
+        "start_missing",
+        "a tail needs to know where to start",
+        "add after=oldest, after=newest or after=<cursor>",
+    ),
+    caller(
+        400,
+        "cursor_invalid",
+        "this is not a cursor of this server",
+        "use a cursor exactly as it was answered",
+    ),
+    caller(
+        410,
+        "cursor_foreign",
+        "the cursor belongs to another log",
+        "the store was replaced: begin again with after=oldest or after=newest",
+    ),
+    caller(
+        410,
+        "position_lost",
+        "the events after this position are no longer held",
+        "go on with after=<the cursor in `oldest`>",
+    ),
+    caller(409, "position_ahead", "the position is beyond the newest event", "begin again with after=newest"),
+    caller(400, "page_events_max", "the page is too large", "ask for fewer events and follow `next`"),
+    // Tables.
+    caller(404, "table_unknown", "there is no such table", "GET /v1/tables lists the tables"),
+    caller(404, "row_unknown", "there is no row with this key", "check the key; it may not be written yet"),
+    caller(400, "row_key_bytes_max", "the key is too long", "no row has a key this long"),
+    caller(
+        400,
+        "query_invalid",
+        "the query does not fit the table",
+        "GET /v1/tables shows columns, types and flags",
+    ),
+    guest(409, "table_owned", "the table belongs to another plugin", "give the table another name"),
+    guest(
+        409,
+        "schema_changed",
+        "the table cannot change in place",
+        "use a new table name, or remove the plugin and its table first",
+    ),
+    guest(422, "schema_invalid", "the plugin declares an invalid table", "correct the plugin's manifest"),
+    // Plugins.
+    caller(404, "plugin_unknown", "there is no such plugin", "GET /v1/plugins lists the plugins"),
+    caller(
+        404,
+        "dead_letter_unknown",
+        "there is no such dead letter",
+        "GET /v1/plugins/{plugin}/dead-letters lists them; one that was replayed or discarded is gone",
+    ),
+    caller(
+        404,
+        "event_unknown",
+        "there is no such event",
+        "give its position instead of its id when it is old; what retention removed cannot be replayed",
+    ),
+    caller(
+        409,
+        "plugin_not_running",
+        "the plugin does not run for this tenant",
+        "resume it first; `plugin show` says why it stopped",
+    ),
+    host(
+        503,
+        "interrupted",
+        "the plugin was stopped or started again in between",
+        "look at the dead letters: it is decided or it is still there; then ask again",
+    ),
+    caller(
+        404,
+        "core_dump_missing",
+        "there is no core dump",
+        "only a guest that falls in its own code leaves one; leave `core_dump` out to see what happened",
+    ),
+    guest(
+        413,
+        "core_dump_bytes_max",
+        "the guest's memory is too large for a core dump",
+        "give the plugin a smaller memory_bytes_max while you look for the fault",
+    ),
+    guest(
+        409,
+        "dead_letters_max",
+        "the plugin has as many dead letters as it may",
+        "replay or discard some, or raise store.dead_letters_max",
+    ),
+    caller(409, "plugin_other_name", "the component has another name", "deploy it under the name it says"),
+    guest(
+        409,
+        "state_refused",
+        "the new version refused the present state",
+        "make `load` accept the older content type",
+    ),
+    guest(
+        409,
+        "guest_state_bytes_max",
+        "the saved state is too large to load",
+        "raise plugins.<name>.state_bytes_max or processors.guest_state_bytes_max (64 MiB at most), or remove the plugin and deploy it again with what grows in keyed state",
+    ),
+    caller(
+        404,
+        "task_unknown",
+        "the plugin has no such task",
+        "a task exists from the first event of its tenant on; GET /v1/plugins/{plugin} lists the tasks",
+    ),
+    caller(400, "guest_scan_max", "the page is too large", "ask for fewer entries and follow `next`"),
+    guest(
+        409,
+        "swap_failed",
+        "the new version did not take over",
+        "the old one goes on; correct the new one and deploy again",
+    ),
+    guest(409, "shadow_trap", "the new version fell in the shadow", FIX_SHADOW),
+    guest(409, "shadow_timeout", "the new version took too long for a call in the shadow", FIX_SHADOW),
+    guest(409, "shadow_limit", "the new version broke a limit in the shadow", FIX_SHADOW),
+    guest(409, "shadow_fatal", "the new version stopped in the shadow", FIX_SHADOW),
+    guest(
+        409,
+        "shadow_errors",
+        "the new version failed on events that the old one handled",
+        "correct it, or raise processors.shadow_errors_max if it is meant to reject them",
+    ),
+    guest(
+        409,
+        "shadow_slow",
+        "the new version is slower than its bound",
+        "make it faster, raise processors.shadow_time_ratio_max, or deploy it without the shadow run",
+    ),
+    guest(
+        409,
+        "shadow_memory",
+        "the new version uses too much memory or leaks it",
+        "free what is not needed, or deploy it without the shadow run if it is meant to use more",
+    ),
+    guest(
+        409,
+        "shadow_snapshot",
+        "the new version gives no usable snapshot",
+        "keep the state under guest_state_bytes_max, and make `load` accept what `snapshot` gives",
+    ),
+    guest(
+        409,
+        "shadow_impure",
+        "two snapshots of the new version in a row differ",
+        "make `snapshot` depend on the state only: no clock, no random, no changes in it",
+    ),
+    guest(
+        409,
+        "shadow_rows_differ",
+        "the new version writes other rows or events",
+        "see the differences in `plugin show`; deploy without `expect=identical-rows` if they are meant",
+    ),
+    host(503, "shadow_failed", "the host could not run the new version in the shadow", "deploy it again"),
+    caller(
+        409,
+        "shadow_stopped",
+        "the shadow run was ended by another change of the plugin",
+        "deploy it again",
+    ),
+    caller(
+        409,
+        "deploy_in_progress",
+        "another version of this plugin is being deployed",
+        "wait for it, or give it up with DELETE /v1/plugins/{plugin}/candidate",
+    ),
+    caller(
+        409,
+        "candidate_waits",
+        "another version of this plugin waits to be confirmed",
+        "confirm it, or give it up with DELETE /v1/plugins/{plugin}/candidate",
+    ),
+    caller(
+        404,
+        "candidate_unknown",
+        "there is no such candidate",
+        "GET /v1/plugins/{plugin} says what became of the last one",
+    ),
+    caller(
+        404,
+        "deployment_unknown",
+        "there is no such earlier deployment",
+        "name a version or digest of GET /v1/plugins/{plugin}/history",
+    ),
+    guest(
+        422,
+        "not_a_component",
+        "this is not a WebAssembly component",
+        "build for wasm32-wasip2 and deploy the .wasm file",
+    ),
+    guest(422, "wrong_world", "the component has the wrong world", "build against this host's WIT package"),
+    guest(
+        422,
+        "grant_missing",
+        "the component wants more than it was granted",
+        "have the operator add it to the plugin's settings, as the detail says, or remove the import",
+    ),
+    guest(422, "import_unknown", "the component imports what this host does not have", "remove the import"),
+    caller(422, "grant_unknown", "there is no such grant", "use a grant that the detail lists"),
+    caller(
+        422,
+        "plugin_settings_invalid",
+        "the operator's settings for this plugin are not usable",
+        "have the operator correct the setting that the detail names",
+    ),
+    guest(
+        422,
+        "compile_limit",
+        "compiling the component takes more than it may",
+        "make its functions fewer or smaller, or have the operator raise the limit that the detail names",
+    ),
+    host(500, "compiler_failed", "the compiler failed", "see the host's log"),
+    guest(413, "component_bytes_max", "the component is too large", "strip it, or build it for size"),
+    guest(422, "describe_failed", "`describe` failed", "make `describe` answer without a task"),
+    guest(422, "manifest_invalid", "the manifest is not valid", "correct what the detail names"),
+    caller(404, "artifact_missing", "there is no such artifact", "deploy the component again"),
+    host(500, "artifact_damaged", "an artifact is damaged", "deploy the component again"),
+    host(500, "plugin_storage_failed", "the plugin store failed", "see the host's log"),
+    host(500, "engine_failed", "the WebAssembly engine failed", "see the host's log"),
+    host(409, "fenced", "another owner took the task over", "ask again"),
+    host(500, "position_back", "a task was asked to go back", "see the host's log"),
+    guest(422, "effects_refused", "a processor's effects were refused", "correct what the detail names"),
+    // Storage.
+    host(507, "disk_full", "the host's disk is full", "free space on the host; nothing acknowledged is lost"),
+    host(
+        507,
+        "disk_low",
+        "the host's disk is almost full",
+        "free space on the host, or lower store.disk_free_bytes_min; nothing acknowledged is lost",
+    ),
+    host(503, "store_closed", "the store is closed", "try again in a moment"),
+    host(503, "storage_failed", "the store failed", "try again; see the host's log"),
+];
