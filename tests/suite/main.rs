@@ -11,6 +11,7 @@ mod guests;
 mod hostile;
 mod kills;
 mod layering;
+mod letters;
 mod order;
 mod parking;
 mod plugins;

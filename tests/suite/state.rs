@@ -44,6 +44,18 @@ pub(crate) async fn deploy(host: &Host, guest: &str) -> Result<PluginStatus, Con
     host.plugins().deploy(request).await
 }
 
+/// Without a run in the shadow.
+pub(crate) async fn deploy_unseen(host: &Host, guest: &str) -> Result<PluginStatus, ControlError> {
+    let request = DeployRequest {
+        component: component(guest).into(),
+        expected_name: None,
+        from: DeployFrom::Oldest,
+        by: "api:test".into(),
+        options: DeployOptions { no_shadow: true, ..DeployOptions::default() },
+    };
+    host.plugins().deploy(request).await
+}
+
 pub(crate) async fn refusal(host: &Host, guest: &str) -> (&'static str, String) {
     let error = deploy(host, guest).await.unwrap_err();
     (error.code(), error.to_string())

@@ -353,6 +353,7 @@ impl Counts {
         self.traps += other.traps;
         self.dead_letters += other.dead_letters;
         self.parkings += other.parkings;
+        self.replayed += other.replayed;
         self.breaker_openings += other.breaker_openings;
         self.restarts += other.restarts;
         self.swaps += other.swaps;

@@ -267,6 +267,15 @@ mod tests {
         ) -> BoxFuture<'_, Result<Vec<DeadLetterRow>, CommitError>> {
             unreachable!("not asked for")
         }
+
+        fn dead_letter(
+            &self,
+            _: &str,
+            _: Option<&TenantId>,
+            _: crate::event::Position,
+        ) -> BoxFuture<'_, Result<Option<DeadLetterRow>, CommitError>> {
+            unreachable!("not asked for")
+        }
     }
 
     fn write(key: &[u8], value: Option<&[u8]>) -> EffectBatch {

@@ -112,7 +112,11 @@ fn snapshots() -> Vec<Attack> {
         (guest().in_snapshot(FALL), Snapshot, UNREACHABLE),
         (guest().in_snapshot(&store(0xc00, -16)), Snapshot, "output: "),
         (guest().in_snapshot(&store(0xc04, 0x4000_0000)), Snapshot, "output: "),
-        (guest().pages(400).in_snapshot(&store(0xc04, 20_000_000)), Snapshot, "guest_output_bytes_max"),
+        (
+            guest().pages(400).in_snapshot(&store(0xc04, 20_000_000)),
+            Snapshot,
+            "more than 16777216 bytes; guest_state_bytes_max",
+        ),
         (guest().pages(400).in_snapshot(&store(0xc04, 9_000_000)), Snapshot, "guest_state_bytes_max"),
         (guest().in_snapshot("(return (i32.const 0xc01))"), Snapshot, "not aligned"),
         (guest().in_snapshot(grows), Snapshot, "output: two snapshots in a row differ (2 and 3 bytes)"),

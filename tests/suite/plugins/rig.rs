@@ -10,7 +10,7 @@ use millrace::clock::SystemClock;
 use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
 use millrace::plugins::{PluginError, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::processors::{
-    Engine, GuestPool, ProcessorFactory, ProcessorSettings, Runner, StateReader, TaskContext,
+    Engine, FailurePolicy, GuestPool, ProcessorFactory, ProcessorSettings, Runner, StateReader, TaskContext,
 };
 use millrace::streams::EventLog;
 use millrace::tables::{Query, TableStore, Value};
@@ -113,6 +113,7 @@ impl Rig {
         let settings = ProcessorSettings {
             retry_wait_min: Duration::from_millis(1),
             retry_wait_max: Duration::from_millis(4),
+            on_failure: FailurePolicy::Skip,
             ..ProcessorSettings::default()
         };
         Runner::start(&self.engine, factory, settings)
@@ -125,7 +126,11 @@ impl Rig {
     }
 
     pub(crate) async fn done(&self, runner: &Runner, through: Position) {
-        until("the processor is done", || runner.status().done_through >= through).await;
+        let done = || {
+            let status = runner.status();
+            status.done_through >= through && status.tasks.iter().all(|task| task.parked_events == 0)
+        };
+        until("the processor is done", done).await;
     }
 
     /// Key to cells.
@@ -141,7 +146,10 @@ impl Rig {
 
     /// The reason and message of each dead letter, with the agg-id of its event; newest first.
     pub(crate) async fn dead(&self, plugin: &str) -> Vec<(String, String, String)> {
-        let letter = |row: DeadLetterRow| (row.event.get(0).agg_id.to_owned(), row.reason, row.message);
+        let letter = |row: DeadLetterRow| {
+            let said = [row.message, row.backtrace].join("\n").trim_end().to_owned();
+            (row.event.get(0).agg_id.to_owned(), row.reason, said)
+        };
         let dead = self.store.dead_letters(plugin, None, 100).await.expect("dead letters can be read");
         dead.into_iter().map(letter).collect()
     }

@@ -200,7 +200,7 @@ impl Keeper {
                     metrics::counter!(crate::telemetry::metrics::STATE_EXPIRED).increment(entries);
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "expired keyed state could not be removed");
+                    tracing::warn!(error.kind = error.code(), error.blame = "host", %error, "expired keyed state could not be removed");
                     return;
                 }
                 Err(_) => return,

@@ -76,7 +76,7 @@ impl Worker {
             let name = self.shared.name.to_string();
             metrics::counter!(crate::telemetry::metrics::PROCESSOR_STATE_WARNINGS, "plugin" => name)
                 .increment(1);
-            warn!(task.id = %self.id, bytes, guest_state_bytes_max = max, "{STATE_IS_LARGE}");
+            warn!(task.id = %self.id, error.kind = "state_large", error.blame = "guest", bytes, guest_state_bytes_max = max, "{STATE_IS_LARGE}");
         }
     }
 
@@ -189,20 +189,31 @@ impl Worker {
                 Ok(())
             }
             Err(CommitError::Refused { reason, .. }) => self.refused(done, reason),
+            // One by one, those that there is room for are kept.
+            Err(CommitError::DeadLettersFull { .. }) if done.alone.is_none() && done.events > 1 => {
+                self.set_back();
+                self.push_back_done(done.done, Care::SingleCommit);
+                Ok(())
+            }
             Err(error) => Err(End { message: error.to_string(), restart: true, blame: error.blame() }),
         }
+    }
+
+    /// Everything is again as it was committed last.
+    fn set_back(&mut self) {
+        self.instance = None;
+        self.shadow.drop_stretch();
+        self.submitted_saved = self.committed_saved.clone();
+        self.submitted_parked = self.committed_parked.clone();
+        self.unwind(Care::SingleCommit);
+        self.keyed.drop_all();
     }
 
     /// The store refused the effects: from the committed state, everything
     /// again, an event a commit. Alone in its commit, the event is the culprit.
     fn refused(&mut self, done: InFlight, reason: String) -> Result<(), End> {
         warn!(task.id = %self.id, error.kind = "refused", error.blame = "guest", reason, "effects were refused");
-        self.shadow.drop_stretch();
-        self.instance = None;
-        self.submitted_saved = self.committed_saved.clone();
-        self.submitted_parked = self.committed_parked.clone();
-        self.unwind(Care::SingleCommit);
-        self.keyed.drop_all();
+        self.set_back();
         if let Some(alone) = done.alone {
             self.fail_alone(alone, Cause::said("refused", reason));
             return Ok(());
