@@ -21,8 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::limits;
-use crate::plugins::PluginSettings;
-use crate::processors::FailurePolicy;
+use crate::plugins::{FailurePolicy, PluginSettings};
 
 /// Everything that `millrace serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -288,6 +288,10 @@ pub const ANSWER_BATCHES_MAX: usize = 16;
 pub const STATE_SHOWN_BYTES_MAX: usize = 1 << 20;
 /// Entries of one page of keyed state when the request does not say.
 pub const STATE_ENTRIES_DEFAULT: u32 = 50;
+/// After an upload was cut off, how long and how much of the rest is taken in and thrown away, so that the
+/// client gets its answers before the connection closes.
+pub const LINGER_WAIT: Duration = Duration::from_millis(200);
+pub const LINGER_BYTES_MAX: usize = 16 << 20;
 /// Events of one page of a stream when the request does not say.
 pub const STREAM_EVENTS_DEFAULT: usize = 100;
 /// Connections at once.

@@ -21,7 +21,7 @@ const SECTIONS: [(&str, &str); 6] = [
     ),
     (
         "dead letters",
-        "SELECT processor, task_tenant, lane, key, reason, message, attempts, state_hash, plugin_version, tenant, id, aggregate, agg_id, version,
+        "SELECT processor, task_tenant, lane, key, reason, message, attempts, plugin_version, tenant, id, aggregate, agg_id, version,
            type, at, schema_version, depth, scope, kind, cursor, traceparent, payload
          FROM dead_letters",
     ),

@@ -168,6 +168,25 @@ impl HostProcess {
         self.settle_every(Duration::from_millis(10)).await
     }
 
+    /// Whether all that is parked waits behind a dead letter.
+    async fn nothing_retries(&self, plugins: &[Value]) -> Result<bool> {
+        for plugin in plugins {
+            let tasks = plugin["tasks"].as_array().context("a list of tasks")?;
+            let parked: u64 = tasks.iter().filter_map(|task| task["parked_events"].as_u64()).sum();
+            if parked == 0 {
+                continue;
+            }
+            let name = plugin["name"].as_str().context("a name")?;
+            let letters = self.get(&format!("/v1/plugins/{name}/dead-letters?limit=4096")).await?;
+            let letters = letters["dead_letters"].as_array().context("a list of letters")?;
+            let held = letters.iter().filter(|letter| letter["held"] == true);
+            if held.filter_map(|letter| letter["parked_behind"].as_u64()).sum::<u64>() != parked {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The same, looking this often.
     pub async fn settle_every(&self, interval: Duration) -> Result<()> {
         let begin = Instant::now();
@@ -177,8 +196,8 @@ impl HostProcess {
             if let Some(failed) = plugins.iter().find(|p| p["state"] == "failed") {
                 bail!("a plugin failed: {failed}");
             }
-            if !plugins.is_empty() && plugins.iter().all(|p| p["state"] == "running" && p["lag_events"] == 0)
-            {
+            let idle = |p: &Value| p["state"] == "running" && p["lag_events"] == 0;
+            if !plugins.is_empty() && plugins.iter().all(idle) && self.nothing_retries(plugins).await? {
                 return Ok(());
             }
             anyhow::ensure!(

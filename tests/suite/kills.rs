@@ -8,6 +8,11 @@ fn host() -> Setup {
     Setup::new(workspace_binary("millrace"))
         .set("processors.retry_wait_ms_min=2")
         .set("processors.retry_wait_ms_max=20")
+        // A try counts in the memory of an instance, which kills take: no event is given up for its retries.
+        .set("processors.retries_max=1000000")
+        .set("processors.breaker_failures_max=1000000")
+        .set("processors.shadow_events=50")
+        .set("processors.shadow_ms=20")
 }
 
 /// Runs a scenario both ways; answers the dump that both have left.

@@ -90,7 +90,7 @@ pub(crate) async fn settle(host: &Host, plugin: &str) -> PluginStatus {
         if status.lag_events == 0 {
             return status;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is not done");
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not done: {status:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
 use super::problem::Problem;
+use crate::limits::{LINGER_BYTES_MAX, LINGER_WAIT};
 
 /// A bound on a body, by name.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +77,19 @@ impl BodyReader {
             if !data.is_empty() {
                 return Ok(Some(data));
             }
+        }
+    }
+
+    /// Takes in what a client still sends and throws it away, until it stops for a moment or has sent much: a
+    /// connection that closes on unread bytes is reset, and takes the last answers with it.
+    pub(super) async fn pass_over_rest(&mut self) {
+        let mut left = LINGER_BYTES_MAX;
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER_WAIT, self.body.frame()).await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            if bytes > left {
+                return;
+            }
+            left -= bytes;
         }
     }
 

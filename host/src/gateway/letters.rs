@@ -16,8 +16,7 @@ use super::{Edge, json as text};
 use crate::checkpoints::{DeadLetterRow, EffectRef, SavedState};
 use crate::event::{Position, TenantId};
 use crate::limits::{PAGE_EVENTS_MAX, REPLAY_EFFECTS_MAX};
-use crate::plugins::{CoreDump, ReplayReport, ReplayRequest};
-use crate::processors::{FailureKind, LoadError, Resolved, Verdict};
+use crate::plugins::{CoreDump, FailureKind, LoadError, ReplayReport, ReplayRequest, Resolved, Verdict};
 
 /// Dead letters of one answer when the request does not say.
 const DEAD_LETTERS_DEFAULT: u32 = 100;

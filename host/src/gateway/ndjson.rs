@@ -169,6 +169,7 @@ impl Upload {
         }
         if let Err(problem) = ended {
             self.end(problem).await;
+            self.body.pass_over_rest().await;
         }
     }
 

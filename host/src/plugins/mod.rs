@@ -50,7 +50,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
 pub use crate::processors::{Expect, Manifest, Measures};
-use crate::processors::{FailurePolicy, InvalidManifest, OrderingKey, ProcessorFactory};
+/// What happens to failing events, and what can be done about them.
+pub use crate::processors::{FailureKind, FailurePolicy, LoadError, Resolved, Verdict};
+use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
