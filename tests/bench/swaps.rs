@@ -183,7 +183,7 @@ fn swaps(suite: &mut Suite) -> Result<()> {
 
 /// Swaps under load, and compares what is left with a run without swaps over the same events.
 async fn stormy(flights: &Arc<Flights>, dir: &Path) -> Result<Pauses> {
-    let stormy = Embedded::start().await?;
+    let stormy = Embedded::start_with(take_over_soon).await?;
     let control = stormy.host().plugins();
     for name in PLUGINS {
         // Both builds are compiled before anything is measured.
@@ -413,8 +413,18 @@ fn shadow(suite: &mut Suite) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a candidate in the shadow for all of a catch-up, as far as this host has a shadow.
-fn stay_in_the_shadow(_config: &mut Config) {}
+/// Keeps a candidate in the shadow for all of a catch-up.
+fn stay_in_the_shadow(config: &mut Config) {
+    config.processors.shadow_events = u64::from(u32::MAX);
+    config.processors.shadow_ms = 60_000;
+    config.processors.shadow_ms_max = 60_000;
+}
+
+/// A candidate takes over as soon as it has shown itself on a few events.
+fn take_over_soon(config: &mut Config) {
+    config.processors.shadow_events = 50;
+    config.processors.shadow_ms = 5;
+}
 
 /// Milliseconds in which the serving version handles a log that was there before.
 async fn catch_up(flights: &Flights, candidate: Option<&str>) -> Result<f64> {

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use millrace_tests::chaos::{InPlay, Scenario, difference};
-use millrace_tests::host::Setup;
+use millrace_tests::chaos::{InPlay, Scenario, difference, setup};
 
 /// Kills a host at random moments and compares what is left with a quiet run.
 #[derive(Debug, Parser)]
@@ -45,7 +44,7 @@ async fn main() -> Result<()> {
             bad_every: 400,
             poison_every: 800,
         },
-        host: Setup::new(binary).set("processors.retry_wait_ms_min=2").set("processors.retry_wait_ms_max=20"),
+        host: setup(binary),
     };
     let dir = tempfile::tempdir()?;
     let folder = arguments.keep.unwrap_or_else(|| dir.path().into());

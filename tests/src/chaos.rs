@@ -2,7 +2,7 @@
 //! quiet run leaves. The ordinary suite runs it short, `cargo xtask chaos` long.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -59,6 +59,18 @@ pub struct Storm {
     pub kills: usize,
     pub swaps: usize,
     pub uploads: usize,
+}
+
+/// How the host is set up for it.
+pub fn setup(binary: impl Into<PathBuf>) -> Setup {
+    Setup::new(binary)
+        .set("processors.retry_wait_ms_min=2")
+        .set("processors.retry_wait_ms_max=20")
+        // A try counts in the memory of an instance, which kills take: no event is given up for its retries.
+        .set("processors.retries_max=1000000")
+        .set("processors.breaker_failures_max=1000000")
+        .set("processors.shadow_events=50")
+        .set("processors.shadow_ms=20")
 }
 
 impl Scenario {

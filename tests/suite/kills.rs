@@ -1,18 +1,11 @@
 //! Claims about a host that is killed again and again: the result is that of a quiet run.
 
-use millrace_tests::chaos::{InPlay, Scenario, Storm, difference};
+use millrace_tests::chaos::{InPlay, Scenario, Storm, difference, setup};
 use millrace_tests::host::Setup;
 use millrace_tests::workspace_binary;
 
 fn host() -> Setup {
-    Setup::new(workspace_binary("millrace"))
-        .set("processors.retry_wait_ms_min=2")
-        .set("processors.retry_wait_ms_max=20")
-        // A try counts in the memory of an instance, which kills take: no event is given up for its retries.
-        .set("processors.retries_max=1000000")
-        .set("processors.breaker_failures_max=1000000")
-        .set("processors.shadow_events=50")
-        .set("processors.shadow_ms=20")
+    setup(workspace_binary("millrace"))
 }
 
 /// Runs a scenario both ways; answers the dump that both have left.
