@@ -63,7 +63,7 @@ fn endless() -> Vec<Handwritten> {
     let wait = "(call $block (call $after (i64.const 3600000000000)))";
     let fill = "(loop $l (memory.fill (i32.const 0x20000) (i32.const 7) (i32.const 20000000)) (br $l))";
     let random = "(loop $l (global.set $heap (i32.const 0x20000))
-        (call $random (i64.const 1000000) (i32.const 0xd00)) (br $l))";
+        (call $random (i64.const 60000) (i32.const 0xd00)) (br $l))";
     vec![
         spinner("spins"),
         Handwritten::new("logs").import(Import::Log).on_poison(log),
