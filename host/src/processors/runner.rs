@@ -291,6 +291,8 @@ impl Runner {
         let Some(task) = task else { return Err(ResolveError::NotRunning { processor, tenant }) };
         let (reply, answer) = oneshot::channel();
         task.resolve(Resolution { verdict, letter, reply });
+        // A task that ends takes the reply with it, and so ends the wait.
+        drop(task);
         answer.await.unwrap_or(Err(ResolveError::Interrupted { processor, letter: position }))
     }
 

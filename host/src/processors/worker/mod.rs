@@ -282,6 +282,8 @@ impl Worker {
         self.instance = None;
         self.work.clear();
         self.pending = Pending::default();
+        // Who waits for what it decides is told that it was interrupted.
+        self.in_flight = None;
         self.resolutions.clear();
         self.commit = None;
         self.drain = None;
