@@ -174,7 +174,7 @@ impl Worker {
     }
 
     /// There may be room to wait again.
-    fn unblock(&mut self) {
+    pub(super) fn unblock(&mut self) {
         if self.blocked == Some(Blocked::Full) {
             self.blocked = None;
         }

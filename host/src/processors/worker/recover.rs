@@ -225,6 +225,8 @@ impl Worker {
         self.shadow.break_stretch();
         self.keyed.drop_pending();
         self.parked = self.submitted_parked.clone();
+        // What filled it may have been taken back.
+        self.unblock();
         self.push_back_done(pending.done, care);
         self.fatal = None;
     }
