@@ -66,6 +66,9 @@ pub const LANES_MAX: u32 = 64;
 pub const INSTANCES_MAX: usize = 1_000;
 /// Events that may be in one commit of a task.
 pub const COMMIT_EVENTS_MAX: usize = 4_000;
+/// How long after a commit a task begins the next one although more events wait, so that what was handled is
+/// seen soon. Longer where commits take long: twice the time of the last one.
+pub const COMMIT_AFTER: Duration = Duration::from_millis(3);
 /// Bytes of effects after which a task commits.
 pub const COMMIT_BYTES_MAX: usize = 4 << 20;
 /// How often an event is tried again after `retry` before it becomes a dead letter.
@@ -142,7 +145,7 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Linear memory of one instance.
 pub const GUEST_MEMORY_BYTES_MAX: usize = 64 << 20;
-/// Wall time of one call. Beyond, the call is ended like a trap.
+/// Time of one call, running or waiting for something other than a core. Beyond, the call is ended like a trap.
 pub const GUEST_CALL_MAX: Duration = Duration::from_secs(5);
 /// How often the epoch moves: the precision of `GUEST_CALL_MAX`.
 pub const GUEST_EPOCH: Duration = Duration::from_millis(10);
@@ -236,6 +239,20 @@ pub const PLUGIN_LOADS_PER_CORE: usize = 2;
 pub const GUEST_THREADS_PER_CORE: usize = 4;
 /// How much lower than the host's the priority of guest threads is: the edge and the committer go first.
 pub const GUEST_NICE: i32 = 5;
+/// The same for the threads of the back line: they get what the others leave.
+pub const GUEST_BACK_NICE: i32 = 19;
+/// A call that is this long at work goes on at the priority of the back line.
+pub const GUEST_LONG_CALL: Duration = Duration::from_millis(50);
+/// Time that a plugin may spend, for one tenant, in calls that come to nothing, before it works in the back line.
+/// Half of what was spent is forgotten each second.
+pub const GUEST_WASTE_MAX: Duration = Duration::from_millis(50);
+/// How long a plugin works in the back line after such a call.
+pub const GUEST_BACK_FOR: Duration = Duration::from_secs(5);
+/// Threads that may be at work at a lower priority because their call is long, for each core. Beyond, long
+/// calls keep their place.
+pub const GUEST_STEPPED_BACK_PER_CORE: usize = 8;
+/// Wall time of one call, in times of its limit, where it has to wait for a core.
+pub const GUEST_CALL_STRETCH_MAX: u32 = 4;
 
 // Traces.
 

@@ -3,19 +3,20 @@
 //!
 //! Event types: `add` counts and writes a row · `reject`, `fatal` fail so ·
 //! `retry` fails until it has been tried as often as its payload says, over all
-//! instances · `trap` falls over · `trap-in-snapshot` falls at the next snapshot ·
+//! instances · `trap` falls over ·
+//! `panic` panics the first time, as the host's own code may · `trap-in-snapshot` falls at the next snapshot ·
 //! `emit` emits an `add` for the aggregate id `emitted` · `steal` writes the row
 //! of another key · `remember` appends its agg_id to the keyed entry `seen`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
-    ProcessorFactory, Subscription, TaskContext, Trap, TrapKind,
+    ProcessorFactory, Subscription, TaskContext, Trap, TrapKind, call_is_long,
 };
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,10 @@ pub struct Watch {
     pub flushes: AtomicU32,
     /// Instances of this tenant wait while it is set.
     pub held: Mutex<Option<TenantId>>,
+    /// While they wait, they say that their call is long.
+    pub long: AtomicBool,
+    /// The thread of the last call for each tenant.
+    pub threads: Mutex<BTreeMap<String, String>>,
     pub loaded_bytes: AtomicU64,
 }
 
@@ -213,7 +218,7 @@ impl Instance {
             Some(FlawKind::Slow) => {
                 let until = std::time::Instant::now() + std::time::Duration::from_millis(1);
                 while std::time::Instant::now() < until {
-                    std::thread::yield_now();
+                    std::hint::spin_loop();
                 }
                 Ok(Ok(()))
             }
@@ -240,6 +245,14 @@ impl Instance {
                 if *tried <= wanted {
                     return fail(FailureKind::Retry, "told to retry");
                 }
+            }
+            "panic" => {
+                let mut tries = self.watch.tries.lock().expect("test");
+                let tried = tries.entry(event.id.to_owned()).or_default();
+                *tried += 1;
+                let first = *tried == 1;
+                drop(tries);
+                assert!(!first, "told to panic");
             }
             "trap" => {
                 return Err(Trap::new(TrapKind::Trap, "told to fall"));
@@ -294,7 +307,12 @@ impl Processor for Instance {
     }
 
     fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.watch.threads.lock().expect("test").insert(self.context.tenant.to_string(), thread);
         while self.watch.held.lock().expect("test").as_ref() == Some(&self.context.tenant) {
+            if self.watch.long.load(Ordering::SeqCst) {
+                call_is_long();
+            }
             std::thread::yield_now();
         }
         let mut out = Out::default();

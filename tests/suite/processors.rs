@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millrace::checkpoints::CheckpointStore;
@@ -343,6 +344,51 @@ async fn an_idle_instance_is_given_back_and_comes_again_with_its_state() {
     assert_eq!(scene.counts("a").await, counts(&[("x", rounds)]));
 }
 
+#[tokio::test]
+async fn a_long_call_makes_way_and_its_tenant_works_in_the_back_line_for_a_while() {
+    let scene = Scene::new().await;
+    let (runner, watch) = scene.start(scripted(), ProcessorSettings::default());
+    let last = scene.publish("a", &[("x", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    let of = |tenant: &str| watch.threads.lock().expect("test").get(tenant).cloned().unwrap_or_default();
+    assert!(of("a").starts_with("guest-") && !of("a").starts_with("guest-back"), "{}", of("a"));
+    let front = || {
+        let threads = nice_values().into_iter();
+        let front = threads.filter(|(name, _)| name.starts_with("guest-") && !name.contains("back"));
+        front.map(|(_, nice)| nice).collect::<Vec<_>>()
+    };
+    let usual = front();
+    assert_eq!(usual.len(), 4, "the scene has that many: {usual:?}");
+
+    watch.long.store(true, Ordering::SeqCst);
+    *watch.held.lock().expect("test") = Some(tenant_id("a"));
+    scene.publish("a", &[("x", "add", "1")]).await;
+    let stepped_back = || front().len() == 5 && front().iter().filter(|nice| **nice == 19).count() == 1;
+    until("its thread has stepped back and another is in its place", stepped_back).await;
+    let last = scene.publish("b", &[("y", "add", "1")]).await;
+    until("another tenant goes on", || of("b").starts_with("guest-")).await;
+    assert!(!of("b").starts_with("guest-back"), "{}", of("b"));
+
+    *watch.held.lock().expect("test") = None;
+    until("the thread has ended", || front() == usual).await;
+    let last = scene.publish("a", &[("x", "add", "1")]).await.max(last);
+    scene.done(&runner, last).await;
+    assert!(of("a").starts_with("guest-back"), "it is put back: {}", of("a"));
+    assert_eq!(scene.counts("a").await, counts(&[("x", 3)]));
+}
+
+#[tokio::test]
+async fn a_panic_of_the_host_costs_a_run_and_neither_a_thread_nor_an_event() {
+    let scene = Scene::new().await;
+    let (runner, _) = scene.start(scripted(), ProcessorSettings::default());
+    let events = [("x", "add", "1"), ("x", "panic", "1"), ("x", "add", "1")];
+    for tenant in ["a", "b", "c", "d", "e"] {
+        let last = scene.publish(tenant, &events).await;
+        scene.done(&runner, last).await;
+        assert_eq!(scene.counts(tenant).await, counts(&[("x", 3)]), "{tenant}");
+    }
+}
+
 /// What the kernel says of each thread of this process: its name and nice value.
 fn nice_values() -> Vec<(String, i64)> {
     let stat = |task: std::fs::DirEntry| {
@@ -355,21 +401,25 @@ fn nice_values() -> Vec<(String, i64)> {
     tasks.flatten().filter_map(stat).collect()
 }
 
+/// Those of the threads with these names.
+fn nices(names: &[&str]) -> Vec<i64> {
+    let threads = nice_values().into_iter();
+    threads.filter(|(name, _)| names.contains(&name.as_str())).map(|(_, nice)| nice).collect()
+}
+
 #[tokio::test]
 async fn guest_threads_give_way_to_the_rest_of_the_host() {
     let mut before = nice_values();
     let (_, ours) = before.swap_remove(0);
     let pool = GuestPool::new(3).expect("threads start");
-    let guests = || {
-        nice_values()
-            .into_iter()
-            .filter(|(name, _)| ["guest-0", "guest-1", "guest-2"].contains(&name.as_str()))
-    };
+    let front = || nices(&["guest-0", "guest-1", "guest-2"]);
+    let back = || nices(&["guest-back-3", "guest-back-4", "guest-back-5"]);
     let lower = (ours + 5).min(19);
-    until("all of them have stepped back", || guests().filter(|(_, nice)| *nice == lower).count() == 3).await;
+    until("both lines have stepped back", || front() == [lower; 3] && back() == [19; 3]).await;
     assert!(
         nice_values().iter().any(|(name, nice)| !name.starts_with("guest-") && *nice == ours),
         "nobody else has"
     );
     pool.shut_down();
+    until("they have ended", || front().is_empty() && back().is_empty()).await;
 }

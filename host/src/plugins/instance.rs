@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use wasmtime::{Store, WasmBacktrace, WasmCoreDump};
+use wasmtime::{Store, UpdateDeadline, WasmBacktrace, WasmCoreDump};
 
 use super::autopsy::CoreDump;
 use super::bindings::{self, exported, wire};
+use super::call_time::CallTime;
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
 use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
@@ -45,11 +46,9 @@ impl Instance {
         context: Option<TaskContext>,
         call_max: Duration,
     ) -> Result<Self, Trap> {
-        let mut store = Store::new(linked.engine(), Guest::new(sandbox, context));
-        store.limiter(|guest| &mut guest.limits);
+        let mut store = store(linked, sandbox, context);
         store.set_hostcall_fuel(GUEST_OUTPUT_BYTES_MAX);
-        store.set_epoch_deadline(ticks(call_max));
-        store.data_mut().begin_call(call_max);
+        begin_call(&mut store, call_max);
         let component = linked.instantiate(&mut store).map_err(|error| explain(&error, &store, call_max))?;
         Ok(Self { alive: Some(Alive { store, component }), call_max, core_dump: None })
     }
@@ -61,10 +60,8 @@ impl Instance {
         sandbox: &Sandbox,
         call_max: Duration,
     ) -> wasmtime::Result<()> {
-        let mut store = Store::new(linked.engine(), Guest::new(sandbox, None));
-        store.limiter(|guest| &mut guest.limits);
-        store.set_epoch_deadline(ticks(call_max));
-        store.data_mut().begin_call(call_max);
+        let mut store = store(linked, sandbox, None);
+        begin_call(&mut store, call_max);
         // What goes wrong here is `describe`'s to tell.
         let Ok(instance) = linked.instance_pre().instantiate(&mut store) else { return Ok(()) };
         bindings::Processor::new(&mut store, &instance).map(drop)
@@ -78,8 +75,7 @@ impl Instance {
         let Some(Alive { store, component }) = &mut self.alive else {
             return Err(Trap::new(TrapKind::Host, "the instance fell before and cannot be used"));
         };
-        store.set_epoch_deadline(ticks(self.call_max));
-        store.data_mut().begin_call(self.call_max);
+        begin_call(store, self.call_max);
         let error = match call(component.millrace_processor_handler(), store) {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -112,6 +108,22 @@ impl Instance {
     pub(super) fn describe(&mut self) -> Result<wire::Manifest, Trap> {
         self.call(|handler, store| handler.call_describe(store))
     }
+}
+
+/// A store in which a call is ended when its time is used up.
+fn store(linked: &Linked, sandbox: &Sandbox, context: Option<TaskContext>) -> Store<Guest> {
+    let mut store = Store::new(linked.engine(), Guest::new(sandbox, context));
+    store.limiter(|guest| &mut guest.limits);
+    store.epoch_deadline_callback(|mut guest| match guest.data_mut().call_left() {
+        Some(left) => Ok(UpdateDeadline::Continue(ticks(left))),
+        None => Err(wasmtime::Trap::Interrupt.into()),
+    });
+    store
+}
+
+fn begin_call(store: &mut Store<Guest>, call_max: Duration) {
+    store.set_epoch_deadline(ticks(CallTime::first_look(call_max)));
+    store.data_mut().begin_call(call_max);
 }
 
 /// What happened, as far as the error tells.

@@ -10,6 +10,7 @@ mod artifacts;
 mod autopsy;
 mod bindings;
 mod cache;
+mod call_time;
 mod candidate;
 mod compiler;
 mod control;

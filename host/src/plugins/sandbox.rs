@@ -26,6 +26,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::bindings::imported;
 use super::bindings::imported::log::Level;
+use super::call_time::CallTime;
 use super::grants::{DATA_DIR, Grants};
 use super::http::GuestHttp;
 use super::memory::CountedLimits;
@@ -47,8 +48,7 @@ pub(super) struct Guest {
     config: Arc<BTreeMap<String, String>>,
     logs: Arc<Logs>,
     event_time: Arc<AtomicI64>,
-    /// When the running call has used up its time, for what epochs do not interrupt.
-    pub(super) call_until: Instant,
+    pub(super) call: CallTime,
     /// Which setting says how long a call may take, for the message when it took longer.
     pub(super) call_limit: Arc<str>,
 }
@@ -105,7 +105,7 @@ impl Guest {
             config: Arc::clone(&sandbox.config),
             logs,
             event_time,
-            call_until: Instant::now(),
+            call: CallTime::begin(Duration::ZERO),
             call_limit: Arc::clone(&sandbox.call_limit),
         }
     }
@@ -123,9 +123,16 @@ impl Guest {
 
     /// A call begins, which may take this long. What earlier ones printed is not its last words.
     pub(super) fn begin_call(&mut self, call_max: Duration) {
-        self.call_until = Instant::now() + call_max;
-        self.http.hooks.until = self.call_until;
+        self.call = CallTime::begin(call_max);
+        self.http.hooks.until = self.call.until();
         self.logs.lock().last_words.clear();
+    }
+
+    /// An epoch that the call was given ends: how much longer it may take; none when it must end.
+    pub(super) fn call_left(&mut self) -> Option<Duration> {
+        let left = self.call.left();
+        self.http.hooks.until = self.call.until();
+        left
     }
 
     /// The last line that the running call wrote to its output, such as the message of a panic.

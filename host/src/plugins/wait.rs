@@ -28,7 +28,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
 }
 
 fn wait(guest: &mut Guest) -> Wait<'_> {
-    let until = guest.call_until;
+    let until = guest.call.until();
     Wait { table: guest.ctx().table, until }
 }
 

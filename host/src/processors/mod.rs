@@ -7,6 +7,8 @@
 //! here; `plugins` makes one out of a component.
 
 mod breaker;
+mod conduct;
+mod core_time;
 mod counters;
 mod feed;
 mod histogram;
@@ -28,11 +30,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 pub use breaker::BreakerState;
+pub use core_time::waited_for_core;
 pub use counters::{Counts, VersionCounters};
 pub use lane::lane_of_event;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use measures::{Exposed, Measures, Shape, TrapCounts, VersionMeasures, exposition, lag_seconds};
-pub use pool::GuestPool;
+pub use pool::{GuestPool, call_is_long};
 pub use proof::{context_at_rest, prove_at_rest};
 pub use resolve::{ResolveError, Resolved, Verdict};
 pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::keyed::KeyedState;
+use super::pool::GuestPool;
 use super::runner::{Engine, SwapError};
 use super::{LoadError, ProcessorFactory, TaskContext, Trap, TrapKind};
 use crate::checkpoints::{CommitError, SavedState, TaskId};
@@ -61,32 +62,37 @@ pub async fn prove_at_rest(
     };
     let tasks = engine.checkpoints.tasks(Some(&processor)).await.map_err(host_failed(first()))?;
     if tasks.is_empty() {
-        return prove(&engine.runtime, factory, first(), basis(&first(), None)).await;
+        return prove(&engine.pool, factory, first(), basis(&first(), None)).await;
     }
     for row in tasks {
         let claimed = engine.checkpoints.claim(&row.task).await;
         let (_, checkpoint) = claimed.map_err(host_failed(row.task.clone()))?;
         let saved = checkpoint.and_then(|checkpoint| checkpoint.saved).map(Arc::new);
         let basis = basis(&row.task, saved);
-        prove(&engine.runtime, factory, row.task, basis).await?;
+        prove(&engine.pool, factory, row.task, basis).await?;
     }
     Ok(())
 }
 
+/// What a candidate shares its quota of threads under: never with the version that it would replace.
+pub(super) fn candidate_group(processor: &str) -> Arc<str> {
+    format!("candidate:{processor}").into()
+}
+
 /// Makes an instance, loads it and throws it away.
 pub(super) async fn prove(
-    runtime: &tokio::runtime::Handle,
+    pool: &GuestPool,
     factory: &Arc<dyn ProcessorFactory>,
     task: TaskId,
     basis: Basis,
 ) -> Result<(), SwapError> {
     let factory = Arc::clone(factory);
-    let loaded = runtime.spawn_blocking(move || {
+    let loaded = pool.run_back(candidate_group(&task.processor), task.tenant.clone(), move || {
         let mut instance = factory.instantiate(basis.context)?;
         instance.load(basis.saved.as_deref())
     });
     let loaded = loaded
         .await
-        .unwrap_or_else(|panic| Err(LoadError::Trap(Trap::new(TrapKind::Host, panic.to_string()))));
+        .unwrap_or_else(|error| Err(LoadError::Trap(Trap::new(TrapKind::Host, error.to_string()))));
     loaded.map_err(|source| SwapError { task, source })
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -232,7 +231,7 @@ impl Runner {
         for task in self.shared.tasks() {
             // An ended task has no objection.
             let Some(basis) = task.basis().await else { continue };
-            prove(&self.shared.runtime, factory, task.id.clone(), basis).await?;
+            prove(&self.shared.pool, factory, task.id.clone(), basis).await?;
         }
         Ok(())
     }
@@ -395,14 +394,6 @@ impl Shared {
 
     fn serves(&self, tenant: &TenantId) -> bool {
         self.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
-    }
-
-    /// For calls that may take long, off the threads of the runtime.
-    pub(super) fn spawn_blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.runtime.spawn_blocking(work)
     }
 
     pub(super) fn tasks(&self) -> Vec<Arc<Task>> {

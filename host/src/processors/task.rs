@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::breaker::Breaker;
 use super::counters::ThreadCpu;
-use super::pool::{Schedule, Turns};
+use super::pool::{Schedule, Turned, Turns};
 use super::proof::Basis;
 use super::resolve::Resolution;
 use super::runner::Shared;
@@ -336,15 +336,21 @@ impl Task {
         self.inbox.lock().expect("no code panics while it holds an inbox")
     }
 
-    fn run(self: &Arc<Self>) -> bool {
+    fn run(self: &Arc<Self>) -> Turned {
         let mut worker = self.worker.lock().unwrap_or_else(|broken| {
             // A panic in a turn is a bug; the state it left behind must not be used.
             let mut worker = broken.into_inner();
             worker.give_up();
+            self.report(End {
+                message: "the host's own code panicked; it is begun again from the last commit".into(),
+                restart: true,
+                blame: Blame::Host,
+            });
+            self.close_inbox();
             worker
         });
         if worker.is_over() {
-            return false;
+            return Turned::default();
         }
         let cpu = ThreadCpu::begin();
         let inputs = self.take(worker.wants_batches());
@@ -357,7 +363,8 @@ impl Task {
         self.seen.held.store(held as u64, Ordering::SeqCst);
         self.seen.committed.store(worker.committed().0, Ordering::SeqCst);
         *self.seen.blocked.lock().expect("no code panics while it holds what is seen") = worker.blocked();
-        worker.counters().cpu(cpu.spent());
+        let cpu = cpu.spent();
+        worker.counters().cpu(cpu);
         let again = match next {
             Ok(Next::Again) => true,
             Ok(Next::Wait) => false,
@@ -386,7 +393,7 @@ impl Task {
         }
         self.seen.note(&worker);
         self.settle(&worker);
-        again
+        Turned { again, fell: worker.take_fell(), cpu }
     }
 
     fn settle(&self, worker: &Worker) {
@@ -487,7 +494,7 @@ impl Turns for Task {
         &self.id.tenant
     }
 
-    fn turn(self: Arc<Self>) -> bool {
+    fn turn(self: Arc<Self>) -> Turned {
         self.run()
     }
 

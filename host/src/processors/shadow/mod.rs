@@ -37,7 +37,7 @@ use self::compare::Mapping;
 use self::offers::Stretch;
 use self::task::ShadowTask;
 use super::pool::GuestPool;
-use super::proof::Basis;
+use super::proof::{Basis, candidate_group};
 use super::{Manifest, ProcessorFactory, Subscription};
 use crate::checkpoints::TaskId;
 use crate::limits::{SHADOW_EVENT_TIME_MIN, SHADOW_EXAMPLES_MAX, SHADOW_TASKS_MAX};
@@ -109,7 +109,7 @@ impl Shadow {
         let new = factory.manifest();
         let mapping = Arc::new(Mapping::new(&old.tables, &new.tables, &mut report));
         let subscription = (new.subscription != old.subscription).then(|| new.subscription.clone());
-        let group = format!("shadow:{}", new.name).into();
+        let group = candidate_group(&new.name);
         Self {
             subscription,
             mapping,

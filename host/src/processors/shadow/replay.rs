@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::super::core_time::OwnTime;
 use super::super::lane::lane_of;
 use super::super::proof::Basis;
 use super::super::{FailureKind, LoadError, Manifest, Outcome, Processor, ProcessorFactory, Trap, TrapKind};
@@ -160,7 +161,7 @@ impl Old {
             let (aggregate, event_type) = batch.routing(index);
             subscription.matches(aggregate, event_type)
         });
-        let begun = Instant::now();
+        let begun = OwnTime::begin();
         let outcome = if subscribed {
             self.instance.handle(&batch)?
         } else {

@@ -155,12 +155,13 @@ impl Run<'_> {
                 stop: Arc::clone(&stop),
             };
             let shadow = Arc::clone(&self.shadow);
-            let done = self.shared.spawn_blocking(move || replay(&shadow, &of_task));
+            let (group, tenant) = (Arc::clone(&shadow.group), task.id.tenant.clone());
+            let done = self.shared.pool.run_back(group, tenant, move || replay(&shadow, &of_task));
             match tokio::time::timeout(self.left(), done).await {
                 Ok(Ok(Ok(()))) => self.shadow.stretch_over(false),
                 Ok(Ok(Err(refusal))) => self.shadow.refuse(refusal),
-                Ok(Err(panic)) => {
-                    self.shadow.refuse(ShadowRefusal { fault: ShadowFault::Host, message: panic.to_string() })
+                Ok(Err(error)) => {
+                    self.shadow.refuse(ShadowRefusal { fault: ShadowFault::Host, message: error.to_string() })
                 }
                 Err(_) => self.shadow.refuse(ShadowRefusal {
                     fault: ShadowFault::Timeout,

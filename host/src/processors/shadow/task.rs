@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use super::super::TaskContext;
-use super::super::pool::{Schedule, Turns};
+use super::super::pool::{Schedule, Turned, Turns};
 use super::super::proof::Basis;
 use super::keyed::ShadowState;
 use super::offers::{Ended, Offer, Step, Stretch};
@@ -138,11 +138,15 @@ impl Turns for ShadowTask {
         &self.id.tenant
     }
 
-    fn turn(self: Arc<Self>) -> bool {
-        self.run()
+    fn turn(self: Arc<Self>) -> Turned {
+        Turned { again: self.run(), ..Turned::default() }
     }
 
     fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    fn is_background(&self) -> bool {
+        true
     }
 }

@@ -1,8 +1,9 @@
 //! One instance of a candidate at work, and what it is held to.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::super::core_time::OwnTime;
 use super::super::{Failure, FailureKind, FlushReason, LoadError, Processor, TaskContext, Trap, TrapKind};
 use super::compare::Comparison;
 use super::keyed::ShadowState;
@@ -88,7 +89,7 @@ impl Trial {
         let mut from = 0;
         while from < batch.len() {
             let part = if from == 0 { Arc::clone(&batch) } else { part_of(&batch, from..batch.len()) };
-            let begun = Instant::now();
+            let begun = OwnTime::begin();
             let outcome = self.instance.handle(&part);
             took += begun.elapsed();
             if is_dropped() {

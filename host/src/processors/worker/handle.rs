@@ -8,6 +8,7 @@ use super::{Blocked, Care, Worker, cut};
 use crate::checkpoints::EffectBatch;
 use crate::error::Blame;
 use crate::event::{EventBatch, Position};
+use crate::processors::core_time::OwnTime;
 use crate::processors::lane::key_of;
 use crate::processors::parked::Key;
 use crate::processors::proof::Basis;
@@ -52,6 +53,7 @@ impl Worker {
         self.load_instance()?;
         self.begin_stretch();
         self.last_used = Instant::now();
+        let own_time = self.shadow.is_watched().then(OwnTime::begin);
         let instance = self.instance.as_mut().expect("it was just loaded");
         let call = HandleCall::begin(&self.id, self.counters.version(), &selection.batch);
         let mut answer = instance.handle(&selection.batch);
@@ -60,12 +62,10 @@ impl Worker {
         self.pending.traces.add(span.as_ref());
         match answer {
             Ok(outcome) => {
-                self.shadow.offer(
-                    &selection.batch,
-                    &outcome,
-                    self.last_used.elapsed(),
-                    instance.memory_bytes(),
-                );
+                if let Some(own_time) = own_time {
+                    let (took, memory) = (own_time.elapsed(), instance.memory_bytes());
+                    self.shadow.offer(&selection.batch, &outcome, took, memory);
+                }
                 self.take_outcome(outcome, &selection, care)?
             }
             Err(trap) => self.fall(&trap)?,

@@ -142,12 +142,17 @@ pub(super) struct Worker {
     committed: Position,
     /// When that was; before the first commit, when the task was claimed.
     committed_at: Micros,
+    /// When the last commit began, and how long the last answered one took.
+    submitted_at: Instant,
+    commit_took: Duration,
     advance: Position,
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
     last_used: Instant,
     /// When it began, on both clocks: retries keep to the one that never goes back.
     began: (Instant, Micros),
+    /// An instance fell in this turn.
+    fell: bool,
     /// It was said that the snapshot is large.
     state_warned: bool,
     over: bool,
@@ -218,11 +223,14 @@ impl Worker {
             resolutions: VecDeque::new(),
             tried_parked: false,
             blocked: None,
+            submitted_at: Instant::now(),
+            commit_took: Duration::ZERO,
             committed: position,
             advance: position,
             fatal: None,
             drain: None,
             last_used: Instant::now(),
+            fell: false,
             state_warned: false,
             over: false,
         }
@@ -254,6 +262,11 @@ impl Worker {
     /// The counts of the version that the task runs.
     pub(super) fn counters(&self) -> &TaskCounters {
         &self.counters
+    }
+
+    /// Whether an instance fell since this was asked last.
+    pub(super) fn take_fell(&mut self) -> bool {
+        std::mem::take(&mut self.fell)
     }
 
     pub(super) fn is_over(&self) -> bool {

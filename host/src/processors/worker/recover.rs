@@ -201,6 +201,7 @@ impl Worker {
     /// Gives the instance up. The host's own failures end the run.
     pub(super) fn fell(&mut self, trap: &Trap) -> Result<(), End> {
         self.instance = None;
+        self.fell = true;
         self.shadow.break_stretch();
         if trap.kind == TrapKind::Host {
             return Err(End { message: trap.to_string(), restart: true, blame: Blame::Host });

@@ -13,6 +13,7 @@ use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
 use crate::error::{Blame, Classify as _};
+use crate::limits::COMMIT_AFTER;
 
 const STATE_IS_LARGE: &str =
     "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
@@ -50,6 +51,7 @@ impl Worker {
             Err(trap) => {
                 warn!(task.id = %self.id, error.kind = %trap.kind, error.blame = "guest", message = trap.message, "instance fell in flush");
                 self.instance = None;
+                self.fell = true;
                 self.counters.trap(trap.kind);
                 self.unwind(Care::Batch);
                 Ok(())
@@ -95,6 +97,7 @@ impl Worker {
                 || careful
                 || alone
                 || waiting
+                || self.submitted_at.elapsed() >= COMMIT_AFTER.max(2 * self.commit_took)
                 || self.pending.events >= settings.commit_events
                 || self.pending.bytes >= settings.commit_bytes_max);
         let behind = idle
@@ -122,6 +125,7 @@ impl Worker {
         if self.work.is_empty() {
             position = position.max(self.advance);
         }
+        self.submitted_at = Instant::now();
         self.keyed.begin_commit();
         self.commit = Some(Commit {
             task: self.id.clone(),
@@ -181,7 +185,8 @@ impl Worker {
                 let (events, held) = self.parked();
                 self.counters.parked(events, held);
                 self.keyed.end_commit();
-                self.counters.commit(done.events, committed.stale, done.call.began.elapsed());
+                self.commit_took = done.call.began.elapsed();
+                self.counters.commit(done.events, committed.stale, self.commit_took);
                 self.committed_at = self.shared.clock.now();
                 if let Some(alone) = done.alone {
                     Self::end_alone(alone);
