@@ -142,3 +142,36 @@ async fn a_paused_plugin_decides_nothing() {
     assert_eq!(discarded["resolved"][0]["outcome"], "discarded");
     host.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_list_tells_what_waits_also_of_a_paused_plugin_and_after_a_restart() {
+    let (dir, host) = fallen().await;
+    let waiting = async |host: &Host| {
+        let list = said(host, &["plugin", "list", "--json"]).await;
+        list["plugins"][0]["waiting"].clone()
+    };
+    let something = json!({ "parked_events": 1, "held_keys": 1, "dead_letters": 1 });
+    assert_eq!(waiting(&host).await, something);
+    let (_, text) = ran(&host, &["plugin", "list"]).await;
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split("  ").collect()).collect();
+    let cells =
+        |line: usize| words[line].iter().map(|w| w.trim()).filter(|w| !w.is_empty()).collect::<Vec<_>>();
+    let column =
+        |name| cells(0).iter().position(|head| *head == name).and_then(|at| cells(1).get(at).copied());
+    assert_eq!(["PARKED", "HELD KEYS", "DEAD LETTERS"].map(column), [Some("1"); 3], "{text}");
+
+    let (paused, _) = ran(&host, &["plugin", "pause", "trap-on-type"]).await;
+    paused.expect("it pauses");
+    assert_eq!(waiting(&host).await, something, "it is in the store");
+    host.shutdown().await;
+    let host = start(&config(dir.path())).await;
+    assert_eq!(waiting(&host).await, something, "and stays there");
+    let (resumed, _) = ran(&host, &["plugin", "resume", "trap-on-type"]).await;
+    resumed.expect("it resumes");
+    let show = said(&host, &["plugin", "show", "trap-on-type", "--json"]).await;
+    assert_eq!(show["waiting"], something, "{show}");
+    said(&host, &["dead-letter", "discard", "trap-on-type", "--all", "--json"]).await;
+    let show = said(&host, &["plugin", "show", "trap-on-type", "--json"]).await;
+    assert_eq!((&show["waiting"]["held_keys"], &show["waiting"]["dead_letters"]), (&json!(0), &json!(0)));
+    host.shutdown().await;
+}
