@@ -341,8 +341,37 @@ mod tests {
         }
     }
 
-    /// One change that a task may make, on both.
-    fn change(rng: &mut StdRng, number: u64, parked: &mut Parked, naive: &mut Naive) {
+    /// What the store holds after every change was written down.
+    #[derive(Clone, Debug, Default)]
+    struct Written {
+        keys: BTreeMap<Key, ParkedState>,
+        events: BTreeMap<u64, Key>,
+    }
+
+    impl Written {
+        fn apply(&mut self, writes: ParkedWrites) {
+            for (key, state) in writes.keys {
+                match state {
+                    Some(state) => drop(self.keys.insert(key, state)),
+                    None => drop(self.keys.remove(&key)),
+                }
+            }
+            self.events.extend(writes.added.into_iter().map(|(key, event)| (event.last_position().0, key)));
+            for position in writes.removed {
+                self.events.remove(&position.0);
+            }
+        }
+
+        fn check(&self, naive: &Naive) {
+            let keys = naive.0.iter().map(|(key, (state, _))| (Arc::clone(key), state.clone()));
+            assert_eq!(self.keys, keys.collect());
+            let events = naive.0.iter().flat_map(|(key, (_, e))| e.iter().map(|e| (*e, Arc::clone(key))));
+            assert_eq!(self.events, events.collect());
+        }
+    }
+
+    /// One change that a task may make, on all.
+    fn change(rng: &mut StdRng, number: u64, parked: &mut Parked, naive: &mut Naive, written: &mut Written) {
         let mut changes = ParkedChanges::default();
         let key: Key = [rng.random_range(0..12_u8)].into();
         let when = i64::try_from(number / 3 + rng.random_range(0..20)).expect("small");
@@ -384,23 +413,30 @@ mod tests {
                 for (state, _) in naive.0.values_mut().filter(|(state, _)| state.held.is_none()) {
                     (state.attempts, state.retry_at) = (0, Micros(when));
                 }
+                // It is not written down: what becomes of the next tries is.
+                for state in written.keys.values_mut().filter(|state| state.held.is_none()) {
+                    (state.attempts, state.retry_at) = (0, Micros(when));
+                }
             }
             _ => {}
         }
+        written.apply(changes.writes(parked));
     }
 
     #[test]
-    fn whatever_is_done_the_indexes_say_what_a_look_at_all_keys_says() {
+    fn whatever_is_done_the_indexes_and_the_store_say_what_a_look_at_all_keys_says() {
         for seed in 0..20 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let (mut parked, mut naive) = (Parked::default(), Naive::default());
-            let mut before = (parked.clone(), naive.clone());
+            let (mut parked, mut naive, mut written) =
+                (Parked::default(), Naive::default(), Written::default());
+            let mut before = (parked.clone(), naive.clone(), written.clone());
             for number in 1..400 {
-                change(&mut rng, number, &mut parked, &mut naive);
+                change(&mut rng, number, &mut parked, &mut naive, &mut written);
                 naive.check(&parked);
+                written.check(&naive);
                 match rng.random_range(0..20) {
-                    0 => before = (parked.clone(), naive.clone()),
-                    1 => (parked, naive) = before.clone(),
+                    0 => before = (parked.clone(), naive.clone(), written.clone()),
+                    1 => (parked, naive, written) = before.clone(),
                     _ => before.1.check(&before.0),
                 }
             }

@@ -288,12 +288,12 @@ async fn candidates_are_confirmed_given_up_and_rolled_back_as_asked() {
         [
             "confirm keeper".to_owned(),
             "abandon keeper".into(),
-            format!("roll back keeper to None, api:alpha, {none}"),
+            format!("roll back keeper to None, api:token-1, {none}"),
             format!(
-                "roll back keeper to Some(\"1.2.0\"), api:alpha, {}",
+                "roll back keeper to Some(\"1.2.0\"), api:token-1, {}",
                 options("Some(5)", "Some(7)", true, "IdenticalRows")
             ),
-            format!("roll back keeper to None, api:alpha, {none}"),
+            format!("roll back keeper to None, api:token-1, {none}"),
             "confirm nobody".into(),
         ]
     );
