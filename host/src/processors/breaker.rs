@@ -124,7 +124,6 @@ impl Breaker {
 
     /// Another version: nothing is known against it.
     pub(super) fn reset(&self) {
-        self.failures.store(1, Ordering::Relaxed);
         self.succeeded();
     }
 

@@ -21,7 +21,7 @@ enum Nature {
     Good,
     /// Falls over.
     Traps,
-    /// Takes a millisecond or more.
+    /// Takes some milliseconds.
     Slow,
     /// Refuses any state.
     Refuses,
@@ -100,8 +100,9 @@ impl Processor for Variant {
     fn handle(&mut self, event: Event<'_>, out: &mut Effects) -> Result<(), Failure> {
         match self.nature {
             Nature::Traps => panic!("it is made to fall"),
-            Nature::Slow => spin(3_000_000),
-            Nature::Leaks => self.kept.push(black_box(vec![1; 1 << 20])),
+            Nature::Slow => spin(10_000_000),
+            // Taken and not touched, so that it is not slow as well.
+            Nature::Leaks => self.kept.push(black_box(Vec::with_capacity(1 << 20))),
             Nature::Swells => self.counted.ballast.push_str(&"x".repeat(1 << 20)),
             Nature::Other => {
                 spin(10_000);

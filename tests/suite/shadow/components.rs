@@ -19,7 +19,7 @@ use crate::commands::ran;
 async fn start() -> Result<Embedded> {
     Embedded::start_with(|config| {
         (config.processors.shadow_events, config.processors.shadow_ms) = (60, 20);
-        config.processors.shadow_time_ratio_max = 20;
+        config.processors.shadow_time_ratio_max = 50;
         // What leaks is to be found out by that, before it comes to its bound.
         let memory_bytes_max = Some(512 << 20);
         let variant = PluginSettings { lanes: Some(1), memory_bytes_max, ..PluginSettings::default() };
