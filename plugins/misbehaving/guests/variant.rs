@@ -90,11 +90,13 @@ impl Processor for Variant {
         if nature == Nature::Refuses {
             return Err("it is not in the mood".into());
         }
-        let mut kept = Vec::new();
-        while nature == Nature::Greedy {
-            kept.push(black_box(vec![1; 1 << 20]));
+        if nature == Nature::Greedy {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(black_box(vec![1_u8; 1 << 20]));
+            }
         }
-        Ok(Self { nature, counted: saved.json(STATE)?, kept })
+        Ok(Self { nature, counted: saved.json(STATE)?, kept: Vec::new() })
     }
 
     fn handle(&mut self, event: Event<'_>, out: &mut Effects) -> Result<(), Failure> {
