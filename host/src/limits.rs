@@ -85,6 +85,9 @@ pub const PARKED_BYTES_MAX: usize = 32 << 20;
 pub const PARKED_KEY_BYTES_MAX: usize = 2 << 10;
 /// Dead letters of one processor. With one more it stops until some are replayed or discarded.
 pub const DEAD_LETTERS_MAX: u64 = 100_000;
+/// How long a decision about a dead letter waits for its task, which a plugin that was just resumed has not yet begun.
+/// Beyond, the decision is refused.
+pub const DECISION_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How many of the newest events `replay` looks through for an id.
 pub const REPLAY_SEARCH_EVENTS_MAX: u64 = 1_000_000;
 /// Effects that the report of a replay lists; it counts them all.

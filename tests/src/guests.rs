@@ -17,15 +17,25 @@ pub fn guest(name: &str) -> PathBuf {
 /// The guest `resident` under a number: a plugin of its own with another name and another digest. The number
 /// takes the place of the digits of a placeholder that is as long.
 pub fn resident(number: usize) -> Vec<u8> {
-    const PLACEHOLDER: &[u8] = b"resident-000000";
-    let mut bytes = std::fs::read(guest("resident")).expect("the guest is built");
-    let name = format!("resident-{number:06}");
-    assert_eq!(name.len(), PLACEHOLDER.len(), "the number fits the placeholder");
-    let starts = 0..=bytes.len() - PLACEHOLDER.len();
-    let places: Vec<usize> = starts.filter(|at| bytes[*at..].starts_with(PLACEHOLDER)).collect();
-    assert!(!places.is_empty(), "the component holds its name");
+    rewritten("resident", "resident-000000", &format!("resident-{number:06}"))
+}
+
+/// The guest `variant` under a number and with a nature (see there): a version of its own.
+pub fn variant(number: usize, nature: &str) -> Vec<u8> {
+    let version = format!("1.{}.0+{nature:-<10}", 1_000_000 + number);
+    rewritten("variant", "1.1000000.0+nature----", &version)
+}
+
+/// A guest whose placeholder is overwritten, byte for byte.
+fn rewritten(name: &str, placeholder: &str, text: &str) -> Vec<u8> {
+    let (placeholder, text) = (placeholder.as_bytes(), text.as_bytes());
+    let mut bytes = std::fs::read(guest(name)).expect("the guest is built");
+    assert_eq!(text.len(), placeholder.len(), "the text fits the placeholder");
+    let starts = 0..=bytes.len() - placeholder.len();
+    let places: Vec<usize> = starts.filter(|at| bytes[*at..].starts_with(placeholder)).collect();
+    assert!(!places.is_empty(), "the component holds its placeholder");
     for at in places {
-        bytes[at..at + PLACEHOLDER.len()].copy_from_slice(name.as_bytes());
+        bytes[at..at + text.len()].copy_from_slice(text);
     }
     bytes
 }

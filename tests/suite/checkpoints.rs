@@ -24,6 +24,7 @@ mod parking {
     millrace_tests::conformance!(
         sqlite, parked, sqlite_seams;
         what_is_parked_comes_back_to_the_next_owner_in_order,
+        tasks_tell_how_much_waits_for_each,
         a_fenced_commit_parks_nothing,
         a_letter_says_whether_it_holds_its_key_and_goes_when_it_is_decided,
     );

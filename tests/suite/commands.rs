@@ -214,7 +214,7 @@ async fn publish_json(url: &str, dir: &Path, input: &str) -> (Result<(), CliErro
     ran(&["publish", file.to_str().expect("UTF-8"), "--json", "--url", url]).await
 }
 
-async fn ran(arguments: &[&str]) -> (Result<(), CliError>, String) {
+pub(crate) async fn ran(arguments: &[&str]) -> (Result<(), CliError>, String) {
     let written = Written::default();
     let ended = run(arguments, &written).await.expect("no panic");
     (ended, written.text())

@@ -1,6 +1,7 @@
 //! Claims about the edge: a real gateway on loopback over the embedded store.
 
 mod connections;
+mod deciding;
 mod documents;
 mod fakes;
 mod publishing;

@@ -142,3 +142,59 @@ async fn a_paused_plugin_decides_nothing() {
     assert_eq!(discarded["resolved"][0]["outcome"], "discarded");
     host.shutdown().await;
 }
+
+/// Until so many parked events, held keys and dead letters are listed: a lane tells of them after its commit.
+async fn waits(host: &Host, [parked_events, held_keys, dead_letters]: [u64; 3]) {
+    let expected =
+        json!({ "parked_events": parked_events, "held_keys": held_keys, "dead_letters": dead_letters });
+    for _ in 0..2_000 {
+        let list = said(host, &["plugin", "list", "--json"]).await;
+        if list["plugins"][0]["waiting"] == expected {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("the list never says {expected}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_list_tells_what_waits_also_of_a_paused_plugin_and_after_a_restart() {
+    let (dir, host) = fallen().await;
+    waits(&host, [1, 1, 1]).await;
+    let (_, text) = ran(&host, &["plugin", "list"]).await;
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split("  ").collect()).collect();
+    let cells =
+        |line: usize| words[line].iter().map(|w| w.trim()).filter(|w| !w.is_empty()).collect::<Vec<_>>();
+    let column =
+        |name| cells(0).iter().position(|head| *head == name).and_then(|at| cells(1).get(at).copied());
+    assert_eq!(["PARKED", "HELD KEYS", "DEAD LETTERS"].map(column), [Some("1"); 3], "{text}");
+
+    let (paused, _) = ran(&host, &["plugin", "pause", "trap-on-type"]).await;
+    paused.expect("it pauses");
+    waits(&host, [1, 1, 1]).await;
+    host.shutdown().await;
+    let host = start(&config(dir.path())).await;
+    waits(&host, [1, 1, 1]).await;
+    let (resumed, _) = ran(&host, &["plugin", "resume", "trap-on-type"]).await;
+    resumed.expect("it resumes");
+    waits(&host, [1, 1, 1]).await;
+    said(&host, &["dead-letter", "discard", "trap-on-type", "--all", "--json"]).await;
+    // What waited behind it is handled now.
+    waits(&host, [0, 0, 0]).await;
+    host.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_is_also_told_of_a_plugin_that_cannot_start() {
+    let (dir, host) = fallen().await;
+    host.shutdown().await;
+    let artifacts = config(dir.path()).serve.data.join("artifacts");
+    std::fs::remove_dir_all(artifacts).expect("its component is gone");
+    let cache = config(dir.path()).serve.data.join("precompiled");
+    std::fs::remove_dir_all(cache).expect("in both forms");
+    let host = start(&config(dir.path())).await;
+    let show = said(&host, &["plugin", "show", "trap-on-type", "--json"]).await;
+    assert_eq!(show["state"], "failed", "{show}");
+    waits(&host, [1, 1, 1]).await;
+    host.shutdown().await;
+}

@@ -1,6 +1,8 @@
 //! Claims about candidates in the shadow: a bad one is refused with nothing committed, a good one is taken,
 //! and the running version goes on as if nobody were there.
 
+mod components;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -131,7 +133,7 @@ const FLAWS: [(FlawKind, &str); 11] = [
 ];
 
 /// How many versions are tried: few here, as many as `MILLRACE_SHADOW_VERSIONS` says elsewhere.
-fn versions(few: u32) -> u32 {
+pub(super) fn versions(few: u32) -> u32 {
     let asked = std::env::var("MILLRACE_SHADOW_VERSIONS").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or(few)
 }
@@ -235,6 +237,34 @@ async fn wrong_rows_under_live_traffic_are_told_with_examples() {
     let number =
         |text: &Option<String>| text.as_deref().and_then(|t| t.parse::<i64>().ok()).expect("a count");
     assert_eq!(number(&example.new), number(&example.old) + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_reads_keyed_state_as_it_was_however_far_behind_it_is() {
+    let scene = Scene::new().await;
+    let (runner, _) = scene.start();
+    scene.publish(30).await;
+    scene.settle(&runner).await;
+    let late = Scripted::new("scripted", 1);
+    let watch = Arc::clone(&late.watch);
+    *watch.held.lock().expect("test") = Some(TenantId::new("a").expect("a name"));
+    let late: Arc<dyn ProcessorFactory> = Arc::new(late);
+    let settings = ShadowSettings { events: 1, time: Duration::from_secs(1), ..strict() };
+    let run = shadow(&runner, &late, &settings);
+    let traffic = async {
+        // One of ten events appends to an entry. The running version has written it before the candidate may read.
+        while watch.instances.load(Ordering::SeqCst) == 0 {
+            scene.publish(10).await;
+            scene.settle(&runner).await;
+        }
+        scene.publish(10).await;
+        scene.settle(&runner).await;
+        *watch.held.lock().expect("test") = None;
+    };
+    let (outcome, ()) = tokio::join!(run, traffic);
+    let report = &outcome.report;
+    assert_eq!((code(&outcome), report.replayed_events), ("taken", 0), "{outcome:?}");
+    assert!(report.state_entries.same > 0 && !report.state_entries.any(), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -254,6 +254,10 @@ pub struct TaskRow {
     /// Entries of its keyed state, and the bytes of their keys and values.
     pub keyed_entries: u64,
     pub keyed_bytes: u64,
+    /// Events that wait for their ordering key, and the keys that a dead letter holds.
+    pub parked_events: u64,
+    pub held_keys: u64,
+    pub dead_letters: u64,
     pub at: Micros,
 }
 

@@ -147,7 +147,9 @@ pub(super) fn show_list(plugins: &[Value], output: &mut Output) -> Result<(), Cl
                 at("/state"),
                 at("/lag_events"),
                 at("/counters/events"),
-                at("/counters/dead_letters"),
+                at("/waiting/parked_events"),
+                at("/waiting/held_keys"),
+                at("/waiting/dead_letters"),
                 message,
             ]
         })
@@ -158,6 +160,8 @@ pub(super) fn show_list(plugins: &[Value], output: &mut Output) -> Result<(), Cl
         ("STATE", Align::Left),
         ("LAG", Align::Right),
         ("EVENTS", Align::Right),
+        ("PARKED", Align::Right),
+        ("HELD KEYS", Align::Right),
         ("DEAD LETTERS", Align::Right),
         ("MESSAGE", Align::Left),
     ];

@@ -277,6 +277,12 @@ pub const PROBLEMS: &[ProblemKind] = &[
     ),
     guest(
         409,
+        "load_limit",
+        "the new version broke a limit while it loaded the present state",
+        "the old one goes on; make `load` need less, or raise the limit that the detail names",
+    ),
+    guest(
+        409,
         "guest_state_bytes_max",
         "the saved state is too large to load",
         "raise plugins.<name>.state_bytes_max or processors.guest_state_bytes_max (64 MiB at most), or remove the plugin and deploy it again with what grows in keyed state",

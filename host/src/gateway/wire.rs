@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::event::TenantId;
 use crate::plugins::{
     Candidate, Deployment, GrantStatus, Manifest, Measures, PluginCounters, PluginState, PluginStatus,
-    Refusal, TaskStatus, TaskWarning, TenantFailure,
+    Refusal, TaskStatus, TaskWarning, TenantFailure, Waiting,
 };
 use crate::tables::TableSchema;
 
@@ -212,6 +212,8 @@ pub struct PluginView {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_events: Option<u64>,
     pub tasks: Vec<TaskStatus>,
+    /// Parked events, held keys and dead letters of these tasks together.
+    pub waiting: Waiting,
     /// What will become a failure unless somebody looks after it.
     pub warnings: Vec<TaskWarning>,
     /// Of all tenants together, and so for `admin` only.
@@ -239,6 +241,7 @@ impl PluginView {
             manifest: status.manifest,
             grants: status.grants,
             lag_events: Some(status.lag_events),
+            waiting: Waiting::of(&status.tasks),
             tasks: status.tasks,
             warnings: status.warnings,
             counters: Some(status.counters),

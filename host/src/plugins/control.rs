@@ -72,11 +72,36 @@ pub struct TaskStatus {
     /// Ordering keys that a dead letter holds.
     #[serde(default)]
     pub held_keys: u64,
+    /// Events that it could not handle, and that nobody has replayed or discarded.
+    #[serde(default)]
+    pub dead_letters: u64,
     #[serde(default)]
     pub breaker: BreakerState,
     /// Why it does nothing although it may have work.
     #[serde(default)]
     pub blocked: Option<String>,
+}
+
+/// What waits for its time or for somebody, over some tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Waiting {
+    /// Events that wait for their ordering key.
+    pub parked_events: u64,
+    /// Ordering keys that a dead letter holds.
+    pub held_keys: u64,
+    /// Events that could not be handled, and that nobody has replayed or discarded.
+    pub dead_letters: u64,
+}
+
+impl Waiting {
+    pub fn of(tasks: &[TaskStatus]) -> Self {
+        let sum = |count: fn(&TaskStatus) -> u64| tasks.iter().map(count).sum();
+        Self {
+            parked_events: sum(|task| task.parked_events),
+            held_keys: sum(|task| task.held_keys),
+            dead_letters: sum(|task| task.dead_letters),
+        }
+    }
 }
 
 /// A tenant for which a plugin stopped by itself. Its other tenants go on.
@@ -286,6 +311,8 @@ pub enum ControlError {
         "version {version} cannot load the state of task {task}: it has {bytes} bytes; guest_state_bytes_max is {max}"
     )]
     StateTooLarge { version: String, task: String, bytes: u64, max: u64 },
+    #[error("version {version} broke a limit while it loaded the state of task {task}: {detail}")]
+    LoadLimit { version: String, task: String, detail: String },
     #[error("version {version} did not take over: {detail}")]
     SwapFailed { version: String, detail: String },
     #[error("version {version} was refused in the shadow: {refusal}")]
@@ -325,6 +352,7 @@ impl Classify for ControlError {
             Self::OtherName { .. } => "plugin_other_name",
             Self::StateRefused { .. } => "state_refused",
             Self::StateTooLarge { .. } => "guest_state_bytes_max",
+            Self::LoadLimit { .. } => "load_limit",
             Self::SwapFailed { .. } => "swap_failed",
             Self::Shadow { refusal, .. } => refusal.fault.code(),
             Self::DeployInProgress { .. } => "deploy_in_progress",
@@ -372,7 +400,10 @@ impl Classify for ControlError {
                 ShadowFault::Stopped => Blame::Caller,
                 _ => Blame::Guest,
             },
-            Self::StateRefused { .. } | Self::StateTooLarge { .. } | Self::SwapFailed { .. } => Blame::Guest,
+            Self::StateRefused { .. }
+            | Self::StateTooLarge { .. }
+            | Self::LoadLimit { .. }
+            | Self::SwapFailed { .. } => Blame::Guest,
             Self::Resolve(e) => e.blame(),
             Self::Stream(e) => e.blame(),
             Self::Plugin(e) => e.blame(),

@@ -128,7 +128,7 @@ fn begin_call(store: &mut Store<Guest>, call_max: Duration) {
 
 /// What happened, as far as the error tells.
 fn explain(error: &wasmtime::Error, store: &Store<Guest>, call_max: Duration) -> Trap {
-    let (kind, mut message) = classify(error, call_max, &store.data().call_limit);
+    let (kind, mut message) = classify(error, call_max, store.data());
     let words = store.data().last_words();
     if !words.is_empty() {
         message = format!("{message}; the guest's last words: {words}");
@@ -167,7 +167,7 @@ fn take_dump(dump: &WasmCoreDump, store: &mut Store<Guest>) -> CoreDump {
 
 /// Wasmtime has types for the traps of the guest's own code; what the host's bounds and the canonical ABI
 /// refuse is told apart by its text, and the suite holds each of these texts to its kind.
-fn classify(error: &wasmtime::Error, call_max: Duration, call_limit: &str) -> (TrapKind, String) {
+fn classify(error: &wasmtime::Error, call_max: Duration, guest: &Guest) -> (TrapKind, String) {
     let text = error.root_cause().to_string();
     if error.downcast_ref::<HostFailed>().is_some() {
         return (TrapKind::Host, text);
@@ -175,7 +175,8 @@ fn classify(error: &wasmtime::Error, call_max: Duration, call_limit: &str) -> (T
     match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => {
             let limit = call_max.as_millis();
-            let message = format!("the call took longer than guest_call_ms_max = {limit}; {call_limit}");
+            let message =
+                format!("the call took longer than guest_call_ms_max = {limit}; {}", guest.call_limit);
             return (TrapKind::Timeout, message);
         }
         Some(wasmtime::Trap::StackOverflow) => {
@@ -192,7 +193,13 @@ fn classify(error: &wasmtime::Error, call_max: Duration, call_limit: &str) -> (T
     } else if text.contains("when growing table") {
         (TrapKind::Limit, format!("guest_table_elements_max is {GUEST_TABLE_ELEMENTS_MAX}: {text}"))
     } else if text.contains("when growing memory") || text.contains("exceeds memory limits") {
-        (TrapKind::Limit, format!("guest_memory_bytes_max is reached: {text}"))
+        let message = match guest.limits.exceeded() {
+            Some((max, asked)) => format!(
+                "guest_memory_bytes_max is {max} and it asked for {asked} bytes: free what is not needed, or raise plugins.<name>.memory_bytes_max"
+            ),
+            None => format!("guest_memory_bytes_max is reached: {text}"),
+        };
+        (TrapKind::Limit, message)
     } else if text.contains("no free keys") {
         (TrapKind::Limit, format!("guest_resources_max is {GUEST_RESOURCES_MAX}: {text}"))
     } else if text.contains("requested len") {

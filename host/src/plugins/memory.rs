@@ -6,16 +6,24 @@ use wasmtime::{ResourceLimiter, StoreLimits};
 pub(super) struct CountedLimits {
     limits: StoreLimits,
     memory_bytes: usize,
+    memory_bytes_max: usize,
+    /// What a memory was to grow to when that was too much.
+    asked: Option<usize>,
 }
 
 impl CountedLimits {
-    pub(super) fn new(limits: StoreLimits) -> Self {
-        Self { limits, memory_bytes: 0 }
+    pub(super) fn new(limits: StoreLimits, memory_bytes_max: usize) -> Self {
+        Self { limits, memory_bytes: 0, memory_bytes_max, asked: None }
     }
 
     /// Bytes of all linear memories of the store.
     pub(super) fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    /// The bound, and how much was asked for when it was too much.
+    pub(super) fn exceeded(&self) -> Option<(usize, usize)> {
+        self.asked.map(|asked| (self.memory_bytes_max, asked))
     }
 }
 
@@ -26,6 +34,9 @@ impl ResourceLimiter for CountedLimits {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if desired > self.memory_bytes_max {
+            self.asked = Some(desired);
+        }
         let allowed = self.limits.memory_growing(current, desired, maximum)?;
         if allowed {
             self.memory_bytes += desired.saturating_sub(current);

@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub use candidate::{Candidate, CandidateState, DeployOptions};
 pub use control::{
     ControlError, DeployFrom, DeployRequest, GrantStatus, PluginControl, PluginCounters, PluginState,
-    PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure,
+    PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure, Waiting,
 };
 
 pub use artifacts::FileArtifacts;

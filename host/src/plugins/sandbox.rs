@@ -100,7 +100,7 @@ impl Guest {
             wasi: wasi.build(),
             http,
             resources,
-            limits: CountedLimits::new(limits(sandbox.memory_bytes_max)),
+            limits: CountedLimits::new(limits(sandbox.memory_bytes_max), sandbox.memory_bytes_max),
             context,
             config: Arc::clone(&sandbox.config),
             logs,

@@ -96,10 +96,15 @@ impl Breaker {
     /// A call failed for an event. Answers how long the processor rests when this made it rest.
     pub(super) fn failed(&self, now: Instant) -> Option<Duration> {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failures < self.failures_max {
+        if failures < self.failures_max { None } else { self.trip(now) }
+    }
+
+    fn trip(&self, now: Instant) -> Option<Duration> {
+        let mut rest = self.lock();
+        // Somebody succeeded after the failure was counted. A rest with no failures behind it would not end.
+        if self.failures.load(Ordering::Relaxed) < self.failures_max {
             return None;
         }
-        let mut rest = self.lock();
         // Calls that were under way when it began to rest change nothing.
         if rest.until.is_some() && !rest.trial {
             return None;
@@ -119,7 +124,6 @@ impl Breaker {
 
     /// Another version: nothing is known against it.
     pub(super) fn reset(&self) {
-        self.failures.store(1, Ordering::Relaxed);
         self.succeeded();
     }
 
@@ -166,5 +170,62 @@ mod tests {
         assert_eq!(breaker.gate(last + second * 4), Gate::Trial, "an undecided trial is another's");
         breaker.succeeded();
         assert_eq!((breaker.gate(last), breaker.state()), (Gate::Closed, BreakerState::Closed));
+    }
+
+    #[test]
+    fn after_a_success_it_rests_again_only_after_as_many_failures_and_as_shortly() {
+        let second = Duration::from_secs(1);
+        let breaker = Breaker::new(2, second, second * 8);
+        let mut now = Instant::now();
+        for _ in 0..3 {
+            assert_eq!([breaker.failed(now), breaker.failed(now)], [None, Some(second)]);
+            assert_eq!(breaker.state(), BreakerState::Open);
+            now += second;
+            assert_eq!(breaker.gate(now), Gate::Trial);
+            assert_eq!(breaker.failed(now), Some(second * 2));
+            now += second * 2;
+            assert_eq!(breaker.gate(now), Gate::Trial);
+            breaker.succeeded();
+            assert_eq!((breaker.gate(now), breaker.state()), (Gate::Closed, BreakerState::Closed));
+        }
+    }
+
+    #[test]
+    fn another_version_begins_without_failures() {
+        let second = Duration::from_secs(1);
+        let breaker = Breaker::new(2, second, second);
+        let now = Instant::now();
+        assert_eq!(breaker.failed(now), None);
+        breaker.reset();
+        assert_eq!([breaker.failed(now), breaker.failed(now)], [None, Some(second)], "the count began anew");
+        assert_eq!(breaker.gate(now + second), Gate::Trial);
+        breaker.reset();
+        assert_eq!((breaker.gate(now), breaker.state()), (Gate::Closed, BreakerState::Closed));
+    }
+
+    #[test]
+    fn a_failure_that_a_success_has_overtaken_makes_nobody_rest() {
+        let second = Duration::from_secs(1);
+        let breaker = Breaker::new(2, second, second);
+        let now = Instant::now();
+        assert_eq!(breaker.failed(now), None);
+        breaker.succeeded();
+        // The second failure was counted before that success, and comes to the lock after it.
+        assert_eq!(breaker.trip(now), None);
+        assert_eq!(breaker.gate(now), Gate::Closed);
+        assert_eq!([breaker.failed(now), breaker.failed(now)], [None, Some(second)], "it can still rest");
+        assert_eq!(breaker.gate(now + second), Gate::Trial);
+        breaker.succeeded();
+        assert_eq!(breaker.gate(now + second), Gate::Closed, "and the trial ends that");
+    }
+
+    #[test]
+    fn a_longest_rest_under_the_shortest_is_that() {
+        let second = Duration::from_secs(1);
+        let breaker = Breaker::new(1, second * 2, second);
+        let now = Instant::now();
+        assert_eq!(breaker.failed(now), Some(second * 2));
+        assert_eq!(breaker.gate(now + second * 2), Gate::Trial);
+        assert_eq!(breaker.failed(now), Some(second * 2));
     }
 }

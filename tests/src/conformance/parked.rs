@@ -74,6 +74,46 @@ pub async fn what_is_parked_comes_back_to_the_next_owner_in_order(seams: Seams) 
     assert!(found.unwrap().parked.is_empty());
 }
 
+pub async fn tasks_tell_how_much_waits_for_each(seams: Seams) {
+    for (processor, tenant_name, lane, letters) in
+        [("board", "acme", 0, 2), ("board", "acme", 1, 0), ("board", "beta", 0, 1), ("other", "acme", 0, 3)]
+    {
+        let task = task(processor, tenant_name, lane);
+        let generation = claim(&seams, &task).await;
+        // Each position is one event's, whoever handles it.
+        let base = u64::from(lane) * 10 + 1;
+        let mut one = commit(&task, generation, base + 8, &[], &mut Effects::default());
+        let letter = |n: u64| {
+            let id = format!("{tenant_name}-{}", base + n);
+            let position = base + n + if tenant_name == "beta" { 100 } else { 0 };
+            dead_letter(&task.tenant, &id, position)
+        };
+        one.dead = (0..letters).map(letter).collect();
+        one.parked = ParkedWrites {
+            keys: vec![(key("a"), Some(waits(2, Some(base)))), (key("b"), Some(waits(1, None)))],
+            added: vec![
+                (key("b"), event(&task.tenant, "e5", base + 5)),
+                (key("b"), event(&task.tenant, "e6", base + 6)),
+            ],
+            removed: vec![],
+        };
+        seams.checkpoints.commit(one).await.unwrap();
+    }
+    let waiting = async |processor| -> Vec<(String, u64, u64, u64)> {
+        let rows = seams.checkpoints.tasks(processor).await.unwrap().into_iter();
+        rows.map(|row| (row.task.to_string(), row.parked_events, row.held_keys, row.dead_letters)).collect()
+    };
+    let rows = [
+        ("board/acme/0".to_owned(), 2, 1, 2),
+        ("board/acme/1".into(), 2, 1, 0),
+        ("board/beta/0".into(), 2, 1, 1),
+        ("other/acme/0".into(), 2, 1, 3),
+    ];
+    assert_eq!(waiting(None).await, rows);
+    assert_eq!(waiting(Some("board")).await, rows[..3]);
+    assert_eq!(waiting(Some("nobody")).await, []);
+}
+
 pub async fn a_fenced_commit_parks_nothing(seams: Seams) {
     let task = task("board", "acme", 0);
     let old = claim(&seams, &task).await;

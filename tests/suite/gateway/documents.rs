@@ -169,6 +169,8 @@ async fn what_other_tenants_do_is_for_admins() {
         }
         let whole = seen("Bearer alpha-all").await;
         assert_eq!(tenants(&whole["tasks"]), ["alpha", "beta"]);
+        let letters = [&own, &none, &whole].map(|status| status["waiting"]["dead_letters"].as_u64());
+        assert_eq!(letters, [Some(2), Some(0), Some(7)]);
         assert_eq!(whole["grants"][0]["reach"], json!(["api.example.com"]));
         assert_eq!((&whole["lag_events"], &whole["counters"]["events"]), (&json!(7), &json!(77)));
         assert!(

@@ -17,6 +17,10 @@ use millrace::processors::{Resolved, Verdict};
 #[derive(Debug, Default)]
 pub(super) struct FakePlugins {
     pub(super) asked: Mutex<Vec<String>>,
+    /// What becomes of a dead letter that is replayed, where it does not fail again.
+    pub(super) replayed: Mutex<Option<Resolved>>,
+    /// What happens when an event is done once more.
+    pub(super) report: Mutex<Option<ReplayReport>>,
 }
 
 impl FakePlugins {
@@ -24,7 +28,7 @@ impl FakePlugins {
         self.asked.lock().expect("no panic").push(asked);
     }
 
-    fn letter(plugin: &str) -> DeadLetterRow {
+    pub(super) fn letter(plugin: &str) -> DeadLetterRow {
         let mut event = EventBatch::new(TenantId::new("alpha").expect("a tenant"));
         event.push_checked(&Event {
             position: Position(9),
@@ -63,7 +67,12 @@ impl FakePlugins {
         if plugin != "keeper" {
             return Err(ControlError::Unknown { plugin: plugin.into() });
         }
-        let task = |tenant: &str| TaskStatus { tenant: tenant.into(), position: 1, ..TaskStatus::default() };
+        let task = |tenant: &str, dead_letters| TaskStatus {
+            tenant: tenant.into(),
+            position: 1,
+            dead_letters,
+            ..TaskStatus::default()
+        };
         let counters = PluginCounters { events: 77, ..PluginCounters::default() };
         Ok(PluginStatus {
             name: "keeper".into(),
@@ -91,7 +100,7 @@ impl FakePlugins {
                 reach: vec!["api.example.com".into()],
             }],
             lag_events: 7,
-            tasks: vec![task("alpha"), task("beta")],
+            tasks: vec![task("alpha", 2), task("beta", 5)],
             warnings: Vec::new(),
             counters,
             measures: Measures::default(),
@@ -190,7 +199,9 @@ impl PluginControl for FakePlugins {
         self.note(format!("{verdict:?} letter {} of {plugin}, {tenant:?}", letter.0));
         let resolved = match verdict {
             Verdict::Discard => Resolved::Discarded { released: 2 },
-            Verdict::Replay => Resolved::FailedAgain { reason: "trap".into(), message: "unreachable".into() },
+            Verdict::Replay => self.replayed.lock().expect("no panic").clone().unwrap_or_else(|| {
+                Resolved::FailedAgain { reason: "trap".into(), message: "unreachable".into() }
+            }),
         };
         ready(self.status(plugin).map(|_| resolved)).boxed()
     }
@@ -198,6 +209,8 @@ impl PluginControl for FakePlugins {
     fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayReport, ControlError>> {
         let ReplayRequest { plugin, tenant, event } = request;
         self.note(format!("replay {event} of {plugin}, {tenant}"));
-        ready(self.status(&plugin).and(Err(ControlError::EventUnknown { event, searched: 5 }))).boxed()
+        let report = self.report.lock().expect("no panic").clone();
+        let report = report.ok_or(ControlError::EventUnknown { event, searched: 5 });
+        ready(self.status(&plugin).and(report)).boxed()
     }
 }

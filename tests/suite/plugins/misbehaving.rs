@@ -367,6 +367,7 @@ fn every_guest_has_a_test() {
         "state/versions.rs",
         "kills.rs",
         "starts.rs",
+        "shadow/components.rs",
     ]
     .iter()
     .map(|file| std::fs::read_to_string(suite.join(file)).expect("a test file can be read"))

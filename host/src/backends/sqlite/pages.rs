@@ -78,11 +78,19 @@ fn fill(
 }
 
 pub(super) fn tasks(conn: &Connection, processor: Option<&str>) -> ReadResult<Vec<TaskRow>, CommitError> {
-    let mut statement = conn.prepare_cached(
-        "SELECT processor, tenant, lane, generation, position, revision, at,
-         coalesce((SELECT length(state) FROM states WHERE task = tasks.id), 0), keyed_entries, keyed_bytes
-         FROM tasks WHERE ?1 IS NULL OR processor = ?1 ORDER BY processor, tenant, lane",
-    )?;
+    // With a processor, its index finds the dead letters; so it does not go the way of `?1 IS NULL OR`.
+    let wanted = if processor.is_some() { "processor = ?1" } else { "?1 IS NULL" };
+    let mut statement = conn.prepare_cached(&format!(
+        "WITH letters AS (SELECT processor, task_tenant AS tenant, lane, count(*) AS letters
+           FROM dead_letters WHERE {wanted} GROUP BY processor, task_tenant, lane)
+         SELECT processor, tenant, lane, generation, position, revision, at,
+         coalesce((SELECT length(state) FROM states WHERE task = tasks.id), 0), keyed_entries, keyed_bytes,
+         (SELECT count(*) FROM parked_events WHERE task = tasks.id),
+         (SELECT count(*) FROM parked_keys WHERE task = tasks.id AND held IS NOT NULL),
+         coalesce(letters, 0)
+         FROM tasks LEFT JOIN letters USING (processor, tenant, lane)
+         WHERE {wanted} ORDER BY processor, tenant, lane"
+    ))?;
     let mut rows = statement.query([processor])?;
     let mut tasks = Vec::new();
     while let Some(row) = rows.next()? {
@@ -99,6 +107,9 @@ pub(super) fn tasks(conn: &Connection, processor: Option<&str>) -> ReadResult<Ve
             state_bytes: unsigned(row.get(7)?),
             keyed_entries: unsigned(row.get(8)?),
             keyed_bytes: unsigned(row.get(9)?),
+            parked_events: unsigned(row.get(10)?),
+            held_keys: unsigned(row.get(11)?),
+            dead_letters: unsigned(row.get(12)?),
         });
     }
     Ok(tasks)

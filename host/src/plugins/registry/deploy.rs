@@ -15,7 +15,7 @@ use crate::plugins::{
     PluginError, PluginStatus, Proof, Refusal, StartFrom,
 };
 use crate::processors::{
-    LoadError, ProcessorFactory, Runner, ShadowFault, ShadowReport, SwapError, prove_at_rest,
+    LoadError, ProcessorFactory, Runner, ShadowFault, ShadowReport, SwapError, Trap, TrapKind, prove_at_rest,
 };
 
 /// A version that wants to run.
@@ -357,6 +357,9 @@ fn refused(factory: &Arc<dyn ProcessorFactory>, error: SwapError) -> ControlErro
     match error.source {
         LoadError::Refused { message } => ControlError::StateRefused { version, task, detail: message },
         LoadError::StateTooLarge { bytes, max } => ControlError::StateTooLarge { version, task, bytes, max },
+        LoadError::Trap(Trap { kind: TrapKind::Limit, message, .. }) => {
+            ControlError::LoadLimit { version, task, detail: message }
+        }
         trap => ControlError::SwapFailed { version, detail: format!("loading task {task}: {trap}") },
     }
 }

@@ -1,13 +1,14 @@
 //! Dead letters: looking at them, deciding about them, and doing an event once more without any effect.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Registry, blocking};
 use crate::checkpoints::{DeadLetterRow, SavedState, TaskId};
 use crate::event::{EventBatch, Position, TenantId};
-use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, REPLAY_SEARCH_EVENTS_MAX};
+use crate::limits::{DECISION_WAIT_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX, REPLAY_SEARCH_EVENTS_MAX};
 use crate::plugins::{ControlError, ReplayReport, ReplayRequest, Scene};
-use crate::processors::{Resolved, Verdict, context_at_rest, lane_of_event};
+use crate::processors::{ResolveError, Resolved, Verdict, context_at_rest, lane_of_event};
 use crate::streams::PageLimit;
 
 impl Registry {
@@ -36,7 +37,18 @@ impl Registry {
             let state = if entry.deployment.paused { "is paused" } else { "does not run" };
             return Err(ControlError::NotRunning { plugin: plugin.to_owned(), state });
         };
-        Ok(runner.resolve(row, verdict).await?)
+        // A run that was just started or resumed has its tasks a moment later.
+        let wait_until = Instant::now() + DECISION_WAIT_MAX;
+        loop {
+            match runner.resolve(row.clone(), verdict).await {
+                Err(ResolveError::NotRunning { .. })
+                    if runner.status().failures.is_empty() && Instant::now() < wait_until =>
+                {
+                    tokio::time::sleep(DECISION_WAIT_MAX / 100).await;
+                }
+                decided => return Ok(decided?),
+            }
+        }
     }
 
     /// Handles an event once more in an instance of its own, from the task's committed state.

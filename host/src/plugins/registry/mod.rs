@@ -228,19 +228,7 @@ impl Registry {
 
 impl PluginControl for Registry {
     fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>> {
-        async {
-            let names: Vec<String> = self.entries().keys().cloned().collect();
-            let mut all = Vec::new();
-            for name in names {
-                match self.status(&name).await {
-                    // Removed in the meantime.
-                    Err(ControlError::Unknown { .. }) => {}
-                    status => all.push(status?),
-                }
-            }
-            Ok(all)
-        }
-        .boxed()
+        self.statuses().boxed()
     }
 
     fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {

@@ -10,7 +10,34 @@ use crate::plugins::{
 use crate::processors::{BreakerState, Exposed, Measures, Runner, exposition, lag_seconds};
 
 impl Registry {
+    /// With the dead letters, which are the store's.
     pub(super) async fn status(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
+        let mut status = self.status_at_hand(plugin).await?;
+        let tasks = self.inner.parts.engine.checkpoints.tasks(Some(plugin)).await?;
+        count_letters(&mut status, &tasks);
+        Ok(status)
+    }
+
+    /// The same of all plugins, with one look into the store.
+    pub(super) async fn statuses(&self) -> Result<Vec<PluginStatus>, ControlError> {
+        let names: Vec<String> = self.entries().keys().cloned().collect();
+        let tasks = self.inner.parts.engine.checkpoints.tasks(None).await?;
+        let mut all = Vec::new();
+        for name in names {
+            match self.status_at_hand(&name).await {
+                // Removed in the meantime.
+                Err(ControlError::Unknown { .. }) => {}
+                status => {
+                    let mut status = status?;
+                    count_letters(&mut status, &tasks);
+                    all.push(status);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    async fn status_at_hand(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
         let entry = self.entry(plugin)?;
         let settings = self.inner.parts.settings.get(plugin).cloned().unwrap_or_default();
         let wanted = entry.manifest.as_ref().map(|manifest| manifest.grants.clone()).unwrap_or_default();
@@ -63,6 +90,7 @@ impl Registry {
             state_bytes: task.state_bytes,
             parked_events: task.parked_events,
             held_keys: task.held_keys,
+            dead_letters: 0,
             breaker: task.breaker,
             blocked: task.blocked,
         });
@@ -104,17 +132,7 @@ impl Registry {
         let oldest = tasks.iter().map(|row| now.saturating_sub(row.at.0).max(0)).max();
         status.measures.checkpoint_age_seconds = oldest.unwrap_or(0) as f64 / 1e6;
         status.lag_events = newest.0.saturating_sub(behind.0);
-        let tasks = tasks.into_iter().map(|row| TaskStatus {
-            tenant: row.task.tenant.to_string(),
-            lane: row.task.lane,
-            position: row.position.0,
-            state_bytes: row.state_bytes,
-            parked_events: 0,
-            held_keys: 0,
-            breaker: BreakerState::Closed,
-            blocked: None,
-        });
-        status.tasks = tasks.collect();
+        status.tasks = tasks.iter().map(at_rest).collect();
         Ok(())
     }
 
@@ -129,7 +147,7 @@ impl Registry {
         let mut exposed = Vec::new();
         for plugin in names {
             // Removed in the meantime, or the store cannot be read: it has said so.
-            let Ok(status) = self.status(&plugin).await else { continue };
+            let Ok(status) = self.status_at_hand(&plugin).await else { continue };
             exposed.push(Exposed {
                 counters: self.counters(&plugin),
                 plugin,
@@ -139,6 +157,37 @@ impl Registry {
             });
         }
         exposition(&exposed)
+    }
+}
+
+/// Fills in how many dead letters each task has. A task that is not at work now, since its plugin failed or no
+/// event has come since the start, is told of where something waits.
+fn count_letters(status: &mut PluginStatus, rows: &[TaskRow]) {
+    for row in rows.iter().filter(|row| *row.task.processor == *status.name) {
+        let of_row =
+            |task: &&mut TaskStatus| task.tenant == row.task.tenant.as_str() && task.lane == row.task.lane;
+        match status.tasks.iter_mut().find(of_row) {
+            Some(task) => task.dead_letters = row.dead_letters,
+            None if row.dead_letters + row.parked_events + row.held_keys > 0 => {
+                status.tasks.push(at_rest(row));
+            }
+            None => {}
+        }
+    }
+}
+
+/// A task as it was committed last.
+fn at_rest(row: &TaskRow) -> TaskStatus {
+    TaskStatus {
+        tenant: row.task.tenant.to_string(),
+        lane: row.task.lane,
+        position: row.position.0,
+        state_bytes: row.state_bytes,
+        parked_events: row.parked_events,
+        held_keys: row.held_keys,
+        dead_letters: row.dead_letters,
+        breaker: BreakerState::Closed,
+        blocked: None,
     }
 }
 
