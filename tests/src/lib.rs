@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chaos;
 pub mod conformance;
+pub mod cuts;
 pub mod dump;
 pub mod embedded;
 pub mod faulty;
