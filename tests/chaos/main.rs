@@ -8,6 +8,7 @@ use clap::Parser;
 use millrace_tests::chaos::{Heard, InPlay, Scenario, difference, setup};
 use millrace_tests::cuts::{Journalled, without_kills};
 use millrace_tests::powercut::Unsynced;
+use millrace_tests::swaps::{PLUGINS, at_full_rate};
 
 /// Kills a host at random moments, and cuts its power; compares what is left with a quiet run.
 #[derive(Debug, Parser)]
@@ -15,7 +16,7 @@ struct Arguments {
     /// How often the host is killed.
     #[arg(long, default_value_t = 500)]
     kills: usize,
-    /// How often every plugin is swapped.
+    /// How often every plugin is swapped. Without kills, at full rate.
     #[arg(long, default_value_t = 100)]
     swaps: usize,
     /// Rounds of decisions on dead letters.
@@ -65,7 +66,9 @@ async fn main() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let folder = arguments.keep.clone().unwrap_or_else(|| dir.path().into());
     std::fs::create_dir_all(&folder)?;
-    if arguments.kills > 0 {
+    if arguments.kills == 0 && arguments.swaps > 0 {
+        swaps(&scenario, &folder).await?;
+    } else if arguments.kills > 0 {
         storm(&scenario, &folder).await.with_context(|| format!("with --seed {seed}"))?;
     }
     if arguments.cuts > 0 {
@@ -100,6 +103,31 @@ async fn storm(scenario: &Scenario, folder: &Path) -> Result<()> {
     eprintln!(
         "chaos: {} kills and {} rounds of swaps left the store of a quiet run (--seed {seed})",
         storm.kills, storm.swaps
+    );
+    Ok(())
+}
+
+/// Swaps of the sample plugins while events come as fast as they are taken.
+async fn swaps(scenario: &Scenario, folder: &Path) -> Result<()> {
+    let rounds = scenario.swaps;
+    eprintln!("chaos: {rounds} swaps of each of {} plugins at full rate", PLUGINS.len());
+    let said = |swaps: usize| {
+        if swaps.is_multiple_of(50) {
+            eprintln!("chaos: {swaps} swaps");
+        }
+    };
+    let found = at_full_rate(&scenario.host, rounds, folder, said).await?;
+    if let Some(difference) = difference(&found.quiet, &found.swapped) {
+        bail!("after {} swaps the store differs from a quiet run's\n{difference}", found.swaps);
+    }
+    for refusal in &found.refused {
+        eprintln!("chaos: deployed again, as it was refused: {refusal}");
+    }
+    eprintln!(
+        "chaos: {} swaps during {} events left the store of a quiet run; {} candidates were refused first",
+        found.swaps,
+        found.events,
+        found.refused.len()
     );
     Ok(())
 }

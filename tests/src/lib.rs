@@ -15,6 +15,7 @@ pub mod native;
 pub mod powercut;
 pub mod scene;
 pub mod scripted;
+pub mod swaps;
 
 use std::time::{Duration, Instant};
 

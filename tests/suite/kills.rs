@@ -2,6 +2,7 @@
 
 use millrace_tests::chaos::{InPlay, Scenario, Storm, difference, setup};
 use millrace_tests::host::Setup;
+use millrace_tests::swaps::at_full_rate;
 use millrace_tests::workspace_binary;
 
 fn host() -> Setup {
@@ -46,6 +47,17 @@ async fn kills_during_retries_decided_dead_letters_traps_and_emitted_events_leav
         assert!(!dump.contains(section), "nothing of what is in play is in the dump: {section}");
     }
     assert!(dump.contains("echo.made"), "events were emitted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_one_swaps_at_full_rate_lose_and_double_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let found = at_full_rate(&host(), 17, dir.path(), |_| {}).await.expect("the run ends");
+    assert_eq!(found.swaps, 51);
+    if let Some(difference) = difference(&found.quiet, &found.swapped) {
+        panic!("the dumps differ:\n{difference}");
+    }
+    assert!(!found.quiet.contains("== rows_flights: 0\n"), "the dump holds the flights");
 }
 
 #[test]

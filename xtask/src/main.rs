@@ -26,6 +26,7 @@ What a developer of Millrace runs. Everything says what it is about to install.
   cargo xtask chaos [--kills N] [--swaps N] [--cuts N] [--resolves N] [--seed S] [--events N] [--keep DIR]
       kills a host at random moments (500), swaps its plugins and makes events fail meanwhile; then
       cuts the power of another one (100 times). Compares what they store with what a quiet run does.
+      With --kills 0, the sample plugins are swapped while events come as fast as they are taken
   cargo xtask guests
       builds every guest to target/guests
 
