@@ -130,6 +130,11 @@ impl HostProcess {
 
     /// Publishes NDJSON; answers once every line is acknowledged.
     pub async fn publish(&self, ndjson: impl Into<Bytes>) -> Result<usize> {
+        Ok(self.publish_all(ndjson).await?.len())
+    }
+
+    /// The same, with what was said of each line.
+    pub async fn publish_all(&self, ndjson: impl Into<Bytes>) -> Result<Vec<Value>> {
         let answer = self
             .http
             .post(format!("{}/v1/events", self.url))
@@ -140,11 +145,11 @@ impl HostProcess {
             .error_for_status()?
             .text()
             .await?;
-        let mut lines = 0;
+        let mut lines = Vec::new();
         for line in answer.lines() {
             let line: Value = serde_json::from_str(line).context("an answer line is JSON")?;
             anyhow::ensure!(line.get("position").is_some(), "refused: {line}");
-            lines += 1;
+            lines.push(line);
         }
         Ok(lines)
     }
@@ -161,6 +166,14 @@ impl HostProcess {
 
     pub async fn get(&self, path: &str) -> Result<Value> {
         Ok(self.http.get(format!("{}{path}", self.url)).send().await?.error_for_status()?.json().await?)
+    }
+
+    pub async fn post(&self, path: &str) -> Result<Value> {
+        let answer = self.http.post(format!("{}{path}", self.url)).send().await?;
+        let status = answer.status();
+        let body: Value = answer.json().await?;
+        anyhow::ensure!(status.is_success(), "{path} answered {status}: {body}");
+        Ok(body)
     }
 
     /// Waits until every plugin has done everything there is, emitted events among it.

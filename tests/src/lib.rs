@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chaos;
 pub mod conformance;
+pub mod cuts;
 pub mod dump;
 pub mod embedded;
 pub mod faulty;
@@ -14,6 +15,7 @@ pub mod native;
 pub mod powercut;
 pub mod scene;
 pub mod scripted;
+pub mod swaps;
 
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,7 @@
 
 use millrace_tests::chaos::{InPlay, Scenario, Storm, difference, setup};
 use millrace_tests::host::Setup;
+use millrace_tests::swaps::at_full_rate;
 use millrace_tests::workspace_binary;
 
 fn host() -> Setup {
@@ -12,9 +13,9 @@ fn host() -> Setup {
 async fn same_as_quiet(scenario: &Scenario) -> String {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let quiet = scenario.quiet(&dir.path().join("quiet")).await.expect("the quiet run ends");
-    let stormy = scenario.stormy(&dir.path().join("stormy"), |_| {}).await;
-    let (stormy, Storm { kills, swaps, .. }) = stormy.expect("the stormy run ends");
-    assert_eq!((kills, swaps), (scenario.kills, scenario.swaps));
+    let stormy = scenario.stormy(&dir.path().join("stormy"), &mut |_| Ok(())).await;
+    let (stormy, Storm { kills, swaps, resolves, .. }) = stormy.expect("the stormy run ends");
+    assert_eq!((kills, swaps, resolves), (scenario.kills, scenario.swaps, scenario.resolves));
     if let Some(difference) = difference(&quiet, &stormy) {
         panic!("the dumps differ:\n{difference}");
     }
@@ -23,28 +24,40 @@ async fn same_as_quiet(scenario: &Scenario) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_kills_and_forty_swaps_leave_the_store_of_a_quiet_run() {
-    let in_play = InPlay { flights: true, ..InPlay::default() };
-    let scenario = Scenario { kills: 50, swaps: 40, seed: 0x5eed, in_play, host: host() };
+    let in_play = InPlay { flights: usize::MAX, ..InPlay::default() };
+    let scenario = Scenario { kills: 50, swaps: 40, resolves: 0, seed: 0x5eed, in_play, host: host() };
     let dump = same_as_quiet(&scenario).await;
     assert!(dump.contains("== rows_flights: 26968\n"), "the dump holds the flights");
 }
 
 /// The guest is "chaotic": it keeps state of both kinds, emits, asks for other tries, rejects and traps.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kills_during_retries_dead_letters_traps_and_emitted_events_leave_the_store_of_a_quiet_run() {
+async fn kills_during_retries_decided_dead_letters_traps_and_emitted_events_leave_the_store_of_a_quiet_run() {
     let in_play = InPlay {
         chaotic_events: 6_000,
         flaky_every: 200,
         bad_every: 300,
         poison_every: 600,
+        shy_every: 300,
         ..InPlay::default()
     };
-    let scenario = Scenario { kills: 25, swaps: 10, seed: 0xc4a05, in_play, host: host() };
+    let scenario = Scenario { kills: 25, swaps: 10, resolves: 10, seed: 0xc4a05, in_play, host: host() };
     let dump = same_as_quiet(&scenario).await;
     for section in ["== dead letters: 0\n", "== keyed state: 0\n", "== states: 0\n"] {
         assert!(!dump.contains(section), "nothing of what is in play is in the dump: {section}");
     }
     assert!(dump.contains("echo.made"), "events were emitted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_one_swaps_at_full_rate_lose_and_double_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let found = at_full_rate(&host(), 17, dir.path(), |_| {}).await.expect("the run ends");
+    assert_eq!(found.swaps, 51);
+    if let Some(difference) = difference(&found.quiet, &found.swapped) {
+        panic!("the dumps differ:\n{difference}");
+    }
+    assert!(!found.quiet.contains("== rows_flights: 0\n"), "the dump holds the flights");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod checkpoints;
 mod cli;
 mod commands;
 mod crash_points;
+mod cuts;
 mod gateway;
 mod guests;
 mod hostile;

@@ -8,7 +8,8 @@ use millrace::checkpoints::CheckpointStore;
 use millrace::event::{Position, TenantId};
 use millrace::streams::{EventLog, PageLimit};
 use millrace::tables::{Query, TableStore, Value};
-use millrace_tests::powercut::{Action, Record, Unsynced, build_shim, read_journal, rebuild};
+use millrace_tests::cuts::same_folder;
+use millrace_tests::powercut::{Action, Record, Shim, Unsynced, build_shim, read_journal, rebuild};
 use millrace_tests::workspace_binary;
 
 const EVENTS: u64 = 240;
@@ -19,12 +20,14 @@ fn run(synchronous: &str) -> (tempfile::TempDir, Vec<Record>) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = dir.path().join("store");
     std::fs::create_dir(&store).expect("a folder");
-    let shim = build_shim(dir.path()).expect("the shim is built");
+    let shim = Shim {
+        library: build_shim(dir.path()).expect("the shim is built"),
+        folder: store.clone(),
+        journal: dir.path().join("journal"),
+    };
     let status = Command::new(workspace_binary("millrace-powercut"))
         .args([store.to_str().expect("a UTF-8 path"), synchronous, &EVENTS.to_string()])
-        .env("LD_PRELOAD", shim)
-        .env("POWERCUT_DIR", &store)
-        .env("POWERCUT_JOURNAL", dir.path().join("journal"))
+        .envs(shim.env())
         .status()
         .expect("the process starts");
     assert!(status.success(), "{status}");
@@ -111,7 +114,8 @@ async fn look(dir: &Path) -> Found {
 
 async fn look_after(run: &Path, records: &[Record], cut: usize, unsynced: Unsynced) -> Found {
     let target = tempfile::tempdir().expect("a temporary folder");
-    rebuild(records, cut, unsynced, &run.join("store"), target.path(), "acknowledged").expect("an image");
+    rebuild(records, cut, unsynced, &run.join("store"), target.path(), Some("acknowledged"))
+        .expect("an image");
     look(target.path()).await
 }
 
@@ -120,6 +124,10 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let (dir, records) = run("full");
     let notes = records.iter().filter(|r| r.path.ends_with("acknowledged")).count();
     assert!(notes as u64 >= EVENTS, "the notes are in the journal");
+    let whole = tempfile::tempdir().expect("a temporary folder");
+    let store = dir.path().join("store");
+    rebuild(&records, records.len(), Unsynced::Kept, &store, whole.path(), None).expect("an image");
+    same_folder(&store, whole.path()).expect("the journal tells all that was done");
     for (seed, cut) in (1_u64..).zip(cuts(&records)) {
         for unsynced in [Unsynced::Dropped, Unsynced::Torn(seed * 0x9e37_79b9)] {
             let found = look_after(dir.path(), &records, cut, unsynced).await;
@@ -138,4 +146,19 @@ async fn the_harness_sees_the_loss_when_syncs_are_off() {
         }
     }
     assert!(lost > 0, "synchronous=OFF must lose something, or the harness is blind");
+}
+
+#[test]
+fn a_journal_of_something_that_the_shim_does_not_record_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let folder = dir.path().join("folder");
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("file"), "text").expect("a file");
+    let library = build_shim(dir.path()).expect("the shim is built");
+    let shim = Shim { library, folder: folder.clone(), journal: dir.path().join("journal") };
+    let mut linked = Command::new("ln");
+    linked.arg(folder.join("file")).arg(folder.join("other")).envs(shim.env());
+    assert!(linked.status().expect("`ln` starts").success());
+    let why = read_journal(&shim.journal).expect_err("a second name is not recorded");
+    assert!(why.to_string().contains("the shim does not record link"), "{why}");
 }

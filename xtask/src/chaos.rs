@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: builds the host and kills it some hundred times.
+//! `cargo xtask chaos`: builds the host, kills it and cuts its power some hundred times.
 
 use anyhow::Result;
 

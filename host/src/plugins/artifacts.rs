@@ -1,7 +1,7 @@
 //! Component bytes in a folder, one file each, named by their digest.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cache::write_whole;
 use super::runtime::digest;
@@ -14,11 +14,25 @@ pub struct FileArtifacts {
 }
 
 impl FileArtifacts {
-    /// Makes the folder where it is missing.
+    /// Makes the folder where it is missing. What a crash has left half written goes.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, PluginError> {
         let dir = dir.into();
-        let made = fs::create_dir_all(&dir);
-        made.map_err(|error| PluginError::Storage { detail: format!("{}: {error}", dir.display()) })?;
+        let opened = || {
+            fs::create_dir_all(&dir)?;
+            // A deployment stands on what is in the folder: its own name must outlive a power cut, too.
+            sync(&dir.join(".."))?;
+            for entry in fs::read_dir(&dir)? {
+                let entry = entry?;
+                if entry.file_name().as_encoded_bytes().starts_with(b".tmp") {
+                    // What stays costs its room, and is looked at again at the next start.
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+            Ok(())
+        };
+        opened().map_err(|error: std::io::Error| PluginError::Storage {
+            detail: format!("{}: {error}", dir.display()),
+        })?;
         Ok(Self { dir })
     }
 
@@ -27,11 +41,18 @@ impl FileArtifacts {
     }
 }
 
+/// Makes the names in a folder durable.
+fn sync(dir: &Path) -> std::io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
 impl ArtifactStore for FileArtifacts {
     fn put(&self, component: &[u8]) -> Result<String, PluginError> {
         let digest = digest(component);
         let path = self.path(&digest);
         if self.get(&digest).is_ok() {
+            // Whoever wrote it may have been killed before its name was synced.
+            sync(&self.dir).map_err(|error| PluginError::Storage { detail: error.to_string() })?;
             return Ok(digest);
         }
         write_whole(&self.dir, &path, component, 0o400)

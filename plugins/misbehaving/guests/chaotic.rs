@@ -1,6 +1,7 @@
 //! Everything at once, for hosts that are killed: state in the snapshot and in the keyed state, a row for
 //! each aggregate instance, an event emitted for every tenth of its events (which it gets, too), and failures
-//! by the type of the event: `flaky` asks twice for another try, `bad` is rejected, `poison` traps.
+//! by the type of the event: `flaky` asks twice for another try, `bad` is rejected, `poison` traps, and `shy`
+//! is rejected when an instance meets it first.
 //!
 //! What it keeps of an aggregate instance depends on that one's events and their order alone, and what it
 //! keeps of all of them not on the order: however a run was disturbed, the result must be that of a quiet one.
@@ -57,7 +58,7 @@ struct Totals {
 #[derive(Default)]
 struct Chaotic {
     totals: Totals,
-    /// Tries of `flaky` events by id. In memory only: an instance forgets them when it falls.
+    /// Tries of `flaky` and `shy` events by id. In memory only: an instance forgets them when it falls.
     tries: BTreeMap<String, u32>,
 }
 
@@ -119,6 +120,9 @@ impl Chaotic {
                 }
                 Ok(())
             }
+            "shy" if self.tries.insert(event.id().into(), 1).is_none() => {
+                Err(Failure::reject(format!("{} is shy", event.agg_id())))
+            }
             _ => Ok(()),
         }
     }
@@ -163,13 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn flaky_events_succeed_at_the_third_try_and_bad_ones_never() {
+    fn flaky_events_succeed_at_the_third_try_shy_ones_at_the_second_and_bad_ones_never() {
         let mut driver = Driver::<Chaotic>::new();
         let flaky = [event("a", 1, "flaky")];
         assert!(driver.send(&flaky).is_err());
         assert!(driver.send(&flaky).is_err());
         driver.send(&flaky).unwrap();
         assert!(driver.send(&[event("a", 2, "bad")]).is_err());
+        let shy = [event("a", 3, "shy")];
+        assert!(driver.send(&shy).is_err());
+        driver.send(&shy).unwrap();
         batch_equals_singles::<Chaotic>(&[event("a", 1, "step"), event("b", 1, "step")]);
     }
 }

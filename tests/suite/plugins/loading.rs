@@ -114,6 +114,17 @@ fn a_damaged_artifact_is_not_handed_out_and_is_mended_by_another_put() {
 }
 
 #[test]
+fn what_a_crash_has_left_half_written_is_gone_at_the_next_start() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let artifacts = FileArtifacts::open(dir.path()).expect("the folder opens");
+    let digest = artifacts.put(b"some bytes").expect("they can be kept");
+    std::fs::write(dir.path().join(".tmpHalf"), b"some").expect("ours");
+    let artifacts = FileArtifacts::open(dir.path()).expect("the folder opens again");
+    assert!(!dir.path().join(".tmpHalf").exists());
+    assert_eq!(artifacts.get(&digest).expect("it is there"), b"some bytes");
+}
+
+#[test]
 fn a_digest_cannot_name_another_file() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(dir.path().join("secret.wasm"), b"secret").expect("ours");

@@ -27,6 +27,9 @@ mod seams;
 mod select;
 mod shared;
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -62,6 +65,19 @@ struct Inner {
     committer: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Makes a folder and what is missing above it. Each new name is synced in the folder above: what is
+/// acknowledged in the store must not go with a folder's name when the power does.
+fn make_folder(dir: &Path) -> std::io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    make_folder(dir.parent().unwrap_or(Path::new("")))?;
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists || !dir.is_dir() => Err(error),
+        _ => File::open(dir.join(".."))?.sync_all(),
+    }
+}
+
 impl SqliteStore {
     /// Opens the store in a directory, or creates it. Blocks: it takes the lock,
     /// recovers the WAL and fills the dedup window.
@@ -70,7 +86,7 @@ impl SqliteStore {
             dir: options.dir.display().to_string(),
             detail: e.to_string(),
         };
-        std::fs::create_dir_all(&options.dir).map_err(directory)?;
+        make_folder(&options.dir).map_err(directory)?;
         let lock = StoreLock::take(&options.dir, options.clock.now())?;
         let path = options.dir.join("millrace.db");
         let conn = database::open_writer(&path, &options)?;
