@@ -34,7 +34,7 @@ impl ArtifactStore for FileArtifacts {
         if self.get(&digest).is_ok() {
             return Ok(digest);
         }
-        write_whole(&self.dir, &path, component, 0o400)
+        write_whole(&self.dir, &path, &[component], 0o400)
             .map_err(|error| PluginError::Storage { detail: format!("{}: {error}", path.display()) })?;
         Ok(digest)
     }
