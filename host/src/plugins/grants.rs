@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::http::{HostPattern, HttpAccess};
+use super::hosts::HostPattern;
+use super::http::HttpAccess;
 use super::{GrantStatus, PluginError, PluginSettings};
 use crate::limits::{
     GUEST_CALL_CEILING, GUEST_ENV_BYTES_MAX, GUEST_HTTP_HOSTS_MAX, GUEST_MEMORY_BYTES_CEILING,

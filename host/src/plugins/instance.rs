@@ -80,7 +80,9 @@ impl Instance {
         };
         store.set_epoch_deadline(ticks(self.call_max));
         store.data_mut().begin_call(self.call_max);
-        let error = match call(component.millrace_processor_handler(), store) {
+        let ended = call(component.millrace_processor_handler(), store);
+        store.data_mut().end_call();
+        let error = match ended {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };

@@ -16,6 +16,7 @@ mod control;
 mod describe;
 mod engine;
 mod grants;
+mod hosts;
 mod http;
 mod instance;
 mod memory;

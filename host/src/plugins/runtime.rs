@@ -16,9 +16,9 @@ use super::describe;
 use super::grants::{self, Grants};
 use super::instance::{Instance, Linked, WasmProcessor};
 use super::sandbox::{Guest, Sandbox, cut};
-use super::wait;
 use super::{Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
+use super::{http, wait};
 use crate::error::Classify as _;
 use crate::limits::{
     COMPILE_MAX, COMPILE_MEMORY_BYTES_MAX, COMPONENT_BYTES_MAX, GUEST_CALL_MAX, GUEST_DESCRIBE_MAX,
@@ -93,9 +93,7 @@ impl WasmRuntime {
     fn on(engine: Engine, options: RuntimeOptions) -> Result<Self, PluginError> {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(|error| engine_failed(&error))?;
-        // Linked for all, so that a plugin without the grant is told so by its name.
-        wasmtime_wasi_http::p2::add_only_http_to_linker_sync(&mut linker)
-            .map_err(|error| engine_failed(&error))?;
+        http::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
         wait::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
         bindings::Processor::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| {
             guest

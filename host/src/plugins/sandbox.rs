@@ -128,6 +128,11 @@ impl Guest {
         self.logs.lock().last_words.clear();
     }
 
+    /// A call is over.
+    pub(super) fn end_call(&mut self) {
+        self.http.hooks.end_call();
+    }
+
     /// The last line that the running call wrote to its output, such as the message of a panic.
     pub(super) fn last_words(&self) -> String {
         let budget = self.logs.lock();

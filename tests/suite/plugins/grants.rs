@@ -354,13 +354,27 @@ fn whoever_waits_for_another_host_ends_with_its_call() {
 fn an_instance_has_few_requests_under_way() {
     let server = server();
     let mut guest = fetcher(&[&server.authority], 60_000);
-    // Each of them is answered and not read, and so still under way.
-    let cells = row(&mut *guest, (&format!("{}/silent", server.authority), "http.many", "20"));
-    assert_eq!(cells[1], "12", "8 of 20 may be: {cells:?}");
-    assert_eq!(server.asked.load(Ordering::SeqCst), 8);
-    // They ended with the call's handles.
-    let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
-    assert_eq!(cells[0], "200", "{cells:?}");
+    for turn in 0..50 {
+        let before = server.asked.load(Ordering::SeqCst);
+        // Each of them is answered and not read, and so still under way.
+        let cells = row(&mut *guest, (&format!("{}/silent", server.authority), "http.many", "20"));
+        assert_eq!(cells[1], "12", "8 of 20 may be, in turn {turn}: {cells:?}");
+        assert_eq!(server.asked.load(Ordering::SeqCst), before + 8);
+        // They ended with the call's handles.
+        let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
+        assert_eq!(cells[0], "200", "turn {turn}: {cells:?}");
+    }
+}
+
+#[test]
+fn what_a_guest_lets_go_of_makes_room_within_the_same_call() {
+    let server = server();
+    let mut guest = fetcher(&[&server.authority], 60_000);
+    let silent = format!("{}/silent", server.authority);
+    for (kind, turns) in [("http.turns", "200"), ("http.given-up", "50")] {
+        let cells = row(&mut *guest, (&silent, kind, turns));
+        assert_eq!(cells[1..], [turns, "", ""], "{kind}: {cells:?}");
+    }
 }
 
 #[test]
