@@ -24,6 +24,8 @@ pub(super) struct Hosts(Vec<HostPattern>);
 pub(super) struct Target {
     pub(super) host: String,
     pub(super) port: u16,
+    /// By TLS.
+    pub(super) secured: bool,
     /// The list has this very host, so wherever it is, it is meant.
     pub(super) named: bool,
 }
@@ -79,12 +81,13 @@ impl Hosts {
     /// The list, asked for one request. An address has to stand in it as the guest writes it.
     pub(super) fn target(&self, uri: &Uri) -> Option<Target> {
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let secured = uri.scheme_str() == Some("https");
+        let usual = if secured { 443 } else { 80 };
         let (host, port) = (plain(authority.host()), authority.port_u16().unwrap_or(usual));
         let fitting = || self.0.iter().filter(|pattern| pattern.fits(&host, port, usual));
         fitting().next()?;
         let named = fitting().any(|pattern| !pattern.below);
-        Some(Target { host, port, named })
+        Some(Target { host, port, secured, named })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Promises: a request goes to a host that the operator has named, or nowhere; it ends with the call that
 //! began it, and its connections, bytes and headers are bounded; an address of this machine or of a private
 //! network is reached only if the list names that very host, so that a name that a stranger controls cannot
-//! point there. Deliberately absent: redirects, proxies, pooled connections, TLS. What a guest fetches is not
+//! point there. What `https` asks of a server, `tls` says. Deliberately absent: redirects, proxies, pooled connections. What a guest fetches is not
 //! in the log, so a plugin with this grant need not give the same rows twice.
 
 use std::net::SocketAddr;
@@ -17,6 +17,8 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, timeout_at};
@@ -30,24 +32,29 @@ use wasmtime_wasi_http::p2::types::HostFutureIncomingResponse as Answering;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
 use super::hosts::{HostPattern, Hosts, Target, inside};
-use super::sandbox::{Guest, Logs};
+use super::sandbox::{Guest, Logs, cut};
+use super::tls;
+use crate::error::Blame;
 use crate::limits::{
     GUEST_HTTP_CHUNK_BYTES_MAX, GUEST_HTTP_CONNECTIONS_MAX, GUEST_HTTP_HEADER_BYTES_MAX,
     GUEST_HTTP_REQUEST_BYTES_MAX, GUEST_HTTP_REQUESTS_MAX, GUEST_HTTP_RESPONSE_BYTES_MAX,
+    GUEST_MESSAGE_BYTES_MAX,
 };
-use crate::telemetry::metrics::{GUEST_HTTP_DENIED, GUEST_HTTP_REQUESTS};
+use crate::telemetry::metrics::{GUEST_HTTP_DENIED, GUEST_HTTP_REQUESTS, GUEST_HTTP_UNSECURED};
 
 /// What a plugin may reach, and how much of it at once over all its instances.
 #[derive(Debug)]
 pub(super) struct HttpAccess {
     hosts: Hosts,
     connections: Arc<Semaphore>,
+    /// What `https` trusts.
+    client: Arc<ClientConfig>,
 }
 
 impl HttpAccess {
-    pub(super) fn new(hosts: Vec<HostPattern>) -> Self {
+    pub(super) fn new(hosts: Vec<HostPattern>, client: Arc<ClientConfig>) -> Self {
         let connections = Arc::new(Semaphore::new(GUEST_HTTP_CONNECTIONS_MAX));
-        Self { hosts: Hosts::new(hosts), connections }
+        Self { hosts: Hosts::new(hosts), connections, client }
     }
 }
 
@@ -128,7 +135,7 @@ impl Hooks {
         }
     }
 
-    fn admit(&mut self, request: &Request<WasiBody>) -> Result<(Target, Arc<Held>), Error> {
+    fn admit(&mut self, request: &Request<WasiBody>) -> Result<(Way, Arc<Held>), Error> {
         let Some((access, own)) = &self.access else {
             return Err(self.deny(request, "the plugin lacks the grant `http`", Error::HttpRequestDenied));
         };
@@ -145,7 +152,8 @@ impl Hooks {
                 let held = Arc::new(Held { permits, over: CancellationToken::new() });
                 self.under_way.retain(|held| held.strong_count() > 0);
                 self.under_way.push(Arc::downgrade(&held));
-                Ok((target, held))
+                let client = target.secured.then(|| Arc::clone(&access.client));
+                Ok((Way { target, client, logs: Arc::clone(&self.logs) }, held))
             }
             None => {
                 let why = format!(
@@ -170,7 +178,7 @@ type Answered = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), E
 
 impl WasiHttpHooks for Hooks {
     fn is_supported_scheme(&mut self, scheme: &hyper::http::uri::Scheme) -> bool {
-        *scheme == hyper::http::uri::Scheme::HTTP
+        *scheme == hyper::http::uri::Scheme::HTTP || *scheme == hyper::http::uri::Scheme::HTTPS
     }
 
     fn send_request(
@@ -180,11 +188,10 @@ impl WasiHttpHooks for Hooks {
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Answered> + Send> {
         match self.admit(&request) {
-            Ok((target, held)) => {
+            Ok((way, held)) => {
                 metrics::counter!(GUEST_HTTP_REQUESTS, "plugin" => self.logs.plugin().to_owned())
                     .increment(1);
-                let logs = Arc::clone(&self.logs);
-                Box::new(exchange(request, target, held, self.until, logs))
+                Box::new(exchange(request, way, held, self.until))
             }
             Err(error) => Box::new(async { Err(error) }),
         }
@@ -200,6 +207,13 @@ impl WasiHttpHooks for Hooks {
             if let Some(Error::HttpRequestBodySize(bytes)) = error.downcast_ref() {
                 return ErrorCode::HttpRequestBodySize(*bytes);
             }
+            // A server may refuse what was agreed on only when the request is there.
+            if let Some(told) = error.downcast_ref().and_then(tls::told) {
+                return match told {
+                    Error::TlsCertificateError => ErrorCode::TlsCertificateError,
+                    _ => ErrorCode::TlsProtocolError,
+                };
+            }
             cause = error.source();
         }
         ErrorCode::HttpProtocolError
@@ -212,15 +226,9 @@ impl WasiHttpHooks for Hooks {
 
 /// One request and the head of its answer, on a connection of their own. The end of the call ends all of it, the
 /// body of the answer included.
-async fn exchange(
-    request: Request<WasiBody>,
-    target: Target,
-    held: Arc<Held>,
-    until: Instant,
-    logs: Arc<Logs>,
-) -> Answered {
+async fn exchange(request: Request<WasiBody>, way: Way, held: Arc<Held>, until: Instant) -> Answered {
     let until = tokio::time::Instant::from_std(until);
-    let begun = timeout_at(until, begin(request, &target, &held, &logs));
+    let begun = timeout_at(until, begin(request, &way, &held));
     let begun = held.over.run_until_cancelled(begun).await.ok_or(Error::ConnectionTerminated)?;
     let (response, connection) = begun.map_err(|_| Error::ConnectionTimeout)??;
     let over = held.over.clone();
@@ -239,15 +247,27 @@ async fn exchange(
     Ok((response, Box::new(drive)))
 }
 
-type Connection = Pin<Box<http1::Connection<TokioIo<TcpStream>, WasiBody>>>;
+/// Where a request goes, and how.
+struct Way {
+    target: Target,
+    /// For a secured one.
+    client: Option<Arc<ClientConfig>>,
+    logs: Arc<Logs>,
+}
+
+/// A connection, in the open or secured.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+type Connection = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, WasiBody>>>;
 
 async fn begin(
     mut request: Request<WasiBody>,
-    target: &Target,
+    way: &Way,
     held: &Arc<Held>,
-    logs: &Logs,
 ) -> Result<(Response<Incoming>, Option<Connection>), Error> {
-    let stream = connect(target, logs).await?;
+    let stream = way.open().await?;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(GUEST_HTTP_HEADER_BYTES_MAX);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
@@ -259,9 +279,10 @@ async fn begin(
     let response = tokio::select! {
         biased;
         response = &mut sending => return Ok((response?, Some(connection))),
-        ended = &mut connection => {
-            ended?;
-            sending.await?
+        // Many a server ends a secured connection without a word. The whole answer may be there all the same.
+        ended = &mut connection => match (sending.await, ended) {
+            (Err(_), Err(error)) => return Err(error.into()),
+            (answered, _) => answered?,
         }
     };
     Ok((response, None))
@@ -281,28 +302,46 @@ fn bounded(body: WasiBody, held: Arc<Held>) -> WasiBody {
     limited.map_err(error).boxed_unsync()
 }
 
-async fn connect(target: &Target, logs: &Logs) -> Result<TcpStream, Error> {
-    let host = target.host.trim_matches(['[', ']']);
-    let unknown = |_| Error::DnsError { rcode: Some("no address".into()), info_code: None };
-    let found: Vec<SocketAddr> =
-        tokio::net::lookup_host((host, target.port)).await.map_err(unknown)?.collect();
-    let mut last = Error::DestinationNotFound;
-    for address in found {
-        if !target.named && inside(address.ip()) {
-            metrics::counter!(GUEST_HTTP_DENIED, "plugin" => logs.plugin().to_owned()).increment(1);
-            logs.warn(&format!(
-                "an HTTP request to {host} was refused: {} is a private address, and http_hosts names the host by `*` only",
-                address.ip()
-            ));
-            last = Error::DestinationIpProhibited;
-            continue;
-        }
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Error::Connect(error),
+impl Way {
+    async fn open(&self) -> Result<Box<dyn Stream>, Error> {
+        let host = self.target.host.trim_matches(['[', ']']);
+        let stream = self.connect(host).await?;
+        let Some(client) = &self.client else { return Ok(Box::new(stream)) };
+        match tls::secure(client, host, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                metrics::counter!(GUEST_HTTP_UNSECURED, "plugin" => self.logs.plugin().to_owned())
+                    .increment(1);
+                // The other side's certificate is neither the guest's fault nor its caller's.
+                let message = format!("a request to https://{host} was not sent: {error}");
+                self.logs.fail("guest_http_unsecured", Blame::Host, cut(&message, GUEST_MESSAGE_BYTES_MAX));
+                Err(tls::told(&error).unwrap_or(Error::ConnectionTerminated))
+            }
         }
     }
-    Err(last)
+
+    async fn connect(&self, host: &str) -> Result<TcpStream, Error> {
+        let unknown = |_| Error::DnsError { rcode: Some("no address".into()), info_code: None };
+        let found: Vec<SocketAddr> =
+            tokio::net::lookup_host((host, self.target.port)).await.map_err(unknown)?.collect();
+        let mut last = Error::DestinationNotFound;
+        for address in found {
+            if !self.target.named && inside(address.ip()) {
+                metrics::counter!(GUEST_HTTP_DENIED, "plugin" => self.logs.plugin().to_owned()).increment(1);
+                self.logs.warn(&format!(
+                    "an HTTP request to {host} was refused: {} is a private address, and http_hosts names the host by `*` only",
+                    address.ip()
+                ));
+                last = Error::DestinationIpProhibited;
+                continue;
+            }
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Error::Connect(error),
+            }
+        }
+        Err(last)
+    }
 }
 
 /// The body of an answer: it ends in an error at its bound, and with the call that asked for it.

@@ -23,6 +23,7 @@ mod memory;
 mod registry;
 mod runtime;
 mod sandbox;
+mod tls;
 mod wait;
 mod watch;
 
@@ -67,6 +68,9 @@ pub struct PluginSettings {
     pub env: BTreeMap<String, EnvValue>,
     /// What the grant `http` reaches: `api.example.com`, `api.example.com:8443`, `*.example.org`.
     pub http_hosts: Vec<String>,
+    /// Authorities, as PEM, whose certificates its requests to `https` addresses trust beside those of the
+    /// operating system.
+    pub http_ca_file: Option<PathBuf>,
     /// What the grant `read_dir` shows, read-only, as the guest's `/data`.
     pub read_dir: Option<PathBuf>,
     /// Lanes, at the first deploy. Fixed from then on.
