@@ -375,6 +375,18 @@ fn an_instance_has_few_requests_under_way() {
 }
 
 #[test]
+fn what_a_guest_never_lets_go_of_ends_with_its_call() {
+    let server = server();
+    let mut guest = fetcher(&[&server.authority], 60_000);
+    for turn in 0..20 {
+        let cells = row(&mut *guest, (&format!("{}/silent", server.authority), "http.kept", "8"));
+        assert_eq!(cells[3], "", "turn {turn}");
+        let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
+        assert_eq!(cells[0], "200", "turn {turn}: {cells:?}");
+    }
+}
+
+#[test]
 fn what_a_guest_lets_go_of_makes_room_within_the_same_call() {
     let server = server();
     let mut guest = fetcher(&[&server.authority], 60_000);
