@@ -9,3 +9,4 @@ mod misbehaving;
 mod native;
 mod precompiled;
 pub(crate) mod rig;
+mod secured;

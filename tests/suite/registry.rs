@@ -1,9 +1,10 @@
 //! Claims about what is deployed: a version proves itself before it serves, the old one serves until then,
 //! and what was decided holds over restarts.
 
+mod artifacts;
 mod candidates;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -117,6 +118,13 @@ impl ArtifactStore for Texts {
     fn get(&self, digest: &str) -> Result<Vec<u8>, PluginError> {
         let found = self.0.lock().expect("test").get(digest).cloned();
         found.ok_or_else(|| PluginError::ArtifactMissing { digest: digest.into() })
+    }
+
+    fn retain(&self, digests: &BTreeSet<String>) -> Result<usize, PluginError> {
+        let mut texts = self.0.lock().expect("test");
+        let before = texts.len();
+        texts.retain(|digest, _| digests.contains(digest));
+        Ok(before - texts.len())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Component bytes in a folder, one file each, named by their digest.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,15 +56,14 @@ impl ArtifactStore for FileArtifacts {
             sync(&self.dir).map_err(|error| PluginError::Storage { detail: error.to_string() })?;
             return Ok(digest);
         }
-        write_whole(&self.dir, &path, component, 0o400)
+        write_whole(&self.dir, &path, &[component], 0o400)
             .map_err(|error| PluginError::Storage { detail: format!("{}: {error}", path.display()) })?;
         Ok(digest)
     }
 
     fn get(&self, digest: &str) -> Result<Vec<u8>, PluginError> {
-        let hexadecimal = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
         let missing = || PluginError::ArtifactMissing { digest: digest.chars().take(80).collect() };
-        if !hexadecimal {
+        if !is_digest(digest) {
             return Err(missing());
         }
         let bytes = fs::read(self.path(digest)).map_err(|_| missing())?;
@@ -73,5 +73,46 @@ impl ArtifactStore for FileArtifacts {
         } else {
             Err(PluginError::ArtifactDamaged { digest: digest.into(), found })
         }
+    }
+    fn retain(&self, digests: &BTreeSet<String>) -> Result<usize, PluginError> {
+        let failed = |error: std::io::Error| PluginError::Storage {
+            detail: format!("{}: {error}", self.dir.display()),
+        };
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            // What has another name is not the store's.
+            let Some(digest) = name.to_str().and_then(|name| name.strip_suffix(".wasm")) else { continue };
+            if is_digest(digest) && !digests.contains(digest) {
+                fs::remove_file(entry.path()).map_err(failed)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_refers_to_goes_and_what_is_not_the_stores_stays() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let artifacts = FileArtifacts::open(dir.path()).expect("it opens");
+        let [first, second, third] =
+            [b"first".as_slice(), b"second", b"third"].map(|bytes| artifacts.put(bytes).expect("it is kept"));
+        fs::write(dir.path().join("notes.wasm"), "somebody's").expect("ours");
+        let kept = BTreeSet::from([first.clone(), third.clone(), "none".into()]);
+        assert_eq!(artifacts.retain(&kept).expect("they can be removed"), 1);
+        assert!(artifacts.get(&first).is_ok() && artifacts.get(&third).is_ok());
+        assert!(matches!(artifacts.get(&second), Err(PluginError::ArtifactMissing { .. })));
+        assert!(dir.path().join("notes.wasm").exists());
+        assert_eq!(artifacts.retain(&kept).expect("they can be removed"), 0);
     }
 }

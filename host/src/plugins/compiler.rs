@@ -40,7 +40,7 @@ const OUT_OF_MEMORY: [&str; 3] = ["memory allocation of", "Cannot allocate memor
 pub(super) struct Precompiled(Vec<u8>);
 
 impl Precompiled {
-    /// For the cache, once it has checked that these bytes are what it was given by `put`.
+    /// For the cache, once it has checked that these bytes, in memory, are what it was given by `put`.
     pub(super) fn vouched(code: Vec<u8>) -> Self {
         Self(code)
     }
@@ -49,7 +49,7 @@ impl Precompiled {
         &self.0
     }
 
-    /// Maps the code. Nothing of it runs yet.
+    /// Copies the code to where it can run. Nothing of it runs yet.
     pub(super) fn load(&self, engine: &Engine) -> Result<Component, wasmtime::Error> {
         #[expect(unsafe_code, reason = "running compiled code is what an engine is for")]
         // SAFETY: the bytes are `Engine::precompile_component`'s, and in memory, where nobody changes them. They

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::http::{HostPattern, HttpAccess};
+use super::hosts::HostPattern;
+use super::http::HttpAccess;
+use super::tls;
 use super::{GrantStatus, PluginError, PluginSettings};
 use crate::limits::{
     GUEST_CALL_CEILING, GUEST_ENV_BYTES_MAX, GUEST_HTTP_HOSTS_MAX, GUEST_MEMORY_BYTES_CEILING,
@@ -67,6 +69,10 @@ impl PluginSettings {
                 }
                 _ => {}
             }
+        }
+        if self.http_ca_file.is_some() && !self.grants("http") {
+            let why = "it is for the grant `http`, which `grants` does not name";
+            return Err(("http_ca_file", why.into()));
         }
         self.check_env()?;
         hosts(&self.http_hosts).map_err(|why| ("http_hosts", why))?;
@@ -148,11 +154,18 @@ impl Grants {
             readable(path).map_err(|why| unusable("read_dir", why))?;
         }
         let http = hosts(&settings.http_hosts).map_err(|why| unusable("http_hosts", why))?;
+        let http = if settings.grants("http") {
+            let client = tls::client(settings.http_ca_file.as_deref());
+            let client = client.map_err(|why| unusable("http_ca_file", why))?;
+            Some(Arc::new(HttpAccess::new(http, client)))
+        } else {
+            None
+        };
         Ok(Self {
             clock: settings.grants("clock"),
             random: settings.grants("random"),
             env: Arc::new(settings.env.clone()),
-            http: settings.grants("http").then(|| Arc::new(HttpAccess::new(http))),
+            http,
             read_dir: settings.read_dir.clone(),
         })
     }

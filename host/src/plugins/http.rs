@@ -3,12 +3,12 @@
 //! Promises: a request goes to a host that the operator has named, or nowhere; it ends with the call that
 //! began it, and its connections, bytes and headers are bounded; an address of this machine or of a private
 //! network is reached only if the list names that very host, so that a name that a stranger controls cannot
-//! point there. Deliberately absent: redirects, proxies, pooled connections, TLS. What a guest fetches is not
+//! point there. What `https` asks of a server, `tls` says. Deliberately absent: redirects, proxies, pooled connections. What a guest fetches is not
 //! in the log, so a plugin with this grant need not give the same rows twice.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -16,156 +16,73 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Response};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::runtime::in_tokio;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use wasmtime_wasi_http::p2::types::HostFutureIncomingResponse as Answering;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
-use super::sandbox::Logs;
+use super::hosts::{HostPattern, Hosts, Target, inside};
+use super::sandbox::{Guest, Logs, cut};
+use super::tls;
+use crate::error::Blame;
 use crate::limits::{
     GUEST_HTTP_CHUNK_BYTES_MAX, GUEST_HTTP_CONNECTIONS_MAX, GUEST_HTTP_HEADER_BYTES_MAX,
     GUEST_HTTP_REQUEST_BYTES_MAX, GUEST_HTTP_REQUESTS_MAX, GUEST_HTTP_RESPONSE_BYTES_MAX,
+    GUEST_MESSAGE_BYTES_MAX,
 };
-use crate::telemetry::metrics::{GUEST_HTTP_DENIED, GUEST_HTTP_REQUESTS};
-
-/// One entry of `http_hosts`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HostPattern {
-    /// In lower case, without a dot at its end; behind `*.` where `below` says so.
-    host: String,
-    /// It stands for the names below `host`, and not for `host` itself.
-    below: bool,
-    /// None is the scheme's own port.
-    port: Option<u16>,
-}
+use crate::telemetry::metrics::{GUEST_HTTP_DENIED, GUEST_HTTP_REQUESTS, GUEST_HTTP_UNSECURED};
 
 /// What a plugin may reach, and how much of it at once over all its instances.
 #[derive(Debug)]
 pub(super) struct HttpAccess {
-    hosts: Vec<HostPattern>,
+    hosts: Hosts,
     connections: Arc<Semaphore>,
-}
-
-/// Where a request may go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
-    host: String,
-    port: u16,
-    /// The list has this very host, so wherever it is, it is meant.
-    named: bool,
-}
-
-impl HostPattern {
-    /// `api.example.com`, `api.example.com:8443`, `*.example.org`, `10.0.0.7`, `[::1]:8080`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| Err(format!("`{text}` is no host: {why}"));
-        if text.contains("//") || text.contains(['/', '@', '?', '#']) {
-            return wrong("write the name alone, such as api.example.com or api.example.com:8443");
-        }
-        let (below, rest) = match text.strip_prefix("*.") {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let Ok(authority) = rest.parse::<hyper::http::uri::Authority>() else {
-            return wrong("it has other letters than a name or an address has");
-        };
-        let port = match (authority.port_u16(), authority.as_str().len() > authority.host().len()) {
-            (None, true) => return wrong("its port is no number"),
-            (Some(0), _) => return wrong("there is no port 0"),
-            (port, _) => port,
-        };
-        let host = plain(authority.host());
-        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        let name = host.split('.').all(|label| {
-            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        });
-        match (address, name) {
-            (true, _) if below => wrong("there is nothing below an address"),
-            (false, false) => wrong("a `*` stands only at its beginning, as in *.example.org"),
-            (false, true) if below && !host.contains('.') => wrong("it would be half of the world"),
-            _ => Ok(Self { host, below, port }),
-        }
-    }
-
-    fn fits(&self, host: &str, port: u16, usual: u16) -> bool {
-        let named = match self.below {
-            false => host == self.host,
-            true => host
-                .strip_suffix(self.host.as_str())
-                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
-        };
-        named && port == self.port.unwrap_or(usual)
-    }
+    /// What `https` trusts.
+    client: Arc<ClientConfig>,
 }
 
 impl HttpAccess {
-    pub(super) fn new(hosts: Vec<HostPattern>) -> Self {
-        Self { hosts, connections: Arc::new(Semaphore::new(GUEST_HTTP_CONNECTIONS_MAX)) }
-    }
-
-    /// The list, asked for one request. An address has to stand in it as the guest writes it.
-    fn target(&self, uri: &Uri) -> Option<Target> {
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let usual = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let (host, port) = (plain(authority.host()), authority.port_u16().unwrap_or(usual));
-        let fitting = || self.hosts.iter().filter(|pattern| pattern.fits(&host, port, usual));
-        fitting().next()?;
-        let named = fitting().any(|pattern| !pattern.below);
-        Some(Target { host, port, named })
+    pub(super) fn new(hosts: Vec<HostPattern>, client: Arc<ClientConfig>) -> Self {
+        let connections = Arc::new(Semaphore::new(GUEST_HTTP_CONNECTIONS_MAX));
+        Self { hosts: Hosts::new(hosts), connections, client }
     }
 }
 
-/// A name as it is compared: names are the same in capitals, and with a dot at their end.
-fn plain(host: &str) -> String {
-    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
-}
-
-/// Whether an address is this machine's, of a private network, or of nobody.
-fn inside(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_loopback()
-                || v4.is_private()
-                || v4.is_link_local()
-                || v4.is_broadcast()
-                || v4.is_multicast()
-                || a == 0
-                || a >= 240
-                // Shared by a provider's customers, and tests between networks.
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 198 && (18..20).contains(&b))
-        }
-        IpAddr::V6(v6) => match carried(v6) {
-            Some(v4) => inside(v4),
-            None => {
-                v6.is_loopback()
-                    || v6.is_unspecified()
-                    || v6.is_multicast()
-                    || v6.is_unique_local()
-                    || v6.is_unicast_link_local()
+/// Puts `wasi:http` within reach of guests: those without the grant are told so by its name.
+pub(super) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::add_only_http_to_linker_sync(linker)?;
+    linker.allow_shadowing(true);
+    // The library only asks the task of a request to end when its handle goes. Here the guest goes on once it
+    // has ended, so that its next request finds the place free.
+    let ty = ResourceType::host::<Answering>();
+    linker.instance(TYPES)?.resource("future-incoming-response", ty, |mut store, handle| {
+        let guest = store.data_mut();
+        let until = guest.call.until();
+        match guest.ctx().table.delete(Resource::<Answering>::new_own(handle))? {
+            Answering::Pending(task) => {
+                // The call's end finds the rest.
+                let _ = in_tokio(async { timeout_at(until.into(), task.cancel()).await });
             }
-        },
-    }
+            Answering::Ready(_) | Answering::Consumed => {}
+        }
+        Ok(())
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
-/// The IPv4 address inside of an IPv6 one, in the ways in which one is translated to it.
-fn carried(v6: Ipv6Addr) -> Option<IpAddr> {
-    let words = v6.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Some(IpAddr::from([a, b, c, d]))
-    };
-    match words {
-        _ if v6.is_loopback() || v6.is_unspecified() => None,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
-        _ => None,
-    }
-}
+/// The interface, in the version of it that the library speaks; the linker finds the others by it.
+const TYPES: &str = "wasi:http/types@0.2.12";
 
 /// What `wasi:http` works with in one instance.
 pub(super) struct GuestHttp {
@@ -178,7 +95,8 @@ impl GuestHttp {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(GUEST_HTTP_HEADER_BYTES_MAX);
         let own = access.is_some().then(|| Arc::new(Semaphore::new(GUEST_HTTP_REQUESTS_MAX)));
-        Self { ctx, hooks: Hooks { access: access.zip(own), logs, until: Instant::now() } }
+        let under_way = Vec::new();
+        Self { ctx, hooks: Hooks { access: access.zip(own), logs, until: Instant::now(), under_way } }
     }
 }
 
@@ -189,17 +107,39 @@ pub(super) struct Hooks {
     logs: Arc<Logs>,
     /// When the running call has used up its time.
     pub(super) until: Instant,
+    /// The requests that the running call has begun.
+    under_way: Vec<Weak<Held>>,
 }
 
-/// Kept as long as a connection is.
-type Held = Arc<[OwnedSemaphorePermit; 2]>;
+/// A request's place among those that may be under way. It is given back when the body of the answer and that of
+/// the request are gone, and at the latest with the call, whatever is still left of the connection then.
+struct Held {
+    permits: Mutex<Option<[OwnedSemaphorePermit; 2]>>,
+    /// The call is over, so the connection is.
+    over: CancellationToken,
+}
+
+impl Held {
+    fn end(&self) {
+        // Permits that go twice are no harm.
+        drop(self.permits.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.over.cancel();
+    }
+}
 
 impl Hooks {
-    fn admit(&self, request: &Request<WasiBody>) -> Result<(Target, Held), Error> {
+    /// A call is over, and with it the requests that it began.
+    pub(super) fn end_call(&mut self) {
+        for held in self.under_way.drain(..).filter_map(|held| held.upgrade()) {
+            held.end();
+        }
+    }
+
+    fn admit(&mut self, request: &Request<WasiBody>) -> Result<(Way, Arc<Held>), Error> {
         let Some((access, own)) = &self.access else {
             return Err(self.deny(request, "the plugin lacks the grant `http`", Error::HttpRequestDenied));
         };
-        let target = access.target(request.uri()).filter(|_| request.method() != Method::CONNECT);
+        let target = access.hosts.target(request.uri()).filter(|_| request.method() != Method::CONNECT);
         let Some(target) = target else {
             let why = "it is not in the plugin's http_hosts";
             return Err(self.deny(request, why, Error::HttpRequestDenied));
@@ -207,7 +147,14 @@ impl Hooks {
         let held = Arc::clone(own).try_acquire_owned().ok();
         let held = held.zip(Arc::clone(&access.connections).try_acquire_owned().ok());
         match held {
-            Some((one, all)) => Ok((target, Arc::new([one, all]))),
+            Some((one, all)) => {
+                let permits = Mutex::new(Some([one, all]));
+                let held = Arc::new(Held { permits, over: CancellationToken::new() });
+                self.under_way.retain(|held| held.strong_count() > 0);
+                self.under_way.push(Arc::downgrade(&held));
+                let client = target.secured.then(|| Arc::clone(&access.client));
+                Ok((Way { target, client, logs: Arc::clone(&self.logs) }, held))
+            }
             None => {
                 let why = format!(
                     "guest_http_requests_max = {GUEST_HTTP_REQUESTS_MAX} of one instance or \
@@ -231,7 +178,7 @@ type Answered = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), E
 
 impl WasiHttpHooks for Hooks {
     fn is_supported_scheme(&mut self, scheme: &hyper::http::uri::Scheme) -> bool {
-        *scheme == hyper::http::uri::Scheme::HTTP
+        *scheme == hyper::http::uri::Scheme::HTTP || *scheme == hyper::http::uri::Scheme::HTTPS
     }
 
     fn send_request(
@@ -241,11 +188,10 @@ impl WasiHttpHooks for Hooks {
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Answered> + Send> {
         match self.admit(&request) {
-            Ok((target, held)) => {
+            Ok((way, held)) => {
                 metrics::counter!(GUEST_HTTP_REQUESTS, "plugin" => self.logs.plugin().to_owned())
                     .increment(1);
-                let logs = Arc::clone(&self.logs);
-                Box::new(exchange(request, target, held, self.until, logs))
+                Box::new(exchange(request, way, held, self.until))
             }
             Err(error) => Box::new(async { Err(error) }),
         }
@@ -261,6 +207,13 @@ impl WasiHttpHooks for Hooks {
             if let Some(Error::HttpRequestBodySize(bytes)) = error.downcast_ref() {
                 return ErrorCode::HttpRequestBodySize(*bytes);
             }
+            // A server may refuse what was agreed on only when the request is there.
+            if let Some(told) = error.downcast_ref().and_then(tls::told) {
+                return match told {
+                    Error::TlsCertificateError => ErrorCode::TlsCertificateError,
+                    _ => ErrorCode::TlsProtocolError,
+                };
+            }
             cause = error.source();
         }
         ErrorCode::HttpProtocolError
@@ -271,43 +224,50 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
-/// One request and the head of its answer, on a connection of their own. `until` ends all of it, the body
-/// of the answer included.
-async fn exchange(
-    request: Request<WasiBody>,
-    target: Target,
-    held: Held,
-    until: Instant,
-    logs: Arc<Logs>,
-) -> Answered {
+/// One request and the head of its answer, on a connection of their own. The end of the call ends all of it, the
+/// body of the answer included.
+async fn exchange(request: Request<WasiBody>, way: Way, held: Arc<Held>, until: Instant) -> Answered {
     let until = tokio::time::Instant::from_std(until);
-    let begun = timeout_at(until, begin(request, &target, &logs));
-    let (response, connection) = begun.await.map_err(|_| Error::ConnectionTimeout)??;
+    let begun = timeout_at(until, begin(request, &way, &held));
+    let begun = held.over.run_until_cancelled(begun).await.ok_or(Error::ConnectionTerminated)?;
+    let (response, connection) = begun.map_err(|_| Error::ConnectionTimeout)??;
+    let over = held.over.clone();
     let response = response.map(|incoming| {
         let left = GUEST_HTTP_RESPONSE_BYTES_MAX;
-        let held = Arc::clone(&held);
         Answer { incoming, left, until: Box::pin(tokio::time::sleep_until(until)), _held: held }
             .boxed_unsync()
     });
     let drive = async move {
         // The end of the call ends the connection, whoever still holds its other half.
         if let Some(connection) = connection {
-            let _ = timeout_at(until, connection).await;
+            let _ = over.run_until_cancelled(timeout_at(until, connection)).await;
         }
-        drop(held);
         Ok(())
     };
     Ok((response, Box::new(drive)))
 }
 
-type Connection = Pin<Box<http1::Connection<TokioIo<TcpStream>, WasiBody>>>;
+/// Where a request goes, and how.
+struct Way {
+    target: Target,
+    /// For a secured one.
+    client: Option<Arc<ClientConfig>>,
+    logs: Arc<Logs>,
+}
+
+/// A connection, in the open or secured.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+type Connection = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, WasiBody>>>;
 
 async fn begin(
     mut request: Request<WasiBody>,
-    target: &Target,
-    logs: &Logs,
+    way: &Way,
+    held: &Arc<Held>,
 ) -> Result<(Response<Incoming>, Option<Connection>), Error> {
-    let stream = connect(target, logs).await?;
+    let stream = way.open().await?;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(GUEST_HTTP_HEADER_BYTES_MAX);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
@@ -315,51 +275,73 @@ async fn begin(
     // To a server that is no proxy, the path is all of the address; the host stands in its header.
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
-    let mut sending = pin!(sender.send_request(request.map(bounded)));
+    let mut sending = pin!(sender.send_request(request.map(|body| bounded(body, Arc::clone(held)))));
     let response = tokio::select! {
         biased;
         response = &mut sending => return Ok((response?, Some(connection))),
-        ended = &mut connection => {
-            ended?;
-            sending.await?
+        // Many a server ends a secured connection without a word. The whole answer may be there all the same.
+        ended = &mut connection => match (sending.await, ended) {
+            (Err(_), Err(error)) => return Err(error.into()),
+            (answered, _) => answered?,
         }
     };
     Ok((response, None))
 }
 
-/// A request's body, up to its bound.
-fn bounded(body: WasiBody) -> WasiBody {
+/// A request's body, up to its bound. It holds its place, since a server may answer before it has all of it.
+fn bounded(body: WasiBody, held: Arc<Held>) -> WasiBody {
     let bytes_max = GUEST_HTTP_REQUEST_BYTES_MAX;
     let limited = Limited::new(body, usize::try_from(bytes_max).unwrap_or(usize::MAX));
-    let error = move |error: Box<dyn std::error::Error + Send + Sync>| match error.downcast::<Error>() {
-        Ok(own) => *own,
-        Err(_) => Error::HttpRequestBodySize(Some(bytes_max)),
+    let error = move |error: Box<dyn std::error::Error + Send + Sync>| {
+        let _held = &held;
+        match error.downcast::<Error>() {
+            Ok(own) => *own,
+            Err(_) => Error::HttpRequestBodySize(Some(bytes_max)),
+        }
     };
     limited.map_err(error).boxed_unsync()
 }
 
-async fn connect(target: &Target, logs: &Logs) -> Result<TcpStream, Error> {
-    let host = target.host.trim_matches(['[', ']']);
-    let unknown = |_| Error::DnsError { rcode: Some("no address".into()), info_code: None };
-    let found: Vec<SocketAddr> =
-        tokio::net::lookup_host((host, target.port)).await.map_err(unknown)?.collect();
-    let mut last = Error::DestinationNotFound;
-    for address in found {
-        if !target.named && inside(address.ip()) {
-            metrics::counter!(GUEST_HTTP_DENIED, "plugin" => logs.plugin().to_owned()).increment(1);
-            logs.warn(&format!(
-                "an HTTP request to {host} was refused: {} is a private address, and http_hosts names the host by `*` only",
-                address.ip()
-            ));
-            last = Error::DestinationIpProhibited;
-            continue;
-        }
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Error::Connect(error),
+impl Way {
+    async fn open(&self) -> Result<Box<dyn Stream>, Error> {
+        let host = self.target.host.trim_matches(['[', ']']);
+        let stream = self.connect(host).await?;
+        let Some(client) = &self.client else { return Ok(Box::new(stream)) };
+        match tls::secure(client, host, stream).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                metrics::counter!(GUEST_HTTP_UNSECURED, "plugin" => self.logs.plugin().to_owned())
+                    .increment(1);
+                // The other side's certificate is neither the guest's fault nor its caller's.
+                let message = format!("a request to https://{host} was not sent: {error}");
+                self.logs.fail("guest_http_unsecured", Blame::Host, cut(&message, GUEST_MESSAGE_BYTES_MAX));
+                Err(tls::told(&error).unwrap_or(Error::ConnectionTerminated))
+            }
         }
     }
-    Err(last)
+
+    async fn connect(&self, host: &str) -> Result<TcpStream, Error> {
+        let unknown = |_| Error::DnsError { rcode: Some("no address".into()), info_code: None };
+        let found: Vec<SocketAddr> =
+            tokio::net::lookup_host((host, self.target.port)).await.map_err(unknown)?.collect();
+        let mut last = Error::DestinationNotFound;
+        for address in found {
+            if !self.target.named && inside(address.ip()) {
+                metrics::counter!(GUEST_HTTP_DENIED, "plugin" => self.logs.plugin().to_owned()).increment(1);
+                self.logs.warn(&format!(
+                    "an HTTP request to {host} was refused: {} is a private address, and http_hosts names the host by `*` only",
+                    address.ip()
+                ));
+                last = Error::DestinationIpProhibited;
+                continue;
+            }
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Error::Connect(error),
+            }
+        }
+        Err(last)
+    }
 }
 
 /// The body of an answer: it ends in an error at its bound, and with the call that asked for it.
@@ -367,7 +349,7 @@ struct Answer {
     incoming: Incoming,
     left: u64,
     until: Pin<Box<Sleep>>,
-    _held: Held,
+    _held: Arc<Held>,
 }
 
 impl Body for Answer {
@@ -396,117 +378,5 @@ impl Body for Answer {
             Some(Err(error)) => Some(Err(error.into())),
             None => None,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn access(hosts: &[&str]) -> HttpAccess {
-        HttpAccess::new(hosts.iter().map(|text| HostPattern::parse(text).expect("a host")).collect())
-    }
-
-    #[test]
-    fn a_list_allows_what_it_names_and_nothing_that_looks_like_it() {
-        let list =
-            access(&["api.example.com", "Other.Example.com:8443", "*.example.org", "[::1]:8080", "10.0.0.7"]);
-        let target = |uri: &str| list.target(&uri.parse().expect("an address"));
-        for allowed in [
-            "http://api.example.com/",
-            "http://API.example.com.:80/x",
-            "https://api.example.com:443/",
-            "http://other.example.com:8443/",
-            "http://a.example.org/",
-            "http://a.b.example.org/",
-            "http://[::1]:8080/",
-            "http://10.0.0.7/",
-        ] {
-            assert!(target(allowed).is_some(), "{allowed}");
-        }
-        for refused in [
-            "http://api.example.com:8080/",
-            "http://other.example.com/",
-            "http://api.example.com.evil.net/",
-            "http://evilapi.example.com/",
-            "http://example.org/",
-            "http://notexample.org/",
-            "http://.example.org/",
-            "http://api.example.com@evil.net/",
-            "http://api.example.com:80@evil.net/",
-            "http://user@api.example.com/",
-            "http://127.0.0.1/",
-            "http://[::1]/",
-            "http://10.0.0.70/",
-            "http://167772167/",
-        ] {
-            let uri = refused.parse::<Uri>();
-            assert!(uri.is_err() || target(refused).is_none(), "{refused}");
-        }
-        assert!(target("http://api.example.com/").is_some_and(|target| target.named));
-        assert!(target("http://a.example.org/").is_some_and(|target| !target.named));
-    }
-
-    #[test]
-    fn what_is_no_host_is_not_taken_for_one() {
-        for text in [
-            "",
-            "*",
-            "*.",
-            "*.com",
-            "a.*.org",
-            "http://a.org",
-            "a.org/x",
-            "a.org:",
-            "a.org:x",
-            "a.org:0",
-            "a.org:70000",
-            "u@a.org",
-            "a..org",
-            ".a.org",
-            "a b",
-            "*.10.0.0.7",
-            "*.[::1]",
-            "[::1",
-            "a,b",
-        ] {
-            assert!(HostPattern::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_private_networks_are_known_in_every_dress() {
-        for inner in [
-            "127.0.0.1",
-            "127.9.9.9",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "0.1.2.3",
-            "255.255.255.255",
-            "224.0.0.1",
-            "198.18.0.1",
-            "::",
-            "::1",
-            "fe80::1",
-            "fc00::1",
-            "fd12::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "::127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2002:7f00:1::",
-        ] {
-            assert!(inside(inner.parse().expect("an address")), "{inner}");
-        }
-        for outer in
-            ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
-        {
-            assert!(!inside(outer.parse().expect("an address")), "{outer}");
-        }
     }
 }

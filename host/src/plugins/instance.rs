@@ -76,7 +76,9 @@ impl Instance {
             return Err(Trap::new(TrapKind::Host, "the instance fell before and cannot be used"));
         };
         begin_call(store, self.call_max);
-        let error = match call(component.millrace_processor_handler(), store) {
+        let ended = call(component.millrace_processor_handler(), store);
+        store.data_mut().end_call();
+        let error = match ended {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };

@@ -17,16 +17,18 @@ mod control;
 mod describe;
 mod engine;
 mod grants;
+mod hosts;
 mod http;
 mod instance;
 mod memory;
 mod registry;
 mod runtime;
 mod sandbox;
+mod tls;
 mod wait;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,6 +69,9 @@ pub struct PluginSettings {
     pub env: BTreeMap<String, EnvValue>,
     /// What the grant `http` reaches: `api.example.com`, `api.example.com:8443`, `*.example.org`.
     pub http_hosts: Vec<String>,
+    /// Authorities, as PEM, whose certificates its requests to `https` addresses trust beside those of the
+    /// operating system.
+    pub http_ca_file: Option<PathBuf>,
     /// What the grant `read_dir` shows, read-only, as the guest's `/data`.
     pub read_dir: Option<PathBuf>,
     /// Lanes, at the first deploy. Fixed from then on.
@@ -110,6 +115,10 @@ pub trait ArtifactStore: Send + Sync + Debug {
 
     /// The bytes, checked against the digest.
     fn get(&self, digest: &str) -> Result<Vec<u8>, PluginError>;
+
+    /// Removes all but these and answers how many went. What is put meanwhile may go, too: the caller sees to
+    /// it that nothing is.
+    fn retain(&self, digests: &BTreeSet<String>) -> Result<usize, PluginError>;
 }
 
 /// What should run, as it is remembered over restarts.
@@ -169,6 +178,8 @@ pub trait DeploymentStore: Send + Sync + Debug {
     /// Forgets a plugin: its deployment, checkpoints and keyed state. Tables and dead letters stay
     /// readable; the tables have no owner until they are declared again.
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>>;
+    /// The artifacts of all deployments, present and former as far as they are kept, of removed plugins, too.
+    fn digests(&self) -> BoxFuture<'_, Result<BTreeSet<String>, BackendError>>;
     /// Former and present deployments of a plugin, newest first.
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
     /// Writes what became of a plugin's last candidate over what became of the one before.

@@ -16,9 +16,9 @@ use super::describe;
 use super::grants::{self, Grants};
 use super::instance::{Instance, Linked, WasmProcessor};
 use super::sandbox::{Guest, Sandbox, cut};
-use super::wait;
 use super::{Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
+use super::{http, wait};
 use crate::error::Classify as _;
 use crate::limits::{
     COMPILE_MAX, COMPILE_MEMORY_BYTES_MAX, COMPONENT_BYTES_MAX, GUEST_CALL_MAX, GUEST_DESCRIBE_MAX,
@@ -93,9 +93,7 @@ impl WasmRuntime {
     fn on(engine: Engine, options: RuntimeOptions) -> Result<Self, PluginError> {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_sync(&mut linker).map_err(|error| engine_failed(&error))?;
-        // Linked for all, so that a plugin without the grant is told so by its name.
-        wasmtime_wasi_http::p2::add_only_http_to_linker_sync(&mut linker)
-            .map_err(|error| engine_failed(&error))?;
+        http::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
         wait::add_to_linker(&mut linker).map_err(|error| engine_failed(&error))?;
         bindings::Processor::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(&mut linker, |guest| {
             guest
@@ -109,22 +107,25 @@ impl WasmRuntime {
     }
 
     fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, PluginError> {
-        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(digest)) {
-            match code.load(&self.engine) {
-                Ok(component) => return Ok(component),
-                // It was made for another engine; this one makes its own.
-                Err(error) => {
-                    tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", digest, %error, "a precompiled component does not load")
-                }
-            }
+        let cached = |cache: &Cache| cache.load(&self.engine, digest);
+        if let Some(component) = self.cache.as_ref().and_then(cached) {
+            return Ok(component);
         }
         let code = self.compiler.compile(&self.engine, bytes)?;
-        let component = code.load(&self.engine).map_err(|error| engine_failed(&error))?;
-        if let Some(Err(error)) = self.cache.as_ref().map(|cache| cache.put(digest, &code)) {
+        match self.cache.as_ref().map(|cache| cache.put(digest, &code)) {
+            // From its file it takes no memory of its own.
+            Some(Ok(())) => {
+                if let Some(component) = self.cache.as_ref().and_then(cached) {
+                    return Ok(component);
+                }
+            }
             // A full disk costs the next start some time; it is no reason not to run now.
-            tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
+            Some(Err(error)) => {
+                tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
+            }
+            None => {}
         }
-        Ok(component)
+        code.load(&self.engine).map_err(|error| engine_failed(&error))
     }
 
     fn link(&self, component: &Component) -> Result<Linked, PluginError> {

@@ -31,6 +31,7 @@ use super::grants::{DATA_DIR, Grants};
 use super::http::GuestHttp;
 use super::memory::CountedLimits;
 use crate::checkpoints::ScanLimit;
+use crate::error::Blame;
 use crate::event::EventRecord;
 use crate::limits::{
     GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
@@ -133,6 +134,11 @@ impl Guest {
         let left = self.call.left();
         self.http.hooks.until = self.call.until();
         left
+    }
+
+    /// A call is over.
+    pub(super) fn end_call(&mut self) {
+        self.http.hooks.end_call();
     }
 
     /// The last line that the running call wrote to its output, such as the message of a panic.
@@ -294,16 +300,39 @@ impl Logs {
         self.write(Level::Warn, message);
     }
 
+    /// Something that the guest asked for failed, and not by its fault.
+    pub(super) fn fail(&self, kind: &str, blame: Blame, text: &str) {
+        let Some(dropped) = self.room() else { return };
+        tracing::warn!(
+            target: "millrace::guest",
+            tenant = self.tenant,
+            error.kind = kind,
+            error.blame = blame.as_str(),
+            plugin.name = &*self.plugin,
+            plugin.version = &*self.version,
+            lane = self.lane,
+            dropped,
+            text,
+            "guest request failed"
+        );
+    }
+
+    /// Whether one more message may go: how many could not since the last one. Counts one that may not.
+    fn room(&self) -> Option<u64> {
+        let room = self.lock().take();
+        if room.is_none() {
+            metrics::counter!(crate::telemetry::metrics::GUEST_LOGS_DROPPED, "plugin" => self.plugin.to_string())
+                .increment(1);
+        }
+        room
+    }
+
     fn lock(&self) -> MutexGuard<'_, Budget> {
         self.inner.lock().expect("no code panics while it holds the log budget")
     }
 
     fn write(&self, level: Level, message: &str) {
-        let Some(dropped) = self.lock().take() else {
-            metrics::counter!(crate::telemetry::metrics::GUEST_LOGS_DROPPED, "plugin" => self.plugin.to_string())
-                .increment(1);
-            return;
-        };
+        let Some(dropped) = self.room() else { return };
         // A field and not the message: a line break in it must not look like another message of the host.
         let text = cut(message, GUEST_LOG_BYTES_MAX);
         let position = Some(self.position.load(Ordering::Relaxed)).filter(|position| *position > 0);

@@ -30,6 +30,7 @@ pub const SSE_CLIENTS: &str = "millrace_sse_clients";
 // Plugins. Labels of the first: `plugin`.
 pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
 pub const GUEST_HTTP_DENIED: &str = "millrace_guest_http_denied_total";
+pub const GUEST_HTTP_UNSECURED: &str = "millrace_guest_http_unsecured_total";
 pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
 pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
 
@@ -112,6 +113,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(
         GUEST_HTTP_DENIED,
         "HTTP requests of guests that were refused: no grant, a host that is not listed, or too many at once.",
+    ),
+    counter(
+        GUEST_HTTP_UNSECURED,
+        "Requests of guests to https addresses that were not sent, mostly for the server's certificate.",
     ),
     counter(GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
     counter(PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),

@@ -3,7 +3,8 @@
 //!
 //! The agg-id of an event is where it asks (`127.0.0.1:80/path`), its type how: `http.get` reads the answer,
 //! `http.post` sends a body of as many bytes as its payload says, `http.many` begins as many requests and
-//! reads none, `http.unsent` writes such a body to a request that it never sends.
+//! reads none, `http.kept` does so and never lets go of them, `http.turns` does so one after the other, `http.given-up` begins eight as many times and gives seven of
+//! them up while they wait at `/never`, `http.unsent` writes such a body to a request that it never sends.
 
 use millrace_guest::{Column, Context, Effects, Event, Failure, Manifest, Processor, Saved, Table};
 use serde::Serialize;
@@ -44,6 +45,9 @@ fn ask(kind: &str, to: &str, number: u64) -> Answer {
     let asked = match kind {
         "http.post" => wire::post(to, number),
         "http.many" => wire::many(to, number),
+        "http.kept" => wire::kept(to, number),
+        "http.turns" => wire::turns(to, number),
+        "http.given-up" => wire::given_up(to, number),
         "http.unsent" => wire::unsent(to, number),
         _ => wire::get(to),
     };
@@ -86,6 +90,40 @@ mod wire {
             refused += u64::from(matches!(response.get(), Some(Ok(Err(_)))));
         }
         Ok(Answer { bytes: refused, ..Answer::default() })
+    }
+
+    pub(super) fn kept(to: &str, number: u64) -> Result<Answer, String> {
+        for _ in 0..number {
+            let response = send(request(to)?)?;
+            response.subscribe().block();
+            // It is there for ever, answer and all.
+            let _ = std::mem::ManuallyDrop::new(response);
+        }
+        Ok(Answer { bytes: number, ..Answer::default() })
+    }
+
+    pub(super) fn turns(to: &str, number: u64) -> Result<Answer, String> {
+        for turn in 0..number {
+            head(&send(request(to)?)?).map_err(|error| format!("turn {turn}: {error}"))?;
+        }
+        Ok(Answer { bytes: number, ..Answer::default() })
+    }
+
+    pub(super) fn given_up(to: &str, number: u64) -> Result<Answer, String> {
+        let (authority, _) = to.split_once('/').ok_or("no path")?;
+        let never = format!("{authority}/never");
+        for turn in 0..number {
+            let _waiting = (0..7).map(|_| send(request(&never)?)).collect::<Result<Vec<_>, String>>()?;
+            head(&send(request(to)?)?).map_err(|error| format!("turn {turn}: {error}"))?;
+        }
+        Ok(Answer { bytes: number, ..Answer::default() })
+    }
+
+    /// Waits for an answer and reads nothing of it.
+    fn head(response: &FutureIncomingResponse) -> Result<(), String> {
+        response.subscribe().block();
+        let response = response.get().ok_or("no answer")?.map_err(|()| "twice")?;
+        response.map(drop).map_err(|error| format!("{error:?}"))
     }
 
     pub(super) fn unsent(to: &str, bytes: u64) -> Result<Answer, String> {

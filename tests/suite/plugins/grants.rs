@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use millrace::tables::{Cell, Cells};
 
 use super::rig::{batch, component, context, load, options};
 
-fn settings(grants: &[&str]) -> PluginSettings {
+pub(super) fn settings(grants: &[&str]) -> PluginSettings {
     PluginSettings { grants: grants.iter().map(|grant| (*grant).to_owned()).collect(), ..Default::default() }
 }
 
@@ -30,7 +30,7 @@ fn loaded(runtime: &WasmRuntime, guest: &str, settings: &PluginSettings) -> Arc<
     load(runtime, &component(guest), settings).expect("the guest loads")
 }
 
-fn refused(guest: &str, settings: &PluginSettings) -> PluginError {
+pub(super) fn refused(guest: &str, settings: &PluginSettings) -> PluginError {
     load(&runtime(), &component(guest), settings).expect_err("it is refused")
 }
 
@@ -61,7 +61,7 @@ fn rows(
 }
 
 /// The cells of the one row that an event writes.
-fn row(instance: &mut dyn Processor, event: (&str, &str, &str)) -> Vec<String> {
+pub(super) fn row(instance: &mut dyn Processor, event: (&str, &str, &str)) -> Vec<String> {
     let rows = rows(instance, event).expect("the guest behaves");
     assert_eq!(rows.len(), 1, "{rows:?}");
     rows.into_values().next().expect("there is one")
@@ -197,28 +197,32 @@ fn a_guest_that_closes_nothing_ends_at_the_resources_limit_by_name() {
 }
 
 /// What happens to whoever asks.
-struct Server {
-    authority: String,
-    asked: Arc<AtomicUsize>,
+pub(super) struct Server {
+    pub(super) authority: String,
+    /// Requests that came through.
+    pub(super) asked: Arc<AtomicUsize>,
+    /// Connections.
+    pub(super) met: Arc<AtomicUsize>,
 }
 
 /// Answers by path: `/hello`, `/moved` to it, `/flood` without end, `/silent` after the head, `/take` what is
 /// sent, and nothing at all at `/never`.
-fn server() -> Server {
+pub(super) fn server() -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let authority = listener.local_addr().expect("an address").to_string();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
+    let (asked, met) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let server = Server { authority, asked: Arc::clone(&asked), met: Arc::clone(&met) };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let count = Arc::clone(&count);
-            std::thread::spawn(move || answer(stream, &count));
+            met.fetch_add(1, Ordering::SeqCst);
+            let asked = Arc::clone(&asked);
+            std::thread::spawn(move || answer(stream, &asked));
         }
     });
-    Server { authority, asked }
+    server
 }
 
-fn answer(mut stream: TcpStream, asked: &AtomicUsize) {
+pub(super) fn answer(mut stream: impl Read + Write, asked: &AtomicUsize) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -262,10 +266,14 @@ fn answer(mut stream: TcpStream, asked: &AtomicUsize) {
 }
 
 fn fetcher(hosts: &[&str], call_ms_max: u64) -> Box<dyn Processor> {
+    fetcher_with(hosts, call_ms_max, settings(&["http"]))
+}
+
+pub(super) fn fetcher_with(hosts: &[&str], call_ms_max: u64, given: PluginSettings) -> Box<dyn Processor> {
     let given = PluginSettings {
         http_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         call_ms_max: Some(call_ms_max),
-        ..settings(&["http"])
+        ..given
     };
     instance(&*loaded(&runtime(), "fetches", &given))
 }
@@ -313,7 +321,7 @@ fn a_host_that_is_not_listed_is_denied_and_never_asked() {
         let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
         assert!(cells[3].contains("HttpRequestDenied"), "{cells:?}");
     }
-    assert_eq!(server.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(server.met.load(Ordering::SeqCst), 0);
 }
 
 #[test]
@@ -354,22 +362,39 @@ fn whoever_waits_for_another_host_ends_with_its_call() {
 fn an_instance_has_few_requests_under_way() {
     let server = server();
     let mut guest = fetcher(&[&server.authority], 60_000);
-    // Each of them is answered and not read, and so still under way.
-    let cells = row(&mut *guest, (&format!("{}/silent", server.authority), "http.many", "20"));
-    assert_eq!(cells[1], "12", "8 of 20 may be: {cells:?}");
-    assert_eq!(server.asked.load(Ordering::SeqCst), 8);
-    // They ended with the call's handles.
-    let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
-    assert_eq!(cells[0], "200", "{cells:?}");
+    for turn in 0..50 {
+        let before = server.asked.load(Ordering::SeqCst);
+        // Each of them is answered and not read, and so still under way.
+        let cells = row(&mut *guest, (&format!("{}/silent", server.authority), "http.many", "20"));
+        assert_eq!(cells[1], "12", "8 of 20 may be, in turn {turn}: {cells:?}");
+        assert_eq!(server.asked.load(Ordering::SeqCst), before + 8);
+        // They ended with the call's handles.
+        let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
+        assert_eq!(cells[0], "200", "turn {turn}: {cells:?}");
+    }
 }
 
 #[test]
-fn a_secured_address_is_refused_and_not_asked_in_the_open() {
+fn what_a_guest_never_lets_go_of_ends_with_its_call() {
     let server = server();
-    let mut guest = fetcher(&[&server.authority], 20_000);
-    let cells = row(&mut *guest, (&format!("https:{}/hello", server.authority), "http.get", "0"));
-    assert!(cells[3].contains("HttpProtocolError"), "{cells:?}");
-    assert_eq!(server.asked.load(Ordering::SeqCst), 0);
+    let mut guest = fetcher(&[&server.authority], 60_000);
+    for turn in 0..20 {
+        let cells = row(&mut *guest, (&format!("{}/silent", server.authority), "http.kept", "8"));
+        assert_eq!(cells[3], "", "turn {turn}");
+        let cells = row(&mut *guest, (&format!("{}/hello", server.authority), "http.get", "0"));
+        assert_eq!(cells[0], "200", "turn {turn}: {cells:?}");
+    }
+}
+
+#[test]
+fn what_a_guest_lets_go_of_makes_room_within_the_same_call() {
+    let server = server();
+    let mut guest = fetcher(&[&server.authority], 60_000);
+    let silent = format!("{}/silent", server.authority);
+    for (kind, turns) in [("http.turns", "200"), ("http.given-up", "50")] {
+        let cells = row(&mut *guest, (&silent, kind, turns));
+        assert_eq!(cells[1..], [turns, "", ""], "{kind}: {cells:?}");
+    }
 }
 
 /// The error of a config file.

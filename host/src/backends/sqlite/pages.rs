@@ -1,7 +1,7 @@
 //! Reading: pages of the log, tasks, deployments.
 //! Each function runs inside one read transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -141,6 +141,19 @@ pub(super) fn deployment_history(
         deployments.push(from_json(row.get_ref(0)?.as_str()?)?);
     }
     Ok(deployments)
+}
+
+pub(super) fn deployed_digests(conn: &Connection) -> ReadResult<BTreeSet<String>, BackendError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT json_extract(deployment, '$.digest') FROM deployments
+         UNION SELECT json_extract(deployment, '$.digest') FROM deployment_history",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut digests = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        digests.insert(row.get(0)?);
+    }
+    Ok(digests)
 }
 
 pub(super) fn candidates(conn: &Connection) -> ReadResult<BTreeMap<String, Candidate>, BackendError> {

@@ -1,6 +1,6 @@
 //! The seams that the store implements: checks at the border, then a request or a read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -197,6 +197,10 @@ impl DeploymentStore for SqliteStore {
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>> {
         let plugin = plugin.to_owned();
         self.request(|reply| Request::Remove { plugin, reply })
+    }
+
+    fn digests(&self) -> BoxFuture<'_, Result<BTreeSet<String>, BackendError>> {
+        SqliteStore::read(self, |conn, _| pages::deployed_digests(conn))
     }
 
     fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>> {

@@ -6,6 +6,7 @@
 
 mod candidates;
 mod changes;
+mod collect;
 mod deploy;
 mod letters;
 mod show;
@@ -138,6 +139,7 @@ impl Registry {
             }
             self.entries().insert(name, entry);
         }
+        self.collect_artifacts().await;
         Ok(())
     }
 
@@ -253,7 +255,11 @@ impl PluginControl for Registry {
         let registry = self.clone();
         async move {
             // A caller who hangs up must not leave a deploy half done.
-            let deploy = async move { registry.deploy_now(request).await };
+            let deploy = async move {
+                let deployed = registry.deploy_now(request).await;
+                registry.collect_artifacts().await;
+                deployed
+            };
             self.finish(deploy).await
         }
         .boxed()
