@@ -70,7 +70,9 @@ impl Cache {
             Ok(component) => Some(component),
             // It was made for another engine; this one makes its own.
             Err(error) => {
-                tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", digest, error = %format!("{error:#}"), "a precompiled component does not load");
+                tracing::warn!(error.kind = "precompiled_rejected", error.blame = "host", digest, error = %format!("{error:#}"), "a precompiled component does not load; it is made again");
+                // It is replaced in a moment; if not, it fails again.
+                let _ = fs::remove_file(self.path(digest));
                 None
             }
         }
