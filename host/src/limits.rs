@@ -66,9 +66,6 @@ pub const LANES_MAX: u32 = 64;
 pub const INSTANCES_MAX: usize = 1_000;
 /// Events that may be in one commit of a task.
 pub const COMMIT_EVENTS_MAX: usize = 4_000;
-/// How long after a commit a task begins the next one although more events wait, so that what was handled is
-/// seen soon. Longer where commits take long: twice the time of the last one.
-pub const COMMIT_AFTER: Duration = Duration::from_millis(3);
 /// Bytes of effects after which a task commits.
 pub const COMMIT_BYTES_MAX: usize = 4 << 20;
 /// How often an event is tried again after `retry` before it becomes a dead letter.

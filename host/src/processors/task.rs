@@ -18,7 +18,7 @@ use super::proof::Basis;
 use super::resolve::Resolution;
 use super::runner::Shared;
 use super::worker::{Blocked, Next, Worker};
-use super::{FlushReason, LoadError, ProcessorFactory};
+use super::{LoadError, ProcessorFactory};
 use crate::checkpoints::{Checkpoint, CommitError, Committed, Generation, TaskId};
 use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position, TenantId};
@@ -81,20 +81,11 @@ pub(super) struct Inputs {
     pub(super) closed: bool,
 }
 
-/// Finish and commit what was handled, then do this.
+/// How a version's work ends.
 #[derive(Debug)]
 pub(super) enum Drain {
     Stop { reply: oneshot::Sender<()> },
     Swap { factory: Arc<dyn ProcessorFactory>, reply: oneshot::Sender<Result<(), LoadError>> },
-}
-
-impl Drain {
-    pub(super) fn reason(&self) -> FlushReason {
-        match self {
-            Self::Stop { .. } => FlushReason::Shutdown,
-            Self::Swap { .. } => FlushReason::Swap,
-        }
-    }
 }
 
 /// How far the task is, for status and lag; written by its turns, read by anybody.
@@ -249,8 +240,8 @@ impl Task {
         self.wake();
     }
 
-    /// Commits what was handled and hands over to another version. On an error
-    /// the old instance goes on. An ended task has no objection.
+    /// Submits what was handled and hands over to another version, which goes on from there while that is
+    /// committed. On an error the old instance goes on. An ended task has no objection.
     pub(super) async fn swap(self: &Arc<Self>, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
         let (reply, answer) = oneshot::channel();
         if !self.drain(Drain::Swap { factory, reply }) {

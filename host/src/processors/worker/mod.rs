@@ -142,9 +142,6 @@ pub(super) struct Worker {
     committed: Position,
     /// When that was; before the first commit, when the task was claimed.
     committed_at: Micros,
-    /// When the last commit began, and how long the last answered one took.
-    submitted_at: Instant,
-    commit_took: Duration,
     advance: Position,
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
@@ -223,8 +220,6 @@ impl Worker {
             resolutions: VecDeque::new(),
             tried_parked: false,
             blocked: None,
-            submitted_at: Instant::now(),
-            commit_took: Duration::ZERO,
             committed: position,
             advance: position,
             fatal: None,
@@ -323,8 +318,11 @@ impl Worker {
         if let Some(drain) = inputs.drain {
             self.drain = Some((drain, Drained::Not));
         }
-        if self.drain.is_some() {
-            return self.drain();
+        match self.drain {
+            Some((Drain::Stop { .. }, _)) => return self.stop(),
+            Some((Drain::Swap { .. }, _)) if self.can_hand_over() => return self.hand_over(),
+            // It goes on until it can.
+            Some((Drain::Swap { .. }, _)) | None => {}
         }
         if inputs.evict && self.is_idle() {
             self.instance = None;

@@ -1,5 +1,5 @@
-//! How a task's work becomes durable: flush, snapshot, commit; and how it ends
-//! or hands over: everything done is committed, flushed, and committed again.
+//! How a task's work becomes durable: flush, snapshot, commit. How it ends: everything done is committed,
+//! flushed, and committed again. How it hands over: the next version begins from a submitted snapshot.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,6 @@ use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
 use crate::error::{Blame, Classify as _};
-use crate::limits::COMMIT_AFTER;
 
 const STATE_IS_LARGE: &str =
     "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
@@ -97,7 +96,6 @@ impl Worker {
                 || careful
                 || alone
                 || waiting
-                || self.submitted_at.elapsed() >= COMMIT_AFTER.max(2 * self.commit_took)
                 || self.pending.events >= settings.commit_events
                 || self.pending.bytes >= settings.commit_bytes_max);
         let behind = idle
@@ -125,7 +123,6 @@ impl Worker {
         if self.work.is_empty() {
             position = position.max(self.advance);
         }
-        self.submitted_at = Instant::now();
         self.keyed.begin_commit();
         self.commit = Some(Commit {
             task: self.id.clone(),
@@ -185,8 +182,7 @@ impl Worker {
                 let (events, held) = self.parked();
                 self.counters.parked(events, held);
                 self.keyed.end_commit();
-                self.commit_took = done.call.began.elapsed();
-                self.counters.commit(done.events, committed.stale, self.commit_took);
+                self.counters.commit(done.events, committed.stale, done.call.began.elapsed());
                 self.committed_at = self.shared.clock.now();
                 if let Some(alone) = done.alone {
                     Self::end_alone(alone);
@@ -240,44 +236,68 @@ impl Worker {
 
     // Stopping and swapping.
 
-    /// One step towards: everything done is committed, flushed, committed.
-    pub(super) fn drain(&mut self) -> Result<Next, End> {
+    /// One step towards the end: everything done is committed, flushed, committed.
+    pub(super) fn stop(&mut self) -> Result<Next, End> {
         if self.in_flight.is_some() {
             return Ok(Next::Wait);
         }
-        let (drain, drained) = self.drain.as_ref().expect("a drain was asked for");
-        let (reason, drained) = (drain.reason(), *drained);
         if !self.pending.is_empty() {
             self.submit()?;
             return Ok(if self.in_flight.is_some() { Next::Wait } else { Next::Again });
         }
-        if drained == Drained::Not {
-            if let Some((_, drained)) = &mut self.drain {
-                *drained = Drained::Flushed;
-            }
-            self.flush(reason)?;
-            let skipped = self.work.is_empty() && self.advance > self.committed;
-            if !self.pending.is_empty() || skipped {
-                self.submit()?;
-            }
+        if let Some((_, drained @ Drained::Not)) = &mut self.drain {
+            *drained = Drained::Flushed;
+            self.flush(FlushReason::Shutdown)?;
+            self.submit_what_is_left()?;
             return Ok(if self.in_flight.is_some() { Next::Wait } else { Next::Again });
         }
-        match self.drain.take() {
-            Some((Drain::Stop { reply }, _)) => {
-                let _ = reply.send(());
-                Ok(Next::Over)
-            }
-            Some((Drain::Swap { factory, reply }, _)) => {
-                let answer = self.take_over(factory);
-                let _ = reply.send(answer);
-                Ok(Next::Again)
-            }
-            None => Ok(Next::Again),
+        if let Some((Drain::Stop { reply }, _)) = self.drain.take() {
+            // Who asked may have gone.
+            let _ = reply.send(());
+        }
+        Ok(Next::Over)
+    }
+
+    /// Commits what is pending, or how far the feed has come, or what a flush has done to the state alone.
+    fn submit_what_is_left(&mut self) -> Result<(), End> {
+        let skipped = self.work.is_empty() && self.advance > self.committed;
+        if !self.pending.is_empty() || skipped {
+            return self.submit();
+        }
+        let stateful = self.factory.manifest().state_content_type.is_some();
+        if !stateful || !self.pending.touched || self.instance.is_none() {
+            return Ok(());
+        }
+        match self.snapshot() {
+            Ok(saved) if self.submitted_saved.as_ref() == Some(&saved) => Ok(()),
+            Ok(_) => self.submit(),
+            // It has done nothing else since the last commit: what is lost is what it could not say.
+            Err(trap) => self.fell(&trap),
         }
     }
 
+    /// A version can follow on another where a snapshot can be submitted: no commit is in flight. That is soon:
+    /// events are handled meanwhile, and the next commit waits for this.
+    pub(super) fn can_hand_over(&self) -> bool {
+        self.in_flight.is_none() && self.pending.alone.is_none()
+    }
+
+    /// Submits what was done and goes on with another version from that very state, while the commit is under
+    /// way. Should it fail, the new version begins from what was committed before it.
+    pub(super) fn hand_over(&mut self) -> Result<Next, End> {
+        self.flush(FlushReason::Swap)?;
+        self.submit_what_is_left()?;
+        if let Some((Drain::Swap { factory, reply }, _)) = self.drain.take() {
+            let answer = self.take_over(factory);
+            // Who asked may have gone.
+            let _ = reply.send(answer);
+        }
+        Ok(Next::Again)
+    }
+
     pub(super) fn take_over(&mut self, factory: Arc<dyn ProcessorFactory>) -> Result<(), LoadError> {
-        let instance = self.make(&factory, self.committed_saved.as_deref())?;
+        let saved = self.pending.savepoint.as_ref().or(self.submitted_saved.as_ref()).cloned();
+        let instance = self.make(&factory, saved.as_deref())?;
         self.shadow.break_stretch();
         self.instance = Some(instance);
         self.tables = factory.manifest().tables.clone().into();
