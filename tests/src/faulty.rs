@@ -42,6 +42,12 @@ impl Faulty {
         self.left.store(at, Ordering::SeqCst);
     }
 
+    /// The chosen commit has failed.
+    pub fn is_spent(&self) -> bool {
+        let left = self.left.load(Ordering::SeqCst);
+        left == 0 || left > u64::from(u32::MAX)
+    }
+
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::SeqCst)
     }

@@ -248,6 +248,48 @@ async fn a_commit_that_fails_anywhere_loses_and_doubles_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_fails_while_versions_change_loses_and_doubles_nothing() {
+    for fault in [Fault::NotWritten, Fault::AnswerLost] {
+        for at in 1..=5 {
+            let mut faulty = None;
+            let scene = Scene::with_checkpoints(|store| {
+                let wrapped = Arc::new(Faulty::new(store, fault, u64::MAX));
+                faulty = Some(Arc::clone(&wrapped));
+                wrapped
+            })
+            .await;
+            let faulty = faulty.expect("it was made");
+            let settings = ProcessorSettings { commit_events: 10, ..skipping() };
+            let (runner, watch) = scene.start(scripted(), settings);
+            let round = [("x", "add", "1"), ("y", "remember", "1"), ("y", "reject", "1"), ("x", "emit", "1")];
+            let mut last = scene.publish("a", &round).await;
+            scene.done(&runner, last).await;
+            // What it fails, the old version has submitted when the new one is at work already, or soon after.
+            faulty.arm(fault, at);
+            for version in 2..8 {
+                last = scene.publish("a", &round).await;
+                let next = Scripted { watch: Arc::clone(&watch), ..Scripted::new("scripted", version) };
+                runner.swap(Arc::new(next)).await.expect("a good version takes over");
+            }
+            until("the faulty commit was reached", || faulty.is_spent()).await;
+            scene.done(&runner, last).await;
+            let emitted = scene.last();
+            scene.done(&runner, emitted).await;
+            let mut expected = counts(&[("x", 14), ("y", 7)]);
+            let seen = scene.counts("a").await;
+            expected.extend(
+                seen.iter().filter(|(key, _)| key.starts_with("emitted-")).map(|(k, _)| (k.clone(), 1)),
+            );
+            assert_eq!(expected.len(), 9, "seven events were emitted, each once: {seen:?}");
+            assert_eq!(seen, expected, "{fault:?} at commit {at}");
+            assert_eq!(scene.dead().await.len(), 7, "{fault:?} at commit {at}");
+            let by = scene.rows("a").await;
+            assert!(by["x"].1 > 1, "a newer version wrote the last of it: {by:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_on_another_tasks_row_is_refused_and_costs_only_its_event() {
     let scene = Scene::new().await;
     // Two keys that live in different lanes both want the row `stolen`.

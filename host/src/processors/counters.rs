@@ -40,6 +40,7 @@ pub(super) struct Counters {
     commit: Histogram,
     snapshot: Histogram,
     flush: Histogram,
+    hand_over: Histogram,
 }
 
 /// The kinds of traps, in the order of their counts.
@@ -85,6 +86,7 @@ pub(super) struct Distributions {
     pub(super) commit: Distribution,
     pub(super) snapshot: Distribution,
     pub(super) flush: Distribution,
+    pub(super) hand_over: Distribution,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +127,7 @@ impl Counters {
             commit: Histogram::of_seconds(SECONDS_BUCKETS),
             snapshot: Histogram::of_seconds(SECONDS_BUCKETS),
             flush: Histogram::of_seconds(SECONDS_BUCKETS),
+            hand_over: Histogram::of_seconds(SECONDS_BUCKETS),
         }
     }
 
@@ -153,6 +156,10 @@ impl Counters {
 
     pub(super) fn flush(&self, took: Duration) {
         self.flush.took(took);
+    }
+
+    pub(super) fn hand_over(&self, took: Duration) {
+        self.hand_over.took(took);
     }
 
     pub(super) fn retry(&self) {
@@ -230,6 +237,7 @@ impl Counters {
             commit: self.commit.read(),
             snapshot: self.snapshot.read(),
             flush: self.flush.read(),
+            hand_over: self.hand_over.read(),
         }
     }
 

@@ -59,6 +59,8 @@ pub struct VersionMeasures {
     pub commit_seconds: Shape,
     pub snapshot_seconds: Shape,
     pub flush_seconds: Shape,
+    /// How long a task handled nothing because this version took over.
+    pub hand_over_seconds: Shape,
 }
 
 /// Calls that ended an instance, by kind.
@@ -136,6 +138,7 @@ impl VersionMeasures {
             commit_seconds: Shape::of(&shapes.commit),
             snapshot_seconds: Shape::of(&shapes.snapshot),
             flush_seconds: Shape::of(&shapes.flush),
+            hand_over_seconds: Shape::of(&shapes.hand_over),
         }
     }
 }
@@ -257,6 +260,7 @@ fn histograms(out: &mut String, versions: &Versions<'_>) {
     histogram(names::PROCESSOR_COMMIT_SECONDS, |d| &d.commit);
     histogram(names::PROCESSOR_SNAPSHOT_SECONDS, |d| &d.snapshot);
     histogram(names::PROCESSOR_FLUSH_SECONDS, |d| &d.flush);
+    histogram(names::PROCESSOR_HAND_OVER_SECONDS, |d| &d.hand_over);
 }
 
 fn buckets(out: &mut String, name: &str, labels: &str, seen: &Distribution) {

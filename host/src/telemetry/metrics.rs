@@ -68,6 +68,7 @@ pub const PROCESSOR_HANDLE_SECONDS: &str = "millrace_processor_handle_seconds";
 pub const PROCESSOR_COMMIT_SECONDS: &str = "millrace_processor_commit_seconds";
 pub const PROCESSOR_SNAPSHOT_SECONDS: &str = "millrace_processor_snapshot_seconds";
 pub const PROCESSOR_FLUSH_SECONDS: &str = "millrace_processor_flush_seconds";
+pub const PROCESSOR_HAND_OVER_SECONDS: &str = "millrace_processor_hand_over_seconds";
 
 /// What a number does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +165,10 @@ pub const PROCESSOR_METRICS: &[Metric] = &[
     histogram(PROCESSOR_COMMIT_SECONDS, "Time from the submission of a commit until it is durable."),
     histogram(PROCESSOR_SNAPSHOT_SECONDS, "Time of one call of `snapshot`."),
     histogram(PROCESSOR_FLUSH_SECONDS, "Time of one call of `flush`."),
+    histogram(
+        PROCESSOR_HAND_OVER_SECONDS,
+        "Time in which a task handled nothing because another version took over.",
+    ),
 ];
 
 /// Tells the recorder what its names mean, for whoever reads `/metrics`.

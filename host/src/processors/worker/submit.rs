@@ -265,7 +265,9 @@ impl Worker {
             return self.submit();
         }
         let stateful = self.factory.manifest().state_content_type.is_some();
-        if !stateful || !self.pending.touched || self.instance.is_none() {
+        // A version that has handled nothing yet leaves no state behind.
+        let began = self.submitted_saved.is_some() && self.instance.is_some();
+        if !stateful || !began || !self.pending.touched {
             return Ok(());
         }
         match self.snapshot() {
@@ -285,10 +287,14 @@ impl Worker {
     /// Submits what was done and goes on with another version from that very state, while the commit is under
     /// way. Should it fail, the new version begins from what was committed before it.
     pub(super) fn hand_over(&mut self) -> Result<Next, End> {
+        let began = Instant::now();
         self.flush(FlushReason::Swap)?;
         self.submit_what_is_left()?;
         if let Some((Drain::Swap { factory, reply }, _)) = self.drain.take() {
             let answer = self.take_over(factory);
+            if answer.is_ok() {
+                self.counters.hand_over(began.elapsed());
+            }
             // Who asked may have gone.
             let _ = reply.send(answer);
         }
