@@ -175,6 +175,8 @@ pub trait DeploymentStore: Send + Sync + Debug {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
     /// Writes a plugin's deployment over the former one, and the former one into its history.
     fn put(&self, deployment: Deployment) -> BoxFuture<'_, Result<(), BackendError>>;
+    /// Takes a plugin's deployment back, as if it had not been put: the former one is the present one again.
+    fn withdraw(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>>;
     /// Forgets a plugin: its deployment, checkpoints and keyed state. Tables and dead letters stay
     /// readable; the tables have no owner until they are declared again.
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>>;

@@ -216,6 +216,9 @@ impl Committer {
             Request::PutCandidate { plugin, candidate, reply } => {
                 answer!(Answer::Unit, reply, self.put_candidate(&plugin, &candidate));
             }
+            Request::Withdraw { plugin, reply } => {
+                answer!(Answer::Unit, reply, self.withdraw(&plugin));
+            }
             Request::Remove { plugin, reply } => answer!(Answer::Unit, reply, self.remove(&plugin)),
             Request::PurgeTombstones { before, reply } => {
                 answer!(Answer::Count, reply, self.purge_tombstones(before));

@@ -16,6 +16,20 @@ impl Committer {
         Ok(())
     }
 
+    /// Takes a plugin's deployment back; the newest of its history is in its place again.
+    pub(super) fn withdraw(&mut self, plugin: &str) -> Result<(), Stop<BackendError>> {
+        for sql in [
+            "DELETE FROM deployments WHERE plugin = ?1",
+            "INSERT INTO deployments(plugin, deployment)
+             SELECT plugin, deployment FROM deployment_history WHERE plugin = ?1 ORDER BY seq DESC LIMIT 1",
+            "DELETE FROM deployment_history WHERE seq =
+             (SELECT seq FROM deployment_history WHERE plugin = ?1 ORDER BY seq DESC LIMIT 1)",
+        ] {
+            self.conn.prepare_cached(sql)?.execute([plugin])?;
+        }
+        Ok(())
+    }
+
     /// Writes what became of a plugin's last candidate.
     pub(super) fn put_candidate(
         &self,

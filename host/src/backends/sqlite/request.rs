@@ -52,6 +52,10 @@ pub(super) enum Request {
         candidate: Box<Candidate>,
         reply: Sender<(), BackendError>,
     },
+    Withdraw {
+        plugin: String,
+        reply: Sender<(), BackendError>,
+    },
     Remove {
         plugin: String,
         reply: Sender<(), BackendError>,
@@ -148,9 +152,10 @@ impl Request {
             Self::Claim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Declare { reply, .. } => drop(reply.send(Err(error.into()))),
-            Self::Deploy { reply, .. } | Self::PutCandidate { reply, .. } | Self::Remove { reply, .. } => {
-                drop(reply.send(Err(error)))
-            }
+            Self::Deploy { reply, .. }
+            | Self::Withdraw { reply, .. }
+            | Self::PutCandidate { reply, .. }
+            | Self::Remove { reply, .. } => drop(reply.send(Err(error))),
             Self::PurgeTombstones { reply, .. } | Self::PurgeExpired { reply, .. } => {
                 drop(reply.send(Err(error)));
             }

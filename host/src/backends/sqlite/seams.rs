@@ -194,6 +194,11 @@ impl DeploymentStore for SqliteStore {
         self.request(|reply| Request::Deploy { deployment: Box::new(deployment), reply })
     }
 
+    fn withdraw(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>> {
+        let plugin = plugin.to_owned();
+        self.request(|reply| Request::Withdraw { plugin, reply })
+    }
+
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>> {
         let plugin = plugin.to_owned();
         self.request(|reply| Request::Remove { plugin, reply })

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Entry, Registry, blocking};
+use crate::error::Classify as _;
 use crate::limits::{DRAIN_MAX, LANES_MAX};
 use crate::plugins::watch::BY_DIRECTORY;
 use crate::plugins::{
@@ -223,14 +224,14 @@ impl Registry {
             runner.prove(factory).await.map_err(|error| refused(factory, error))?;
         }
         self.prepare(factory, attempt.component.clone()).await?;
-        let old = runner.factory();
-        runner.swap(Arc::clone(factory)).await.map_err(|error| refused(factory, error))?;
-        if let Err(error) = self.inner.parts.deployments.put(deployment.clone()).await {
-            // What is not written down would be another version after a restart.
-            if let Err(stays) = runner.swap(old).await {
-                warn!(plugin.name = deployment.plugin, error.kind = "swap_failed", error.blame = "guest", error = %stays, "plugin could not go back to the old version");
+        // Written down first: what it commits, a host that is killed now must not hand to the old version.
+        let deployments = &self.inner.parts.deployments;
+        deployments.put(deployment.clone()).await?;
+        if let Err(error) = runner.swap(Arc::clone(factory)).await {
+            if let Err(stays) = deployments.withdraw(&deployment.plugin).await {
+                warn!(plugin.name = deployment.plugin, error.kind = stays.code(), error.blame = "host", error = %stays, "a version that was refused runs after the next start");
             }
-            return Err(error.into());
+            return Err(refused(factory, error));
         }
         if !runner.status().failures.is_empty() {
             // A tenant's run had ended before it could hand over.
