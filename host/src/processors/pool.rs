@@ -191,6 +191,7 @@ pub fn call_is_long() {
         {
             seat.stepped_back = true;
             lower_priority(GUEST_BACK_NICE - GUEST_NICE);
+            make_way_at_once();
         }
     });
 }
@@ -288,6 +289,9 @@ impl Inner {
             move || {
                 if from_host {
                     lower_priority(if place == Place::Front { GUEST_NICE } else { GUEST_BACK_NICE });
+                }
+                if place == Place::Back {
+                    make_way_at_once();
                 }
                 pool.run(place, number);
             },
@@ -427,6 +431,19 @@ fn lower_priority(by: i32) {
     // On Linux, this is the thread's own.
     if let Err(error) = rustix::process::nice(by) {
         tracing::debug!(%error, "guest threads keep their priority");
+    }
+}
+
+/// Whoever else becomes ready takes this thread's core at once, and does not wait for the end of its slice: at a
+/// low priority alone, the many short hand-overs between the rest of the host's threads would each wait for it.
+fn make_way_at_once() {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    #[expect(unsafe_code, reason = "there is no safe name for this call")]
+    // SAFETY: it reads the parameters, which live until it returns, and changes this thread alone.
+    let answer = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    if answer != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::debug!(%error, "guest threads of the back line wait for their slices to end");
     }
 }
 
