@@ -15,13 +15,15 @@ use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 use millrace_tests::guests::guest;
 use millrace_tests::handwritten::{Handwritten, Import};
 
-use super::processors::{done, engine, flight_batches, instance};
+use super::processors::{copied_flight_batches, done, engine, instance};
 use super::tenant;
 
 const CALL_MS: u64 = 200;
 /// Endless calls of each kind.
 const CALLS: usize = 20;
 const POISON_EVENTS: u64 = 1_000;
+/// How often the neighbour's day of flights is repeated: enough for more than a second of work.
+const NEIGHBOUR_COPIES: usize = 8;
 
 pub(crate) fn run(suite: &mut Suite) -> Result<()> {
     overshoot(suite)?;
@@ -148,7 +150,7 @@ fn neighbour(suite: &mut Suite) -> Result<()> {
                 (i32.const 1048576)) (br $l))",
     );
     let (one, two) = (spinner("spins"), spinner("spins-too"));
-    let batches = flight_batches(1_000)?;
+    let batches = copied_flight_batches(1_000, NEIGHBOUR_COPIES)?;
     let mut values = [const { Vec::new() }; 4];
     for round in 0..ROUNDS {
         let alone = throughput(&batches, &[])?;

@@ -194,6 +194,11 @@ fn envelopes(first: u64) -> EventBatch {
 
 /// The flights as batches, as the log would hand them out.
 pub(crate) fn flight_batches(events_max: usize) -> Result<Vec<EventBatch>> {
+    copied_flight_batches(events_max, 1)
+}
+
+/// The same so many times over, each time of other flights.
+pub(crate) fn copied_flight_batches(events_max: usize, copies: usize) -> Result<Vec<EventBatch>> {
     #[derive(serde::Deserialize)]
     struct Line<'a> {
         aggregate: &'a str,
@@ -207,13 +212,15 @@ pub(crate) fn flight_batches(events_max: usize) -> Result<Vec<EventBatch>> {
     }
     let lines = flights::lines()?;
     let mut batches = Vec::new();
-    for chunk in lines.chunks(events_max) {
+    for (copy, chunk) in (0..copies).flat_map(|copy| lines.chunks(events_max).map(move |chunk| (copy, chunk)))
+    {
         let mut batch = EventBatch::new(tenant());
         for line in chunk {
             let line: Line<'_> = serde_json::from_str(line).context("a line of the flights")?;
+            let agg_id = if copy == 0 { line.agg_id.to_owned() } else { format!("{}-{copy}", line.agg_id) };
             batch.push(&Event {
                 aggregate: line.aggregate,
-                agg_id: line.agg_id,
+                agg_id: &agg_id,
                 version: line.version,
                 event_type: line.event_type,
                 at: Micros::parse(line.at)?,

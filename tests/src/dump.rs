@@ -2,7 +2,9 @@
 //!
 //! Rows with their tombstones, events, dead letters, snapshots and keyed state,
 //! sorted; without positions, revisions, generations, epochs, the numbers of
-//! tasks and tenants, and the host's own times. Read from the stopped store's file, with nothing of
+//! tasks and tenants, and the host's own times. How often an event was tried that fell is left out
+//! too: once if it was alone from the start, twice if it met its trap in a batch, and a kill decides
+//! which. Tries that ran out (`retries`) are counted and told. Read from the stopped store's file, with nothing of
 //! the host in between.
 
 use std::fmt::Write;
@@ -21,13 +23,15 @@ const SECTIONS: [(&str, &str); 6] = [
     ),
     (
         "dead letters",
-        "SELECT processor, task_tenant, lane, key, reason, message, attempts, plugin_version, tenant, id, aggregate, agg_id, version,
+        "SELECT processor, task_tenant, lane, key, reason, message,
+           CASE reason WHEN 'retries' THEN attempts END, plugin_version, tenant, id, aggregate, agg_id, version,
            type, at, schema_version, depth, scope, kind, cursor, traceparent, payload
          FROM dead_letters",
     ),
     (
         "parked keys",
-        "SELECT t.processor, t.tenant, t.lane, k.key, k.attempts, k.held IS NOT NULL, k.message
+        "SELECT t.processor, t.tenant, t.lane, k.key, CASE WHEN k.held IS NULL THEN k.attempts END,
+           k.held IS NOT NULL, k.message
          FROM parked_keys k JOIN tasks t ON t.id = k.task",
     ),
     (

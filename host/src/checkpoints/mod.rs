@@ -121,6 +121,8 @@ pub struct DeadLetter {
     pub message: String,
     /// The guest's, where it fell; or empty.
     pub backtrace: String,
+    /// Tries that failed: one in its batch and one alone, or one if it was alone from the start; after
+    /// `retry`, all of them.
     pub attempts: u32,
     /// The event's ordering key.
     pub key: Arc<[u8]>,

@@ -450,3 +450,30 @@ fn make_way_at_once() {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no code panics while it holds the run queue")
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    fn policy() -> i32 {
+        #[expect(unsafe_code, reason = "there is no safe name for this call")]
+        // SAFETY: it only asks for the policy of this thread.
+        unsafe {
+            libc::sched_getscheduler(0)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_back_line_gives_way_at_once() {
+        let pool = GuestPool::new(2).unwrap();
+        let tenant = TenantId::new("acme").unwrap();
+        let back = pool.run_back("board".into(), tenant, || {
+            (policy(), std::thread::current().name().map(str::to_owned))
+        });
+        let (back, name) = back.await.unwrap();
+        assert_eq!(back, libc::SCHED_IDLE, "of {name:?}");
+        assert_eq!(policy(), libc::SCHED_OTHER, "the rest of the host keeps its own");
+        pool.shut_down();
+    }
+}
