@@ -45,6 +45,8 @@ pub const TRIM_EVENTS_MAX: u64 = 1_000;
 pub const DEPLOYMENT_HISTORY_MAX: u32 = 100;
 /// Bytes of rows in one answer; the rest is behind its cursor. An answer always holds at least one row.
 pub const ROW_PAGE_BYTES_MAX: usize = 16 << 20;
+/// How deep the groups of a query's filter may be nested. Deeper is refused.
+pub const QUERY_NESTING_MAX: usize = 8;
 /// Values of one query over all its conditions, under what SQLite can bind. More is refused.
 pub const QUERY_VALUES_MAX: usize = 4_096;
 /// How long a read may go on once the WAL is beyond its hard bound. Longer is cut off.

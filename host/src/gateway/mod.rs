@@ -15,6 +15,7 @@ mod auth;
 mod body;
 mod candidates;
 mod cloudevents;
+mod filters;
 mod json;
 mod letters;
 mod metrics;

@@ -16,15 +16,15 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::auth::{Caller, Reader};
+use super::filters::{Filters, read_json};
 use super::params::{self, Params};
 use super::problem::Problem;
-use super::wire::{ConditionText, TableView};
-use super::{Edge, json as text, native};
+use super::wire::TableView;
+use super::{Edge, json as text};
 use crate::event::{Micros, Revision};
-use crate::limits::{QUERY_CONDITIONS_MAX, QUERY_ROWS_DEFAULT, ROW_KEY_BYTES_MAX};
+use crate::limits::{QUERY_ROWS_DEFAULT, ROW_KEY_BYTES_MAX};
 use crate::tables::{
-    ColumnType, Condition, InvalidQuery, Operator, Order, Query, RowCursor, TableError, TableSchema, Value,
-    column_of,
+    ColumnType, Filter, InvalidQuery, Order, Query, RowCursor, TableError, TableSchema, Value, column_of,
 };
 
 /// The tables of all plugins, with their columns.
@@ -53,7 +53,7 @@ pub(super) async fn list(
     tag = "tables",
     params(
         ("table" = String, Path, description = "The table's name"),
-        ("where" = Option<Vec<String>>, Query, description = "`column:op:value`, several times for several conditions; `in` and `notin` take values separated by commas; or a JSON condition `{\"column\",\"op\",\"value\"}` or an array of them. Operators: eq ne gt gte lt lte in notin like ilike isnull isnotnull"),
+        ("where" = Option<Vec<String>>, Query, description = "`column:op:value`, several times for several conditions; `in` and `notin` take values separated by commas; or JSON: a condition `{\"column\",\"op\",\"value\"}`, groups `{\"and\":[…]}`, `{\"or\":[…]}`, `{\"not\":…}`, or an array, all of which must hold. Operators: eq ne gt gte lt lte in notin like ilike isnull isnotnull"),
         ("order" = Option<String>, Query, description = "`column:desc,column`; then by key"),
         ("limit" = Option<u32>, Query, description = "Rows of the page"),
         ("cursor" = Option<String>, Query, description = "`next` of the page before"),
@@ -182,19 +182,8 @@ fn not_modified(etag: &str) -> Response {
 }
 
 fn parse_query(schema: &TableSchema, params: &mut Params) -> Result<Query, Problem> {
-    let mut conditions = Vec::new();
-    for text in params.take_all("where") {
-        parse_conditions(schema, &text, &mut conditions)?;
-        if conditions.len() > QUERY_CONDITIONS_MAX {
-            let error = InvalidQuery::TooManyConditions { conditions: conditions.len() };
-            let asked = conditions.len() as u64;
-            return Err(Problem::from(TableError::from(error)).limit(
-                "query_conditions_max",
-                asked,
-                QUERY_CONDITIONS_MAX as u64,
-            ));
-        }
-    }
+    let mut filters = Filters::new(schema);
+    let parts = params.take_all("where").iter().map(|text| filters.text(text)).collect::<Result<_, _>>()?;
     let order = parse_order(params.take("order")?.as_deref().unwrap_or_default())?;
     let limit = params.number("limit")?.unwrap_or(QUERY_ROWS_DEFAULT.min(schema.window_rows_max));
     let after = match params.take("cursor")? {
@@ -203,10 +192,10 @@ fn parse_query(schema: &TableSchema, params: &mut Params) -> Result<Query, Probl
         }
         None => None,
     };
-    Ok(Query { table: schema.name.clone(), conditions, order, limit, after })
+    Ok(Query { table: schema.name.clone(), filter: Filter::All(parts), order, limit, after })
 }
 
-fn parse_order(text: &str) -> Result<Vec<Order>, Problem> {
+pub(super) fn parse_order(text: &str) -> Result<Vec<Order>, Problem> {
     let mut order: Vec<Order> = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (column, descending) = match part.split_once(':') {
@@ -224,106 +213,6 @@ fn parse_order(text: &str) -> Result<Vec<Order>, Problem> {
         order.push(Order { column: column.to_owned(), descending });
     }
     Ok(order)
-}
-
-fn parse_conditions(schema: &TableSchema, text: &str, out: &mut Vec<Condition>) -> Result<(), Problem> {
-    if text.starts_with(['{', '[']) {
-        let many: Vec<ConditionText> = if text.starts_with('[') {
-            serde_json::from_str(text)
-        } else {
-            serde_json::from_str(text).map(|one| vec![one])
-        }
-        .map_err(|e| params::invalid("where", format!("is not a condition: {e}")))?;
-        for one in many {
-            out.push(json_condition(schema, one)?);
-        }
-        return Ok(());
-    }
-    let mut parts = text.splitn(3, ':');
-    let (column, operator, value) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-    let Some(operator) = operator else {
-        return Err(params::invalid("where", format!("is `{}`; write column:op:value", params::cut(text))));
-    };
-    let operator = parse_operator(operator)?;
-    let column_type = column_of(schema, column).map_err(TableError::from)?.column_type;
-    let typed = |text: &str| {
-        read_text(text, column_type).ok_or_else(|| {
-            TableError::from(InvalidQuery::Type {
-                column: column.to_owned(),
-                expected: column_type,
-                value: params::cut(text),
-            })
-        })
-    };
-    let values = match (operator, value) {
-        (Operator::In | Operator::NotIn, Some(list)) => {
-            list.split(',').map(typed).collect::<Result<_, _>>()?
-        }
-        (Operator::IsNull | Operator::IsNotNull, Some("")) | (_, None) => Vec::new(),
-        (_, Some(one)) => vec![typed(one)?],
-    };
-    out.push(Condition { column: column.to_owned(), operator, values });
-    Ok(())
-}
-
-fn parse_operator(text: &str) -> Result<Operator, Problem> {
-    Operator::deserialize(serde_json::Value::from(text)).map_err(|_| {
-        let detail = format!(
-            "has the operator `{}`; there are eq, ne, gt, gte, lt, lte, in, notin, like, ilike, isnull, isnotnull",
-            params::cut(text)
-        );
-        params::invalid("where", detail)
-    })
-}
-
-fn json_condition(schema: &TableSchema, one: ConditionText) -> Result<Condition, Problem> {
-    let operator = parse_operator(&one.op)?;
-    let column_type = column_of(schema, &one.column).map_err(TableError::from)?.column_type;
-    let typed = |value: &serde_json::Value| {
-        read_json(value, column_type).ok_or_else(|| {
-            TableError::from(InvalidQuery::Type {
-                column: one.column.clone(),
-                expected: column_type,
-                value: params::cut(&value.to_string()),
-            })
-        })
-    };
-    let values = match (operator, &one.value) {
-        (Operator::In | Operator::NotIn, serde_json::Value::Array(list)) => {
-            list.iter().map(typed).collect::<Result<_, _>>()?
-        }
-        (Operator::IsNull | Operator::IsNotNull, serde_json::Value::Null) => Vec::new(),
-        (_, value) => vec![typed(value)?],
-    };
-    Ok(Condition { column: one.column, operator, values })
-}
-
-/// A value as it stands in a short condition.
-fn read_text(text: &str, column_type: ColumnType) -> Option<Value> {
-    match column_type {
-        ColumnType::Bool => text.parse().ok().map(Value::Bool),
-        ColumnType::Int => text.parse().ok().map(Value::Int),
-        ColumnType::Float => text.parse().ok().filter(|f: &f64| f.is_finite()).map(Value::Float),
-        ColumnType::Text => Some(Value::Text(text.to_owned())),
-        ColumnType::Bytes => STANDARD.decode(text).ok().map(Value::Bytes),
-        ColumnType::Json => {
-            serde_json::from_str::<serde::de::IgnoredAny>(text).ok().map(|_| Value::Json(text.to_owned()))
-        }
-        ColumnType::Timestamp => native::parse_time(text).ok().map(Value::Timestamp),
-    }
-}
-
-/// A value as it stands in a JSON condition.
-fn read_json(value: &serde_json::Value, column_type: ColumnType) -> Option<Value> {
-    match column_type {
-        ColumnType::Bool => value.as_bool().map(Value::Bool),
-        ColumnType::Int => value.as_i64().map(Value::Int),
-        ColumnType::Float => value.as_f64().map(Value::Float),
-        ColumnType::Json => Some(Value::Json(value.to_string())),
-        ColumnType::Text | ColumnType::Bytes | ColumnType::Timestamp => {
-            read_text(value.as_str()?, column_type)
-        }
-    }
 }
 
 /// What a page's cursor holds: which query it belongs to, and the last row's place.

@@ -141,16 +141,6 @@ pub struct EventPage {
     pub oldest: String,
 }
 
-/// A condition in its JSON form.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConditionText {
-    pub column: String,
-    pub op: String,
-    #[serde(default)]
-    pub value: Value,
-}
-
 /// A table and whose it is.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TableView {

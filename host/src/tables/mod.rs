@@ -8,6 +8,7 @@
 //! position the rows came from. Every read is inside one tenant.
 
 mod cell;
+mod filter;
 mod like;
 mod query;
 mod schema;
@@ -15,6 +16,7 @@ mod schema;
 use std::fmt::Debug;
 
 pub use cell::{Cell, CellError, Cells, CellsBuilder};
+pub use filter::Filter;
 pub use like::{matches_ilike, matches_like};
 pub use query::{ColumnUse, Condition, InvalidQuery, Operator, Order, Query, RowCursor, Value, column_of};
 pub use schema::{Column, ColumnType, InvalidSchema, TableSchema};

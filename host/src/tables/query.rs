@@ -1,10 +1,11 @@
-//! What can be asked of a table: conditions, order, limit and a keyset cursor.
+//! What can be asked of a table: a filter, order, limit and a keyset cursor.
 
 use serde::{Deserialize, Serialize};
 
+use super::filter::Filter;
 use super::schema::{ColumnType, TableSchema};
 use crate::event::Micros;
-use crate::limits::{QUERY_CONDITIONS_MAX, QUERY_ROWS_DEFAULT};
+use crate::limits::{QUERY_CONDITIONS_MAX, QUERY_NESTING_MAX, QUERY_ROWS_DEFAULT};
 
 /// An owned value of a column.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +40,7 @@ pub enum Operator {
     IsNotNull,
 }
 
-/// One condition; a query's conditions must all hold. Anything compared with null is false.
+/// One condition. Anything compared with null is false.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     pub column: String,
@@ -66,7 +67,7 @@ pub struct RowCursor {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     pub table: String,
-    pub conditions: Vec<Condition>,
+    pub filter: Filter,
     pub order: Vec<Order>,
     pub limit: u32,
     pub after: Option<RowCursor>,
@@ -89,6 +90,8 @@ pub enum InvalidQuery {
     Limit { table: String, limit: u32, max: u32 },
     #[error("{conditions} conditions; query_conditions_max is {QUERY_CONDITIONS_MAX}")]
     TooManyConditions { conditions: usize },
+    #[error("conditions are nested deeper than query_nesting_max, {QUERY_NESTING_MAX}")]
+    TooDeep,
     #[error("the cursor does not belong to this query")]
     Cursor,
 }
@@ -98,7 +101,7 @@ impl Query {
     pub fn all(table: &str) -> Self {
         Self {
             table: table.into(),
-            conditions: vec![],
+            filter: Filter::default(),
             order: vec![],
             limit: QUERY_ROWS_DEFAULT,
             after: None,
@@ -114,19 +117,7 @@ impl Query {
                 max: table.window_rows_max,
             });
         }
-        if self.conditions.len() > QUERY_CONDITIONS_MAX {
-            return Err(InvalidQuery::TooManyConditions { conditions: self.conditions.len() });
-        }
-        for condition in &self.conditions {
-            let known = column_of(table, &condition.column)?;
-            if !known.filterable {
-                return Err(InvalidQuery::NotFilterable {
-                    table: table.name.clone(),
-                    column: condition.column.clone(),
-                });
-            }
-            condition.validate(known.column_type)?;
-        }
+        self.filter.validate(table)?;
         for order in &self.order {
             if !column_of(table, &order.column)?.sortable {
                 return Err(InvalidQuery::NotSortable {
@@ -144,41 +135,6 @@ impl Query {
                 if *value != Value::Null && !value.is(known.column_type) {
                     return Err(InvalidQuery::Cursor);
                 }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Condition {
-    fn validate(&self, expected: ColumnType) -> Result<(), InvalidQuery> {
-        let wanted = match self.operator {
-            Operator::IsNull | Operator::IsNotNull => (self.values.is_empty(), "no value"),
-            Operator::In | Operator::NotIn => (!self.values.is_empty(), "one value or more"),
-            _ => (self.values.len() == 1, "one value"),
-        };
-        if !wanted.0 {
-            return Err(InvalidQuery::Values {
-                column: self.column.clone(),
-                operator: self.operator,
-                wanted: wanted.1,
-            });
-        }
-        let textual = matches!(self.operator, Operator::Like | Operator::ILike);
-        if textual && expected != ColumnType::Text {
-            return Err(InvalidQuery::Values {
-                column: self.column.clone(),
-                operator: self.operator,
-                wanted: "a text column",
-            });
-        }
-        for value in &self.values {
-            if !value.is(expected) {
-                return Err(InvalidQuery::Type {
-                    column: self.column.clone(),
-                    expected,
-                    value: format!("{value:?}"),
-                });
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use millrace::checkpoints::{Generation, TaskId};
 use millrace::event::{Micros, Revision};
 use millrace::tables::{
-    Cell, ColumnType, Condition, InvalidQuery, Operator, Order, Query, Row, RowCursor, TableError,
+    Cell, ColumnType, Condition, Filter, InvalidQuery, Operator, Order, Query, Row, RowCursor, TableError,
     TableSchema, Value, matches_ilike, matches_like,
 };
 use proptest::prelude::*;
@@ -82,7 +82,7 @@ fn keys(rows: &[Row]) -> Vec<&str> {
 }
 
 async fn select(seams: &Seams, table: &str, conditions: Vec<Condition>) -> Vec<String> {
-    let query = Query { conditions, ..Query::all(table) };
+    let query = Query { filter: conditions.into(), ..Query::all(table) };
     let page = seams.tables.query(&tenant("acme"), &query).await.expect("the query succeeds");
     page.rows.into_iter().map(|row| row.key).collect()
 }
@@ -272,11 +272,11 @@ pub async fn query_outside_its_table_is_refused(seams: Seams) {
     let all = || Query::all("rows");
     let by = |column: &str| vec![condition(column, Operator::IsNull, &[])];
     assert!(matches!(
-        refused(Query { conditions: by("x\" OR 1"), ..all() }).await,
+        refused(Query { filter: by("x\" OR 1").into(), ..all() }).await,
         InvalidQuery::UnknownColumn { .. }
     ));
     assert!(matches!(
-        refused(Query { conditions: by("n"), ..all() }).await,
+        refused(Query { filter: by("n").into(), ..all() }).await,
         InvalidQuery::NotFilterable { .. }
     ));
     let unsortable = Query { order: vec![order("n", false)], ..all() };
@@ -286,7 +286,7 @@ pub async fn query_outside_its_table_is_refused(seams: Seams) {
     assert!(matches!(refused(Query { after: strange, ..all() }).await, InvalidQuery::Cursor));
     let text = Value::Text("x".into());
     let many = vec![condition("label", Operator::In, &vec![text; 5_000])];
-    assert!(matches!(refused(Query { conditions: many, ..all() }).await, InvalidQuery::Values { .. }));
+    assert!(matches!(refused(Query { filter: many.into(), ..all() }).await, InvalidQuery::Values { .. }));
 }
 
 pub async fn tombstones_are_not_rows(seams: Seams) {
@@ -313,6 +313,16 @@ fn compare(a: &Value, b: &Value) -> Ordering {
         (Value::Json(a), Value::Json(b)) => a.cmp(b),
         (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(b),
         other => panic!("{other:?} have different types"),
+    }
+}
+
+/// A comparison with null is false, and `not` turns that round like anything else.
+fn meets(filter: &Filter, holds: &impl Fn(&Condition) -> bool) -> bool {
+    match filter {
+        Filter::All(parts) => parts.iter().all(|part| meets(part, holds)),
+        Filter::Any(parts) => parts.iter().any(|part| meets(part, holds)),
+        Filter::Not(part) => !meets(part, holds),
+        Filter::Is(condition) => holds(condition),
     }
 }
 
@@ -345,8 +355,16 @@ fn model(table: &TableSchema, rows: &Rows, query: &Query) -> Vec<String> {
             other => panic!("{other:?}"),
         }
     };
-    let mut found: Vec<_> =
-        rows.iter().filter(|row| query.conditions.iter().all(|c| holds(row, c))).collect();
+    for row in rows {
+        let key = Value::Text(row.0.clone());
+        let by_name = |column: &str| match column {
+            "key" => &key,
+            named => &row.1[table.column(named).expect("a known column").0],
+        };
+        let expected = meets(&query.filter, &|c| holds(row, c));
+        assert_eq!(query.filter.holds(&by_name), expected, "{:?} of {row:?}", query.filter);
+    }
+    let mut found: Vec<_> = rows.iter().filter(|row| meets(&query.filter, &|c| holds(row, c))).collect();
     found.sort_by(|a, b| {
         let mut ordering = Ordering::Equal;
         for order in &query.order {
@@ -403,17 +421,25 @@ fn any_condition() -> impl Strategy<Value = Condition> {
     })
 }
 
+fn any_filter() -> impl Strategy<Value = Filter> {
+    any_condition().prop_map(Filter::Is).prop_recursive(3, 8, 3, |part| {
+        prop_oneof![
+            prop::collection::vec(part.clone(), 0..3).prop_map(Filter::All),
+            prop::collection::vec(part.clone(), 0..3).prop_map(Filter::Any),
+            part.prop_map(|part| Filter::Not(Box::new(part))),
+        ]
+    })
+}
+
 fn any_query() -> impl Strategy<Value = Query> {
     let mut sortable: Vec<String> =
         wide().columns.into_iter().filter(|c| c.sortable).map(|c| c.name).collect();
     sortable.push("key".into());
     let orders = prop::collection::vec((prop::sample::select(sortable), any::<bool>()), 0..3);
-    (prop::collection::vec(any_condition(), 0..2), orders, 1..6_u32).prop_map(
-        |(conditions, orders, limit)| {
-            let order = orders.into_iter().map(|(column, descending)| order(&column, descending)).collect();
-            Query { conditions, order, limit, ..Query::all("wide") }
-        },
-    )
+    (any_filter(), orders, 1..6_u32).prop_map(|(filter, orders, limit)| {
+        let order = orders.into_iter().map(|(column, descending)| order(&column, descending)).collect();
+        Query { filter, order, limit, ..Query::all("wide") }
+    })
 }
 
 /// Pages of any query, put together, are what the query means: nothing twice, nothing left out.

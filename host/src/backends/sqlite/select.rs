@@ -15,8 +15,8 @@ use super::shared::{Shared, revision};
 use crate::event::{Micros, Revision, TenantId};
 use crate::limits::{QUERY_VALUES_MAX, ROW_PAGE_BYTES_MAX};
 use crate::tables::{
-    ColumnType, Condition, InvalidQuery, Operator, Query, Row, RowCursor, RowPage, TableError, TableSchema,
-    Value,
+    ColumnType, Condition, Filter, InvalidQuery, Operator, Query, Row, RowCursor, RowPage, TableError,
+    TableSchema, Value,
 };
 
 /// The built-in columns that every answer begins with.
@@ -38,7 +38,7 @@ pub(super) fn query(
         return Ok(RowPage { rows: Vec::new(), next: None, revision });
     };
     let mut sql = Sql::new(&table);
-    sql.conditions(&query.conditions);
+    sql.filter(&query.filter);
     if let Some(after) = &query.after {
         sql.after(query, after);
     }
@@ -88,7 +88,7 @@ pub(super) fn get(
 
 fn check_value_count(query: &Query) -> Result<(), InvalidQuery> {
     let mut values = 0;
-    for condition in &query.conditions {
+    for condition in query.filter.conditions() {
         values += condition.values.len();
         if values > QUERY_VALUES_MAX {
             return Err(InvalidQuery::Values {
@@ -135,26 +135,54 @@ impl<'a> Sql<'a> {
         format!("?{}", self.values.len() + 1)
     }
 
-    fn conditions(&mut self, conditions: &[Condition]) {
-        for condition in conditions {
-            let column = column_name(&condition.column);
-            let sql = match condition.operator {
-                Operator::IsNull => format!("{column} IS NULL"),
-                Operator::IsNotNull => format!("{column} IS NOT NULL"),
-                Operator::In => format!("{column} IN ({})", self.list(&condition.values)),
-                Operator::NotIn => format!("{column} NOT IN ({})", self.list(&condition.values)),
-                Operator::Like => format!("mr_like({}, {column})", self.list(&condition.values)),
-                Operator::ILike => format!("mr_ilike({}, {column})", self.list(&condition.values)),
-                Operator::Eq => format!("{column} = {}", self.list(&condition.values)),
-                Operator::Ne => format!("{column} <> {}", self.list(&condition.values)),
-                Operator::Gt => format!("{column} > {}", self.list(&condition.values)),
-                Operator::Gte => format!("{column} >= {}", self.list(&condition.values)),
-                Operator::Lt => format!("{column} < {}", self.list(&condition.values)),
-                Operator::Lte => format!("{column} <= {}", self.list(&condition.values)),
-            };
+    /// Every one of the outermost conditions stands alone, where an index can use it.
+    fn filter(&mut self, filter: &Filter) {
+        let parts = match filter {
+            Filter::All(parts) => parts.as_slice(),
+            other => std::slice::from_ref(other),
+        };
+        for part in parts {
+            let sql = self.part(part);
             // Writing to a String cannot fail.
             let _ = write!(self.text, " AND {sql}");
         }
+    }
+
+    fn part(&mut self, filter: &Filter) -> String {
+        match filter {
+            Filter::All(parts) => self.group(parts, " AND ", "TRUE"),
+            Filter::Any(parts) => self.group(parts, " OR ", "FALSE"),
+            // What is unknown to SQL, a comparison with null, is false here.
+            Filter::Not(part) => format!("({} IS NOT TRUE)", self.part(part)),
+            Filter::Is(condition) => self.condition(condition),
+        }
+    }
+
+    fn group(&mut self, parts: &[Filter], between: &str, empty: &str) -> String {
+        if parts.is_empty() {
+            return empty.into();
+        }
+        let parts: Vec<String> = parts.iter().map(|part| self.part(part)).collect();
+        format!("({})", parts.join(between))
+    }
+
+    fn condition(&mut self, condition: &Condition) -> String {
+        let column = column_name(&condition.column);
+        let comparison = match condition.operator {
+            Operator::IsNull => return format!("{column} IS NULL"),
+            Operator::IsNotNull => return format!("{column} IS NOT NULL"),
+            Operator::In => return format!("{column} IN ({})", self.list(&condition.values)),
+            Operator::NotIn => return format!("{column} NOT IN ({})", self.list(&condition.values)),
+            Operator::Like => return format!("mr_like({}, {column})", self.list(&condition.values)),
+            Operator::ILike => return format!("mr_ilike({}, {column})", self.list(&condition.values)),
+            Operator::Eq => "=",
+            Operator::Ne => "<>",
+            Operator::Gt => ">",
+            Operator::Gte => ">=",
+            Operator::Lt => "<",
+            Operator::Lte => "<=",
+        };
+        format!("{column} {comparison} {}", self.list(&condition.values))
     }
 
     fn list(&mut self, values: &[Value]) -> String {

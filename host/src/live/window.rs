@@ -1,0 +1,233 @@
+//! One window: the first rows of a query behind its anchor, kept as rows change.
+//!
+//! A window holds a prefix of the query's order: the rows that are seen and some more, so that a row that
+//! leaves can be followed by the next one at once. What lies behind the prefix is not known unless the window
+//! is `complete`. Changes go in one by one, in the order of their commits, each with the row's place before and
+//! after; steps come out, which turn what a client held into what it is to hold. When too many rows have left,
+//! only the store knows which follow: the window is `starved`, and exact again once it is given a new prefix.
+//!
+//! This is the one place that decides what a change does to a window. It knows neither tables nor clients.
+
+use std::collections::HashMap;
+
+use super::sort_key::SortKey;
+
+/// A row of a window, with its place in the order. `R` is what a client gets of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held<R> {
+    pub at: SortKey,
+    pub row: R,
+}
+
+/// What a client does to its array. Steps are applied one after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<R> {
+    /// Insert at this index.
+    Enter { to: usize, row: Held<R> },
+    /// Remove at this index. The row is as it was last seen.
+    Leave { from: usize, row: Held<R> },
+    /// Remove at `from`, then insert at `to`.
+    Move { from: usize, to: usize, row: Held<R> },
+    /// Replace at this index.
+    Update { at: usize, row: Held<R> },
+}
+
+/// The rows of a query from its anchor on, as far as they are known.
+#[derive(Clone, Debug)]
+pub struct Window<R> {
+    rows: Vec<Held<R>>,
+    /// Rows before this one are no part of it, nor is this one.
+    anchor: Option<SortKey>,
+    /// Rows that are seen.
+    limit: usize,
+    /// Rows that are held at most.
+    held_max: usize,
+    /// Nothing lies behind the rows that are held.
+    complete: bool,
+}
+
+impl<R: Clone + PartialEq> Window<R> {
+    /// An empty window that knows nothing: starved, until it is given rows.
+    pub fn new(limit: usize, spare: usize, anchor: Option<SortKey>) -> Self {
+        Self { rows: Vec::new(), anchor, limit, held_max: limit + spare.max(1), complete: false }
+    }
+
+    /// The rows that are seen.
+    pub fn visible(&self) -> &[Held<R>] {
+        &self.rows[..self.rows.len().min(self.limit)]
+    }
+
+    pub fn held(&self) -> &[Held<R>] {
+        &self.rows
+    }
+
+    /// How many rows a read must ask for to fill it.
+    pub fn held_max(&self) -> usize {
+        self.held_max
+    }
+
+    /// It does not know all that is to be seen: what it shows is no answer to the query.
+    pub fn is_starved(&self) -> bool {
+        !self.complete && self.rows.len() < self.limit
+    }
+
+    /// It is worth reading the rows behind those that are held.
+    pub fn is_low(&self) -> bool {
+        !self.complete && self.rows.len() < self.limit + (self.held_max - self.limit).div_ceil(2)
+    }
+
+    /// Whether a row at this place is or would be among those that are held.
+    pub fn covers(&self, at: &SortKey) -> bool {
+        self.anchor.as_ref().is_none_or(|anchor| at > anchor)
+            && (self.complete || self.rows.last().is_some_and(|last| at <= &last.at))
+    }
+
+    /// A row changed: it stood at `old` (nowhere, if it was not in the query's result, or not held), and is
+    /// now `new` (none, if it is deleted or no longer matches). What the client is to do is added to `steps`.
+    pub fn apply(&mut self, old: Option<&SortKey>, new: Option<Held<R>>, steps: &mut Vec<Step<R>>) {
+        let from = old.and_then(|at| self.rows.binary_search_by(|held| held.at.cmp(at)).ok());
+        let new = new.filter(|new| self.anchor.as_ref().is_none_or(|anchor| new.at > *anchor));
+        match (from, new) {
+            (None, None) => {}
+            (None, Some(new)) => self.insert(new, steps),
+            (Some(from), None) => self.remove(from, steps),
+            (Some(from), Some(new)) if self.rows[from].at == new.at => {
+                if from < self.limit {
+                    steps.push(Step::Update { at: from, row: new.clone() });
+                }
+                self.rows[from] = new;
+            }
+            (Some(from), Some(new)) => self.shift(from, new, steps),
+        }
+    }
+
+    fn insert(&mut self, new: Held<R>, steps: &mut Vec<Step<R>>) {
+        let to = self.place(&new.at);
+        if self.is_beyond(to) {
+            return;
+        }
+        if to < self.limit {
+            steps.push(Step::Enter { to, row: new.clone() });
+        }
+        self.rows.insert(to, new);
+        if to < self.limit {
+            self.push_out(steps);
+        }
+        if self.rows.len() > self.held_max {
+            self.rows.pop();
+            self.complete = false;
+        }
+    }
+
+    fn remove(&mut self, from: usize, steps: &mut Vec<Step<R>>) {
+        let row = self.rows.remove(from);
+        if from < self.limit {
+            steps.push(Step::Leave { from, row });
+            self.pull_in(steps);
+        }
+    }
+
+    /// A held row moves to another place.
+    fn shift(&mut self, from: usize, new: Held<R>, steps: &mut Vec<Step<R>>) {
+        self.rows.remove(from);
+        let to = self.place(&new.at);
+        if self.is_beyond(to) {
+            // It may stand behind rows that are not known.
+            if from < self.limit {
+                steps.push(Step::Leave { from, row: new });
+                self.pull_in(steps);
+            }
+            return;
+        }
+        self.rows.insert(to, new.clone());
+        match (from < self.limit, to < self.limit) {
+            (true, true) => steps.push(Step::Move { from, to, row: new }),
+            (true, false) => {
+                steps.push(Step::Leave { from, row: new });
+                self.pull_in(steps);
+            }
+            (false, true) => {
+                steps.push(Step::Enter { to, row: new });
+                self.push_out(steps);
+            }
+            (false, false) => {}
+        }
+    }
+
+    /// A row was inserted before the last one that is seen, which may be one too many now.
+    fn push_out(&self, steps: &mut Vec<Step<R>>) {
+        if let Some(row) = self.rows.get(self.limit) {
+            steps.push(Step::Leave { from: self.limit, row: row.clone() });
+        }
+    }
+
+    /// A row that was seen is gone; another one may be seen in the last place.
+    fn pull_in(&self, steps: &mut Vec<Step<R>>) {
+        if let Some(row) = self.rows.get(self.limit - 1) {
+            steps.push(Step::Enter { to: self.limit - 1, row: row.clone() });
+        }
+    }
+
+    fn place(&self, at: &SortKey) -> usize {
+        self.rows.partition_point(|held| held.at < *at)
+    }
+
+    /// Whether unknown rows may lie before what would be inserted here.
+    fn is_beyond(&self, to: usize) -> bool {
+        to == self.rows.len() && !self.complete
+    }
+
+    /// Takes a newly read prefix in, in the place of all that was held: `rows` in order, up to `held_max` of
+    /// them; fewer are all there are. Adds what turns the rows that were seen into those that are.
+    pub fn replace(&mut self, mut rows: Vec<Held<R>>, steps: &mut Vec<Step<R>>)
+    where
+        R: Keyed,
+    {
+        self.complete = rows.len() < self.held_max;
+        rows.truncate(self.held_max);
+        let before = std::mem::replace(&mut self.rows, rows);
+        let seen = before.len().min(self.limit);
+        difference(&before[..seen], self.visible(), steps);
+    }
+}
+
+/// What tells one row from another.
+pub trait Keyed {
+    fn key(&self) -> &str;
+}
+
+/// The steps that turn one list of rows into another.
+fn difference<R: Clone + PartialEq + Keyed>(from: &[Held<R>], to: &[Held<R>], steps: &mut Vec<Step<R>>) {
+    let wanted: HashMap<&str, usize> = to.iter().enumerate().map(|(i, held)| (held.row.key(), i)).collect();
+    let mut list: Vec<&Held<R>> = from.iter().collect();
+    for index in (0..list.len()).rev() {
+        if !wanted.contains_key(list[index].row.key()) {
+            let row = list.remove(index);
+            steps.push(Step::Leave { from: index, row: row.clone() });
+        }
+    }
+    for (index, wanted) in to.iter().enumerate() {
+        let found = list[index..].iter().position(|held| held.row.key() == wanted.row.key());
+        match found {
+            Some(0) if *list[index] == *wanted => continue,
+            Some(0) => {
+                steps.push(Step::Update { at: index, row: wanted.clone() });
+                list[index] = wanted;
+            }
+            Some(behind) => {
+                let from = index + behind;
+                list.remove(from);
+                steps.push(Step::Move { from, to: index, row: wanted.clone() });
+                list.insert(index, wanted);
+            }
+            None => {
+                steps.push(Step::Enter { to: index, row: wanted.clone() });
+                list.insert(index, wanted);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;
