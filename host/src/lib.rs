@@ -10,6 +10,7 @@ pub mod event;
 pub mod gateway;
 pub mod host;
 pub mod limits;
+pub mod live;
 pub mod plugins;
 pub mod processors;
 pub mod seed_map;
