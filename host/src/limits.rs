@@ -45,6 +45,9 @@ pub const TRIM_EVENTS_MAX: u64 = 1_000;
 pub const DEPLOYMENT_HISTORY_MAX: u32 = 100;
 /// Bytes of rows in one answer; the rest is behind its cursor. An answer always holds at least one row.
 pub const ROW_PAGE_BYTES_MAX: usize = 16 << 20;
+/// What is kept of committed changes for one watcher that has not taken them yet. Beyond it the watcher is told
+/// to read the table again.
+pub const ROW_CHANGES_BYTES_MAX: usize = 16 << 20;
 /// How deep the groups of a query's filter may be nested. Deeper is refused.
 pub const QUERY_NESTING_MAX: usize = 8;
 /// Values of one query over all its conditions, under what SQLite can bind. More is refused.
@@ -339,3 +342,24 @@ const _: () = assert!(
     SSE_HEARTBEAT_CEILING.as_secs() < 3 * SSE_HEARTBEAT.as_secs(),
     "a heartbeat comes before a client gives up"
 );
+
+/// Rows that a live window holds beyond its limit, so that one that leaves can be followed at once.
+pub const LIVE_SPARE_ROWS_MAX: usize = 16;
+/// Different live queries that a host keeps. More are refused.
+pub const LIVE_VIEWS_MAX: usize = 50_000;
+/// What a live view keeps of its last frames, for clients that come back or are slow.
+pub const LIVE_RING_BYTES_MAX: usize = 1 << 20;
+/// How long it keeps them, and itself when its last client has left.
+pub const LIVE_RING_AGE_MAX: Duration = Duration::from_secs(120);
+/// Reads of windows that a host does at the same time; the others wait for their turn.
+pub const LIVE_READS_MAX: usize = 4;
+/// Changed rows that are kept while views of a table are being read. Beyond them those views are read again.
+pub const LIVE_REPLAY_ROWS_MAX: usize = 100_000;
+/// Requests of subscribers that may wait for one table's views.
+pub const LIVE_COMMANDS_MAX: usize = 1_024;
+/// Rows that may match a live query in streamed mode. A query that more rows match is refused.
+pub const LIVE_STREAMED_ROWS_MAX: usize = 10_000;
+/// How often a table's views are looked over for those that nobody watches any more.
+pub const LIVE_SWEEP: Duration = Duration::from_secs(5);
+/// Batches that a subscriber takes at a time.
+pub const LIVE_TAKEN_BATCHES_MAX: usize = 64;

@@ -3,29 +3,11 @@
 
 use std::io::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use crate::event::{Event, Micros};
-use crate::tables::{Row, TableSchema, Value};
+use crate::event::Event;
+use crate::tables::{Row, TableSchema, write_value};
+pub(super) use crate::tables::{write_number, write_text};
 
 const INFALLIBLE: &str = "writing to memory cannot fail";
-
-/// Appends a JSON string.
-pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
-    let plain = |b: &u8| *b >= 0x20 && *b != b'"' && *b != b'\\';
-    if text.as_bytes().iter().all(plain) {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-    } else {
-        serde_json::to_writer(out, text).expect(INFALLIBLE);
-    }
-}
-
-pub(super) fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
-    write!(out, "{number}").expect(INFALLIBLE);
-}
 
 /// Appends `"epoch.position"`.
 pub(super) fn write_cursor(out: &mut Vec<u8>, epoch: &str, position: u64) {
@@ -57,7 +39,7 @@ pub(super) fn write_event(out: &mut Vec<u8>, event: &Event<'_>, epoch: &str) {
         }
     }
     write!(out, ",\"version\":{},\"at\":", event.version).expect(INFALLIBLE);
-    write_time(out, event.at);
+    write!(out, "\"{}\"", event.at).expect(INFALLIBLE);
     write!(out, ",\"schema_version\":{}", event.schema_version).expect(INFALLIBLE);
     if event.depth > 0 {
         write!(out, ",\"depth\":{}", event.depth).expect(INFALLIBLE);
@@ -71,10 +53,6 @@ pub(super) fn write_event(out: &mut Vec<u8>, event: &Event<'_>, epoch: &str) {
         }
     }
     out.push(b'}');
-}
-
-fn write_time(out: &mut Vec<u8>, time: Micros) {
-    write!(out, "\"{time}\"").expect(INFALLIBLE);
 }
 
 /// Appends a row: `key`, `version`, `revision`, and `values` by column.
@@ -92,22 +70,4 @@ pub(super) fn write_row(out: &mut Vec<u8>, row: &Row, table: &TableSchema) {
         write_value(out, value);
     }
     out.extend_from_slice(b"}}");
-}
-
-fn write_value(out: &mut Vec<u8>, value: &Value) {
-    match value {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(value) => write_number(out, value),
-        Value::Int(value) => write_number(out, value),
-        // The shortest text that reads back as the same float.
-        Value::Float(value) => serde_json::to_writer(out, value).expect(INFALLIBLE),
-        Value::Text(text) => write_text(out, text),
-        Value::Bytes(bytes) => {
-            out.push(b'"');
-            out.extend_from_slice(STANDARD.encode(bytes).as_bytes());
-            out.push(b'"');
-        }
-        Value::Json(text) => out.extend_from_slice(text.as_bytes()),
-        Value::Timestamp(time) => write_time(out, *time),
-    }
 }

@@ -5,11 +5,24 @@
 //! is told that it cannot and gets everything anew; nobody is left out silently, and who is slow holds nobody
 //! up. Knows neither HTTP nor the store behind [`TableStore`](crate::tables::TableStore).
 
+mod encode;
+mod engine;
 mod frames;
+mod holders;
+mod index;
+mod owner;
+mod read;
+mod ring;
+mod shape;
+mod sort_key;
+mod token;
+mod view;
+mod window;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+pub use engine::LiveEngine;
 pub use frames::{Batch, BatchBuilder};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
@@ -77,6 +90,14 @@ pub enum LiveError {
     Table(#[from] TableError),
     #[error("table `{table}` has no column `{column}` to show")]
     Column { table: String, column: String },
+    #[error("the columns of table `{table}` have changed; the query no longer fits them")]
+    Changed { table: String },
+    #[error(
+        "the rows of the window have more than {bytes} bytes, after {rows} rows; live_window_bytes_max is {bytes}"
+    )]
+    WindowBytes { rows: usize, bytes: usize },
+    #[error("more than {max} rows match; live_streamed_rows_max is {max}")]
+    StreamedRows { max: usize },
     #[error("{views} different queries are watched; live_views_max is {max}")]
     TooManyViews { views: usize, max: usize },
     #[error("the view failed inside the host and was given up")]
@@ -90,6 +111,9 @@ impl Classify for LiveError {
         match self {
             Self::Table(error) => error.code(),
             Self::Column { .. } => "query_invalid",
+            Self::Changed { .. } => "schema_changed",
+            Self::WindowBytes { .. } => "live_window_bytes_max",
+            Self::StreamedRows { .. } => "live_streamed_rows_max",
             Self::TooManyViews { .. } => "live_views_max",
             Self::ViewFailed => "live_view_failed",
             Self::Closing => "host_stopping",
@@ -99,7 +123,10 @@ impl Classify for LiveError {
     fn retry(&self) -> Retry {
         match self {
             Self::Table(error) => error.retry(),
-            Self::Column { .. } => Retry::Never,
+            Self::Column { .. }
+            | Self::Changed { .. }
+            | Self::WindowBytes { .. }
+            | Self::StreamedRows { .. } => Retry::Never,
             _ => BackendError::Closed.retry(),
         }
     }
@@ -107,7 +134,11 @@ impl Classify for LiveError {
     fn blame(&self) -> Blame {
         match self {
             Self::Table(error) => error.blame(),
-            Self::Column { .. } | Self::TooManyViews { .. } => Blame::Caller,
+            Self::Column { .. }
+            | Self::Changed { .. }
+            | Self::WindowBytes { .. }
+            | Self::StreamedRows { .. }
+            | Self::TooManyViews { .. } => Blame::Caller,
             Self::ViewFailed | Self::Closing => Blame::Host,
         }
     }

@@ -10,11 +10,11 @@ use crate::tables::{Order, Value};
 
 /// Where a row stands in the order of a query.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SortKey(Box<[u8]>);
+pub(super) struct SortKey(Box<[u8]>);
 
 impl SortKey {
     /// Of a row's values for each part of the order, and its key.
-    pub fn new<'a>(order: &[Order], values: impl IntoIterator<Item = &'a Value>, key: &str) -> Self {
+    pub(super) fn new<'a>(order: &[Order], values: impl IntoIterator<Item = &'a Value>, key: &str) -> Self {
         let mut out = Vec::with_capacity(16 * order.len() + key.len() + END.len());
         for (part, value) in order.iter().zip(values) {
             let start = out.len();
@@ -26,10 +26,6 @@ impl SortKey {
         encode_bytes(key.as_bytes(), &mut out);
         Self(out.into())
     }
-
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 const NULL: u8 = 0;
@@ -38,6 +34,11 @@ const PRESENT: u8 = 1;
 const END: [u8; 2] = [0, 0];
 /// Stands for a zero byte within a text.
 const ZERO: [u8; 2] = [0, 0xff];
+
+/// One value alone: equal values, and only those, have equal bytes.
+pub(super) fn encode_value(value: &Value, out: &mut Vec<u8>) {
+    encode(value, out);
+}
 
 fn encode(value: &Value, out: &mut Vec<u8>) {
     if *value == Value::Null {

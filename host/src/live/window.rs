@@ -14,14 +14,14 @@ use super::sort_key::SortKey;
 
 /// A row of a window, with its place in the order. `R` is what a client gets of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Held<R> {
-    pub at: SortKey,
-    pub row: R,
+pub(super) struct Held<R> {
+    pub(super) at: SortKey,
+    pub(super) row: R,
 }
 
 /// What a client does to its array. Steps are applied one after the other.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step<R> {
+pub(super) enum Step<R> {
     /// Insert at this index.
     Enter { to: usize, row: Held<R> },
     /// Remove at this index. The row is as it was last seen.
@@ -32,9 +32,24 @@ pub enum Step<R> {
     Update { at: usize, row: Held<R> },
 }
 
+/// What a change did to the rows that a window holds.
+#[derive(Debug, PartialEq)]
+pub(super) struct Kept<R> {
+    /// The row that changed is held now.
+    pub(super) held: bool,
+    /// Another row is held no longer, since there was no room.
+    pub(super) pushed_out: Option<R>,
+}
+
+impl<R> Kept<R> {
+    fn only(held: bool) -> Self {
+        Self { held, pushed_out: None }
+    }
+}
+
 /// The rows of a query from its anchor on, as far as they are known.
 #[derive(Clone, Debug)]
-pub struct Window<R> {
+pub(super) struct Window<R> {
     rows: Vec<Held<R>>,
     /// Rows before this one are no part of it, nor is this one.
     anchor: Option<SortKey>,
@@ -48,63 +63,66 @@ pub struct Window<R> {
 
 impl<R: Clone + PartialEq> Window<R> {
     /// An empty window that knows nothing: starved, until it is given rows.
-    pub fn new(limit: usize, spare: usize, anchor: Option<SortKey>) -> Self {
-        Self { rows: Vec::new(), anchor, limit, held_max: limit + spare.max(1), complete: false }
+    pub(super) fn new(limit: usize, spare: usize, anchor: Option<SortKey>) -> Self {
+        Self { rows: Vec::new(), anchor, limit, held_max: limit + spare, complete: false }
     }
 
     /// The rows that are seen.
-    pub fn visible(&self) -> &[Held<R>] {
+    pub(super) fn visible(&self) -> &[Held<R>] {
         &self.rows[..self.rows.len().min(self.limit)]
     }
 
-    pub fn held(&self) -> &[Held<R>] {
+    pub(super) fn held(&self) -> &[Held<R>] {
         &self.rows
     }
 
     /// How many rows a read must ask for to fill it.
-    pub fn held_max(&self) -> usize {
+    pub(super) fn held_max(&self) -> usize {
         self.held_max
     }
 
     /// It does not know all that is to be seen: what it shows is no answer to the query.
-    pub fn is_starved(&self) -> bool {
+    pub(super) fn is_starved(&self) -> bool {
         !self.complete && self.rows.len() < self.limit
     }
 
     /// It is worth reading the rows behind those that are held.
-    pub fn is_low(&self) -> bool {
+    pub(super) fn is_low(&self) -> bool {
         !self.complete && self.rows.len() < self.limit + (self.held_max - self.limit).div_ceil(2)
-    }
-
-    /// Whether a row at this place is or would be among those that are held.
-    pub fn covers(&self, at: &SortKey) -> bool {
-        self.anchor.as_ref().is_none_or(|anchor| at > anchor)
-            && (self.complete || self.rows.last().is_some_and(|last| at <= &last.at))
     }
 
     /// A row changed: it stood at `old` (nowhere, if it was not in the query's result, or not held), and is
     /// now `new` (none, if it is deleted or no longer matches). What the client is to do is added to `steps`.
-    pub fn apply(&mut self, old: Option<&SortKey>, new: Option<Held<R>>, steps: &mut Vec<Step<R>>) {
+    pub(super) fn apply(
+        &mut self,
+        old: Option<&SortKey>,
+        new: Option<Held<R>>,
+        steps: &mut Vec<Step<R>>,
+    ) -> Kept<R> {
         let from = old.and_then(|at| self.rows.binary_search_by(|held| held.at.cmp(at)).ok());
         let new = new.filter(|new| self.anchor.as_ref().is_none_or(|anchor| new.at > *anchor));
         match (from, new) {
-            (None, None) => {}
+            (None, None) => Kept::only(false),
             (None, Some(new)) => self.insert(new, steps),
-            (Some(from), None) => self.remove(from, steps),
+            (Some(from), None) => {
+                self.remove(from, steps);
+                Kept::only(false)
+            }
             (Some(from), Some(new)) if self.rows[from].at == new.at => {
                 if from < self.limit {
                     steps.push(Step::Update { at: from, row: new.clone() });
                 }
                 self.rows[from] = new;
+                Kept::only(true)
             }
-            (Some(from), Some(new)) => self.shift(from, new, steps),
+            (Some(from), Some(new)) => Kept::only(self.shift(from, new, steps)),
         }
     }
 
-    fn insert(&mut self, new: Held<R>, steps: &mut Vec<Step<R>>) {
+    fn insert(&mut self, new: Held<R>, steps: &mut Vec<Step<R>>) -> Kept<R> {
         let to = self.place(&new.at);
         if self.is_beyond(to) {
-            return;
+            return Kept::only(false);
         }
         if to < self.limit {
             steps.push(Step::Enter { to, row: new.clone() });
@@ -113,9 +131,16 @@ impl<R: Clone + PartialEq> Window<R> {
         if to < self.limit {
             self.push_out(steps);
         }
-        if self.rows.len() > self.held_max {
-            self.rows.pop();
-            self.complete = false;
+        if self.rows.len() <= self.held_max {
+            return Kept::only(true);
+        }
+        self.complete = false;
+        // It may be the new row itself, behind all that are held.
+        let out = self.rows.pop();
+        if to == self.rows.len() {
+            Kept::only(false)
+        } else {
+            Kept { held: true, pushed_out: out.map(|held| held.row) }
         }
     }
 
@@ -127,8 +152,8 @@ impl<R: Clone + PartialEq> Window<R> {
         }
     }
 
-    /// A held row moves to another place.
-    fn shift(&mut self, from: usize, new: Held<R>, steps: &mut Vec<Step<R>>) {
+    /// A held row moves to another place. Answers whether it is still held.
+    fn shift(&mut self, from: usize, new: Held<R>, steps: &mut Vec<Step<R>>) -> bool {
         self.rows.remove(from);
         let to = self.place(&new.at);
         if self.is_beyond(to) {
@@ -137,7 +162,7 @@ impl<R: Clone + PartialEq> Window<R> {
                 steps.push(Step::Leave { from, row: new });
                 self.pull_in(steps);
             }
-            return;
+            return false;
         }
         self.rows.insert(to, new.clone());
         match (from < self.limit, to < self.limit) {
@@ -152,6 +177,7 @@ impl<R: Clone + PartialEq> Window<R> {
             }
             (false, false) => {}
         }
+        true
     }
 
     /// A row was inserted before the last one that is seen, which may be one too many now.
@@ -178,26 +204,35 @@ impl<R: Clone + PartialEq> Window<R> {
     }
 
     /// Takes a newly read prefix in, in the place of all that was held: `rows` in order, up to `held_max` of
-    /// them; fewer are all there are. Adds what turns the rows that were seen into those that are.
-    pub fn replace(&mut self, mut rows: Vec<Held<R>>, steps: &mut Vec<Step<R>>)
-    where
-        R: Keyed,
-    {
-        self.complete = rows.len() < self.held_max;
+    /// them; `complete` says that they are all there are. Answers what was held.
+    pub(super) fn replace(&mut self, mut rows: Vec<Held<R>>, complete: bool) -> Vec<Held<R>> {
+        self.complete = complete && rows.len() <= self.held_max;
         rows.truncate(self.held_max);
-        let before = std::mem::replace(&mut self.rows, rows);
-        let seen = before.len().min(self.limit);
-        difference(&before[..seen], self.visible(), steps);
+        std::mem::replace(&mut self.rows, rows)
+    }
+
+    /// The rows of a list that are seen in this window.
+    pub(super) fn seen<'a>(&self, rows: &'a [Held<R>]) -> &'a [Held<R>] {
+        &rows[..rows.len().min(self.limit)]
+    }
+
+    /// Whether so many changes may leave it starved.
+    pub(super) fn may_starve(&self, changes: usize) -> bool {
+        !self.complete && self.rows.len() < self.limit + changes
     }
 }
 
 /// What tells one row from another.
-pub trait Keyed {
+pub(super) trait Keyed {
     fn key(&self) -> &str;
 }
 
 /// The steps that turn one list of rows into another.
-fn difference<R: Clone + PartialEq + Keyed>(from: &[Held<R>], to: &[Held<R>], steps: &mut Vec<Step<R>>) {
+pub(super) fn difference<R: Clone + PartialEq + Keyed>(
+    from: &[Held<R>],
+    to: &[Held<R>],
+    steps: &mut Vec<Step<R>>,
+) {
     let wanted: HashMap<&str, usize> = to.iter().enumerate().map(|(i, held)| (held.row.key(), i)).collect();
     let mut list: Vec<&Held<R>> = from.iter().collect();
     for index in (0..list.len()).rev() {

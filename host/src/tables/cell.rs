@@ -1,7 +1,9 @@
 //! The bytes a row crosses in: one cell per column, one byte of tag and the
 //! value, numbers little-endian. `wit/types.wit` has the list of tags.
 
+use super::query::Value;
 use super::schema::{ColumnType, TableSchema};
+use crate::event::Micros;
 use crate::limits::ROW_BYTES_MAX;
 
 /// One cell, borrowed from a row's bytes.
@@ -16,6 +18,21 @@ pub enum Cell<'a> {
     Json(&'a str),
     /// Microseconds since 1970.
     Timestamp(i64),
+}
+
+impl From<Cell<'_>> for Value {
+    fn from(cell: Cell<'_>) -> Self {
+        match cell {
+            Cell::Null => Self::Null,
+            Cell::Bool(value) => Self::Bool(value),
+            Cell::Int(value) => Self::Int(value),
+            Cell::Float(value) => Self::Float(value),
+            Cell::Text(text) => Self::Text(text.to_owned()),
+            Cell::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
+            Cell::Json(text) => Self::Json(text.to_owned()),
+            Cell::Timestamp(at) => Self::Timestamp(Micros(at)),
+        }
+    }
 }
 
 /// Reads a row's bytes cell by cell.

@@ -8,7 +8,9 @@
 //! position the rows came from. Every read is inside one tenant.
 
 mod cell;
+mod changes;
 mod filter;
+mod json;
 mod like;
 mod query;
 mod schema;
@@ -16,7 +18,9 @@ mod schema;
 use std::fmt::Debug;
 
 pub use cell::{Cell, CellError, Cells, CellsBuilder};
+pub use changes::{Changed, CommitChanges, RowChange, RowChanges, RowChangesSender, row_changes};
 pub use filter::Filter;
+pub use json::{write_number, write_text, write_value};
 pub use like::{matches_ilike, matches_like};
 pub use query::{ColumnUse, Condition, InvalidQuery, Operator, Order, Query, RowCursor, Value, column_of};
 pub use schema::{Column, ColumnType, InvalidSchema, TableSchema};
@@ -77,6 +81,10 @@ pub trait TableStore: Send + Sync + Debug {
         table: &str,
         key: &str,
     ) -> BoxFuture<'_, Result<(Revision, Option<Row>), TableError>>;
+
+    /// Every change to a tenant's rows of a table that is committed from now on. What was committed before the
+    /// answer is seen by every read that begins after it. Commits come in their order, after they are durable.
+    fn watch(&self, tenant: &TenantId, table: &str) -> BoxFuture<'_, Result<RowChanges, TableError>>;
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -9,6 +9,7 @@ use super::keyed_state::saved_state;
 use super::letters;
 use super::options::CommitStep;
 use super::request::Claimed;
+use super::row_writes::TableRows;
 use crate::checkpoints::{
     Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, TaskId,
 };
@@ -63,8 +64,9 @@ impl Committer {
         let appended = self.tenants.get(&commit.task.tenant).is_some_and(|t| t.appended);
         self.execute("SAVEPOINT one")?;
         match self.write_commit(tenant, commit) {
-            Ok((committed, emitted)) => {
+            Ok((committed, emitted, changed)) => {
                 self.execute("RELEASE one")?;
+                self.note_changes(&commit.task.tenant, committed.revision.0, changed);
                 if let Some(emitted) = emitted {
                     self.add_chunk(tenant, emitted);
                 }
@@ -88,12 +90,12 @@ impl Committer {
         &mut self,
         tenant: i64,
         commit: &Commit,
-    ) -> CommitResult<(Committed, Option<EventBatch>)> {
+    ) -> CommitResult<(Committed, Option<EventBatch>, Vec<TableRows>)> {
         let task = self.fenced_task(commit)?;
         self.step(CommitStep::Begun);
         self.counters.revision += 1;
         let revision = self.counters.revision;
-        let stale = self.write_rows(tenant, task, revision, commit)?;
+        let (stale, changed) = self.write_rows(tenant, task, revision, commit)?;
         self.step(CommitStep::Rows);
         self.write_keyed_state(task, commit)?;
         self.step(CommitStep::KeyedState);
@@ -114,7 +116,7 @@ impl Committer {
             .prepare_cached("UPDATE tasks SET position = ?2, revision = ?3, at = ?4 WHERE id = ?1")?
             .execute((task, signed(commit.position.0), signed(revision), commit.at.0))?;
         self.step(CommitStep::Position);
-        Ok((Committed { revision: Revision(revision), stale }, emitted))
+        Ok((Committed { revision: Revision(revision), stale }, emitted, changed))
     }
 
     /// The number of the commit's task, if its owner still is the owner and it does not go back.

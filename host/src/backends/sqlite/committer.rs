@@ -19,11 +19,13 @@ use super::event_rows::Text;
 use super::keeper::KeeperHandle;
 use super::options::{CommitStep, SqliteOptions, StepObserver};
 use super::request::{Answer, Request};
+use super::row_writes::TableRows;
 use super::shared::{Catalog, Shared, Tenant, Tenants};
+use super::watches::{GroupChanges, Watched};
 use crate::checkpoints::CommitError;
 use crate::clock::Clock;
 use crate::error::Classify as _;
-use crate::event::{EventBatch, TenantId};
+use crate::event::{EventBatch, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
 use crate::streams::StreamError;
 use crate::tables::TableError;
@@ -68,6 +70,8 @@ pub(super) struct Committer {
     pub(super) counters: Counters,
     pub(super) dead_letters_max: u64,
     observer: Option<StepObserver>,
+    /// What is watched in the running group.
+    pub(super) watched: Arc<Watched>,
     pub(super) keyed_limits: KeyedLimits,
     /// As of the last commit.
     committed: Counters,
@@ -89,6 +93,7 @@ struct Group {
     /// Tenants that are new, or that appended for the first time.
     tenants: Vec<TenantId>,
     catalog_changed: bool,
+    changes: GroupChanges,
 }
 
 impl Committer {
@@ -120,6 +125,7 @@ impl Committer {
             counters,
             dead_letters_max: options.dead_letters_max,
             observer: options.observer.clone(),
+            watched: Arc::default(),
             keyed_limits: KeyedLimits {
                 bytes_max: options.keyed_state_bytes_max,
                 entries_max: options.keyed_state_entries_max,
@@ -142,6 +148,7 @@ impl Committer {
             self.serve_group(first, &mut requests);
             self.tend_wal();
         }
+        self.shared.watches.close();
         // The WAL goes back into the database, so that the next start has nothing to recover.
         if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
             tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "the WAL stays for the next start");
@@ -156,6 +163,7 @@ impl Committer {
             first.fail(&error);
             return;
         }
+        self.watched = self.shared.watches.group_begins();
         let (mut items, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(request) = next {
@@ -264,6 +272,8 @@ impl Committer {
             self.shared.tail.publish_group(group.chunks.into_iter().map(Arc::new).collect());
         }
         self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
+        let revision = Revision(self.counters.revision);
+        self.shared.watches.group_ends(revision, group.changes, group.catalog_changed);
         self.window.trim(self.counters.trimmed);
         self.window.shrink();
         self.step(CommitStep::Published);
@@ -281,6 +291,8 @@ impl Committer {
         }
         let group = std::mem::take(&mut self.group);
         self.counters = self.committed;
+        let revision = Revision(self.counters.revision);
+        self.shared.watches.group_ends(revision, GroupChanges::default(), false);
         self.window.truncate(self.counters.newest + 1);
         self.tenants = self.shared.all_tenants();
         self.catalog = self.shared.catalog();
@@ -348,6 +360,13 @@ impl Committer {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Keeps what a commit changed in watched tables, for when the group has committed.
+    pub(super) fn note_changes(&mut self, tenant: &TenantId, revision: u64, changed: Vec<TableRows>) {
+        for TableRows { table, rows } in changed {
+            self.group.changes.add(tenant, table, Revision(revision), rows);
         }
     }
 

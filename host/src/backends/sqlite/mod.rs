@@ -26,6 +26,7 @@ mod row_writes;
 mod seams;
 mod select;
 mod shared;
+mod watches;
 
 use std::fs::File;
 use std::io::ErrorKind;

@@ -2,16 +2,49 @@
 //! look only at the row that was left alone.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{CachedStatement, OptionalExtension, ToSql};
 
 use super::catalog::{column_name, rows_table};
 use super::committer::{Committer, Stop, text};
-use super::database::signed;
+use super::database::{signed, unsigned};
 use super::event_rows::Text;
 use crate::checkpoints::{Commit, CommitError, EffectRef};
-use crate::tables::{Cell, Cells, TableSchema};
+use crate::event::Revision;
+use crate::tables::{Cell, Cells, Row, RowChange, TableSchema, Value};
+
+/// What a commit changed in one table.
+#[derive(Debug)]
+pub(super) struct TableRows {
+    pub(super) table: String,
+    pub(super) rows: Vec<RowChange>,
+}
+
+/// A table that is watched.
+struct WatchedTable {
+    /// Where each column of the writer stands among those that are stored.
+    places: Vec<usize>,
+    columns: usize,
+    versioned: bool,
+    rows: Vec<RowChange>,
+}
+
+impl WatchedTable {
+    /// The row as it was written, with the stored columns.
+    fn change(&self, revision: i64, write: RowWrite<'_>) -> RowChange {
+        let key = write.key.to_owned();
+        let version = if self.versioned { write.version } else { 0 };
+        let Some(written) = write.cells else { return RowChange::Delete { key, version } };
+        let mut cells = vec![Value::Null; self.columns];
+        // They were read once already, when the row was written.
+        for (cell, place) in Cells::new(written).flatten().zip(&self.places) {
+            cells[*place] = cell.into();
+        }
+        RowChange::Put(Arc::new(Row { key, version, revision: Revision(unsigned(revision)), cells }))
+    }
+}
 
 /// One write to a row; no cells stand for a delete.
 #[derive(Clone, Copy)]
@@ -33,14 +66,15 @@ struct Writer<'a> {
 }
 
 impl Committer {
-    /// Writes the rows of a commit, each at most once. Answers how many writes were stale.
+    /// Writes the rows of a commit, each at most once. Answers how many writes were stale, and what changed in
+    /// tables that are watched.
     pub(super) fn write_rows(
         &self,
         tenant: i64,
         task: i64,
         revision: u64,
         commit: &Commit,
-    ) -> Result<u64, Stop<CommitError>> {
+    ) -> Result<(u64, Vec<TableRows>), Stop<CommitError>> {
         let mut writes = Vec::new();
         for effect in commit.effects.iter().flat_map(|effects| effects.iter()) {
             match effect {
@@ -58,28 +92,54 @@ impl Committer {
         let writer =
             Writer { tenant, task, revision: signed(revision), now: self.clock.now().0.max(1), commit };
         let mut stale = 0;
+        let mut changed = Vec::new();
         for of_table in writes.chunk_by(|a, b| a.table == b.table) {
-            stale += self.write_table(writer, of_table)?;
+            stale += self.write_table(writer, of_table, &mut changed)?;
         }
-        Ok(stale)
+        Ok((stale, changed))
     }
 
-    fn write_table(&self, writer: Writer<'_>, writes: &[RowWrite<'_>]) -> Result<u64, Stop<CommitError>> {
+    fn write_table(
+        &self,
+        writer: Writer<'_>,
+        writes: &[RowWrite<'_>],
+        changed: &mut Vec<TableRows>,
+    ) -> Result<u64, Stop<CommitError>> {
         let Some(table) = writes.first().and_then(|write| writer.commit.tables.get(write.table)) else {
             return Ok(0);
         };
         let stored = self.check_table(writer.commit, table)?;
         let mut upsert = self.conn.prepare_cached(&upsert_sql(table, stored))?;
         let mut delete = self.conn.prepare_cached(&delete_sql(stored))?;
+        let mut watched = self.watched(writer.commit, table, stored);
         let mut stale = 0;
         for run in writes.chunk_by(|a, b| a.key == b.key) {
             let (write, passed_over) = coalesce(table.versioned, run);
             let written = self.write_row(writer, table, &mut upsert, &mut delete, write)? > 0
                 || self.look_again(writer, table, &mut upsert, &mut delete, write)?;
+            if let Some(watched) = watched.as_mut().filter(|_| written) {
+                watched.rows.push(watched.change(writer.revision, write));
+            }
             // When the highest version of a run is stale, all of the run are.
             stale += if written { passed_over } else { run.len() as u64 };
         }
+        changed.extend(watched.map(|watched| TableRows { table: table.name.clone(), rows: watched.rows }));
         Ok(stale)
+    }
+
+    /// What is needed to tell of changes, if anybody watches this table.
+    fn watched(&self, commit: &Commit, table: &TableSchema, stored: &TableSchema) -> Option<WatchedTable> {
+        let tables = self.watched.get(&commit.task.tenant)?;
+        if !tables.contains(&table.name) {
+            return None;
+        }
+        let places = table.columns.iter().map(|column| stored.column(&column.name).map_or(0, |(at, _)| at));
+        Some(WatchedTable {
+            places: places.collect(),
+            columns: stored.columns.len(),
+            versioned: table.versioned,
+            rows: Vec::new(),
+        })
     }
 
     /// A commit writes to tables that its own plugin has declared. Answers what
@@ -245,10 +305,10 @@ struct SqlCell<'a>(Cell<'a>);
 impl ToSql for SqlCell<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(match self.0 {
-            Cell::Null => ToSqlOutput::Owned(Value::Null),
-            Cell::Bool(value) => ToSqlOutput::Owned(Value::Integer(i64::from(value))),
-            Cell::Int(value) | Cell::Timestamp(value) => ToSqlOutput::Owned(Value::Integer(value)),
-            Cell::Float(value) => ToSqlOutput::Owned(Value::Real(value)),
+            Cell::Null => ToSqlOutput::Owned(SqlValue::Null),
+            Cell::Bool(value) => ToSqlOutput::Owned(SqlValue::Integer(i64::from(value))),
+            Cell::Int(value) | Cell::Timestamp(value) => ToSqlOutput::Owned(SqlValue::Integer(value)),
+            Cell::Float(value) => ToSqlOutput::Owned(SqlValue::Real(value)),
             Cell::Text(text) | Cell::Json(text) => {
                 let Text(bytes) = Text(text.as_bytes());
                 ToSqlOutput::Borrowed(ValueRef::Text(bytes))

@@ -18,7 +18,7 @@ use crate::event::{Epoch, EventBatch, Micros, Page, Position, Revision, TenantId
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::plugins::{Candidate, Deployment, DeploymentStore};
 use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
-use crate::tables::{Query, Row, RowPage, TableError, TableSchema, TableStore};
+use crate::tables::{Query, Row, RowChanges, RowPage, TableError, TableSchema, TableStore};
 
 impl EventLog for SqliteStore {
     fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
@@ -182,6 +182,11 @@ impl TableStore for SqliteStore {
     ) -> BoxFuture<'_, Result<(Revision, Option<Row>), TableError>> {
         let (tenant, table, key) = (tenant.clone(), table.to_owned(), key.to_owned());
         SqliteStore::read(self, move |conn, shared| select::get(conn, shared, &tenant, &table, &key))
+    }
+
+    fn watch(&self, tenant: &TenantId, table: &str) -> BoxFuture<'_, Result<RowChanges, TableError>> {
+        let answer = self.inner.shared.schema(table).map(|_| self.inner.shared.watches.begin(tenant, table));
+        Box::pin(async { answer?.await.map_err(|_| BackendError::Closed.into()) })
     }
 }
 

@@ -8,8 +8,9 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::database::{meta, newest};
 use super::options::SqliteOptions;
+use super::watches::Watches;
 use crate::error::BackendError;
-use crate::event::{Epoch, Position, TenantId};
+use crate::event::{Epoch, Position, Revision, TenantId};
 use crate::streams::{Bounds, Tail};
 use crate::tables::{TableError, TableSchema};
 
@@ -36,6 +37,7 @@ pub(super) type Catalog = BTreeMap<String, TableEntry>;
 pub(super) struct Shared {
     pub(super) epoch: Epoch,
     pub(super) tail: Tail,
+    pub(super) watches: Watches,
     newest: AtomicU64,
     trimmed: AtomicU64,
     tenants: RwLock<Tenants>,
@@ -57,6 +59,7 @@ impl Shared {
         Ok(Self {
             epoch: Epoch(epoch.into()),
             tail: Tail::with_bytes_max(Position(newest), appended, options.tail_bytes_max),
+            watches: Watches::new(Revision(revision(conn)?)),
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

@@ -1,0 +1,423 @@
+//! The owner of one tenant's views of one table: one task, to which all of their state belongs.
+//!
+//! It takes in commits in their order, one after the other, and tells each view that a changed row may concern.
+//! Reads of the store happen elsewhere and come back as messages; while one is under way commits are kept, so
+//! that those which the read has not seen can be applied to it.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::holders::Holders;
+use super::index::{Index, ViewId};
+use super::read::{Read, ReadDone};
+use super::shape::{Plan, Shown};
+use super::token::ViewMark;
+use super::view::{Attached, Need, Start, View};
+use super::{LiveError, LiveQuery};
+use crate::error::Classify as _;
+use crate::event::{Epoch, Revision, TenantId};
+use crate::limits::{LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_SWEEP, LIVE_VIEWS_MAX};
+use crate::tables::{Changed, CommitChanges, RowChange, RowChanges, TableSchema, TableStore};
+use crate::tasks::Tasks;
+
+/// What all owners share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) tables: Arc<dyn TableStore>,
+    pub(super) epoch: Epoch,
+    /// Views of all owners.
+    pub(super) views: AtomicUsize,
+    /// Turns to read.
+    pub(super) reads: Semaphore,
+    /// Owners and their reads.
+    pub(super) tasks: Tasks,
+}
+
+/// Somebody wants to watch a query.
+#[derive(Debug)]
+pub(super) struct Attach {
+    pub(super) query: LiveQuery,
+    /// The query in its normal form, as text.
+    pub(super) shape: Arc<str>,
+    pub(super) start: Start,
+    pub(super) reply: oneshot::Sender<Result<Attached, LiveError>>,
+}
+
+pub(super) struct Owner {
+    common: Arc<Common>,
+    tenant: TenantId,
+    table: String,
+    schema: Arc<TableSchema>,
+    views: HashMap<ViewId, View>,
+    by_shape: HashMap<Arc<str>, ViewId>,
+    next_view: ViewId,
+    index: Index,
+    holders: Holders,
+    /// The last commit that was looked at.
+    seen: Revision,
+    /// Reads of before this have missed something.
+    valid_from: Revision,
+    /// Commits since the oldest read that is under way began.
+    recent: Vec<Arc<Vec<CommitChanges>>>,
+    recent_rows: usize,
+    /// Reads that are under way.
+    reads: usize,
+    done: mpsc::Sender<ReadDone>,
+    changes_looked: u64,
+    /// Why its views end when it does.
+    ended: LiveError,
+    // Kept between commits, so that they need not be made anew.
+    found: Vec<ViewId>,
+    touched: Vec<ViewId>,
+    buffer: Vec<u8>,
+}
+
+impl Owner {
+    pub(super) fn new(
+        common: Arc<Common>,
+        tenant: TenantId,
+        schema: TableSchema,
+        after: Revision,
+        done: mpsc::Sender<ReadDone>,
+    ) -> Self {
+        Self {
+            common,
+            tenant,
+            table: schema.name.clone(),
+            schema: Arc::new(schema),
+            views: HashMap::new(),
+            by_shape: HashMap::new(),
+            next_view: 0,
+            index: Index::default(),
+            holders: Holders::default(),
+            seen: after,
+            valid_from: after,
+            recent: Vec::new(),
+            recent_rows: 0,
+            reads: 0,
+            done,
+            changes_looked: 0,
+            ended: LiveError::ViewFailed,
+            found: Vec::new(),
+            touched: Vec::new(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Serves until nobody watches the table any more and `may_end` agrees, or the store is closed.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Attach>,
+        mut changes: RowChanges,
+        mut reads: mpsc::Receiver<ReadDone>,
+        may_end: impl Fn(&mpsc::Receiver<Attach>) -> bool,
+    ) {
+        let mut sweep = tokio::time::interval(LIVE_SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                asked = commands.recv() => match asked {
+                    Some(attach) => self.attach(attach),
+                    None => break,
+                },
+                done = reads.recv() => if let Some(done) = done { self.take_read(done) },
+                changed = changes.next() => match changed {
+                    Some(changed) => self.take_changes(changed).await,
+                    None => break,
+                },
+                _ = sweep.tick() => {
+                    self.sweep(Instant::now());
+                    if self.views.is_empty() && may_end(&commands) {
+                        return;
+                    }
+                }
+            }
+        }
+        self.ended = LiveError::Closing;
+    }
+
+    // Subscribers.
+
+    fn attach(&mut self, attach: Attach) {
+        let id = match self.by_shape.get(&attach.shape) {
+            Some(id) => *id,
+            None => match self.add_view(&attach) {
+                Ok(id) => id,
+                Err(error) => return drop(attach.reply.send(Err(error))),
+            },
+        };
+        let Some(view) = self.views.get_mut(&id) else { return };
+        if view.is_live() {
+            let attached = view.attach(attach.start, self.seen);
+            // Who asked may have gone; then the view is not watched by it.
+            let _ = attach.reply.send(Ok(attached));
+        } else {
+            view.waiting.push(attach);
+        }
+    }
+
+    fn add_view(&mut self, attach: &Attach) -> Result<ViewId, LiveError> {
+        let views = self.common.views.fetch_add(1, Ordering::AcqRel);
+        if views >= LIVE_VIEWS_MAX {
+            self.common.views.fetch_sub(1, Ordering::AcqRel);
+            return Err(LiveError::TooManyViews { views: views + 1, max: LIVE_VIEWS_MAX });
+        }
+        let plan = Plan::new(attach.query.clone(), Arc::clone(&self.schema));
+        let Some(plan) = plan else {
+            self.common.views.fetch_sub(1, Ordering::AcqRel);
+            return Err(self.changed_columns());
+        };
+        let id = self.next_view;
+        self.next_view += 1;
+        let mark = ViewMark::new(&self.common.epoch, &self.tenant, &attach.shape, rand::random());
+        self.index.add(id, &plan);
+        self.by_shape.insert(Arc::clone(&attach.shape), id);
+        self.views.insert(id, View::new(id, plan, Arc::clone(&attach.shape), mark));
+        self.read(id);
+        Ok(id)
+    }
+
+    fn changed_columns(&self) -> LiveError {
+        LiveError::Changed { table: self.table.clone() }
+    }
+
+    /// Takes a view out and tells its subscribers why.
+    fn end_view(&mut self, id: ViewId, why: &LiveError) {
+        let Some(view) = self.views.remove(&id) else { return };
+        self.common.views.fetch_sub(1, Ordering::AcqRel);
+        self.by_shape.remove(&view.shape);
+        self.index.remove(id);
+        for key in view.held_keys() {
+            self.holders.remove(id, key);
+        }
+        view.ring.end(why.clone());
+        for attach in view.waiting {
+            let _ = attach.reply.send(Err(why.clone()));
+        }
+    }
+
+    /// A view panicked: nothing in it can be relied on. The others are as they were.
+    fn fail(&mut self, id: ViewId) {
+        tracing::error!(
+            tenant = %self.tenant,
+            table = self.table,
+            error.kind = "live_view_failed",
+            error.blame = "host",
+            "a view panicked and was given up"
+        );
+        self.holders.forget(id);
+        self.end_view(id, &LiveError::ViewFailed);
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let mut old = Vec::new();
+        for view in self.views.values_mut() {
+            view.ring.shrink(now);
+            if view.ring.is_watched() || !view.waiting.is_empty() {
+                view.idle_since = None;
+            } else if now.duration_since(*view.idle_since.get_or_insert(now)) >= LIVE_RING_AGE_MAX {
+                old.push(view.id);
+            }
+        }
+        for id in old {
+            self.end_view(id, &LiveError::Closing);
+        }
+    }
+
+    // Commits.
+
+    async fn take_changes(&mut self, changed: VecDeque<Changed>) {
+        for changed in changed {
+            match changed {
+                Changed::Commits(commits) => {
+                    for commit in commits.iter() {
+                        self.commit(commit);
+                        tokio::task::coop::consume_budget().await;
+                    }
+                    self.keep(commits);
+                }
+                Changed::Lost { after } => self.lose(after),
+            }
+        }
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(view) = self.views.get(&id) {
+                view.ring.wake();
+            }
+        }
+    }
+
+    fn keep(&mut self, commits: Arc<Vec<CommitChanges>>) {
+        if self.reads == 0 {
+            return;
+        }
+        self.recent_rows += commits.iter().map(|commit| commit.rows.len()).sum::<usize>();
+        if self.recent_rows > LIVE_REPLAY_ROWS_MAX {
+            // Reads that have not seen these commits are of no use.
+            self.valid_from = self.seen;
+            self.recent.clear();
+            self.recent_rows = 0;
+        } else {
+            self.recent.push(commits);
+        }
+    }
+
+    fn commit(&mut self, commit: &CommitChanges) {
+        let now = Instant::now();
+        let first = self.touched.len();
+        for change in &commit.rows {
+            let new = match change {
+                RowChange::Put(row) => Some(Shown::new(Arc::clone(row))),
+                RowChange::Delete { .. } => None,
+            };
+            self.look_at(commit, change.key(), new.as_ref());
+        }
+        self.seen = commit.revision;
+        for place in first..self.touched.len() {
+            let id = self.touched[place];
+            let Some(view) = self.views.get_mut(&id) else { continue };
+            match catch_unwind(AssertUnwindSafe(|| view.end_commit(commit.revision, now))) {
+                Ok(Need::Nothing) => {}
+                Ok(Need::Read) => self.read(id),
+                Err(_) => self.fail(id),
+            }
+        }
+    }
+
+    /// Tells a changed row to the views that it may concern, each once.
+    fn look_at(&mut self, commit: &CommitChanges, key: &str, new: Option<&Arc<Shown>>) {
+        self.found.clear();
+        if let Some(new) = new {
+            self.index.candidates(&new.row, &mut self.buffer, &mut self.found);
+        }
+        self.holders.views(key, &mut self.found);
+        self.changes_looked += 1;
+        for place in 0..self.found.len() {
+            let id = self.found[place];
+            let Some(view) = self.views.get_mut(&id) else { continue };
+            if view.looked == self.changes_looked || !view.is_live() {
+                continue;
+            }
+            view.looked = self.changes_looked;
+            if !view.touched {
+                view.begin_commit(commit.rows.len());
+                self.touched.push(id);
+            }
+            let holders = &mut self.holders;
+            let change = AssertUnwindSafe(|| view.change(commit.revision, key, new, holders));
+            if catch_unwind(change).is_err() {
+                self.fail(id);
+            }
+        }
+    }
+
+    /// Some commits are unknown: every view is read again.
+    fn lose(&mut self, after: Revision) {
+        self.seen = after;
+        self.valid_from = after;
+        self.recent.clear();
+        self.recent_rows = 0;
+        let schema = match self.common.tables.schema(&self.table) {
+            Ok(schema) => schema,
+            Err(error) => {
+                for id in self.views.keys().copied().collect::<Vec<_>>() {
+                    self.end_view(id, &LiveError::Table(error.clone()));
+                }
+                return;
+            }
+        };
+        let columns_changed = schema != *self.schema;
+        self.schema = Arc::new(schema);
+        for id in self.views.keys().copied().collect::<Vec<_>>() {
+            let Some(view) = self.views.get_mut(&id) else { continue };
+            view.lose();
+            if columns_changed {
+                match Plan::new(view.plan.query.clone(), Arc::clone(&self.schema)) {
+                    Some(plan) => {
+                        self.index.remove(id);
+                        self.index.add(id, &plan);
+                        view.replan(plan);
+                    }
+                    None => {
+                        self.end_view(id, &self.changed_columns());
+                        continue;
+                    }
+                }
+            }
+            self.read(id);
+        }
+    }
+
+    // Reads.
+
+    /// Has the store read for a view, if it is not under way.
+    fn read(&mut self, id: ViewId) {
+        let Some(view) = self.views.get_mut(&id).filter(|view| !view.reading) else { return };
+        view.reading = true;
+        self.reads += 1;
+        let read = Read {
+            view: id,
+            tenant: self.tenant.clone(),
+            query: view.query_of_read(),
+            all: view.plan.is_streamed(),
+        };
+        read.start(&self.common, self.done.clone());
+    }
+
+    fn take_read(&mut self, done: ReadDone) {
+        self.reads -= 1;
+        let id = done.view;
+        if let Some(view) = self.views.get_mut(&id) {
+            view.reading = false;
+            self.install(id, done);
+        }
+        if self.reads == 0 {
+            self.recent.clear();
+            self.recent_rows = 0;
+        }
+    }
+
+    fn install(&mut self, id: ViewId, done: ReadDone) {
+        let Some(view) = self.views.get_mut(&id) else { return };
+        let (pages, complete) = match done.result {
+            Ok(read) => read,
+            Err(error) if view.is_new() || error.retry() == crate::error::Retry::Never => {
+                return self.end_view(id, &error);
+            }
+            Err(error) => {
+                // It waited before it failed; the view is told nothing wrong meanwhile.
+                tracing::warn!(error.kind = error.code(), error.blame = "host", %error, table = self.table, "a live window could not be read; it is tried again");
+                return self.read(id);
+            }
+        };
+        if pages.iter().any(|page| page.revision < self.valid_from) {
+            return self.read(id);
+        }
+        let (recent, seen, holders) = (&self.recent, self.seen, &mut self.holders);
+        let install = || view.install(pages, complete, recent, seen, holders, Instant::now());
+        match catch_unwind(AssertUnwindSafe(install)) {
+            Err(_) => return self.fail(id),
+            Ok(Need::Read) => return self.read(id),
+            Ok(Need::Nothing) => {}
+        }
+        let Some(view) = self.views.get_mut(&id) else { return };
+        view.ring.wake();
+        for attach in std::mem::take(&mut view.waiting) {
+            let attached = view.attach(attach.start, self.seen);
+            let _ = attach.reply.send(Ok(attached));
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let why = self.ended.clone();
+        for id in self.views.keys().copied().collect::<Vec<_>>() {
+            self.end_view(id, &why);
+        }
+    }
+}

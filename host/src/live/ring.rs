@@ -1,0 +1,163 @@
+//! What a view has sent of late: the one queue that all of its subscribers read, each from its own place.
+//!
+//! Nobody has a queue of their own. Who is slow is behind, and who is so far behind that what it missed is gone
+//! gets the rows anew; so a slow subscriber costs nothing and holds nobody up.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::LiveError;
+use super::frames::Batch;
+use crate::limits::{LIVE_RING_AGE_MAX, LIVE_RING_BYTES_MAX, LIVE_TAKEN_BATCHES_MAX};
+
+/// What a view shares with its subscribers.
+#[derive(Debug)]
+pub(super) struct Ring {
+    kept: Mutex<Kept>,
+    /// The number of the next batch, for whoever waits for it.
+    news: watch::Sender<u64>,
+    subscribers: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    batches: VecDeque<(Instant, Batch)>,
+    bytes: usize,
+    /// The number of the oldest batch that is kept.
+    first: u64,
+    ended: Option<LiveError>,
+}
+
+/// What there is for a subscriber at its place.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Some batches, and the place behind them.
+    Batches(Vec<Batch>, u64),
+    /// Nothing yet.
+    Nothing,
+    /// What it wants is gone.
+    Behind,
+    Ended(LiveError),
+}
+
+impl Ring {
+    pub(super) fn new() -> Arc<Self> {
+        let kept = Kept { batches: VecDeque::new(), bytes: 0, first: 0, ended: None };
+        Arc::new(Self {
+            kept: Mutex::new(kept),
+            news: watch::Sender::new(0),
+            subscribers: AtomicUsize::new(0),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a batch. Subscribers are not woken yet.
+    pub(super) fn push(&self, batch: Batch, now: Instant) {
+        let mut kept = self.lock();
+        kept.bytes += batch.bytes();
+        kept.batches.push_back((now, batch));
+        kept.shrink(now);
+    }
+
+    /// Wakes whoever waits, if there is anything new.
+    pub(super) fn wake(&self) {
+        let next = self.lock().next();
+        self.news.send_if_modified(|seen| std::mem::replace(seen, next) != next);
+    }
+
+    /// Drops what is too old.
+    pub(super) fn shrink(&self, now: Instant) {
+        self.lock().shrink(now);
+    }
+
+    /// The place behind all batches.
+    pub(super) fn next(&self) -> u64 {
+        self.lock().next()
+    }
+
+    /// All batches from a place on, if they are all kept.
+    pub(super) fn since(&self, place: u64) -> Option<Vec<Batch>> {
+        let kept = self.lock();
+        if place > kept.next() {
+            return None;
+        }
+        let skip = usize::try_from(place.checked_sub(kept.first)?).ok()?;
+        Some(kept.batches.iter().skip(skip).map(|(_, batch)| batch.clone()).collect())
+    }
+
+    pub(super) fn take(&self, from: u64) -> Taken {
+        let kept = self.lock();
+        let Some(skip) = from.checked_sub(kept.first) else { return Taken::Behind };
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let taken: Vec<_> = kept
+            .batches
+            .iter()
+            .skip(skip)
+            .take(LIVE_TAKEN_BATCHES_MAX)
+            .map(|(_, batch)| batch.clone())
+            .collect();
+        if !taken.is_empty() {
+            let next = from + taken.len() as u64;
+            return Taken::Batches(taken, next);
+        }
+        kept.ended.clone().map_or(Taken::Nothing, Taken::Ended)
+    }
+
+    /// No batch will follow.
+    pub(super) fn end(&self, why: LiveError) {
+        self.lock().ended = Some(why);
+        self.news.send_modify(|_| {});
+    }
+
+    pub(super) fn listen(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.subscribers.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Kept {
+    fn next(&self) -> u64 {
+        self.first + self.batches.len() as u64
+    }
+
+    fn shrink(&mut self, now: Instant) {
+        while let Some((at, oldest)) = self.batches.front() {
+            // The newest one stays, whatever its size, for those who are not behind.
+            let is_large = self.bytes > LIVE_RING_BYTES_MAX && self.batches.len() > 1;
+            if !is_large && now.saturating_duration_since(*at) <= LIVE_RING_AGE_MAX {
+                return;
+            }
+            self.bytes = self.bytes.saturating_sub(oldest.bytes());
+            self.first += 1;
+            self.batches.pop_front();
+        }
+        self.bytes = 0;
+    }
+}
+
+/// One who watches a view. While there is one, the view stays.
+#[derive(Debug)]
+pub(super) struct Watching(pub(super) Arc<Ring>);
+
+impl Watching {
+    pub(super) fn new(ring: &Arc<Ring>) -> Self {
+        ring.subscribers.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(ring))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.subscribers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
