@@ -15,7 +15,9 @@ pub mod native;
 pub mod powercut;
 pub mod scene;
 pub mod scripted;
+pub mod shelf;
 pub mod swaps;
+pub mod viewer;
 
 use std::time::{Duration, Instant};
 

@@ -51,7 +51,8 @@ pub(super) fn snapshot(plan: &Plan, mark: &ViewMark, at: At, rows: &[Held<Arc<Sh
         out.extend_from_slice(br#"{"op":"reset","old_index":0,"new_index":0,"cursor":{"values":null}}"#);
     });
     for (to, held) in rows.iter().enumerate() {
-        batch.frame("enter", |out| frame(out, "enter", plan, &held.row, (-1, index(to)), None));
+        let (name, places) = if plan.is_streamed() { ("match", (0, 0)) } else { ("enter", (-1, index(to))) };
+        batch.frame(name, |out| frame(out, name, plan, &held.row, places, None));
     }
     let token = at.token(mark);
     batch.frame("ready", |out| ready_frame(out, &token, at.revision, rows.len(), false));

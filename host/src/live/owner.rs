@@ -158,6 +158,7 @@ impl Owner {
             let _ = attach.reply.send(Ok(attached));
         } else {
             view.waiting.push(attach);
+            self.read(id);
         }
     }
 
@@ -178,7 +179,6 @@ impl Owner {
         self.index.add(id, &plan);
         self.by_shape.insert(Arc::clone(&attach.shape), id);
         self.views.insert(id, View::new(id, plan, Arc::clone(&attach.shape), mark));
-        self.read(id);
         Ok(id)
     }
 
@@ -354,9 +354,10 @@ impl Owner {
 
     // Reads.
 
-    /// Has the store read for a view, if it is not under way.
+    /// Has the store read for a view, if it is not under way. A view that nobody watches waits until somebody does.
     fn read(&mut self, id: ViewId) {
-        let Some(view) = self.views.get_mut(&id).filter(|view| !view.reading) else { return };
+        let wanted = |view: &&mut View| !view.reading && (view.ring.is_watched() || !view.waiting.is_empty());
+        let Some(view) = self.views.get_mut(&id).filter(wanted) else { return };
         view.reading = true;
         self.reads += 1;
         let read = Read {

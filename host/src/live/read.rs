@@ -64,14 +64,14 @@ impl Read {
             if !self.all && more && page.rows.len() < query.limit as usize {
                 return Err(LiveError::WindowBytes { rows: page.rows.len(), bytes: ROW_PAGE_BYTES_MAX });
             }
+            if rows > LIVE_STREAMED_ROWS_MAX {
+                return Err(LiveError::StreamedRows { max: LIVE_STREAMED_ROWS_MAX });
+            }
             let last = page.rows.last().map(|row| row.key.clone());
             let goes_on = self.all && more;
             let up_to = last.as_deref().filter(|_| goes_on).map(Into::into);
             pages.push(ReadPage { rows: page.rows, revision: page.revision, up_to });
             let Some(key) = last.filter(|_| goes_on) else { return Ok((pages, !more)) };
-            if rows > LIVE_STREAMED_ROWS_MAX {
-                return Err(LiveError::StreamedRows { max: LIVE_STREAMED_ROWS_MAX });
-            }
             query.after = Some(RowCursor { values: Vec::new(), key });
         }
     }
