@@ -309,6 +309,9 @@ impl HostBuilder {
             connections_max: config.connections_max,
             sse_heartbeat: config.sse_heartbeat(),
             write_wait_max: config.write_wait_max(),
+            live_message_bytes_max: config.live_message_bytes_max,
+            live_subscriptions_max: config.live_subscriptions_max,
+            live_first_command_wait_max: config.live_first_command_wait_max(),
             drain_max: self.config.serve.drain_max() / 2,
             ..GatewayOptions::new(self.config.serve.bind)
         }
@@ -319,6 +322,7 @@ impl HostBuilder {
         Services {
             log: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
+            live: Arc::new(crate::live::NotYet),
             plugins: Arc::new(registry.clone()),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),

@@ -6,11 +6,13 @@
 //! up. Knows neither HTTP nor the store behind [`TableStore`](crate::tables::TableStore).
 
 mod frames;
+mod not_yet;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use frames::{Batch, BatchBuilder};
+pub use not_yet::NotYet;
 
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::TenantId;
