@@ -76,7 +76,7 @@ async fn writer_b2_the_head_keeps_proxies_from_holding_events_back() {
     let rig = rig_with_rows().await;
     let (mut client, _opened) = get(&rig, "table=things").await;
     let mut text = String::new();
-    client.read_until(&mut text, "\n\nretry: ").await;
+    client.read_until(&mut text, "retry: ").await;
     let text = text.to_ascii_lowercase();
     for header in [
         "content-type: text/event-stream\r\n",

@@ -170,12 +170,8 @@ async fn writer_b1_an_event_has_its_id_name_data_and_a_blank_line() {
 
 #[tokio::test]
 async fn all_that_is_ready_goes_out_in_one_write() {
-    let (feed, rows) = feed();
+    let rows = futures_util::stream::iter(vec![Ok(batch(&[("update", "a")], Some("t"))); 200]).boxed();
     let (mut sink, told, _) = Sink::new();
-    for _ in 0..200 {
-        feed.send(Ok(batch(&[("update", "a")], Some("t")))).await.expect("sent");
-    }
-    drop(feed);
     in_time(serve_sse(Sub::new("s", rows), &mut sink, &SseOptions::default(), never()))
         .await
         .expect("it ends");
@@ -185,14 +181,10 @@ async fn all_that_is_ready_goes_out_in_one_write() {
 
 #[tokio::test]
 async fn a_write_takes_in_no_more_than_its_bound() {
-    let (feed, rows) = feed();
     let (mut sink, told, _) = Sink::new();
     let one = batch(&[("update", "a")], Some("t"));
     let options = SseOptions { write_bytes: 10 * one.sse().len(), ..SseOptions::default() };
-    for _ in 0..100 {
-        feed.send(Ok(one.clone())).await.expect("sent");
-    }
-    drop(feed);
+    let rows = futures_util::stream::iter(vec![Ok(one); 100]).boxed();
     in_time(serve_sse(Sub::new("s", rows), &mut sink, &options, never())).await.expect("it ends");
     assert_eq!(told.count(), 11);
     assert_eq!(told.events().len(), 100);

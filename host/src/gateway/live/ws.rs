@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -222,14 +222,12 @@ impl Conn {
         loop {
             match self.socket.next().await {
                 // Both have said it: the host may close.
-                None | Some(Ok(Message::Close(_))) => return Ok(()),
+                Some(Ok(Message::Close(_))) => return Ok(()),
                 Some(Ok(_)) => {}
-                Some(Err(_)) => break,
+                // Nothing of what still comes can be understood. This takes it in and throws it away.
+                Some(Err(_)) | None => return self.socket.get_mut().shutdown().await,
             }
         }
-        let mut unread = [0; 1 << 10];
-        while self.socket.get_mut().read(&mut unread).await? > 0 {}
-        Ok(())
     }
 }
 
