@@ -61,6 +61,10 @@ pub struct GatewayConfig {
     pub connections_max: usize,
     pub sse_heartbeat_ms: u64,
     pub write_wait_ms_max: u64,
+    /// Bounds of live queries: bytes of a query or message, subscriptions of a WebSocket, and its first command.
+    pub live_message_bytes_max: usize,
+    pub live_subscriptions_max: usize,
+    pub live_first_command_ms_max: u64,
 }
 
 /// Who may do what. Without tokens everybody on this machine is tenant `default` with all rights.
@@ -202,6 +206,9 @@ impl Default for GatewayConfig {
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat_ms: millis(limits::SSE_HEARTBEAT),
             write_wait_ms_max: millis(limits::WRITE_WAIT_MAX),
+            live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
+            live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
+            live_first_command_ms_max: millis(limits::LIVE_FIRST_COMMAND_WAIT_MAX),
         }
     }
 }
@@ -290,6 +297,10 @@ impl GatewayConfig {
 
     pub fn write_wait_max(&self) -> Duration {
         Duration::from_millis(self.write_wait_ms_max)
+    }
+
+    pub fn live_first_command_wait_max(&self) -> Duration {
+        Duration::from_millis(self.live_first_command_ms_max)
     }
 }
 

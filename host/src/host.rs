@@ -20,6 +20,7 @@ use crate::config::{Config, Right as ConfiguredRight, TokenConfig};
 use crate::gateway::{
     AuthOptions, Gateway, GatewayError, GatewayOptions, Readiness, Right, Services, TokenOptions,
 };
+use crate::live::LiveEngine;
 use crate::plugins::{
     ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry, RegistryParts,
     RuntimeOptions, WasmRuntime,
@@ -37,6 +38,7 @@ pub struct Host {
     addr: SocketAddr,
     store: SqliteStore,
     registry: Registry,
+    live: LiveEngine,
     pool: GuestPool,
     tasks: Tasks,
     edge: CancellationToken,
@@ -131,6 +133,7 @@ impl Host {
         let left = || deadline.saturating_duration_since(Instant::now());
         self.edge.cancel();
         let cut_off = self.tasks.shutdown(left()).await.cut_off;
+        self.live.close();
         let in_time = self.registry.shut_down(left()).await;
         let pool = self.pool.clone();
         // Joining waits for guests that are inside a call: bounded by their own time limit, and not needed.
@@ -195,7 +198,9 @@ impl HostBuilder {
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
         let ready = Arc::new(AtomicBool::new(true));
-        let gateway = Gateway::bind(self.gateway_options(), self.services(&store, &registry, &ready)).await?;
+        let live = LiveEngine::new(Arc::new(store.clone()), store.epoch());
+        let services = self.services(&store, &registry, &live, &ready);
+        let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
         tasks.spawn(EDGE, "gateway", async move {
@@ -217,7 +222,7 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, registry, pool, tasks, edge, drain_max })
+        Ok(Host { addr, store, registry, live, pool, tasks, edge, drain_max })
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -309,16 +314,26 @@ impl HostBuilder {
             connections_max: config.connections_max,
             sse_heartbeat: config.sse_heartbeat(),
             write_wait_max: config.write_wait_max(),
+            live_message_bytes_max: config.live_message_bytes_max,
+            live_subscriptions_max: config.live_subscriptions_max,
+            live_first_command_wait_max: config.live_first_command_wait_max(),
             drain_max: self.config.serve.drain_max() / 2,
             ..GatewayOptions::new(self.config.serve.bind)
         }
     }
 
-    fn services(&self, store: &SqliteStore, registry: &Registry, ready: &Arc<AtomicBool>) -> Services {
+    fn services(
+        &self,
+        store: &SqliteStore,
+        registry: &Registry,
+        live: &LiveEngine,
+        ready: &Arc<AtomicBool>,
+    ) -> Services {
         let ready = Arc::clone(ready);
         Services {
             log: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
+            live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),

@@ -326,6 +326,22 @@ pub const SSE_HEARTBEAT: Duration = Duration::from_secs(15);
 pub const SSE_HEARTBEAT_CEILING: Duration = Duration::from_secs(30);
 /// A client that takes nothing for this long is cut off.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Live queries: bytes of a query, and of a message on a WebSocket. Beyond, it is refused, and the socket is closed.
+pub const LIVE_MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Subscriptions of one WebSocket. More are refused.
+pub const LIVE_SUBSCRIPTIONS_MAX: usize = 256;
+/// How long a WebSocket may stay without its first command. Beyond, it is closed: nobody keeps a place for nothing.
+pub const LIVE_FIRST_COMMAND_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bytes of frames after which a write takes in no more; one batch may be larger.
+pub const LIVE_WRITE_BYTES: usize = 64 << 10;
+/// Bytes that an idle WebSocket keeps for what may come.
+pub const LIVE_READ_BUFFER_BYTES: usize = 1 << 10;
+/// How long a closed WebSocket waits for the client's own close.
+pub const LIVE_CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The least that a client is asked to wait before it comes back, and what is added at random, so that the
+/// clients of one host do not come back together.
+pub const LIVE_RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
+pub const LIVE_RETRY_SPREAD: Duration = Duration::from_secs(5);
 
 const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < BATCH_BYTES_MAX, "any event fits a batch");
 const _: () = assert!(BATCH_EVENTS_MAX <= COMMIT_EVENTS_MAX, "any batch fits a commit");

@@ -4,6 +4,8 @@ mod connections;
 mod deciding;
 mod documents;
 mod fakes;
+mod live;
+mod live_sockets;
 mod publishing;
 mod reading;
 mod rig;

@@ -49,6 +49,23 @@ fn domains_do_not_know_the_edge_or_the_command_line() {
     assert!(wrong.is_empty(), "data flows one way: {wrong:?}");
 }
 
+/// The files of the transport of live queries: they know seams, and nothing that is behind them.
+#[test]
+fn the_transport_of_live_queries_names_no_web_framework_and_no_backend() {
+    let foreign = ["axum", "hyper", "tungstenite", "backends", "redis", "rusqlite", "Edge", "http::"];
+    let files = ["shell.rs", "sse.rs", "socket.rs", "commands.rs", "meter.rs"];
+    let found: Vec<_> = sources(&["host/src/gateway/live"])
+        .into_iter()
+        .filter(|(path, _)| files.iter().any(|file| path.ends_with(file)))
+        .collect();
+    assert_eq!(found.len(), files.len(), "the files are there");
+    for (path, text) in found {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let wrong: Vec<_> = code.filter(|line| foreign.iter().any(|name| line.contains(name))).collect();
+        assert!(wrong.is_empty(), "{} names what it must not know: {wrong:?}", path.display());
+    }
+}
+
 #[test]
 fn every_metric_that_is_described_is_counted_somewhere() {
     let (mut names, mut rest) = (Vec::new(), String::new());

@@ -13,6 +13,7 @@ mod hostile;
 mod kills;
 mod layering;
 mod letters;
+mod live;
 mod order;
 mod parking;
 mod plugins;

@@ -238,6 +238,26 @@ fn check_loopback(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Refuses a web page of another host. Browsers let any page open a WebSocket, and only say where it is from;
+/// what is no browser says nothing.
+pub(super) fn check_same_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let (from, port) = match origin.split_once("://") {
+        Some(("http", from)) => (from, ":80"),
+        Some(("https", from)) => (from, ":443"),
+        _ => ("", ""),
+    };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let bare = |authority: &str| authority.strip_suffix(port).unwrap_or(authority).to_ascii_lowercase();
+    if !from.is_empty() && bare(from) == bare(host) {
+        return Ok(());
+    }
+    let origin: String = origin.chars().take(200).collect();
+    let detail = format!("the request comes from a page of `{origin}`, which is not this host");
+    Err(Problem::new("foreign_origin", detail))
+}
+
 fn is_loopback_authority(text: &str) -> bool {
     let Ok(authority) = text.parse::<Authority>() else { return false };
     if authority.as_str().contains('@') {

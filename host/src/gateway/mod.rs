@@ -18,6 +18,7 @@ mod cloudevents;
 mod filters;
 mod json;
 mod letters;
+pub mod live;
 mod metrics;
 mod native;
 mod ndjson;
@@ -54,6 +55,7 @@ use tokio_util::task::TaskTracker;
 use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
 use crate::limits;
+use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
 use crate::streams::EventLog;
 use crate::tables::TableStore;
@@ -71,6 +73,9 @@ pub struct GatewayOptions {
     pub connections_max: usize,
     pub sse_heartbeat: Duration,
     pub write_wait_max: Duration,
+    pub live_message_bytes_max: usize,
+    pub live_subscriptions_max: usize,
+    pub live_first_command_wait_max: Duration,
     pub drain_max: Duration,
 }
 
@@ -88,6 +93,9 @@ impl GatewayOptions {
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat: limits::SSE_HEARTBEAT,
             write_wait_max: limits::WRITE_WAIT_MAX,
+            live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
+            live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
+            live_first_command_wait_max: limits::LIVE_FIRST_COMMAND_WAIT_MAX,
             drain_max: limits::DRAIN_MAX,
         }
     }
@@ -98,6 +106,8 @@ impl GatewayOptions {
 pub struct Services {
     pub log: Arc<dyn EventLog>,
     pub tables: Arc<dyn TableStore>,
+    /// Watches them.
+    pub live: Arc<dyn LiveQueries>,
     pub plugins: Arc<dyn PluginControl>,
     /// For looking at what tasks keep; the edge neither claims nor commits.
     pub checkpoints: Arc<dyn CheckpointStore>,

@@ -7,7 +7,7 @@ use utoipa::OpenApi;
 
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{candidates, letters, pages, plugins, publish, state, streams, tables};
+use super::{candidates, letters, live, pages, plugins, publish, state, streams, tables};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,9 @@ use super::{candidates, letters, pages, plugins, publish, state, streams, tables
         tables::list,
         tables::query,
         tables::row,
+        live::http::get,
+        live::http::post,
+        live::ws::open,
         plugins::list,
         plugins::deploy,
         plugins::show,
@@ -53,6 +56,7 @@ use super::{candidates, letters, pages, plugins, publish, state, streams, tables
     tags(
         (name = "events", description = "Publishing and reading events"),
         (name = "tables", description = "Rows that plugins write"),
+        (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),
         (name = "host", description = "How the host is"),
         (name = "pages", description = "For people"),

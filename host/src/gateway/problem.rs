@@ -17,6 +17,7 @@ use crate::checkpoints::CommitError;
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::InvalidEvent;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
+use crate::live::LiveError;
 use crate::plugins::{ControlError, PluginError};
 use crate::streams::StreamError;
 use crate::tables::{InvalidQuery, TableError};
@@ -80,6 +81,15 @@ impl Problem {
 
     pub fn blame(&self) -> Blame {
         self.0.kind.blame
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// After how long it may go better.
+    pub(super) fn retry(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -219,6 +229,26 @@ impl From<TableError> for Problem {
             )
             .limit("window_rows_max", limit.into(), max.into()),
             TableError::Backend(backend) => backend.into(),
+            _ => Self::classified(&error),
+        }
+    }
+}
+
+impl From<LiveError> for Problem {
+    fn from(error: LiveError) -> Self {
+        match error {
+            LiveError::Table(inner) => inner.into(),
+            LiveError::TooManyViews { views, max } => {
+                Self::classified(&error).limit("live_views_max", views as u64, max as u64)
+            }
+            // One event of the host ends every subscription: the host's log has it once, from where it happened.
+            LiveError::ViewFailed | LiveError::Closing => {
+                let problem = Self::new(error.code(), error.to_string());
+                match error.retry() {
+                    Retry::Never => problem,
+                    Retry::After(wait) => problem.retry_after(wait),
+                }
+            }
             _ => Self::classified(&error),
         }
     }

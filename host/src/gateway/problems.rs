@@ -125,8 +125,8 @@ pub const PROBLEMS: &[ProblemKind] = &[
     caller(
         403,
         "foreign_origin",
-        "without tokens this host serves no foreign web pages",
-        "open the page from this host, or configure tokens",
+        "this host serves no foreign web pages here",
+        "open the page from this host; without tokens, from a loopback address",
     ),
     caller(
         400,
@@ -216,6 +216,55 @@ pub const PROBLEMS: &[ProblemKind] = &[
         "the query does not fit the table",
         "GET /v1/tables shows columns, types and flags",
     ),
+    // Live queries.
+    caller(
+        503,
+        "live_views_max",
+        "as many different queries are watched as can be",
+        "watch fewer different ones, share their shape, or raise live.views_max",
+    ),
+    host(503, "live_view_failed", "the query could not be followed any more", "subscribe again"),
+    caller(
+        426,
+        "websocket_expected",
+        "this path is for WebSockets",
+        "connect with a WebSocket client, or use GET /v1/live for server-sent events",
+    ),
+    caller(400, "websocket_malformed", "the client broke the WebSocket protocol", "correct the client"),
+    caller(400, "message_binary", "commands are text messages", "send the JSON as a text message"),
+    caller(
+        400,
+        "command_invalid",
+        "the message is not a command, or not one that can stand here",
+        "see GET /v1/live/ws at /docs for the commands",
+    ),
+    caller(400, "action_unknown", "there is no such action", "use an action that the detail lists"),
+    caller(
+        409,
+        "subscription_taken",
+        "the subscription exists already",
+        "choose another id, or unsubscribe first; to move the window, reanchor",
+    ),
+    caller(404, "subscription_unknown", "there is no such subscription", "subscribe first"),
+    caller(
+        429,
+        "live_subscriptions_max",
+        "the socket has as many subscriptions as it may",
+        "unsubscribe from some, open another socket, or raise gateway.live_subscriptions_max",
+    ),
+    caller(
+        413,
+        "live_message_bytes_max",
+        "the query or message is too large",
+        "ask with fewer or shorter conditions, or raise gateway.live_message_bytes_max",
+    ),
+    caller(
+        408,
+        "live_first_command_wait_max",
+        "no command came",
+        "send the first command at once, or raise gateway.live_first_command_ms_max",
+    ),
+    caller(501, "not_supported", "this is not supported here", "do without it, or connect anew"),
     guest(409, "table_owned", "the table belongs to another plugin", "give the table another name"),
     guest(
         409,

@@ -12,7 +12,9 @@ use axum::routing::{MethodRouter, delete, get, post};
 use tokio::time::Instant;
 
 use super::problem::{Problem, ProblemCode};
-use super::{Edge, auth, candidates, letters, metrics, pages, plugins, publish, state, streams, tables};
+use super::{
+    Edge, auth, candidates, letters, live, metrics, pages, plugins, publish, state, streams, tables,
+};
 
 type Shared = Arc<Edge>;
 
@@ -51,6 +53,13 @@ fn table() -> Vec<Route> {
             methods: &["GET"],
             handlers: get(tables::row),
         },
+        Route {
+            path: "/v1/live",
+            documented: Some("/v1/live"),
+            methods: &["GET", "POST"],
+            handlers: get(live::http::get).post(live::http::post),
+        },
+        page("/v1/live/ws", live::ws::open),
         Route {
             path: "/v1/plugins",
             documented: Some("/v1/plugins"),

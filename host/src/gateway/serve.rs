@@ -11,12 +11,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{Request, header};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -55,8 +58,8 @@ pub(super) async fn serve(edge: Arc<Edge>, listener: TcpListener, router: Router
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             let (edge, router) = (Arc::clone(&edge), router.clone());
             edge.tasks.clone().spawn(async move {
-                connection(&edge, stream, router).await;
-                drop(place);
+                let place = ConnectionPlace(Arc::new((place, Living::connection())));
+                connection(&edge, stream, router, place).await;
             });
         } else {
             metrics::connection_refused();
@@ -85,8 +88,7 @@ pub(super) async fn serve(edge: Arc<Edge>, listener: TcpListener, router: Router
     }
 }
 
-async fn connection(edge: &Edge, stream: TcpStream, router: Router) {
-    let _living = Living::connection();
+async fn connection(edge: &Edge, stream: TcpStream, router: Router, place: ConnectionPlace) {
     // Answers go out as soon as they are there. Without it they only go out later.
     let _ = stream.set_nodelay(true);
     let io = TokioIo::new(WriteBound::new(stream, edge.options.write_wait_max, edge.stopping.clone()));
@@ -94,7 +96,8 @@ async fn connection(edge: &Edge, stream: TcpStream, router: Router) {
         .timer(TokioTimer::new())
         .header_read_timeout(edge.options.header_wait_max)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(io, Placed { inner: TowerToHyperService::new(router), place })
+        .with_upgrades();
     let mut connection = Box::pin(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -108,6 +111,29 @@ async fn connection(edge: &Edge, stream: TcpStream, router: Router) {
     };
     if let Err(error) = ended {
         tracing::debug!(cause = %error, "connection ended");
+    }
+}
+
+/// A connection's place among `connections_max`. Who takes the connection over takes a share of it along.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionPlace(#[expect(dead_code, reason = "held")] Arc<(OwnedSemaphorePermit, Living)>);
+
+/// Gives requests that may take the connection over its place.
+struct Placed {
+    inner: TowerToHyperService<Router>,
+    place: ConnectionPlace,
+}
+
+impl Service<Request<Incoming>> for Placed {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(self.place.clone());
+        }
+        self.inner.call(request)
     }
 }
 
@@ -133,7 +159,7 @@ async fn refuse(mut stream: TcpStream, max: usize) -> io::Result<()> {
 /// A stream whose client must take something now and then: a write that makes
 /// no progress for the bound fails, and with it the connection.
 #[derive(Debug)]
-struct WriteBound {
+pub(super) struct WriteBound {
     stream: TcpStream,
     wait_max: Duration,
     deadline: Pin<Box<Sleep>>,

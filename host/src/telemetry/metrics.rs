@@ -26,6 +26,11 @@ pub const HTTP_CONNECTIONS_REFUSED: &str = "millrace_http_connections_refused_to
 pub const PUBLISHED_EVENTS: &str = "millrace_published_events_total";
 pub const PUBLISHED_REPEATS: &str = "millrace_published_repeats_total";
 pub const SSE_CLIENTS: &str = "millrace_sse_clients";
+pub const LIVE_CLIENTS: &str = "millrace_live_clients";
+pub const LIVE_SENT_FRAMES: &str = "millrace_live_sent_frames_total";
+pub const LIVE_SENT_BYTES: &str = "millrace_live_sent_bytes_total";
+pub const LIVE_WRITES: &str = "millrace_live_writes_total";
+pub const LIVE_CLOSES: &str = "millrace_live_closes_total";
 
 // Plugins. Labels of the first: `plugin`.
 pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
@@ -110,6 +115,11 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(PUBLISHED_EVENTS, "Events that were appended over HTTP."),
     counter(PUBLISHED_REPEATS, "Published events that were known already and not appended again."),
     gauge(SSE_CLIENTS, "Clients that follow a stream now."),
+    gauge(LIVE_CLIENTS, "Connections of live queries now, by transport."),
+    counter(LIVE_SENT_FRAMES, "Frames of live queries that clients were sent, by transport."),
+    counter(LIVE_SENT_BYTES, "Bytes of live queries that clients were sent, by transport."),
+    counter(LIVE_WRITES, "Writes to clients of live queries, each with all that was ready, by transport."),
+    counter(LIVE_CLOSES, "Connections of live queries that ended, by transport and cause."),
     counter(GUEST_HTTP_REQUESTS, "HTTP requests of guests that the operator's list allowed."),
     counter(
         GUEST_HTTP_DENIED,

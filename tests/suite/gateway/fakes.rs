@@ -1,17 +1,19 @@
-//! A stand-in for the plugins of a host.
+//! Stand-ins for the plugins and the live queries of a host.
 
 use std::sync::{Arc, Mutex};
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use futures_util::{FutureExt, StreamExt};
 use millrace::checkpoints::{DeadLetterRow, TaskId};
 use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
+use millrace::live::{Batch, LiveError, LiveQueries, Subscribe, Subscription};
 use millrace::plugins::{
     ControlError, DeployOptions, DeployRequest, Deployment, GrantStatus, Measures, PluginControl,
     PluginCounters, PluginState, PluginStatus, Proof, ReplayReport, ReplayRequest, StartFrom, TaskStatus,
     TenantFailure,
 };
 use millrace::processors::{Resolved, Verdict};
+use tokio::sync::{Notify, mpsc};
 
 /// One plugin, `keeper`, that remembers what it was asked.
 #[derive(Debug, Default)]
@@ -212,5 +214,54 @@ impl PluginControl for FakePlugins {
         let report = self.report.lock().expect("no panic").clone();
         let report = report.ok_or(ControlError::EventUnknown { event, searched: 5 });
         ready(self.status(&plugin).and(report)).boxed()
+    }
+}
+
+/// Takes every query, and gives what a test sends.
+#[derive(Debug, Default)]
+pub(super) struct FakeLive {
+    open: Mutex<Vec<FakeSubscription>>,
+    came: Notify,
+    /// Answers the next query instead.
+    pub(super) refuse: Mutex<Option<LiveError>>,
+}
+
+/// The engine's side of a subscription.
+#[derive(Debug)]
+pub(super) struct FakeSubscription {
+    pub(super) asked: Subscribe,
+    pub(super) batches: mpsc::Sender<Result<Batch, LiveError>>,
+}
+
+impl FakeLive {
+    /// The next subscription that somebody opens.
+    pub(super) async fn opened(&self) -> FakeSubscription {
+        let next = async {
+            loop {
+                let came = self.came.notified();
+                if let Some(first) = self.open.lock().expect("no panic").pop() {
+                    return first;
+                }
+                came.await;
+            }
+        };
+        tokio::time::timeout(super::rig::PATIENCE, next).await.expect("somebody subscribes")
+    }
+
+    pub(super) fn none_opened(&self) -> bool {
+        self.open.lock().expect("no panic").is_empty()
+    }
+}
+
+impl LiveQueries for FakeLive {
+    fn subscribe(&self, asked: Subscribe) -> BoxFuture<'_, Result<Subscription, LiveError>> {
+        if let Some(error) = self.refuse.lock().expect("no panic").take() {
+            return ready(Err(error)).boxed();
+        }
+        let (batches, mut receiver) = mpsc::channel(64);
+        self.open.lock().expect("no panic").insert(0, FakeSubscription { asked, batches });
+        self.came.notify_one();
+        let batches = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
+        ready(Ok(Subscription { batches: batches.boxed() })).boxed()
     }
 }

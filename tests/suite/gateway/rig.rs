@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::fakes::FakePlugins;
+use super::fakes::{FakeLive, FakePlugins};
 
 pub(super) const NOW: &str = "2013-01-01T12:00:00Z";
 /// How long a test waits for what must happen. Reaching it is a failure.
@@ -34,6 +34,7 @@ pub(super) struct Rig {
     pub(super) store: SqliteStore,
     pub(super) log: Arc<FaultyLog>,
     pub(super) plugins: Arc<FakePlugins>,
+    pub(super) live: Arc<FakeLive>,
     services: Services,
     cancel: CancellationToken,
     running: JoinHandle<()>,
@@ -78,6 +79,7 @@ impl Rig {
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let log = Arc::new(FaultyLog { inner: store.clone(), appends_left: AtomicUsize::new(usize::MAX) });
         let plugins = Arc::new(FakePlugins::default());
+        let live = Arc::new(FakeLive::default());
         let clock = ManualClock::default();
         clock.set(Micros::parse(NOW).expect("a valid time"));
         let mut options = GatewayOptions::new("127.0.0.1:0".parse().expect("an address"));
@@ -85,6 +87,7 @@ impl Rig {
         let services = Services {
             log: log.clone(),
             tables: Arc::new(store.clone()),
+            live: live.clone(),
             plugins: plugins.clone(),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::new(clock),
@@ -96,7 +99,7 @@ impl Rig {
         let cancel = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "the test owns the task and joins it in `stop`")]
         let running = tokio::spawn(gateway.run(cancel.clone()));
-        Self { address, store, log, plugins, services, cancel, running, _directory: directory }
+        Self { address, store, log, plugins, live, services, cancel, running, _directory: directory }
     }
 
     pub(super) async fn stop(self) {

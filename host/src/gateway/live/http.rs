@@ -1,0 +1,238 @@
+//! `GET` and `POST /v1/live`: a live query as server-sent events.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, poll_fn};
+use futures_util::{FutureExt, Stream};
+use serde_json::{Map, Value as Json, json};
+
+use super::super::Edge;
+use super::super::auth::{Caller, Reader};
+use super::super::body::{BodyLimit, BodyReader, media_type, unsupported};
+use super::super::native::json_problem;
+use super::super::params::{self, Params};
+use super::super::problem::Problem;
+use super::super::tables::parse_order;
+use super::shell::{SseOptions, SseSink, Sub, until_cancelled};
+use super::sse::serve_sse;
+use super::{InProcess, inprocess};
+
+/// A live query as server-sent events, for a plain `EventSource`.
+///
+/// First the rows (`reset`, `enter`…, `ready`), then every change of the window: `enter`, `leave`, `move`,
+/// `update`. The last event of a commit has an `id`; a client that comes back with it as `Last-Event-ID` gets
+/// exactly what it missed, or is told by `gap` that it gets everything anew. An `error` event comes last, with a
+/// code and with how long to wait.
+#[utoipa::path(
+    get,
+    path = "/v1/live",
+    tag = "live",
+    params(
+        ("table" = Option<String>, Query, description = "The table's name; `entity` means the same"),
+        ("where" = Option<Vec<String>>, Query, description = "As for /v1/tables/{table}"),
+        ("order" = Option<String>, Query, description = "`column:desc,column`; then by key"),
+        ("limit" = Option<u32>, Query, description = "Rows of the window, or else 50"),
+        ("cursor" = Option<String>, Query, description = "`{\"values\":[…]}`, a row's `cursor`: the window begins strictly after it"),
+        ("mode" = Option<String>, Query, description = "`maintained`, an ordered window, or `streamed`, which rows match"),
+        ("columns" = Option<String>, Query, description = "The columns to show, separated by commas; or else all"),
+        ("query" = Option<String>, Query, description = "The whole query as JSON, instead of the parameters above"),
+        ("last_event_id" = Option<String>, Query, description = "As the header Last-Event-ID, for clients that cannot set it"),
+    ),
+    responses((status = 200, description = "The stream", content_type = "text/event-stream", body = String))
+)]
+pub(in super::super) async fn get(
+    State(edge): State<Arc<Edge>>,
+    Reader(caller): Reader,
+    headers: HeaderMap,
+    mut params: Params,
+) -> Result<Response, Problem> {
+    let resume = last_event_id(&headers, &mut params)?;
+    let query = query_of(&mut params)?;
+    params.finish()?;
+    follow(edge, caller, query, resume).await
+}
+
+/// The same with the query as a JSON body.
+#[utoipa::path(
+    post,
+    path = "/v1/live",
+    tag = "live",
+    request_body(
+        content = serde_json::Value,
+        content_type = "application/json",
+        description = "`{\"table\",\"where\",\"sort\",\"limit\",\"cursor\",\"mode\",\"columns\"}`",
+    ),
+    params(("last_event_id" = Option<String>, Query, description = "As the header Last-Event-ID")),
+    responses((status = 200, description = "The stream", content_type = "text/event-stream", body = String))
+)]
+pub(in super::super) async fn post(
+    State(edge): State<Arc<Edge>>,
+    Reader(caller): Reader,
+    headers: HeaderMap,
+    mut params: Params,
+    body: Body,
+) -> Result<Response, Problem> {
+    let resume = last_event_id(&headers, &mut params)?;
+    params.finish()?;
+    let media_type = media_type(&headers);
+    if media_type != "application/json" {
+        return Err(unsupported(&media_type, &["application/json"]));
+    }
+    let limit =
+        BodyLimit { name: "live_message_bytes_max", bytes: edge.options.live_message_bytes_max as u64 };
+    let body = BodyReader::new(&headers, body, edge.options.body_idle_max, limit)?.whole().await?;
+    let query = serde_json::from_slice(&body).map_err(|error| json_problem(&error))?;
+    follow(edge, caller, query, resume).await
+}
+
+/// The token of the last commit that the client has; one that has none yet sends it empty.
+fn last_event_id(headers: &HeaderMap, params: &mut Params) -> Result<Option<String>, Problem> {
+    let parameter = params.take("last_event_id")?;
+    let token = match headers.get("last-event-id") {
+        Some(value) => {
+            Some(value.to_str().map_err(|_| params::invalid("Last-Event-ID", "is not text"))?.to_owned())
+        }
+        None => parameter,
+    };
+    Ok(token.filter(|token| !token.is_empty()))
+}
+
+/// The query that parameters mean, as its JSON.
+fn query_of(params: &mut Params) -> Result<Json, Problem> {
+    let json = |name: &str, text: &str| {
+        serde_json::from_str::<Json>(text)
+            .map_err(|error| params::invalid(name, format!("is not JSON: {error}")))
+    };
+    if let Some(whole) = params.take("query")? {
+        return json("query", &whole);
+    }
+    let mut query = Map::new();
+    let (table, entity) = (params.take("table")?, params.take("entity")?);
+    if table.is_some() && entity.is_some() {
+        return Err(params::invalid("entity", "means the same as `table`; give one of them"));
+    }
+    if let Some(table) = table.or(entity) {
+        query.insert("table".into(), table.into());
+    }
+    query.insert("where".into(), params.take_all("where").into());
+    let order = parse_order(params.take("order")?.as_deref().unwrap_or_default())?;
+    let sort = order.into_iter().map(|part| json!({"column": part.column, "desc": part.descending}));
+    query.insert("sort".into(), sort.collect());
+    if let Some(limit) = params.number::<i64>("limit")? {
+        query.insert("limit".into(), limit.into());
+    }
+    if let Some(cursor) = params.take("cursor")? {
+        query.insert("cursor".into(), json("cursor", &cursor)?);
+    }
+    if let Some(mode) = params.take("mode")? {
+        query.insert("mode".into(), mode.into());
+    }
+    if let Some(columns) = params.take("columns")? {
+        let names = columns.split(',').map(str::trim).filter(|name| !name.is_empty());
+        query.insert("columns".into(), names.collect());
+    }
+    Ok(query.into())
+}
+
+async fn follow(
+    edge: Arc<Edge>,
+    caller: Caller,
+    query: Json,
+    resume: Option<String>,
+) -> Result<Response, Problem> {
+    // Who comes now would be sent away at once: an answer with a status costs both sides less.
+    if edge.stopping.is_cancelled() {
+        return Err(Problem::new("host_stopping", "the host is stopping"));
+    }
+    let sub = inprocess_of(&edge, &caller).open(&query, resume).await?;
+    let options = SseOptions {
+        heartbeat: edge.options.sse_heartbeat,
+        write_wait_max: edge.options.write_wait_max,
+        ..SseOptions::default()
+    };
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        // A proxy that buffers would hold events back.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Body::from_stream(EventBody::new(edge, sub.fixed(), options))).into_response())
+}
+
+pub(super) fn inprocess_of(edge: &Edge, caller: &Caller) -> InProcess {
+    let (live, tables) = (Arc::clone(&edge.services.live), Arc::clone(&edge.services.tables));
+    inprocess::InProcess { live, tables, tenant: caller.tenant.clone() }
+}
+
+/// A response's body that runs [`serve_sse`] whenever it is asked for more: no task of its own, and no pulling
+/// ahead of what the socket takes.
+struct EventBody {
+    /// None once it has ended.
+    run: Option<BoxFuture<'static, ()>>,
+    place: Place,
+}
+
+/// One piece on its way from the writer to the body.
+type Place = Arc<Mutex<Option<Bytes>>>;
+
+fn taken(place: &Place) -> std::sync::MutexGuard<'_, Option<Bytes>> {
+    // Nothing that can panic happens under it.
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl EventBody {
+    fn new(edge: Arc<Edge>, sub: Sub, options: SseOptions) -> Self {
+        let place = Place::default();
+        let mut sink = BodySink(Arc::clone(&place));
+        let run = async move {
+            let until = until_cancelled(edge.stopping.clone());
+            let id = sub.id().to_owned();
+            let end = serve_sse(sub, &mut sink, &options, until).await;
+            tracing::debug!(subscription = id, end = ?end, "live query ended");
+        };
+        Self { run: Some(run.boxed()), place }
+    }
+}
+
+impl Stream for EventBody {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(run) = &mut self.run else { return Poll::Ready(None) };
+        let over = run.as_mut().poll(context).is_ready();
+        if over {
+            self.run = None;
+        }
+        match taken(&self.place).take() {
+            Some(bytes) => Poll::Ready(Some(Ok(bytes))),
+            None if over => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Puts what is written where the body takes it.
+struct BodySink(Place);
+
+impl SseSink for BodySink {
+    /// The socket below has a deadline of its own for whatever is written to it: this future is not even polled
+    /// while the socket takes nothing.
+    fn arm(&mut self, _within: Duration) {}
+
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
+        *taken(&self.0) = Some(bytes);
+        // The next poll comes when the body is asked again, which is after it took this.
+        poll_fn(|_| if taken(&self.0).is_none() { Poll::Ready(Ok(())) } else { Poll::Pending }).boxed()
+    }
+
+    fn close(&mut self) {}
+}

@@ -1,0 +1,92 @@
+//! Live queries of this host, for one client.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use serde_json::Value as Json;
+
+use super::super::native::json_problem;
+use super::super::params;
+use super::super::problem::Problem;
+use super::query::{read_anchor, read_query};
+use super::shell::{Anchor, Ask, Backend, Fault, Rows, Sub};
+use crate::event::TenantId;
+use crate::limits::NAME_BYTES_MAX;
+use crate::live::{LiveError, LiveQueries, LiveQuery, Subscribe};
+use crate::tables::TableStore;
+
+/// Reads a client's queries and hands them to the engine, as its tenant's.
+#[derive(Clone)]
+pub struct InProcess {
+    pub live: Arc<dyn LiveQueries>,
+    pub tables: Arc<dyn TableStore>,
+    pub tenant: TenantId,
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProcess").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
+impl InProcess {
+    /// Checks a query and subscribes to it.
+    pub(in super::super) async fn open(&self, query: &Json, resume: Option<String>) -> Result<Sub, Problem> {
+        if let Some(token) = resume.as_ref().filter(|token| token.len() > NAME_BYTES_MAX) {
+            let detail = format!("has {} bytes; no token is this long", token.len());
+            return Err(params::invalid("resume", detail));
+        }
+        let query = read_query(&*self.tables, query)?;
+        let batches = self.rows(query.clone(), resume).await?;
+        let id = format!("{:032x}", rand::random::<u128>());
+        let (backend, query) = (self.clone(), Arc::new(tokio::sync::Mutex::new(query)));
+        let sub = Sub::new(id, batches).on_reanchor(move |anchor| {
+            let (backend, query) = (backend.clone(), Arc::clone(&query));
+            async move {
+                let mut query = query.lock().await;
+                Ok(Some(backend.moved(&mut query, anchor).await?))
+            }
+            .boxed()
+        });
+        Ok(sub)
+    }
+
+    async fn moved(&self, query: &mut LiveQuery, anchor: Anchor) -> Result<Rows, Problem> {
+        let schema = self.tables.schema(&query.query.table)?;
+        let cursor = anchor.cursor.map(|raw| serde_json::from_str::<Json>(raw.get())).transpose();
+        let cursor = cursor.map_err(|error| json_problem(&error))?;
+        let moved = read_anchor(&schema, query, cursor.as_ref(), anchor.limit)?;
+        let rows = self.rows(moved.clone(), None).await?;
+        *query = moved;
+        Ok(rows)
+    }
+
+    async fn rows(&self, query: LiveQuery, resume: Option<String>) -> Result<Rows, Problem> {
+        let subscribe = Subscribe { tenant: self.tenant.clone(), query, resume };
+        let subscription = self.live.subscribe(subscribe).await?;
+        Ok(subscription.batches.map(|batch| batch.map_err(fault)).boxed())
+    }
+}
+
+impl Backend for InProcess {
+    fn subscribe(&self, ask: Ask) -> BoxFuture<'_, Result<Sub, Fault>> {
+        async move {
+            let query = serde_json::from_str(ask.query.get()).map_err(|error| json_problem(&error))?;
+            Ok(self.open(&query, ask.resume).await?)
+        }
+        .boxed()
+    }
+}
+
+/// What went wrong behind an open subscription. Causes on the host's side go to its log.
+fn fault(error: LiveError) -> Fault {
+    Problem::from(error).into()
+}
+
+impl From<Problem> for Fault {
+    fn from(problem: Problem) -> Self {
+        Self { retry: problem.retry(), ..Self::new(problem.code(), problem.detail()) }
+    }
+}

@@ -1,0 +1,5 @@
+//! Claims about live queries.
+
+mod acts;
+mod shell;
+mod sockets;
