@@ -30,7 +30,7 @@ test("frames that do not fit are refused", () => {
     move("a", 0, 3), move("a", 0, -1), update("a", 1), update("a", 3), { ...enter("d", 0), row: row("e") },
     { ...enter("d", 0), row: null }, { ...update("a", 0), row: row("b") }, { op: "enter" },
   ]) {
-    assert.throws(() => applyFrames(abc, [wrong]), /does not fit 3 rows/, JSON.stringify(wrong));
+    assert.throws(() => applyFrames(abc, [wrong]), /does not fit \d rows/, JSON.stringify(wrong));
   }
 });
 

@@ -330,10 +330,10 @@ test("a listener that throws hurts nobody else", async (t) => {
   const view = live({ url, table: "things", fetch: host.fetch }, () => {
     throw new Error("mine");
   });
-  t.after(() => view.close());
   await settle();
   await host.last.send(snapshot("t1", 1, "a"));
   assert.deepEqual([view.status, reported], ["live", ["mine", "mine"]]);
+  view.close();
 });
 
 test("as an iterator a view gives the rows as they are, without those in between", async (t) => {

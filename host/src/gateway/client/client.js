@@ -9,7 +9,7 @@ const cursors = new WeakMap();
 
 // JSON with whole numbers of any size: those that a number cannot hold become BigInt.
 const TOKEN = /"(?:[^"\\]|\\.)*"(\s*:)?|-?\d[\d.eE+-]*/g;
-const inexact = (text) => /^-?\d{16,}$/.test(text) && !Number.isSafeInteger(Number(text));
+const inexact = (text) => /^-?[1-9]\d{15,}$/.test(text) && !Number.isSafeInteger(Number(text));
 let hasSource = false;
 JSON.parse("1", (_, value, context) => (hasSource = context?.source === "1"));
 
@@ -380,16 +380,17 @@ export function connect(url, options = {}) {
   const send = (message) => socket?.readyState === 1 && socket.send(writeJson(message));
 
   function subscribe(view) {
-    views.delete(view._id);
+    clearTimeout(view._timer);
+    if (!ready) return;
     view._id = `${++last}`;
     view._moves = 0;
     views.set(view._id, view);
-    if (ready) send({ action: "subscribe", id: view._id, query: view._query, resume: view._token });
+    send({ action: "subscribe", id: view._id, query: view._query, resume: view._token });
   }
 
   function begin() {
     ready = true;
-    for (const view of [...views.values()]) subscribe(view);
+    all.forEach(subscribe);
   }
 
   function receive({ type, id, deltas, ...rest }) {
@@ -405,7 +406,6 @@ export function connect(url, options = {}) {
   }
 
   async function dial(signal) {
-    ready = false;
     const href = await address(url, "v1/live/ws");
     href.protocol = href.protocol.replace("http", "ws");
     const token = await ask(options.token);
@@ -424,6 +424,7 @@ export function connect(url, options = {}) {
 
   const lost = (error) => {
     ready = false;
+    views.clear();
     for (const view of all) view._lost(error);
   };
   const line = new Line(dial, lost, () => send({ action: "ping" }));
@@ -432,7 +433,7 @@ export function connect(url, options = {}) {
     const view = new View(query, listener);
     const leave = () => {
       clearTimeout(view._timer);
-      if (views.delete(view._id) && ready) send({ action: "unsubscribe", id: view._id });
+      if (views.delete(view._id)) send({ action: "unsubscribe", id: view._id });
     };
     view._line = {
       good: line.good,
@@ -442,7 +443,7 @@ export function connect(url, options = {}) {
         view._timer = setTimeout(() => subscribe(view), wait * (1 + Math.random() / 2));
       },
       move(cursor, limit) {
-        if (!ready || !views.has(view._id)) return;
+        if (!views.has(view._id)) return;
         view._moves += 1;
         send({ action: "reanchor", id: view._id, cursor, limit });
       },
