@@ -1,7 +1,7 @@
 // Claims about the demo's board, in Chromium, against the stand-in for the host.
 
 import assert from "node:assert/strict";
-import test from "node:test";
+import test, { after } from "node:test";
 
 import { open } from "./browser.mjs";
 import { Host, events } from "./host.mjs";
@@ -10,16 +10,24 @@ const all = await events(9000);
 const LIVE = "document.getElementById('state').dataset.state === 'live'";
 const KEYS = "[...document.querySelectorAll('#flights tbody tr:not(.gone)')].map((line) => line.cells[2].textContent + line.cells[5].textContent).join()";
 
+// One browser for all of them: its start takes longer than most tests.
+const page = await open();
+after(() => page.close());
+
 /** A host that is in the evening of a bad day, and the board in a browser. */
-async function rig(t, { search = "", before, ...size } = {}) {
+async function rig(t, { search = "", before, width = 1280, height = 900, reducedMotion = false } = {}) {
   const host = await new Host().start();
-  t.after(() => host.stop());
+  t.after(async () => {
+    await page.goto("about:blank");
+    await host.stop();
+  });
   host.handle(all.slice(0, 7800));
   before?.(host);
-  const page = await open(size);
-  t.after(() => page.close());
+  await page.size(width, height);
+  await page.motion(reducedMotion);
+  page.errors.length = 0;
   await page.goto(`${host.url}/demo/${search}`);
-  return { host, page };
+  return host;
 }
 
 const HOURS_12 = 12 * 3_600_000;
@@ -41,7 +49,7 @@ const shows = (host, holds) => `${LIVE} && ${KEYS} === ${JSON.stringify(expected
 
 for (const search of ["", "?transport=sse"]) {
   test(`the board follows the tables, choices and losses (${search || "WebSocket"})`, async (t) => {
-    const { host, page } = await rig(t, { search });
+    const host = await rig(t, { search });
     await page.wait(shows(host));
     for (let at = 7800; at < 8400; at += 60) host.handle(all.slice(at, at + 60));
     await page.wait(shows(host));
@@ -71,7 +79,7 @@ for (const search of ["", "?transport=sse"]) {
 }
 
 test("on a phone nothing is wider than the screen, and each flight has two lines", async (t) => {
-  const { host, page } = await rig(t, { width: 360, height: 800 });
+  const host = await rig(t, { width: 360, height: 800 });
   await page.wait(shows(host));
   host.handle(all.slice(7800, 8100));
   await page.wait(shows(host));
@@ -88,7 +96,7 @@ test("on a phone nothing is wider than the screen, and each flight has two lines
 });
 
 test("who wants less motion sees none", async (t) => {
-  const { host, page } = await rig(t, { reducedMotion: true });
+  const host = await rig(t, { reducedMotion: true });
   await page.wait(shows(host));
   await page.evaluate("Element.prototype.animate = () => (window.moved = true)");
   host.handle(all.slice(7800, 8400));
@@ -97,7 +105,7 @@ test("who wants less motion sees none", async (t) => {
 });
 
 test("a host with tokens is asked with one", async (t) => {
-  const { host, page } = await rig(t, { before: (host) => (host.token = "secret") });
+  const host = await rig(t, { before: (host) => (host.token = "secret") });
   await page.wait("!document.getElementById('token-form').hidden");
   await page.evaluate("(() => { document.getElementById('token').value = 'secret'; document.querySelector('#token-form button').click(); })()");
   await page.wait(shows(host));
@@ -105,7 +113,7 @@ test("a host with tokens is asked with one", async (t) => {
 });
 
 test("without flights, or without plugins, the board says what to do", async (t) => {
-  const { host, page } = await rig(t, { before: (host) => host.tables.clear() });
+  const host = await rig(t, { before: (host) => host.tables.clear() });
   await page.wait("!document.getElementById('none').hidden");
   assert.match(await page.evaluate("document.getElementById('none-do').textContent"), /cargo xtask demo/);
   for (const table of ["flights", "carriers", "airports", "alerts"]) host.tables.set(table, new Map());
@@ -116,7 +124,7 @@ test("without flights, or without plugins, the board says what to do", async (t)
 });
 
 test("a browser reads whole numbers of any size", async (t) => {
-  const { page } = await rig(t);
+  await rig(t);
   const text = '{"a":9007199254740993,"b":"~n1"}';
   for (const source of ["", ", true", ", false"]) {
     const read = `import("/client.js").then(({ parseJson }) => { const { a, b } = parseJson('${text}'${source}); return typeof a + a + b; })`;

@@ -96,9 +96,10 @@ async function prepare({ ask, on }, { width, height, reducedMotion }) {
   });
   for (const domain of ["Page", "Runtime", "Log"]) await ask(`${domain}.enable`);
   const size = (width, height) => ask("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: width < 600 });
+  const motion = (reduced) =>
+    ask("Emulation.setEmulatedMedia", { features: [{ name: "prefers-reduced-motion", value: reduced ? "reduce" : "no-preference" }] });
   await size(width, height);
-  const features = [{ name: "prefers-reduced-motion", value: reducedMotion ? "reduce" : "no-preference" }];
-  await ask("Emulation.setEmulatedMedia", { features });
+  await motion(reducedMotion);
 
   async function evaluate(expression) {
     const { result, exceptionDetails } = await ask("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
@@ -127,7 +128,7 @@ async function prepare({ ask, on }, { width, height, reducedMotion }) {
     const { data } = await ask("Page.captureScreenshot", { format: "png", captureBeyondViewport: full });
     writeFileSync(path, Buffer.from(data, "base64"));
   }
-  return { errors, evaluate, goto, wait, screenshot, size };
+  return { errors, evaluate, goto, wait, screenshot, size, motion };
 }
 
 function options(words) {

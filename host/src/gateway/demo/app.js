@@ -7,8 +7,8 @@ import { keyed } from "/demo/rows.js";
 const ROWS = 12;
 const HOURS = 12; // Flights that were scheduled longer ago are not of now.
 const DRAW_MS = 200; // Between two drawings: eyes need time, and a fast replay has thousands of commits a second.
-const REQUERY_MS = 2000;
-const AGAIN_MS = 2000;
+const REQUERY_MS = 500;
+const AGAIN_MS = 1000;
 const LOST_MS = 3000; // A shorter loss is shown by the dot only.
 const LATE_MIN = 60;
 const TABLES = ["flights", "alerts", "carriers", "airports"];
@@ -336,5 +336,5 @@ byId("token-form").addEventListener("submit", (event) => {
   begin();
 });
 // The speed and a loss are told also while nothing comes.
-setInterval(draw, 1000);
+setInterval(draw, 500);
 begin();
