@@ -27,3 +27,4 @@ mod state;
 mod streams;
 mod tables;
 mod tenants;
+mod web;
