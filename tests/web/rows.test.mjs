@@ -42,6 +42,7 @@ test("a streamed query keeps what matches", () => {
   assert.equal(keys(next), "bca");
   assert.equal(next[0].name, "new");
   assert.equal(keys(applyFrames(next, [match("unmatch", "c"), match("match", "c"), match("match", "b")], true)), "bac");
+  assert.equal(keys(applyFrames(next, [reset, match("match", "x"), match("match", "b")], true)), "xb");
 });
 
 test("the place of a row is known", () => {

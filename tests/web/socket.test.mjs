@@ -209,15 +209,19 @@ test("the host is asked whether it lives, and given up when it does not answer",
 });
 
 test("close of a view ends its subscription, and close of the connection everything", async (t) => {
-  const { clock, connection, socket, things, others } = await two(t);
+  const { clock, connection, all, socket, things, others } = await two(t);
   things.close();
   assert.deepEqual(socket.sent, [{ action: "unsubscribe", id: "1" }]);
   await socket.batch("1", "t2", leave("a", 0));
   await socket.batch("2", "o2", update("x", 0));
   assert.deepEqual([things.status, keys(things), others.status], ["closed", "ab", "live"]);
+  await socket.drop();
+  await clock.tick(1000);
+  await all[1].open();
+  assert.deepEqual(all[1].sent.map(({ query }) => query.table), ["others"]);
   connection.close();
   await clock.tick(100_000);
-  assert.deepEqual([others.status, socket.closed, clock.timers], ["closed", true, 0]);
+  assert.deepEqual([others.status, all[1].closed, clock.timers], ["closed", true, 0]);
 });
 
 test("a view that waits to begin anew is closed with the connection", async (t) => {

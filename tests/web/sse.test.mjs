@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { cursorOf, live } from "../../host/src/gateway/client/client.js";
-import { Clock, Fetches, commit, enter, event, gap, leave, move, ready, reset, row, settle, snapshot, sources, update } from "./fakes.mjs";
+import { Clock, Fetches, commit, enter, event, gap, leave, move, ready, reset, row, settle, snapshot, sockets, sources, update } from "./fakes.mjs";
 import { Oracle } from "./oracle.mjs";
 
 const url = "http://host.test:7070";
@@ -228,14 +228,14 @@ test("what passes by itself is asked again", async (t) => {
   const { clock, host, view } = await watch(t);
   await host.last.send(snapshot("t1", 1, "a"));
   host.refuse(503, { code: "host_stopping", detail: "bye" }, { "retry-after": "5" });
-  host.refuse(429, { code: "rate", detail: "slowly" });
+  host.refuse(409, { code: "rate", detail: "slowly" }, { "retry-after": "2" });
   host.answers.push(new Response("<html>", { headers: { "content-type": "text/html" } }));
   await host.last.end();
   await clock.tick(1000);
   assert.equal(view.error.code, "host_stopping");
   await clock.tick(5000);
   assert.equal(view.error.code, "rate");
-  await clock.tick(4000);
+  await clock.tick(2000);
   assert.equal(view.error.code, "http_200");
   await clock.tick(8000);
   assert.equal(host.calls.length, 5);
@@ -294,6 +294,14 @@ test("a place that the host refuses leaves the window where it was", async (t) =
   assert.deepEqual([host.last.body.cursor, host.last.headers["Last-Event-ID"]], [undefined, "t1"]);
   await host.last.send(event(ready("t1", 1, 1, true), "t1"));
   assert.deepEqual([view.status, keys(view)], ["live", "a"]);
+  // What is refused once the window has moved is the query as it is now.
+  view.reanchor(null, 4);
+  await settle();
+  await host.last.send(snapshot("t2", 2, "b"));
+  host.refuse(404, { code: "table_unknown", detail: "gone" });
+  await host.last.cut();
+  await clock.tick(1000);
+  assert.deepEqual([view.status, view.error.code], ["closed", "table_unknown"]);
 });
 
 test("after close nothing is told and nothing waits", async (t) => {
@@ -318,6 +326,20 @@ test("close in a listener ends what came with it", async (t) => {
   await settle();
   await host.last.send(snapshot("t1", 1, "a") + commit("t2", enter("b", 1)) + commit("t3", enter("c", 2)));
   assert.deepEqual(seen, ["a", "ab"]);
+});
+
+test("close at a gap ends what came with it", async (t) => {
+  new Clock(t);
+  const { Socket, all } = sockets();
+  const told = [];
+  const view = live({ url, table: "things", transport: "ws", WebSocket: Socket }, (view, { type }) => {
+    told.push(type);
+    if (type === "gap") view.close();
+  });
+  await settle();
+  await all[0].open();
+  await all[0].batch("1", undefined, gap("slow"), reset, enter("a", 0), ready("t1"));
+  assert.deepEqual([told, view.rows, view.status], [["status", "gap", "status"], [], "closed"]);
 });
 
 test("a listener that throws hurts nobody else", async (t) => {

@@ -151,7 +151,6 @@ class View {
   gaps = 0;
   resets = 0;
   #frames = []; // Of a commit or a snapshot that is not complete.
-  #loading = false;
   #wakes = [];
 
   constructor({ table, where, sort, limit, cursor, mode, columns }, listener) {
@@ -198,7 +197,6 @@ class View {
       } else {
         if (op === "reset") {
           if (this.status === "live") this._turn("reset");
-          this.#loading = true;
           this.#frames = [];
         }
         this.#frames.push(frame);
@@ -206,8 +204,8 @@ class View {
       }
       if (this.status === "closed") return;
     }
-    if (token && !this.#loading && this.#frames.length > 0 && !this.#commit({})) return;
-    if (token && !this.#loading) this._token = token;
+    // The rows of a snapshot have none, so that it is shown when `ready` ends it.
+    if (token && (this.#frames.length === 0 || this.#commit({}))) this._token = token;
   }
 
   #commit({ op, revision }) {
@@ -225,7 +223,6 @@ class View {
     this.revision = revision ?? frames.at(-1).revision ?? this.revision;
     this.#tell({ type: "rows", frames });
     if (op === "ready" && this.status !== "closed") {
-      this.#loading = false;
       this._before = undefined;
       this._line.good();
       this.error = null;
@@ -244,7 +241,6 @@ class View {
   // The connection is gone, and with it what was not complete.
   _lost(error) {
     this.#frames = [];
-    this.#loading = false;
     if (error) this._fail({ code: "connection_lost", detail: error.message });
     if (this.status === "live") this._turn("catching-up");
   }
