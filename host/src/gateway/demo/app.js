@@ -96,12 +96,12 @@ function watch() {
   views.open = open({ table: "alerts", where: [{ column: "cleared_at", op: "isnull" }], sort: last("raised_at"), limit: 6 }, changed);
   views.cleared = open({ table: "alerts", where: [{ column: "cleared_at", op: "isnotnull" }], sort: last("cleared_at"), limit: 3 }, changed);
   views.carriers = open({ table: "carriers", where: [{ column: "departed", op: "gt", value: 0 }], sort: last("delay_mean_min"), limit: 20 }, changed);
-  watchFlights();
 }
 
 function unwatch() {
   coming?.close();
   coming = null;
+  horizon = null; // The host may come back as another one.
   connection?.close();
   connection = null;
   for (const name of Object.keys(views)) {
@@ -209,7 +209,7 @@ function showEmpty(isEmpty) {
 // The replay's time is that of the newest departure; how fast it goes is measured over some seconds.
 const past = [];
 function showClock(airports) {
-  if (airports.length === 0) return;
+  if (airports.length === 0) return views.flights || watchFlights();
   const now = Math.max(...airports.map((row) => Date.parse(row.at)));
   const real = performance.now();
   if (now !== showClock.now) {
@@ -222,10 +222,10 @@ function showClock(airports) {
   while (past.length > 1 && past[0][0] < real - 5000) past.shift();
   const [first, begun] = past[0];
   const speed = real - first > 1000 ? (now - begun) / (real - first) : 0;
-  byId("speed").textContent = speed > 0.5 ? `replay at ×${count(Number(speed.toPrecision(2)))}` : "the replay stands";
+  byId("speed").textContent = speed > 0.5 ? `replay at ×${count(Number(speed.toPrecision(2)))}` : "the replay stands still";
   const hour = 3_600_000;
   const next = Math.floor(now / hour) * hour - HOURS * hour;
-  if (next !== horizon && (horizon === null || Date.now() - requeried > REQUERY_MS)) {
+  if (!views.flights || (next !== horizon && (horizon === null || Date.now() - requeried > REQUERY_MS))) {
     horizon = next;
     watchFlights();
   }
@@ -293,7 +293,8 @@ function paint() {
     showEmpty(rows.length === 0);
     showFlights(rows, moving);
   });
-  if (views.airports) showClock(views.airports.rows);
+  // Which flights are of now says the clock.
+  if (views.airports && views.airports.revision !== null) showClock(views.airports.rows);
   showState();
 }
 
@@ -307,7 +308,7 @@ function choose(what, value) {
     }
   }
   byId("carrier").value = chosen.carrier;
-  if (views.airports) watchFlights();
+  if (views.flights) watchFlights();
 }
 
 function choice(what, value, ...children) {

@@ -44,10 +44,13 @@ export function keyed(parent, make, fill) {
       }
     }
     const keys = new Set(rows.map((row) => row.key));
+    // When nearly everything is another, there is nothing to follow with the eyes.
+    const few = rows.length / 2;
+    const calm = [...lines.keys()].filter((key) => !keys.has(key)).length <= few;
     for (const [key, { element }] of lines) {
       if (keys.has(key)) continue;
       lines.delete(key);
-      leave(element, before.get(key)?.top, before.get(key)?.height, moving);
+      leave(element, before.get(key)?.top, before.get(key)?.height, moving && calm);
     }
     let next = parent.firstElementChild;
     const placed = rows.map((row) => {
@@ -58,12 +61,13 @@ export function keyed(parent, make, fill) {
       return { ...line, key: row.key };
     });
     if (!moving) return;
+    const flashes = placed.filter(({ isNew, isChanged }) => isChanged && !isNew).length <= few;
     const ground = parent.getBoundingClientRect().top;
     for (const { element, key, isNew, isChanged } of placed) {
       const way = (before.get(key)?.top ?? 0) - (element.getBoundingClientRect().top - ground);
       if (isNew) element.animate([{ opacity: 0, transform: "translateX(-1.5rem)" }, { opacity: 1, transform: "none" }], MOVE);
       else if (Math.abs(way) > 1) element.animate([{ transform: `translateY(${way}px)` }, { transform: "none" }], MOVE);
-      if (isChanged && !isNew) element.animate([{ backgroundColor: "#4a3a14" }, {}], { duration: 1200 });
+      if (isChanged && !isNew && flashes) element.animate([{ backgroundColor: "#4a3a14" }, {}], { duration: 1200 });
     }
   };
 }
