@@ -60,7 +60,7 @@ export function keyed(parent, make, fill) {
       else parent.insertBefore(line.element, next);
       return { ...line, key: row.key };
     });
-    if (!moving) return;
+    if (!moving || !calm) return;
     const flashes = placed.filter(({ isNew, isChanged }) => isChanged && !isNew).length <= few;
     const ground = parent.getBoundingClientRect().top;
     for (const { element, key, isNew, isChanged } of placed) {
