@@ -28,4 +28,5 @@ mod state;
 mod streams;
 mod tables;
 mod tenants;
+mod web;
 mod windows;

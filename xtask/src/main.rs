@@ -7,6 +7,7 @@ mod guests;
 mod paths;
 mod run;
 mod test;
+mod web;
 
 use std::process::ExitCode;
 

@@ -4,12 +4,13 @@ use std::process::Stdio;
 
 use anyhow::Result;
 
-use crate::guests;
 use crate::run::{cargo, finish, say, works};
+use crate::{guests, web};
 
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     guests::ensure_linker()?;
     guests::build()?;
+    web::ensure();
     if filters.is_empty() {
         say("checking the documentation and its links");
         finish(

@@ -16,6 +16,7 @@ use super::{Edge, openapi};
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
+const TYPES: &str = "application/typescript; charset=utf-8";
 
 fn asset(content_type: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")], text).into_response()
@@ -102,8 +103,21 @@ pub(super) async fn demo_script() -> Response {
     asset(SCRIPT, include_str!("demo/app.js"))
 }
 
+pub(super) async fn demo_rows() -> Response {
+    asset(SCRIPT, include_str!("demo/rows.js"))
+}
+
 pub(super) async fn demo_style() -> Response {
     asset(STYLE, include_str!("demo/board.css"))
+}
+
+/// The JavaScript client of live queries.
+pub(super) async fn client() -> Response {
+    asset(SCRIPT, include_str!("client/client.js"))
+}
+
+pub(super) async fn client_types() -> Response {
+    asset(TYPES, include_str!("client/client.d.ts"))
 }
 
 pub(super) async fn unknown(uri: axum::http::Uri) -> Problem {

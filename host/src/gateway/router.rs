@@ -100,7 +100,10 @@ fn table() -> Vec<Route> {
         part("/demo", pages::demo_redirect),
         page("/demo/", pages::demo),
         part("/demo/app.js", pages::demo_script),
+        part("/demo/rows.js", pages::demo_rows),
         part("/demo/board.css", pages::demo_style),
+        part("/client.js", pages::client),
+        part("/client.d.ts", pages::client_types),
     ]
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use ::metrics::{Counter, counter, gauge};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::holders::Holders;
@@ -24,6 +25,7 @@ use crate::event::{Epoch, Revision, TenantId};
 use crate::limits::{LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_SWEEP, LIVE_VIEWS_MAX};
 use crate::tables::{Changed, CommitChanges, RowChange, RowChanges, TableSchema, TableStore};
 use crate::tasks::Tasks;
+use crate::telemetry::metrics;
 
 /// What all owners share.
 #[derive(Debug)]
@@ -69,6 +71,7 @@ pub(super) struct Owner {
     reads: usize,
     done: mpsc::Sender<ReadDone>,
     changes_looked: u64,
+    row_changes: Counter,
     /// Why its views end when it does.
     ended: LiveError,
     // Kept between commits, so that they need not be made anew.
@@ -102,6 +105,7 @@ impl Owner {
             reads: 0,
             done,
             changes_looked: 0,
+            row_changes: counter!(metrics::LIVE_ROW_CHANGES),
             ended: LiveError::ViewFailed,
             found: Vec::new(),
             touched: Vec::new(),
@@ -173,6 +177,7 @@ impl Owner {
             self.common.views.fetch_sub(1, Ordering::AcqRel);
             return Err(self.changed_columns());
         };
+        gauge!(metrics::LIVE_VIEWS).increment(1);
         let id = self.next_view;
         self.next_view += 1;
         let mark = ViewMark::new(&self.common.epoch, &self.tenant, &attach.shape, rand::random());
@@ -190,6 +195,7 @@ impl Owner {
     fn end_view(&mut self, id: ViewId, why: &LiveError) {
         let Some(view) = self.views.remove(&id) else { return };
         self.common.views.fetch_sub(1, Ordering::AcqRel);
+        gauge!(metrics::LIVE_VIEWS).decrement(1);
         self.by_shape.remove(&view.shape);
         self.index.remove(id);
         for key in view.held_keys() {
@@ -210,6 +216,7 @@ impl Owner {
             error.blame = "host",
             "a view panicked and was given up"
         );
+        counter!(metrics::LIVE_FAILED).increment(1);
         self.holders.forget(id);
         self.end_view(id, &LiveError::ViewFailed);
     }
@@ -267,6 +274,7 @@ impl Owner {
     }
 
     fn commit(&mut self, commit: &CommitChanges) {
+        self.row_changes.increment(commit.rows.len() as u64);
         let now = Instant::now();
         let first = self.touched.len();
         for change in &commit.rows {
@@ -317,6 +325,7 @@ impl Owner {
 
     /// Some commits are unknown: every view is read again.
     fn lose(&mut self, after: Revision) {
+        counter!(metrics::LIVE_LOST).increment(1);
         self.seen = after;
         self.valid_from = after;
         self.recent.clear();
@@ -359,6 +368,7 @@ impl Owner {
         let wanted = |view: &&mut View| !view.reading && (view.ring.is_watched() || !view.waiting.is_empty());
         let Some(view) = self.views.get_mut(&id).filter(wanted) else { return };
         view.reading = true;
+        counter!(metrics::LIVE_READS).increment(1);
         self.reads += 1;
         let read = Read {
             view: id,

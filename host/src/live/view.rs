@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ::metrics::{Counter, counter};
+
 use super::encode::{self, At, Membership};
 use super::frames::Batch;
 use super::holders::Holders;
@@ -14,6 +16,7 @@ use super::token::{Gap, ViewMark};
 use super::window::{Held, Step, Window, difference};
 use crate::event::Revision;
 use crate::tables::{CommitChanges, Row, RowChange};
+use crate::telemetry::metrics;
 
 type Rows = Vec<Held<Arc<Shown>>>;
 
@@ -52,7 +55,6 @@ enum State {
     Behind(Rows),
 }
 
-#[derive(Debug)]
 pub(super) struct View {
     pub(super) id: ViewId,
     pub(super) plan: Plan,
@@ -73,6 +75,7 @@ pub(super) struct View {
     /// Commits up to here are in its rows already, by ranges of keys; the last range has no end.
     exact: Vec<(Option<Box<str>>, Revision)>,
     steps: Vec<Step<Arc<Shown>>>,
+    frames: Counter,
     /// What was seen before the running commit, where that may be needed.
     before: Option<Rows>,
     /// The rows as of a place in the ring, encoded.
@@ -105,6 +108,7 @@ impl View {
             state: State::New,
             exact: Vec::new(),
             steps: Vec::new(),
+            frames: counter!(metrics::LIVE_FRAMES),
             before: None,
             snapshot: None,
         }
@@ -191,6 +195,7 @@ impl View {
             encode::steps(&self.plan, &self.mark, at, &self.steps)
         };
         self.steps.clear();
+        self.frames.increment(batch.len() as u64);
         self.ring.push(batch, now);
     }
 
@@ -265,6 +270,7 @@ impl View {
             Start::Token(token) => match self.mark.resume(&token) {
                 Ok(has) => match self.ring.since(has) {
                     Some(mut first) => {
+                        counter!(metrics::LIVE_RESUMES).increment(1);
                         first.push(encode::resumed(&self.mark, at, self.visible().len()));
                         return Attached { first, next, watching };
                     }
@@ -273,6 +279,9 @@ impl View {
                 Err(why) => Some(why),
             },
         };
+        if let Some(why) = gap {
+            counter!(metrics::LIVE_GAPS, "reason" => why.reason()).increment(1);
+        }
         let mut first: Vec<_> = gap.map(encode::gap).into_iter().collect();
         first.push(self.snapshot(at));
         Attached { first, next, watching }

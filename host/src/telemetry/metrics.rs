@@ -31,6 +31,15 @@ pub const LIVE_SENT_FRAMES: &str = "millrace_live_sent_frames_total";
 pub const LIVE_SENT_BYTES: &str = "millrace_live_sent_bytes_total";
 pub const LIVE_WRITES: &str = "millrace_live_writes_total";
 pub const LIVE_CLOSES: &str = "millrace_live_closes_total";
+// Live queries. Label of the gaps: `reason`.
+pub const LIVE_VIEWS: &str = "millrace_live_views";
+pub const LIVE_FRAMES: &str = "millrace_live_frames_total";
+pub const LIVE_ROW_CHANGES: &str = "millrace_live_row_changes_total";
+pub const LIVE_READS: &str = "millrace_live_reads_total";
+pub const LIVE_RESUMES: &str = "millrace_live_resumes_total";
+pub const LIVE_GAPS: &str = "millrace_live_gaps_total";
+pub const LIVE_LOST: &str = "millrace_live_lost_total";
+pub const LIVE_FAILED: &str = "millrace_live_failed_total";
 
 // Plugins. Labels of the first: `plugin`.
 pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
@@ -120,6 +129,20 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(LIVE_SENT_BYTES, "Bytes of live queries that clients were sent, by transport."),
     counter(LIVE_WRITES, "Writes to clients of live queries, each with all that was ready, by transport."),
     counter(LIVE_CLOSES, "Connections of live queries that ended, by transport and cause."),
+    gauge(LIVE_VIEWS, "Different live queries that are kept."),
+    counter(LIVE_FRAMES, "Frames of live queries that were encoded, each once for all who get it."),
+    counter(LIVE_ROW_CHANGES, "Committed row changes that live queries looked at."),
+    counter(
+        LIVE_READS,
+        "Reads of the store for live queries: one for each new view, and where a window ran out.",
+    ),
+    counter(LIVE_RESUMES, "Clients of live queries that went on from their token."),
+    counter(LIVE_GAPS, "Clients that could not be told what they missed and got the rows anew, by reason."),
+    counter(
+        LIVE_LOST,
+        "How often more was committed than was kept for live queries, or a table's columns changed.",
+    ),
+    counter(LIVE_FAILED, "Views of live queries that broke and were given up."),
     counter(GUEST_HTTP_REQUESTS, "HTTP requests of guests that the operator's list allowed."),
     counter(
         GUEST_HTTP_DENIED,

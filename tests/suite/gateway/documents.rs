@@ -68,7 +68,18 @@ async fn unknown_paths_and_methods_are_problems() {
 #[tokio::test]
 async fn pages_load_nothing_from_elsewhere() {
     let rig = Rig::start().await;
-    for path in ["/", "/docs", "/demo/", "/demo/app.js", "/demo/board.css", "/docs/docs.js", "/page.css"] {
+    for path in [
+        "/",
+        "/docs",
+        "/demo/",
+        "/demo/app.js",
+        "/demo/rows.js",
+        "/demo/board.css",
+        "/docs/docs.js",
+        "/page.css",
+        "/client.js",
+        "/client.d.ts",
+    ] {
         let answer = rig.get(path).await;
         assert_eq!(answer.status, 200, "{path}");
         assert!(answer.header("content-security-policy").is_some_and(|p| p.contains("default-src 'self'")));

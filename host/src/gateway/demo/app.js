@@ -1,315 +1,341 @@
-// The departures board. Every second it asks for five small pages of rows; what has not changed costs an empty
-// answer (If-None-Match), and what has not changed is not drawn again.
-"use strict";
+// The departures board: five live queries. Every choice of the reader is another query, and so is every hour that the
+// replay passes; what is shown stays until the new rows are complete.
 
-const POLL_MS = 1000;
-const POLL_LOST_MS = 8000; // The longest wait between two attempts while the host does not answer.
-const ANSWER_MS = 10000;
-const ROWS = 26;
-const ROWS_COMING = 12; // Of these, how many may be still to come.
-const LATE_MIN = 15;
+import { connect, live } from "/client.js";
+import { keyed } from "/demo/rows.js";
+
+const ROWS = 12;
+const HOURS = 12; // Flights that were scheduled longer ago are not of now.
+const DRAW_MS = 200; // Between two drawings: eyes need time, and a fast replay has thousands of commits a second.
+const REQUERY_MS = 500;
+const AGAIN_MS = 1000;
+const LOST_MS = 3000; // A shorter loss is shown by the dot only.
+const LATE_MIN = 60;
 const TABLES = ["flights", "alerts", "carriers", "airports"];
 const AIRPORTS = [["", "All airports"], ["EWR", "Newark"], ["JFK", "Kennedy"], ["LGA", "LaGuardia"]];
-// What each choice asks of the table.
-const STATUSES = [
-  ["", "All", []],
-  ["scheduled", "Scheduled", ["status:eq:scheduled"]],
-  ["departed", "Departed", ["status:eq:departed"]],
-  ["arrived", "Arrived", ["status:eq:arrived"]],
-  ["late", `Over ${LATE_MIN} min late`, [`dep_delay_min:gt:${LATE_MIN}`]],
-  ["cancelled", "Cancelled", ["status:eq:cancelled"]],
-];
-const WORDS = { scheduled: "Scheduled", waiting: "Waiting", departed: "Departed", arrived: "Arrived", cancelled: "Cancelled" };
+const STATUSES = [["departed", "In the air"], ["arrived", "Landed"], ["", "All"]];
+const WORDS = { departed: "In the air", arrived: "Landed", cancelled: "Cancelled", scheduled: "Scheduled" };
+const STATES = {
+  connecting: "Connecting", live: "Live", "catching-up": "Catching up", reset: "Reset", lost: "Connection lost", waiting: "Waiting",
+};
 
 const byId = (id) => document.getElementById(id);
 const zone = "America/New_York";
 const clock = new Intl.DateTimeFormat("en-GB", { timeZone: zone, hour: "2-digit", minute: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { timeZone: zone, weekday: "short", day: "numeric", month: "short" });
 const longDay = new Intl.DateTimeFormat("en-GB", { timeZone: zone, weekday: "long", day: "numeric", month: "long" });
+const count = (number) => number.toLocaleString("en");
+const plain = (name) => (name || "").replace(/,? (Inc|Co|Corporation)\.?$/, "");
 
-const chosen = { airport: "", status: "", carrier: "" };
-const answers = new Map(); // What each address answered last, with its ETag.
-const known = new Set(); // The tables that exist.
-const shown = new Map(); // What each part of the page was drawn from.
-let revisions = new Map(); // The revision of each flight on the board.
+const chosen = { airport: "", status: "departed", carrier: "" };
+const views = {}; // By what they show: airports, carriers, open, cleared, flights.
+const overSse = new URLSearchParams(location.search).get("transport") === "sse";
 let token = "";
-let failures = 0;
-let timer = 0;
-let turn = 0; // Counts refreshes: only the newest may draw.
-
-class Refused extends Error {
-  constructor(status, problem) {
-    super(problem.detail || `the host answered ${status}`);
-    this.status = status;
-  }
-}
-
-async function ask(address, headers = {}) {
-  if (token) headers.Authorization = `Bearer ${token}`;
-  return fetch(address, { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
-}
-
-async function read(response) {
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, body);
-  return body;
-}
-
-async function rows(table, parameters, where = []) {
-  if (!known.has(table)) return { rows: [], revision: 0 };
-  const query = new URLSearchParams(parameters);
-  for (const condition of where) query.append("where", condition);
-  const address = `/v1/tables/${table}?${query}`;
-  const before = answers.get(address);
-  const response = await ask(address, before ? { "If-None-Match": before.etag } : {});
-  if (response.status === 304 && before) return before.page;
-  const page = await read(response);
-  if (answers.size > 40) answers.clear();
-  answers.set(address, { etag: response.headers.get("ETag"), page });
-  return page;
-}
-
-// Plugins may be deployed while the page is open: it asks until all tables are there.
-async function findTables() {
-  if (TABLES.every((table) => known.has(table))) return;
-  const { tables } = await read(await ask("/v1/tables"));
-  known.clear();
-  for (const { name } of tables) known.add(name);
-}
-
-// Calls `draw` unless the part was drawn from the same things already.
-function show(part, from, draw) {
-  const before = shown.get(part);
-  if (before && before.length === from.length && before.every((it, index) => it === from[index])) return;
-  shown.set(part, from);
-  draw();
-}
+let connection = null;
+let coming = null; // Flights as chosen last; they become `views.flights` when they are complete.
+let horizon = null; // Where the flights of now begin.
+let requeried = 0;
+let revision = 0; // The one that was named last.
+let commits = 0; // Since then.
+let missing = [];
+let lostSince = 0;
 
 function element(name, options = {}, ...children) {
   const made = document.createElement(name);
   if (options.className) made.className = options.className;
+  if (options.role) made.setAttribute("role", options.role);
   Object.assign(made.dataset, options.data || {});
   made.append(...children);
   return made;
 }
 
-const cell = (className, ...children) => element("td", { className }, ...children);
-const plain = (name) => (name || "").replace(/,? (Inc|Co|Corporation)\.?$/, "");
-const count = (number) => number.toLocaleString("en");
+const cell = (className, ...children) => element("td", { className, role: "cell" }, ...children);
 
 function minutes(value) {
   const rounded = Math.round(value);
   return rounded > 0 ? `+${count(rounded)}` : rounded < 0 ? `−${count(-rounded)}` : "0";
 }
 
-const tone = (value) => (value > LATE_MIN ? "late" : value < 0 ? "early" : "");
+// ---- What is asked ----
 
-function flightLine({ key, revision, values: flight }, now) {
+function open(query, listener) {
+  if (overSse || token) return live({ ...query, token: token || undefined }, listener);
+  connection ??= connect();
+  return connection.live(query, listener);
+}
+
+// The host refuses a query when its table goes, or the token: both may come back.
+function changed(_, { type, final }) {
+  if (type === "rows") commits += 1;
+  if (type === "error" && final) restart();
+  draw();
+}
+
+function watchFlights() {
+  const where = [{ column: "dep_delay_min", op: "gt", value: 0 }];
+  if (horizon) where.push({ column: "scheduled", op: "gte", value: new Date(horizon).toISOString() });
+  if (chosen.airport) where.push({ column: "origin", op: "eq", value: chosen.airport });
+  if (chosen.carrier) where.push({ column: "carrier", op: "eq", value: chosen.carrier });
+  if (chosen.status) where.push({ column: "status", op: "eq", value: chosen.status });
+  requeried = Date.now();
+  coming?.close();
+  coming = open({ table: "flights", where, sort: [{ column: "dep_delay_min", desc: true }], limit: ROWS }, (view, change) => {
+    if (view === coming && view.status === "live") {
+      views.flights?.close();
+      views.flights = coming;
+      coming = null;
+    }
+    if (view === coming || view === views.flights) changed(view, change);
+  });
+  views.flights ??= coming;
+}
+
+function watch() {
+  const last = (column) => [{ column, desc: true }];
+  views.airports = open({ table: "airports", limit: 20 }, changed);
+  views.open = open({ table: "alerts", where: [{ column: "cleared_at", op: "isnull" }], sort: last("raised_at"), limit: 6 }, changed);
+  views.cleared = open({ table: "alerts", where: [{ column: "cleared_at", op: "isnotnull" }], sort: last("cleared_at"), limit: 3 }, changed);
+  views.carriers = open({ table: "carriers", where: [{ column: "departed", op: "gt", value: 0 }], sort: last("delay_mean_min"), limit: 20 }, changed);
+}
+
+function unwatch() {
+  coming?.close();
+  coming = null;
+  horizon = null; // The host may come back as another one.
+  connection?.close();
+  connection = null;
+  for (const name of Object.keys(views)) {
+    views[name].close();
+    delete views[name];
+  }
+}
+
+function restart() {
+  unwatch();
+  clearTimeout(restart.timer);
+  restart.timer = setTimeout(begin, AGAIN_MS);
+}
+
+// Plugins may be deployed while the page is open.
+async function begin() {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  try {
+    const response = await fetch("/v1/tables", { headers, cache: "no-store" });
+    const denied = response.status === 401 || response.status === 403;
+    byId("token-form").hidden = !denied;
+    if (denied) return tell("waiting", "for a token");
+    const { tables } = await response.json();
+    missing = TABLES.filter((table) => !tables.some(({ name }) => name === table));
+  } catch {
+    tell("lost", "");
+    return restart();
+  }
+  if (missing.length === 0) return watch();
+  tell("waiting", "for the plugins");
+  showEmpty(true);
+  restart();
+}
+
+// ---- What is shown ----
+
+const showFlights = keyed(document.querySelector("#flights tbody"), () => element("tr", { role: "row" }), (line, flight) => {
   const scheduled = Date.parse(flight.scheduled);
-  const late = flight.status === "scheduled" && scheduled < now;
-  const status = late ? "waiting" : flight.status;
   const destination = cell("dest", element("b", {}, flight.dest), flight.dest_name || "");
   destination.title = flight.dest_name || flight.dest;
-  const delayed = flight.dep_delay_min;
-  const delay = cell("number delay", ...(delayed === null ? [] : [element("span", { className: tone(delayed) }, `${minutes(delayed)} min`)]));
-  const line = element("tr", { data: { row: status } },
+  const delay = flight.dep_delay_min;
+  line.replaceChildren(
+    cell("delay", element("b", { className: delay > LATE_MIN ? "late" : "" }, minutes(delay)), element("small", {}, " min")),
     cell("time", clock.format(scheduled)), cell("flight", flight.flight), destination,
     cell("airline", plain(flight.airline)), cell("from", flight.origin),
-    cell("status", element("span", { data: { status } }, WORDS[status] || status)), delay);
-  const before = revisions.get(key);
-  if (before === undefined) line.className = revisions.size > 0 ? "entered" : "";
-  else if (before !== revision) line.className = "changed";
-  return line;
-}
+    cell("status", element("span", { data: { status: flight.status } }, WORDS[flight.status] || flight.status)),
+  );
+});
 
-function divider(text) {
-  const words = cell("", text);
-  words.colSpan = 7;
-  return element("tr", { className: "line" }, words);
-}
+const showCarriers = keyed(document.querySelector("#carriers tbody"), () => element("tr", { role: "row" }), (line, carrier) => {
+  const mean = carrier.delay_mean_min;
+  const bar = element("i", { className: mean < 0 ? "bar early" : "bar" });
+  bar.style.width = `${Math.min(100, Math.round(Math.abs(mean) * 2.5))}%`;
+  const name = cell("name", plain(carrier.name) || carrier.key, bar);
+  name.title = carrier.name;
+  line.replaceChildren(name, cell("number", count(carrier.departed)), cell("number", `${minutes(mean)} min`));
+});
 
-function showFlights(left, coming, now) {
-  const past = left.rows.slice(0, ROWS - coming.rows.length).reverse();
-  const lines = [];
-  let date = day.format(now);
-  const add = (row) => {
-    const its = day.format(Date.parse(row.values.scheduled));
-    if (its !== date) lines.push(divider(its));
-    date = its;
-    lines.push(flightLine(row, now));
-  };
-  past.forEach(add);
-  if (lines.length > 0 && coming.rows.length > 0) {
-    lines.push(divider(`Now ${clock.format(now)}`));
-    date = day.format(now);
-  }
-  coming.rows.forEach(add);
-  revisions = new Map([...past, ...coming.rows].map((row) => [row.key, row.revision]));
-  document.querySelector("#flights tbody").replaceChildren(...lines);
-  byId("flights").hidden = lines.length === 0;
-  const filtered = Boolean(chosen.airport || chosen.status || chosen.carrier);
-  byId("unmatched").hidden = lines.length > 0 || !filtered;
-  byId("none").hidden = lines.length > 0 || filtered;
-  const deployed = known.has("flights");
-  byId("none-why").textContent = deployed
-    ? "The plugins run and wait for events. Publish the month that comes with them:"
-    : "The plugin flight-board is not deployed. Start the whole demo:";
-  byId("none-do").firstChild.textContent = deployed
-    ? "millrace publish plugins/flight-board/data/flights-2013-01.ndjson.gz --rate 300"
-    : "cargo xtask demo";
+function alertLine(line, alert) {
+  const isOpen = !alert.cleared_at;
+  const raised = Date.parse(alert.raised_at);
+  const until = isOpen ? `since ${clock.format(raised)}` : `${clock.format(raised)} to ${clock.format(Date.parse(alert.cleared_at))}`;
+  line.dataset.alert = isOpen ? "open" : "cleared";
+  line.replaceChildren(element("b", {}, alert.airport), ` ${isOpen ? "delayed" : "cleared"} `,
+    element("small", {}, `${day.format(raised)}, ${until}, ${minutes(alert.mean_delay_min)} min`));
 }
+const showOpen = keyed(byId("alerts"), () => element("li"), alertLine);
+const showCleared = keyed(byId("cleared"), () => element("li"), alertLine);
 
-function showAirports(page) {
-  const byKey = new Map(page.rows.map((row) => [row.key, row.values]));
+function showAirports(rows) {
+  const byKey = new Map(rows.map((row) => [row.key, row]));
+  const alerts = rows.filter((row) => row.open_alert).length;
   for (const button of byId("airports").children) {
-    const origin = button.dataset.value;
-    const name = button.firstChild;
-    const airport = byKey.get(origin);
-    name.querySelector("em")?.remove();
-    if (airport && airport.open_alert) name.append(element("em", {}, "ALERT"));
-    const open = page.rows.filter((row) => row.values.open_alert).length;
-    const alerts = open === 0 ? "no open alert" : open === 1 ? "1 open alert" : `${open} open alerts`;
-    button.lastChild.textContent = !origin ? alerts
-      : airport ? `${airport.departures} in the last hour, mean ${minutes(airport.delay_mean_min)} min` : "no departures yet";
+    const { value } = button.dataset;
+    const airport = byKey.get(value);
+    button.querySelector("em").hidden = !(airport && airport.open_alert);
+    const text = !value ? (alerts === 0 ? "no open alert" : alerts === 1 ? "1 open alert" : `${alerts} open alerts`)
+      : airport ? `${airport.departures} an hour, ${minutes(airport.delay_mean_min)} min` : "no departures yet";
+    if (button.lastChild.textContent !== text) button.lastChild.textContent = text;
   }
 }
 
-function showAlerts(page) {
-  const lines = page.rows.map(({ values: alert }) => {
-    const open = !alert.cleared_at;
-    const raised = Date.parse(alert.raised_at);
-    const until = open ? `since ${clock.format(raised)}` : `${clock.format(raised)} to ${clock.format(Date.parse(alert.cleared_at))}`;
-    const line = element("li", { data: { alert: open ? "open" : "cleared" } },
-      element("b", {}, alert.airport), element("em", {}, open ? "delayed now" : "cleared"));
-    line.append(element("small", {}, `${day.format(raised)}, ${until}. Mean ${minutes(alert.mean_delay_min)} min`));
-    return line;
-  });
-  byId("alerts").replaceChildren(...lines);
-  byId("alerts-empty").hidden = lines.length > 0;
-}
-
-function showCarriers(page) {
-  const worst = Math.max(1, ...page.rows.map((row) => Math.abs(row.values.delay_mean_min ?? 0)));
-  const lines = page.rows.map(({ key, values: carrier }) => {
-    const mean = carrier.delay_mean_min;
-    const bar = element("i", { className: mean < 0 ? "bar early" : "bar" });
-    bar.style.width = `${Math.round((100 * Math.abs(mean ?? 0)) / worst)}%`;
-    const name = cell("", plain(carrier.name) || key, bar);
-    name.title = carrier.name;
-    const line = element("tr", {}, name, cell("number", count(carrier.flights)), cell("number", count(carrier.cancelled)),
-      cell("number", mean === null ? "" : element("span", { className: tone(mean) }, `${minutes(mean)} min`)));
-    if (key === chosen.carrier) line.setAttribute("aria-current", "true");
-    return line;
-  });
-  document.querySelector("#carriers tbody").replaceChildren(...lines);
-  byId("carriers").hidden = lines.length === 0;
-  byId("carriers-empty").hidden = lines.length > 0;
-  const names = page.rows.map(({ key, values }) => [key, plain(values.name) || key]).sort((a, b) => a[1].localeCompare(b[1]));
+function showChoices(carriers) {
+  const names = carriers.map(({ key, name }) => [key, plain(name) || key]).sort((a, b) => a[1].localeCompare(b[1]));
   const select = byId("carrier");
-  if (names.length + 1 !== select.options.length) {
-    select.replaceChildren(new Option("All airlines", ""), ...names.map(([key, name]) => new Option(`${name} (${key})`, key)));
-    select.value = chosen.carrier;
-  }
+  if (names.length + 1 === select.options.length) return;
+  select.replaceChildren(new Option("All airlines", ""), ...names.map(([key, name]) => new Option(`${name} (${key})`, key)));
+  select.value = chosen.carrier;
 }
 
-// The time of the newest departure, or else two hours before the last flight that is announced.
-async function eventTime(airports) {
-  if (airports.rows.length > 0) return Math.max(...airports.rows.map((row) => Date.parse(row.values.at)));
-  const newest = await rows("flights", { order: "scheduled:desc", limit: 1 });
-  return newest.rows.length > 0 ? Date.parse(newest.rows[0].values.scheduled) - 2 * 3600 * 1000 : null;
+function showEmpty(isEmpty) {
+  const filtered = horizon !== null;
+  byId("flights").hidden = isEmpty;
+  byId("unmatched").hidden = !isEmpty || !filtered;
+  byId("none").hidden = !isEmpty || filtered;
+  const isDeployed = missing.length === 0;
+  byId("none-why").textContent = isDeployed
+    ? "The plugins run and wait for events. Publish the month that comes with them:"
+    : `There is no table ${missing.join(", ")}: the demo's plugins are not all deployed. Start the whole demo:`;
+  byId("none-do").textContent = isDeployed
+    ? "millrace publish plugins/flight-board/data/flights-2013-01.ndjson.gz --rate 100"
+    : "cargo xtask demo --rate 100";
 }
 
-async function refresh() {
-  const mine = ++turn;
-  await findTables();
-  const airports = await rows("airports", { limit: 20 });
-  const now = await eventTime(airports);
-  const at = new Date(now ?? 0).toISOString();
-  const where = [...STATUSES.find(([value]) => value === chosen.status)[2]];
-  if (chosen.airport) where.push(`origin:eq:${chosen.airport}`);
-  if (chosen.carrier) where.push(`carrier:eq:${chosen.carrier}`);
-  const [left, coming, alerts, carriers] = await Promise.all([
-    rows("flights", { order: "scheduled:desc", limit: ROWS }, [...where, `scheduled:lte:${at}`]),
-    rows("flights", { order: "scheduled", limit: ROWS_COMING }, [...where, `scheduled:gt:${at}`]),
-    rows("alerts", { order: "raised_at:desc", limit: 6 }, chosen.airport ? [`airport:eq:${chosen.airport}`] : []),
-    rows("carriers", { order: "delay_mean_min:desc", limit: 30 }),
-  ]);
-  if (mine !== turn) return;
-  show("airports", [airports], () => showAirports(airports));
-  show("flights", [left, coming, now, known.has("flights"), Object.values(chosen).join()], () => showFlights(left, coming, now));
-  show("alerts", [alerts], () => showAlerts(alerts));
-  show("carriers", [carriers, chosen.carrier], () => showCarriers(carriers));
-  if (now !== null) {
+// The replay's time is that of the newest departure; how fast it goes is measured over some seconds.
+const past = [];
+function showClock(airports) {
+  if (airports.length === 0) return views.flights || watchFlights();
+  const now = Math.max(...airports.map((row) => Date.parse(row.at)));
+  const real = performance.now();
+  if (now !== showClock.now) {
+    showClock.now = now;
     byId("now").textContent = clock.format(now);
-    byId("now").dateTime = at;
+    byId("now").dateTime = new Date(now).toISOString();
     byId("day").textContent = longDay.format(now);
   }
-  const revision = Math.max(left.revision, coming.revision, alerts.revision, carriers.revision, airports.revision);
-  tell("live", "Live", `revision ${count(revision)}`);
-}
-
-function tell(state, word, text) {
-  document.body.classList.toggle("lost", state === "lost");
-  byId("state").dataset.state = state;
-  if (byId("state-word").textContent !== word) byId("state-word").textContent = word;
-  byId("state-text").textContent = text;
-}
-
-async function poll() {
-  clearTimeout(timer);
-  let wait = POLL_MS;
-  try {
-    await refresh();
-    failures = 0;
-    byId("lost").hidden = true;
-    byId("token-form").hidden = true;
-  } catch (error) {
-    const denied = error instanceof Refused && (error.status === 401 || error.status === 403);
-    wait = Math.min(POLL_MS * 2 ** failures++, POLL_LOST_MS);
-    known.clear(); // The host may come back as another one.
-    byId("token-form").hidden = !denied;
-    byId("lost").hidden = denied;
-    const why = error instanceof Refused ? `The host refuses: ${error.message}.` : "The host does not answer.";
-    byId("lost").textContent = `${why} ${shown.size > 0 ? "What you see is what it said last. " : ""}The page keeps trying.`;
-    tell("lost", denied ? "Token needed" : "Connection lost", denied ? "" : `next attempt in ${Math.round(wait / 1000)} s`);
+  past.push([real, now]);
+  while (past.length > 1 && past[0][0] < real - 5000) past.shift();
+  const [first, begun] = past[0];
+  const speed = real - first > 1000 ? (now - begun) / (real - first) : 0;
+  byId("speed").textContent = speed > 0.5 ? `replay at ×${count(Number(speed.toPrecision(2)))}` : "the replay stands still";
+  const hour = 3_600_000;
+  const next = Math.floor(now / hour) * hour - HOURS * hour;
+  if (!views.flights || (next !== horizon && (horizon === null || Date.now() - requeried > REQUERY_MS))) {
+    horizon = next;
+    watchFlights();
   }
-  clearTimeout(timer);
-  timer = setTimeout(poll, wait);
 }
+
+function tell(state, text) {
+  byId("state").dataset.state = state;
+  if (byId("state-word").textContent !== STATES[state]) byId("state-word").textContent = STATES[state];
+  byId("state-text").textContent = text;
+  lostSince = state === "live" || state === "waiting" ? 0 : lostSince || Date.now();
+  const isLost = lostSince > 0 && Date.now() - lostSince > LOST_MS;
+  document.body.classList.toggle("lost", isLost);
+  if (byId("lost").hidden === isLost) {
+    byId("lost").hidden = !isLost;
+    byId("lost").textContent = isLost ? "The host does not answer. What you see is what it said last; the page keeps trying." : "";
+  }
+}
+
+function showState() {
+  const all = Object.values(views);
+  if (all.length === 0) return;
+  const has = (status) => all.some((view) => view.status === status);
+  const state = ["reset", "catching-up", "connecting"].find(has) ?? "live";
+  const isLost = state !== "live" && all.some((view) => view.error && view.error.code === "connection_lost");
+  const newest = Math.max(...all.map((view) => Number(view.revision ?? 0)));
+  if (newest !== revision) commits = 0;
+  revision = newest;
+  const text = state === "connecting" ? "" : `revision ${count(revision)}${commits > 0 ? ` +${count(commits)}` : ""}`;
+  tell(isLost ? "lost" : state, text);
+}
+
+let drawn = { at: 0 };
+function draw() {
+  if (draw.waits) return;
+  draw.waits = true;
+  setTimeout(() => requestAnimationFrame(() => {
+    draw.waits = false;
+    paint();
+  }), Math.max(0, drawn.at + DRAW_MS - performance.now()));
+}
+
+function paint() {
+  const before = drawn;
+  drawn = { at: performance.now() };
+  for (const [name, view] of Object.entries(views)) drawn[name] = view.rows;
+  const show = (name, how) => {
+    if (views[name] && views[name].revision !== null && drawn[name] !== before[name]) how(drawn[name], Boolean(before[name]));
+  };
+  show("airports", showAirports);
+  show("open", (rows, moving) => {
+    showOpen(rows, moving);
+    byId("alerts-empty").hidden = rows.length > 0;
+  });
+  show("cleared", (rows) => {
+    showCleared(rows);
+    byId("cleared-title").hidden = rows.length === 0;
+  });
+  show("carriers", (rows, moving) => {
+    showCarriers(rows, moving);
+    showChoices(rows);
+    byId("carriers").hidden = rows.length === 0;
+    byId("carriers-empty").hidden = rows.length > 0;
+  });
+  show("flights", (rows, moving) => {
+    showEmpty(rows.length === 0);
+    showFlights(rows, moving);
+  });
+  // Which flights are of now says the clock.
+  if (views.airports && views.airports.revision !== null) showClock(views.airports.rows);
+  showState();
+}
+
+// ---- What is chosen ----
 
 function choose(what, value) {
   chosen[what] = value;
-  revisions = new Map(); // Another selection is no change of its rows.
   for (const [group, name] of [["airports", "airport"], ["statuses", "status"]]) {
     for (const button of byId(group).querySelectorAll("button")) {
       button.setAttribute("aria-pressed", String(button.dataset.value === chosen[name]));
     }
   }
   byId("carrier").value = chosen.carrier;
-  poll();
+  if (views.flights) watchFlights();
 }
 
 function choice(what, value, ...children) {
   const button = element("button", { data: { value } }, ...children);
   button.type = "button";
-  button.setAttribute("aria-pressed", String(value === ""));
+  button.setAttribute("aria-pressed", String(value === chosen[what]));
   button.addEventListener("click", () => choose(what, value));
   return button;
 }
 
-byId("airports").append(...AIRPORTS.map(([code, name]) =>
-  choice("airport", code, element("b", {}, code ? `${code} ${name}` : name), element("span", {}, " "))));
+byId("airports").append(...AIRPORTS.map(([code, name]) => {
+  const alert = element("em", {}, "ALERT");
+  alert.hidden = true;
+  return choice("airport", code, element("b", {}, code && `${code} `, element("span", {}, name), " ", alert), element("span", {}, " "));
+}));
 byId("statuses").append(...STATUSES.map(([value, name]) => choice("status", value, name)));
 byId("carrier").addEventListener("change", (event) => choose("carrier", event.target.value));
 byId("clear").addEventListener("click", () => {
-  Object.assign(chosen, { airport: "", status: "", carrier: "" });
-  choose("status", "");
+  Object.assign(chosen, { airport: "", carrier: "" });
+  choose("status", "departed");
 });
 // The token stays in this page's memory and is gone with it.
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   token = byId("token").value.trim();
-  answers.clear();
-  poll();
+  begin();
 });
-poll();
+// The speed and a loss are told also while nothing comes.
+setInterval(draw, 500);
+begin();
