@@ -228,6 +228,17 @@ test("a token that gets no ticket is the end, or asked for again", async (t) => 
   assert.deepEqual([later.status, none.length, other.calls.length], ["connecting", 1, 2]);
 });
 
+test("without a ticket a window that was being moved is at its end as well", async (t) => {
+  const host = desk(new Fetches());
+  const { clock, socket, things } = await two(t, { token: "secret", fetch: host.fetch });
+  things.reanchor({ values: ["B", "b"] });
+  host.answers.length = 0;
+  host.refuse(401, { code: "token_expired", detail: "too old" });
+  await socket.drop();
+  await clock.tick(1000);
+  assert.deepEqual([things.status, things.error.code, things.error.final], ["closed", "token_expired", true]);
+});
+
 test("a host that stops says when to come back", async (t) => {
   const { clock, all, socket, things } = await two(t);
   await socket.say({ type: "error", code: "host_stopping", detail: "bye", retry_ms: 7000 });
