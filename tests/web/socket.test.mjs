@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { connect, live } from "../../host/src/gateway/client/client.js";
-import { Clock, enter, gap, leave, ready, reset, settle, sockets, update } from "./fakes.mjs";
+import { Clock, Fetches, enter, gap, leave, ready, reset, settle, sockets, update } from "./fakes.mjs";
 
 const url = "https://host.test:7070";
 const keys = (view) => view.rows.map((row) => row.key).join("");
@@ -118,6 +118,12 @@ test("after reanchor the old window's frames are dropped until the host has move
   assert.deepEqual([keys(things), things.status, things.resets], ["de", "live", 0]);
 });
 
+test("a window goes back to the head", async (t) => {
+  const { socket, things } = await two(t);
+  things.reanchor(null);
+  assert.deepEqual(socket.sent, [{ action: "reanchor", id: "1", cursor: { values: null } }]);
+});
+
 test("a window that was moved while the socket was gone is subscribed where it is", async (t) => {
   const { clock, all, socket, things } = await two(t);
   things.reanchor({ values: ["B", "b"] });
@@ -176,22 +182,71 @@ test("an error of one view is its own, and one of the socket is told to all", as
   assert.deepEqual(told.others.slice(2), ["message_invalid", "host_busy", "catching-up", "live_view_failed", "table_unknown", "closed"]);
 });
 
-test("a token is sent first, and queries when it was taken", async (t) => {
+/** Answers `POST /v1/session` with tickets. */
+function desk(host) {
+  for (let number = 1; number < 9; number += 1) host.answers.push(new Response(`{"tenant":"a","ticket":"t${number}"}`));
+  return host;
+}
+
+test("a token is turned into a ticket for each socket, and can be renewed on it", async (t) => {
   let asked = 0;
-  const { connection, all, clock } = await dial(t, { token: () => `secret-${++asked}` });
+  const host = desk(new Fetches());
+  const { connection, all, clock } = await dial(t, { token: () => `secret-${++asked}`, fetch: host.fetch });
   const view = connection.live({ table: "things" });
+  assert.deepEqual([host.last.href, host.last.text, host.last.headers.Authorization], [`${url}/v1/session`, '{"ticket":true}', "Bearer secret-1"]);
+  assert.equal(all[0].href, "wss://host.test:7070/v1/live/ws?ticket=t1");
   await all[0].open();
-  assert.deepEqual(all[0].sent, [{ action: "auth", token: "secret-1" }]);
-  await all[0].say({ type: "authenticated" });
-  assert.equal(all[0].sent[1].action, "subscribe");
+  assert.equal(all[0].sent[0].action, "subscribe");
   await connection.authenticate();
   await all[0].say({ type: "authenticated" });
-  assert.deepEqual(all[0].sent.slice(2), [{ action: "auth", token: "secret-2" }]);
+  assert.deepEqual(all[0].sent.slice(1), [{ action: "auth", token: "secret-2" }]);
   await all[0].drop();
   await clock.tick(1000);
-  await all[1].open();
-  assert.deepEqual(all[1].sent, [{ action: "auth", token: "secret-3" }]);
+  assert.equal(new URL(all[1].href).searchParams.get("ticket"), "t2");
   assert.equal(view.status, "connecting");
+});
+
+test("a token that gets no ticket is the end, or asked for again", async (t) => {
+  const host = new Fetches();
+  host.refuse(401, { code: "token_expired", detail: "too old" });
+  const { connection, all, clock } = await dial(t, { token: () => "secret", fetch: desk(host).fetch });
+  const view = connection.live({ table: "things" });
+  assert.equal(all.length, 0);
+  await clock.tick(1000);
+  assert.deepEqual([all.length, host.calls.length, view.status], [1, 2, "connecting"]);
+  const other = new Fetches();
+  const { Socket, all: none } = sockets();
+  other.refuse(403, { code: "origin_refused", detail: "not from here" });
+  const another = connect(url, { WebSocket: Socket, token: "secret", fetch: other.fetch });
+  t.after(() => another.close());
+  const refused = another.live({ table: "things" });
+  await clock.tick(100_000);
+  assert.deepEqual([refused.status, refused.error.code, none.length, other.calls.length], ["closed", "origin_refused", 0, 1]);
+  desk(other);
+  const later = another.live({ table: "things" });
+  await settle();
+  assert.deepEqual([later.status, none.length, other.calls.length], ["connecting", 1, 2]);
+});
+
+test("without a ticket a window that was being moved is at its end as well", async (t) => {
+  const host = desk(new Fetches());
+  const { clock, socket, things } = await two(t, { token: "secret", fetch: host.fetch });
+  things.reanchor({ values: ["B", "b"] });
+  host.answers.length = 0;
+  host.refuse(401, { code: "token_expired", detail: "too old" });
+  await socket.drop();
+  await clock.tick(1000);
+  assert.deepEqual([things.status, things.error.code, things.error.final], ["closed", "token_expired", true]);
+});
+
+test("a host that stops says when to come back", async (t) => {
+  const { clock, all, socket, things } = await two(t);
+  await socket.say({ type: "error", code: "host_stopping", detail: "bye", retry_ms: 7000 });
+  assert.deepEqual([socket.closed, things.status, things.error.code], [true, "catching-up", "host_stopping"]);
+  await clock.tick(6999);
+  assert.equal(all.length, 1);
+  await clock.tick(1);
+  assert.equal(all.length, 2);
 });
 
 test("the host is asked whether it lives, and given up when it does not answer", async (t) => {

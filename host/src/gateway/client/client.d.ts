@@ -34,8 +34,12 @@ export interface Query {
 }
 
 export interface Connecting {
-  /** A bearer token, or what answers one; it is asked again for every connection. */
+  /**
+   * A bearer token, or what answers one; it is asked again for every connection. For a WebSocket, which cannot
+   * send it, it is turned into a ticket first. Nothing is needed where the page has a session.
+   */
   token?: string | (() => string | undefined | Promise<string | undefined>);
+  fetch?: typeof fetch;
   WebSocket?: unknown;
 }
 
@@ -50,7 +54,6 @@ export interface LiveOptions extends Query, Connecting {
    * posted `fetch` with a token or a long query. `ws` is a WebSocket of its own; `connect` shares one.
    */
   transport?: "sse" | "ws";
-  fetch?: typeof fetch;
   EventSource?: unknown;
 }
 

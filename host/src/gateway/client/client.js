@@ -93,7 +93,7 @@ class Line {
   constructor(dial, lost, beat) {
     Object.assign(this, { dial, lost, beat });
     this.watch = setInterval(() => {
-      if (this.timer || this.deaf) return;
+      if (this.deaf || this.abort.signal.aborted) return;
       if (this.silent()) this.again();
       else this.beat?.();
     }, SILENCE_MAX_MS / 3);
@@ -128,6 +128,7 @@ class Line {
     }
   }
 
+  idle = () => !this.timer && this.abort.signal.aborted;
   heard = () => (this.#heard = Date.now());
   silent = () => Date.now() - this.#heard > SILENCE_MAX_MS;
   good = () => (this.#tries = 0);
@@ -280,6 +281,19 @@ class View {
 const address = async (url, path) => new URL(path, (typeof url === "function" ? await url() : url) ?? import.meta.url);
 const ask = (token) => (typeof token === "function" ? token() : token);
 
+// What an answer that was not hoped for means for the views that wait for it.
+async function refused(response, signal, token, views, line) {
+  const { status, headers } = response;
+  const { code = `http_${status}`, detail = `the host answered ${status}`, fix } = await response.json().catch(() => ({}));
+  if (signal.aborted) return;
+  const wait = headers.get("retry-after");
+  const passes = wait || status < 400 || status > 499 || status === 408 || status === 429;
+  const isFinal = !passes && !(status === 401 && typeof token === "function");
+  if (isFinal) line.cut();
+  for (const view of views) isFinal ? view._refuse({ code, detail, fix }) : view._fail({ code, detail, fix });
+  if (!isFinal) line.again(wait > 0 ? wait * 1000 : undefined);
+}
+
 // Server-sent events of a body. An id is given with the event that has it only.
 async function readEvents(body, heard, retry, take) {
   const reader = body.getReader();
@@ -336,16 +350,7 @@ function overSse(view, options) {
     const response = await fetch(href, { method: "POST", headers, body: writeJson(view._query), signal, cache: "no-store" });
     if (signal.aborted) return;
     if (!response.ok || !/event-stream/.test(response.headers.get("content-type"))) {
-      const problem = await response.json().catch(() => ({}));
-      if (signal.aborted) return;
-      const { status } = response;
-      const wait = response.headers.get("retry-after");
-      const code = problem.code ?? `http_${status}`;
-      const why = { code, detail: problem.detail ?? `the host answered ${status}`, fix: problem.fix };
-      const passes = wait || status < 400 || status > 499 || status === 408 || status === 429;
-      if (!passes && !(status === 401 && typeof options.token === "function")) return view._refuse(why);
-      view._fail(why);
-      return line.again(wait > 0 ? wait * 1000 : undefined);
+      return refused(response, signal, options.token, [view], line);
     }
     const retry = (wait) => (line.hint = Math.min(wait, WAIT_MAX_MS));
     const take = (data, id) => signal.aborted || view._take([parseJson(data)], id);
@@ -391,25 +396,40 @@ export function connect(url, options = {}) {
 
   function receive({ type, id, deltas, ...rest }) {
     const view = views.get(id);
-    if (type === "authenticated" && !ready) begin();
-    else if (type === "batch" && view && !view._moves) view._take(deltas, deltas.at(-1)?.stream_id);
+    if (type === "batch" && view && !view._moves) view._take(deltas, deltas.at(-1)?.stream_id);
     else if (type === "reanchored" && view) view._moves -= 1;
     else if (type === "error" && view) {
       if (rest.retry_ms === undefined || rest.retry_ms === null) return view._refuse(rest);
       view._fail(rest);
       view._line.again(rest.retry_ms);
-    } else if (type === "error" && id === undefined) for (const each of all) each._fail(rest);
+    } else if (type === "error" && id === undefined) {
+      for (const each of all) each._fail(rest);
+      if (rest.retry_ms >= 0) line.again(rest.retry_ms);
+    }
+  }
+
+  // A WebSocket cannot send a token: it is turned into a ticket that opens one.
+  async function ticket(token, signal) {
+    const headers = { "Content-Type": "application/json", Authorization: `Bearer ${token}` };
+    const fetch = options.fetch ?? globalThis.fetch;
+    const body = '{"ticket":true}';
+    const response = await fetch(await address(url, "v1/session"), { method: "POST", headers, body, signal, cache: "no-store" });
+    if (response.ok) return (await response.json()).ticket;
+    // Without a socket no window can go back to where it was.
+    for (const view of all) view._before = undefined;
+    await refused(response, signal, options.token, [...all], line);
   }
 
   async function dial(signal) {
     const href = await address(url, "v1/live/ws");
     href.protocol = href.protocol.replace("http", "ws");
     const token = await ask(options.token);
+    if (token) href.searchParams.set("ticket", await ticket(token, signal));
     if (signal.aborted) return;
     const Socket = options.WebSocket ?? globalThis.WebSocket;
     const mine = (socket = new Socket(href.href, "millrace.live.v1"));
     signal.addEventListener("abort", () => mine.close());
-    mine.onopen = () => signal.aborted || (token ? send({ action: "auth", token }) : begin());
+    mine.onopen = () => signal.aborted || begin();
     mine.onmessage = ({ data }) => {
       if (signal.aborted) return;
       line.heard();
@@ -441,7 +461,8 @@ export function connect(url, options = {}) {
       move(cursor, limit) {
         if (!views.has(view._id)) return;
         view._moves += 1;
-        send({ action: "reanchor", id: view._id, cursor, limit });
+        // To the host null is as good as nothing.
+        send({ action: "reanchor", id: view._id, cursor: cursor === null ? { values: null } : cursor, limit });
       },
       close() {
         leave();
@@ -450,6 +471,7 @@ export function connect(url, options = {}) {
     };
     all.add(view);
     subscribe(view);
+    if (line.idle()) line.open();
     return view;
   };
   const authenticate = async () => send({ action: "auth", token: await ask(options.token) });
