@@ -339,3 +339,41 @@ async fn a_query_is_the_tenants_of_its_token() {
     }
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn connections_frames_and_their_ends_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Of this thread, which is the whole runtime of this test: other tests count elsewhere.
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let rig = Rig::with_metrics(handle).await;
+    rig.rows("default", &[("a", 1, None)]).await;
+    let (mut gone, first) = get(&rig, "table=things").await;
+    let (mut ended, second) = get(&rig, "table=things").await;
+    let mut text = String::new();
+    first.batches.send(Ok(batch(&["reset", "enter"], Some("e.3")))).await.expect("somebody listens");
+    gone.read_until(&mut text, "event: enter").await;
+    let shown = rig.get("/metrics").await.text();
+    assert!(shown.contains("millrace_live_clients{transport=\"sse\"} 2\n"), "{shown}");
+    assert!(shown.contains("millrace_live_sent_frames_total{transport=\"sse\"} 2\n"), "{shown}");
+    second.batches.send(Err(LiveError::ViewFailed)).await.expect("somebody listens");
+    ended.read_until(&mut String::new(), "0\r\n\r\n").await;
+    drop(gone);
+    let counted = async {
+        loop {
+            let shown = rig.get("/metrics").await.text();
+            let closed = |cause: &str| {
+                shown.contains(&format!(
+                    "millrace_live_closes_total{{transport=\"sse\",cause=\"{cause}\"}} 1\n"
+                ))
+            };
+            if closed("disconnected") && closed("live_view_failed") {
+                assert!(shown.contains("millrace_live_clients{transport=\"sse\"} 0\n"), "{shown}");
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::rig::PATIENCE, counted).await.expect("both ends are counted");
+    rig.stop().await;
+}
