@@ -276,7 +276,7 @@ async fn thousands_of_conditions_and_deep_nesting_are_refused() {
 async fn what_the_engine_refuses_is_a_problem_and_what_it_ends_with_is_the_last_event() {
     let rig = rig_with_rows().await;
     *rig.live.refuse.lock().expect("no panic") = Some(LiveError::TooManyViews { views: 9, max: 9 });
-    let problem = rig.get("/v1/live?table=things").await.is_problem(503, "live_views_max");
+    let problem = rig.get("/v1/live?table=things").await.is_problem(429, "live_views_max");
     assert_eq!((&problem["limit"], &problem["max"]), (&json!("live_views_max"), &json!(9)));
     let (mut client, opened) = get(&rig, "table=things").await;
     opened.batches.send(Err(LiveError::ViewFailed)).await.expect("somebody listens");
