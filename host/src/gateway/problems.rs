@@ -218,7 +218,7 @@ pub const PROBLEMS: &[ProblemKind] = &[
     ),
     // Live queries.
     caller(
-        503,
+        429,
         "live_views_max",
         "as many different queries are watched as can be",
         "watch fewer different ones, share their shape, or raise live.views_max",
@@ -264,7 +264,7 @@ pub const PROBLEMS: &[ProblemKind] = &[
         "no command came",
         "send the first command at once, or raise gateway.live_first_command_ms_max",
     ),
-    caller(501, "not_supported", "this is not supported here", "do without it, or connect anew"),
+    caller(400, "not_supported", "this is not supported here", "do without it, or connect anew"),
     guest(409, "table_owned", "the table belongs to another plugin", "give the table another name"),
     guest(
         409,

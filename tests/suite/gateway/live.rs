@@ -276,7 +276,7 @@ async fn thousands_of_conditions_and_deep_nesting_are_refused() {
 async fn what_the_engine_refuses_is_a_problem_and_what_it_ends_with_is_the_last_event() {
     let rig = rig_with_rows().await;
     *rig.live.refuse.lock().expect("no panic") = Some(LiveError::TooManyViews { views: 9, max: 9 });
-    let problem = rig.get("/v1/live?table=things").await.is_problem(503, "live_views_max");
+    let problem = rig.get("/v1/live?table=things").await.is_problem(429, "live_views_max");
     assert_eq!((&problem["limit"], &problem["max"]), (&json!("live_views_max"), &json!(9)));
     let (mut client, opened) = get(&rig, "table=things").await;
     opened.batches.send(Err(LiveError::ViewFailed)).await.expect("somebody listens");
@@ -337,5 +337,43 @@ async fn a_query_is_the_tenants_of_its_token() {
         let _client = ask(&rig, &head, "").await;
         assert_eq!(rig.live.opened().await.asked.tenant.as_str(), tenant);
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn connections_frames_and_their_ends_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Of this thread, which is the whole runtime of this test: other tests count elsewhere.
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let rig = Rig::with_metrics(handle).await;
+    rig.rows("default", &[("a", 1, None)]).await;
+    let (mut gone, first) = get(&rig, "table=things").await;
+    let (mut ended, second) = get(&rig, "table=things").await;
+    let mut text = String::new();
+    first.batches.send(Ok(batch(&["reset", "enter"], Some("e.3")))).await.expect("somebody listens");
+    gone.read_until(&mut text, "event: enter").await;
+    let shown = rig.get("/metrics").await.text();
+    assert!(shown.contains("millrace_live_clients{transport=\"sse\"} 2\n"), "{shown}");
+    assert!(shown.contains("millrace_live_sent_frames_total{transport=\"sse\"} 2\n"), "{shown}");
+    second.batches.send(Err(LiveError::ViewFailed)).await.expect("somebody listens");
+    ended.read_until(&mut String::new(), "0\r\n\r\n").await;
+    drop(gone);
+    let counted = async {
+        loop {
+            let shown = rig.get("/metrics").await.text();
+            let closed = |cause: &str| {
+                shown.contains(&format!(
+                    "millrace_live_closes_total{{transport=\"sse\",cause=\"{cause}\"}} 1\n"
+                ))
+            };
+            if closed("disconnected") && closed("live_view_failed") {
+                assert!(shown.contains("millrace_live_clients{transport=\"sse\"} 0\n"), "{shown}");
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::rig::PATIENCE, counted).await.expect("both ends are counted");
     rig.stop().await;
 }

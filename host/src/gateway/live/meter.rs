@@ -1,8 +1,8 @@
 //! What is counted of a connection of live queries.
 
-use super::shell::Fault;
 use metrics::{Counter, counter, gauge};
 
+use super::shell::Fault;
 use crate::telemetry::metrics as names;
 
 /// Counts what a connection is sent, and how it ended: `disconnected` unless it is told otherwise.
