@@ -26,6 +26,8 @@ pub const HTTP_CONNECTIONS_REFUSED: &str = "millrace_http_connections_refused_to
 pub const PUBLISHED_EVENTS: &str = "millrace_published_events_total";
 pub const PUBLISHED_REPEATS: &str = "millrace_published_repeats_total";
 pub const SSE_CLIENTS: &str = "millrace_sse_clients";
+/// Label: `outcome` (`read`, `failed`).
+pub const JWKS_READS: &str = "millrace_jwks_reads_total";
 
 // Plugins. Labels of the first: `plugin`.
 pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
@@ -110,6 +112,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(PUBLISHED_EVENTS, "Events that were appended over HTTP."),
     counter(PUBLISHED_REPEATS, "Published events that were known already and not appended again."),
     gauge(SSE_CLIENTS, "Clients that follow a stream now."),
+    counter(
+        JWKS_READS,
+        "Readings of an issuer's key set, by outcome; after a failed one the last set stays.",
+    ),
     counter(GUEST_HTTP_REQUESTS, "HTTP requests of guests that the operator's list allowed."),
     counter(
         GUEST_HTTP_DENIED,

@@ -34,6 +34,8 @@ pub(super) struct Rig {
     pub(super) store: SqliteStore,
     pub(super) log: Arc<FaultyLog>,
     pub(super) plugins: Arc<FakePlugins>,
+    /// Stands at [`NOW`] until it is set.
+    pub(super) clock: Arc<ManualClock>,
     services: Services,
     cancel: CancellationToken,
     running: JoinHandle<()>,
@@ -78,7 +80,7 @@ impl Rig {
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let log = Arc::new(FaultyLog { inner: store.clone(), appends_left: AtomicUsize::new(usize::MAX) });
         let plugins = Arc::new(FakePlugins::default());
-        let clock = ManualClock::default();
+        let clock = Arc::new(ManualClock::default());
         clock.set(Micros::parse(NOW).expect("a valid time"));
         let mut options = GatewayOptions::new("127.0.0.1:0".parse().expect("an address"));
         change(&mut options);
@@ -87,7 +89,7 @@ impl Rig {
             tables: Arc::new(store.clone()),
             plugins: plugins.clone(),
             checkpoints: Arc::new(store.clone()),
-            clock: Arc::new(clock),
+            clock: clock.clone(),
             metrics,
             ready: Arc::new(|| Readiness { ready: true, reasons: vec![] }),
         };
@@ -96,7 +98,7 @@ impl Rig {
         let cancel = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "the test owns the task and joins it in `stop`")]
         let running = tokio::spawn(gateway.run(cancel.clone()));
-        Self { address, store, log, plugins, services, cancel, running, _directory: directory }
+        Self { address, store, log, plugins, clock, services, cancel, running, _directory: directory }
     }
 
     pub(super) async fn stop(self) {
@@ -270,6 +272,7 @@ pub(super) fn tokens() -> AuthOptions {
         tenant: tenant.into(),
         rights: rights.into(),
         name: None,
+        tables: None,
     };
     // The digest of `alpha-digest`, as a config file would hold it.
     let digest = "sha256:d99b6aea3797c53e69ad073f17434604ef6da5993c510b15a5ded554aa6f0da7";
@@ -283,6 +286,7 @@ pub(super) fn tokens() -> AuthOptions {
             token(digest, "alpha", &[Right::Read]),
             token("gamma-read", "gamma", &[Right::Read]),
         ],
+        ..AuthOptions::default()
     }
 }
 
