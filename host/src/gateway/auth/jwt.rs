@@ -75,13 +75,12 @@ pub(super) fn verify(token: &str, keys: &KeySet, algorithms: &[JwtAlgorithm]) ->
         return Err(refuse(detail));
     };
     let named = header.kid.as_deref();
-    let mut candidates = keys.candidates(named).filter(|key| key.algorithm == algorithm).peekable();
-    let known = candidates.peek().is_some();
+    let mut candidates = keys.candidates(named).filter(|key| key.algorithm == algorithm);
     if let Some(key) = candidates.find(|key| key.verifies(message.as_bytes(), &signature)) {
         let claims = serde_json::from_slice(&payload).map_err(|_| malformed())?;
         return Ok(Signed { claims, mark: key.mark });
     }
-    if known && named.is_some() {
+    if named.is_some() && keys.candidates(named).any(|key| key.id.as_deref() == named) {
         return Err(refuse("the token's signature is not the one of its key".into()));
     }
     // Without a name it may be the signature of a key that is newer than the set.
