@@ -3,6 +3,7 @@
 mod auth_browsers;
 mod auth_ends;
 mod auth_keys;
+mod auth_serve;
 mod auth_settings;
 mod auth_tables;
 mod auth_tokens;

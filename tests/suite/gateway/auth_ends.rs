@@ -100,6 +100,33 @@ async fn revoking_ends_open_streams_and_nobody_elses() {
 }
 
 #[tokio::test]
+async fn an_upload_ends_when_its_token_expires_and_keeps_what_was_answered() {
+    let signer = Signer::ed25519();
+    let rig = rig_of(&set(&[signer.jwk("k")]), |_| {}).await;
+    let token = signer.token("k", &claims_with(&json!({ "rights": ["publish"], "exp": now() + 60 })));
+    let mut client = rig.connect().await;
+    let line = |version: u32| {
+        let event =
+            json!({ "aggregate": "a", "agg_id": "x", "version": version, "type": "a.b", "payload": {} });
+        let line = format!("{event}\n");
+        format!("{:x}\r\n{line}\r\n", line.len())
+    };
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    client.write(head.as_bytes()).await;
+    client.write(line(1).as_bytes()).await;
+    let mut text = String::new();
+    client.read_until(&mut text, "\"position\"").await;
+    later(&rig, 60);
+    client.write(line(2).as_bytes()).await;
+    client.read_until(&mut text, "\"code\":\"token_expired\"").await;
+    assert_eq!(rig.store_newest(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn revoking_takes_the_right_admin_and_names_one_thing() {
     let signer = Signer::ed25519();
     let rig = rig_of(&set(&[signer.jwk("k")]), |options| options.auth.revocations_max = 2).await;

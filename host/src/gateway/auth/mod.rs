@@ -190,7 +190,6 @@ impl Auth {
 impl Edge {
     /// Whose token this is, for a client that sends one outside of a header: a WebSocket that goes on with a newer
     /// one. The caller's rights are still to be asked for.
-    #[expect(dead_code, reason = "sockets that stay open longer than their token ask it")]
     pub(super) async fn authenticate(&self, token: &str) -> Result<Caller, Problem> {
         self.auth.authenticate(token).await
     }
@@ -207,7 +206,7 @@ impl Edge {
             return Ok(caller.clone());
         }
         if let Some(token) = bearer(&parts.headers)? {
-            return self.auth.authenticate(token).await;
+            return self.authenticate(token).await;
         }
         if let Some(url::Redeemed(caller)) = parts.extensions.get() {
             caller.valid.check()?;

@@ -174,6 +174,10 @@ async fn read_body(edge: &Edge, headers: &HeaderMap, body: Body) -> Result<bytes
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    // A list would do for serde as well, without the names.
+    if !body.trim_ascii().starts_with(b"{") {
+        return Err(Problem::new("json_malformed", "the body is not a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|e| Problem::new("json_malformed", format!("the body: {e}")))
 }
 
