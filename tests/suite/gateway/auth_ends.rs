@@ -1,10 +1,17 @@
 //! What ends a credential before or at its time ends what it has opened; and rates of tenants.
 
-use millrace::gateway::JwtKeys;
+use std::time::Duration;
+
+use millrace::gateway::{GatewayOptions, JwtKeys};
 use serde_json::{Value, json};
 
 use super::issuer::{KeyServer, Signer, claims, claims_with, events, get, jwt, later, now, rig_of, set};
 use super::rig::{Client, Rig};
+
+/// No heartbeat wakes a stream up: what ends it does.
+fn quiet(options: &mut GatewayOptions) {
+    options.sse_heartbeat = Duration::from_secs(600);
+}
 
 /// A follower that has its `ready`.
 async fn follow(rig: &Rig, headers: &str) -> (Client, String) {
@@ -37,7 +44,7 @@ async fn revoke(rig: &Rig, body: &Value) -> super::rig::Answer {
 #[tokio::test]
 async fn an_open_stream_ends_when_its_token_expires() {
     let signer = Signer::ed25519();
-    let rig = rig_of(&set(&[signer.jwk("k")]), |_| {}).await;
+    let rig = rig_of(&set(&[signer.jwk("k")]), quiet).await;
     // A fraction, so that the stream looks at the clock soon.
     #[expect(clippy::cast_precision_loss, reason = "a time of this century")]
     let soon = signer.token("k", &claims_with(&json!({ "exp": now() as f64 + 0.05 })));
@@ -55,7 +62,7 @@ async fn an_open_stream_ends_when_its_token_expires() {
 #[tokio::test]
 async fn a_busy_stream_ends_when_its_token_expires() {
     let signer = Signer::ed25519();
-    let rig = rig_of(&set(&[signer.jwk("k")]), |_| {}).await;
+    let rig = rig_of(&set(&[signer.jwk("k")]), quiet).await;
     let token = signer.token("k", &claims_with(&json!({ "exp": now() + 1 })));
     let stream = bearer(&rig, &token).await;
     later(&rig, 1);
@@ -67,7 +74,7 @@ async fn a_busy_stream_ends_when_its_token_expires() {
 #[tokio::test]
 async fn revoking_ends_open_streams_and_nobody_elses() {
     let signer = Signer::ed25519();
-    let rig = rig_of(&set(&[signer.jwk("k")]), |_| {}).await;
+    let rig = rig_of(&set(&[signer.jwk("k")]), quiet).await;
     let of = |id: &str, subject: &str| signer.token("k", &claims_with(&json!({ "jti": id, "sub": subject })));
     let ada = bearer(&rig, &of("t1", "ada")).await;
     let ada_too = bearer(&rig, &of("t2", "ada")).await;
@@ -102,7 +109,7 @@ async fn revoking_ends_open_streams_and_nobody_elses() {
 #[tokio::test]
 async fn an_upload_ends_when_its_token_expires_and_keeps_what_was_answered() {
     let signer = Signer::ed25519();
-    let rig = rig_of(&set(&[signer.jwk("k")]), |_| {}).await;
+    let rig = rig_of(&set(&[signer.jwk("k")]), quiet).await;
     let token = signer.token("k", &claims_with(&json!({ "rights": ["publish"], "exp": now() + 60 })));
     let mut client = rig.connect().await;
     let line = |version: u32| {
@@ -159,7 +166,11 @@ async fn a_key_that_is_withdrawn_ends_the_streams_of_its_tokens() {
     let (old, new) = (Signer::ed25519(), Signer::ed25519());
     let server = KeyServer::start(&set(&[old.jwk("old")])).await;
     let keys = JwtKeys::JwksUrl(server.url.clone());
-    let rig = Rig::with(|options| options.auth.jwt = Some(jwt(keys))).await;
+    let rig = Rig::with(|options| {
+        options.auth.jwt = Some(jwt(keys));
+        quiet(options);
+    })
+    .await;
     let stream = bearer(&rig, &old.token("old", &claims())).await;
     server.show(&set(&[old.jwk("old"), new.jwk("new")]));
     later(&rig, 11);
@@ -173,7 +184,11 @@ async fn a_key_that_is_withdrawn_ends_the_streams_of_its_tokens() {
 
 #[tokio::test]
 async fn ending_a_session_ends_its_streams() {
-    let rig = Rig::with_tokens().await;
+    let rig = Rig::with(|options| {
+        options.auth = super::rig::tokens();
+        quiet(options);
+    })
+    .await;
     let opened = rig.send("POST", "/v1/session", &[("Authorization", "Bearer alpha-read")], b"").await;
     let cookie = opened.header("set-cookie").expect("a cookie").split(';').next().expect("a pair").to_owned();
     let stream = follow(&rig, &format!("Cookie: {cookie}")).await;
