@@ -219,3 +219,18 @@ async fn a_token_for_some_tables_does_not_see_the_events_behind_them() {
     }
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_session_shows_no_more_than_its_token() {
+    let signer = Signer::ed25519();
+    let rig = filled(&signer).await;
+    let token = token(&signer, &json!({ "things": { "where": "key:eq:b" } }));
+    let headers = [("Authorization", &*format!("Bearer {token}"))];
+    let opened = rig.send("POST", "/v1/session", &headers, b"").await;
+    let cookie = opened.header("set-cookie").expect("a cookie").split(';').next().expect("a pair").to_owned();
+    let by_cookie = async |path: &str| rig.send("GET", path, &[("Cookie", &cookie)], b"").await;
+    assert_eq!(keys_of(&by_cookie("/v1/tables/things").await), ["b"]);
+    by_cookie("/v1/tables/things/a").await.is_problem(404, "row_unknown");
+    by_cookie("/v1/streams/events").await.is_problem(403, "tables_only");
+    rig.stop().await;
+}
