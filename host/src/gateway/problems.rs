@@ -150,13 +150,13 @@ pub const PROBLEMS: &[ProblemKind] = &[
         "send the token as a header, or use a session",
     ),
     caller(
-        503,
+        429,
         "sessions_max",
         "as many sessions are open as there may be",
         "end some with DELETE /v1/session, or raise auth.sessions_max",
     ),
     caller(
-        503,
+        429,
         "tickets_max",
         "as many tickets wait as there may be",
         "use them or wait until they are over, or raise auth.tickets_max",

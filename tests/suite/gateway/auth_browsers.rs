@@ -218,7 +218,7 @@ async fn sessions_and_tickets_are_bounded_and_those_that_are_over_make_room() {
     for (body, code) in [("", "sessions_max"), ("{\"ticket\":true}", "tickets_max")] {
         let one = || open(&rig, &[("Authorization", "Bearer alpha-read")], body);
         assert_eq!((one().await.status, one().await.status), (200, 200));
-        let problem = one().await.is_problem(503, code);
+        let problem = one().await.is_problem(429, code);
         assert_eq!((&problem["limit"], &problem["max"]), (&json!(code), &json!(2)));
         later(&rig, 12 * 3600);
         assert_eq!(one().await.status, 200);

@@ -84,7 +84,7 @@ impl Issuer {
                 counter!(JWKS_READS, "outcome" => "failed").increment(1);
                 tracing::warn!(
                     error.kind = "jwks_unreadable",
-                    error.blame = "caller",
+                    error.blame = "host",
                     cause = %why,
                     keys = standing.keys().len(),
                     "the key set cannot be read; the last one stays"
