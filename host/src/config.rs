@@ -65,13 +65,25 @@ pub struct GatewayConfig {
     pub live_message_bytes_max: usize,
     pub live_subscriptions_max: usize,
     pub live_first_command_ms_max: u64,
+    /// Origins whose pages may use the host from a browser, such as `https://app.example.com`.
+    pub cors_origins: Vec<String>,
+    /// Requests of one tenant in a second, and at once; 0 a second leaves them unbounded.
+    pub tenant_requests_per_s: u32,
+    pub tenant_requests_burst: u32,
 }
 
 /// Who may do what. Without tokens everybody on this machine is tenant `default` with all rights.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     pub tokens: Vec<TokenConfig>,
+    /// JSON Web Tokens of an issuer, beside the static tokens.
+    pub jwt: Option<JwtConfig>,
+    pub session_lifetime_s: u64,
+    pub sessions_max: usize,
+    pub ticket_lifetime_s: u64,
+    pub tickets_max: usize,
+    pub revocations_max: usize,
 }
 
 /// One static bearer token: itself or its digest, never both.
@@ -85,6 +97,53 @@ pub struct TokenConfig {
     pub rights: Vec<Right>,
     /// Names the token in messages and in `deployed_by`; never the token itself.
     pub name: Option<String>,
+    /// The only tables that the token reads; none: all of them.
+    pub tables: Option<TablesConfig>,
+}
+
+/// Names, or names with what their rows must meet: `{ flights = { where = "carrier:eq:UA" } }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TablesConfig {
+    Names(Vec<String>),
+    Rules(BTreeMap<String, TableRuleConfig>),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableRuleConfig {
+    /// As a query's `where`: `column:op:value` or JSON. Columns need not be filterable.
+    #[serde(rename = "where")]
+    pub condition: Option<String>,
+}
+
+/// One issuer of JSON Web Tokens. Its keys come from one of the first three.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtConfig {
+    /// A file with the secret of HS256, 32 bytes or more.
+    pub hs256_secret_file: Option<PathBuf>,
+    pub jwks_file: Option<PathBuf>,
+    /// An https address, or an http address of this machine.
+    pub jwks_url: Option<String>,
+    pub issuer: Option<String>,
+    pub audience: Option<String>,
+    pub leeway_s: u64,
+    pub tenant_claim: String,
+    pub rights_claim: String,
+    pub algorithms: Vec<JwtAlgorithm>,
+    pub jwks_refresh_s: u64,
+    /// How soon the key set is read again because of an unknown key.
+    pub jwks_refresh_s_min: u64,
+    pub jwks_wait_ms_max: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum JwtAlgorithm {
+    HS256,
+    RS256,
+    ES256,
+    EdDSA,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -209,6 +268,43 @@ impl Default for GatewayConfig {
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
             live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
             live_first_command_ms_max: millis(limits::LIVE_FIRST_COMMAND_WAIT_MAX),
+            cors_origins: Vec::new(),
+            tenant_requests_per_s: limits::TENANT_REQUESTS_PER_S,
+            tenant_requests_burst: limits::TENANT_REQUESTS_BURST,
+        }
+    }
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            tokens: Vec::new(),
+            jwt: None,
+            session_lifetime_s: limits::SESSION_LIFETIME.as_secs(),
+            sessions_max: limits::SESSIONS_MAX,
+            ticket_lifetime_s: limits::TICKET_LIFETIME.as_secs(),
+            tickets_max: limits::TICKETS_MAX,
+            revocations_max: limits::REVOCATIONS_MAX,
+        }
+    }
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        use JwtAlgorithm::{ES256, EdDSA, HS256, RS256};
+        Self {
+            hs256_secret_file: None,
+            jwks_file: None,
+            jwks_url: None,
+            issuer: None,
+            audience: None,
+            leeway_s: limits::JWT_LEEWAY.as_secs(),
+            tenant_claim: "tenant".into(),
+            rights_claim: "rights".into(),
+            algorithms: vec![HS256, RS256, ES256, EdDSA],
+            jwks_refresh_s: limits::JWKS_REFRESH.as_secs(),
+            jwks_refresh_s_min: limits::JWKS_REFRESH_MIN.as_secs(),
+            jwks_wait_ms_max: millis(limits::JWKS_WAIT_MAX),
         }
     }
 }

@@ -16,9 +16,13 @@ use tracing::{info, warn};
 
 use crate::backends::sqlite::{OpenError, SqliteOptions, SqliteStore};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Right as ConfiguredRight, TokenConfig};
+use crate::config::{
+    AuthConfig, Config, JwtAlgorithm as ConfiguredAlgorithm, JwtConfig, Right as ConfiguredRight,
+    TablesConfig, TokenConfig,
+};
 use crate::gateway::{
-    AuthOptions, Gateway, GatewayError, GatewayOptions, Readiness, Right, Services, TokenOptions,
+    AuthOptions, Gateway, GatewayError, GatewayOptions, JwtAlgorithm, JwtKeys, JwtOptions, Readiness, Right,
+    Services, TokenOptions,
 };
 use crate::live::LiveEngine;
 use crate::plugins::{
@@ -303,10 +307,12 @@ impl HostBuilder {
     }
 
     fn gateway_options(&self) -> GatewayOptions {
-        let tokens = self.config.auth.tokens.iter().map(token).collect();
         let config = &self.config.gateway;
         GatewayOptions {
-            auth: AuthOptions { tokens },
+            auth: auth_options(&self.config.auth),
+            cors_origins: config.cors_origins.clone(),
+            tenant_requests_per_s: config.tenant_requests_per_s,
+            tenant_requests_burst: config.tenant_requests_burst,
             header_wait_max: config.header_wait_max(),
             body_idle_max: config.body_idle_max(),
             body_bytes_max: config.body_bytes_max,
@@ -346,6 +352,44 @@ impl HostBuilder {
     }
 }
 
+fn auth_options(config: &AuthConfig) -> AuthOptions {
+    AuthOptions {
+        tokens: config.tokens.iter().map(token).collect(),
+        jwt: config.jwt.as_ref().map(jwt),
+        session_lifetime: Duration::from_secs(config.session_lifetime_s),
+        sessions_max: config.sessions_max,
+        ticket_lifetime: Duration::from_secs(config.ticket_lifetime_s),
+        tickets_max: config.tickets_max,
+        revocations_max: config.revocations_max,
+    }
+}
+
+fn jwt(config: &JwtConfig) -> JwtOptions {
+    let secret = config.hs256_secret_file.clone().map(JwtKeys::Hs256SecretFile);
+    let file = || config.jwks_file.clone().map(JwtKeys::JwksFile);
+    let url = || config.jwks_url.clone().map(JwtKeys::JwksUrl);
+    // A checked configuration has one of them. Without any the edge does not begin: the address is none.
+    let keys = secret.or_else(file).or_else(url).unwrap_or_else(|| JwtKeys::JwksUrl(String::new()));
+    let algorithms = config.algorithms.iter().map(|algorithm| match algorithm {
+        ConfiguredAlgorithm::HS256 => JwtAlgorithm::Hs256,
+        ConfiguredAlgorithm::RS256 => JwtAlgorithm::Rs256,
+        ConfiguredAlgorithm::ES256 => JwtAlgorithm::Es256,
+        ConfiguredAlgorithm::EdDSA => JwtAlgorithm::EdDsa,
+    });
+    JwtOptions {
+        issuer: config.issuer.clone(),
+        audience: config.audience.clone(),
+        leeway: Duration::from_secs(config.leeway_s),
+        tenant_claim: config.tenant_claim.clone(),
+        rights_claim: config.rights_claim.clone(),
+        algorithms: algorithms.collect(),
+        jwks_refresh: Duration::from_secs(config.jwks_refresh_s),
+        jwks_refresh_min: Duration::from_secs(config.jwks_refresh_s_min),
+        jwks_wait_max: Duration::from_millis(config.jwks_wait_ms_max),
+        ..JwtOptions::new(keys)
+    }
+}
+
 fn token(entry: &TokenConfig) -> TokenOptions {
     let digest = entry.digest().unwrap_or_default();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -359,6 +403,12 @@ fn token(entry: &TokenConfig) -> TokenOptions {
         tenant: entry.tenant.clone(),
         rights: rights.collect(),
         name: entry.name.clone(),
+        tables: entry.tables.as_ref().map(|tables| match tables {
+            TablesConfig::Names(names) => names.iter().map(|name| (name.clone(), None)).collect(),
+            TablesConfig::Rules(rules) => {
+                rules.iter().map(|(name, rule)| (name.clone(), rule.condition.clone())).collect()
+            }
+        }),
     }
 }
 

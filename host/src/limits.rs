@@ -342,6 +342,44 @@ pub const LIVE_CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// clients of one host do not come back together.
 pub const LIVE_RETRY_WAIT_MIN: Duration = Duration::from_secs(1);
 pub const LIVE_RETRY_SPREAD: Duration = Duration::from_secs(5);
+/// Requests that a tenant may make in a second, and at once; 0 leaves them unbounded, which is the default: a host
+/// of one team needs no bound, and which one is right for several only their operator knows.
+pub const TENANT_REQUESTS_PER_S: u32 = 0;
+pub const TENANT_REQUESTS_BURST: u32 = 1_000;
+/// Tenants whose requests are counted at a time. Beyond, who asked last longest ago begins anew.
+pub const RATED_TENANTS_MAX: usize = 10_000;
+
+// Credentials.
+
+/// Bytes of a bearer token. A longer one is refused unread.
+pub const TOKEN_BYTES_MAX: usize = 8 << 10;
+/// Bytes of the body of a request for a session or a revocation.
+pub const AUTH_BODY_BYTES_MAX: u64 = 16 << 10;
+/// Characters of a token's subject that stand for it in the log and in `deployed_by`. The rest is cut off.
+pub const CALLER_NAME_CHARS_MAX: usize = 200;
+/// Bytes of a secret that signs tokens: as many as its hash has. A shorter one is refused at the start.
+pub const JWT_SECRET_BYTES_MIN: usize = 32;
+/// How far the clocks of an issuer and of this host may be apart.
+pub const JWT_LEEWAY: Duration = Duration::from_secs(30);
+/// The most that it may be set to: a token is good for this long after its end.
+pub const JWT_LEEWAY_CEILING: Duration = Duration::from_secs(300);
+/// Bytes and keys of a key set, and time to read it. Beyond, the last good set stays.
+pub const JWKS_BYTES_MAX: usize = 256 << 10;
+pub const JWKS_KEYS_MAX: usize = 100;
+pub const JWKS_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often a key set is read again; and how soon because of a token with an unknown key, however many come.
+pub const JWKS_REFRESH: Duration = Duration::from_secs(300);
+pub const JWKS_REFRESH_MIN: Duration = Duration::from_secs(10);
+/// How long a browser's session is good, if its token is good for longer; how many there may be. More are refused.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+pub const SESSIONS_MAX: usize = 10_000;
+/// The same for tickets, each of which opens one stream.
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
+pub const TICKETS_MAX: usize = 10_000;
+/// Revocations that are remembered. More are refused: forgetting one would let somebody in again.
+pub const REVOCATIONS_MAX: usize = 10_000;
+/// How long an open stream waits before it looks again whether its credential has expired: clocks are set.
+pub const CREDENTIAL_CHECK: Duration = Duration::from_secs(30);
 
 const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < BATCH_BYTES_MAX, "any event fits a batch");
 const _: () = assert!(BATCH_EVENTS_MAX <= COMMIT_EVENTS_MAX, "any batch fits a commit");

@@ -131,7 +131,7 @@ pub fn select(schema: &TableSchema, rows: &[Arc<Row>], query: &Query) -> Vec<Arc
     };
     let holds = |row: &Row| {
         let key = Value::Text(row.key.clone());
-        query.filter.holds(&|column: &str| match column {
+        query.holds(&|column: &str| match column {
             "key" => &key,
             named => &row.cells[schema.column(named).expect("a known column").0],
         })

@@ -1,9 +1,17 @@
 //! Claims about the edge: a real gateway on loopback over the embedded store.
 
+mod auth_browsers;
+mod auth_ends;
+mod auth_keys;
+mod auth_serve;
+mod auth_settings;
+mod auth_tables;
+mod auth_tokens;
 mod connections;
 mod deciding;
 mod documents;
 mod fakes;
+mod issuer;
 mod live;
 mod live_sockets;
 mod publishing;

@@ -98,7 +98,8 @@ impl From<ConfigError> for CliError {
             }
             ConfigError::UnknownKey { .. } => "see `millrace config` for every setting".into(),
             ConfigError::Invalid { key, .. } if key == "serve.bind" => {
-                "add a token under [[auth.tokens]], or listen on 127.0.0.1".into()
+                "add a token under [[auth.tokens]] or an issuer under [auth.jwt], or listen on 127.0.0.1"
+                    .into()
             }
             ConfigError::Invalid { key, .. } => {
                 format!("change `{key}` there; `millrace config --defaults` shows what it is by default")

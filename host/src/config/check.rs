@@ -1,6 +1,6 @@
 //! What no single value can say about itself: bounds, and values that must fit each other.
 
-use super::{Config, TokenConfig};
+use super::{Config, JwtConfig, TokenConfig};
 use crate::event::TenantId;
 use crate::limits;
 
@@ -35,15 +35,26 @@ impl Config {
 
     /// Nobody gets in from outside without a token.
     fn check_access(&self) -> Result<(), Wrong> {
-        if self.auth.tokens.is_empty() && !self.serve.bind.ip().is_loopback() {
+        if self.auth.tokens.is_empty() && self.auth.jwt.is_none() && !self.serve.bind.ip().is_loopback() {
             return wrong(
                 "serve.bind",
-                format!("{} can be reached from outside, and there are no `auth.tokens`", self.serve.bind),
+                format!(
+                    "{} can be reached from outside, and there are neither `auth.tokens` nor `auth.jwt`",
+                    self.serve.bind
+                ),
             );
         }
         for (index, token) in self.auth.tokens.iter().enumerate() {
             if let Err(why) = check_token(token) {
                 return wrong(&format!("auth.tokens[{index}]"), why);
+            }
+        }
+        if let Some(jwt) = &self.auth.jwt {
+            check_jwt(jwt)?;
+        }
+        for origin in &self.gateway.cors_origins {
+            if let Err(why) = check_origin(origin) {
+                return wrong("gateway.cors_origins", why);
             }
         }
         Ok(())
@@ -164,6 +175,12 @@ impl Config {
             ("gateway.live_message_bytes_max", edge.live_message_bytes_max as u64),
             ("gateway.live_subscriptions_max", edge.live_subscriptions_max as u64),
             ("gateway.live_first_command_ms_max", edge.live_first_command_ms_max),
+            ("gateway.tenant_requests_burst", edge.tenant_requests_burst.into()),
+            ("auth.session_lifetime_s", self.auth.session_lifetime_s),
+            ("auth.sessions_max", self.auth.sessions_max as u64),
+            ("auth.ticket_lifetime_s", self.auth.ticket_lifetime_s),
+            ("auth.tickets_max", self.auth.tickets_max as u64),
+            ("auth.revocations_max", self.auth.revocations_max as u64),
             ("processors.guest_call_ms_max", run.guest_call_ms_max),
             ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
             ("processors.instances_max", run.instances_max as u64),
@@ -195,6 +212,48 @@ fn check_token(entry: &TokenConfig) -> Result<(), String> {
     TenantId::new(&entry.tenant).map_err(|e| e.to_string())?;
     if entry.rights.is_empty() {
         return Err("`rights` is empty; there are publish, read, admin".into());
+    }
+    Ok(())
+}
+
+fn check_jwt(jwt: &JwtConfig) -> Result<(), Wrong> {
+    let sources = [jwt.hs256_secret_file.is_some(), jwt.jwks_file.is_some(), jwt.jwks_url.is_some()];
+    if sources.iter().filter(|given| **given).count() != 1 {
+        let why = "the keys come from one of `hs256_secret_file`, `jwks_file` and `jwks_url`";
+        return wrong("auth.jwt", why.into());
+    }
+    if jwt.algorithms.is_empty() {
+        return wrong("auth.jwt.algorithms", "it is empty; there are HS256, RS256, ES256, EdDSA".into());
+    }
+    if jwt.leeway_s > limits::JWT_LEEWAY_CEILING.as_secs() {
+        let max = limits::JWT_LEEWAY_CEILING.as_secs();
+        return wrong("auth.jwt.leeway_s", format!("it is {max} at most"));
+    }
+    for (key, empty) in [
+        ("auth.jwt.tenant_claim", jwt.tenant_claim.is_empty()),
+        ("auth.jwt.rights_claim", jwt.rights_claim.is_empty()),
+        ("auth.jwt.jwks_refresh_s", jwt.jwks_refresh_s == 0),
+        ("auth.jwt.jwks_refresh_s_min", jwt.jwks_refresh_s_min == 0),
+        ("auth.jwt.jwks_wait_ms_max", jwt.jwks_wait_ms_max == 0),
+    ] {
+        if empty {
+            return wrong(key, "it cannot be empty or 0".into());
+        }
+    }
+    Ok(())
+}
+
+/// An origin is compared as it is written, so it must be written as browsers do.
+fn check_origin(origin: &str) -> Result<(), String> {
+    if origin == "*" {
+        return Err("pages send credentials, and so origins are named one by one; `*` is none".into());
+    }
+    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
+    if authority.is_none_or(|authority| authority.is_empty() || !authority.bytes().all(plain)) {
+        return Err(format!(
+            "`{origin}` is not an origin such as https://app.example.com, in lower case, without a path"
+        ));
     }
     Ok(())
 }

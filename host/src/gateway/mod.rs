@@ -15,6 +15,7 @@ mod auth;
 mod body;
 mod candidates;
 mod cloudevents;
+mod cors;
 mod filters;
 mod json;
 mod letters;
@@ -29,6 +30,7 @@ mod plugins;
 mod problem;
 mod problems;
 mod publish;
+mod rates;
 mod router;
 mod serve;
 mod state;
@@ -43,7 +45,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use auth::{AuthOptions, Right, TokenOptions};
+pub use auth::{AuthOptions, JwtAlgorithm, JwtKeys, JwtOptions, Right, TokenOptions};
 pub use problem::{PROBLEMS, Problem, ProblemKind};
 pub use router::operations;
 pub use wire::Readiness;
@@ -65,6 +67,11 @@ use crate::tables::TableStore;
 pub struct GatewayOptions {
     pub bind: SocketAddr,
     pub auth: AuthOptions,
+    /// Origins whose pages may use the edge from a browser: `https://app.example.com`.
+    pub cors_origins: Vec<String>,
+    /// Requests of one tenant, in the long run and at once. A rate of 0 leaves them unbounded.
+    pub tenant_requests_per_s: u32,
+    pub tenant_requests_burst: u32,
     pub header_wait_max: Duration,
     pub body_idle_max: Duration,
     pub body_bytes_max: u64,
@@ -85,6 +92,9 @@ impl GatewayOptions {
         Self {
             bind,
             auth: AuthOptions::default(),
+            cors_origins: Vec::new(),
+            tenant_requests_per_s: limits::TENANT_REQUESTS_PER_S,
+            tenant_requests_burst: limits::TENANT_REQUESTS_BURST,
             header_wait_max: limits::HEADER_WAIT_MAX,
             body_idle_max: limits::BODY_IDLE_MAX,
             body_bytes_max: limits::BODY_BYTES_MAX as u64,
@@ -134,11 +144,13 @@ impl fmt::Debug for Services {
 pub enum GatewayError {
     #[error(
         "{bind} is not a loopback address and no tokens are configured; \
-         listen on 127.0.0.1, or add tokens to the config file"
+         listen on 127.0.0.1, or add tokens or auth.jwt to the config file"
     )]
     NeedsAuth { bind: SocketAddr },
     #[error("a configured token is not valid: {detail}")]
     Token { detail: String },
+    #[error("auth.jwt is not usable: {detail}")]
+    Jwt { detail: String },
     #[error("cannot listen on {bind}: {source}")]
     Listen { bind: SocketAddr, source: io::Error },
 }
@@ -148,6 +160,7 @@ pub enum GatewayError {
 struct Edge {
     services: Services,
     auth: auth::Auth,
+    rates: rates::Rates,
     options: GatewayOptions,
     /// No new work; what is under way finishes.
     stopping: CancellationToken,
@@ -168,7 +181,8 @@ pub struct Gateway {
 impl Gateway {
     /// Checks the tokens and listens. Without tokens, on loopback addresses only.
     pub async fn bind(options: GatewayOptions, services: Services) -> Result<Self, GatewayError> {
-        let auth = auth::Auth::new(&options.auth, options.bind)?;
+        let auth = auth::Auth::new(&options.auth, options.bind, Arc::clone(&services.clock))?;
+        let rates = rates::Rates::new(options.tenant_requests_per_s, options.tenant_requests_burst);
         let bind = options.bind;
         let listen = |source| GatewayError::Listen { bind, source };
         let listener = TcpListener::bind(bind).await.map_err(listen)?;
@@ -176,6 +190,7 @@ impl Gateway {
         let edge = Arc::new(Edge {
             services,
             auth,
+            rates,
             options,
             stopping: CancellationToken::new(),
             hard: CancellationToken::new(),
@@ -193,6 +208,12 @@ impl Gateway {
     /// drain time is over. Dropping the future instead leaves open connections to the runtime.
     pub async fn run(self, cancel: CancellationToken) {
         let router = router::router(&self.edge);
+        let edge = Arc::clone(&self.edge);
+        self.edge.tasks.spawn(async move {
+            let stopping = edge.stopping.clone();
+            // Ending in the middle loses a set that is not needed any more.
+            stopping.run_until_cancelled(edge.auth.keep_keys()).await;
+        });
         serve::serve(self.edge, self.listener, router, cancel).await;
     }
 }

@@ -32,7 +32,7 @@ use super::problem::Problem;
 use super::traced::RequestTrace;
 use super::{Edge, json, metrics, native};
 use crate::error::Blame;
-use crate::event::{EventBatch, TenantId};
+use crate::event::EventBatch;
 use crate::limits::{
     ANSWER_BATCHES_MAX, BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_LINE_BYTES_MAX, UPLOAD_BATCHES_MAX,
 };
@@ -47,7 +47,7 @@ pub(super) async fn publish(
     trace: RequestTrace,
 ) -> Result<Response, Problem> {
     let (answers, mut received) = mpsc::channel(ANSWER_BATCHES_MAX);
-    let upload = Upload::new(Arc::clone(&edge), caller.tenant, body, (answers, trace));
+    let upload = Upload::new(Arc::clone(&edge), caller, body, (answers, trace));
     let hard = edge.hard.clone();
     edge.tasks.spawn(async move { hard.run_until_cancelled(upload.run()).await });
     let first = match received.recv().await {
@@ -104,7 +104,7 @@ struct Lines {
 
 struct Upload {
     edge: Arc<Edge>,
-    tenant: TenantId,
+    caller: Caller,
     epoch: Arc<str>,
     body: BodyReader,
     answers: mpsc::Sender<Answer>,
@@ -124,15 +124,15 @@ struct Upload {
 impl Upload {
     fn new(
         edge: Arc<Edge>,
-        tenant: TenantId,
+        caller: Caller,
         body: BodyReader,
         (answers, trace): (mpsc::Sender<Answer>, RequestTrace),
     ) -> Self {
         let epoch = edge.services.log.epoch().0;
         Self {
             edge,
-            batch: EventBatch::new(tenant.clone()),
-            tenant,
+            batch: EventBatch::new(caller.tenant.clone()),
+            caller,
             epoch,
             body,
             answers,
@@ -184,7 +184,11 @@ impl Upload {
                     return Err(Stop::Problem(Problem::new("host_stopping", detail)));
                 }
                 piece = self.body.next() => match piece {
-                    Ok(Some(piece)) => self.take(&piece).await?,
+                    Ok(Some(piece)) => {
+                        // An upload may last longer than the token that began it.
+                        self.caller.valid.check().map_err(Stop::Problem)?;
+                        self.take(&piece).await?;
+                    }
                     Ok(None) => return Ok(()),
                     Err(problem) => return Err(Stop::Problem(problem)),
                 },
@@ -299,7 +303,7 @@ impl Upload {
             return;
         }
         let (events, bytes) = (self.batch.len(), self.batch.bytes());
-        let empty = EventBatch::with_capacity(self.tenant.clone(), events, bytes);
+        let empty = EventBatch::with_capacity(self.caller.tenant.clone(), events, bytes);
         let batch = std::mem::replace(&mut self.batch, empty);
         let lines = Lines { ids: Vec::with_capacity(self.lines.ids.len()), ..Lines::default() };
         let pending = std::mem::replace(&mut self.lines, lines);

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
+use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{candidates, letters, live, pages, plugins, publish, state, streams, tables};
@@ -22,6 +23,9 @@ use super::{candidates, letters, live, pages, plugins, publish, state, streams, 
     paths(
         publish::publish,
         streams::read,
+        sessions::open,
+        sessions::close,
+        sessions::revoke,
         tables::list,
         tables::query,
         tables::row,
@@ -74,7 +78,9 @@ fn document() -> Value {
     let mut document =
         serde_json::to_value(Description::openapi()).expect("the description has text keys only");
     document["components"]["securitySchemes"] = json!({
-        "token": { "type": "http", "scheme": "bearer", "description": "Gives the tenant and the rights publish, read, admin" }
+        "token": { "type": "http", "scheme": "bearer", "description": "A static token or a JSON Web Token. Gives the tenant and the rights publish, read, admin" },
+        "session": { "type": "apiKey", "in": "cookie", "name": "millrace_session", "description": "The cookie of POST /v1/session" },
+        "ticket": { "type": "apiKey", "in": "query", "name": "ticket", "description": "A ticket of POST /v1/session, for one stream" }
     });
     document["x-problems"] = PROBLEMS
         .iter()
@@ -97,7 +103,7 @@ fn document() -> Value {
         for (_, operation) in operations.as_object_mut().into_iter().flatten() {
             operation["responses"]["default"] = problem.clone();
             if path.starts_with("/v1/") || path == "/metrics" {
-                operation["security"] = json!([{ "token": [] }]);
+                operation["security"] = json!([{ "token": [] }, { "session": [] }]);
             }
         }
     }

@@ -96,6 +96,19 @@ impl Problem {
         StatusCode::from_u16(self.0.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// What `WWW-Authenticate` says (RFC 6750, 3); none where other credentials would not help.
+    fn challenge(&self) -> Option<HeaderValue> {
+        const REALM: &str = "Bearer realm=\"millrace\"";
+        let error = match (self.code(), self.0.kind.status) {
+            ("token_missing", _) => return Some(HeaderValue::from_static(REALM)),
+            ("right_missing", _) => "insufficient_scope",
+            (_, 401) => "invalid_token",
+            _ => return None,
+        };
+        let text = format!("{REALM}, error=\"{error}\", error_description=\"{}\"", self.0.kind.title);
+        HeaderValue::from_str(&text).ok()
+    }
+
     /// The problem as its JSON object.
     pub fn to_json(&self) -> Value {
         let Inner { kind, detail, members, .. } = &*self.0;
@@ -154,8 +167,8 @@ impl IntoResponse for Problem {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, seconds.max(1).into());
         }
-        if self.status() == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"millrace\""));
+        if let Some(challenge) = self.challenge() {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(allow) = self.0.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             headers.insert(header::ALLOW, allow);

@@ -11,9 +11,10 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, post};
 use tokio::time::Instant;
 
+use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, letters, live, metrics, pages, plugins, publish, state, streams, tables,
+    Edge, auth, candidates, cors, letters, live, metrics, pages, plugins, publish, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -45,6 +46,13 @@ fn table() -> Vec<Route> {
     vec![
         action("/v1/events", publish::publish),
         page("/v1/streams/{stream}", streams::read),
+        Route {
+            path: "/v1/session",
+            documented: Some("/v1/session"),
+            methods: &["POST", "DELETE"],
+            handlers: delete(sessions::close).post(sessions::open),
+        },
+        action("/v1/auth/revoke", sessions::revoke),
         page("/v1/tables", tables::list),
         page("/v1/tables/{table}", tables::query),
         Route {
@@ -134,6 +142,7 @@ pub(super) fn router(edge: &Shared) -> Router {
         .fallback(pages::unknown)
         .layer(from_fn_with_state(Arc::clone(edge), auth::guard))
         .layer(from_fn(harden))
+        .layer(from_fn_with_state(Arc::clone(edge), cors::allow))
         .layer(from_fn(observe))
         .with_state(Arc::clone(edge))
 }

@@ -238,21 +238,19 @@ impl Follower {
         }
         let heartbeat = tokio::time::sleep(self.edge.options.sse_heartbeat);
         tokio::pin!(heartbeat);
+        let ended = self.caller.valid.ended();
+        tokio::pin!(ended);
         loop {
             if self.edge.stopping.is_cancelled() {
                 self.phase = Phase::End;
                 return Some(self.closing());
             }
             let mut out = Vec::new();
+            if let Err(problem) = self.caller.valid.check() {
+                return Some(self.error(out, &problem));
+            }
             match self.read(&mut out).await {
-                Err(problem) => {
-                    self.phase = Phase::End;
-                    metrics::problem(problem.code(), 1);
-                    out.extend_from_slice(
-                        format!("event: error\ndata: {}\n\n", problem.to_json()).as_bytes(),
-                    );
-                    return Some(out);
-                }
+                Err(problem) => return Some(self.error(out, &problem)),
                 Ok(_) if !out.is_empty() => return Some(out),
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -266,9 +264,18 @@ impl Follower {
                     }
                 }
                 () = stopping.cancelled() => {}
+                problem = &mut ended => return Some(self.error(Vec::new(), &problem)),
                 () = &mut heartbeat => return Some(self.heartbeat()),
             }
         }
+    }
+
+    /// What there is to say before the end, and why it is the end.
+    fn error(&mut self, mut out: Vec<u8>, problem: &Problem) -> Vec<u8> {
+        self.phase = Phase::End;
+        metrics::problem(problem.code(), 1);
+        out.extend_from_slice(format!("event: error\ndata: {}\n\n", problem.to_json()).as_bytes());
+        out
     }
 
     /// Writes what there is after the position, and moves it. False when there was nothing.

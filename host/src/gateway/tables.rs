@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::auth::{Caller, Reader};
+use super::auth::{Caller, TableReader};
 use super::filters::{Filters, read_json};
 use super::params::{self, Params};
 use super::problem::Problem;
@@ -24,7 +24,8 @@ use super::{Edge, json as text};
 use crate::event::{Micros, Revision};
 use crate::limits::{QUERY_ROWS_DEFAULT, ROW_KEY_BYTES_MAX};
 use crate::tables::{
-    ColumnType, Filter, InvalidQuery, Order, Query, RowCursor, TableError, TableSchema, Value, column_of,
+    ColumnType, Condition, Filter, InvalidQuery, Operator, Order, Query, Row, RowCursor, TableError,
+    TableSchema, Value, column_of,
 };
 
 /// The tables of all plugins, with their columns.
@@ -32,7 +33,7 @@ use crate::tables::{
     responses((status = 200, description = "The tables", body = super::wire::TableList)))]
 pub(super) async fn list(
     State(edge): State<Arc<Edge>>,
-    Reader(_): Reader,
+    TableReader(caller): TableReader,
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
@@ -41,6 +42,7 @@ pub(super) async fn list(
         .tables
         .list()
         .into_iter()
+        .filter(|(_, schema)| caller.reads_table(&schema.name))
         .map(|(plugin, schema)| TableView { plugin, schema })
         .collect();
     Ok(axum::Json(json!({ "tables": tables })).into_response())
@@ -66,18 +68,20 @@ pub(super) async fn list(
 )]
 pub(super) async fn query(
     State(edge): State<Arc<Edge>>,
-    Reader(caller): Reader,
+    TableReader(caller): TableReader,
     Path(table): Path<String>,
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, Problem> {
     let tables = &edge.services.tables;
     let schema = tables.schema(&params::cut(&table))?;
-    let query = parse_query(&schema, &mut params)?;
+    let scope = caller.table_filter(&schema)?;
+    let mut query = parse_query(&schema, &mut params)?;
     params.finish()?;
+    query.scope = scope.unwrap_or_default();
     query.validate(&schema).map_err(TableError::from)?;
     let page = tables.query(&caller.tenant, &query).await?;
-    let etag = etag(&edge, &caller, page.revision);
+    let etag = etag(&edge, &caller, &query.scope, page.revision);
     if matches_etag(&headers, &etag) {
         return Ok(not_modified(&etag));
     }
@@ -119,7 +123,7 @@ pub(super) async fn query(
 )]
 pub(super) async fn row(
     State(edge): State<Arc<Edge>>,
-    Reader(caller): Reader,
+    TableReader(caller): TableReader,
     Path((table, key)): Path<(String, String)>,
     headers: HeaderMap,
     params: Params,
@@ -131,12 +135,13 @@ pub(super) async fn row(
         return Err(problem.limit("row_key_bytes_max", key.len() as u64, ROW_KEY_BYTES_MAX as u64));
     }
     let schema = edge.services.tables.schema(&params::cut(&table))?;
-    let (revision, row) = edge.services.tables.get(&caller.tenant, &schema.name, &key).await?;
+    let scope = caller.table_filter(&schema)?.unwrap_or_default();
+    let (revision, row) = one_row(&edge, &caller, &schema, &scope, &key).await?;
     let Some(row) = row else {
         let detail = format!("table `{}` has no row `{}`", schema.name, params::cut(&key));
         return Err(Problem::new("row_unknown", detail));
     };
-    let etag = etag(&edge, &caller, revision);
+    let etag = etag(&edge, &caller, &scope, revision);
     if matches_etag(&headers, &etag) {
         return Ok(not_modified(&etag));
     }
@@ -150,9 +155,32 @@ pub(super) async fn row(
     Ok(fresh(&etag, out))
 }
 
-/// The tenant is in it: under one address each tenant has an answer of its own.
-fn etag(edge: &Edge, caller: &Caller, revision: Revision) -> String {
-    format!("\"{}.{revision}.{}\"", edge.services.log.epoch().0, caller.tenant)
+/// A row that the caller may see. The store decides it, as it does for a page.
+async fn one_row(
+    edge: &Edge,
+    caller: &Caller,
+    schema: &TableSchema,
+    scope: &Filter,
+    key: &str,
+) -> Result<(Revision, Option<Row>), Problem> {
+    if *scope == Filter::default() {
+        return Ok(edge.services.tables.get(&caller.tenant, &schema.name, key).await?);
+    }
+    let is =
+        Condition { column: "key".into(), operator: Operator::Eq, values: vec![Value::Text(key.to_owned())] };
+    let query = Query { filter: Filter::Is(is), scope: scope.clone(), limit: 1, ..Query::all(&schema.name) };
+    let page = edge.services.tables.query(&caller.tenant, &query).await?;
+    Ok((page.revision, page.rows.into_iter().next()))
+}
+
+/// The tenant is in it, and what limits the caller: under one address each has an answer of its own.
+fn etag(edge: &Edge, caller: &Caller, scope: &Filter, revision: Revision) -> String {
+    let mut mark = String::new();
+    if *scope != Filter::default() {
+        mark.push('.');
+        URL_SAFE_NO_PAD.encode_string(&Sha256::digest(format!("{scope:?}"))[..9], &mut mark);
+    }
+    format!("\"{}.{revision}.{}{mark}\"", edge.services.log.epoch().0, caller.tenant)
 }
 
 fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
@@ -169,7 +197,7 @@ fn caching(etag: &str) -> [(header::HeaderName, String); 3] {
     [
         (header::ETAG, etag.to_owned()),
         (header::CACHE_CONTROL, "private, no-cache".into()),
-        (header::VARY, "Authorization".into()),
+        (header::VARY, "Authorization, Cookie".into()),
     ]
 }
 
@@ -192,7 +220,7 @@ fn parse_query(schema: &TableSchema, params: &mut Params) -> Result<Query, Probl
         }
         None => None,
     };
-    Ok(Query { table: schema.name.clone(), filter: Filter::All(parts), order, limit, after })
+    Ok(Query { filter: Filter::All(parts), order, limit, after, ..Query::all(&schema.name) })
 }
 
 pub(super) fn parse_order(text: &str) -> Result<Vec<Order>, Problem> {

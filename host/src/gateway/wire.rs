@@ -412,6 +412,20 @@ pub struct ReplayView {
     pub core_dump: bool,
 }
 
+/// What a token was turned into.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SessionView {
+    pub tenant: String,
+    /// Whose token it was.
+    pub name: String,
+    /// When it ends, RFC 3339; absent where nobody needs to show anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// Opens one stream as `?ticket=`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+}
+
 /// Whether the host does its work.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {

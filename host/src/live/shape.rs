@@ -24,6 +24,7 @@ pub(super) fn normalise(mut live: LiveQuery, schema: &TableSchema) -> Result<Liv
     }
     let query = &mut live.query;
     query.filter = simplify(std::mem::take(&mut query.filter));
+    query.scope = simplify(std::mem::take(&mut query.scope));
     if live.mode == Mode::Streamed {
         // It has no order, and no place to begin at.
         query.order.clear();
@@ -185,7 +186,9 @@ pub(super) struct Plan {
 impl Plan {
     /// None when the schema lacks a column of the query.
     pub(super) fn new(query: LiveQuery, schema: Arc<TableSchema>) -> Option<Self> {
-        let predicate = Predicate::of(&schema, &query.query.filter)?;
+        // What the reader may see at all counts like what it asks for.
+        let asked = Filter::All(vec![query.query.scope.clone(), query.query.filter.clone()]);
+        let predicate = Predicate::of(&schema, &simplify(asked))?;
         let place = |part: &Order| Some((Source::of(&schema, &part.column)?, part.clone()));
         let order = query.query.order.iter().map(place).collect::<Option<_>>()?;
         let shown = match &query.columns {

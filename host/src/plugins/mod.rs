@@ -24,7 +24,7 @@ mod memory;
 mod registry;
 mod runtime;
 mod sandbox;
-mod tls;
+pub(crate) mod tls;
 mod wait;
 mod watch;
 

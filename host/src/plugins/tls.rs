@@ -1,4 +1,4 @@
-//! TLS under guests' requests to `https` addresses.
+//! TLS under requests to `https` addresses: those of guests, and the host's own for key sets.
 //!
 //! Promises: a request is sent only once the server has shown a certificate for the very host that the request
 //! names, valid now, from an authority that the operating system trusts or that the plugin's `http_ca_file` has.
@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use wasmtime_wasi_http::Error;
 
 /// What a plugin's connections trust.
-pub(super) fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn client(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let system = system();
     let roots = match ca_file {
         None => system,
@@ -70,7 +70,7 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
 }
 
 /// Secures a connection to a host, or says what was wrong with what it showed.
-pub(super) async fn secure(
+pub(crate) async fn secure(
     client: &Arc<ClientConfig>,
     host: &str,
     stream: TcpStream,

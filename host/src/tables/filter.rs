@@ -37,6 +37,18 @@ impl From<Vec<Condition>> for Filter {
 impl Filter {
     /// Checks every condition against its table, and how many there are, and how deep.
     pub fn validate(&self, table: &TableSchema) -> Result<(), InvalidQuery> {
+        // First the depth: what comes after goes all the way down.
+        self.validate_scope(table)?;
+        self.conditions().into_iter().try_for_each(|condition| {
+            if column_of(table, &condition.column)?.filterable {
+                return Ok(());
+            }
+            Err(InvalidQuery::NotFilterable { table: table.name.clone(), column: condition.column.clone() })
+        })
+    }
+
+    /// The same for what limits the asker: columns need not be filterable.
+    pub fn validate_scope(&self, table: &TableSchema) -> Result<(), InvalidQuery> {
         let mut conditions = 0;
         self.check(table, &mut conditions, 0)
     }
@@ -55,16 +67,7 @@ impl Filter {
                 parts.iter().try_for_each(|part| part.check(table, conditions, depth + 1))
             }
             Self::Not(part) => part.check(table, conditions, depth + 1),
-            Self::Is(condition) => {
-                let known = column_of(table, &condition.column)?;
-                if !known.filterable {
-                    return Err(InvalidQuery::NotFilterable {
-                        table: table.name.clone(),
-                        column: condition.column.clone(),
-                    });
-                }
-                condition.validate(known.column_type)
-            }
+            Self::Is(condition) => condition.validate(column_of(table, &condition.column)?.column_type),
         }
     }
 

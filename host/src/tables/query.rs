@@ -67,7 +67,11 @@ pub struct RowCursor {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     pub table: String,
+    /// What the asker wants to see.
     pub filter: Filter,
+    /// What the asker may see: holds beside the filter, and may be about columns that are not filterable. It
+    /// never comes from a request. Two queries with different scopes are different queries.
+    pub scope: Filter,
     pub order: Vec<Order>,
     pub limit: u32,
     pub after: Option<RowCursor>,
@@ -102,6 +106,7 @@ impl Query {
         Self {
             table: table.into(),
             filter: Filter::default(),
+            scope: Filter::default(),
             order: vec![],
             limit: QUERY_ROWS_DEFAULT,
             after: None,
@@ -118,6 +123,7 @@ impl Query {
             });
         }
         self.filter.validate(table)?;
+        self.scope.validate_scope(table)?;
         for order in &self.order {
             if !column_of(table, &order.column)?.sortable {
                 return Err(InvalidQuery::NotSortable {
@@ -138,6 +144,19 @@ impl Query {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row belongs to the answer, whatever the order, the limit and the cursor. The row's values are
+    /// given by column name, `key`, `version` and `revision` among them.
+    pub fn holds<'a>(&self, value: &impl Fn(&str) -> &'a Value) -> bool {
+        self.scope.holds(value) && self.filter.holds(value)
+    }
+
+    /// The conditions of the scope and of the filter.
+    pub fn conditions(&self) -> Vec<&Condition> {
+        let mut all = self.scope.conditions();
+        all.extend(self.filter.conditions());
+        all
     }
 }
 

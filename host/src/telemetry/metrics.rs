@@ -40,6 +40,8 @@ pub const LIVE_RESUMES: &str = "millrace_live_resumes_total";
 pub const LIVE_GAPS: &str = "millrace_live_gaps_total";
 pub const LIVE_LOST: &str = "millrace_live_lost_total";
 pub const LIVE_FAILED: &str = "millrace_live_failed_total";
+/// Label: `outcome` (`read`, `failed`).
+pub const JWKS_READS: &str = "millrace_jwks_reads_total";
 
 // Plugins. Labels of the first: `plugin`.
 pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
@@ -143,6 +145,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
         "How often more was committed than was kept for live queries, or a table's columns changed.",
     ),
     counter(LIVE_FAILED, "Views of live queries that broke and were given up."),
+    counter(
+        JWKS_READS,
+        "Readings of an issuer's key set, by outcome; after a failed one the last set stays.",
+    ),
     counter(GUEST_HTTP_REQUESTS, "HTTP requests of guests that the operator's list allowed."),
     counter(
         GUEST_HTTP_DENIED,

@@ -279,6 +279,14 @@ pub async fn query_outside_its_table_is_refused(seams: Seams) {
         refused(Query { filter: by("n").into(), ..all() }).await,
         InvalidQuery::NotFilterable { .. }
     ));
+    let open = Query { scope: by("n").into(), ..all() };
+    assert!(seams.tables.query(&tenant("acme"), &open).await.is_ok(), "a scope may be about any column");
+    assert!(matches!(
+        refused(Query { scope: by("other").into(), ..all() }).await,
+        InvalidQuery::UnknownColumn { .. }
+    ));
+    let mistyped = vec![condition("n", Operator::Eq, &[Value::Text("1".into())])];
+    assert!(matches!(refused(Query { scope: mistyped.into(), ..all() }).await, InvalidQuery::Type { .. }));
     let unsortable = Query { order: vec![order("n", false)], ..all() };
     assert!(matches!(refused(unsortable).await, InvalidQuery::NotSortable { .. }));
     assert!(matches!(refused(Query { limit: 101, ..all() }).await, InvalidQuery::Limit { .. }));
@@ -355,16 +363,18 @@ fn model(table: &TableSchema, rows: &Rows, query: &Query) -> Vec<String> {
             other => panic!("{other:?}"),
         }
     };
+    let belongs = |row: &(String, Vec<Value>)| {
+        meets(&query.scope, &|c| holds(row, c)) && meets(&query.filter, &|c| holds(row, c))
+    };
     for row in rows {
         let key = Value::Text(row.0.clone());
         let by_name = |column: &str| match column {
             "key" => &key,
             named => &row.1[table.column(named).expect("a known column").0],
         };
-        let expected = meets(&query.filter, &|c| holds(row, c));
-        assert_eq!(query.filter.holds(&by_name), expected, "{:?} of {row:?}", query.filter);
+        assert_eq!(query.holds(&by_name), belongs(row), "{query:?} of {row:?}");
     }
-    let mut found: Vec<_> = rows.iter().filter(|row| meets(&query.filter, &|c| holds(row, c))).collect();
+    let mut found: Vec<_> = rows.iter().filter(|row| belongs(row)).collect();
     found.sort_by(|a, b| {
         let mut ordering = Ordering::Equal;
         for order in &query.order {
@@ -436,9 +446,10 @@ fn any_query() -> impl Strategy<Value = Query> {
         wide().columns.into_iter().filter(|c| c.sortable).map(|c| c.name).collect();
     sortable.push("key".into());
     let orders = prop::collection::vec((prop::sample::select(sortable), any::<bool>()), 0..3);
-    (any_filter(), orders, 1..6_u32).prop_map(|(filter, orders, limit)| {
+    let scope = prop_oneof![3 => Just(Filter::default()), 2 => any_filter()];
+    (any_filter(), scope, orders, 1..6_u32).prop_map(|(filter, scope, orders, limit)| {
         let order = orders.into_iter().map(|(column, descending)| order(&column, descending)).collect();
-        Query { filter, order, limit, ..Query::all("wide") }
+        Query { filter, scope, order, limit, ..Query::all("wide") }
     })
 }
 

@@ -100,6 +100,7 @@ async fn without_tokens_only_loopback_can_be_bound_and_bad_tokens_are_refused() 
         tenant: tenant.into(),
         rights: rights.into(),
         name: None,
+        tables: None,
     };
     for bad in [
         token("short", "alpha", &[Right::Read]),

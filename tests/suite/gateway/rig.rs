@@ -35,6 +35,8 @@ pub(super) struct Rig {
     pub(super) log: Arc<FaultyLog>,
     pub(super) plugins: Arc<FakePlugins>,
     pub(super) live: Arc<FakeLive>,
+    /// Stands at [`NOW`] until it is set.
+    pub(super) clock: Arc<ManualClock>,
     services: Services,
     cancel: CancellationToken,
     running: JoinHandle<()>,
@@ -80,7 +82,7 @@ impl Rig {
         let log = Arc::new(FaultyLog { inner: store.clone(), appends_left: AtomicUsize::new(usize::MAX) });
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
-        let clock = ManualClock::default();
+        let clock = Arc::new(ManualClock::default());
         clock.set(Micros::parse(NOW).expect("a valid time"));
         let mut options = GatewayOptions::new("127.0.0.1:0".parse().expect("an address"));
         change(&mut options);
@@ -90,7 +92,7 @@ impl Rig {
             live: live.clone(),
             plugins: plugins.clone(),
             checkpoints: Arc::new(store.clone()),
-            clock: Arc::new(clock),
+            clock: clock.clone(),
             metrics,
             ready: Arc::new(|| Readiness { ready: true, reasons: vec![] }),
         };
@@ -99,7 +101,7 @@ impl Rig {
         let cancel = CancellationToken::new();
         #[expect(clippy::disallowed_methods, reason = "the test owns the task and joins it in `stop`")]
         let running = tokio::spawn(gateway.run(cancel.clone()));
-        Self { address, store, log, plugins, live, services, cancel, running, _directory: directory }
+        Self { address, store, log, plugins, live, clock, services, cancel, running, _directory: directory }
     }
 
     pub(super) async fn stop(self) {
@@ -273,6 +275,7 @@ pub(super) fn tokens() -> AuthOptions {
         tenant: tenant.into(),
         rights: rights.into(),
         name: None,
+        tables: None,
     };
     // The digest of `alpha-digest`, as a config file would hold it.
     let digest = "sha256:d99b6aea3797c53e69ad073f17434604ef6da5993c510b15a5ded554aa6f0da7";
@@ -286,6 +289,7 @@ pub(super) fn tokens() -> AuthOptions {
             token(digest, "alpha", &[Right::Read]),
             token("gamma-read", "gamma", &[Right::Read]),
         ],
+        ..AuthOptions::default()
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) fn query(
         return Ok(RowPage { rows: Vec::new(), next: None, revision });
     };
     let mut sql = Sql::new(&table);
+    sql.filter(&query.scope);
     sql.filter(&query.filter);
     if let Some(after) = &query.after {
         sql.after(query, after);
@@ -88,7 +89,7 @@ pub(super) fn get(
 
 fn check_value_count(query: &Query) -> Result<(), InvalidQuery> {
     let mut values = 0;
-    for condition in query.filter.conditions() {
+    for condition in query.conditions() {
         values += condition.values.len();
         if values > QUERY_VALUES_MAX {
             return Err(InvalidQuery::Values {

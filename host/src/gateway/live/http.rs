@@ -16,15 +16,17 @@ use futures_util::{FutureExt, Stream};
 use serde_json::{Map, Value as Json, json};
 
 use super::super::Edge;
-use super::super::auth::{Caller, Reader};
+use super::super::auth::{Caller, TableReader};
 use super::super::body::{BodyLimit, BodyReader, media_type, unsupported};
 use super::super::native::json_problem;
 use super::super::params::{self, Params};
 use super::super::problem::Problem;
 use super::super::tables::parse_order;
-use super::shell::{SseOptions, SseSink, Sub, until_cancelled};
+use super::InProcess;
+use super::credential::Credential;
+use super::shell::{SseOptions, SseSink, Sub, Until};
 use super::sse::serve_sse;
-use super::{InProcess, inprocess};
+use crate::tables::TableSchema;
 
 /// A live query as server-sent events, for a plain `EventSource`.
 ///
@@ -51,7 +53,7 @@ use super::{InProcess, inprocess};
 )]
 pub(in super::super) async fn get(
     State(edge): State<Arc<Edge>>,
-    Reader(caller): Reader,
+    TableReader(caller): TableReader,
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, Problem> {
@@ -76,7 +78,7 @@ pub(in super::super) async fn get(
 )]
 pub(in super::super) async fn post(
     State(edge): State<Arc<Edge>>,
-    Reader(caller): Reader,
+    TableReader(caller): TableReader,
     headers: HeaderMap,
     mut params: Params,
     body: Body,
@@ -154,6 +156,7 @@ async fn follow(
         return Err(Problem::new("host_stopping", "the host is stopping"));
     }
     let sub = inprocess_of(&edge, &caller).open(&query, resume).await?;
+    let until = Credential::new(caller).until(&edge);
     let options = SseOptions {
         heartbeat: edge.options.sse_heartbeat,
         write_wait_max: edge.options.write_wait_max,
@@ -165,12 +168,14 @@ async fn follow(
         // A proxy that buffers would hold events back.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(EventBody::new(edge, sub.fixed(), options))).into_response())
+    Ok((headers, Body::from_stream(EventBody::new(until, sub.fixed(), options))).into_response())
 }
 
 pub(super) fn inprocess_of(edge: &Edge, caller: &Caller) -> InProcess {
     let (live, tables) = (Arc::clone(&edge.services.live), Arc::clone(&edge.services.tables));
-    inprocess::InProcess { live, tables, tenant: caller.tenant.clone() }
+    let access = caller.clone();
+    let access = Arc::new(move |table: &TableSchema| access.table_filter(table));
+    InProcess { live, tables, tenant: caller.tenant.clone(), access }
 }
 
 /// A response's body that runs [`serve_sse`] whenever it is asked for more: no task of its own, and no pulling
@@ -190,11 +195,10 @@ fn taken(place: &Place) -> std::sync::MutexGuard<'_, Option<Bytes>> {
 }
 
 impl EventBody {
-    fn new(edge: Arc<Edge>, sub: Sub, options: SseOptions) -> Self {
+    fn new(until: Until, sub: Sub, options: SseOptions) -> Self {
         let place = Place::default();
         let mut sink = BodySink(Arc::clone(&place));
         let run = async move {
-            let until = until_cancelled(edge.stopping.clone());
             let id = sub.id().to_owned();
             let end = serve_sse(sub, &mut sink, &options, until).await;
             tracing::debug!(subscription = id, end = ?end, "live query ended");

@@ -15,7 +15,7 @@ use super::shell::{Anchor, Ask, Backend, Fault, Rows, Sub};
 use crate::event::TenantId;
 use crate::limits::NAME_BYTES_MAX;
 use crate::live::{LiveError, LiveQueries, LiveQuery, Subscribe};
-use crate::tables::TableStore;
+use crate::tables::{Filter, TableSchema, TableStore};
 
 /// Reads a client's queries and hands them to the engine, as its tenant's.
 #[derive(Clone)]
@@ -23,7 +23,12 @@ pub struct InProcess {
     pub live: Arc<dyn LiveQueries>,
     pub tables: Arc<dyn TableStore>,
     pub tenant: TenantId,
+    /// What limits the client in a table.
+    pub(super) access: Access,
 }
+
+/// The scope of a client's queries of a table: none where it may see all rows, an error where it may see none.
+pub(super) type Access = Arc<dyn Fn(&TableSchema) -> Result<Option<Filter>, Problem> + Send + Sync>;
 
 impl fmt::Debug for InProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +43,9 @@ impl InProcess {
             let detail = format!("has {} bytes; no token is this long", token.len());
             return Err(params::invalid("resume", detail));
         }
-        let query = read_query(&*self.tables, query)?;
+        let mut query = read_query(&*self.tables, query)?;
+        let schema = self.tables.schema(&query.query.table)?;
+        query.query.scope = (self.access)(&schema)?.unwrap_or_default();
         let batches = self.rows(query.clone(), resume).await?;
         let id = format!("{:032x}", rand::random::<u128>());
         let (backend, query) = (self.clone(), Arc::new(tokio::sync::Mutex::new(query)));

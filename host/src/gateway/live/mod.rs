@@ -8,6 +8,7 @@
 //! framework. `query` and `inprocess` bind it to the tables of this host, `http` and `ws` to its edge.
 
 mod commands;
+mod credential;
 pub(super) mod http;
 mod inprocess;
 mod meter;

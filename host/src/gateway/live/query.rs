@@ -40,6 +40,7 @@ pub(super) fn read_query(tables: &dyn TableStore, json: &Json) -> Result<LiveQue
     let query = Query {
         table: schema.name.clone(),
         filter: read_filter(&schema, fields.conditions)?,
+        scope: Filter::default(),
         limit,
         after: None,
         order,

@@ -22,12 +22,14 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::super::Edge;
-use super::super::auth::{Caller, Reader, check_same_origin};
+use super::super::auth::{Caller, TableReader};
+use super::super::cors::check_same_origin;
 use super::super::params::Params;
 use super::super::problem::Problem;
 use super::super::serve::{ConnectionPlace, WriteBound};
+use super::credential::Credential;
 use super::http::inprocess_of;
-use super::shell::{Incoming, Text, WsConn, WsOptions, WsProtocol, until_cancelled};
+use super::shell::{Incoming, Text, WsConn, WsOptions, WsProtocol};
 use super::socket::serve_ws;
 use crate::limits::{LIVE_CLOSE_WAIT_MAX, LIVE_READ_BUFFER_BYTES};
 
@@ -48,13 +50,13 @@ const MULTI: &str = "millrace.live.v1";
 )]
 pub(in super::super) async fn open(
     State(edge): State<Arc<Edge>>,
-    Reader(caller): Reader,
+    TableReader(caller): TableReader,
     params: Params,
     mut request: Request,
 ) -> Result<Response, Problem> {
     params.finish()?;
     let headers = request.headers();
-    check_same_origin(headers)?;
+    check_same_origin(headers, &edge.options.cors_origins)?;
     let accept = accept_of(headers)?;
     let protocol = protocol_of(headers);
     if edge.stopping.is_cancelled() {
@@ -127,12 +129,15 @@ async fn serve(edge: Arc<Edge>, caller: Caller, protocol: WsProtocol, upgraded: 
         return;
     };
     let edge_options = &edge.options;
+    let backend = Arc::new(inprocess_of(&edge, &caller));
+    let credential = Credential::new(caller);
     let options = WsOptions {
         heartbeat: edge_options.sse_heartbeat,
         write_wait_max: edge_options.write_wait_max,
         first_command_wait_max: edge_options.live_first_command_wait_max,
         message_bytes_max: edge_options.live_message_bytes_max,
         subscriptions_max: edge_options.live_subscriptions_max,
+        authenticate: Some(credential.renewals(&edge)),
         ..WsOptions::new(protocol)
     };
     let config = WebSocketConfig::default()
@@ -143,8 +148,7 @@ async fn serve(edge: Arc<Edge>, caller: Caller, protocol: WsProtocol, upgraded: 
     let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
     let mut conn = Conn { socket };
-    let backend = Arc::new(inprocess_of(&edge, &caller));
-    let until = until_cancelled(edge.stopping.clone());
+    let until = credential.until(&edge);
     tokio::select! {
         end = serve_ws(backend, &mut conn, &options, until) => {
             tracing::debug!(end = ?end, "live socket ended");
