@@ -64,7 +64,7 @@ pub struct GatewayConfig {
     /// Bounds of live queries: bytes of a query or message, subscriptions of a WebSocket, and its first command.
     pub live_message_bytes_max: usize,
     pub live_subscriptions_max: usize,
-    pub live_first_command_ms_max: u64,
+    pub live_first_command_wait_ms_max: u64,
 }
 
 /// Who may do what. Without tokens everybody on this machine is tenant `default` with all rights.
@@ -208,7 +208,7 @@ impl Default for GatewayConfig {
             write_wait_ms_max: millis(limits::WRITE_WAIT_MAX),
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
             live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
-            live_first_command_ms_max: millis(limits::LIVE_FIRST_COMMAND_WAIT_MAX),
+            live_first_command_wait_ms_max: millis(limits::LIVE_FIRST_COMMAND_WAIT_MAX),
         }
     }
 }
@@ -300,7 +300,7 @@ impl GatewayConfig {
     }
 
     pub fn live_first_command_wait_max(&self) -> Duration {
-        Duration::from_millis(self.live_first_command_ms_max)
+        Duration::from_millis(self.live_first_command_wait_ms_max)
     }
 }
 

@@ -163,7 +163,7 @@ impl Config {
             ("gateway.write_wait_ms_max", edge.write_wait_ms_max),
             ("gateway.live_message_bytes_max", edge.live_message_bytes_max as u64),
             ("gateway.live_subscriptions_max", edge.live_subscriptions_max as u64),
-            ("gateway.live_first_command_ms_max", edge.live_first_command_ms_max),
+            ("gateway.live_first_command_wait_ms_max", edge.live_first_command_wait_ms_max),
             ("processors.guest_call_ms_max", run.guest_call_ms_max),
             ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
             ("processors.instances_max", run.instances_max as u64),

@@ -262,7 +262,7 @@ pub const PROBLEMS: &[ProblemKind] = &[
         408,
         "live_first_command_wait_max",
         "no command came",
-        "send the first command at once, or raise gateway.live_first_command_ms_max",
+        "send the first command at once, or raise gateway.live_first_command_wait_ms_max",
     ),
     caller(400, "not_supported", "this is not supported here", "do without it, or connect anew"),
     guest(409, "table_owned", "the table belongs to another plugin", "give the table another name"),
