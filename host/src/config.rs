@@ -64,7 +64,9 @@ pub struct GatewayConfig {
     /// Bounds of live queries: bytes of a query or message, subscriptions of a WebSocket, and its first command.
     pub live_message_bytes_max: usize,
     pub live_subscriptions_max: usize,
-    pub live_first_command_ms_max: u64,
+    /// Different live queries that are kept at the same time.
+    pub live_views_max: usize,
+    pub live_first_command_wait_ms_max: u64,
     /// Origins whose pages may use the host from a browser, such as `https://app.example.com`.
     pub cors_origins: Vec<String>,
     /// Requests of one tenant in a second, and at once; 0 a second leaves them unbounded.
@@ -267,7 +269,8 @@ impl Default for GatewayConfig {
             write_wait_ms_max: millis(limits::WRITE_WAIT_MAX),
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
             live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
-            live_first_command_ms_max: millis(limits::LIVE_FIRST_COMMAND_WAIT_MAX),
+            live_views_max: limits::LIVE_VIEWS_MAX,
+            live_first_command_wait_ms_max: millis(limits::LIVE_FIRST_COMMAND_WAIT_MAX),
             cors_origins: Vec::new(),
             tenant_requests_per_s: limits::TENANT_REQUESTS_PER_S,
             tenant_requests_burst: limits::TENANT_REQUESTS_BURST,
@@ -396,7 +399,7 @@ impl GatewayConfig {
     }
 
     pub fn live_first_command_wait_max(&self) -> Duration {
-        Duration::from_millis(self.live_first_command_ms_max)
+        Duration::from_millis(self.live_first_command_wait_ms_max)
     }
 }
 

@@ -202,7 +202,8 @@ impl HostBuilder {
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
         let ready = Arc::new(AtomicBool::new(true));
-        let live = LiveEngine::new(Arc::new(store.clone()), store.epoch());
+        let live =
+            LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);
         let services = self.services(&store, &registry, &live, &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();

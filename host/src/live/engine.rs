@@ -41,12 +41,13 @@ impl fmt::Debug for LiveEngine {
 }
 
 impl LiveEngine {
-    /// Over a store whose life is named by this epoch.
-    pub fn new(tables: Arc<dyn TableStore>, epoch: Epoch) -> Self {
+    /// Over a store whose life is named by this epoch. It keeps so many different queries.
+    pub fn new(tables: Arc<dyn TableStore>, epoch: Epoch, views_max: usize) -> Self {
         let common = Common {
             tables,
             epoch,
             views: AtomicUsize::new(0),
+            views_max,
             reads: Semaphore::new(LIVE_READS_MAX),
             tasks: Tasks::new(),
         };

@@ -42,7 +42,7 @@ pub enum Mode {
 /// What is watched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LiveQuery {
-    /// Its `after` anchors the window. What the subscriber may not see is left out by its filter already.
+    /// Its `after` anchors the window. What the subscriber may not see is left out by its scope.
     pub query: Query,
     pub mode: Mode,
     /// The columns that frames show; none for all. The key is always there.
@@ -111,7 +111,7 @@ impl Classify for LiveError {
         match self {
             Self::Table(error) => error.code(),
             Self::Column { .. } => "query_invalid",
-            Self::Changed { .. } => "schema_changed",
+            Self::Changed { .. } => "live_columns_changed",
             Self::WindowBytes { .. } => "live_window_bytes_max",
             Self::StreamedRows { .. } => "live_streamed_rows_max",
             Self::TooManyViews { .. } => "live_views_max",

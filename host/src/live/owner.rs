@@ -22,7 +22,7 @@ use super::view::{Attached, Need, Start, View};
 use super::{LiveError, LiveQuery};
 use crate::error::Classify as _;
 use crate::event::{Epoch, Revision, TenantId};
-use crate::limits::{LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_SWEEP, LIVE_VIEWS_MAX};
+use crate::limits::{LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_SWEEP};
 use crate::tables::{Changed, CommitChanges, RowChange, RowChanges, TableSchema, TableStore};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
@@ -34,6 +34,7 @@ pub(super) struct Common {
     pub(super) epoch: Epoch,
     /// Views of all owners.
     pub(super) views: AtomicUsize,
+    pub(super) views_max: usize,
     /// Turns to read.
     pub(super) reads: Semaphore,
     /// Owners and their reads.
@@ -168,9 +169,10 @@ impl Owner {
 
     fn add_view(&mut self, attach: &Attach) -> Result<ViewId, LiveError> {
         let views = self.common.views.fetch_add(1, Ordering::AcqRel);
-        if views >= LIVE_VIEWS_MAX {
+        let max = self.common.views_max;
+        if views >= max {
             self.common.views.fetch_sub(1, Ordering::AcqRel);
-            return Err(LiveError::TooManyViews { views: views + 1, max: LIVE_VIEWS_MAX });
+            return Err(LiveError::TooManyViews { views: views + 1, max });
         }
         let plan = Plan::new(attach.query.clone(), Arc::clone(&self.schema));
         let Some(plan) = plan else {

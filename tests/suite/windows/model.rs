@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use millrace::event::{Epoch, Revision, TenantId};
+use millrace::limits::LIVE_VIEWS_MAX;
 use millrace::live::{LiveEngine, LiveQuery, Mode};
 use millrace::tables::{
     Column, ColumnType, Condition, Filter, Operator, Order, Query, Row, RowCursor, TableSchema, Value,
@@ -141,7 +142,7 @@ fn shown(row: &Row) -> Json {
 impl World {
     fn new() -> Self {
         let shelf = Shelf::new(board());
-        let live = LiveEngine::new(Arc::new(shelf.clone()), Epoch("model".into()));
+        let live = LiveEngine::new(Arc::new(shelf.clone()), Epoch("model".into()), LIVE_VIEWS_MAX);
         let viewers = (0..VIEWERS).map(|_| None).collect();
         let history = vec![(Revision(0), Vec::new())];
         Self { shelf, live: Arc::new(live), history, viewers, held: false, compared: 0 }

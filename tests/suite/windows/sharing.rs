@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use millrace::error::Classify as _;
 use millrace::event::{Epoch, TenantId};
-use millrace::limits::{LIVE_RING_BYTES_MAX, LIVE_STREAMED_ROWS_MAX};
+use millrace::limits::{LIVE_RING_BYTES_MAX, LIVE_STREAMED_ROWS_MAX, LIVE_VIEWS_MAX};
 use millrace::live::{LiveEngine, LiveError, LiveQueries, LiveQuery, Mode, Subscribe};
 use millrace::tables::{ColumnType, Condition, Filter, Operator, Order, Query, Value};
 use millrace_tests::shelf::Shelf;
@@ -21,7 +21,7 @@ struct Rig {
 
 fn rig() -> Rig {
     let shelf = Shelf::new(board());
-    let live = LiveEngine::new(Arc::new(shelf.clone()), Epoch("one".into()));
+    let live = LiveEngine::new(Arc::new(shelf.clone()), Epoch("one".into()), LIVE_VIEWS_MAX);
     Rig { shelf, live }
 }
 
@@ -204,12 +204,12 @@ async fn a_token_that_does_not_resume_says_why_and_brings_the_rows() {
     rig.put("a", 1, "red");
     let good = rig.watch(by_rank(10)).await;
     let other_query = rig.watch(of_team("red")).await.token;
-    let other_store = LiveEngine::new(Arc::new(rig.shelf.clone()), Epoch("two".into()));
+    let other_store = LiveEngine::new(Arc::new(rig.shelf.clone()), Epoch("two".into()), LIVE_VIEWS_MAX);
     let mut elsewhere = Viewer::new(acme(), by_rank(10));
     elsewhere.connect(&other_store).await.unwrap();
     elsewhere.take_until_ready().await;
     // The same store and query, in another life of the host.
-    let restarted = LiveEngine::new(Arc::new(rig.shelf.clone()), Epoch("one".into()));
+    let restarted = LiveEngine::new(Arc::new(rig.shelf.clone()), Epoch("one".into()), LIVE_VIEWS_MAX);
     let mut earlier = Viewer::new(acme(), by_rank(10));
     earlier.connect(&restarted).await.unwrap();
     earlier.take_until_ready().await;
@@ -379,7 +379,7 @@ async fn a_column_that_is_added_shows_up_and_one_that_goes_ends_the_query() {
     schema.columns.retain(|column| column.name != "rank");
     rig.shelf.set_schema(schema);
     rig.shelf.lose();
-    assert_eq!(viewer.take().await.unwrap_err().code(), "schema_changed");
+    assert_eq!(viewer.take().await.unwrap_err().code(), "live_columns_changed");
 }
 
 #[tokio::test]
@@ -423,4 +423,15 @@ async fn a_view_that_nobody_watches_is_not_read_until_somebody_does() {
     assert_eq!(viewer.keys(), ["k40", "k41", "k42"]);
     assert!(!viewer.names.contains(&"gap".into()), "it is told what it missed: {:?}", viewer.names);
     assert_eq!(rig.shelf.reads(), 2);
+}
+
+#[tokio::test]
+async fn so_many_different_queries_and_no_more_are_kept() {
+    let shelf = Shelf::new(board());
+    let live = LiveEngine::new(Arc::new(shelf.clone()), Epoch("one".into()), 2);
+    let ask = |limit| live.subscribe(Subscribe { tenant: acme(), query: by_rank(limit), resume: None });
+    let (_one, _two) = (ask(1).await.unwrap(), ask(2).await.unwrap());
+    let again = ask(1).await;
+    assert!(again.is_ok(), "a query that is watched already costs no place");
+    assert_eq!(ask(3).await.unwrap_err().code(), "live_views_max");
 }

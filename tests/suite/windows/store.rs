@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::checkpoints::{CheckpointStore, Generation, TaskId};
 use millrace::event::{Epoch, Revision};
+use millrace::limits::LIVE_VIEWS_MAX;
 use millrace::live::{LiveEngine, LiveQuery, Mode};
 use millrace::streams::EventLog;
 use millrace::tables::{Cell, Changed, Order, Query, RowChange, RowCursor, TableSchema, TableStore, Value};
@@ -41,7 +42,7 @@ impl Rig {
     }
 
     fn live(&self) -> LiveEngine {
-        LiveEngine::new(Arc::new(self.store.clone()), self.store.epoch())
+        LiveEngine::new(Arc::new(self.store.clone()), self.store.epoch(), LIVE_VIEWS_MAX)
     }
 }
 
@@ -178,6 +179,7 @@ async fn x2_n16_a_tenant_sees_its_own_rows_only() {
 
 /// Subscribes and moves its window while two lanes write as fast as they can. Whoever came at whatever moment
 /// has, in the end, what the store has; and a row that is counted up is never seen to go back.
+#[expect(clippy::disallowed_methods, reason = "the test owns the tasks and joins them")]
 async fn race(rounds: usize) {
     let rig = Rig::new(false).await;
     let live = Arc::new(rig.live());
@@ -270,7 +272,8 @@ async fn a_store_that_lives_again_is_told_apart() {
     let rig = Rig::new(false).await;
     let lane = rig.lane("acme", 0).await;
     lane.put("a", 1, 1).await;
-    let (one, two) = (rig.live(), LiveEngine::new(Arc::new(rig.store.clone()), Epoch("other".into())));
+    let (one, two) =
+        (rig.live(), LiveEngine::new(Arc::new(rig.store.clone()), Epoch("other".into()), LIVE_VIEWS_MAX));
     let mut viewer = Viewer::new(tenant("acme"), by_n(10));
     viewer.connect(&one).await.unwrap();
     viewer.take_until_ready().await;
