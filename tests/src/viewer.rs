@@ -98,7 +98,8 @@ impl Viewer {
         }
     }
 
-    fn obey(&mut self, frame: &Json) {
+    /// Does what a frame says.
+    pub fn obey(&mut self, frame: &Json) {
         let place =
             |name: &str| usize::try_from(frame[name].as_i64().expect("a place")).expect("not negative");
         let op = frame["op"].as_str().expect("a frame has a name");

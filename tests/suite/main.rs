@@ -28,5 +28,6 @@ mod state;
 mod streams;
 mod tables;
 mod tenants;
+mod viewing;
 mod web;
 mod windows;

@@ -17,9 +17,9 @@ use super::rig::{PATIENCE, Rig};
 
 const SUBSCRIBE: &str = r#"{"action":"subscribe","query":{"table":"things","limit":2}}"#;
 
-struct Socket(WebSocketStream<TcpStream>);
+pub(super) struct Socket(WebSocketStream<TcpStream>);
 
-async fn try_connect(rig: &Rig, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
+pub(super) async fn try_connect(rig: &Rig, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
     let port = rig.address.port();
     let mut request = format!("ws://localhost:{port}/v1/live/ws").into_client_request().expect("a request");
     for (name, value) in headers {
@@ -40,8 +40,15 @@ async fn connect_multi(rig: &Rig) -> Socket {
     try_connect(rig, &[("sec-websocket-protocol", "millrace.live.v1")]).await.expect("a WebSocket")
 }
 
+/// With a token, and many subscriptions.
+pub(super) async fn connect_multi_with(rig: &Rig, token: &str) -> Socket {
+    let bearer = format!("Bearer {token}");
+    let headers = [("sec-websocket-protocol", "millrace.live.v1"), ("authorization", bearer.as_str())];
+    try_connect(rig, &headers).await.expect("a WebSocket")
+}
+
 impl Socket {
-    async fn say(&mut self, text: &str) {
+    pub(super) async fn say(&mut self, text: &str) {
         self.0.send(Message::text(text)).await.expect("the gateway reads");
     }
 
@@ -56,7 +63,7 @@ impl Socket {
         }
     }
 
-    async fn json(&mut self) -> Value {
+    pub(super) async fn json(&mut self) -> Value {
         let message = self.next().await;
         serde_json::from_str(message.to_text().expect("text")).unwrap_or_else(|e| panic!("{e}: {message:?}"))
     }
