@@ -1,6 +1,7 @@
 //! The benchmarks: what the README quotes. `cargo xtask bench [SUITE…]` builds and runs them in release.
 
 mod hostile;
+mod live;
 mod log;
 mod processors;
 mod replay;
@@ -16,7 +17,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 9] = [
+const SUITES: [(&str, Run); 10] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -26,6 +27,7 @@ const SUITES: [(&str, Run); 9] = [
     ("swaps", swaps::run),
     ("resident", resident::run),
     ("hostile", hostile::run),
+    ("live", live::run),
 ];
 
 fn main() -> Result<()> {
