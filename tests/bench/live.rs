@@ -16,7 +16,8 @@ use millrace::limits::LIVE_VIEWS_MAX;
 use millrace::live::{LiveEngine, LiveQueries, LiveQuery, Mode, Subscribe, Subscription};
 use millrace::tables::{
     Column, ColumnType, CommitChanges, Condition, Filter, Operator, Order, Query, Row, RowChange, RowChanges,
-    RowChangesSender, RowPage, TableError, TableSchema, TableStore, Value, row_changes, write_value,
+    RowChangesSender, RowPage, TableError, TableSchema, TableStore, Value, row_changes, write_text,
+    write_value,
 };
 use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 
@@ -261,10 +262,16 @@ fn again(teams: &Teams, round: usize) -> Found {
         let Value::Int(team) = changed.cells[0] else { continue };
         out.clear();
         for row in Teams::top(&rows[usize::try_from(team).expect("a team")], LIMIT as usize) {
-            for cell in &row.cells {
-                write_value(&mut out, cell);
+            // A row as frames show it.
+            out.extend_from_slice(b"{\"key\":");
+            write_text(&mut out, &row.key);
+            for (column, cell) in teams.schema.columns.iter().zip(&row.cells) {
                 out.push(b',');
+                write_text(&mut out, &column.name);
+                out.push(b':');
+                write_value(&mut out, cell);
             }
+            out.extend_from_slice(b"},");
         }
         bytes += out.len();
     }

@@ -76,7 +76,8 @@ pub(super) struct Owner {
     /// Why its views end when it does.
     ended: LiveError,
     // Kept between commits, so that they need not be made anew.
-    found: Vec<ViewId>,
+    found: Vec<(usize, ViewId)>,
+    candidates: Vec<ViewId>,
     touched: Vec<ViewId>,
     buffer: Vec<u8>,
 }
@@ -109,6 +110,7 @@ impl Owner {
             row_changes: counter!(metrics::LIVE_ROW_CHANGES),
             ended: LiveError::ViewFailed,
             found: Vec::new(),
+            candidates: Vec::new(),
             touched: Vec::new(),
             buffer: Vec::new(),
         }
@@ -275,17 +277,35 @@ impl Owner {
         }
     }
 
+    /// First it finds out which views each changed row may concern, so that each view knows how much is coming,
+    /// and then it tells them.
     fn commit(&mut self, commit: &CommitChanges) {
         self.row_changes.increment(commit.rows.len() as u64);
         let now = Instant::now();
-        let first = self.touched.len();
-        for change in &commit.rows {
-            let new = match change {
-                RowChange::Put(row) => Some(Shown::new(Arc::clone(row))),
-                RowChange::Delete { .. } => None,
-            };
-            self.look_at(commit, change.key(), new.as_ref());
+        let new = |change: &RowChange| match change {
+            RowChange::Put(row) => Some(Shown::new(Arc::clone(row))),
+            RowChange::Delete { .. } => None,
+        };
+        let rows: Vec<_> = commit.rows.iter().map(new).collect();
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        for (place, (change, row)) in commit.rows.iter().zip(&rows).enumerate() {
+            self.find(place, change.key(), row.as_ref(), &mut found);
         }
+        let first = self.touched.len();
+        for (place, id) in &found {
+            let Some(view) = self.views.get_mut(id) else { continue };
+            if !view.touched {
+                view.begin_commit();
+                self.touched.push(*id);
+            }
+            let (key, row, holders) = (commit.rows[*place].key(), rows[*place].as_ref(), &mut self.holders);
+            let change = AssertUnwindSafe(|| view.change(commit.revision, key, row, holders));
+            if catch_unwind(change).is_err() {
+                self.fail(*id);
+            }
+        }
+        self.found = found;
         self.seen = commit.revision;
         for place in first..self.touched.len() {
             let id = self.touched[place];
@@ -298,29 +318,20 @@ impl Owner {
         }
     }
 
-    /// Tells a changed row to the views that it may concern, each once.
-    fn look_at(&mut self, commit: &CommitChanges, key: &str, new: Option<&Arc<Shown>>) {
-        self.found.clear();
+    /// Adds the views that a changed row may concern, each once.
+    fn find(&mut self, place: usize, key: &str, new: Option<&Arc<Shown>>, found: &mut Vec<(usize, ViewId)>) {
+        self.candidates.clear();
         if let Some(new) = new {
-            self.index.candidates(&new.row, &mut self.buffer, &mut self.found);
+            self.index.candidates(&new.row, &mut self.buffer, &mut self.candidates);
         }
-        self.holders.views(key, &mut self.found);
+        self.holders.views(key, &mut self.candidates);
         self.changes_looked += 1;
-        for place in 0..self.found.len() {
-            let id = self.found[place];
-            let Some(view) = self.views.get_mut(&id) else { continue };
-            if view.looked == self.changes_looked || !view.is_live() {
-                continue;
-            }
-            view.looked = self.changes_looked;
-            if !view.touched {
-                view.begin_commit(commit.rows.len());
-                self.touched.push(id);
-            }
-            let holders = &mut self.holders;
-            let change = AssertUnwindSafe(|| view.change(commit.revision, key, new, holders));
-            if catch_unwind(change).is_err() {
-                self.fail(id);
+        for id in &self.candidates {
+            let Some(view) = self.views.get_mut(id) else { continue };
+            if view.looked != self.changes_looked && view.is_live() {
+                view.looked = self.changes_looked;
+                view.coming += 1;
+                found.push((place, *id));
             }
         }
     }

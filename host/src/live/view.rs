@@ -67,6 +67,8 @@ pub(super) struct View {
     pub(super) reading: bool,
     /// The number of the change that was last looked at, so that none is looked at twice.
     pub(super) looked: u64,
+    /// Changes of the running commit that may concern it.
+    pub(super) coming: usize,
     /// It is among those that the running commit touches.
     pub(super) touched: bool,
     mark: ViewMark,
@@ -102,6 +104,7 @@ impl View {
             idle_since: None,
             reading: false,
             looked: 0,
+            coming: 0,
             touched: false,
             mark,
             window,
@@ -137,9 +140,10 @@ impl View {
         range.is_some_and(|(_, exact)| revision <= *exact)
     }
 
-    /// A commit with so many changed rows begins to touch it.
-    pub(super) fn begin_commit(&mut self, changes: usize) {
+    /// The changes that are coming begin.
+    pub(super) fn begin_commit(&mut self) {
         self.touched = true;
+        let changes = std::mem::take(&mut self.coming);
         self.before = self.window.may_starve(changes).then(|| self.window.visible().to_vec());
     }
 
