@@ -397,12 +397,18 @@ const _: () = assert!(
     "a heartbeat comes before a client gives up"
 );
 
-/// Rows that a live window holds beyond its limit, so that one that leaves can be followed at once.
-pub const LIVE_SPARE_ROWS_MAX: usize = 16;
+/// Rows that a live window holds beyond its limit, so that one that leaves can be followed at once: half as many as
+/// its limit, within these.
+pub const LIVE_SPARE_ROWS_MIN: usize = 16;
+pub const LIVE_SPARE_ROWS_MAX: usize = 64;
 /// Different live queries that a host keeps. More are refused.
 pub const LIVE_VIEWS_MAX: usize = 50_000;
 /// What a live view keeps of its last frames, for clients that come back or are slow.
 pub const LIVE_RING_BYTES_MAX: usize = 1 << 20;
+/// What all live views of a host keep of them. When there are so many views that each could not have its share of
+/// this, a view keeps less, but at least so much.
+pub const LIVE_RINGS_BYTES_MAX: usize = 512 << 20;
+pub const LIVE_RING_BYTES_MIN: usize = 8 << 10;
 /// How long it keeps them, and itself when its last client has left.
 pub const LIVE_RING_AGE_MAX: Duration = Duration::from_secs(120);
 /// Reads of windows that a host does at the same time; the others wait for their turn.

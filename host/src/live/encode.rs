@@ -1,14 +1,13 @@
 //! Steps of a window as frames.
 
 use std::io::Write as _;
-use std::sync::Arc;
 
-use super::frames::{Batch, BatchBuilder};
-use super::shape::{Plan, Shown};
+use super::frames::{Batch, BatchBuilder, Parts};
+use super::shape::{Plan, RowText};
 use super::token::{Gap, ViewMark};
 use super::window::{Held, Step};
 use crate::event::Revision;
-use crate::tables::{Row, write_number, write_text, write_value};
+use crate::tables::{write_integer, write_text};
 
 const INFALLIBLE: &str = "writing to memory cannot fail";
 
@@ -19,52 +18,62 @@ pub(super) struct At {
     pub(super) next: u64,
 }
 
-impl At {
-    fn token(self, mark: &ViewMark) -> String {
-        mark.token(self.revision, self.next)
-    }
-}
+/// Indices of a row before and after; none where it was not, or is not.
+type Places = (Option<usize>, Option<usize>);
 
-/// Indices of a row before and after; -1 where it was not, or is not.
-type Places = (i64, i64);
+/// In streamed mode rows have none.
+const NO_PLACES: Places = (Some(0), Some(0));
 
-/// All frames of one commit.
-pub(super) fn steps(plan: &Plan, mark: &ViewMark, at: At, steps: &[Step<Arc<Shown>>]) -> Batch {
-    let token = at.token(mark);
-    let mut batch = BatchBuilder::default();
-    for step in steps {
+/// What resumes behind a frame, if it is the last one of its batch.
+type Resume<'a> = Option<(&'a ViewMark, At)>;
+
+/// All frames of one commit. Only the last one says what resumes behind it: who has but some of them has none.
+pub(super) fn steps(
+    to: &mut BatchBuilder,
+    plan: &Plan,
+    mark: &ViewMark,
+    at: At,
+    steps: &[Step<RowText>],
+) -> Batch {
+    for (number, step) in steps.iter().enumerate() {
+        let token = (number + 1 == steps.len()).then_some((mark, at));
         let (name, row, places) = match step {
-            Step::Enter { to, row } => ("enter", row, (-1, index(*to))),
-            Step::Leave { from, row } => ("leave", row, (index(*from), -1)),
-            Step::Move { from, to, row } => ("move", row, (index(*from), index(*to))),
-            Step::Update { at, row } => ("update", row, (index(*at), index(*at))),
+            Step::Enter { to, row } => ("enter", row, (None, Some(*to))),
+            Step::Leave { from, row } => ("leave", row, (Some(*from), None)),
+            Step::Move { from, to, row } => ("move", row, (Some(*from), Some(*to))),
+            Step::Update { at, row } => ("update", row, (Some(*at), Some(*at))),
         };
-        batch.frame(name, |out| frame(out, name, plan, &row.row, places, Some(&token)));
+        to.frame_of_parts(name, |out| frame(out, name, plan, row, places, token));
     }
-    batch.finish(Some(token), at.revision)
+    to.finish_told(at.revision)
 }
 
 /// Everything anew: reset, the rows, ready.
-pub(super) fn snapshot(plan: &Plan, mark: &ViewMark, at: At, rows: &[Held<Arc<Shown>>]) -> Batch {
+pub(super) fn snapshot<'a>(
+    plan: &Plan,
+    mark: &ViewMark,
+    at: At,
+    rows: impl ExactSizeIterator<Item = &'a Held<RowText>>,
+) -> Batch {
+    let count = rows.len();
     let mut batch = BatchBuilder::default();
     batch.frame("reset", |out| {
         out.extend_from_slice(br#"{"op":"reset","old_index":0,"new_index":0,"cursor":{"values":null}}"#);
     });
-    for (to, held) in rows.iter().enumerate() {
-        let (name, places) = if plan.is_streamed() { ("match", (0, 0)) } else { ("enter", (-1, index(to))) };
-        batch.frame(name, |out| frame(out, name, plan, &held.row, places, None));
+    for (to, held) in rows.enumerate() {
+        let (name, places) =
+            if plan.is_streamed() { ("match", NO_PLACES) } else { ("enter", (None, Some(to))) };
+        batch.frame_of_parts(name, |out| frame(out, name, plan, held, places, None));
     }
-    let token = at.token(mark);
-    batch.frame("ready", |out| ready_frame(out, &token, at.revision, rows.len(), false));
-    batch.finish(Some(token), at.revision)
+    batch.frame_of_parts("ready", |out| ready_frame(out, mark, at, count, false));
+    batch.finish_told(at.revision)
 }
 
 /// The client has all that it missed.
 pub(super) fn resumed(mark: &ViewMark, at: At, rows: usize) -> Batch {
-    let token = at.token(mark);
     let mut batch = BatchBuilder::default();
-    batch.frame("ready", |out| ready_frame(out, &token, at.revision, rows, true));
-    batch.finish(Some(token), at.revision)
+    batch.frame_of_parts("ready", |out| ready_frame(out, mark, at, rows, true));
+    batch.finish_told(at.revision)
 }
 
 /// The client cannot be told what it missed.
@@ -78,109 +87,106 @@ pub(super) fn gap(why: Gap) -> Batch {
 }
 
 /// Frames of streamed mode: how a row's membership changed.
-pub(super) fn streamed(plan: &Plan, mark: &ViewMark, at: At, changes: &[Membership]) -> Batch {
-    let token = at.token(mark);
-    let mut batch = BatchBuilder::default();
-    for change in changes {
+pub(super) fn streamed(
+    to: &mut BatchBuilder,
+    plan: &Plan,
+    mark: &ViewMark,
+    at: At,
+    changes: &[Membership],
+) -> Batch {
+    for (number, change) in changes.iter().enumerate() {
+        let token = (number + 1 == changes.len()).then_some((mark, at));
         match change {
             Membership::Match(row) => {
-                batch.frame("match", |out| frame(out, "match", plan, row, (0, 0), Some(&token)));
+                to.frame_of_parts("match", |out| frame(out, "match", plan, row, NO_PLACES, token));
             }
             Membership::Update(row) => {
-                batch.frame("update", |out| frame(out, "update", plan, row, (0, 0), Some(&token)));
+                to.frame_of_parts("update", |out| frame(out, "update", plan, row, NO_PLACES, token));
             }
-            Membership::Unmatch { key, version } => {
-                batch.frame("unmatch", |out| unmatch(out, key, *version, &token));
+            Membership::Unmatch(row) => {
+                to.frame_of_parts("unmatch", |out| unmatch(out, row, token));
             }
         }
     }
-    batch.finish(Some(token), at.revision)
+    to.finish_told(at.revision)
 }
 
 /// What a change means to a view in streamed mode.
 #[derive(Debug)]
 pub(super) enum Membership {
-    Match(Arc<Shown>),
-    Update(Arc<Shown>),
-    Unmatch { key: String, version: u64 },
+    Match(Held<RowText>),
+    Update(Held<RowText>),
+    Unmatch(Held<RowText>),
 }
 
-fn index(index: usize) -> i64 {
-    i64::try_from(index).expect("a window is small")
-}
-
-fn frame(out: &mut Vec<u8>, op: &str, plan: &Plan, shown: &Shown, places: Places, token: Option<&str>) {
-    head(out, op, &shown.row.key, shown.row.version);
-    out.extend_from_slice(b",\"row\":");
-    match plan.shown() {
-        None => out.extend_from_slice(shown.json.get_or_init(|| whole_row(plan, &shown.row))),
-        Some(places) => write_row(out, plan, &shown.row, places.iter().copied()),
+fn frame(
+    out: &mut Parts<'_>,
+    op: &str,
+    plan: &Plan,
+    held: &Held<RowText>,
+    places: Places,
+    token: Resume<'_>,
+) {
+    head(out.json, op, held);
+    if op == "leave" {
+        out.alone(held.row.clone());
+    } else {
+        out.json.extend_from_slice(held.row.json());
     }
-    write!(out, ",\"old_index\":{},\"new_index\":{},\"cursor\":{{\"values\":[", places.0, places.1)
-        .expect(INFALLIBLE);
-    plan.each_order_value(&shown.row, |value| {
-        write_value(out, value);
-        out.push(b',');
-    });
-    write_text(out, &shown.row.key);
-    out.extend_from_slice(b"]}");
+    out.json.extend_from_slice(b",\"old_index\":");
+    write_place(out.json, places.0);
+    out.json.extend_from_slice(b",\"new_index\":");
+    write_place(out.json, places.1);
+    out.json.extend_from_slice(b",\"cursor\":{\"values\":[");
+    plan.write_order(&held.at, out.json);
+    write_key(out.json, held);
+    out.json.extend_from_slice(b"]}");
     tail(out, token);
 }
 
-fn unmatch(out: &mut Vec<u8>, key: &str, version: u64, token: &str) {
-    head(out, "unmatch", key, version);
-    out.extend_from_slice(br#","old_index":0,"new_index":0,"cursor":{"values":null}"#);
-    tail(out, Some(token));
+fn unmatch(out: &mut Parts<'_>, held: &Held<RowText>, token: Resume<'_>) {
+    head(out.json, "unmatch", held);
+    out.json.extend_from_slice(br#","old_index":0,"new_index":0,"cursor":{"values":null}"#);
+    tail(out, token);
 }
 
-fn head(out: &mut Vec<u8>, op: &str, key: &str, version: u64) {
-    write!(out, "{{\"op\":\"{op}\",\"agg_id\":").expect(INFALLIBLE);
-    write_text(out, key);
-    if version > 0 {
+fn head(out: &mut Vec<u8>, op: &str, held: &Held<RowText>) {
+    out.extend_from_slice(b"{\"op\":\"");
+    out.extend_from_slice(op.as_bytes());
+    out.extend_from_slice(b"\",\"agg_id\":");
+    write_key(out, held);
+    if held.row.version() > 0 {
         out.extend_from_slice(b",\"version\":");
-        write_number(out, version);
+        write_integer(out, held.row.version());
     }
 }
 
-fn tail(out: &mut Vec<u8>, token: Option<&str>) {
-    if let Some(token) = token {
-        write!(out, ",\"stream_id\":\"{token}\"").expect(INFALLIBLE);
+fn write_key(out: &mut Vec<u8>, held: &Held<RowText>) {
+    // Keys are text before they are bytes of a sort key.
+    write_text(out, std::str::from_utf8(held.at.key()).unwrap_or_default());
+}
+
+fn write_place(out: &mut Vec<u8>, place: Option<usize>) {
+    match place {
+        Some(place) => write_integer(out, place),
+        None => out.extend_from_slice(b"-1"),
     }
-    out.push(b'}');
 }
 
-fn ready_frame(out: &mut Vec<u8>, token: &str, revision: Revision, rows: usize, resumed: bool) {
-    write!(
-        out,
-        "{{\"op\":\"ready\",\"revision\":{revision},\"rows\":{rows},\"resumed\":{resumed},\"stream_id\":\"{token}\"}}"
-    )
-    .expect(INFALLIBLE);
+fn tail(out: &mut Parts<'_>, token: Resume<'_>) {
+    write_token(out, token);
+    out.json.push(b'}');
 }
 
-fn whole_row(plan: &Plan, row: &Row) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(256);
-    write_row(&mut out, plan, row, 0..plan.schema.columns.len());
-    out.into()
+fn write_token(out: &mut Parts<'_>, token: Resume<'_>) {
+    let Some((mark, at)) = token else { return };
+    out.json.extend_from_slice(b",\"stream_id\":\"");
+    out.token(|json| mark.write(at.revision, at.next, json));
+    out.json.push(b'"');
 }
 
-fn write_row(out: &mut Vec<u8>, plan: &Plan, row: &Row, places: impl Iterator<Item = usize>) {
-    out.extend_from_slice(b"{\"key\":");
-    write_text(out, &row.key);
-    for place in places {
-        let (Some(column), Some(value)) = (plan.schema.columns.get(place), row.cells.get(place)) else {
-            continue;
-        };
-        out.push(b',');
-        write_text(out, &column.name);
-        out.push(b':');
-        // JSON of a row may have line breaks between its tokens, and a frame is one line.
-        let start = out.len();
-        write_value(out, value);
-        for byte in &mut out[start..] {
-            if matches!(*byte, b'\n' | b'\r') {
-                *byte = b' ';
-            }
-        }
-    }
-    out.push(b'}');
+fn ready_frame(out: &mut Parts<'_>, mark: &ViewMark, at: At, rows: usize, resumed: bool) {
+    write!(out.json, "{{\"op\":\"ready\",\"revision\":{},\"rows\":{rows},\"resumed\":{resumed}", at.revision)
+        .expect(INFALLIBLE);
+    tail(out, Some((mark, at)));
 }

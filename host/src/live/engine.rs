@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::frames::Batch;
 use super::owner::{Attach, Common, Owner};
@@ -193,14 +194,12 @@ struct Follower {
     pending: VecDeque<Batch>,
     next: u64,
     watching: Watching,
-    news: watch::Receiver<u64>,
 }
 
 impl Follower {
     fn new(engine: LiveEngine, asked: Asked, attached: Attached) -> Self {
         let Attached { first, next, watching } = attached;
-        let news = watching.0.listen();
-        Self { engine, asked, pending: first.into(), next, watching, news }
+        Self { engine, asked, pending: first.into(), next, watching }
     }
 
     async fn next(&mut self) -> Result<Batch, LiveError> {
@@ -215,15 +214,20 @@ impl Follower {
                     let attached = self.engine.attach(&self.asked, Start::Behind).await?;
                     self.pending = attached.first.into();
                     self.next = attached.next;
-                    self.news = attached.watching.0.listen();
                     self.watching = attached.watching;
                 }
-                Taken::Nothing => {
-                    if self.news.changed().await.is_err() {
-                        return Err(LiveError::Closing);
-                    }
-                }
+                Taken::Nothing => self.wait().await,
             }
+        }
+    }
+
+    /// Until there may be more.
+    async fn wait(&self) {
+        let mut news = pin!(self.watching.0.listen());
+        news.as_mut().enable();
+        // What came before that is not waited for.
+        if matches!(self.watching.0.take(self.next), Taken::Nothing) {
+            news.await;
         }
     }
 }

@@ -5,36 +5,79 @@
 //! are tried with every change. So the index may name a view in vain, and never leaves one out; the full filter
 //! is asked afterwards. Views that hold a row are found by its key (see `holders`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use super::shape::{Plan, Source};
-use super::sort_key::encode_value;
-use crate::tables::{Row, Value};
+use super::sort_key::SortKey;
+use crate::tables::Row;
 
 pub(super) type ViewId = u32;
 
 /// Encoded values of one column.
-type Values = Vec<Box<[u8]>>;
+type Values = Vec<SortKey>;
 /// Views by the value that they demand in one column.
-type ByValue = HashMap<Box<[u8]>, Vec<ViewId>>;
+type ByValue = HashMap<SortKey, Few>;
+
+/// Views: mostly one.
+#[derive(Debug, Default)]
+enum Few {
+    #[default]
+    None,
+    One(ViewId),
+    Many(Vec<ViewId>),
+}
+
+impl Few {
+    fn list(&self) -> &[ViewId] {
+        match self {
+            Self::None => &[],
+            Self::One(view) => std::slice::from_ref(view),
+            Self::Many(views) => views,
+        }
+    }
+
+    fn add(&mut self, view: ViewId) {
+        match self {
+            Self::None => *self = Self::One(view),
+            Self::One(first) => *self = Self::Many(vec![*first, view]),
+            Self::Many(views) => views.push(view),
+        }
+    }
+
+    /// Answers whether nobody is left.
+    fn remove(&mut self, view: ViewId) -> bool {
+        match self {
+            Self::None => true,
+            Self::One(only) => *only == view,
+            Self::Many(views) => {
+                views.retain(|other| *other != view);
+                views.is_empty()
+            }
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Index {
     columns: Vec<(Source, ByValue)>,
     /// Views that no value leads to.
-    others: HashSet<ViewId>,
+    others: BTreeSet<ViewId>,
     /// Where each view stands, so that taking it out costs no search.
     places: HashMap<ViewId, (Source, Values)>,
 }
 
 impl Index {
     pub(super) fn add(&mut self, id: ViewId, plan: &Plan) {
-        let cost = |source: Source, values: &[Box<[u8]>]| {
+        let cost = |source: Source, values: &[SortKey]| {
             let column = self.columns.iter().find(|(known, _)| *known == source);
-            column.map_or(0, |(_, by)| values.iter().map(|v| by.get(v).map_or(0, Vec::len)).sum::<usize>())
+            column.map_or(0, |(_, by)| {
+                values.iter().map(|v| by.get(v).map_or(0, |few| few.list().len())).sum::<usize>()
+            })
         };
         let wanted = plan.wanted().into_iter().map(|(source, condition)| {
-            let mut values: Vec<_> = condition.values.iter().map(encoded).collect();
+            let mut values: Vec<_> = condition.values.iter().map(SortKey::of).collect();
             values.sort();
             values.dedup();
             (cost(source, &values), values.len(), source, values)
@@ -48,7 +91,7 @@ impl Index {
             self.columns.len() - 1
         });
         for value in &values {
-            self.columns[place].1.entry(value.clone()).or_default().push(id);
+            self.columns[place].1.entry(value.clone()).or_default().add(id);
         }
         self.places.insert(id, (source, values));
     }
@@ -59,11 +102,8 @@ impl Index {
         let Some(place) = self.columns.iter().position(|(known, _)| *known == source) else { return };
         let by_value = &mut self.columns[place].1;
         for value in values {
-            if let Some(views) = by_value.get_mut(&value) {
-                views.retain(|view| *view != id);
-                if views.is_empty() {
-                    by_value.remove(&value);
-                }
+            if by_value.get_mut(&value).is_some_and(|views| views.remove(id)) {
+                by_value.remove(&value);
             }
         }
         if by_value.is_empty() {
@@ -72,20 +112,11 @@ impl Index {
     }
 
     /// Adds the views that a row with these values may belong to, each once.
-    pub(super) fn candidates(&self, row: &Row, buffer: &mut Vec<u8>, out: &mut Vec<ViewId>) {
+    pub(super) fn candidates(&self, row: &Row, out: &mut Vec<ViewId>) {
         out.extend(&self.others);
         for (source, by_value) in &self.columns {
-            buffer.clear();
-            source.with(row, |value| encode_value(value, buffer));
-            if let Some(views) = by_value.get(buffer.as_slice()) {
-                out.extend(views);
-            }
+            let value = source.with(row, SortKey::of);
+            out.extend(by_value.get(&value).map_or(&[][..], Few::list));
         }
     }
-}
-
-fn encoded(value: &Value) -> Box<[u8]> {
-    let mut out = Vec::new();
-    encode_value(value, &mut out);
-    out.into()
 }

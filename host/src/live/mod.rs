@@ -11,12 +11,14 @@ mod frames;
 mod holders;
 mod index;
 mod owner;
+mod ranked;
 mod read;
 mod ring;
 mod shape;
 mod sort_key;
 mod token;
 mod view;
+mod views;
 mod window;
 
 use futures_util::future::BoxFuture;

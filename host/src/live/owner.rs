@@ -5,6 +5,7 @@
 //! that those which the read has not seen can be applied to it.
 
 use std::collections::{HashMap, VecDeque};
+use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +17,19 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::holders::Holders;
 use super::index::{Index, ViewId};
 use super::read::{Read, ReadDone};
-use super::shape::{Plan, Shown};
+use super::shape::{Change, Columns, Plan};
+use super::sort_key::SortKey;
 use super::token::ViewMark;
-use super::view::{Attached, Need, Start, View};
+use super::view::{Attached, Need, Start, Telling, View};
+use super::views::Views;
 use super::{LiveError, LiveQuery};
 use crate::error::Classify as _;
 use crate::event::{Epoch, Revision, TenantId};
-use crate::limits::{LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_SWEEP};
-use crate::tables::{Changed, CommitChanges, RowChange, RowChanges, TableSchema, TableStore};
+use crate::limits::{
+    LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_RING_BYTES_MAX, LIVE_RING_BYTES_MIN, LIVE_RINGS_BYTES_MAX,
+    LIVE_SWEEP,
+};
+use crate::tables::{Changed, CommitChanges, RowChanges, TableSchema, TableStore};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
 
@@ -41,6 +47,14 @@ pub(super) struct Common {
     pub(super) tasks: Tasks,
 }
 
+impl Common {
+    /// What each view may keep of its last frames.
+    fn ring_bytes_max(&self) -> usize {
+        let share = LIVE_RINGS_BYTES_MAX / self.views.load(Ordering::Relaxed).max(1);
+        share.clamp(LIVE_RING_BYTES_MIN, LIVE_RING_BYTES_MAX)
+    }
+}
+
 /// Somebody wants to watch a query.
 #[derive(Debug)]
 pub(super) struct Attach {
@@ -55,10 +69,9 @@ pub(super) struct Owner {
     common: Arc<Common>,
     tenant: TenantId,
     table: String,
-    schema: Arc<TableSchema>,
-    views: HashMap<ViewId, View>,
+    columns: Arc<Columns>,
+    views: Views,
     by_shape: HashMap<Arc<str>, ViewId>,
-    next_view: ViewId,
     index: Index,
     holders: Holders,
     /// The last commit that was looked at.
@@ -76,10 +89,20 @@ pub(super) struct Owner {
     /// Why its views end when it does.
     ended: LiveError,
     // Kept between commits, so that they need not be made anew.
-    found: Vec<(usize, ViewId)>,
+    found: Vec<Found>,
     candidates: Vec<ViewId>,
     touched: Vec<ViewId>,
-    buffer: Vec<u8>,
+    telling: Telling,
+}
+
+/// A view that a changed row may concern, and where it holds it.
+struct Found {
+    /// Which of the commit's rows.
+    place: usize,
+    view: ViewId,
+    old: Option<SortKey>,
+    /// Where it is to be.
+    new: Option<SortKey>,
 }
 
 impl Owner {
@@ -94,10 +117,9 @@ impl Owner {
             common,
             tenant,
             table: schema.name.clone(),
-            schema: Arc::new(schema),
-            views: HashMap::new(),
+            columns: Columns::new(schema),
+            views: Views::default(),
             by_shape: HashMap::new(),
-            next_view: 0,
             index: Index::default(),
             holders: Holders::default(),
             seen: after,
@@ -112,7 +134,7 @@ impl Owner {
             found: Vec::new(),
             candidates: Vec::new(),
             touched: Vec::new(),
-            buffer: Vec::new(),
+            telling: Telling::new(),
         }
     }
 
@@ -158,7 +180,7 @@ impl Owner {
                 Err(error) => return drop(attach.reply.send(Err(error))),
             },
         };
-        let Some(view) = self.views.get_mut(&id) else { return };
+        let Some(view) = self.views.get_mut(id) else { return };
         if view.is_live() {
             let attached = view.attach(attach.start, self.seen);
             // Who asked may have gone; then the view is not watched by it.
@@ -176,18 +198,18 @@ impl Owner {
             self.common.views.fetch_sub(1, Ordering::AcqRel);
             return Err(LiveError::TooManyViews { views: views + 1, max });
         }
-        let plan = Plan::new(attach.query.clone(), Arc::clone(&self.schema));
+        let plan = Plan::new(attach.query.clone(), Arc::clone(&self.columns));
         let Some(plan) = plan else {
             self.common.views.fetch_sub(1, Ordering::AcqRel);
             return Err(self.changed_columns());
         };
         gauge!(metrics::LIVE_VIEWS).increment(1);
-        let id = self.next_view;
-        self.next_view += 1;
+        let id = self.views.free();
         let mark = ViewMark::new(&self.common.epoch, &self.tenant, &attach.shape, rand::random());
         self.index.add(id, &plan);
         self.by_shape.insert(Arc::clone(&attach.shape), id);
-        self.views.insert(id, View::new(id, plan, Arc::clone(&attach.shape), mark));
+        let shape = Arc::clone(&attach.shape);
+        self.views.insert(id, |born| View::new(id, born, plan, shape, mark));
         Ok(id)
     }
 
@@ -197,13 +219,13 @@ impl Owner {
 
     /// Takes a view out and tells its subscribers why.
     fn end_view(&mut self, id: ViewId, why: &LiveError) {
-        let Some(view) = self.views.remove(&id) else { return };
+        let Some(view) = self.views.remove(id) else { return };
         self.common.views.fetch_sub(1, Ordering::AcqRel);
         gauge!(metrics::LIVE_VIEWS).decrement(1);
         self.by_shape.remove(&view.shape);
         self.index.remove(id);
-        for key in view.held_keys() {
-            self.holders.remove(id, key);
+        for at in view.held_places() {
+            self.holders.remove(id, at.key());
         }
         view.ring.end(why.clone());
         for attach in view.waiting {
@@ -227,8 +249,9 @@ impl Owner {
 
     fn sweep(&mut self, now: Instant) {
         let mut old = Vec::new();
-        for view in self.views.values_mut() {
-            view.ring.shrink(now);
+        let ring_bytes_max = self.common.ring_bytes_max();
+        for view in self.views.iter_mut() {
+            view.ring.shrink(now, ring_bytes_max);
             if view.ring.is_watched() || !view.waiting.is_empty() {
                 view.idle_since = None;
             } else if now.duration_since(*view.idle_since.get_or_insert(now)) >= LIVE_RING_AGE_MAX {
@@ -256,8 +279,8 @@ impl Owner {
             }
         }
         for id in std::mem::take(&mut self.touched) {
-            if let Some(view) = self.views.get(&id) {
-                view.ring.wake();
+            if let Some(view) = self.views.get_mut(id) {
+                view.wake();
             }
         }
     }
@@ -281,36 +304,53 @@ impl Owner {
     /// and then it tells them.
     fn commit(&mut self, commit: &CommitChanges) {
         self.row_changes.increment(commit.rows.len() as u64);
-        let now = Instant::now();
-        let new = |change: &RowChange| match change {
-            RowChange::Put(row) => Some(Shown::new(Arc::clone(row))),
-            RowChange::Delete { .. } => None,
-        };
-        let rows: Vec<_> = commit.rows.iter().map(new).collect();
+        let changes: Vec<_> = commit.rows.iter().map(Change::new).collect();
+        // What is looked at here is looked at again below. Memory is slow, and these looks do not wait for each other.
+        for change in &changes {
+            change.hash.set(self.holders.hash(change.key.as_bytes()));
+        }
+        for change in &changes {
+            black_box(self.holders.of(change.hash.get(), change.key.as_bytes()).len());
+        }
         let mut found = std::mem::take(&mut self.found);
-        found.clear();
-        for (place, (change, row)) in commit.rows.iter().zip(&rows).enumerate() {
-            self.find(place, change.key(), row.as_ref(), &mut found);
+        for (place, change) in changes.iter().enumerate() {
+            self.find(place, change, &mut found);
         }
         let first = self.touched.len();
-        for (place, id) in &found {
-            let Some(view) = self.views.get_mut(id) else { continue };
+        let mut failed = Vec::new();
+        for Found { place, view: id, new, .. } in &mut found {
+            let Some(view) = self.views.get_mut(*id) else { continue };
             if !view.touched {
                 view.begin_commit();
                 self.touched.push(*id);
             }
-            let (key, row, holders) = (commit.rows[*place].key(), rows[*place].as_ref(), &mut self.holders);
-            let change = AssertUnwindSafe(|| view.change(commit.revision, key, row, holders));
-            if catch_unwind(change).is_err() {
-                self.fail(*id);
+            match catch_unwind(AssertUnwindSafe(|| changes[*place].row.and_then(|row| view.wants(row)))) {
+                Ok(wanted) => *new = wanted,
+                Err(_) => failed.push(*id),
+            }
+        }
+        failed.drain(..).for_each(|id| self.fail(id));
+        for Found { view, old, new, .. } in &found {
+            let looked = self.views.get(*view).map(|view| view.look_ahead(old.as_ref(), new.as_ref()));
+            black_box(looked);
+        }
+        for Found { place, view: id, old, new } in found.drain(..) {
+            let Some(view) = self.views.get_mut(id) else { continue };
+            let (change, holders, scratch) = (&changes[place], &mut self.holders, &mut self.telling.scratch);
+            let run = || view.change(commit.revision, change, old.as_ref(), new, holders, scratch);
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                self.fail(id);
             }
         }
         self.found = found;
         self.seen = commit.revision;
+        self.telling.now = Instant::now();
+        self.telling.ring_bytes_max = self.common.ring_bytes_max();
         for place in first..self.touched.len() {
             let id = self.touched[place];
-            let Some(view) = self.views.get_mut(&id) else { continue };
-            match catch_unwind(AssertUnwindSafe(|| view.end_commit(commit.revision, now))) {
+            let Some(view) = self.views.get_mut(id) else { continue };
+            let telling = &mut self.telling;
+            match catch_unwind(AssertUnwindSafe(|| view.end_commit(commit.revision, telling))) {
                 Ok(Need::Nothing) => {}
                 Ok(Need::Read) => self.read(id),
                 Err(_) => self.fail(id),
@@ -319,20 +359,26 @@ impl Owner {
     }
 
     /// Adds the views that a changed row may concern, each once.
-    fn find(&mut self, place: usize, key: &str, new: Option<&Arc<Shown>>, found: &mut Vec<(usize, ViewId)>) {
-        self.candidates.clear();
-        if let Some(new) = new {
-            self.index.candidates(&new.row, &mut self.buffer, &mut self.candidates);
-        }
-        self.holders.views(key, &mut self.candidates);
+    fn find(&mut self, place: usize, change: &Change<'_>, found: &mut Vec<Found>) {
         self.changes_looked += 1;
-        for id in &self.candidates {
-            let Some(view) = self.views.get_mut(id) else { continue };
-            if view.looked != self.changes_looked && view.is_live() {
-                view.looked = self.changes_looked;
+        let looked = self.changes_looked;
+        let mut add = |id: ViewId, old: Option<&SortKey>| {
+            let Some(view) = self.views.get_mut(id) else { return };
+            if view.looked != looked && view.is_live() {
+                view.looked = looked;
                 view.coming += 1;
-                found.push((place, *id));
+                found.push(Found { place, view: id, old: old.cloned(), new: None });
             }
+        };
+        // First those that hold it, with its place.
+        self.holders
+            .of(change.hash.get(), change.key.as_bytes())
+            .iter()
+            .for_each(|(id, at)| add(*id, Some(at)));
+        if let Some(row) = change.row {
+            self.candidates.clear();
+            self.index.candidates(row, &mut self.candidates);
+            self.candidates.iter().for_each(|id| add(*id, None));
         }
     }
 
@@ -346,19 +392,19 @@ impl Owner {
         let schema = match self.common.tables.schema(&self.table) {
             Ok(schema) => schema,
             Err(error) => {
-                for id in self.views.keys().copied().collect::<Vec<_>>() {
+                for id in self.views.ids() {
                     self.end_view(id, &LiveError::Table(error.clone()));
                 }
                 return;
             }
         };
-        let columns_changed = schema != *self.schema;
-        self.schema = Arc::new(schema);
-        for id in self.views.keys().copied().collect::<Vec<_>>() {
-            let Some(view) = self.views.get_mut(&id) else { continue };
+        let columns_changed = schema != self.columns.schema;
+        self.columns = Columns::new(schema);
+        for id in self.views.ids() {
+            let Some(view) = self.views.get_mut(id) else { continue };
             view.lose();
             if columns_changed {
-                match Plan::new(view.plan.query.clone(), Arc::clone(&self.schema)) {
+                match Plan::new(view.plan.query.clone(), Arc::clone(&self.columns)) {
                     Some(plan) => {
                         self.index.remove(id);
                         self.index.add(id, &plan);
@@ -379,12 +425,13 @@ impl Owner {
     /// Has the store read for a view, if it is not under way. A view that nobody watches waits until somebody does.
     fn read(&mut self, id: ViewId) {
         let wanted = |view: &&mut View| !view.reading && (view.ring.is_watched() || !view.waiting.is_empty());
-        let Some(view) = self.views.get_mut(&id).filter(wanted) else { return };
+        let Some(view) = self.views.get_mut(id).filter(wanted) else { return };
         view.reading = true;
         counter!(metrics::LIVE_READS).increment(1);
         self.reads += 1;
         let read = Read {
             view: id,
+            born: view.born,
             tenant: self.tenant.clone(),
             query: view.query_of_read(),
             all: view.plan.is_streamed(),
@@ -395,7 +442,8 @@ impl Owner {
     fn take_read(&mut self, done: ReadDone) {
         self.reads -= 1;
         let id = done.view;
-        if let Some(view) = self.views.get_mut(&id) {
+        // Another view may have its place by now.
+        if let Some(view) = self.views.get_mut(id).filter(|view| view.born == done.born) {
             view.reading = false;
             self.install(id, done);
         }
@@ -406,7 +454,7 @@ impl Owner {
     }
 
     fn install(&mut self, id: ViewId, done: ReadDone) {
-        let Some(view) = self.views.get_mut(&id) else { return };
+        let Some(view) = self.views.get_mut(id) else { return };
         let (pages, complete) = match done.result {
             Ok(read) => read,
             Err(error) if view.is_new() || error.retry() == crate::error::Retry::Never => {
@@ -421,15 +469,18 @@ impl Owner {
         if pages.iter().any(|page| page.revision < self.valid_from) {
             return self.read(id);
         }
-        let (recent, seen, holders) = (&self.recent, self.seen, &mut self.holders);
-        let install = || view.install(pages, complete, recent, seen, holders, Instant::now());
+        self.telling.now = Instant::now();
+        self.telling.ring_bytes_max = self.common.ring_bytes_max();
+        let (recent, seen, holders, telling) =
+            (&self.recent, self.seen, &mut self.holders, &mut self.telling);
+        let install = || view.install(pages, complete, recent, seen, holders, telling);
         match catch_unwind(AssertUnwindSafe(install)) {
             Err(_) => return self.fail(id),
             Ok(Need::Read) => return self.read(id),
             Ok(Need::Nothing) => {}
         }
-        let Some(view) = self.views.get_mut(&id) else { return };
-        view.ring.wake();
+        let Some(view) = self.views.get_mut(id) else { return };
+        view.wake();
         for attach in std::mem::take(&mut view.waiting) {
             let attached = view.attach(attach.start, self.seen);
             let _ = attach.reply.send(Ok(attached));
@@ -440,7 +491,7 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         let why = self.ended.clone();
-        for id in self.views.keys().copied().collect::<Vec<_>>() {
+        for id in self.views.ids() {
             self.end_view(id, &why);
         }
     }

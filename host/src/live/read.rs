@@ -21,6 +21,7 @@ const READ: TaskKind = TaskKind { on_cancel: OnCancel::Abort, on_error: OnError:
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) view: ViewId,
+    pub(super) born: u64,
     pub(super) tenant: TenantId,
     pub(super) query: Query,
     /// Page after page until there are no more, by key; otherwise one page.
@@ -31,6 +32,8 @@ pub(super) struct Read {
 #[derive(Debug)]
 pub(super) struct ReadDone {
     pub(super) view: ViewId,
+    /// Which of the views that have had this number.
+    pub(super) born: u64,
     pub(super) result: Result<(Vec<ReadPage>, bool), LiveError>,
 }
 
@@ -49,7 +52,7 @@ impl Read {
                 tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
             }
             // The owner may have ended.
-            let _ = done.send(ReadDone { view: self.view, result }).await;
+            let _ = done.send(ReadDone { view: self.view, born: self.born, result }).await;
             Ok(())
         });
     }

@@ -8,18 +8,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::LiveError;
 use super::frames::Batch;
-use crate::limits::{LIVE_RING_AGE_MAX, LIVE_RING_BYTES_MAX, LIVE_TAKEN_BATCHES_MAX};
+use crate::limits::{LIVE_RING_AGE_MAX, LIVE_TAKEN_BATCHES_MAX};
 
 /// What a view shares with its subscribers.
 #[derive(Debug)]
 pub(super) struct Ring {
     kept: Mutex<Kept>,
-    /// The number of the next batch, for whoever waits for it.
-    news: watch::Sender<u64>,
+    /// Wakes whoever waits for the next batch.
+    news: Notify,
     subscribers: AtomicUsize,
 }
 
@@ -47,34 +48,37 @@ pub(super) enum Taken {
 impl Ring {
     pub(super) fn new() -> Arc<Self> {
         let kept = Kept { batches: VecDeque::new(), bytes: 0, first: 0, ended: None };
-        Arc::new(Self {
-            kept: Mutex::new(kept),
-            news: watch::Sender::new(0),
-            subscribers: AtomicUsize::new(0),
-        })
+        Arc::new(Self { kept: Mutex::new(kept), news: Notify::new(), subscribers: AtomicUsize::new(0) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a batch. Subscribers are not woken yet.
-    pub(super) fn push(&self, batch: Batch, now: Instant) {
+    /// Adds a batch, and keeps so many bytes of them. Subscribers are not woken yet.
+    pub(super) fn push(&self, batch: Batch, now: Instant, bytes_max: usize) {
         let mut kept = self.lock();
         kept.bytes += batch.bytes();
         kept.batches.push_back((now, batch));
-        kept.shrink(now);
+        // What is too old goes when the views are looked over.
+        if kept.bytes > bytes_max {
+            kept.shrink(now, bytes_max);
+        }
     }
 
-    /// Wakes whoever waits, if there is anything new.
+    /// Looks at its memory without locking it.
+    pub(super) fn look(&self) -> usize {
+        self.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Wakes whoever waits.
     pub(super) fn wake(&self) {
-        let next = self.lock().next();
-        self.news.send_if_modified(|seen| std::mem::replace(seen, next) != next);
+        self.news.notify_waiters();
     }
 
     /// Drops what is too old.
-    pub(super) fn shrink(&self, now: Instant) {
-        self.lock().shrink(now);
+    pub(super) fn shrink(&self, now: Instant, bytes_max: usize) {
+        self.lock().shrink(now, bytes_max);
     }
 
     /// The place behind all batches.
@@ -113,11 +117,12 @@ impl Ring {
     /// No batch will follow.
     pub(super) fn end(&self, why: LiveError) {
         self.lock().ended = Some(why);
-        self.news.send_modify(|_| {});
+        self.wake();
     }
 
-    pub(super) fn listen(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    /// Waits for the next call of `wake` after this has been enabled.
+    pub(super) fn listen(&self) -> Notified<'_> {
+        self.news.notified()
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -130,10 +135,10 @@ impl Kept {
         self.first + self.batches.len() as u64
     }
 
-    fn shrink(&mut self, now: Instant) {
+    fn shrink(&mut self, now: Instant, bytes_max: usize) {
         while let Some((at, oldest)) = self.batches.front() {
             // The newest one stays, whatever its size, for those who are not behind.
-            let is_large = self.bytes > LIVE_RING_BYTES_MAX && self.batches.len() > 1;
+            let is_large = self.bytes > bytes_max && self.batches.len() > 1;
             if !is_large && now.saturating_duration_since(*at) <= LIVE_RING_AGE_MAX {
                 return;
             }

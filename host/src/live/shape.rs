@@ -1,13 +1,16 @@
 //! What a live query comes down to: a normal form, so that the same question is one view however it was put,
 //! and its columns as places in a row, so that no name is looked up per change.
 
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
-use super::sort_key::SortKey;
-use super::window::{Held, Keyed};
+use super::sort_key::{SortKey, SortKeyWriter};
 use super::{LiveError, LiveQuery, Mode};
-use crate::limits::{LIVE_SPARE_ROWS_MAX, LIVE_STREAMED_ROWS_MAX};
-use crate::tables::{Condition, Filter, Operator, Order, Row, TableSchema, Value};
+use crate::limits::{LIVE_SPARE_ROWS_MAX, LIVE_SPARE_ROWS_MIN, LIVE_STREAMED_ROWS_MAX};
+use crate::tables::{
+    ColumnType, Condition, Filter, Operator, Order, Row, RowChange, TableSchema, Value, write_text,
+    write_value,
+};
 
 /// Brings a checked query into its normal form.
 pub(super) fn normalise(mut live: LiveQuery, schema: &TableSchema) -> Result<LiveQuery, LiveError> {
@@ -85,28 +88,100 @@ fn listed(condition: &Condition) -> Vec<Value> {
     values
 }
 
-/// A row as views hold it; the encoded form of all its columns is made once, for whichever view is the first.
+/// A table's columns, and how their names begin in a row's JSON.
 #[derive(Debug)]
-pub(super) struct Shown {
-    pub(super) row: Arc<Row>,
-    pub(super) json: std::sync::OnceLock<Box<[u8]>>,
+pub(super) struct Columns {
+    pub(super) schema: TableSchema,
+    /// Each as `,"name":`.
+    pub(super) names: Vec<Box<[u8]>>,
 }
 
-impl Shown {
-    pub(super) fn new(row: Arc<Row>) -> Arc<Self> {
-        Arc::new(Self { row, json: std::sync::OnceLock::new() })
+impl Columns {
+    pub(super) fn new(schema: TableSchema) -> Arc<Self> {
+        let name = |name: &str| {
+            let mut out = vec![b','];
+            write_text(&mut out, name);
+            out.push(b':');
+            out.into()
+        };
+        let names = schema.columns.iter().map(|column| name(&column.name)).collect();
+        Arc::new(Self { schema, names })
     }
 }
 
-impl PartialEq for Shown {
-    fn eq(&self, other: &Self) -> bool {
-        self.row == other.row
+/// A row as frames show it, which is all that views keep of it: `,"row":{…}`, and its version before that. Encoded
+/// once; clones share the bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RowText(Arc<[u8]>);
+
+const VERSION_BYTES: usize = 8;
+
+impl RowText {
+    /// With these columns, by their places. `scratch` is only used meanwhile.
+    pub(super) fn new(
+        columns: &Columns,
+        row: &Row,
+        places: impl Iterator<Item = usize>,
+        scratch: &mut Vec<u8>,
+    ) -> Self {
+        scratch.clear();
+        scratch.extend_from_slice(&row.version.to_le_bytes());
+        scratch.extend_from_slice(b",\"row\":{\"key\":");
+        write_text(scratch, &row.key);
+        for place in places {
+            let (Some(name), Some(value)) = (columns.names.get(place), row.cells.get(place)) else {
+                continue;
+            };
+            scratch.extend_from_slice(name);
+            let start = scratch.len();
+            write_value(scratch, value);
+            if matches!(value, Value::Json(_)) {
+                // It may have line breaks between its tokens, and a frame is one line.
+                for byte in &mut scratch[start..] {
+                    if matches!(*byte, b'\n' | b'\r') {
+                        *byte = b' ';
+                    }
+                }
+            }
+        }
+        scratch.push(b'}');
+        Self(Arc::from(scratch.as_slice()))
+    }
+
+    /// Looks at its memory.
+    pub(super) fn look(&self) -> usize {
+        usize::from(self.0.first().copied().unwrap_or_default())
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |version| u64::from_le_bytes(*version))
+    }
+
+    /// A member of a frame, with the comma before it.
+    pub(super) fn json(&self) -> &[u8] {
+        &self.0[VERSION_BYTES..]
     }
 }
 
-impl Keyed for Arc<Shown> {
-    fn key(&self) -> &str {
-        &self.row.key
+/// One row of a commit, for all views that it may concern.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    pub(super) key: &'a str,
+    /// None when it is gone.
+    pub(super) row: Option<&'a Row>,
+    /// Of the key.
+    pub(super) hash: Cell<u64>,
+    /// With all columns, once a view wants it.
+    text: OnceCell<RowText>,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(change: &'a RowChange) -> Self {
+        let row = match change {
+            RowChange::Put(row) => Some(&**row),
+            RowChange::Delete { .. } => None,
+        };
+        Self { key: change.key(), row, hash: Cell::new(0), text: OnceCell::new() }
     }
 }
 
@@ -148,6 +223,8 @@ enum Predicate {
     Any(Vec<Predicate>),
     Not(Box<Predicate>),
     Is(Source, Condition),
+    /// An integer column is this number: what most filters demand, without a look elsewhere.
+    IsInt(Source, i64, Condition),
 }
 
 impl Predicate {
@@ -158,7 +235,13 @@ impl Predicate {
             Filter::All(parts) => Self::All(many(parts)?),
             Filter::Any(parts) => Self::Any(many(parts)?),
             Filter::Not(part) => Self::Not(Box::new(Self::of(schema, part)?)),
-            Filter::Is(condition) => Self::Is(Source::of(schema, &condition.column)?, condition.clone()),
+            Filter::Is(condition) => {
+                let source = Source::of(schema, &condition.column)?;
+                match (condition.operator, condition.values.as_slice()) {
+                    (Operator::Eq, [Value::Int(number)]) => Self::IsInt(source, *number, condition.clone()),
+                    _ => Self::Is(source, condition.clone()),
+                }
+            }
         })
     }
 
@@ -168,6 +251,10 @@ impl Predicate {
             Self::Any(parts) => parts.iter().any(|part| part.holds(row)),
             Self::Not(part) => !part.holds(row),
             Self::Is(source, condition) => source.with(row, |value| condition.holds(value)),
+            Self::IsInt(source, number, condition) => source.with(row, |value| match value {
+                Value::Int(value) => value == number,
+                other => condition.holds(other),
+            }),
         }
     }
 }
@@ -180,16 +267,17 @@ pub(super) struct Plan {
     order: Vec<(Source, Order)>,
     /// The places that frames show; none for all.
     shown: Option<Vec<usize>>,
-    pub(super) schema: Arc<TableSchema>,
+    pub(super) columns: Arc<Columns>,
 }
 
 impl Plan {
     /// None when the schema lacks a column of the query.
-    pub(super) fn new(query: LiveQuery, schema: Arc<TableSchema>) -> Option<Self> {
+    pub(super) fn new(query: LiveQuery, columns: Arc<Columns>) -> Option<Self> {
+        let schema = &columns.schema;
         // What the reader may see at all counts like what it asks for.
         let asked = Filter::All(vec![query.query.scope.clone(), query.query.filter.clone()]);
-        let predicate = Predicate::of(&schema, &simplify(asked))?;
-        let place = |part: &Order| Some((Source::of(&schema, &part.column)?, part.clone()));
+        let predicate = Predicate::of(schema, &simplify(asked))?;
+        let place = |part: &Order| Some((Source::of(schema, &part.column)?, part.clone()));
         let order = query.query.order.iter().map(place).collect::<Option<_>>()?;
         let shown = match &query.columns {
             Some(columns) => {
@@ -198,7 +286,7 @@ impl Plan {
             }
             None => None,
         };
-        Some(Self { query, predicate, order, shown, schema })
+        Some(Self { query, predicate, order, shown, columns })
     }
 
     pub(super) fn holds(&self, row: &Row) -> bool {
@@ -223,7 +311,8 @@ impl Plan {
         if self.is_streamed() {
             return 0;
         }
-        LIVE_SPARE_ROWS_MAX.min((self.schema.window_rows_max as usize).saturating_sub(self.limit()))
+        let wanted = (self.limit() / 2).clamp(LIVE_SPARE_ROWS_MIN, LIVE_SPARE_ROWS_MAX);
+        wanted.min((self.columns.schema.window_rows_max as usize).saturating_sub(self.limit()))
     }
 
     pub(super) fn anchor(&self) -> Option<SortKey> {
@@ -233,31 +322,41 @@ impl Plan {
 
     /// Where a row stands in the order.
     pub(super) fn place(&self, row: &Row) -> SortKey {
-        match self.order.as_slice() {
-            [] => SortKey::new(&[], [], &row.key),
-            [(Source::Cell(place), order)] => {
-                SortKey::new(std::slice::from_ref(order), [&row.cells[*place]], &row.key)
-            }
-            _ => SortKey::new(&self.query.query.order, &self.order_values(row), &row.key),
+        let mut writer = SortKeyWriter::default();
+        for (source, order) in &self.order {
+            source.with(row, |value| writer.part(value, order.descending));
+        }
+        writer.finish(&row.key)
+    }
+
+    /// Appends the value of each part of the order as JSON, with a comma behind it.
+    pub(super) fn write_order(&self, at: &SortKey, out: &mut Vec<u8>) {
+        let mut parts = at.parts();
+        for (source, order) in &self.order {
+            let column_type = match source {
+                Source::Key => ColumnType::Text,
+                Source::Version | Source::Revision => ColumnType::Int,
+                Source::Cell(place) => self.columns.schema.columns[*place].column_type,
+            };
+            write_value(out, &parts.next(column_type, order.descending));
+            out.push(b',');
         }
     }
 
-    fn order_values(&self, row: &Row) -> Vec<Value> {
-        self.order.iter().map(|(source, _)| source.with(row, Value::clone)).collect()
+    /// A changed row as this view shows it.
+    pub(super) fn text_of(&self, change: &Change<'_>, row: &Row, scratch: &mut Vec<u8>) -> RowText {
+        if self.shown.is_some() {
+            return self.text(row, scratch);
+        }
+        change.text.get_or_init(|| self.text(row, scratch)).clone()
     }
 
-    /// Looks at the value of each part of the order.
-    pub(super) fn each_order_value(&self, row: &Row, mut look: impl FnMut(&Value)) {
-        self.order.iter().for_each(|(source, _)| source.with(row, &mut look));
-    }
-
-    pub(super) fn held(&self, row: &Arc<Shown>) -> Held<Arc<Shown>> {
-        Held { at: self.place(&row.row), row: Arc::clone(row) }
-    }
-
-    /// The columns that frames show, with their places.
-    pub(super) fn shown(&self) -> Option<&[usize]> {
-        self.shown.as_deref()
+    /// A row as this view shows it.
+    pub(super) fn text(&self, row: &Row, scratch: &mut Vec<u8>) -> RowText {
+        match &self.shown {
+            Some(places) => RowText::new(&self.columns, row, places.iter().copied(), scratch),
+            None => RowText::new(&self.columns, row, 0..self.columns.names.len(), scratch),
+        }
     }
 
     /// The outermost conditions that name values which a matching row must have: of them the index makes use.
@@ -267,7 +366,7 @@ impl Plan {
             other => std::slice::from_ref(other),
         };
         let wanted = |part| match part {
-            &Predicate::Is(source, ref condition)
+            &(Predicate::Is(source, ref condition) | Predicate::IsInt(source, _, ref condition))
                 if matches!(condition.operator, Operator::Eq | Operator::In) =>
             {
                 Some((source, condition))

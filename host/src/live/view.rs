@@ -1,24 +1,27 @@
 //! One view: a window, what its subscribers were last told, and what they are told next.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ::metrics::{Counter, counter};
 
 use super::encode::{self, At, Membership};
-use super::frames::Batch;
+use super::frames::{Batch, BatchBuilder};
 use super::holders::Holders;
 use super::index::ViewId;
 use super::owner::Attach;
 use super::ring::{Ring, Watching};
-use super::shape::{Plan, Shown};
+use super::shape::{Change, Plan, RowText};
+use super::sort_key::SortKey;
 use super::token::{Gap, ViewMark};
 use super::window::{Held, Step, Window, difference};
 use crate::event::Revision;
-use crate::tables::{CommitChanges, Row, RowChange};
+use crate::limits::LIVE_RING_BYTES_MAX;
+use crate::tables::{CommitChanges, Row};
 use crate::telemetry::metrics;
 
-type Rows = Vec<Held<Arc<Shown>>>;
+type Rows = Vec<Held<RowText>>;
 
 /// A page of a read: its rows, what it is exact at, and the last key that it speaks of; none for all keys.
 #[derive(Debug)]
@@ -55,6 +58,28 @@ enum State {
     Behind(Rows),
 }
 
+/// What telling takes: the same for all views of an owner.
+pub(super) struct Telling {
+    pub(super) now: Instant,
+    pub(super) ring_bytes_max: usize,
+    /// For the text of a row.
+    pub(super) scratch: Vec<u8>,
+    batch: BatchBuilder,
+    frames: Counter,
+}
+
+impl Telling {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            ring_bytes_max: LIVE_RING_BYTES_MAX,
+            scratch: Vec::new(),
+            batch: BatchBuilder::default(),
+            frames: counter!(metrics::LIVE_FRAMES),
+        }
+    }
+}
+
 pub(super) struct View {
     pub(super) id: ViewId,
     pub(super) plan: Plan,
@@ -71,13 +96,20 @@ pub(super) struct View {
     pub(super) coming: usize,
     /// It is among those that the running commit touches.
     pub(super) touched: bool,
+    /// Which of the owner's views this is, of all that ever were.
+    pub(super) born: u64,
+    /// Its subscribers were not woken since it last told them something.
+    told: bool,
+    /// The number of the next batch.
+    next: u64,
     mark: ViewMark,
-    window: Window<Arc<Shown>>,
+    window: Window<RowText>,
     state: State,
     /// Commits up to here are in its rows already, by ranges of keys; the last range has no end.
     exact: Vec<(Option<Box<str>>, Revision)>,
-    steps: Vec<Step<Arc<Shown>>>,
-    frames: Counter,
+    /// Commits after this one are in none of them.
+    exact_max: Revision,
+    steps: Vec<Step<RowText>>,
     /// What was seen before the running commit, where that may be needed.
     before: Option<Rows>,
     /// The rows as of a place in the ring, encoded.
@@ -93,7 +125,7 @@ pub(super) enum Need {
 }
 
 impl View {
-    pub(super) fn new(id: ViewId, plan: Plan, shape: Arc<str>, mark: ViewMark) -> Self {
+    pub(super) fn new(id: ViewId, born: u64, plan: Plan, shape: Arc<str>, mark: ViewMark) -> Self {
         let window = Window::new(plan.shown_max(), plan.spare(), plan.anchor());
         Self {
             id,
@@ -106,12 +138,15 @@ impl View {
             looked: 0,
             coming: 0,
             touched: false,
+            born,
+            told: false,
+            next: 0,
             mark,
             window,
             state: State::New,
             exact: Vec::new(),
+            exact_max: Revision::default(),
             steps: Vec::new(),
-            frames: counter!(metrics::LIVE_FRAMES),
             before: None,
             snapshot: None,
         }
@@ -132,10 +167,13 @@ impl View {
 
     /// What its rows are exact at, in a table whose commits were looked at up to `seen`.
     pub(super) fn revision(&self, seen: Revision) -> Revision {
-        self.exact.iter().map(|(_, revision)| *revision).max().unwrap_or_default().max(seen)
+        self.exact_max.max(seen)
     }
 
     fn has_seen(&self, key: &str, revision: Revision) -> bool {
+        if revision > self.exact_max {
+            return false;
+        }
         let range = self.exact.iter().find(|(end, _)| end.as_deref().is_none_or(|end| key <= end));
         range.is_some_and(|(_, exact)| revision <= *exact)
     }
@@ -144,38 +182,52 @@ impl View {
     pub(super) fn begin_commit(&mut self) {
         self.touched = true;
         let changes = std::mem::take(&mut self.coming);
-        self.before = self.window.may_starve(changes).then(|| self.window.visible().to_vec());
+        self.before = self.window.may_starve(changes).then(|| self.window.visible().cloned().collect());
     }
 
-    /// One row changed.
+    /// Where a changed row of a commit is to stand, if this view is concerned by it at all.
+    pub(super) fn wants(&self, row: &Row) -> Option<SortKey> {
+        self.plan.holds(row).then(|| self.plan.place(row))
+    }
+
+    /// Looks at the memory that a change will need, and answers something that depends on it. Memory is slow: done
+    /// for many changes in a row, these looks overlap, and the changes themselves find everything at hand.
+    pub(super) fn look_ahead(&self, old: Option<&SortKey>, new: Option<&SortKey>) -> usize {
+        self.window.look_ahead(old, new, RowText::look) + self.ring.look()
+    }
+
+    /// One row changed, which the view holds at `old`, if at all, and is to hold at `new`, if that is in its window.
     pub(super) fn change(
         &mut self,
         revision: Revision,
-        key: &str,
-        new: Option<&Arc<Shown>>,
+        change: &Change<'_>,
+        old: Option<&SortKey>,
+        new: Option<SortKey>,
         holders: &mut Holders,
+        scratch: &mut Vec<u8>,
     ) {
-        if self.has_seen(key, revision) {
+        if self.has_seen(change.key, revision) {
             return;
         }
-        let old = holders.image(key, self.id).map(|image| self.plan.place(&image.row));
-        let new = new.filter(|new| self.plan.holds(&new.row));
+        let new = new.filter(|at| self.window.reaches(at)).zip(change.row);
         if old.is_none() && new.is_none() {
             return;
         }
-        let kept = self.window.apply(old.as_ref(), new.map(|new| self.plan.held(new)), &mut self.steps);
-        match new {
-            Some(new) if kept.held => holders.put(self.id, new),
-            _ if old.is_some() => holders.remove(self.id, key),
+        let new = new.map(|(at, row)| Held { at, row: self.plan.text_of(change, row, scratch) });
+        let at = new.as_ref().map(|new| new.at.clone());
+        let kept = self.window.apply(old, new, &mut self.steps);
+        match at {
+            Some(at) if kept.held => holders.put(self.id, &at),
+            _ if old.is_some() => holders.remove(self.id, change.key.as_bytes()),
             _ => {}
         }
         if let Some(out) = kept.pushed_out {
-            holders.remove(self.id, &out.row.key);
+            holders.remove(self.id, out.key());
         }
     }
 
     /// All rows of a commit were looked at: subscribers are told, or the store must be asked first.
-    pub(super) fn end_commit(&mut self, revision: Revision, now: Instant) -> Need {
+    pub(super) fn end_commit(&mut self, revision: Revision, telling: &mut Telling) -> Need {
         self.touched = false;
         let before = self.before.take();
         if self.window.is_starved() {
@@ -183,24 +235,33 @@ impl View {
             self.state = State::Behind(before.unwrap_or_default());
             return Need::Read;
         }
-        self.tell(revision, now);
+        self.tell(revision, telling);
         if self.window.is_low() { Need::Read } else { Need::Nothing }
     }
 
-    fn tell(&mut self, revision: Revision, now: Instant) {
+    fn tell(&mut self, revision: Revision, telling: &mut Telling) {
         if self.steps.is_empty() {
             return;
         }
-        let at = At { revision, next: self.ring.next() + 1 };
+        self.next += 1;
+        let at = At { revision, next: self.next };
         let batch = if self.plan.is_streamed() {
             let changes: Vec<_> = self.steps.drain(..).map(membership).collect();
-            encode::streamed(&self.plan, &self.mark, at, &changes)
+            encode::streamed(&mut telling.batch, &self.plan, &self.mark, at, &changes)
         } else {
-            encode::steps(&self.plan, &self.mark, at, &self.steps)
+            encode::steps(&mut telling.batch, &self.plan, &self.mark, at, &self.steps)
         };
         self.steps.clear();
-        self.frames.increment(batch.len() as u64);
-        self.ring.push(batch, now);
+        telling.frames.increment(batch.len() as u64);
+        self.ring.push(batch, telling.now, telling.ring_bytes_max);
+        self.told = true;
+    }
+
+    /// Wakes its subscribers, if it told them anything.
+    pub(super) fn wake(&mut self) {
+        if std::mem::take(&mut self.told) {
+            self.ring.wake();
+        }
     }
 
     /// What it shows can no longer be relied on.
@@ -209,7 +270,7 @@ impl View {
         self.touched = false;
         self.before = None;
         if self.is_live() {
-            self.state = State::Behind(self.window.visible().to_vec());
+            self.state = State::Behind(self.window.visible().cloned().collect());
         }
     }
 
@@ -228,26 +289,38 @@ impl View {
         recent: &[Arc<Vec<CommitChanges>>],
         seen: Revision,
         holders: &mut Holders,
-        now: Instant,
+        telling: &mut Telling,
     ) -> Need {
+        self.exact_max = pages.iter().map(|page| page.revision).max().unwrap_or_default();
         self.exact = pages.iter().map(|page| (page.up_to.clone(), page.revision)).collect();
         let rows = pages.into_iter().flat_map(|page| page.rows);
-        let rows: Rows = rows.map(|row| self.plan.held(&Shown::new(Arc::new(row)))).collect();
+        let scratch = &mut telling.scratch;
+        let held = |row: Row| Held { at: self.plan.place(&row), row: self.plan.text(&row, scratch) };
+        let rows: Rows = rows.map(held).collect();
         let old = self.window.replace(rows, complete);
-        old.iter().for_each(|held| holders.remove(self.id, &held.row.row.key));
-        self.window.held().iter().for_each(|held| holders.put(self.id, &held.row));
+        // Most rows stay, and those that do need not be taken out first.
+        let kept: HashSet<&[u8]> = self.window.held().map(|held| held.at.key()).collect();
+        for gone in old.iter().map(|held| held.at.key()).filter(|key| !kept.contains(key)) {
+            holders.remove(self.id, gone);
+        }
+        self.window.held().for_each(|held| holders.put(self.id, &held.at));
         let told = match std::mem::replace(&mut self.state, State::Live) {
             State::New => None,
-            State::Live => Some(self.window.seen(&old).to_vec()),
+            State::Live => Some(self.window.seen(&old).cloned().collect()),
             State::Behind(told) => Some(told),
         };
-        for commit in recent.iter().flat_map(|commits| commits.iter()) {
+        let exact_min = self.exact.iter().map(|(_, revision)| *revision).min().unwrap_or_default();
+        let unseen =
+            recent.iter().flat_map(|commits| commits.iter()).filter(|commit| commit.revision > exact_min);
+        for commit in unseen {
             for change in &commit.rows {
-                let new = match change {
-                    RowChange::Put(row) => Some(Shown::new(Arc::clone(row))),
-                    RowChange::Delete { .. } => None,
-                };
-                self.change(commit.revision, change.key(), new.as_ref(), holders);
+                let change = Change::new(change);
+                let new = change.row.and_then(|row| self.wants(row));
+                let old = holders.place(change.key.as_bytes(), self.id).cloned();
+                if old.is_some() || new.is_some() {
+                    let scratch = &mut telling.scratch;
+                    self.change(commit.revision, &change, old.as_ref(), new, holders, scratch);
+                }
             }
         }
         self.steps.clear();
@@ -258,7 +331,7 @@ impl View {
         let revision = self.revision(seen);
         if let Some(told) = told {
             difference(&told, self.window.visible(), &mut self.steps);
-            self.tell(revision, now);
+            self.tell(revision, telling);
         }
         Need::Nothing
     }
@@ -266,7 +339,7 @@ impl View {
     /// Lets a subscriber in. The view must be live.
     pub(super) fn attach(&mut self, from: Start, seen: Revision) -> Attached {
         let watching = Watching::new(&self.ring);
-        let next = self.ring.next();
+        let next = self.next;
         let at = At { revision: self.revision(seen), next };
         let gap = match from {
             Start::Fresh => None,
@@ -291,9 +364,9 @@ impl View {
         Attached { first, next, watching }
     }
 
-    fn visible(&self) -> &[Held<Arc<Shown>>] {
-        let seen = self.window.visible();
-        if self.plan.is_streamed() { &seen[..seen.len().min(self.plan.limit())] } else { seen }
+    fn visible(&self) -> impl ExactSizeIterator<Item = &Held<RowText>> {
+        let limit = if self.plan.is_streamed() { self.plan.limit() } else { usize::MAX };
+        self.window.visible().take(limit)
     }
 
     /// The rows, encoded once for everybody who comes before they change.
@@ -308,24 +381,22 @@ impl View {
         batch
     }
 
-    pub(super) fn held_keys(&self) -> impl Iterator<Item = &str> {
-        self.window.held().iter().map(|held| held.row.row.key.as_str())
+    pub(super) fn held_places(&self) -> impl Iterator<Item = &SortKey> {
+        self.window.held().map(|held| &held.at)
     }
 
     /// The place of its window, for whoever checks it against the store.
     pub(super) fn query_of_read(&self) -> crate::tables::Query {
         let query = &self.plan.query.query;
         let limit = u32::try_from(self.rows_wanted()).unwrap_or(u32::MAX);
-        crate::tables::Query { limit: limit.min(self.plan.schema.window_rows_max), ..query.clone() }
+        crate::tables::Query { limit: limit.min(self.plan.columns.schema.window_rows_max), ..query.clone() }
     }
 }
 
-fn membership(step: Step<Arc<Shown>>) -> Membership {
+fn membership(step: Step<RowText>) -> Membership {
     match step {
-        Step::Enter { row, .. } => Membership::Match(row.row),
-        Step::Leave { row, .. } => {
-            Membership::Unmatch { key: row.row.row.key.clone(), version: row.row.row.version }
-        }
-        Step::Move { row, .. } | Step::Update { row, .. } => Membership::Update(row.row),
+        Step::Enter { row, .. } => Membership::Match(row),
+        Step::Leave { row, .. } => Membership::Unmatch(row),
+        Step::Move { row, .. } | Step::Update { row, .. } => Membership::Update(row),
     }
 }

@@ -8,8 +8,9 @@
 //!
 //! This is the one place that decides what a change does to a window. It knows neither tables nor clients.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
+use super::ranked::Ranked;
 use super::sort_key::SortKey;
 
 /// A row of a window, with its place in the order. `R` is what a client gets of it.
@@ -34,14 +35,14 @@ pub(super) enum Step<R> {
 
 /// What a change did to the rows that a window holds.
 #[derive(Debug, PartialEq)]
-pub(super) struct Kept<R> {
+pub(super) struct Kept {
     /// The row that changed is held now.
     pub(super) held: bool,
-    /// Another row is held no longer, since there was no room.
-    pub(super) pushed_out: Option<R>,
+    /// The place of another row, which is held no longer, since there was no room.
+    pub(super) pushed_out: Option<SortKey>,
 }
 
-impl<R> Kept<R> {
+impl Kept {
     fn only(held: bool) -> Self {
         Self { held, pushed_out: None }
     }
@@ -50,7 +51,7 @@ impl<R> Kept<R> {
 /// The rows of a query from its anchor on, as far as they are known.
 #[derive(Clone, Debug)]
 pub(super) struct Window<R> {
-    rows: Vec<Held<R>>,
+    rows: Ranked<R>,
     /// Rows before this one are no part of it, nor is this one.
     anchor: Option<SortKey>,
     /// Rows that are seen.
@@ -64,16 +65,16 @@ pub(super) struct Window<R> {
 impl<R: Clone + PartialEq> Window<R> {
     /// An empty window that knows nothing: starved, until it is given rows.
     pub(super) fn new(limit: usize, spare: usize, anchor: Option<SortKey>) -> Self {
-        Self { rows: Vec::new(), anchor, limit, held_max: limit + spare, complete: false }
+        Self { rows: Ranked::default(), anchor, limit, held_max: limit + spare, complete: false }
     }
 
     /// The rows that are seen.
-    pub(super) fn visible(&self) -> &[Held<R>] {
-        &self.rows[..self.rows.len().min(self.limit)]
+    pub(super) fn visible(&self) -> impl ExactSizeIterator<Item = &Held<R>> {
+        self.rows.iter().take(self.limit)
     }
 
-    pub(super) fn held(&self) -> &[Held<R>] {
-        &self.rows
+    pub(super) fn held(&self) -> impl ExactSizeIterator<Item = &Held<R>> {
+        self.rows.iter()
     }
 
     /// How many rows a read must ask for to fill it.
@@ -98,9 +99,9 @@ impl<R: Clone + PartialEq> Window<R> {
         old: Option<&SortKey>,
         new: Option<Held<R>>,
         steps: &mut Vec<Step<R>>,
-    ) -> Kept<R> {
-        let from = old.and_then(|at| self.rows.binary_search_by(|held| held.at.cmp(at)).ok());
-        let new = new.filter(|new| self.anchor.as_ref().is_none_or(|anchor| new.at > *anchor));
+    ) -> Kept {
+        let from = old.and_then(|at| self.rows.search(at).ok());
+        let new = new.filter(|new| self.reaches(&new.at));
         match (from, new) {
             (None, None) => Kept::only(false),
             (None, Some(new)) => self.insert(new, steps),
@@ -108,22 +109,35 @@ impl<R: Clone + PartialEq> Window<R> {
                 self.remove(from, steps);
                 Kept::only(false)
             }
-            (Some(from), Some(new)) if self.rows[from].at == new.at => {
-                if from < self.limit {
-                    steps.push(Step::Update { at: from, row: new.clone() });
-                }
-                self.rows[from] = new;
+            (Some(from), Some(new)) => {
+                self.shift(from, new, steps);
                 Kept::only(true)
             }
-            (Some(from), Some(new)) => Kept::only(self.shift(from, new, steps)),
         }
     }
 
-    fn insert(&mut self, new: Held<R>, steps: &mut Vec<Step<R>>) -> Kept<R> {
-        let to = self.place(&new.at);
-        if self.is_beyond(to) {
-            return Kept::only(false);
-        }
+    /// Whether a row of this place would be held: behind the anchor, and not where unknown rows may lie before it.
+    pub(super) fn reaches(&self, at: &SortKey) -> bool {
+        self.anchor.as_ref().is_none_or(|anchor| at > anchor) && (self.complete || self.rows.reaches(at))
+    }
+
+    /// Looks at the memory that a change between these places needs. The answer depends on all of it, and says nothing.
+    pub(super) fn look_ahead(
+        &self,
+        old: Option<&SortKey>,
+        new: Option<&SortKey>,
+        look: impl Fn(&R) -> usize,
+    ) -> usize {
+        let place = |at: &SortKey| {
+            let (Ok(place) | Err(place)) = self.rows.search(at);
+            place + self.rows.get(place).map_or(0, |held| look(&held.row))
+        };
+        let edge = |index| self.rows.get(index).map_or(0, |held: &Held<R>| look(&held.row));
+        old.map_or(0, place) + new.map_or(0, place) + edge(self.limit) + edge(self.limit - 1)
+    }
+
+    fn insert(&mut self, new: Held<R>, steps: &mut Vec<Step<R>>) -> Kept {
+        let (Ok(to) | Err(to)) = self.rows.search(&new.at);
         if to < self.limit {
             steps.push(Step::Enter { to, row: new.clone() });
         }
@@ -136,12 +150,8 @@ impl<R: Clone + PartialEq> Window<R> {
         }
         self.complete = false;
         // It may be the new row itself, behind all that are held.
-        let out = self.rows.pop();
-        if to == self.rows.len() {
-            Kept::only(false)
-        } else {
-            Kept { held: true, pushed_out: out.map(|held| held.row) }
-        }
+        let out = self.rows.remove(self.rows.len() - 1);
+        if to == self.rows.len() { Kept::only(false) } else { Kept { held: true, pushed_out: Some(out.at) } }
     }
 
     fn remove(&mut self, from: usize, steps: &mut Vec<Step<R>>) {
@@ -152,68 +162,62 @@ impl<R: Clone + PartialEq> Window<R> {
         }
     }
 
-    /// A held row moves to another place. Answers whether it is still held.
-    fn shift(&mut self, from: usize, new: Held<R>, steps: &mut Vec<Step<R>>) -> bool {
-        self.rows.remove(from);
-        let to = self.place(&new.at);
-        if self.is_beyond(to) {
-            // It may stand behind rows that are not known.
+    /// A held row changes, and may move to another place.
+    fn shift(&mut self, from: usize, new: Held<R>, steps: &mut Vec<Step<R>>) {
+        let to = match self.rows.search(&new.at) {
+            Ok(same) => same,
+            // Its own place becomes free when it stands further behind.
+            Err(behind) if behind > from => behind - 1,
+            Err(before) => before,
+        };
+        let row = new.clone();
+        let is_same = self.rows.get(from).is_some_and(|held| held.at == new.at);
+        self.rows.shift(from, to, new);
+        if is_same {
             if from < self.limit {
-                steps.push(Step::Leave { from, row: new });
-                self.pull_in(steps);
+                steps.push(Step::Update { at: from, row });
             }
-            return false;
+            return;
         }
-        self.rows.insert(to, new.clone());
         match (from < self.limit, to < self.limit) {
-            (true, true) => steps.push(Step::Move { from, to, row: new }),
+            (true, true) => steps.push(Step::Move { from, to, row }),
             (true, false) => {
-                steps.push(Step::Leave { from, row: new });
+                steps.push(Step::Leave { from, row });
                 self.pull_in(steps);
             }
             (false, true) => {
-                steps.push(Step::Enter { to, row: new });
+                steps.push(Step::Enter { to, row });
                 self.push_out(steps);
             }
             (false, false) => {}
         }
-        true
     }
 
     /// A row was inserted before the last one that is seen, which may be one too many now.
     fn push_out(&self, steps: &mut Vec<Step<R>>) {
-        if let Some(row) = self.rows.get(self.limit) {
-            steps.push(Step::Leave { from: self.limit, row: row.clone() });
+        if let Some(held) = self.rows.get(self.limit) {
+            steps.push(Step::Leave { from: self.limit, row: held.clone() });
         }
     }
 
     /// A row that was seen is gone; another one may be seen in the last place.
     fn pull_in(&self, steps: &mut Vec<Step<R>>) {
-        if let Some(row) = self.rows.get(self.limit - 1) {
-            steps.push(Step::Enter { to: self.limit - 1, row: row.clone() });
+        if let Some(held) = self.rows.get(self.limit - 1) {
+            steps.push(Step::Enter { to: self.limit - 1, row: held.clone() });
         }
-    }
-
-    fn place(&self, at: &SortKey) -> usize {
-        self.rows.partition_point(|held| held.at < *at)
-    }
-
-    /// Whether unknown rows may lie before what would be inserted here.
-    fn is_beyond(&self, to: usize) -> bool {
-        to == self.rows.len() && !self.complete
     }
 
     /// Takes a newly read prefix in, in the place of all that was held: `rows` in order, up to `held_max` of
     /// them; `complete` says that they are all there are. Answers what was held.
-    pub(super) fn replace(&mut self, mut rows: Vec<Held<R>>, complete: bool) -> Vec<Held<R>> {
+    pub(super) fn replace(&mut self, mut rows: Vec<Held<R>>, complete: bool) -> Ranked<R> {
         self.complete = complete && rows.len() <= self.held_max;
         rows.truncate(self.held_max);
-        std::mem::replace(&mut self.rows, rows)
+        std::mem::replace(&mut self.rows, Ranked::new(rows))
     }
 
     /// The rows of a list that are seen in this window.
-    pub(super) fn seen<'a>(&self, rows: &'a [Held<R>]) -> &'a [Held<R>] {
-        &rows[..rows.len().min(self.limit)]
+    pub(super) fn seen<'a>(&self, rows: &'a Ranked<R>) -> impl ExactSizeIterator<Item = &'a Held<R>> {
+        rows.iter().take(self.limit)
     }
 
     /// Whether so many changes may leave it starved.
@@ -222,27 +226,25 @@ impl<R: Clone + PartialEq> Window<R> {
     }
 }
 
-/// What tells one row from another.
-pub(super) trait Keyed {
-    fn key(&self) -> &str;
-}
-
 /// The steps that turn one list of rows into another.
-pub(super) fn difference<R: Clone + PartialEq + Keyed>(
-    from: &[Held<R>],
-    to: &[Held<R>],
+pub(super) fn difference<'a, R: Clone + PartialEq>(
+    from: impl IntoIterator<Item = &'a Held<R>>,
+    to: impl IntoIterator<Item = &'a Held<R>>,
     steps: &mut Vec<Step<R>>,
-) {
-    let wanted: HashMap<&str, usize> = to.iter().enumerate().map(|(i, held)| (held.row.key(), i)).collect();
-    let mut list: Vec<&Held<R>> = from.iter().collect();
+) where
+    R: 'a,
+{
+    let to: Vec<&Held<R>> = to.into_iter().collect();
+    let wanted: HashSet<&[u8]> = to.iter().map(|held| held.at.key()).collect();
+    let mut list: Vec<&Held<R>> = from.into_iter().collect();
     for index in (0..list.len()).rev() {
-        if !wanted.contains_key(list[index].row.key()) {
+        if !wanted.contains(list[index].at.key()) {
             let row = list.remove(index);
             steps.push(Step::Leave { from: index, row: row.clone() });
         }
     }
-    for (index, wanted) in to.iter().enumerate() {
-        let found = list[index..].iter().position(|held| held.row.key() == wanted.row.key());
+    for (index, wanted) in to.into_iter().enumerate() {
+        let found = list[index..].iter().position(|held| held.at.key() == wanted.at.key());
         match found {
             Some(0) if *list[index] == *wanted => continue,
             Some(0) => {

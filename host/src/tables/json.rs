@@ -11,14 +11,24 @@ const INFALLIBLE: &str = "writing to memory cannot fail";
 
 /// Appends a JSON string.
 pub fn write_text(out: &mut Vec<u8>, text: &str) {
-    let plain = |b: &u8| *b >= 0x20 && *b != b'"' && *b != b'\\';
-    if text.as_bytes().iter().all(plain) {
+    if is_plain(text.as_bytes()) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
     } else {
         serde_json::to_writer(out, text).expect(INFALLIBLE);
     }
+}
+
+/// Whether the bytes stand for themselves in a JSON string. Looks at many at once.
+fn is_plain(bytes: &[u8]) -> bool {
+    let special = |b: &u8| u8::from((*b < 0x20) | (*b == b'"') | (*b == b'\\'));
+    bytes.chunks(32).all(|chunk| chunk.iter().fold(0, |any, byte| any | special(byte)) == 0)
+}
+
+/// Appends an integer.
+pub fn write_integer(out: &mut Vec<u8>, number: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 pub fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
@@ -29,8 +39,9 @@ pub fn write_number(out: &mut Vec<u8>, number: impl std::fmt::Display) {
 pub fn write_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(value) => write_number(out, value),
-        Value::Int(value) => write_number(out, value),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Int(value) => write_integer(out, *value),
         // The shortest text that reads back as the same float.
         Value::Float(value) => serde_json::to_writer(out, value).expect(INFALLIBLE),
         Value::Text(text) => write_text(out, text),

@@ -20,7 +20,7 @@ use std::fmt::Debug;
 pub use cell::{Cell, CellError, Cells, CellsBuilder};
 pub use changes::{Changed, CommitChanges, RowChange, RowChanges, RowChangesSender, row_changes};
 pub use filter::Filter;
-pub use json::{write_number, write_text, write_value};
+pub use json::{write_integer, write_number, write_text, write_value};
 pub use like::{matches_ilike, matches_like};
 pub use query::{ColumnUse, Condition, InvalidQuery, Operator, Order, Query, RowCursor, Value, column_of};
 pub use schema::{Column, ColumnType, InvalidSchema, TableSchema};
