@@ -81,11 +81,6 @@ impl Ring {
         self.lock().shrink(now, bytes_max);
     }
 
-    /// The place behind all batches.
-    pub(super) fn next(&self) -> u64 {
-        self.lock().next()
-    }
-
     /// All batches from a place on, if they are all kept.
     pub(super) fn since(&self, place: u64) -> Option<Vec<Batch>> {
         let kept = self.lock();
