@@ -4,11 +4,14 @@
 //! Reads of the store happen elsewhere and come back as messages; while one is under way commits are kept, so
 //! that those which the read has not seen can be applied to it.
 
+#[path = "reconcile.rs"]
+mod reconcile;
+
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::metrics::{Counter, counter, gauge};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -26,6 +29,7 @@ use crate::limits::{LIVE_REPLAY_ROWS_MAX, LIVE_RING_AGE_MAX, LIVE_SWEEP};
 use crate::tables::{Changed, CommitChanges, RowChange, RowChanges, TableSchema, TableStore};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
+pub(super) use reconcile::Standing;
 
 /// What all owners share.
 #[derive(Debug)]
@@ -37,6 +41,10 @@ pub(super) struct Common {
     pub(super) views_max: usize,
     /// Turns to read.
     pub(super) reads: Semaphore,
+    /// The turn to compare a view with the store, how often each table has it, and what was found.
+    pub(super) checks: Arc<Semaphore>,
+    pub(super) check_every: Duration,
+    pub(super) repaired: AtomicUsize,
     /// Owners and their reads.
     pub(super) tasks: Tasks,
 }
@@ -70,6 +78,7 @@ pub(super) struct Owner {
     recent_rows: usize,
     /// Reads that are under way.
     reads: usize,
+    checks: reconcile::Checks,
     done: mpsc::Sender<ReadDone>,
     changes_looked: u64,
     row_changes: Counter,
@@ -105,6 +114,7 @@ impl Owner {
             recent: Vec::new(),
             recent_rows: 0,
             reads: 0,
+            checks: reconcile::Checks::default(),
             done,
             changes_looked: 0,
             row_changes: counter!(metrics::LIVE_ROW_CHANGES),
@@ -126,6 +136,9 @@ impl Owner {
     ) {
         let mut sweep = tokio::time::interval(LIVE_SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let every = self.common.check_every;
+        let mut check = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 asked = commands.recv() => match asked {
@@ -137,6 +150,7 @@ impl Owner {
                     Some(changed) => self.take_changes(changed).await,
                     None => break,
                 },
+                _ = check.tick() => self.check_next(),
                 _ = sweep.tick() => {
                     self.sweep(Instant::now());
                     if self.views.is_empty() && may_end(&commands) {
@@ -341,6 +355,7 @@ impl Owner {
         counter!(metrics::LIVE_LOST).increment(1);
         self.seen = after;
         self.valid_from = after;
+        self.checks.forget();
         self.recent.clear();
         self.recent_rows = 0;
         let schema = match self.common.tables.schema(&self.table) {
@@ -388,6 +403,7 @@ impl Owner {
             tenant: self.tenant.clone(),
             query: view.query_of_read(),
             all: view.plan.is_streamed(),
+            check: None,
         };
         read.start(&self.common, self.done.clone());
     }
@@ -395,7 +411,9 @@ impl Owner {
     fn take_read(&mut self, done: ReadDone) {
         self.reads -= 1;
         let id = done.view;
-        if let Some(view) = self.views.get_mut(&id) {
+        if done.check {
+            self.take_check(done);
+        } else if let Some(view) = self.views.get_mut(&id) {
             view.reading = false;
             self.install(id, done);
         }

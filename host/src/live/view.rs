@@ -9,7 +9,7 @@ use super::encode::{self, At, Membership};
 use super::frames::Batch;
 use super::holders::Holders;
 use super::index::ViewId;
-use super::owner::Attach;
+use super::owner::{Attach, Standing};
 use super::ring::{Ring, Watching};
 use super::shape::{Plan, Shown};
 use super::token::{Gap, ViewMark};
@@ -310,6 +310,15 @@ impl View {
 
     pub(super) fn held_keys(&self) -> impl Iterator<Item = &str> {
         self.window.held().iter().map(|held| held.row.row.key.as_str())
+    }
+
+    /// What it shows, for whoever compares it with the store.
+    pub(super) fn standing(&self, seen: Revision) -> Standing<'_> {
+        let shown = self.window.visible().iter().map(|held| &*held.row.row).collect();
+        let exact = self.exact.iter().map(|(_, revision)| (*revision).max(seen));
+        let told = exact.min().unwrap_or(seen);
+        let read = self.exact.iter().map(|(_, revision)| *revision).max().unwrap_or_default();
+        Standing { shown, limit: self.plan.shown_max(), told, read }
     }
 
     /// The place of its window, for whoever checks it against the store.
