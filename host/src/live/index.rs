@@ -89,3 +89,7 @@ fn encoded(value: &Value) -> Box<[u8]> {
     encode_value(value, &mut out);
     out.into()
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

@@ -44,5 +44,5 @@ fn n17_every_clients_array_is_its_query_after_every_batch_fourth_part() {
 
 #[test]
 fn n17_every_clients_array_is_its_query_over_the_embedded_store_too() {
-    worlds(Kind::Store, 6);
+    worlds(Kind::Store, 2);
 }
