@@ -421,5 +421,10 @@ pub const LIVE_COMMANDS_MAX: usize = 1_024;
 pub const LIVE_STREAMED_ROWS_MAX: usize = 10_000;
 /// How often a table's views are looked over for those that nobody watches any more.
 pub const LIVE_SWEEP: Duration = Duration::from_secs(5);
+/// How often a view of each table that is watched is compared with the store, one after the other.
+pub const LIVE_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// One such comparison is under way in a host, and the next one waits for this many times what the read took: all
+/// of them together take no more than the twentieth part of one core.
+pub const LIVE_CHECK_SHARE: u32 = 19;
 /// Batches that a subscriber takes at a time.
 pub const LIVE_TAKEN_BATCHES_MAX: usize = 64;

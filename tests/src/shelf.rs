@@ -53,6 +53,11 @@ impl Shelf {
 
     /// Commits changes: cells, or none for a delete. Answers the revision.
     pub fn commit(&self, changes: &[(String, Option<Vec<Value>>)]) -> Revision {
+        self.commit_of(1, changes)
+    }
+
+    /// The same, as if it had so many bytes.
+    pub fn commit_of(&self, bytes: usize, changes: &[(String, Option<Vec<Value>>)]) -> Revision {
         let mut state = self.lock();
         state.revision += 1;
         let revision = Revision(state.revision);
@@ -76,7 +81,7 @@ impl Shelf {
             }
         }
         let commits = Arc::new(vec![CommitChanges { revision, rows }]);
-        state.watchers.retain(|watcher| watcher.send(&commits, 1));
+        state.watchers.retain(|watcher| watcher.send(&commits, bytes));
         revision
     }
 

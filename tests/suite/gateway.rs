@@ -14,6 +14,8 @@ mod fakes;
 mod issuer;
 mod live;
 mod live_auth;
+mod live_queries;
+mod live_slow;
 mod live_sockets;
 mod publishing;
 mod reading;

@@ -209,7 +209,7 @@ fn holding(needles: &[&str]) -> Vec<(PathBuf, usize)> {
 }
 
 /// Source files below these folders of the workspace, by their path in it.
-fn sources(folders: &[&str]) -> BTreeMap<PathBuf, String> {
+pub(super) fn sources(folders: &[&str]) -> BTreeMap<PathBuf, String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace");
     let mut files = BTreeMap::new();
     for folder in folders {

@@ -1,4 +1,4 @@
-//! What a developer runs: `cargo xtask demo|test|bench|chaos|guests`.
+//! What a developer runs: `cargo xtask demo|test|bench|chaos|soak|guests`.
 
 mod bench;
 mod chaos;
@@ -6,6 +6,7 @@ mod demo;
 mod guests;
 mod paths;
 mod run;
+mod soak;
 mod test;
 mod web;
 
@@ -28,6 +29,10 @@ What a developer of Millrace runs. Everything says what it is about to install.
       kills a host at random moments (500), swaps its plugins and makes events fail meanwhile; then
       cuts the power of another one (100 times). Compares what they store with what a quiet run does.
       With --kills 0, the sample plugins are swapped while events come as fast as they are taken
+  cargo xtask soak [--steps N] [--races N] [--minutes N] [--seed S] [--store|--memory]
+      drives live queries at random against a model (1,000,000 steps, one world in ten over the
+      embedded store), then subscribes against writers at full speed (100,000 times). A failure
+      says the one command that repeats it
   cargo xtask guests
       builds every guest to target/guests
 
@@ -57,6 +62,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "test" => test::run(rest),
         "bench" => bench::run(rest),
         "chaos" => chaos::run(rest),
+        "soak" => soak::run(rest),
         "guests" => guests::build().map(drop),
         "help" | "--help" | "-h" => run::print(HELP),
         other => bail!("there is no `cargo xtask {other}`; `cargo xtask help` lists what there is"),

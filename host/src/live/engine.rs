@@ -5,6 +5,7 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream;
@@ -17,7 +18,7 @@ use super::shape::normalise;
 use super::view::{Attached, Start};
 use super::{LiveError, LiveQueries, LiveQuery, Subscribe, Subscription};
 use crate::event::{Epoch, TenantId};
-use crate::limits::{LIVE_COMMANDS_MAX, LIVE_READS_MAX};
+use crate::limits::{LIVE_CHECK_EVERY, LIVE_COMMANDS_MAX, LIVE_READS_MAX};
 use crate::tables::{TableError, TableStore};
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
 
@@ -44,12 +45,25 @@ impl fmt::Debug for LiveEngine {
 impl LiveEngine {
     /// Over a store whose life is named by this epoch. It keeps so many different queries.
     pub fn new(tables: Arc<dyn TableStore>, epoch: Epoch, views_max: usize) -> Self {
+        Self::checked_every(LIVE_CHECK_EVERY, tables, epoch, views_max)
+    }
+
+    /// The same, which compares a view of each table with the store as often as that, if it can.
+    pub fn checked_every(
+        check_every: Duration,
+        tables: Arc<dyn TableStore>,
+        epoch: Epoch,
+        views_max: usize,
+    ) -> Self {
         let common = Common {
             tables,
             epoch,
             views: AtomicUsize::new(0),
             views_max,
             reads: Semaphore::new(LIVE_READS_MAX),
+            checks: Arc::new(Semaphore::new(1)),
+            check_every,
+            repaired: AtomicUsize::new(0),
             tasks: Tasks::new(),
         };
         Self { common: Arc::new(common), owners: Arc::new(Mutex::new(Some(Owners::new()))) }
@@ -62,6 +76,11 @@ impl LiveEngine {
     /// Different queries that are watched or kept.
     pub fn views(&self) -> usize {
         self.common.views.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Views that showed anything else than the store, and were repaired. More than none is a fault of the host.
+    pub fn repaired(&self) -> usize {
+        self.common.repaired.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// Ends every view. Subscribers are told that the host is stopping.

@@ -120,3 +120,7 @@ impl Index {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

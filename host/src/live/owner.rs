@@ -4,12 +4,15 @@
 //! Reads of the store happen elsewhere and come back as messages; while one is under way commits are kept, so
 //! that those which the read has not seen can be applied to it.
 
+#[path = "reconcile.rs"]
+mod reconcile;
+
 use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::metrics::{Counter, counter, gauge};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -32,6 +35,7 @@ use crate::limits::{
 use crate::tables::{Changed, CommitChanges, RowChanges, TableSchema, TableStore};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics;
+pub(super) use reconcile::Standing;
 
 /// What all owners share.
 #[derive(Debug)]
@@ -43,6 +47,10 @@ pub(super) struct Common {
     pub(super) views_max: usize,
     /// Turns to read.
     pub(super) reads: Semaphore,
+    /// The turn to compare a view with the store, how often each table has it, and what was found.
+    pub(super) checks: Arc<Semaphore>,
+    pub(super) check_every: Duration,
+    pub(super) repaired: AtomicUsize,
     /// Owners and their reads.
     pub(super) tasks: Tasks,
 }
@@ -83,6 +91,7 @@ pub(super) struct Owner {
     recent_rows: usize,
     /// Reads that are under way.
     reads: usize,
+    checks: reconcile::Checks,
     done: mpsc::Sender<ReadDone>,
     changes_looked: u64,
     row_changes: Counter,
@@ -127,6 +136,7 @@ impl Owner {
             recent: Vec::new(),
             recent_rows: 0,
             reads: 0,
+            checks: reconcile::Checks::default(),
             done,
             changes_looked: 0,
             row_changes: counter!(metrics::LIVE_ROW_CHANGES),
@@ -148,6 +158,9 @@ impl Owner {
     ) {
         let mut sweep = tokio::time::interval(LIVE_SWEEP);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let every = self.common.check_every;
+        let mut check = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 asked = commands.recv() => match asked {
@@ -159,6 +172,7 @@ impl Owner {
                     Some(changed) => self.take_changes(changed).await,
                     None => break,
                 },
+                _ = check.tick() => self.check_next(),
                 _ = sweep.tick() => {
                     self.sweep(Instant::now());
                     if self.views.is_empty() && may_end(&commands) {
@@ -387,6 +401,7 @@ impl Owner {
         counter!(metrics::LIVE_LOST).increment(1);
         self.seen = after;
         self.valid_from = after;
+        self.checks.forget();
         self.recent.clear();
         self.recent_rows = 0;
         let schema = match self.common.tables.schema(&self.table) {
@@ -435,6 +450,7 @@ impl Owner {
             tenant: self.tenant.clone(),
             query: view.query_of_read(),
             all: view.plan.is_streamed(),
+            check: None,
         };
         read.start(&self.common, self.done.clone());
     }
@@ -442,8 +458,10 @@ impl Owner {
     fn take_read(&mut self, done: ReadDone) {
         self.reads -= 1;
         let id = done.view;
-        // Another view may have its place by now.
-        if let Some(view) = self.views.get_mut(id).filter(|view| view.born == done.born) {
+        if done.check {
+            self.take_check(done);
+        } else if let Some(view) = self.views.get_mut(id).filter(|view| view.born == done.born) {
+            // Otherwise another view has its place by now.
             view.reading = false;
             self.install(id, done);
         }
@@ -473,7 +491,7 @@ impl Owner {
         self.telling.ring_bytes_max = self.common.ring_bytes_max();
         let (recent, seen, holders, telling) =
             (&self.recent, self.seen, &mut self.holders, &mut self.telling);
-        let install = || view.install(pages, complete, recent, seen, holders, telling);
+        let install = || view.install(&pages, complete, recent, seen, holders, telling);
         match catch_unwind(AssertUnwindSafe(install)) {
             Err(_) => return self.fail(id),
             Ok(Need::Read) => return self.read(id),

@@ -1,9 +1,9 @@
 //! Reading the rows of a window: off the task that owns it, a bounded number at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::LiveError;
 use super::index::ViewId;
@@ -11,7 +11,7 @@ use super::owner::Common;
 use super::view::ReadPage;
 use crate::error::{Classify as _, Retry};
 use crate::event::TenantId;
-use crate::limits::{LIVE_STREAMED_ROWS_MAX, ROW_PAGE_BYTES_MAX};
+use crate::limits::{LIVE_CHECK_SHARE, LIVE_STREAMED_ROWS_MAX, ROW_PAGE_BYTES_MAX};
 use crate::tables::{Query, RowCursor};
 use crate::tasks::{OnCancel, OnError, TaskKind};
 
@@ -26,6 +26,8 @@ pub(super) struct Read {
     pub(super) query: Query,
     /// Page after page until there are no more, by key; otherwise one page.
     pub(super) all: bool,
+    /// It is for a check, which has its turn until this is dropped.
+    pub(super) check: Option<OwnedSemaphorePermit>,
 }
 
 /// What came of it: pages in order, and whether nothing lies behind them.
@@ -34,6 +36,7 @@ pub(super) struct ReadDone {
     pub(super) view: ViewId,
     /// Which of the views that have had this number.
     pub(super) born: u64,
+    pub(super) check: bool,
     pub(super) result: Result<(Vec<ReadPage>, bool), LiveError>,
 }
 
@@ -44,15 +47,24 @@ impl Read {
         let common = Arc::clone(common);
         tasks.spawn(READ, "live read", async move {
             let turn = common.reads.acquire().await;
+            let begun = Instant::now();
             let result = self.pages(&common).await;
+            let took = begun.elapsed();
             drop(turn);
-            if let Err(error) = &result
+            if let (Err(error), None) = (&result, &self.check)
                 && let Retry::After(wait) = error.retry()
             {
                 tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
             }
             // The owner may have ended.
-            let _ = done.send(ReadDone { view: self.view, born: self.born, result }).await;
+            let _ = done
+                .send(ReadDone { view: self.view, born: self.born, check: self.check.is_some(), result })
+                .await;
+            if self.check.is_some() {
+                // However long a read takes, checks have no more than their share.
+                tokio::time::sleep(took.saturating_mul(LIVE_CHECK_SHARE)).await;
+            }
+            drop(self.check);
             Ok(())
         });
     }

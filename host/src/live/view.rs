@@ -10,7 +10,7 @@ use super::encode::{self, At, Membership};
 use super::frames::{Batch, BatchBuilder};
 use super::holders::Holders;
 use super::index::ViewId;
-use super::owner::Attach;
+use super::owner::{Attach, Standing};
 use super::ring::{Ring, Watching};
 use super::shape::{Change, Plan, RowText};
 use super::sort_key::SortKey;
@@ -284,7 +284,7 @@ impl View {
     /// different now.
     pub(super) fn install(
         &mut self,
-        pages: Vec<ReadPage>,
+        pages: &[ReadPage],
         complete: bool,
         recent: &[Arc<Vec<CommitChanges>>],
         seen: Revision,
@@ -293,10 +293,7 @@ impl View {
     ) -> Need {
         self.exact_max = pages.iter().map(|page| page.revision).max().unwrap_or_default();
         self.exact = pages.iter().map(|page| (page.up_to.clone(), page.revision)).collect();
-        let rows = pages.into_iter().flat_map(|page| page.rows);
-        let scratch = &mut telling.scratch;
-        let held = |row: Row| Held { at: self.plan.place(&row), row: self.plan.text(&row, scratch) };
-        let rows: Rows = rows.map(held).collect();
+        let rows = self.rows_of(pages, &mut telling.scratch);
         let old = self.window.replace(rows, complete);
         // Most rows stay, and those that do need not be taken out first.
         let kept: HashSet<&[u8]> = self.window.held().map(|held| held.at.key()).collect();
@@ -383,6 +380,20 @@ impl View {
 
     pub(super) fn held_places(&self) -> impl Iterator<Item = &SortKey> {
         self.window.held().map(|held| &held.at)
+    }
+
+    /// What it shows, for whoever compares it with the store.
+    pub(super) fn standing(&self, seen: Revision) -> Standing<'_> {
+        let exact = self.exact.iter().map(|(_, revision)| (*revision).max(seen));
+        let told = exact.min().unwrap_or(seen);
+        let shown = self.window.visible().collect();
+        Standing { shown, limit: self.plan.shown_max(), told, read: self.exact_max }
+    }
+
+    /// Rows of the store as it would hold them.
+    pub(super) fn rows_of(&self, pages: &[ReadPage], scratch: &mut Vec<u8>) -> Rows {
+        let held = |row: &Row| Held { at: self.plan.place(row), row: self.plan.text(row, scratch) };
+        pages.iter().flat_map(|page| &page.rows).map(held).collect()
     }
 
     /// The place of its window, for whoever checks it against the store.

@@ -179,12 +179,43 @@ fn told(model: &mut Model, key: &str, row: Option<i64>) -> Vec<String> {
 }
 
 #[test]
-fn m1_to_m5_a_row_enters_changes_leaves_moves_and_pushes_another_out() {
+fn m1_a_row_enters_where_it_belongs() {
+    let mut model = window(5, 2, &[10, 30]);
+    assert_eq!(told(&mut model, "n", Some(20)), ["enter n 1"]);
+}
+
+#[test]
+fn m2_a_change_that_moves_nothing_is_one_update() {
     let mut model = window(3, 2, &[10, 30, 50]);
-    assert_eq!(told(&mut model, "n", Some(20)), ["enter n 1", "leave c 3"]);
     assert_eq!(told(&mut model, "a", Some(10)), ["update a 0"]);
-    assert_eq!(told(&mut model, "n", None), ["leave n 1", "enter c 2"]);
+}
+
+#[test]
+fn m3_a_row_that_no_longer_matches_leaves_and_the_next_one_enters() {
+    let mut model = window(2, 2, &[10, 20, 30, 40, 50]);
+    let mut steps = Vec::new();
+    // A multiple of 5 does not match.
+    model.put(Some(Row { key: "a".into(), rank: 10, note: 5 }), "a", &mut steps);
+    follow(&mut model.client, &steps);
+    assert!(
+        matches!(&steps[..], [Step::Leave { from: 0, row: gone }, Step::Enter { to: 1, row: next }]
+            if gone.row.key == "a" && next.row.key == "c"),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn m4_a_row_that_stays_and_is_sorted_elsewhere_moves() {
+    let mut model = window(3, 2, &[10, 30, 50]);
     assert_eq!(told(&mut model, "a", Some(40)), ["move a 0 1"]);
+}
+
+#[test]
+fn m5_a_row_that_enters_a_full_window_pushes_the_last_one_out() {
+    let mut model = window(2, 2, &[10, 30]);
+    assert_eq!(told(&mut model, "n", Some(20)), ["enter n 1", "leave b 2"]);
+    let seen: Vec<_> = model.client.iter().map(|row| row.key.as_str()).collect();
+    assert_eq!(seen, ["a", "n"]);
 }
 
 #[test]

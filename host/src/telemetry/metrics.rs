@@ -39,6 +39,8 @@ pub const LIVE_READS: &str = "millrace_live_reads_total";
 pub const LIVE_RESUMES: &str = "millrace_live_resumes_total";
 pub const LIVE_GAPS: &str = "millrace_live_gaps_total";
 pub const LIVE_LOST: &str = "millrace_live_lost_total";
+pub const LIVE_CHECKS: &str = "millrace_live_checks_total";
+pub const LIVE_DRIFTS: &str = "millrace_live_drifts_total";
 pub const LIVE_FAILED: &str = "millrace_live_failed_total";
 /// Label: `outcome` (`read`, `failed`).
 pub const JWKS_READS: &str = "millrace_jwks_reads_total";
@@ -143,6 +145,11 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(
         LIVE_LOST,
         "How often more was committed than was kept for live queries, or a table's columns changed.",
+    ),
+    counter(LIVE_CHECKS, "Views of live queries that were compared with the store."),
+    counter(
+        LIVE_DRIFTS,
+        "Views of live queries that showed anything else than the store, and were repaired.",
     ),
     counter(LIVE_FAILED, "Views of live queries that broke and were given up."),
     counter(

@@ -260,6 +260,38 @@ pub async fn conditions_select(seams: Seams) {
     assert_eq!(select(&seams, "rows", both).await.concat(), "bc");
 }
 
+/// A filter, an order of two columns, and the page strictly after a row.
+pub async fn x3_a_filtered_ordered_page_begins_strictly_after_its_cursor(seams: Seams) {
+    let text = |text: &str| Value::Text(text.into());
+    let rows: Rows =
+        [("a", 1, "x"), ("b", 2, "x"), ("c", 2, "x"), ("d", 2, "y"), ("e", 3, "x"), ("f", 2, "a")]
+            .into_iter()
+            .map(|(key, n, label)| (key.to_owned(), vec![Value::Int(n), text(label)]))
+            .collect();
+    filled(&seams, &table("rows", false), &rows).await;
+    let filter = vec![condition("n", Operator::Lt, &[Value::Int(3)])];
+    let mut query = Query {
+        filter: filter.into(),
+        order: vec![order("n", true), order("label", false)],
+        limit: 2,
+        ..Query::all("rows")
+    };
+    let mut pages = Vec::new();
+    loop {
+        let page = seams.tables.query(&tenant("acme"), &query).await.unwrap();
+        pages.push(keys(&page.rows).concat());
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, ["fb", "cd", "a"]);
+    // Strictly after, also where the row itself is not there.
+    query.after = Some(RowCursor { values: vec![Value::Int(2), text("x")], key: "bb".into() });
+    let page = seams.tables.query(&tenant("acme"), &query).await.unwrap();
+    assert_eq!(keys(&page.rows).concat(), "cd");
+}
+
 pub async fn query_outside_its_table_is_refused(seams: Seams) {
     let mut schema = table("rows", false);
     schema.columns[0].filterable = false;
@@ -490,6 +522,7 @@ macro_rules! tables_conformance {
             declared_table_is_listed, table_of_another_plugin_is_owned,
             added_nullable_column_is_applied_in_place, other_changes_of_a_schema_are_refused,
             values_come_back_exactly, rows_are_inside_their_tenant, conditions_select,
-            query_outside_its_table_is_refused, tombstones_are_not_rows, pages_of_any_query_are_what_it_means);
+            query_outside_its_table_is_refused, x3_a_filtered_ordered_page_begins_strictly_after_its_cursor,
+            tombstones_are_not_rows, pages_of_any_query_are_what_it_means);
     };
 }

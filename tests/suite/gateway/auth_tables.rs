@@ -26,7 +26,7 @@ fn token(signer: &Signer, tables: &Value) -> String {
 }
 
 #[tokio::test]
-async fn another_tenants_token_sees_nothing_on_any_path_that_reads() {
+async fn n16_another_tenants_token_sees_nothing_on_any_path_that_reads() {
     let signer = Signer::ed25519();
     let rig = filled(&signer).await;
     rig.append("alpha", 2).await;

@@ -48,7 +48,7 @@ fn is(column: &str, operator: Operator, value: Value) -> Filter {
 }
 
 #[tokio::test]
-async fn http_h1_a_posted_query_streams_its_rows() {
+async fn h1_a_posted_query_streams_its_rows() {
     let rig = rig_with_rows().await;
     let mut client = post(&rig, r#"{"entity":"things","limit":2}"#).await;
     let opened = rig.live.opened().await;
@@ -64,7 +64,7 @@ async fn http_h1_a_posted_query_streams_its_rows() {
 }
 
 #[tokio::test]
-async fn http_h2_the_path_of_the_websocket_is_there() {
+async fn h2_the_path_of_the_websocket_is_there() {
     let rig = rig_with_rows().await;
     let problem = rig.get("/v1/live/ws").await.is_problem(426, "websocket_expected");
     assert!(problem["fix"].as_str().is_some_and(|fix| fix.contains("/v1/live")));
@@ -72,7 +72,7 @@ async fn http_h2_the_path_of_the_websocket_is_there() {
 }
 
 #[tokio::test]
-async fn writer_b2_the_head_keeps_proxies_from_holding_events_back() {
+async fn b2_the_head_keeps_proxies_from_holding_events_back() {
     let rig = rig_with_rows().await;
     let (mut client, _opened) = get(&rig, "table=things").await;
     let mut text = String::new();
@@ -89,7 +89,7 @@ async fn writer_b2_the_head_keeps_proxies_from_holding_events_back() {
 }
 
 #[tokio::test]
-async fn writer_b3_the_last_event_id_is_passed_on_and_is_absent_when_it_is_empty() {
+async fn b3_the_last_event_id_is_passed_on_and_is_absent_when_it_is_empty() {
     let rig = rig_with_rows().await;
     let cases = [
         ("", "", None),

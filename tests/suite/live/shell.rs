@@ -18,7 +18,7 @@ async fn in_time<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn protocol_p1_frames_pass_as_they_are_and_are_named_by_text() {
+async fn p1_frames_pass_as_they_are_and_are_named_by_text() {
     let (feed, rows) = feed();
     let (mut sink, told, _) = Sink::new();
     feed.send(Ok(batch(&[("enter", "a1")], Some("e.5")))).await.expect("sent");
@@ -36,7 +36,7 @@ async fn protocol_p1_frames_pass_as_they_are_and_are_named_by_text() {
 }
 
 #[test]
-fn protocol_p2_a_reanchor_command_has_its_cursor_and_limit() {
+fn p2_a_reanchor_command_has_its_cursor_and_limit() {
     let text = r#"{"action":"reanchor","cursor":{"values":["Alpha",9007199254740993]},"limit":50}"#;
     let Command::Reanchor(Anchor { cursor, limit }) =
         Request::parse(text, WsProtocol::Single).expect("a command").command
@@ -48,7 +48,7 @@ fn protocol_p2_a_reanchor_command_has_its_cursor_and_limit() {
 }
 
 #[tokio::test]
-async fn sse_s1_reset_enters_and_a_live_enter_come_as_events_of_those_names_in_order() {
+async fn s1_reset_enters_and_a_live_enter_come_as_events_of_those_names_in_order() {
     let (feed, rows) = feed();
     let (mut sink, told, mut writes) = Sink::new();
     let options = SseOptions::default();
@@ -67,7 +67,7 @@ async fn sse_s1_reset_enters_and_a_live_enter_come_as_events_of_those_names_in_o
 }
 
 #[tokio::test]
-async fn sse_s2_each_write_has_its_deadline() {
+async fn s2_each_write_has_its_deadline() {
     let (feed, rows) = feed();
     let (mut sink, told, _) = Sink::new();
     feed.send(Ok(batch(&[("enter", "a")], None))).await.expect("sent");
@@ -80,7 +80,7 @@ async fn sse_s2_each_write_has_its_deadline() {
 }
 
 #[tokio::test]
-async fn sse_s3_a_cancelled_connection_ends_well_with_an_error_event_that_says_when_to_come_back() {
+async fn s3_a_cancelled_connection_ends_well_with_an_error_event_that_says_when_to_come_back() {
     let (_feed, rows) = feed();
     let (mut sink, told, _) = Sink::new();
     let stop = CancellationToken::new();
@@ -107,7 +107,7 @@ fn clients_of_one_host_are_sent_back_at_different_times() {
 }
 
 #[tokio::test]
-async fn sse_s4_a_closed_stream_ends_well_and_closes_the_subscription() {
+async fn s4_a_closed_stream_ends_well_and_closes_the_subscription() {
     let (feed, rows) = feed();
     let (mut sink, _, _) = Sink::new();
     let closed = Arc::new(AtomicUsize::new(0));
@@ -121,7 +121,7 @@ async fn sse_s4_a_closed_stream_ends_well_and_closes_the_subscription() {
 }
 
 #[tokio::test]
-async fn sse_s5_a_failed_write_ends_the_connection_with_its_error() {
+async fn s5_a_failed_write_ends_the_connection_with_its_error() {
     let (feed, rows) = feed();
     let (mut sink, _, _) = Sink::new();
     sink.fail_at = 2;
@@ -132,7 +132,7 @@ async fn sse_s5_a_failed_write_ends_the_connection_with_its_error() {
 }
 
 #[tokio::test]
-async fn sse_s6_an_idle_stream_is_kept_alive_with_comments() {
+async fn s6_an_idle_stream_is_kept_alive_with_comments() {
     let (_feed, rows) = feed();
     let (mut sink, told, mut writes) = Sink::new();
     let options = SseOptions { heartbeat: Duration::from_millis(5), ..SseOptions::default() };
@@ -152,7 +152,7 @@ async fn sse_s6_an_idle_stream_is_kept_alive_with_comments() {
 }
 
 #[tokio::test]
-async fn writer_b1_an_event_has_its_id_name_data_and_a_blank_line() {
+async fn b1_an_event_has_its_id_name_data_and_a_blank_line() {
     let (feed, rows) = feed();
     let (mut sink, told, _) = Sink::new();
     feed.send(Ok(batch(&[("leave", "a"), ("enter", "b")], Some("e.7")))).await.expect("sent");

@@ -24,7 +24,7 @@ fn subscribe(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn ws_w1_a_query_reaches_the_backend_and_a_disconnect_closes_its_subscription() {
+async fn w1_a_query_reaches_the_backend_and_a_disconnect_closes_its_subscription() {
     let mut client = Client::connect(single());
     let mut opened = client.subscribe(SUBSCRIBE).await;
     assert_eq!(opened.ask.query.get(), r#"{"entity":"flights","limit":2}"#);
@@ -37,7 +37,7 @@ async fn ws_w1_a_query_reaches_the_backend_and_a_disconnect_closes_its_subscript
 }
 
 #[tokio::test]
-async fn ws_w2_a_reanchor_passes_cursor_and_limit_and_nothing_of_the_old_window_follows() {
+async fn w2_a_reanchor_passes_cursor_and_limit_and_nothing_of_the_old_window_follows() {
     let mut client = Client::connect(single());
     let mut opened = client.subscribe(SUBSCRIBE).await;
     client.say(r#"{"action":"reanchor","cursor":{"values":["c",3]},"limit":25}"#).await;
@@ -76,7 +76,7 @@ async fn what_the_old_window_gave_before_a_reanchor_was_done_never_follows_the_n
 }
 
 #[tokio::test]
-async fn ws_w3_unsubscribe_ends_well_and_closes_the_subscription() {
+async fn w3_unsubscribe_ends_well_and_closes_the_subscription() {
     let mut client = Client::connect(single());
     let mut opened = client.subscribe(SUBSCRIBE).await;
     client.say(r#"{"action":"unsubscribe"}"#).await;
@@ -86,7 +86,7 @@ async fn ws_w3_unsubscribe_ends_well_and_closes_the_subscription() {
 }
 
 #[tokio::test]
-async fn ws_w4_a_first_message_that_is_no_subscribe_is_an_error() {
+async fn w4_a_first_message_that_is_no_subscribe_is_an_error() {
     let mut client = Client::connect(single());
     client.say(r#"{"action":"reanchor","limit":5}"#).await;
     let end = client.end().await;
@@ -99,7 +99,7 @@ async fn ws_w4_a_first_message_that_is_no_subscribe_is_an_error() {
 }
 
 #[tokio::test]
-async fn ws_w5_the_end_of_the_stream_closes_the_socket() {
+async fn w5_the_end_of_the_stream_closes_the_socket() {
     let mut client = Client::connect(single());
     let opened = client.subscribe(SUBSCRIBE).await;
     opened.send(&[("enter", "a")]).await;
@@ -109,7 +109,7 @@ async fn ws_w5_the_end_of_the_stream_closes_the_socket() {
 }
 
 #[tokio::test]
-async fn ws_w6_a_client_that_takes_nothing_is_cut_off() {
+async fn w6_a_client_that_takes_nothing_is_cut_off() {
     let within = Duration::from_millis(20);
     let options = WsOptions { write_wait_max: within, ..single() };
     let mut client = Client::connect_until(options, never(), 0);

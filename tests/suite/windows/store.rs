@@ -1,66 +1,17 @@
 //! Live queries over the embedded store, with commits from several lanes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
-use millrace::checkpoints::{CheckpointStore, Generation, TaskId};
+use millrace::checkpoints::CheckpointStore;
 use millrace::event::{Epoch, Revision};
 use millrace::limits::LIVE_VIEWS_MAX;
-use millrace::live::{LiveEngine, LiveQuery, Mode};
-use millrace::streams::EventLog;
-use millrace::tables::{Cell, Changed, Order, Query, RowChange, RowCursor, TableSchema, TableStore, Value};
-use millrace_tests::conformance::effects::{Effects, commit, table, task, tenant};
+use millrace::live::LiveEngine;
+use millrace::tables::{Cell, Changed, RowChange, TableStore};
+use millrace_tests::conformance::effects::{Effects, commit, tenant};
 use millrace_tests::viewer::Viewer;
+use serde_json::json;
 
-struct Rig {
-    _dir: tempfile::TempDir,
-    store: SqliteStore,
-    tables: [TableSchema; 1],
-}
-
-struct Lane {
-    store: SqliteStore,
-    tables: [TableSchema; 1],
-    task: TaskId,
-    generation: Generation,
-}
-
-impl Rig {
-    async fn new(versioned: bool) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(SqliteOptions::new(dir.path())).expect("a store");
-        let tables = [table("rows", versioned)];
-        store.declare("board", &tables).await.expect("a good table");
-        Self { _dir: dir, store, tables }
-    }
-
-    async fn lane(&self, tenant: &str, lane: u32) -> Lane {
-        let task = task("board", tenant, lane);
-        let (generation, _) = self.store.claim(&task).await.expect("a claim");
-        Lane { store: self.store.clone(), tables: self.tables.clone(), task, generation }
-    }
-
-    fn live(&self) -> LiveEngine {
-        LiveEngine::new(Arc::new(self.store.clone()), self.store.epoch(), LIVE_VIEWS_MAX)
-    }
-}
-
-impl Lane {
-    async fn commit(&self, effects: &mut Effects) -> Revision {
-        let commit = commit(&self.task, self.generation, 1, &self.tables, effects);
-        self.store.commit(commit).await.expect("a good commit").revision
-    }
-
-    async fn put(&self, key: &str, version: u64, n: i64) -> Revision {
-        self.commit(Effects::default().put(key, version, &[Cell::Int(n), Cell::Null])).await
-    }
-}
-
-fn by_n(limit: u32) -> LiveQuery {
-    let order = vec![Order { column: "n".into(), descending: false }];
-    LiveQuery { query: Query { order, limit, ..Query::all("rows") }, mode: Mode::Maintained, columns: None }
-}
+use super::rig::{Rig, by_n};
 
 /// All changes that a watch tells of, as text, until there have been so many.
 async fn told(changes: &mut millrace::tables::RowChanges, count: usize) -> Vec<String> {
@@ -144,25 +95,81 @@ async fn a_watcher_that_takes_nothing_is_told_that_it_lost_some() {
 }
 
 #[tokio::test]
-async fn x1_a_row_that_matches_now_pushes_another_out() {
+async fn x1_a_row_that_matches_now_enters_and_pushes_another_out() {
     let rig = Rig::new(false).await;
     let lane = rig.lane("acme", 0).await;
-    for (key, n) in [("alpha", 1), ("bravo", 9), ("charlie", 3)] {
-        lane.put(key, 1, n).await;
+    let kind = async |key: &str, kind: &str| {
+        lane.commit(Effects::default().put(key, 1, &[Cell::Null, Cell::Text(kind)])).await;
+    };
+    for (name, of) in [("Alpha", "pump"), ("Charlie", "pump"), ("Bravo", "valve")] {
+        kind(name, of).await;
     }
     let live = rig.live();
-    let mut viewer = Viewer::new(tenant("acme"), by_n(2));
-    viewer.connect(&live).await.unwrap();
-    viewer.take_until_ready().await;
-    assert_eq!(viewer.keys(), ["alpha", "charlie"]);
-    viewer.names.clear();
-    lane.put("bravo", 2, 2).await;
-    viewer.take().await.unwrap();
-    assert_eq!((viewer.keys(), viewer.names.join(" ")), (vec!["alpha", "bravo"], "enter leave".into()));
+    let pump = json!([{"column": "label", "op": "eq", "value": "pump"}]);
+    let mut client = rig.ask(&live, &json!({"table": "rows", "where": pump, "limit": 2})).await;
+    assert_eq!(client.viewer.keys(), ["Alpha", "Charlie"]);
+    client.viewer.names.clear();
+    kind("Bravo", "pump").await;
+    client.take().await;
+    assert_eq!(client.viewer.keys(), ["Alpha", "Bravo"]);
+    assert_eq!(client.viewer.names, ["enter", "leave"]);
 }
 
 #[tokio::test]
-async fn x2_n16_a_tenant_sees_its_own_rows_only() {
+async fn e7_a_window_moves_from_the_head_to_what_follows() {
+    let rig = Rig::new(false).await;
+    let lane = rig.lane("acme", 0).await;
+    for (key, n) in [("d", 4), ("b", 2), ("a", 1), ("c", 3), ("e", 5)] {
+        lane.put(key, 1, n).await;
+    }
+    let live = rig.live();
+    let mut client = rig.ask(&live, &json!({"table": "rows", "sort": [{"column": "n"}], "limit": 2})).await;
+    assert_eq!(client.viewer.keys(), ["a", "b"]);
+    client.reanchor(&json!({"values": [2, "b"]}), None).await;
+    assert_eq!(client.viewer.keys(), ["c", "d"]);
+    assert_eq!(client.viewer.names.join(" "), "reset enter enter ready reset enter enter ready");
+    lane.put("bb", 1, 2).await;
+    client.take().await;
+    assert_eq!(client.viewer.keys(), ["bb", "c"]);
+    lane.put("aa", 1, 0).await;
+    client.reanchor(&json!({}), Some(3)).await;
+    assert_eq!(client.viewer.keys(), ["aa", "a", "b"], "back at the head, with another size");
+}
+
+#[tokio::test]
+async fn n8_windows_that_move_through_a_table_of_the_store_are_its_pages_and_are_kept() {
+    let rig = Rig::new(false).await;
+    let lane = rig.lane("acme", 0).await;
+    let mut all = Effects::default();
+    for n in 0..61 {
+        // Many have the same number: the key decides.
+        all.put(&format!("k{n:02}"), 1, &[Cell::Int((n * 7) % 5), Cell::Null]);
+    }
+    lane.commit(&mut all).await;
+    let live = rig.live();
+    let asked = json!({"table": "rows", "sort": [{"column": "n", "desc": true}], "limit": 7});
+    let mut client = rig.ask(&live, &asked).await;
+    let mut query = by_n(100);
+    query.query.order[0].descending = true;
+    let whole = rig.keys(&query).await;
+    let mut pages: Vec<String> = client.viewer.keys().into_iter().map(str::to_owned).collect();
+    while let Some(last) = client.viewer.rows.last().cloned() {
+        client.reanchor(&json!({"values": [last["n"], last["key"]]}), None).await;
+        pages.extend(client.viewer.keys().into_iter().map(str::to_owned));
+    }
+    assert_eq!(pages, whole, "no row is left out, and none is there twice");
+    let place = &whole[30];
+    let n: i64 = place[1..].parse::<i64>().expect("a number") * 7 % 5;
+    client.reanchor(&json!({"values": [n, place]}), Some(7)).await;
+    assert_eq!(client.viewer.keys(), whole[31..38]);
+    lane.commit(Effects::default().delete(&whole[33], 1)).await;
+    client.take().await;
+    let left: Vec<_> = whole.iter().filter(|key| **key != whole[33]).skip(31).take(7).collect();
+    assert_eq!(client.viewer.keys(), left);
+}
+
+#[tokio::test]
+async fn x2_a_tenant_sees_its_own_rows_only() {
     let rig = Rig::new(false).await;
     let (acme, rival) = (rig.lane("acme", 0).await, rig.lane("rival", 0).await);
     acme.put("ours", 1, 1).await;
@@ -177,94 +184,10 @@ async fn x2_n16_a_tenant_sees_its_own_rows_only() {
     assert_eq!(viewer.keys(), ["ours", "ours-too"]);
 }
 
-/// Subscribes and moves its window while two lanes write as fast as they can. Whoever came at whatever moment
-/// has, in the end, what the store has; and a row that is counted up is never seen to go back.
-#[expect(clippy::disallowed_methods, reason = "the test owns the tasks and joins them")]
-async fn race(rounds: usize) {
-    let rig = Rig::new(false).await;
-    let live = Arc::new(rig.live());
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut writers = Vec::new();
-    for number in 0..2 {
-        let lane = rig.lane("acme", number).await;
-        let stop = Arc::clone(&stop);
-        writers.push(tokio::spawn(async move {
-            let mut n = 0_i64;
-            while !stop.load(Ordering::Acquire) {
-                n += 1;
-                let mut effects = Effects::default();
-                for row in 0..5 {
-                    // Rows change places, come and go; the number in them counts up.
-                    let key = format!("l{number}-{}", (n * 7 + row * 3) % 20);
-                    if (n + row) % 4 == 0 {
-                        effects.delete(&key, 1);
-                    } else {
-                        effects.put(&key, 1, &[Cell::Int(n), Cell::Text(&key)]);
-                    }
-                }
-                lane.commit(&mut effects).await;
-            }
-        }));
-    }
-    let mut readers = Vec::new();
-    for reader in 0..4_usize {
-        let (live, store) = (Arc::clone(&live), rig.store.clone());
-        readers.push(tokio::spawn(async move {
-            for round in 0..rounds / 4 {
-                let mut asked = by_n(u32::try_from(1 + 5 * ((round + reader) % 6)).expect("small"));
-                asked.query.order[0].descending = round % 3 == 0;
-                if round % 2 == 1 {
-                    let values = vec![Value::Int(i64::try_from(8 * (round % 5)).expect("small"))];
-                    asked.query.after = Some(RowCursor { values, key: "l0-5".into() });
-                }
-                let mut viewer = Viewer::new(tenant("acme"), asked.clone());
-                viewer.connect(&*live).await.expect("a good query");
-                viewer.take_until_ready().await;
-                let soon = std::time::Duration::from_millis(3);
-                for _ in 0..round % 3 {
-                    // Nothing of its window may ever change again.
-                    if let Ok(taken) = tokio::time::timeout(soon, viewer.take()).await {
-                        taken.expect("it goes on");
-                    }
-                }
-                // What the store has at the viewer's revision is what it has, once it got there.
-                let page = store.query(&tenant("acme"), &asked.query).await.expect("a good query");
-                while viewer.revision < page.revision.0 {
-                    match tokio::time::timeout(soon, viewer.take()).await {
-                        Ok(taken) => drop(taken.expect("it goes on")),
-                        // Nothing of the window changes any more.
-                        Err(_) => break,
-                    }
-                }
-                if viewer.revision == page.revision.0 {
-                    let keys: Vec<_> = page.rows.iter().map(|row| row.key.as_str()).collect();
-                    assert_eq!(viewer.keys(), keys, "as of {}", page.revision);
-                }
-                let mut keys = viewer.keys();
-                keys.sort_unstable();
-                let count = keys.len();
-                keys.dedup();
-                assert_eq!(keys.len(), count, "no row is there twice");
-            }
-        }));
-    }
-    for reader in readers {
-        reader.await.expect("no reader panics");
-    }
-    stop.store(true, Ordering::Release);
-    for writer in writers {
-        writer.await.expect("no writer panics");
-    }
-    let mut last = Viewer::new(tenant("acme"), by_n(50));
-    last.connect(&*live).await.expect("a good query");
-    last.take_until_ready().await;
-    let page = rig.store.query(&tenant("acme"), &by_n(50).query).await.expect("a good query");
-    assert_eq!(last.keys(), page.rows.iter().map(|row| row.key.as_str()).collect::<Vec<_>>());
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribers_that_race_writers_have_every_row_once() {
-    race(1_000).await;
+    let raced = millrace_tests::race::race(1_000, |_| {}).await;
+    assert!(raced.compared > 100 && raced.commits > 100, "{raced:?} is too little to mean anything");
 }
 
 #[tokio::test]

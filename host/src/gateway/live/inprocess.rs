@@ -37,6 +37,11 @@ impl fmt::Debug for InProcess {
 }
 
 impl InProcess {
+    /// For whoever may see all rows of a tenant.
+    pub fn new(live: Arc<dyn LiveQueries>, tables: Arc<dyn TableStore>, tenant: TenantId) -> Self {
+        Self { live, tables, tenant, access: Arc::new(|_| Ok(None)) }
+    }
+
     /// Checks a query and subscribes to it.
     pub(in super::super) async fn open(&self, query: &Json, resume: Option<String>) -> Result<Sub, Problem> {
         if let Some(token) = resume.as_ref().filter(|token| token.len() > NAME_BYTES_MAX) {

@@ -1,0 +1,68 @@
+//! The checklist of live queries: each of its items has a test of its name, so that none is lost unnoticed.
+//!
+//! P protocol, S server-sent events, W WebSocket, H the HTTP edge, B the writer of events, Q checks of queries,
+//! F conditions, O order and names, M moves of a window, I the index, E the engine, X from end to end, N what a
+//! window must get right that is easily got wrong. N12 to N14 are about several hosts, and there is one.
+
+use std::process::{Command, Stdio};
+
+use super::layering::sources;
+
+const ITEMS: [(&str, &[u8]); 13] = [
+    ("p", &[1, 2]),
+    ("s", &[1, 2, 3, 4, 5, 6]),
+    ("w", &[1, 2, 3, 4, 5, 6]),
+    ("h", &[1, 2]),
+    ("b", &[1, 2, 3]),
+    ("q", &[1, 2, 3, 4, 5, 6]),
+    ("f", &[1, 2]),
+    ("o", &[1, 2]),
+    ("m", &[1, 2, 3, 4, 5]),
+    ("i", &[1, 2, 3, 4]),
+    ("e", &[1, 2, 3, 4, 5, 6, 7, 8]),
+    ("x", &[1, 2, 3]),
+    ("n", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17]),
+];
+
+#[test]
+fn every_item_of_the_checklist_has_a_test_of_its_name() {
+    let mut tests = tests_of_this_binary();
+    tests.extend(unit_tests());
+    let missing: Vec<String> = ITEMS
+        .iter()
+        .flat_map(|(letter, numbers)| numbers.iter().map(move |number| format!("{letter}{number}_")))
+        .filter(|item| !tests.iter().any(|test| test.starts_with(item.as_str())))
+        .collect();
+    assert!(missing.is_empty(), "no test begins with these: {missing:?}");
+}
+
+/// Names of the tests that were compiled into this binary, without their modules.
+fn tests_of_this_binary() -> Vec<String> {
+    let this = std::env::current_exe().expect("a running test has a path");
+    let output = Command::new(this).args(["--list", "--format", "terse"]).stdin(Stdio::null()).output();
+    let output = output.expect("this binary runs");
+    let list = String::from_utf8(output.stdout).expect("names are text");
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    let names: Vec<_> = names.map(|path| path.rsplit("::").next().unwrap_or(path).to_owned()).collect();
+    assert!(names.len() > 300, "it lists its tests: {}", names.len());
+    names
+}
+
+/// Names of the host's own tests, which are in another binary, from their source.
+fn unit_tests() -> Vec<String> {
+    let mut names = Vec::new();
+    for text in sources(&["host/src/live"]).values() {
+        let mut is_test = false;
+        for line in text.lines().map(str::trim) {
+            if line == "#[test]" || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some((_, rest)) = line.split_once("fn ")
+                && std::mem::take(&mut is_test)
+            {
+                names.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            }
+        }
+    }
+    assert!(names.len() > 10, "the host has tests of its own: {names:?}");
+    names
+}
