@@ -4,6 +4,7 @@ mod bad_host;
 mod batches;
 mod checkpoints;
 mod cli;
+mod clients;
 mod commands;
 mod crash_points;
 mod cuts;
