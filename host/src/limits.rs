@@ -324,13 +324,14 @@ pub const CONNECTIONS_CEILING: usize = 1_000_000;
 pub const SSE_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The longest that it may be set to: a client takes three times `SSE_HEARTBEAT` of silence for a dead connection.
 pub const SSE_HEARTBEAT_CEILING: Duration = Duration::from_secs(30);
-/// A client that takes nothing for this long is cut off.
+/// A client that takes nothing for this long is cut off, and so is one whose system acknowledges nothing.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Live queries: bytes of a query, and of a message on a WebSocket. Beyond, it is refused, and the socket is closed.
 pub const LIVE_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Subscriptions of one WebSocket. More are refused.
 pub const LIVE_SUBSCRIPTIONS_MAX: usize = 256;
-/// How long a WebSocket may stay without its first command. Beyond, it is closed: nobody keeps a place for nothing.
+/// How long a WebSocket may stay without its first command, and how long a posted query may take to arrive. Beyond,
+/// it is closed: nobody keeps a place for nothing.
 pub const LIVE_FIRST_COMMAND_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Bytes of frames after which a write takes in no more; one batch may be larger.
 pub const LIVE_WRITE_BYTES: usize = 64 << 10;

@@ -13,6 +13,7 @@ mod documents;
 mod fakes;
 mod issuer;
 mod live;
+mod live_abuse;
 mod live_auth;
 mod live_queries;
 mod live_slow;

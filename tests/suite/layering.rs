@@ -223,7 +223,8 @@ fn collect(workspace: &Path, folder: &Path, files: &mut BTreeMap<PathBuf, String
     for entry in fs::read_dir(folder).expect("the folder is there") {
         let path = entry.expect("it can be listed").path();
         if path.is_dir() {
-            if !path.ends_with("target") {
+            // What is built or installed is nobody's source.
+            if !["target", "node_modules", ".venv"].iter().any(|other| path.ends_with(other)) {
                 collect(workspace, &path, files);
             }
         } else if path

@@ -5,6 +5,7 @@ mod batches;
 mod checklist;
 mod checkpoints;
 mod cli;
+mod clients;
 mod commands;
 mod crash_points;
 mod cuts;

@@ -15,6 +15,8 @@ use millrace_tests::viewer::Viewer;
 use reqwest::Method;
 use serde_json::Value;
 
+mod tokens;
+
 const SAMPLES: [&str; 3] = ["flight-board", "carrier-stats", "delay-watch"];
 const PATIENCE: Duration = Duration::from_secs(20);
 

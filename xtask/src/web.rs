@@ -1,28 +1,69 @@
-//! Programs that the tests of the pages need: Node and a browser.
+//! Programs that the tests of the pages and of foreign clients need: Node and a browser, curl, and packages for Node
+//! and for Python that the lists in `tests/web` pin.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::paths;
 use crate::run::{finish, say, works};
 
-/// Debian's names. Without a font a browser draws no letters.
-const PACKAGES: [&str; 3] = ["nodejs", "chromium", "fonts-dejavu-core"];
 /// How long apt may take, in seconds.
 const INSTALL_SECONDS_MAX: &str = "600";
 
+/// A program, how to see that it works, and Debian's names of what brings it.
+struct Program {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    packages: &'static [&'static str],
+}
+
+const PROGRAMS: [Program; 5] = [
+    Program { name: "node", arguments: &["--version"], packages: &["nodejs"] },
+    Program { name: "npm", arguments: &["--version"], packages: &["npm"] },
+    // Without a font a browser draws no letters.
+    Program { name: "chromium", arguments: &["--version"], packages: &["chromium", "fonts-dejavu-core"] },
+    Program { name: "curl", arguments: &["--version"], packages: &["curl", "ca-certificates"] },
+    Program { name: "python3", arguments: &["-c", "import ensurepip, venv"], packages: &["python3-venv"] },
+];
+
 /// Installs what is missing where that is possible. Otherwise the tests that need it fail and say what to do.
 pub(crate) fn ensure() {
-    if works("node", &["--version"]) && works("chromium", &["--version"]) {
+    ensure_programs();
+    ensure_packages("node_modules", "package-lock.json", |folder| {
+        // A package's own scripts are never run.
+        let words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+        let mut npm = Command::new("npm");
+        npm.args(words).current_dir(folder);
+        vec![npm]
+    });
+    ensure_packages(".venv", "requirements.txt", |folder| {
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv", "--clear", ".venv"]).current_dir(folder);
+        let mut pip = Command::new(folder.join(".venv/bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+        pip.args(["--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]);
+        pip.current_dir(folder);
+        vec![venv, pip]
+    });
+}
+
+fn ensure_programs() {
+    let missing = || PROGRAMS.iter().filter(|program| !works(program.name, program.arguments));
+    let packages: Vec<&str> = missing().flat_map(|program| program.packages).copied().collect();
+    if packages.is_empty() {
         return;
     }
-    let line = format!("apt-get install --yes --no-install-recommends {}", PACKAGES.join(" "));
+    let line = format!("apt-get install --yes --no-install-recommends {}", packages.join(" "));
     if !Path::new("/usr/bin/apt-get").exists() || !is_root() {
+        let names: Vec<&str> = missing().map(|program| program.name).collect();
+        let names = names.join(", ");
         say(&format!(
-            "the tests of the pages need Node (18 or later) and Chromium; on Debian as root: {line}"
+            "the tests of pages and clients need {names} (Node 18 or later); on Debian as root: {line}"
         ));
         return;
     }
-    say(&format!("installing what the tests of the pages need: {line}"));
+    say(&format!("installing what the tests of pages and clients need: {line}"));
     // Old lists are often good enough; the install says so if they are not.
     for words in [vec!["update", "--quiet"], line.split(' ').skip(1).collect()] {
         let mut apt = Command::new("timeout");
@@ -31,6 +72,26 @@ pub(crate) fn ensure() {
         if let Err(error) = finish(&mut apt) {
             say(&format!("{error:#}"));
         }
+    }
+}
+
+/// Brings a folder of packages in `tests/web` to what a list there pins. What was installed is noted inside of it.
+fn ensure_packages(name: &str, list: &str, commands: impl Fn(&Path) -> Vec<Command>) {
+    let web: PathBuf = paths::workspace().join("tests/web");
+    let note = web.join(name).join(".installed");
+    let wanted = fs::read(web.join(list)).ok();
+    if wanted.is_some() && wanted == fs::read(&note).ok() {
+        return;
+    }
+    say(&format!("installing what tests/web/{list} pins"));
+    for mut command in commands(&web) {
+        if let Err(error) = finish(command.stdin(Stdio::null()).stdout(Stdio::null())) {
+            return say(&format!("{error:#}"));
+        }
+    }
+    // Without the note it is installed again next time.
+    if let Err(error) = fs::write(&note, wanted.unwrap_or_default()) {
+        say(&format!("{} cannot be written: {error}", note.display()));
     }
 }
 

@@ -48,6 +48,7 @@ use std::time::Duration;
 pub use auth::{AuthOptions, JwtAlgorithm, JwtKeys, JwtOptions, Right, TokenOptions};
 pub use problem::{PROBLEMS, Problem, ProblemKind};
 pub use router::operations;
+pub use serve::WriteBound;
 pub use wire::Readiness;
 
 use tokio::net::TcpListener;

@@ -342,6 +342,7 @@ pub const PROBLEMS: &[ProblemKind] = &[
         "connect with a WebSocket client, or use GET /v1/live for server-sent events",
     ),
     caller(400, "websocket_malformed", "the client broke the WebSocket protocol", "correct the client"),
+    caller(400, "message_not_utf8", "a text message is not UTF-8", "send texts as UTF-8"),
     caller(400, "message_binary", "commands are text messages", "send the JSON as a text message"),
     caller(
         400,
@@ -372,8 +373,8 @@ pub const PROBLEMS: &[ProblemKind] = &[
     caller(
         408,
         "live_first_command_wait_max",
-        "no command came",
-        "send the first command at once, or raise gateway.live_first_command_wait_ms_max",
+        "no command or query came",
+        "send the first command, or the whole query, at once, or raise gateway.live_first_command_wait_ms_max",
     ),
     caller(400, "not_supported", "this is not supported here", "do without it, or connect anew"),
     guest(409, "table_owned", "the table belongs to another plugin", "give the table another name"),

@@ -236,7 +236,7 @@ async fn bad_messages_are_answered_and_the_other_subscriptions_go_on() {
             assert!(answer[member].as_str().is_some_and(|text| !text.is_empty()), "{message}: {answer}");
         }
     }
-    client.say_this(Incoming::Binary).await;
+    client.say_this(Incoming::Binary(bytes::Bytes::new())).await;
     assert_eq!(client.message().await["code"], "message_binary");
     a.send(&[("enter", "x")]).await;
     assert_eq!(client.message().await["type"], "batch");
@@ -254,7 +254,7 @@ async fn what_a_socket_cannot_go_on_after_is_said_and_then_closed() {
         (text(r#"{"action":"reanchor","limit":-1}"#), "query_invalid", "close 1008"),
         (text(&large), "live_message_bytes_max", "close 1009"),
         (Incoming::TooLarge, "live_message_bytes_max", "close 1009"),
-        (Incoming::Binary, "message_binary", "close 1003"),
+        (Incoming::Binary(bytes::Bytes::new()), "message_binary", "close 1003"),
         (Incoming::Malformed("a bad frame".into()), "websocket_malformed", "close 1002"),
     ];
     for (message, code, close) in cases {

@@ -91,7 +91,14 @@ pub(in super::super) async fn post(
     }
     let limit =
         BodyLimit { name: "live_message_bytes_max", bytes: edge.options.live_message_bytes_max as u64 };
-    let body = BodyReader::new(&headers, body, edge.options.body_idle_max, limit)?.whole().await?;
+    let body = BodyReader::new(&headers, body, edge.options.body_idle_max, limit)?;
+    // It is small: who dribbles it, a byte now and then, keeps a place for nothing.
+    let within = edge.options.live_first_command_wait_max;
+    let body = tokio::time::timeout(within, body.whole()).await.map_err(|_| {
+        let detail =
+            format!("the query was not there after {within:?}; live_first_command_wait_max is {within:?}");
+        Problem::new("live_first_command_wait_max", detail)
+    })??;
     let query = serde_json::from_slice(&body).map_err(|error| json_problem(&error))?;
     follow(edge, caller, query, resume).await
 }

@@ -5,10 +5,11 @@
 //! costs what it costs its subscription and no more; every end that the host decides on has a last frame with a code.
 //!
 //! `shell`, `sse`, `socket` and `commands` are the transport: they know a [`Backend`] and two small sinks, and no web
-//! framework. `query` and `inprocess` bind it to the tables of this host, `http` and `ws` to its edge.
+//! framework. `query` and `inprocess` bind it to the tables of this host, `http`, `ws` and `framed` to its edge.
 
 mod commands;
 mod credential;
+mod framed;
 pub(super) mod http;
 mod inprocess;
 mod meter;
@@ -19,6 +20,7 @@ mod sse;
 pub(super) mod ws;
 
 pub use commands::{Command, Request};
+pub use framed::{Framed, MessageKind};
 pub use inprocess::InProcess;
 pub use shell::{
     Anchor, Ask, Authenticate, Backend, Broken, End, Fault, Incoming, Rows, SseOptions, SseSink, Sub, Text,

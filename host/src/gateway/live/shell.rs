@@ -186,6 +186,7 @@ impl Fault {
             ("host_stopping", _) => 1001,
             ("websocket_malformed", _) => 1002,
             ("message_binary", _) => 1003,
+            ("message_not_utf8", _) => 1007,
             ("live_message_bytes_max", _) => 1009,
             (_, Blame::Host | Blame::Guest) => 1011,
             (_, Blame::Caller) => 1008,
@@ -244,11 +245,13 @@ impl Text {
 #[derive(Debug)]
 pub enum Incoming {
     Text(String),
-    Binary,
+    Binary(Bytes),
     /// A ping or a pong: somebody is there.
     Alive,
     /// A message over [`WsOptions::message_bytes_max`]. Nothing can be read after it.
     TooLarge,
+    /// A text that is not UTF-8. Nothing can be read after it.
+    NotUtf8,
     /// What is no WebSocket, and what it was. Nothing can be read after it.
     Malformed(String),
 }

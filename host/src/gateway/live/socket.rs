@@ -211,7 +211,10 @@ impl Socket<'_> {
             Incoming::TooLarge => return Err(too_large()),
             Incoming::Text(text) if text.len() > max => return Err(too_large()),
             Incoming::Malformed(what) => return Err(Fault::new("websocket_malformed", what).into()),
-            Incoming::Binary => {
+            Incoming::NotUtf8 => {
+                return Err(Fault::new("message_not_utf8", "a text message is not UTF-8").into());
+            }
+            Incoming::Binary(_) => {
                 let fault = Fault::new("message_binary", "a message was binary; commands are text");
                 return self.complain(None, fault);
             }
