@@ -105,8 +105,12 @@ pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 pub const METRIC_VERSIONS_MAX: usize = 4;
 /// Tenants whose oldest undone event is looked up for the lag in seconds of one plugin.
 pub const LAGGING_TENANTS_MAX: usize = 16;
-/// A task without events for this long gives its instance back.
-pub const TASK_IDLE_MAX: Duration = Duration::from_secs(300);
+/// A task without events for this long gives its instance back; with the last one, a plugin gives back its code,
+/// and loads it again from the precompiled cache when an event comes. So long, too, a task without an instance
+/// waits between two flushes.
+pub const TASK_IDLE_MAX: Duration = Duration::from_secs(60);
+/// After a plugin's code could not be loaded again, until that is tried anew, however many of its tasks ask.
+pub const CODE_LOAD_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Events that a candidate handles in the shadow, and the time it takes for it where there is traffic.
 /// When it is quiet, the newest events of the log are handled instead, and nobody waits.
 pub const SHADOW_EVENTS: u64 = 1_000;
