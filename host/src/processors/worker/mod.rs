@@ -327,10 +327,9 @@ impl Worker {
             // It goes on until it can.
             Some((Drain::Swap { .. }, _)) | None => {}
         }
-        if inputs.evict && self.is_idle() {
+        if inputs.evict && self.instance.is_some() && self.is_idle() {
             self.give_back()?;
-        }
-        if inputs.tick && self.pending.alone.is_none() {
+        } else if inputs.tick && self.pending.alone.is_none() {
             self.tick()?;
         }
         let rest = if self.fatal.is_none() { self.act()? } else { None };
@@ -457,12 +456,9 @@ impl Worker {
     /// Drops the instance of an idle task, whose state is then the last committed one; what it has changed
     /// without an event, in a flush, is committed first. With the last instance goes the code.
     fn give_back(&mut self) -> Result<(), End> {
-        if self.instance.is_none() {
-            return Ok(());
-        }
         self.submit_flushed()?;
         if self.in_flight.is_some() || !self.pending.is_empty() {
-            // It is given back the next time.
+            // It goes the next time, when that is committed.
             return Ok(());
         }
         self.instance = None;
