@@ -244,6 +244,10 @@ pub const GUEST_HTTP_CHUNK_BYTES_MAX: usize = 16 << 10;
 pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
 /// Plugins that a start loads at once, for each core: while one reads its file another is verified. The rest wait.
 pub const PLUGIN_LOADS_PER_CORE: usize = 2;
+/// Plugins that have given their code back after which the heap's free pages go back to the kernel, and how long
+/// that waits for more. Fewer leave their place to the next load.
+pub const HEAP_TRIM_CODES_MIN: usize = 16;
+pub const HEAP_TRIM_WAIT: Duration = Duration::from_secs(1);
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
 /// How much lower than the host's the priority of guest threads is: the edge and the committer go first.

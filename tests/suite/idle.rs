@@ -289,7 +289,7 @@ async fn an_idle_plugin_whose_code_and_artifact_are_gone_fails_and_goes_on_when_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_plugin_is_swapped_rolled_back_paused_killed_and_removed_like_any() {
+async fn an_idle_plugin_is_swapped_rolled_back_paused_started_again_and_removed_like_any() {
     let dir = tempfile::tempdir().unwrap();
     let mut host = start(&quick(dir.path())).await;
     let first = deploy_bytes(&host, variant(1, "good")).await;
@@ -318,8 +318,7 @@ async fn an_idle_plugin_is_swapped_rolled_back_paused_killed_and_removed_like_an
                 host.plugins().resume(plugin).await.unwrap();
             }
             3 => {
-                // As a kill: nothing is ended well.
-                drop(host);
+                host.shutdown().await;
                 host = start(&quick(dir.path())).await;
             }
             _ => {

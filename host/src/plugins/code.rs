@@ -16,7 +16,7 @@ use super::compiler::Compiler;
 use super::instance::Linked;
 use super::runtime::engine_failed;
 use super::sandbox::Guest;
-use super::{ArtifactStore, PluginError};
+use super::{ArtifactStore, PluginError, trim};
 use crate::error::Classify as _;
 use crate::limits::CODE_LOAD_WAIT_MIN;
 use crate::processors::call_is_long;
@@ -176,5 +176,6 @@ impl Code {
         drop(slot);
         drop(given_back);
         metrics::counter!(CODE_GIVEN_BACK).increment(1);
+        trim::given_back();
     }
 }

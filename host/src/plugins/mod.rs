@@ -26,6 +26,7 @@ mod registry;
 mod runtime;
 mod sandbox;
 pub(crate) mod tls;
+mod trim;
 mod wait;
 mod watch;
 
