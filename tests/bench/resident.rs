@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millrace::event::{Event, EventBatch, TenantId};
+use millrace::limits::HEAP_TRIM_WAIT;
 use millrace::plugins::{
     CodeState, DeployFrom, DeployOptions, DeployRequest, PluginRuntime, PluginSettings, RuntimeOptions,
     WasmRuntime,
@@ -248,6 +249,8 @@ async fn go_idle(store: &Path, plugins: usize, events: &mut u64) -> Result<Idle>
     until(&host, plugins, pause, |p| p["counters"]["events"].as_u64() >= Some(1)).await?;
     let loaded_descriptors = descriptors(host.pid())?;
     until(&host, plugins, pause * 5, |p| p["measures"]["code"] == "idle").await?;
+    // The heap's free pages go a moment after the last of many has given its code back.
+    tokio::time::sleep(HEAP_TRIM_WAIT * 3).await;
     let (memory, idle_descriptors) = (memory(host.pid())?, descriptors(host.pid())?);
     let begin = Instant::now();
     publish(&host, events).await?;
