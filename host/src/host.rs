@@ -26,8 +26,8 @@ use crate::gateway::{
 };
 use crate::live::LiveEngine;
 use crate::plugins::{
-    ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry, RegistryParts,
-    RuntimeOptions, WasmRuntime,
+    ArtifactStore, ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry,
+    RegistryParts, RuntimeOptions, WasmRuntime,
 };
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::{EventLog, Retention};
@@ -253,7 +253,7 @@ impl HostBuilder {
     async fn registry(&self, store: &SqliteStore, pool: &GuestPool) -> Result<Registry, HostError> {
         let config = &self.config.processors;
         let data = &self.config.serve.data;
-        let artifacts = FileArtifacts::open(data.join("artifacts"))?;
+        let artifacts: Arc<dyn ArtifactStore> = Arc::new(FileArtifacts::open(data.join("artifacts"))?);
         let options = RuntimeOptions {
             cache_dir: Some(data.join("precompiled")),
             instances_max: config.instances_max,
@@ -264,6 +264,7 @@ impl HostBuilder {
             compile_memory_bytes_max: config.compile_memory_bytes_max,
             compile_max: config.compile_max(),
             precompiled_bytes_max: config.precompiled_bytes_max,
+            artifacts: Some(Arc::clone(&artifacts)),
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {
@@ -276,7 +277,7 @@ impl HostBuilder {
         Ok(Registry::new(RegistryParts {
             engine,
             runtime: Arc::new(runtime),
-            artifacts: Arc::new(artifacts),
+            artifacts,
             deployments: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             settings: self.config.plugins.clone(),

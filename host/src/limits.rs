@@ -105,8 +105,12 @@ pub const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 pub const METRIC_VERSIONS_MAX: usize = 4;
 /// Tenants whose oldest undone event is looked up for the lag in seconds of one plugin.
 pub const LAGGING_TENANTS_MAX: usize = 16;
-/// A task without events for this long gives its instance back.
-pub const TASK_IDLE_MAX: Duration = Duration::from_secs(300);
+/// A task without events for this long gives its instance back; with the last one, a plugin gives back its code,
+/// and loads it again from the precompiled cache when an event comes. So long, too, a task without an instance
+/// waits between two flushes.
+pub const TASK_IDLE_MAX: Duration = Duration::from_secs(60);
+/// After a plugin's code could not be loaded again, until that is tried anew, however many of its tasks ask.
+pub const CODE_LOAD_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Events that a candidate handles in the shadow, and the time it takes for it where there is traffic.
 /// When it is quiet, the newest events of the log are handled instead, and nobody waits.
 pub const SHADOW_EVENTS: u64 = 1_000;
@@ -240,6 +244,10 @@ pub const GUEST_HTTP_CHUNK_BYTES_MAX: usize = 16 << 10;
 pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
 /// Plugins that a start loads at once, for each core: while one reads its file another is verified. The rest wait.
 pub const PLUGIN_LOADS_PER_CORE: usize = 2;
+/// Plugins that have given their code back after which the heap's free pages go back to the kernel, and how long
+/// that waits for more. Fewer leave their place to the next load.
+pub const HEAP_TRIM_CODES_MIN: usize = 16;
+pub const HEAP_TRIM_WAIT: Duration = Duration::from_secs(1);
 /// Guest threads for each core: guests cannot yield, so several share a core.
 pub const GUEST_THREADS_PER_CORE: usize = 4;
 /// How much lower than the host's the priority of guest threads is: the edge and the committer go first.

@@ -36,6 +36,9 @@ pub struct Watch {
     /// The thread of the last call for each tenant.
     pub threads: Mutex<BTreeMap<String, String>>,
     pub loaded_bytes: AtomicU64,
+    /// While it is set, a tick counts the key `ticks` in the state, and has no effect.
+    pub ticks_count: AtomicBool,
+    pub counted_ticks: AtomicU32,
 }
 
 /// Makes scripted processors. `version` shows in the digest and in the rows.
@@ -160,6 +163,11 @@ struct Instance {
 struct State {
     counts: BTreeMap<String, i64>,
     applied: BTreeMap<String, Vec<u64>>,
+}
+
+/// How often a saved state says that each key was counted.
+pub fn counted(state: &[u8]) -> BTreeMap<String, i64> {
+    serde_json::from_slice::<State>(state).expect("scripted states are JSON").counts
 }
 
 /// The versions that a saved state says were applied, by key.
@@ -336,6 +344,10 @@ impl Processor for Instance {
     fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
         if reason == FlushReason::Tick {
             self.watch.flushes.fetch_add(1, Ordering::SeqCst);
+            if self.watch.ticks_count.load(Ordering::SeqCst) {
+                *self.state.counts.entry("ticks".into()).or_default() += 1;
+                self.watch.counted_ticks.fetch_add(1, Ordering::SeqCst);
+            }
         }
         Ok(Ok(EffectBatch::default()))
     }

@@ -49,6 +49,17 @@ async fn kills_during_retries_decided_dead_letters_traps_and_emitted_events_leav
     assert!(dump.contains("echo.made"), "events were emitted");
 }
 
+/// Instances and code go and come back all the time, in the midst of everything but events that are tried again:
+/// the guest counts their tries in memory only, which goes with its instance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_of_a_host_whose_plugins_are_idle_between_any_two_events_leave_the_store_of_a_quiet_run() {
+    let in_play = InPlay { chaotic_events: 800, bad_every: 150, poison_every: 300, ..InPlay::default() };
+    let host = host().set("processors.task_idle_ms_max=1");
+    let scenario = Scenario { kills: 4, swaps: 3, resolves: 2, seed: 0x1d1e, in_play, host };
+    let dump = same_as_quiet(&scenario).await;
+    assert!(dump.contains("echo.made"), "events were emitted");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_one_swaps_at_full_rate_lose_and_double_nothing() {
     let dir = tempfile::tempdir().expect("a temporary folder");

@@ -12,6 +12,7 @@ mod cuts;
 mod gateway;
 mod guests;
 mod hostile;
+mod idle;
 mod kills;
 mod layering;
 mod letters;

@@ -59,6 +59,8 @@ impl Run {
             parked_events_max: rng.random_range(6..=60),
             breaker_failures_max: rng.random_range(3..=20),
             breaker_wait_min: Duration::from_millis(1),
+            // In half of the runs, instances go whenever there is nothing to do.
+            idle_max: Duration::from_millis(if rng.random() { 1 } else { 60_000 }),
             breaker_wait_max: Duration::from_millis(4),
             ..ProcessorSettings::default()
         };

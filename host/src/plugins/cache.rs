@@ -78,6 +78,11 @@ impl Cache {
         }
     }
 
+    /// Whether there is an entry; it may turn out not to be sound.
+    pub(super) fn has(&self, digest: &str) -> bool {
+        self.path(digest).is_file()
+    }
+
     /// The entry, where it is sound. Nothing of an unsound one comes further than this.
     fn get(&self, digest: &str) -> Option<Entry> {
         let path = self.path(digest);

@@ -1,6 +1,7 @@
 //! A component's instance as a [`Processor`]: one crossing a batch, and what goes wrong in it told apart.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::{Store, UpdateDeadline, WasmBacktrace, WasmCoreDump};
@@ -37,11 +38,13 @@ pub(super) struct Instance {
 struct Alive {
     store: Store<Guest>,
     component: bindings::Processor,
+    /// While an instance lives, its code is in use.
+    _code: Arc<Linked>,
 }
 
 impl Instance {
     pub(super) fn new(
-        linked: &Linked,
+        linked: &Arc<Linked>,
         sandbox: &Sandbox,
         context: Option<TaskContext>,
         call_max: Duration,
@@ -50,7 +53,11 @@ impl Instance {
         store.set_hostcall_fuel(GUEST_OUTPUT_BYTES_MAX);
         begin_call(&mut store, call_max);
         let component = linked.instantiate(&mut store).map_err(|error| explain(&error, &store, call_max))?;
-        Ok(Self { alive: Some(Alive { store, component }), call_max, core_dump: None })
+        Ok(Self {
+            alive: Some(Alive { store, component, _code: Arc::clone(linked) }),
+            call_max,
+            core_dump: None,
+        })
     }
 
     /// The functions' types are known only once they are looked up in an instance: whether that
@@ -72,7 +79,7 @@ impl Instance {
         &mut self,
         call: impl FnOnce(&exported::Guest, &mut Store<Guest>) -> wasmtime::Result<T>,
     ) -> Result<T, Trap> {
-        let Some(Alive { store, component }) = &mut self.alive else {
+        let Some(Alive { store, component, .. }) = &mut self.alive else {
             return Err(Trap::new(TrapKind::Host, "the instance fell before and cannot be used"));
         };
         begin_call(store, self.call_max);

@@ -12,6 +12,7 @@ mod bindings;
 mod cache;
 mod call_time;
 mod candidate;
+mod code;
 mod compiler;
 mod control;
 mod describe;
@@ -25,6 +26,7 @@ mod registry;
 mod runtime;
 mod sandbox;
 pub(crate) mod tls;
+mod trim;
 mod wait;
 mod watch;
 
@@ -52,7 +54,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
-pub use crate::processors::{Expect, Manifest, Measures};
+pub use crate::processors::{CodeState, Expect, Manifest, Measures};
 /// What happens to failing events, and what can be done about them.
 pub use crate::processors::{FailureKind, FailurePolicy, LoadError, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};

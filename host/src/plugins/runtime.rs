@@ -11,15 +11,15 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
 use super::cache::Cache;
+use super::code::{Code, Loader};
 use super::compiler::Compiler;
 use super::describe;
 use super::grants::{self, Grants};
 use super::instance::{Instance, Linked, WasmProcessor};
 use super::sandbox::{Guest, Sandbox, cut};
-use super::{Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
+use super::{ArtifactStore, Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
 use super::{http, wait};
-use crate::error::Classify as _;
 use crate::limits::{
     COMPILE_MAX, COMPILE_MEMORY_BYTES_MAX, COMPONENT_BYTES_MAX, GUEST_CALL_MAX, GUEST_DESCRIBE_MAX,
     GUEST_DESCRIBE_MEMORY_BYTES_MAX, GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_MAX, INSTANCES_MAX,
@@ -44,6 +44,9 @@ pub struct RuntimeOptions {
     pub compile_max: Duration,
     /// Of all precompiled components together.
     pub precompiled_bytes_max: u64,
+    /// Where a component is read again whose code was given back and is gone from the cache, too. None never
+    /// gives code back.
+    pub artifacts: Option<Arc<dyn ArtifactStore>>,
 }
 
 impl Default for RuntimeOptions {
@@ -58,16 +61,14 @@ impl Default for RuntimeOptions {
             compile_memory_bytes_max: COMPILE_MEMORY_BYTES_MAX,
             compile_max: COMPILE_MAX,
             precompiled_bytes_max: PRECOMPILED_BYTES_MAX,
+            artifacts: None,
         }
     }
 }
 
 /// Implements [`PluginRuntime`] on wasmtime.
 pub struct WasmRuntime {
-    engine: Engine,
-    linker: Linker<Guest>,
-    cache: Option<Cache>,
-    compiler: Compiler,
+    loader: Arc<Loader>,
     options: RuntimeOptions,
 }
 
@@ -86,7 +87,7 @@ impl WasmRuntime {
     pub(super) fn for_autopsy(&self) -> Result<Self, PluginError> {
         Self::on(
             engine::for_autopsy()?,
-            RuntimeOptions { cache_dir: None, compiler: None, ..self.options.clone() },
+            RuntimeOptions { cache_dir: None, compiler: None, artifacts: None, ..self.options.clone() },
         )
     }
 
@@ -103,41 +104,18 @@ impl WasmRuntime {
         let cache = options.cache_dir.clone().map(open).transpose()?;
         let compiler =
             Compiler::new(options.compiler.clone(), options.compile_memory_bytes_max, options.compile_max);
-        Ok(Self { engine, linker, cache, compiler, options })
+        let artifacts = options.artifacts.clone();
+        Ok(Self { loader: Arc::new(Loader { engine, linker, cache, compiler, artifacts }), options })
     }
 
-    fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, PluginError> {
-        let cached = |cache: &Cache| cache.load(&self.engine, digest);
-        if let Some(component) = self.cache.as_ref().and_then(cached) {
-            return Ok(component);
-        }
-        let code = self.compiler.compile(&self.engine, bytes)?;
-        match self.cache.as_ref().map(|cache| cache.put(digest, &code)) {
-            // From its file it takes no memory of its own.
-            Some(Ok(())) => {
-                if let Some(component) = self.cache.as_ref().and_then(cached) {
-                    return Ok(component);
-                }
-            }
-            // A full disk costs the next start some time; it is no reason not to run now.
-            Some(Err(error)) => {
-                tracing::warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "a precompiled component could not be kept");
-            }
-            None => {}
-        }
-        code.load(&self.engine).map_err(|error| engine_failed(&error))
-    }
-
-    fn link(&self, component: &Component) -> Result<Linked, PluginError> {
-        check_world(component, &self.engine)?;
-        let wrong_world = |error: &wasmtime::Error| PluginError::WrongWorld { detail: format!("{error:#}") };
-        let linked = self.linker.instantiate_pre(component).map_err(|error| wrong_world(&error))?;
-        Linked::new(linked).map_err(|error| wrong_world(&error))
+    fn link(&self, component: &Component) -> Result<Arc<Linked>, PluginError> {
+        check_world(component, &self.loader.engine)?;
+        Ok(Arc::new(self.loader.link(component)?))
     }
 
     /// Asks the component what it is, without any grant and under bounds of its own: whose settings count
     /// is known only from its answer.
-    fn describe(&self, linked: &Linked) -> Result<Manifest, PluginError> {
+    fn describe(&self, linked: &Arc<Linked>) -> Result<Manifest, PluginError> {
         let sandbox = Sandbox {
             plugin: "".into(),
             version: "".into(),
@@ -214,13 +192,14 @@ impl WasmRuntime {
     ) -> Result<WasmFactory, PluginError> {
         check_bytes(bytes)?;
         let digest = digest(bytes);
-        let component = self.compile(bytes, &digest)?;
+        let component = self.loader.compile(bytes, &digest)?;
         let linked = self.link(&component)?;
         let manifest = self.describe(&linked)?;
         let plugin = manifest.name.as_str();
         let (sandbox, call_max) = self.sandbox(&manifest, settings_of(plugin))?;
         sandbox.grants.cover(plugin, &manifest.grants)?;
-        if let Some(import) = http_import(&component, &self.engine).filter(|_| sandbox.grants.http.is_none())
+        if let Some(import) =
+            http_import(&component, &self.loader.engine).filter(|_| sandbox.grants.http.is_none())
         {
             return Err(grants::missing(
                 plugin,
@@ -231,16 +210,16 @@ impl WasmRuntime {
         // It described itself with more memory than it may have from now on.
         Instance::new(&linked, &sandbox, None, call_max).map_err(failed)?;
         let tables = manifest.tables.clone().into();
-        let one_by_one = !sandbox.grants.clock && reads_clock(&component, &self.engine);
-        Ok(WasmFactory { linked, manifest, digest, sandbox, call_max, tables, one_by_one })
+        let one_by_one = !sandbox.grants.clock && reads_clock(&component, &self.loader.engine);
+        let code = Code::new(Arc::clone(&self.loader), digest, linked);
+        Ok(WasmFactory { code, manifest, sandbox, call_max, tables, one_by_one })
     }
 }
 
 /// A loaded component, from which each task gets its instance.
 pub(super) struct WasmFactory {
-    linked: Linked,
+    code: Code,
     manifest: Manifest,
-    digest: String,
     sandbox: Sandbox,
     call_max: Duration,
     tables: Arc<[TableSchema]>,
@@ -251,7 +230,7 @@ impl std::fmt::Debug for WasmFactory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WasmFactory")
             .field("name", &self.manifest.name)
-            .field("digest", &self.digest)
+            .field("digest", &self.code.digest())
             .finish_non_exhaustive()
     }
 }
@@ -262,7 +241,13 @@ impl WasmFactory {
             // It was there when the plugin was loaded. With an empty folder, it would give other rows.
             return Err(Trap::new(TrapKind::Host, message));
         }
-        let instance = Instance::new(&self.linked, &self.sandbox, Some(context.clone()), self.call_max)?;
+        let linked = self.code.get().map_err(|error| {
+            Trap::new(
+                TrapKind::Host,
+                format!("the plugin's code was given back and cannot be loaded: {error}"),
+            )
+        })?;
+        let instance = Instance::new(&linked, &self.sandbox, Some(context.clone()), self.call_max)?;
         let tables = Arc::clone(&self.tables);
         let state_bytes_max = self.sandbox.state_bytes_max;
         Ok(WasmProcessor::new(instance, context, tables, self.one_by_one, state_bytes_max))
@@ -275,7 +260,7 @@ impl ProcessorFactory for WasmFactory {
     }
 
     fn digest(&self) -> &str {
-        &self.digest
+        self.code.digest()
     }
 
     fn state_bytes_max(&self) -> usize {
@@ -284,6 +269,14 @@ impl ProcessorFactory for WasmFactory {
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
         Ok(Box::new(self.processor(context)?))
+    }
+
+    fn rest(&self, idle: Duration) {
+        self.code.rest(idle);
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.code.is_loaded()
     }
 }
 
@@ -375,6 +368,6 @@ fn check_version(interface: &str, version: &str) -> Result<(), PluginError> {
     Err(PluginError::WrongWorld { detail })
 }
 
-fn engine_failed(error: &wasmtime::Error) -> PluginError {
+pub(super) fn engine_failed(error: &wasmtime::Error) -> PluginError {
     PluginError::Engine { detail: format!("{error:#}") }
 }

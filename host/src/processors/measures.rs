@@ -21,6 +21,8 @@ pub struct Measures {
     pub lag_seconds: f64,
     /// Instances that are loaded.
     pub instances: u64,
+    /// Whether the plugin's code is in memory; none while it does not run.
+    pub code: Option<CodeState>,
     /// Linear memory of these.
     pub memory_bytes: u64,
     /// CPU time of the guest threads in this processor's turns.
@@ -36,6 +38,15 @@ pub struct Measures {
     pub held_keys: u64,
     /// The newest versions, the oldest of them first.
     pub versions: Vec<VersionMeasures>,
+}
+
+/// Whether a plugin's code is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeState {
+    Loaded,
+    /// The plugin has had nothing to do for a while and gave it back; its next event loads it again.
+    Idle,
 }
 
 /// What one version did since the host started.
@@ -209,6 +220,7 @@ fn gauges(out: &mut String, plugins: &[Exposed]) {
     gauge(names::PROCESSOR_LAG_EVENTS, |p| p.lag_events as f64);
     gauge(names::PROCESSOR_LAG_SECONDS, |p| p.measures.lag_seconds);
     gauge(names::PROCESSOR_INSTANCES, |p| p.measures.instances as f64);
+    gauge(names::PROCESSOR_CODE_LOADED, |p| f64::from(p.measures.code == Some(CodeState::Loaded)));
     gauge(names::PROCESSOR_MEMORY_BYTES, |p| p.measures.memory_bytes as f64);
     gauge(names::PROCESSOR_CHECKPOINT_BYTES, |p| p.measures.checkpoint_bytes as f64);
     gauge(names::PROCESSOR_CHECKPOINT_AGE, |p| p.measures.checkpoint_age_seconds);

@@ -28,13 +28,16 @@ mod worker;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use breaker::BreakerState;
 pub use core_time::waited_for_core;
 pub use counters::{Counts, VersionCounters};
 pub use lane::lane_of_event;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
-pub use measures::{Exposed, Measures, Shape, TrapCounts, VersionMeasures, exposition, lag_seconds};
+pub use measures::{
+    CodeState, Exposed, Measures, Shape, TrapCounts, VersionMeasures, exposition, lag_seconds,
+};
 pub use pool::{GuestPool, call_is_long};
 pub use proof::{context_at_rest, prove_at_rest};
 pub use resolve::{ResolveError, Resolved, Verdict};
@@ -84,8 +87,18 @@ pub trait ProcessorFactory: Send + Sync + Debug {
         GUEST_STATE_BYTES_MAX
     }
 
-    /// A new instance. Cheap: the code is compiled already.
+    /// A new instance. Cheap: the code is compiled already. After [`ProcessorFactory::rest`] it is loaded
+    /// first, which takes a millisecond or two, or as long as compiling does.
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap>;
+
+    /// Gives back what instances are made of, unless one lives or one was made within this time. The next one
+    /// brings it back. Does not block.
+    fn rest(&self, _idle: Duration) {}
+
+    /// Whether what instances are made of is in memory.
+    fn is_loaded(&self) -> bool {
+        true
+    }
 }
 
 /// What an instance is given to live with.

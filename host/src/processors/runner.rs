@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::breaker::{Breaker, BreakerState};
 use super::counters::{Counts, VersionCounters};
 use super::feed::{Feed, FeedError};
-use super::measures::{Measures, since};
+use super::measures::{CodeState, Measures, since};
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
@@ -256,6 +256,8 @@ impl Runner {
             return Err(SwapError { task: task.id.clone(), source });
         }
         shared.counters.of(&factory.manifest().version.to_string()).swap();
+        // Feeds refer to it until their next event.
+        old.rest(Duration::ZERO);
         Ok(())
     }
 
@@ -305,6 +307,8 @@ impl Runner {
         let mut failures = Vec::new();
         let mut lagging = Vec::new();
         let mut measures = Measures::counted(&shared.counters);
+        let loaded = shared.factory().is_loaded();
+        measures.code = Some(if loaded { CodeState::Loaded } else { CodeState::Idle });
         for tenant in shared.log.tenants().iter().filter(|t| shared.serves(t)) {
             let Some(run) = runs.get(tenant) else {
                 done_through = done_through.min(shared.settings.start);
@@ -438,6 +442,8 @@ impl Shared {
                 }
                 task.evict();
             }
+            // One without tasks, or whose tasks never had an event.
+            self.factory().rest(self.settings.idle_max);
         }
     }
 

@@ -51,6 +51,10 @@ pub const GUEST_HTTP_DENIED: &str = "millrace_guest_http_denied_total";
 pub const GUEST_HTTP_UNSECURED: &str = "millrace_guest_http_unsecured_total";
 pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
 pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
+/// Label: `from` (`cache`, `artifact`, `failed`).
+pub const CODE_LOADS: &str = "millrace_code_loads_total";
+pub const CODE_LOAD_SECONDS: &str = "millrace_code_load_seconds";
+pub const CODE_GIVEN_BACK: &str = "millrace_code_given_back_total";
 
 // Traces. Labels of the second: `reason`.
 pub const SPANS_EXPORTED: &str = "millrace_spans_exported_total";
@@ -61,6 +65,7 @@ pub const SPANS_DROPPED: &str = "millrace_spans_dropped_total";
 pub const PROCESSOR_LAG_EVENTS: &str = "millrace_processor_lag_events";
 pub const PROCESSOR_LAG_SECONDS: &str = "millrace_processor_lag_seconds";
 pub const PROCESSOR_INSTANCES: &str = "millrace_processor_instances";
+pub const PROCESSOR_CODE_LOADED: &str = "millrace_processor_code_loaded";
 pub const PROCESSOR_MEMORY_BYTES: &str = "millrace_processor_memory_bytes";
 pub const PROCESSOR_CHECKPOINT_BYTES: &str = "millrace_processor_checkpoint_bytes";
 pub const PROCESSOR_CHECKPOINT_AGE: &str = "millrace_processor_checkpoint_age_seconds";
@@ -167,6 +172,12 @@ pub const RECORDED_METRICS: &[Metric] = &[
     ),
     counter(GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
     counter(PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
+    counter(
+        CODE_LOADS,
+        "Loads of the code of plugins that had given it back, by where it came from: the cache, compiled from the artifact, or failed.",
+    ),
+    histogram(CODE_LOAD_SECONDS, "Time of one such load."),
+    counter(CODE_GIVEN_BACK, "Times that an idle plugin gave its code back."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
     counter(STATE_EXPIRED, "Entries of keyed state that the host removed long after they had expired."),
     counter(SPANS_EXPORTED, "Spans that the trace collector took."),
@@ -184,6 +195,7 @@ pub const PROCESSOR_METRICS: &[Metric] = &[
         "Time since the oldest event was appended that is not done; 0 when all are.",
     ),
     gauge(PROCESSOR_INSTANCES, "Instances that are loaded."),
+    gauge(PROCESSOR_CODE_LOADED, "1 while the plugin's code is in memory; an idle one gives it back."),
     gauge(PROCESSOR_MEMORY_BYTES, "Linear memory of the loaded instances."),
     gauge(PROCESSOR_CHECKPOINT_BYTES, "Snapshots of all tasks together."),
     gauge(

@@ -74,6 +74,10 @@ impl Registry {
         let before = self.entries().get(&name).cloned();
         if let Some(entry) = &before {
             if self.changes_nothing(entry, factory.digest(), &by).await? {
+                if entry.deployment.digest == factory.digest() {
+                    // It may have been lost since, and an idle plugin is loaded from it.
+                    self.keep(component).await?;
+                }
                 return Ok(PluginStatus { nothing_changed: true, ..self.status(&name).await? });
             }
             if let Some(waiting) = &entry.waiting {

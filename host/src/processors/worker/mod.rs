@@ -146,6 +146,8 @@ pub(super) struct Worker {
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
     last_used: Instant,
+    /// Since when it has had no instance although time may have something to do for it: it has state.
+    resting: Option<Instant>,
     /// When it began, on both clocks: retries keep to the one that never goes back.
     began: (Instant, Micros),
     /// An instance fell in this turn.
@@ -212,6 +214,7 @@ impl Worker {
             pending: Pending::default(),
             in_flight: None,
             commit: None,
+            resting: saved.as_ref().map(|_| Instant::now()),
             committed_saved: saved.clone(),
             submitted_saved: saved,
             submitted_parked: parked.clone(),
@@ -324,11 +327,10 @@ impl Worker {
             // It goes on until it can.
             Some((Drain::Swap { .. }, _)) | None => {}
         }
-        if inputs.evict && self.is_idle() {
-            self.instance = None;
-        }
-        if inputs.tick && self.instance.is_some() && self.pending.alone.is_none() {
-            self.flush(FlushReason::Tick)?;
+        if inputs.evict && self.instance.is_some() && self.is_idle() {
+            self.give_back()?;
+        } else if inputs.tick && self.pending.alone.is_none() {
+            self.tick()?;
         }
         let rest = if self.fatal.is_none() { self.act()? } else { None };
         if let Some(message) = &self.fatal
@@ -441,6 +443,7 @@ impl Worker {
         match loaded {
             Ok(instance) => {
                 self.instance = Some(instance);
+                self.resting = None;
                 Ok(())
             }
             Err(error) => {
@@ -448,6 +451,31 @@ impl Worker {
                 Err(End { message: error.to_string(), restart, blame: error.blame() })
             }
         }
+    }
+
+    /// Drops the instance of an idle task, whose state is then the last committed one; what it has changed
+    /// without an event, in a flush, is committed first. With the last instance goes the code.
+    fn give_back(&mut self) -> Result<(), End> {
+        self.submit_flushed()?;
+        if self.in_flight.is_some() || !self.pending.is_empty() {
+            // It goes the next time, when that is committed.
+            return Ok(());
+        }
+        self.instance = None;
+        self.pending.touched = false;
+        self.resting = Some(Instant::now());
+        self.factory.rest(self.shared.settings.idle_max);
+        Ok(())
+    }
+
+    /// The flush interval is over. A resting task gets an instance for it from time to time: what it does when
+    /// no event comes must not wait for one.
+    fn tick(&mut self) -> Result<(), End> {
+        let rested = self.resting.is_some_and(|since| since.elapsed() >= self.shared.settings.idle_max);
+        if self.instance.is_none() && rested && self.fatal.is_none() {
+            self.load_instance()?;
+        }
+        self.flush(FlushReason::Tick)
     }
 
     fn make(

@@ -264,6 +264,11 @@ impl Worker {
         if !self.pending.is_empty() || skipped {
             return self.submit();
         }
+        self.submit_flushed()
+    }
+
+    /// Commits what a flush has done to the state alone.
+    pub(super) fn submit_flushed(&mut self) -> Result<(), End> {
         let stateful = self.factory.manifest().state_content_type.is_some();
         // A version that has handled nothing yet leaves no state behind.
         let began = self.submitted_saved.is_some() && self.instance.is_some();
@@ -306,6 +311,7 @@ impl Worker {
         let instance = self.make(&factory, saved.as_deref())?;
         self.shadow.break_stretch();
         self.instance = Some(instance);
+        self.resting = None;
         self.tables = factory.manifest().tables.clone().into();
         self.counters.follow(self.shared.counters.of(&factory.manifest().version.to_string()));
         self.factory = factory;
