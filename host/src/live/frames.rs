@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -27,6 +28,7 @@ struct Encoded {
     token: Option<Box<str>>,
     revision: Revision,
     sse: OnceLock<Bytes>,
+    committed: OnceLock<Instant>,
 }
 
 impl Batch {
@@ -56,6 +58,16 @@ impl Batch {
     /// As server-sent events, encoded at the first call.
     pub fn sse(&self) -> Bytes {
         self.0.sse.get_or_init(|| self.encode_sse()).clone()
+    }
+
+    /// When what it tells was committed; none for a snapshot or a mark.
+    pub fn committed(&self) -> Option<Instant> {
+        self.0.committed.get().copied()
+    }
+
+    /// Says when that was. What was said first holds.
+    pub(super) fn stamp(&self, committed: Instant) {
+        let _ = self.0.committed.set(committed);
     }
 
     /// What a client resumes from once it has all of this.
@@ -134,6 +146,7 @@ impl BatchBuilder {
             token: token.map(String::into_boxed_str),
             revision,
             sse: OnceLock::new(),
+            committed: OnceLock::new(),
         }))
     }
 }

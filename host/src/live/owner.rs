@@ -72,6 +72,8 @@ pub(super) struct Owner {
     reads: usize,
     done: mpsc::Sender<ReadDone>,
     changes_looked: u64,
+    /// When the commits that are being looked at were sent.
+    committed: Option<Instant>,
     row_changes: Counter,
     /// Why its views end when it does.
     ended: LiveError,
@@ -107,6 +109,7 @@ impl Owner {
             reads: 0,
             done,
             changes_looked: 0,
+            committed: None,
             row_changes: counter!(metrics::LIVE_ROW_CHANGES),
             ended: LiveError::ViewFailed,
             found: Vec::new(),
@@ -134,7 +137,10 @@ impl Owner {
                 },
                 done = reads.recv() => if let Some(done) = done { self.take_read(done) },
                 changed = changes.next() => match changed {
-                    Some(changed) => self.take_changes(changed).await,
+                    Some(changed) => {
+                        self.committed = changes.committed();
+                        self.take_changes(changed).await;
+                    }
                     None => break,
                 },
                 _ = sweep.tick() => {
@@ -281,7 +287,7 @@ impl Owner {
     /// and then it tells them.
     fn commit(&mut self, commit: &CommitChanges) {
         self.row_changes.increment(commit.rows.len() as u64);
-        let now = Instant::now();
+        let now = self.committed.unwrap_or_else(Instant::now);
         let new = |change: &RowChange| match change {
             RowChange::Put(row) => Some(Shown::new(Arc::clone(row))),
             RowChange::Delete { .. } => None,

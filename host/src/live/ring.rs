@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use super::LiveError;
+use super::engine::Asked;
 use super::frames::Batch;
 use crate::limits::{LIVE_RING_AGE_MAX, LIVE_RING_BYTES_MAX, LIVE_TAKEN_BATCHES_MAX};
 
@@ -21,6 +22,7 @@ pub(super) struct Ring {
     /// The number of the next batch, for whoever waits for it.
     news: watch::Sender<u64>,
     subscribers: AtomicUsize,
+    asked: OnceLock<Arc<Asked>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,13 @@ impl Ring {
             kept: Mutex::new(kept),
             news: watch::Sender::new(0),
             subscribers: AtomicUsize::new(0),
+            asked: OnceLock::new(),
         })
+    }
+
+    /// What the view was first asked for as: the same as what whoever watches it has asked for.
+    pub(super) fn share(&self, asked: Arc<Asked>) -> Arc<Asked> {
+        Arc::clone(self.asked.get_or_init(|| asked))
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -61,6 +69,7 @@ impl Ring {
     /// Adds a batch. Subscribers are not woken yet.
     pub(super) fn push(&self, batch: Batch, now: Instant) {
         let mut kept = self.lock();
+        batch.stamp(now);
         kept.bytes += batch.bytes();
         kept.batches.push_back((now, batch));
         kept.shrink(now);
