@@ -343,8 +343,10 @@ pub const LIVE_SUBSCRIPTIONS_MAX: usize = 256;
 pub const LIVE_FIRST_COMMAND_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Bytes of frames after which a write takes in no more; one batch may be larger.
 pub const LIVE_WRITE_BYTES: usize = 64 << 10;
-/// Bytes that an idle WebSocket keeps for what may come.
-pub const LIVE_READ_BUFFER_BYTES: usize = 1 << 10;
+/// How long rows that change soon after a write wait for more, so that many of them go in one write.
+pub const LIVE_WRITE_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes that an idle WebSocket keeps for what may come. A longer message gets room of its own while it comes.
+pub const LIVE_READ_BUFFER_BYTES: usize = 128;
 /// How long a closed WebSocket waits for the client's own close.
 pub const LIVE_CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The least that a client is asked to wait before it comes back, and what is added at random, so that the

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod live;
+mod live_sockets;
 mod log;
 mod processors;
 mod replay;
@@ -27,7 +28,7 @@ const SUITES: [(&str, Run); 10] = [
     ("swaps", swaps::run),
     ("resident", resident::run),
     ("hostile", hostile::run),
-    ("live", live::run),
+    ("live", live_all),
 ];
 
 fn main() -> Result<()> {
@@ -50,6 +51,14 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The engine alone, and then the whole way to the clients.
+fn live_all(suite: &mut Suite) -> Result<()> {
+    if std::env::var_os("MILLRACE_BENCH_SOCKETS").is_none() {
+        live::run(suite)?;
+    }
+    live_sockets::run(suite)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

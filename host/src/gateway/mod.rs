@@ -17,6 +17,7 @@ mod candidates;
 mod cloudevents;
 mod cors;
 mod filters;
+mod handover;
 mod json;
 mod letters;
 pub mod live;

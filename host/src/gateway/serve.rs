@@ -11,7 +11,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Request, header};
+use axum::http::{Method, Request, header};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -21,10 +23,12 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Edge;
+use super::handover::{Handover, Head};
+pub(super) use super::handover::{RawStream, TakeOver};
 use super::metrics::{self, Living};
 use super::problem::Problem;
 use crate::limits::HEADER_BYTES_MAX;
@@ -35,7 +39,7 @@ const REFUSALS_AT_ONCE: usize = 64;
 const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long what a client still sends is thrown away after the last answer, so
 /// that a client in the middle of an upload can read why it was refused.
-const LINGER_MAX: Duration = Duration::from_secs(1);
+pub(super) const LINGER_MAX: Duration = Duration::from_secs(1);
 /// The wait after a failed accept: out of file descriptors passes only when a connection ends.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -96,22 +100,43 @@ async fn connection(edge: &Edge, stream: TcpStream, router: Router, place: Conne
     // connection in this time, and not in its own quarter of an hour. Heartbeats see to it that something is sent.
     // Without it such a client only stays longer.
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(edge.options.write_wait_max));
-    let io = TokioIo::new(WriteBound::new(stream, edge.options.write_wait_max, edge.stopping.clone()));
+    let handover = Arc::new(Handover::default());
+    let io = WriteBound {
+        handover: Some(Arc::clone(&handover)),
+        ..WriteBound::new(stream, edge.options.write_wait_max, edge.stopping.clone())
+    };
+    let placed = Placed {
+        inner: TowerToHyperService::new(router),
+        place: place.clone(),
+        handover: Arc::clone(&handover),
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(edge.options.header_wait_max)
         .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(io, Placed { inner: TowerToHyperService::new(router), place })
+        .serve_connection(TokioIo::new(io), placed)
         .with_upgrades();
     let mut connection = Box::pin(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = edge.stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = edge.hard.cancelled() => return,
+    let mut draining = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            taken = handover.taken() => {
+                let Some(parts) = Pin::into_inner(connection).into_parts() else { return };
+                let (stream, (head, take_over)) = (parts.io.into_inner().stream, taken);
+                if let Some(rest) = take_over.rest(RawStream::new(stream, head)) {
+                    edge.tasks.spawn(async move {
+                        rest.await;
+                        drop(place);
+                    });
+                }
+                return;
             }
+            () = edge.stopping.cancelled(), if !draining => {
+                connection.as_mut().graceful_shutdown();
+                draining = true;
+            }
+            () = edge.hard.cancelled(), if draining => return,
         }
     };
     if let Err(error) = ended {
@@ -123,22 +148,36 @@ async fn connection(edge: &Edge, stream: TcpStream, router: Router, place: Conne
 #[derive(Clone, Debug)]
 pub(super) struct ConnectionPlace(#[expect(dead_code, reason = "held")] Arc<(OwnedSemaphorePermit, Living)>);
 
-/// Gives requests that may take the connection over its place.
+/// Gives requests that may take the connection over its place, and hands it over to answers that ask for it.
 struct Placed {
     inner: TowerToHyperService<Router>,
     place: ConnectionPlace,
+    handover: Arc<Handover>,
 }
 
 impl Service<Request<Incoming>> for Placed {
     type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
     type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(self.place.clone());
         }
-        self.inner.call(request)
+        let (is_head, version) = (request.method() == Method::HEAD, request.version());
+        let (answer, handover) = (self.inner.call(request), Arc::clone(&self.handover));
+        async move {
+            let mut response = answer.await?;
+            match response.extensions_mut().remove::<TakeOver>() {
+                Some(take_over) if !is_head => {
+                    let head = Head::of(&response, version);
+                    drop(response);
+                    handover.give(head, take_over).await
+                }
+                _ => Ok(response),
+            }
+        }
+        .boxed()
     }
 }
 
@@ -167,30 +206,37 @@ async fn refuse(mut stream: TcpStream, max: usize) -> io::Result<()> {
 pub struct WriteBound {
     stream: TcpStream,
     wait_max: Duration,
-    deadline: Pin<Box<Sleep>>,
-    waiting: bool,
+    /// There while the client takes nothing, and while lingering.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// Everything is sent; the rest of what comes is thrown away.
     lingering: bool,
     stopping: CancellationToken,
+    /// None once the connection is no longer one of HTTP.
+    handover: Option<Arc<Handover>>,
 }
 
 impl WriteBound {
     /// `stopping` ends the wait for what a client still sends after the last answer.
     pub fn new(stream: TcpStream, wait_max: Duration, stopping: CancellationToken) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(wait_max));
-        Self { stream, wait_max, deadline, waiting: false, lingering: false, stopping }
+        Self { stream, wait_max, deadline: None, lingering: false, stopping, handover: None }
+    }
+
+    /// Of a connection that was taken over.
+    pub(super) fn taken_over(self) -> Self {
+        Self { handover: None, ..self }
     }
 
     fn watch<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if let Some(handover) = &self.handover {
+            handover.set_behind(written.is_pending());
+        }
         if written.is_ready() {
-            self.waiting = false;
+            self.deadline = None;
             return written;
         }
-        if !self.waiting {
-            self.waiting = true;
-            self.deadline.as_mut().reset(Instant::now() + self.wait_max);
-        }
-        match self.deadline.as_mut().poll(context) {
+        let wait_max = self.wait_max;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait_max)));
+        match deadline.as_mut().poll(context) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
@@ -238,10 +284,11 @@ impl AsyncWrite for WriteBound {
         if !self.lingering {
             std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
             self.lingering = true;
-            self.deadline.as_mut().reset(Instant::now() + LINGER_MAX);
+            self.deadline = Some(Box::pin(tokio::time::sleep(LINGER_MAX)));
         }
         loop {
-            if self.stopping.is_cancelled() || self.deadline.as_mut().poll(context).is_ready() {
+            let late = |deadline: &mut Pin<Box<Sleep>>| deadline.as_mut().poll(context).is_ready();
+            if self.stopping.is_cancelled() || self.deadline.as_mut().is_none_or(late) {
                 return Poll::Ready(Ok(()));
             }
             let mut unread = [0; 16 << 10];

@@ -177,7 +177,7 @@ async fn own(engine: LiveEngine, place: Place, mut commands: mpsc::Receiver<Atta
 
 /// A checked query, as often as it must be asked for.
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     place: Place,
     query: LiveQuery,
     shape: Arc<str>,
@@ -193,6 +193,8 @@ impl LiveQueries for LiveEngine {
             let shape = format!("{query:?}").into();
             let asked = Asked { place: (tenant, schema.name.clone()), query, shape };
             let attached = self.attach(&asked, resume.map_or(Start::Fresh, Start::Token)).await?;
+            // What is the same for all who watch a view is kept once.
+            let asked = attached.watching.0.share(Arc::new(asked));
             let follower = Follower::new(self.clone(), asked, attached);
             let batches = stream::unfold(Some(follower), |follower| async {
                 let mut follower = follower?;
@@ -206,17 +208,17 @@ impl LiveQueries for LiveEngine {
     }
 }
 
-/// One subscriber's place in a view.
+/// One subscriber's place in a view. There are many, and most of them wait: it is kept small.
 struct Follower {
     engine: LiveEngine,
-    asked: Asked,
+    asked: Arc<Asked>,
     pending: VecDeque<Batch>,
     next: u64,
     watching: Watching,
 }
 
 impl Follower {
-    fn new(engine: LiveEngine, asked: Asked, attached: Attached) -> Self {
+    fn new(engine: LiveEngine, asked: Arc<Asked>, attached: Attached) -> Self {
         let Attached { first, next, watching } = attached;
         Self { engine, asked, pending: first.into(), next, watching }
     }
@@ -230,7 +232,8 @@ impl Follower {
                 Taken::Batches(batches, next) => (self.pending, self.next) = (batches.into(), next),
                 Taken::Ended(why) => return Err(why),
                 Taken::Behind => {
-                    let attached = self.engine.attach(&self.asked, Start::Behind).await?;
+                    // It is rare, and larger than all the rest.
+                    let attached = Box::pin(self.engine.attach(&self.asked, Start::Behind)).await?;
                     self.pending = attached.first.into();
                     self.next = attached.next;
                     self.watching = attached.watching;

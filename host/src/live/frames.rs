@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -35,6 +36,7 @@ struct Encoded {
     token: Token,
     revision: Revision,
     sse: OnceLock<Bytes>,
+    committed: OnceLock<Instant>,
 }
 
 /// Where a frame ends in the JSON, and its name.
@@ -140,6 +142,16 @@ impl Batch {
     /// As server-sent events, encoded at the first call.
     pub fn sse(&self) -> Bytes {
         self.0.sse.get_or_init(|| self.encode_sse()).clone()
+    }
+
+    /// When what it tells was committed; none for a snapshot or a mark.
+    pub fn committed(&self) -> Option<Instant> {
+        self.0.committed.get().copied()
+    }
+
+    /// Says when that was. What was said first holds.
+    pub(super) fn stamp(&self, committed: Instant) {
+        let _ = self.0.committed.set(committed);
     }
 
     /// What a client resumes from once it has all of this.
@@ -273,6 +285,7 @@ impl BatchBuilder {
             token,
             revision,
             sse: OnceLock::new(),
+            committed: OnceLock::new(),
         };
         self.json.clear();
         self.json.shrink_to(SCRATCH_BYTES_MAX);

@@ -94,6 +94,8 @@ pub(super) struct Owner {
     checks: reconcile::Checks,
     done: mpsc::Sender<ReadDone>,
     changes_looked: u64,
+    /// When the commits that are being looked at were sent.
+    committed: Option<Instant>,
     row_changes: Counter,
     /// Why its views end when it does.
     ended: LiveError,
@@ -139,6 +141,7 @@ impl Owner {
             checks: reconcile::Checks::default(),
             done,
             changes_looked: 0,
+            committed: None,
             row_changes: counter!(metrics::LIVE_ROW_CHANGES),
             ended: LiveError::ViewFailed,
             found: Vec::new(),
@@ -169,7 +172,10 @@ impl Owner {
                 },
                 done = reads.recv() => if let Some(done) = done { self.take_read(done) },
                 changed = changes.next() => match changed {
-                    Some(changed) => self.take_changes(changed).await,
+                    Some(changed) => {
+                        self.committed = changes.committed();
+                        self.take_changes(changed).await;
+                    }
                     None => break,
                 },
                 _ = check.tick() => self.check_next(),
@@ -358,7 +364,7 @@ impl Owner {
         }
         self.found = found;
         self.seen = commit.revision;
-        self.telling.now = Instant::now();
+        self.telling.now = self.committed.unwrap_or_else(Instant::now);
         self.telling.ring_bytes_max = self.common.ring_bytes_max();
         for place in first..self.touched.len() {
             let id = self.touched[place];

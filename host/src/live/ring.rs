@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::LiveError;
+use super::engine::Asked;
 use super::frames::Batch;
 use crate::limits::{LIVE_RING_AGE_MAX, LIVE_TAKEN_BATCHES_MAX};
 
@@ -22,6 +23,7 @@ pub(super) struct Ring {
     /// Wakes whoever waits for the next batch.
     news: Notify,
     subscribers: AtomicUsize,
+    asked: OnceLock<Arc<Asked>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +50,17 @@ pub(super) enum Taken {
 impl Ring {
     pub(super) fn new() -> Arc<Self> {
         let kept = Kept { batches: VecDeque::new(), bytes: 0, first: 0, ended: None };
-        Arc::new(Self { kept: Mutex::new(kept), news: Notify::new(), subscribers: AtomicUsize::new(0) })
+        Arc::new(Self {
+            kept: Mutex::new(kept),
+            news: Notify::new(),
+            subscribers: AtomicUsize::new(0),
+            asked: OnceLock::new(),
+        })
+    }
+
+    /// What the view was first asked for as: the same as what whoever watches it has asked for.
+    pub(super) fn share(&self, asked: Arc<Asked>) -> Arc<Asked> {
+        Arc::clone(self.asked.get_or_init(|| asked))
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -58,6 +70,7 @@ impl Ring {
     /// Adds a batch, and keeps so many bytes of them. Subscribers are not woken yet.
     pub(super) fn push(&self, batch: Batch, now: Instant, bytes_max: usize) {
         let mut kept = self.lock();
+        batch.stamp(now);
         kept.bytes += batch.bytes();
         kept.batches.push_back((now, batch));
         // What is too old goes when the views are looked over.

@@ -324,7 +324,11 @@ impl Plan {
     pub(super) fn place(&self, row: &Row) -> SortKey {
         let mut writer = SortKeyWriter::default();
         for (source, order) in &self.order {
-            source.with(row, |value| writer.part(value, order.descending));
+            match source {
+                // A row without that cell is none of this table: better no view than a wrong one.
+                Source::Cell(place) => writer.part(&row.cells[*place], order.descending),
+                _ => source.with(row, |value| writer.part(value, order.descending)),
+            }
         }
         writer.finish(&row.key)
     }

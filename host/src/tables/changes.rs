@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -50,6 +51,8 @@ pub enum Changed {
 struct Queue {
     waiting: VecDeque<Changed>,
     bytes: usize,
+    /// Since when the first of them waits.
+    since: Option<Instant>,
     /// The store is closed.
     closed: bool,
     /// Nobody listens any more.
@@ -77,12 +80,13 @@ pub struct RowChangesSender(Arc<Shared>);
 pub struct RowChanges {
     shared: Arc<Shared>,
     after: Revision,
+    committed: Option<Instant>,
 }
 
 /// Begins a watch: everything after this revision is sent.
 pub fn row_changes(after: Revision) -> (RowChangesSender, RowChanges) {
     let shared = Arc::new(Shared::default());
-    (RowChangesSender(Arc::clone(&shared)), RowChanges { shared, after })
+    (RowChangesSender(Arc::clone(&shared)), RowChanges { shared, after, committed: None })
 }
 
 impl RowChangesSender {
@@ -100,6 +104,7 @@ impl RowChangesSender {
             queue.waiting.push_back(Changed::Lost { after: last.revision });
         } else {
             queue.bytes += bytes;
+            queue.since.get_or_insert_with(Instant::now);
             queue.waiting.push_back(Changed::Commits(Arc::clone(commits)));
         }
         drop(queue);
@@ -133,6 +138,11 @@ impl RowChanges {
         self.after
     }
 
+    /// When the first commit of what [`next`](Self::next) answered last was sent.
+    pub fn committed(&self) -> Option<Instant> {
+        self.committed
+    }
+
     /// What was committed next, all that waits. None once the store is closed. Safe to cancel.
     pub async fn next(&mut self) -> Option<VecDeque<Changed>> {
         loop {
@@ -140,6 +150,7 @@ impl RowChanges {
                 let mut queue = self.shared.lock();
                 if !queue.waiting.is_empty() {
                     queue.bytes = 0;
+                    self.committed = queue.since.take();
                     return Some(std::mem::take(&mut queue.waiting));
                 }
                 if queue.closed {

@@ -30,6 +30,7 @@ pub const LIVE_CLIENTS: &str = "millrace_live_clients";
 pub const LIVE_SENT_FRAMES: &str = "millrace_live_sent_frames_total";
 pub const LIVE_SENT_BYTES: &str = "millrace_live_sent_bytes_total";
 pub const LIVE_WRITES: &str = "millrace_live_writes_total";
+pub const LIVE_COMMIT_TO_WRITE: &str = "millrace_live_commit_to_write_seconds";
 pub const LIVE_CLOSES: &str = "millrace_live_closes_total";
 // Live queries. Label of the gaps: `reason`.
 pub const LIVE_VIEWS: &str = "millrace_live_views";
@@ -137,6 +138,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(LIVE_SENT_FRAMES, "Frames of live queries that clients were sent, by transport."),
     counter(LIVE_SENT_BYTES, "Bytes of live queries that clients were sent, by transport."),
     counter(LIVE_WRITES, "Writes to clients of live queries, each with all that was ready, by transport."),
+    histogram(
+        LIVE_COMMIT_TO_WRITE,
+        "Time from a commit to the end of the write that tells a client, of the oldest commit in each write, by transport.",
+    ),
     counter(LIVE_CLOSES, "Connections of live queries that ended, by transport and cause."),
     gauge(LIVE_VIEWS, "Different live queries that are kept."),
     counter(LIVE_FRAMES, "Frames of live queries that were encoded, each once for all who get it."),

@@ -377,3 +377,81 @@ async fn connections_frames_and_their_ends_are_counted() {
     tokio::time::timeout(super::rig::PATIENCE, counted).await.expect("both ends are counted");
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn a_stream_can_follow_other_requests_on_its_connection() {
+    let rig = rig_with_rows().await;
+    let mut client = rig.connect().await;
+    // Both at once: the answer to the first must be whole before the second takes the connection over.
+    client
+        .write(
+            b"GET /v1/tables/things HTTP/1.1\r\nHost: localhost\r\n\r\n\
+              GET /v1/live?table=things HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
+    let opened = rig.live.opened().await;
+    opened.batches.send(Ok(batch(&["reset"], Some("e.3")))).await.expect("somebody listens");
+    let mut text = String::new();
+    client.read_until(&mut text, "event: reset").await;
+    let (rows, events) = text.split_once("text/event-stream").expect("two answers");
+    assert_eq!(rows.matches("HTTP/1.1 200 OK").count(), 2, "{text}");
+    assert!(rows.contains("\"rows\":["), "{text}");
+    assert!(events.contains("transfer-encoding: chunked"), "{text}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_old_client_gets_a_stream_without_chunks_and_a_question_for_the_head_gets_no_stream() {
+    let rig = rig_with_rows().await;
+    let mut old = ask(&rig, "GET /v1/live?table=things HTTP/1.0", "").await;
+    let opened = rig.live.opened().await;
+    opened.batches.send(Err(LiveError::ViewFailed)).await.expect("somebody listens");
+    let mut text = String::new();
+    old.read_until(&mut text, "event: error").await;
+    assert!(!text.contains("chunked"), "{text}");
+    let body = text.split_once("\r\n\r\n").expect("a head").1;
+    assert!(body.starts_with("retry: "), "{text}");
+    old.closed().await;
+
+    let mut client = ask(&rig, "HEAD /v1/live?table=things HTTP/1.1", "").await;
+    let opened = rig.live.opened().await;
+    tokio::time::timeout(super::rig::PATIENCE, opened.batches.closed()).await.expect("nobody watches");
+    let mut text = String::new();
+    client.read_until(&mut text, "\r\n\r\n").await;
+    assert!(text.contains("text/event-stream") && !text.contains("retry: "), "{text}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_little_at_a_time_gets_every_byte() {
+    let rig = rig_with_rows().await;
+    let (mut client, opened) = get(&rig, "table=things").await;
+    // More than the socket's buffers hold: writes are cut wherever they happen to be full.
+    let send = async {
+        for number in 0..24 {
+            let mut builder = BatchBuilder::default();
+            let filler = "x".repeat(200_000 + number * 7);
+            builder.frame("enter", |out| out.extend_from_slice(format!("\"{number}-{filler}\"").as_bytes()));
+            let sent = opened.batches.send(Ok(builder.finish(None, Revision(1)))).await;
+            sent.expect("somebody listens");
+        }
+        opened.batches.send(Err(LiveError::ViewFailed)).await.expect("somebody listens");
+    };
+    let mut text = String::new();
+    tokio::join!(send, client.read_until(&mut text, "0\r\n\r\n"));
+    let mut body = text.split_once("\r\n\r\n").expect("a head").1;
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("the size of a chunk");
+        whole.push_str(&rest[..size]);
+        assert_eq!(&rest[size..size + 2], "\r\n");
+        body = &rest[size + 2..];
+    }
+    let frames: Vec<_> = whole.lines().filter_map(|line| line.strip_prefix("data: \"")).collect();
+    assert_eq!(frames.len(), 24);
+    for (number, frame) in frames.iter().enumerate() {
+        let filler = frame.strip_prefix(&format!("{number}-")).expect("in order");
+        assert_eq!(filler.trim_end_matches('"').len(), 200_000 + number * 7);
+    }
+    rig.stop().await;
+}

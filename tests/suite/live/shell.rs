@@ -180,6 +180,53 @@ async fn all_that_is_ready_goes_out_in_one_write() {
 }
 
 #[tokio::test]
+async fn rows_that_change_soon_after_a_write_go_together_in_the_next() {
+    let (feed, rows) = feed();
+    let (mut sink, told, mut writes) = Sink::new();
+    // Long enough for all of what follows; the end of the feed does not cut it short.
+    let options = SseOptions { write_pause: Duration::from_millis(200), ..SseOptions::default() };
+    let client = async {
+        writes.recv().await.expect("the retry line");
+        feed.send(Ok(batch(&[("enter", "a")], Some("t")))).await.expect("sent");
+        writes.recv().await.expect("the first rows go at once");
+        for _ in 0..50 {
+            feed.send(Ok(batch(&[("update", "a")], Some("t")))).await.expect("sent");
+            // Whoever serves has its turn after each.
+            tokio::task::yield_now().await;
+        }
+        drop(feed);
+    };
+    let serve = serve_sse(Sub::new("s", rows), &mut sink, &options, never());
+    let (end, ()) = in_time(async { tokio::join!(serve, client) }).await;
+    assert_eq!(end, Ok(End::Ended));
+    assert_eq!(told.events().len(), 51);
+    assert_eq!(told.count(), 3, "the retry line, the first rows, and all that came soon after");
+}
+
+#[tokio::test]
+async fn a_host_that_stops_is_told_at_once_even_while_rows_wait() {
+    let (feed, rows) = feed();
+    let (mut sink, told, mut writes) = Sink::new();
+    let options = SseOptions { write_pause: Duration::from_secs(3_600), ..SseOptions::default() };
+    let stop = CancellationToken::new();
+    let client = async {
+        writes.recv().await.expect("the retry line");
+        feed.send(Ok(batch(&[("enter", "a")], Some("t")))).await.expect("sent");
+        writes.recv().await.expect("the first rows go at once");
+        feed.send(Ok(batch(&[("update", "a")], Some("t")))).await.expect("sent");
+        while feed.capacity() < feed.max_capacity() {
+            // It was taken in, and waits.
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    let serve = serve_sse(Sub::new("s", rows), &mut sink, &options, until_cancelled(stop.clone()));
+    let (end, ()) = in_time(async { tokio::join!(serve, client) }).await;
+    assert!(matches!(end, Ok(End::Stopped(_))));
+    assert_eq!(told.events(), ["enter", "error"]);
+}
+
+#[tokio::test]
 async fn a_write_takes_in_no_more_than_its_bound() {
     let (mut sink, told, _) = Sink::new();
     let one = batch(&[("update", "a")], Some("t"));

@@ -369,3 +369,36 @@ async fn batches_of_all_subscriptions_that_are_ready_go_out_in_one_write() {
     }
     assert_eq!(client.write().await.len(), 30);
 }
+
+#[tokio::test]
+async fn rows_that_change_soon_after_a_write_wait_for_each_other_and_no_command_waits_for_them() {
+    let options = WsOptions { write_pause: Duration::from_secs(3_600), ..multi() };
+    let mut client = Client::connect(options);
+    let opened = client.subscribe(&subscribe("a")).await;
+    assert_eq!(client.message().await["type"], "subscribed");
+    opened.send(&[("enter", "a")]).await;
+    assert_eq!(client.message().await["type"], "batch");
+    for _ in 0..50 {
+        opened.send(&[("update", "a")]).await;
+        tokio::task::yield_now().await;
+    }
+    // The answer takes along what waits.
+    client.say(r#"{"action":"ping"}"#).await;
+    let together = client.write().await;
+    assert_eq!(together.iter().filter(|message| message.contains("\"pong\"")).count(), 1);
+    assert_eq!(together.iter().filter(|message| message.contains("\"update\"")).count(), 50);
+}
+
+#[tokio::test]
+async fn rows_that_wait_are_written_when_their_time_has_come() {
+    let options = WsOptions { write_pause: Duration::from_millis(100), ..single() };
+    let mut client = Client::connect(options);
+    let opened = client.subscribe(SUBSCRIBE).await;
+    opened.send(&[("enter", "a")]).await;
+    assert_eq!(client.write().await, [frame("enter", "a", 0)]);
+    for _ in 0..50 {
+        opened.send(&[("update", "a")]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(client.write().await.len(), 50, "in one write");
+}

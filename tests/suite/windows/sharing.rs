@@ -417,3 +417,16 @@ async fn so_many_different_queries_and_no_more_are_kept() {
     assert!(again.is_ok(), "a query that is watched already costs no place");
     assert_eq!(ask(3).await.unwrap_err().code(), "live_views_max");
 }
+
+#[tokio::test]
+async fn a_batch_knows_when_it_was_committed_and_a_snapshot_does_not() {
+    let rig = rig();
+    rig.put("a", 1, "red");
+    let mut viewer = Viewer::new(acme(), by_rank(10));
+    viewer.connect(&rig.live).await.expect("a good query");
+    assert_eq!(viewer.take().await.expect("a snapshot").committed(), None);
+    let before = std::time::Instant::now();
+    rig.put("b", 2, "red");
+    let committed = viewer.take().await.expect("a change").committed().expect("it was committed");
+    assert!((before..=std::time::Instant::now()).contains(&committed));
+}

@@ -179,7 +179,7 @@ impl Shared {
     }
 }
 
-fn create_sql(table: &TableSchema) -> String {
+pub(super) fn create_sql(table: &TableSchema) -> String {
     let rows = rows_table(&table.name);
     let mut sql = format!(
         "CREATE TABLE {rows}(_tenant INTEGER NOT NULL, key TEXT NOT NULL, _version INTEGER NOT NULL,
@@ -211,7 +211,7 @@ fn column_sql(column: &Column) -> String {
     format!("{} {affinity}", column_name(&column.name))
 }
 
-fn index_name(table: &str, column: &str) -> String {
+pub(super) fn index_name(table: &str, column: &str) -> String {
     format!("\"order_{table}.{column}\"")
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql};
 
-use super::catalog::{column_name, rows_table};
+use super::catalog::{column_name, index_name, rows_table};
 use super::database::unsigned;
 use super::pages::ReadResult;
 use super::readers::ReadStop;
@@ -40,25 +40,26 @@ pub(super) fn query(
     let mut sql = Sql::new(&table);
     sql.filter(&query.scope);
     sql.filter(&query.filter);
-    if let Some(after) = &query.after {
-        sql.after(query, after);
-    }
-    let text = sql.finish(query);
-    let mut statement = conn.prepare_cached(&text)?;
-    statement.raw_bind_parameter(1, number)?;
-    for (index, value) in sql.values.iter().enumerate() {
-        statement.raw_bind_parameter(index + 2, Bound(value))?;
-    }
-    let mut found = statement.raw_query();
     let mut rows = Vec::new();
     let mut bytes = 0;
     let mut more = false;
-    while let Some(row) = found.next()? {
-        if rows.len() == query.limit as usize || bytes > ROW_PAGE_BYTES_MAX {
-            more = true;
-            break;
+    'stretches: for text in sql.finish(query) {
+        let mut statement = conn.prepare_cached(&text)?;
+        statement.raw_bind_parameter(1, number)?;
+        for (index, value) in sql.values.iter().enumerate() {
+            statement.raw_bind_parameter(index + 2, Bound(value))?;
         }
-        rows.push(read_row(row, &table, &mut bytes)?);
+        // One row more than asked for tells whether there is a next page.
+        let wanted = i64::from(query.limit) + 1 - i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        statement.raw_bind_parameter(sql.values.len() + 2, wanted)?;
+        let mut found = statement.raw_query();
+        while let Some(row) = found.next()? {
+            if rows.len() == query.limit as usize || bytes > ROW_PAGE_BYTES_MAX {
+                more = true;
+                break 'stretches;
+            }
+            rows.push(read_row(row, &table, &mut bytes)?);
+        }
     }
     let next = if more { rows.last().map(|row| cursor_of(&table, query, row)) } else { None };
     Ok(RowPage { rows, next, revision })
@@ -116,18 +117,14 @@ fn selection(table: &TableSchema) -> String {
 /// A statement in the making. Parameter 1 is the tenant, the values follow.
 struct Sql<'a> {
     table: &'a TableSchema,
+    /// The conditions, each with an AND before it.
     text: String,
     values: Vec<Value>,
 }
 
 impl<'a> Sql<'a> {
     fn new(table: &'a TableSchema) -> Self {
-        let text = format!(
-            "SELECT {} FROM {} WHERE _tenant = ?1 AND _deleted = 0",
-            selection(table),
-            rows_table(&table.name)
-        );
-        Self { table, text, values: Vec::new() }
+        Self { table, text: String::new(), values: Vec::new() }
     }
 
     /// Adds a value and answers its parameter.
@@ -190,49 +187,37 @@ impl<'a> Sql<'a> {
         values.iter().map(|value| self.bind(value)).collect::<Vec<_>>().join(", ")
     }
 
-    /// Rows strictly after the cursor: equal in the first columns and after it
-    /// in the next, for every number of first columns; the key comes last.
-    fn after(&mut self, query: &Query, after: &RowCursor) {
+    /// The conditions of rows strictly after the cursor: equal in the first columns and after it in the next, for
+    /// every number of first columns. Each is one stretch of the order, and stands alone: an index leads to its
+    /// first row, however deep it lies, where a single condition of several cases would be read from the head on.
+    fn stretches(&mut self, query: &Query, after: &RowCursor) -> Vec<String> {
         let mut equal = String::new();
-        let mut cases = Vec::new();
-        for (index, (order, value)) in query.order.iter().zip(&after.values).enumerate() {
-            let column = column_name(&order.column);
+        let mut stretches = Vec::new();
+        for (order, value) in query.order.iter().zip(&after.values) {
             let parameter = self.bind(value);
-            if let Some(beyond) = self.beyond(&order.column, order.descending, value, &parameter) {
-                cases.push(format!("({equal}{beyond})"));
-            }
-            if index == 0 && *value != Value::Null {
-                self.narrow(&order.column, order.descending, &parameter);
-            }
-            // A null parameter is bound all the same: IS holds for it.
-            let _ = write!(equal, "{column} IS {parameter} AND ");
+            let beyond = self.beyond(&order.column, order.descending, value, &parameter);
+            stretches.push(beyond.into_iter().map(|beyond| format!("{equal} AND {beyond}")).collect());
+            // Not `IS ?` for both: with it the planner would rather read by key.
+            let equals = if *value == Value::Null { "IS NULL".into() } else { format!("= {parameter}") };
+            let _ = write!(equal, " AND {} {equals}", column_name(&order.column));
         }
         let key = self.bind(&Value::Text(after.key.clone()));
-        cases.push(format!("({equal}key > {key})"));
-        let _ = write!(self.text, " AND ({})", cases.join(" OR "));
+        stretches.push(vec![format!("{equal} AND key > {key}")]);
+        // The more columns are equal, the nearer.
+        stretches.into_iter().rev().flatten().collect()
     }
 
-    /// Being after a value in one column; none where nothing is. Nulls come first when ascending.
-    fn beyond(&self, column: &str, descending: bool, value: &Value, parameter: &str) -> Option<String> {
+    /// Being after a value in one column, nearest first; none where nothing is. Nulls come first when ascending.
+    fn beyond(&self, column: &str, descending: bool, value: &Value, parameter: &str) -> Vec<String> {
         let name = column_name(column);
         match (*value == Value::Null, descending) {
-            (true, false) => Some(format!("{name} IS NOT NULL")),
-            (true, true) => None,
-            (false, false) => Some(format!("{name} > {parameter}")),
+            (true, false) => vec![format!("{name} IS NOT NULL")],
+            (true, true) => Vec::new(),
+            (false, false) => vec![format!("{name} > {parameter}")],
             (false, true) if self.nullable(column) => {
-                Some(format!("({name} < {parameter} OR {name} IS NULL)"))
+                vec![format!("{name} < {parameter}"), format!("{name} IS NULL")]
             }
-            (false, true) => Some(format!("{name} < {parameter}")),
-        }
-    }
-
-    /// Says again what follows from the cases, in a form that bounds the index.
-    fn narrow(&mut self, column: &str, descending: bool, parameter: &str) {
-        let name = column_name(column);
-        if !descending {
-            let _ = write!(self.text, " AND {name} >= {parameter}");
-        } else if !self.nullable(column) {
-            let _ = write!(self.text, " AND {name} <= {parameter}");
+            (false, true) => vec![format!("{name} < {parameter}")],
         }
     }
 
@@ -240,16 +225,43 @@ impl<'a> Sql<'a> {
         self.table.column(column).is_some_and(|(_, column)| column.nullable)
     }
 
-    fn finish(&mut self, query: &Query) -> String {
-        let mut text = std::mem::take(&mut self.text);
-        text.push_str(" ORDER BY ");
-        for order in &query.order {
-            let direction = if order.descending { "DESC" } else { "ASC" };
-            let _ = write!(text, "{} {direction}, ", column_name(&order.column));
+    /// The statements whose rows, one after the other, are the answer. The last parameter is the limit.
+    fn finish(&mut self, query: &Query) -> Vec<String> {
+        let stretches = match &query.after {
+            Some(after) => self.stretches(query, after),
+            None => vec![String::new()],
+        };
+        let mut order = String::new();
+        for by in &query.order {
+            let direction = if by.descending { "DESC" } else { "ASC" };
+            let _ = write!(order, "{} {direction}, ", column_name(&by.column));
         }
-        // One row more than asked for tells whether there is a next page.
-        let _ = write!(text, "key LIMIT {}", u64::from(query.limit) + 1);
-        text
+        let (selection, rows) = (selection(self.table), rows_table(&self.table.name));
+        let (by, conditions, limit) = (self.index(query), &self.text, self.values.len() + 2);
+        let statement = |stretch: String| {
+            format!(
+                "SELECT {selection} FROM {rows}{by} WHERE _tenant = ?1 AND _deleted = 0{conditions}{stretch} \
+                 ORDER BY {order}key LIMIT ?{limit}"
+            )
+        };
+        stretches.into_iter().map(statement).collect()
+    }
+
+    /// The index that a page behind a cursor is read by, where the planner would choose badly: it takes a tenant
+    /// for a few rows, and reads them by key. None where a condition on another column may lead to fewer rows.
+    fn index(&self, query: &Query) -> String {
+        let sortable = |column: &str| self.table.column(column).is_some_and(|(_, column)| column.sortable);
+        let Some(first) =
+            query.order.first().filter(|first| query.after.is_some() && sortable(&first.column))
+        else {
+            return String::new();
+        };
+        let leads_elsewhere =
+            |condition: &&Condition| condition.column != first.column && sortable(&condition.column);
+        if query.conditions().iter().any(leads_elsewhere) {
+            return String::new();
+        }
+        format!(" INDEXED BY {}", index_name(&self.table.name, &first.column))
     }
 }
 
@@ -303,4 +315,78 @@ fn cursor_of(table: &TableSchema, query: &Query, row: &Row) -> RowCursor {
         declared => table.column(declared).map_or(Value::Null, |(index, _)| row.cells[index].clone()),
     };
     RowCursor { values: query.order.iter().map(|order| value(&order.column)).collect(), key: row.key.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::{Bound, Sql};
+    use crate::backends::sqlite::catalog::{column_name, create_sql};
+    use crate::tables::{Column, ColumnType, Order, Query, RowCursor, TableSchema, Value};
+
+    fn things() -> TableSchema {
+        let column = |name: &str, nullable| Column {
+            name: name.into(),
+            column_type: ColumnType::Int,
+            nullable,
+            filterable: true,
+            sortable: true,
+        };
+        let columns = vec![column("size", false), column("delay", true)];
+        TableSchema { name: "things".into(), columns, versioned: true, window_rows_max: 1_000 }
+    }
+
+    /// What SQLite does for each statement of a query.
+    fn plans(conn: &Connection, table: &TableSchema, query: &Query) -> Vec<String> {
+        let mut sql = Sql::new(table);
+        let texts = sql.finish(query);
+        let plan = |text: String| {
+            let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {text}")).expect("it compiles");
+            statement.raw_bind_parameter(1, 1).expect("bound");
+            for (index, value) in sql.values.iter().enumerate() {
+                statement.raw_bind_parameter(index + 2, Bound(value)).expect("bound");
+            }
+            let (mut rows, mut plan) = (statement.raw_query(), String::new());
+            while let Some(row) = rows.next().expect("a step") {
+                plan.push_str(&row.get::<_, String>(3).expect("text"));
+                plan.push('\n');
+            }
+            plan
+        };
+        texts.into_iter().map(plan).collect()
+    }
+
+    #[test]
+    fn a_page_begins_at_its_cursor_by_the_index_and_reads_nothing_before_it() {
+        let table = things();
+        let conn = Connection::open_in_memory().expect("a database");
+        conn.execute_batch(&create_sql(&table)).expect("a table");
+        let mut looked_at = 0;
+        for (column, value, descending) in [
+            ("size", Value::Int(7), false),
+            ("size", Value::Int(7), true),
+            ("delay", Value::Int(7), false),
+            ("delay", Value::Int(7), true),
+            ("delay", Value::Null, false),
+            ("delay", Value::Null, true),
+        ] {
+            let order = vec![Order { column: column.into(), descending }];
+            let after = Some(RowCursor { values: vec![value.clone()], key: "k".into() });
+            let query = Query { order, after, limit: 50, ..Query::all("things") };
+            for plan in plans(&conn, &table, &query) {
+                let bound = ["=? AND key>?", ">?", "<?", "=?"];
+                let name = column_name(column);
+                let bounds = bound.map(|bound| format!("(_tenant=? AND {}{bound}", name.trim_matches('"')));
+                assert!(bounds.iter().any(|bound| plan.contains(bound)), "{column} {value:?}: {plan}");
+                assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE FOR ORDER BY"), "{plan}");
+                looked_at += 1;
+            }
+        }
+        assert_eq!(looked_at, 2 + 2 + 2 + 3 + 2 + 1);
+        let by_key =
+            Query { after: Some(RowCursor { values: vec![], key: "k".into() }), ..Query::all("things") };
+        let plan = plans(&conn, &table, &by_key).concat();
+        assert!(plan.contains("(_tenant=? AND key>?") && !plan.contains("TEMP B-TREE"), "{plan}");
+    }
 }

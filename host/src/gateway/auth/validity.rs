@@ -5,6 +5,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -173,7 +175,6 @@ impl Validity {
         let valid = self.clone();
         async move {
             let mut changed = valid.standing.changed.subscribe();
-            let session = valid.session.clone().unwrap_or_default();
             loop {
                 if let Err(problem) = valid.check() {
                     return problem;
@@ -181,11 +182,25 @@ impl Validity {
                 tokio::select! {
                     // It cannot fail: the sender lives in what is held here.
                     _ = changed.changed() => {}
-                    () = session.cancelled() => {}
-                    () = valid.wait() => {}
+                    () = valid.runs_out() => {}
                 }
             }
         }
+    }
+
+    /// Until it may have ended by itself. Boxed: most credentials of open connections have nothing to wait for.
+    fn runs_out(&self) -> BoxFuture<'_, ()> {
+        if self.session.is_none() && self.expires_at.is_none() {
+            return std::future::pending().boxed();
+        }
+        async {
+            let session = self.session.clone().unwrap_or_default();
+            tokio::select! {
+                () = session.cancelled() => {}
+                () = self.wait() => {}
+            }
+        }
+        .boxed()
     }
 
     /// Until it is time to look again: clocks are set, so a long wait is cut in pieces.

@@ -1,45 +1,60 @@
 //! The credential of an open connection: what it opened ends with it, unless a newer one takes its place.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::super::Edge;
 use super::super::auth::Caller;
 use super::super::problem::Problem;
-use super::shell::{Authenticate, Fault, Until, until_cancelled};
+use super::shell::{Authenticate, Until, until_cancelled};
 
-/// Who watches, now. Clones are the same.
+/// Who watches, now. Clones are the same. One waits for its end.
 #[derive(Clone, Debug)]
-pub(super) struct Credential(Arc<watch::Sender<Caller>>);
+pub(super) struct Credential(Arc<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    caller: Mutex<Caller>,
+    newer: Notify,
+}
+
+/// Comes when the host stops, or a credential that nothing can renew is not good any more.
+pub(super) fn until_ended(caller: &Caller, edge: &Edge) -> Until {
+    let (ended, stopped) = (caller.valid.ended(), until_cancelled(edge.stopping.clone()));
+    async move {
+        tokio::select! {
+            problem = ended => problem.into(),
+            fault = stopped => fault,
+        }
+    }
+    .boxed()
+}
 
 impl Credential {
     pub(super) fn new(caller: Caller) -> Self {
-        Self(Arc::new(watch::Sender::new(caller)))
+        Self(Arc::new(Shown { caller: Mutex::new(caller), newer: Notify::new() }))
+    }
+
+    fn caller(&self) -> MutexGuard<'_, Caller> {
+        // Nothing that can panic happens under it.
+        self.0.caller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Comes when the host stops, or the credential is not good any more and no newer one has come.
     pub(super) fn until(&self, edge: &Edge) -> Until {
-        let mut callers = self.0.subscribe();
-        let ended = async move {
-            loop {
-                let ended = callers.borrow_and_update().valid.ended();
-                tokio::select! {
-                    problem = ended => return Fault::from(problem),
-                    changed = callers.changed() => if changed.is_err() {
-                        // Nobody can send a newer one any more: this one is waited for.
-                        let ended = callers.borrow().valid.ended();
-                        return ended.await.into();
-                    },
-                }
-            }
-        };
-        let stopped = until_cancelled(edge.stopping.clone());
+        let (credential, stopped) = (self.clone(), until_cancelled(edge.stopping.clone()));
         async move {
-            tokio::select! {
-                fault = ended => fault,
-                fault = stopped => fault,
+            tokio::pin!(stopped);
+            loop {
+                let ended = credential.caller().valid.ended();
+                tokio::select! {
+                    problem = ended => return problem.into(),
+                    fault = &mut stopped => return fault,
+                    // One that came before anybody waited is not missed.
+                    () = credential.0.newer.notified() => {}
+                }
             }
         }
         .boxed()
@@ -52,11 +67,12 @@ impl Credential {
             let (credential, edge) = (credential.clone(), Arc::clone(&edge));
             async move {
                 let caller = edge.authenticate(&token).await?;
-                if !caller.sees_the_same(&credential.0.borrow()) {
+                if !caller.sees_the_same(&credential.caller()) {
                     let detail = "the token is of another tenant, or reads other rows than the first one";
                     return Err(Problem::new("token_differs", detail).into());
                 }
-                credential.0.send_replace(caller);
+                *credential.caller() = caller;
+                credential.0.newer.notify_one();
                 Ok(())
             }
             .boxed()

@@ -1,18 +1,17 @@
 //! `GET` and `POST /v1/live`: a live query as server-sent events.
 
 use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, poll_fn};
-use futures_util::{FutureExt, Stream};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value as Json, json};
 
 use super::super::Edge;
@@ -21,10 +20,11 @@ use super::super::body::{BodyLimit, BodyReader, media_type, unsupported};
 use super::super::native::json_problem;
 use super::super::params::{self, Params};
 use super::super::problem::Problem;
+use super::super::serve::{RawStream, TakeOver};
 use super::super::tables::parse_order;
 use super::InProcess;
-use super::credential::Credential;
-use super::shell::{SseOptions, SseSink, Sub, Until};
+use super::credential::until_ended;
+use super::shell::{Broken, SseOptions, SseSink, Sub, Until};
 use super::sse::serve_sse;
 use crate::tables::TableSchema;
 
@@ -163,7 +163,7 @@ async fn follow(
         return Err(Problem::new("host_stopping", "the host is stopping"));
     }
     let sub = inprocess_of(&edge, &caller).open(&query, resume).await?;
-    let until = Credential::new(caller).until(&edge);
+    let until = until_ended(&caller, &edge);
     let options = SseOptions {
         heartbeat: edge.options.sse_heartbeat,
         write_wait_max: edge.options.write_wait_max,
@@ -175,7 +175,10 @@ async fn follow(
         // A proxy that buffers would hold events back.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(EventBody::new(until, sub.fixed(), options))).into_response())
+    // There are many such streams and most are idle: each is served on its bare socket, without the buffers that
+    // come with a connection of HTTP.
+    let serve = move |stream| serve(edge, sub.fixed(), until, options, stream).boxed();
+    Ok((headers, Extension(TakeOver::new(serve))).into_response())
 }
 
 pub(super) fn inprocess_of(edge: &Edge, caller: &Caller) -> InProcess {
@@ -185,64 +188,33 @@ pub(super) fn inprocess_of(edge: &Edge, caller: &Caller) -> InProcess {
     InProcess { live, tables, tenant: caller.tenant.clone(), access }
 }
 
-/// A response's body that runs [`serve_sse`] whenever it is asked for more: no task of its own, and no pulling
-/// ahead of what the socket takes.
-struct EventBody {
-    /// None once it has ended.
-    run: Option<BoxFuture<'static, ()>>,
-    place: Place,
-}
-
-/// One piece on its way from the writer to the body.
-type Place = Arc<Mutex<Option<Bytes>>>;
-
-fn taken(place: &Place) -> std::sync::MutexGuard<'_, Option<Bytes>> {
-    // Nothing that can panic happens under it.
-    place.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl EventBody {
-    fn new(until: Until, sub: Sub, options: SseOptions) -> Self {
-        let place = Place::default();
-        let mut sink = BodySink(Arc::clone(&place));
-        let run = async move {
-            let id = sub.id().to_owned();
-            let end = serve_sse(sub, &mut sink, &options, until).await;
-            tracing::debug!(subscription = id, end = ?end, "live query ended");
-        };
-        Self { run: Some(run.boxed()), place }
+async fn serve(edge: Arc<Edge>, sub: Sub, until: Until, options: SseOptions, stream: RawStream) {
+    let mut sink = BodySink { stream: &stream, within: options.write_wait_max };
+    let end = tokio::select! {
+        end = serve_sse(sub, &mut sink, &options, until) => end,
+        // Dropping the rest ends the subscription.
+        () = stream.gone() => return,
+        () = edge.hard.cancelled() => return,
+    };
+    tracing::debug!(end = ?end, "live query ended");
+    if !matches!(end, Err(Broken::Stalled(_) | Broken::Io(_))) {
+        stream.finish(&edge.stopping).await;
     }
 }
 
-impl Stream for EventBody {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(run) = &mut self.run else { return Poll::Ready(None) };
-        let over = run.as_mut().poll(context).is_ready();
-        if over {
-            self.run = None;
-        }
-        match taken(&self.place).take() {
-            Some(bytes) => Poll::Ready(Some(Ok(bytes))),
-            None if over => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    }
+/// Writes to the client.
+struct BodySink<'a> {
+    stream: &'a RawStream,
+    within: Duration,
 }
 
-/// Puts what is written where the body takes it.
-struct BodySink(Place);
-
-impl SseSink for BodySink {
-    /// The socket below has a deadline of its own for whatever is written to it: this future is not even polled
-    /// while the socket takes nothing.
-    fn arm(&mut self, _within: Duration) {}
+impl SseSink for BodySink<'_> {
+    fn arm(&mut self, within: Duration) {
+        self.within = within;
+    }
 
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, io::Result<()>> {
-        *taken(&self.0) = Some(bytes);
-        // The next poll comes when the body is asked again, which is after it took this.
-        poll_fn(|_| if taken(&self.0).is_none() { Poll::Ready(Ok(())) } else { Poll::Pending }).boxed()
+        async move { self.stream.write(&bytes, self.within).await }.boxed()
     }
 
     fn close(&mut self) {}

@@ -48,10 +48,8 @@ impl InProcess {
             let detail = format!("has {} bytes; no token is this long", token.len());
             return Err(params::invalid("resume", detail));
         }
-        let mut query = read_query(&*self.tables, query)?;
-        let schema = self.tables.schema(&query.query.table)?;
-        query.query.scope = (self.access)(&schema)?.unwrap_or_default();
-        let batches = self.rows(query.clone(), resume).await?;
+        let query = Query { text: query.to_string().into(), ..Query::default() };
+        let batches = self.rows(self.read(&query)?, resume).await?;
         let id = format!("{:032x}", rand::random::<u128>());
         let (backend, query) = (self.clone(), Arc::new(tokio::sync::Mutex::new(query)));
         let sub = Sub::new(id, batches).on_reanchor(move |anchor| {
@@ -65,12 +63,21 @@ impl InProcess {
         Ok(sub)
     }
 
-    async fn moved(&self, query: &mut LiveQuery, anchor: Anchor) -> Result<Rows, Problem> {
-        let schema = self.tables.schema(&query.query.table)?;
-        let cursor = anchor.cursor.map(|raw| serde_json::from_str::<Json>(raw.get())).transpose();
-        let cursor = cursor.map_err(|error| json_problem(&error))?;
-        let moved = read_anchor(&schema, query, cursor.as_ref(), anchor.limit)?;
-        let rows = self.rows(moved.clone(), None).await?;
+    /// The query that a client's words mean, where it now is.
+    fn read(&self, query: &Query) -> Result<LiveQuery, Problem> {
+        let words = json(&query.text)?;
+        let mut live = read_query(&*self.tables, &words)?;
+        let schema = self.tables.schema(&live.query.table)?;
+        live.query.scope = (self.access)(&schema)?.unwrap_or_default();
+        let cursor = query.cursor.as_deref().map(json).transpose()?;
+        read_anchor(&schema, &live, cursor.as_ref(), query.limit)
+    }
+
+    async fn moved(&self, query: &mut Query, anchor: Anchor) -> Result<Rows, Problem> {
+        let cursor = anchor.cursor.map(|raw| raw.get().into()).or_else(|| query.cursor.clone());
+        let limit = anchor.limit.filter(|limit| *limit != 0).or(query.limit);
+        let moved = Query { text: query.text.clone(), cursor, limit };
+        let rows = self.rows(self.read(&moved)?, None).await?;
         *query = moved;
         Ok(rows)
     }
@@ -80,6 +87,19 @@ impl InProcess {
         let subscription = self.live.subscribe(subscribe).await?;
         Ok(subscription.batches.map(|batch| batch.map_err(fault)).boxed())
     }
+}
+
+/// A client's query, kept for when it is moved. As text: an open subscription has no use for more.
+#[derive(Default)]
+struct Query {
+    text: Box<str>,
+    /// Where it was moved to, and the size that it was given.
+    cursor: Option<Box<str>>,
+    limit: Option<i64>,
+}
+
+fn json(text: &str) -> Result<Json, Problem> {
+    serde_json::from_str(text).map_err(|error| json_problem(&error))
 }
 
 impl Backend for InProcess {

@@ -1,6 +1,8 @@
 //! What is counted of a connection of live queries.
 
-use metrics::{Counter, counter, gauge};
+use std::time::Instant;
+
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 
 use super::shell::Fault;
 use crate::telemetry::metrics as names;
@@ -13,6 +15,7 @@ pub(super) struct Meter {
     frames: Counter,
     bytes: Counter,
     writes: Counter,
+    commit_to_write: Histogram,
 }
 
 impl Meter {
@@ -24,10 +27,15 @@ impl Meter {
             frames: counter!(names::LIVE_SENT_FRAMES, "transport" => transport),
             bytes: counter!(names::LIVE_SENT_BYTES, "transport" => transport),
             writes: counter!(names::LIVE_WRITES, "transport" => transport),
+            commit_to_write: histogram!(names::LIVE_COMMIT_TO_WRITE, "transport" => transport),
         }
     }
 
-    pub(super) fn wrote(&self, frames: usize, bytes: usize) {
+    /// Counts a write, and how long the oldest commit that is told in it has waited.
+    pub(super) fn wrote(&self, frames: usize, bytes: usize, oldest: Option<Instant>) {
+        if let Some(committed) = oldest {
+            self.commit_to_write.record(committed.elapsed());
+        }
         self.frames.increment(frames as u64);
         self.bytes.increment(bytes as u64);
         self.writes.increment(1);

@@ -282,6 +282,8 @@ pub struct SseOptions {
     pub write_wait_max: Duration,
     /// Bytes after which what is ready waits for the next write.
     pub write_bytes: usize,
+    /// Frames that come sooner after a write wait, and go together.
+    pub write_pause: Duration,
 }
 
 impl Default for SseOptions {
@@ -290,6 +292,7 @@ impl Default for SseOptions {
             heartbeat: limits::SSE_HEARTBEAT,
             write_wait_max: limits::WRITE_WAIT_MAX,
             write_bytes: limits::LIVE_WRITE_BYTES,
+            write_pause: limits::LIVE_WRITE_PAUSE,
         }
     }
 }
@@ -314,6 +317,7 @@ pub struct WsOptions {
     pub heartbeat: Duration,
     pub write_wait_max: Duration,
     pub write_bytes: usize,
+    pub write_pause: Duration,
     pub first_command_wait_max: Duration,
     pub message_bytes_max: usize,
     pub subscriptions_max: usize,
@@ -328,6 +332,7 @@ impl WsOptions {
             heartbeat: limits::SSE_HEARTBEAT,
             write_wait_max: limits::WRITE_WAIT_MAX,
             write_bytes: limits::LIVE_WRITE_BYTES,
+            write_pause: limits::LIVE_WRITE_PAUSE,
             first_command_wait_max: limits::LIVE_FIRST_COMMAND_WAIT_MAX,
             message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
             subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,

@@ -3,7 +3,6 @@
 //! One task owns a socket: it reads a command or pulls batches, writes what came of it, and only then goes on. So
 //! a client that does not read is not read from either, and its subscriptions are not pulled.
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{AbortHandle, Abortable, SelectAll};
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::commands::{self, Command, Request};
 use super::meter::Meter;
@@ -38,18 +37,21 @@ pub async fn serve_ws(
         conn,
         options,
         until,
-        open: HashMap::new(),
+        open: Vec::new(),
         streams: SelectAll::new(),
         out: Vec::new(),
         out_bytes: 0,
         out_frames: 0,
+        committed: None,
+        told: None,
         serials: 0,
         begun: false,
         unanswered: 0,
         meter: Meter::new("websocket"),
     };
     let end = socket.serve().await;
-    socket.finish(end).await
+    // Boxed, as all that is rare: most sockets only wait for rows and for their client, and are small then.
+    Box::pin(socket.finish(end)).await
 }
 
 struct Socket<'a> {
@@ -58,12 +60,17 @@ struct Socket<'a> {
     options: &'a WsOptions,
     until: Until,
     /// By the client's ids; the empty one in the protocol with one subscription.
-    open: HashMap<Arc<str>, Open>,
+    /// Few, and mostly one: looked through, in the order in which they were opened.
+    open: Vec<Open>,
     streams: SelectAll<Tagged>,
     /// What is written next.
     out: Vec<Text>,
     out_bytes: usize,
     out_frames: usize,
+    /// The oldest commit in it.
+    committed: Option<std::time::Instant>,
+    /// When frames were last written.
+    told: Option<Instant>,
     /// Tells the streams of one id apart: what an old one still gives is not passed on.
     serials: u64,
     /// A command has come.
@@ -74,6 +81,7 @@ struct Socket<'a> {
 
 /// A subscription whose batches come through [`Socket::streams`].
 struct Open {
+    id: Arc<str>,
     sub: Sub,
     head: Bytes,
     serial: u64,
@@ -118,37 +126,49 @@ enum Happened {
     Came(Item),
     Late,
     Quiet,
+    Due,
 }
 
 impl Socket<'_> {
     async fn serve(&mut self) -> Result<End, Broken> {
-        let late = sleep(self.options.first_command_wait_max);
+        let mut late = Some(Box::pin(sleep(self.options.first_command_wait_max)));
+        let mut due: Option<Pin<Box<Sleep>>> = None;
         let quiet = sleep(self.options.heartbeat);
-        tokio::pin!(late, quiet);
+        tokio::pin!(quiet);
         loop {
             // Whatever arm is dropped loses nothing: `recv` and streams are cancel-safe.
             let happened = tokio::select! {
                 fault = &mut self.until => Happened::Over(fault),
                 heard = self.conn.recv() => Happened::Heard(heard),
-                Some(item) = self.streams.next(), if !self.streams.is_empty() => Happened::Came(item),
-                () = &mut late, if !self.begun => Happened::Late,
+                // While what has come waits for more, it is not looked at: it can be late, and not be much.
+                Some(item) = self.streams.next(), if due.is_none() && !self.streams.is_empty() => {
+                    Happened::Came(item)
+                }
+                () = expired(&mut late), if late.is_some() => Happened::Late,
+                () = expired(&mut due), if due.is_some() => Happened::Due,
                 () = &mut quiet => Happened::Quiet,
             };
+            let came = matches!(happened, Happened::Came(_));
             let end = match happened {
                 Happened::Over(fault) => Some(End::Stopped(fault)),
                 Happened::Heard(None) => Some(End::Disconnected),
                 Happened::Heard(Some(incoming)) => {
                     self.unanswered = 0;
-                    match self.heard(incoming).await? {
+                    match Box::pin(self.heard(incoming)).await? {
                         // An acknowledgement does not travel alone if there are rows already.
                         None => self.gather(None)?,
                         end => end,
                     }
                 }
-                Happened::Came(item) => self.gather(Some(item))?,
+                Happened::Came(item) => {
+                    let end = self.gather(Some(item))?;
+                    due = self.pause().filter(|_| end.is_none()).map(|until| Box::pin(sleep_until(until)));
+                    end
+                }
+                Happened::Due => self.gather(None)?,
                 Happened::Late => return Err(self.too_late().into()),
                 Happened::Quiet => {
-                    self.ping().await?;
+                    Box::pin(self.ping()).await?;
                     quiet.as_mut().reset(self.next_ping());
                     continue;
                 }
@@ -156,7 +176,12 @@ impl Socket<'_> {
             if let Some(end) = end {
                 return Ok(end);
             }
-            if !self.out.is_empty() {
+            if self.begun {
+                late = None;
+            }
+            let waits = came && due.is_some();
+            if !waits && !self.out.is_empty() {
+                due = None;
                 self.flush().await?;
                 quiet.as_mut().reset(self.next_ping());
             }
@@ -234,7 +259,7 @@ impl Socket<'_> {
             Command::Subscribe(ask) => self.subscribe(id, ask).await,
             Command::Reanchor(anchor) => self.reanchor(&id, anchor).await,
             Command::Unsubscribe => {
-                if self.open.remove(id.as_str()).is_none() {
+                if !self.drop_open(&id) {
                     return self.complain(Some(&id), no_such(&id));
                 }
                 if single {
@@ -253,7 +278,7 @@ impl Socket<'_> {
 
     async fn subscribe(&mut self, id: String, ask: Ask) -> Result<Option<End>, Broken> {
         let max = self.options.subscriptions_max;
-        if self.open.contains_key(id.as_str()) {
+        if self.open.iter().any(|open| *open.id == *id) {
             let detail = match self.options.protocol {
                 WsProtocol::Single => "this socket has its subscription already".to_owned(),
                 WsProtocol::Multi => format!("subscription `{id}` is open already"),
@@ -280,12 +305,15 @@ impl Socket<'_> {
         let batches = std::mem::replace(&mut sub.batches, futures_util::stream::empty().boxed());
         let (serial, stop) = self.listen(&id, batches);
         let head = commands::batch_head(&id);
-        self.open.insert(id, Open { sub, head, serial, stop });
+        self.open.reserve_exact(1);
+        self.open.push(Open { id, sub, head, serial, stop });
         Ok(None)
     }
 
     async fn reanchor(&mut self, id: &str, anchor: Anchor) -> Result<Option<End>, Broken> {
-        let Some(open) = self.open.get_mut(id) else { return self.complain(Some(id), no_such(id)) };
+        let Some(open) = self.open.iter_mut().find(|open| *open.id == *id) else {
+            return self.complain(Some(id), no_such(id));
+        };
         let answer = tokio::select! {
             answer = open.sub.anew(anchor) => answer,
             fault = &mut self.until => return Ok(Some(End::Stopped(fault))),
@@ -296,7 +324,7 @@ impl Socket<'_> {
             Ok(Some(batches)) => {
                 let key: Arc<str> = id.into();
                 let (serial, stop) = self.listen(&key, batches);
-                if let Some(open) = self.open.get_mut(id) {
+                if let Some(open) = self.open.iter_mut().find(|open| *open.id == *id) {
                     open.serial = serial;
                     std::mem::replace(&mut open.stop, stop).abort();
                 }
@@ -364,8 +392,11 @@ impl Socket<'_> {
 
     fn came(&mut self, item: Item) -> Result<Option<End>, Broken> {
         let Item { id, serial, step } = item;
-        let Some(open) = self.open.get(&id).filter(|open| open.serial == serial) else { return Ok(None) };
+        let Some(open) = self.open.iter().find(|open| open.serial == serial) else { return Ok(None) };
         let several = self.options.protocol == WsProtocol::Multi;
+        if let Some(Ok(batch)) = &step {
+            self.committed = self.committed.or(batch.committed());
+        }
         match step {
             Some(Ok(batch)) if several => {
                 let message = commands::batch(&open.head, &batch);
@@ -377,11 +408,11 @@ impl Socket<'_> {
                 }
             }
             Some(Err(fault)) => {
-                self.open.remove(&id);
+                self.drop_open(&id);
                 return self.complain(Some(&id), fault);
             }
             None => {
-                self.open.remove(&id);
+                self.drop_open(&id);
                 if !several {
                     return Ok(Some(End::Ended));
                 }
@@ -389,6 +420,19 @@ impl Socket<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Ends a subscription. Answers whether there was one.
+    fn drop_open(&mut self, id: &str) -> bool {
+        let before = self.open.len();
+        self.open.retain(|open| *open.id != *id);
+        self.open.len() < before
+    }
+
+    /// Until when frames wait for others; none when it is time.
+    fn pause(&self) -> Option<Instant> {
+        let until = self.told? + self.options.write_pause;
+        (Instant::now() < until).then_some(until)
     }
 
     fn push(&mut self, message: Text, frames: usize) {
@@ -405,10 +449,13 @@ impl Socket<'_> {
             return Ok(());
         }
         let (bytes, frames) = (std::mem::take(&mut self.out_bytes), std::mem::take(&mut self.out_frames));
+        let committed = self.committed.take();
         let within = self.options.write_wait_max;
-        match timeout(within, self.conn.send(&out)).await {
+        match Box::pin(timeout(within, self.conn.send(&out))).await {
             Ok(Ok(())) => {
-                self.meter.wrote(frames, bytes);
+                // After a full write the next one has no reason to wait.
+                self.told = (frames > 0 && bytes < self.options.write_bytes).then(Instant::now);
+                self.meter.wrote(frames, bytes, committed);
                 Ok(())
             }
             Ok(Err(error)) => Err(Broken::io(&error)),
@@ -436,6 +483,14 @@ impl Socket<'_> {
         let wait = self.options.first_command_wait_max;
         let detail = format!("no command came for {wait:?}; live_first_command_wait_max is {wait:?}");
         Fault::new("live_first_command_wait_max", detail)
+    }
+}
+
+/// When a timer that may be there has run out.
+async fn expired(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

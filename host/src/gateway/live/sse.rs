@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::meter::Meter;
 use super::shell::{Broken, End, Fault, SseOptions, SseSink, Sub, Until, cause, millis};
 use crate::limits;
+use crate::live::Batch;
 
 const PING: &[u8] = b": ping\n\n";
 
@@ -20,7 +21,7 @@ pub async fn serve_sse(
     options: &SseOptions,
     until: Until,
 ) -> Result<End, Broken> {
-    let mut client = Client { sink, options, meter: Meter::new("sse") };
+    let mut client = Client { sink, options, meter: Meter::new("sse"), told: None };
     let end = client.serve(sub, until).await;
     client.sink.close();
     client.meter.ended(cause(&end));
@@ -31,6 +32,8 @@ struct Client<'a> {
     sink: &'a mut dyn SseSink,
     options: &'a SseOptions,
     meter: Meter,
+    /// When frames were last written.
+    told: Option<Instant>,
 }
 
 /// What goes out in one write. A single part is not copied.
@@ -39,6 +42,8 @@ struct Gathered {
     parts: Vec<Bytes>,
     bytes: usize,
     frames: usize,
+    /// The oldest commit in it.
+    committed: Option<std::time::Instant>,
 }
 
 impl Gathered {
@@ -46,6 +51,11 @@ impl Gathered {
         self.bytes += part.len();
         self.frames += frames;
         self.parts.push(part);
+    }
+
+    fn push_batch(&mut self, batch: &Batch) {
+        self.push(batch.sse(), batch.len());
+        self.committed = self.committed.or(batch.committed());
     }
 
     fn into_bytes(mut self) -> Bytes {
@@ -66,16 +76,22 @@ impl Client<'_> {
             // A cancelled `next` loses nothing, and the two others stay.
             let ready = tokio::select! {
                 biased;
-                fault = &mut until => {
-                    let mut last = Gathered::default();
-                    self.meter.refused(&fault);
-                    last.push(error_event(&fault), 1);
-                    self.write(last).await?;
-                    return Ok(End::Stopped(fault));
-                }
+                fault = &mut until => return self.stop(fault).await,
                 ready = sub.next() => Some(ready),
                 () = &mut heartbeat => None,
             };
+            if let (Some(Some(Ok(_))), Some(pause)) = (&ready, self.pause()) {
+                // What comes meanwhile goes with it. It is rare enough to have its timer made anew.
+                let mut pause = Box::pin(sleep_until(pause));
+                let stopped = tokio::select! {
+                    biased;
+                    fault = &mut until => Some(fault),
+                    () = &mut pause => None,
+                };
+                if let Some(fault) = stopped {
+                    return self.stop(fault).await;
+                }
+            }
             let mut out = Gathered::default();
             let end = match ready {
                 Some(ready) => self.gather(&mut sub, ready, &mut out),
@@ -94,17 +110,32 @@ impl Client<'_> {
         }
     }
 
+    /// The last words.
+    async fn stop(&mut self, fault: Fault) -> Result<End, Broken> {
+        let mut last = Gathered::default();
+        self.meter.refused(&fault);
+        last.push(error_event(&fault), 1);
+        self.write(last).await?;
+        Ok(End::Stopped(fault))
+    }
+
+    /// Until when frames wait for others; none when it is time.
+    fn pause(&self) -> Option<Instant> {
+        let until = self.told? + self.options.write_pause;
+        (Instant::now() < until).then_some(until)
+    }
+
     /// Takes all that is ready, up to the bound. Answers the end, when it came.
     fn gather(
         &self,
         sub: &mut Sub,
-        ready: Option<Result<crate::live::Batch, Fault>>,
+        ready: Option<Result<Batch, Fault>>,
         out: &mut Gathered,
     ) -> Option<Result<End, Broken>> {
         let mut item = ready;
         loop {
             match item {
-                Some(Ok(batch)) => out.push(batch.sse(), batch.len()),
+                Some(Ok(batch)) => out.push_batch(&batch),
                 Some(Err(fault)) => {
                     self.meter.refused(&fault);
                     out.push(error_event(&fault), 1);
@@ -120,12 +151,14 @@ impl Client<'_> {
     }
 
     async fn write(&mut self, out: Gathered) -> Result<(), Broken> {
-        let Gathered { bytes, frames, .. } = out;
+        let Gathered { bytes, frames, committed, .. } = out;
         let within = self.options.write_wait_max;
         self.sink.arm(within);
         match timeout(within, self.sink.write(out.into_bytes())).await {
             Ok(Ok(())) => {
-                self.meter.wrote(frames, bytes);
+                // After a full write the next one has no reason to wait.
+                self.told = (frames > 0 && bytes < self.options.write_bytes).then(Instant::now);
+                self.meter.wrote(frames, bytes, committed);
                 Ok(())
             }
             Ok(Err(error)) => Err(Broken::io(&error)),

@@ -60,12 +60,13 @@ pub(in super::super) async fn open(
     let place = request.extensions().get::<ConnectionPlace>().cloned();
     let upgrade = hyper::upgrade::on(&mut request);
     let tasks = edge.tasks.clone();
-    tasks.spawn(async move {
+    tasks.clone().spawn(async move {
         // It fails when the client is gone before the answer.
-        if let Ok(upgraded) = upgrade.await {
-            serve(edge, caller, protocol, upgraded).await;
+        let Ok(upgraded) = upgrade.await else { return };
+        // A task of its own has the size that it needs, and this one's is free again.
+        if let Some((stream, early)) = into_stream(upgraded) {
+            tasks.spawn(serve(edge, caller, protocol, (stream, early), place));
         }
-        drop(place);
     });
     let mut response = (StatusCode::SWITCHING_PROTOCOLS, Body::empty()).into_response();
     let headers = response.headers_mut();
@@ -123,7 +124,8 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, wanted: &str) -> bo
         .any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case(wanted)))
 }
 
-async fn serve(edge: Arc<Edge>, caller: Caller, protocol: WsProtocol, upgraded: Upgraded) {
+/// The stream, and what the client has sent already.
+fn into_stream(upgraded: Upgraded) -> Option<(WriteBound, Vec<u8>)> {
     // What the edge serves is always such a stream; without the boxes of the upgrade it costs less.
     let Ok(parts) = upgraded.downcast::<TokioIo<WriteBound>>() else {
         tracing::error!(
@@ -131,8 +133,19 @@ async fn serve(edge: Arc<Edge>, caller: Caller, protocol: WsProtocol, upgraded: 
             error.blame = "host",
             "an upgraded connection is of an unknown type"
         );
-        return;
+        return None;
     };
+    // The buffer that the head was read into is let go: it is large, and socket after socket would keep one.
+    Some((parts.io.into_inner().taken_over(), parts.read_buf.to_vec()))
+}
+
+async fn serve(
+    edge: Arc<Edge>,
+    caller: Caller,
+    protocol: WsProtocol,
+    (stream, early): (WriteBound, Vec<u8>),
+    _place: Option<ConnectionPlace>,
+) {
     let edge_options = &edge.options;
     let backend = Arc::new(inprocess_of(&edge, &caller));
     let credential = Credential::new(caller);
@@ -145,7 +158,6 @@ async fn serve(edge: Arc<Edge>, caller: Caller, protocol: WsProtocol, upgraded: 
         authenticate: Some(credential.renewals(&edge)),
         ..WsOptions::new(protocol)
     };
-    let (stream, early) = (parts.io.into_inner(), parts.read_buf.to_vec());
     let mut conn = Framed::server(stream, early, options.message_bytes_max).await;
     let until = credential.until(&edge);
     tokio::select! {
