@@ -308,7 +308,12 @@ pub(crate) fn run(suite: &mut Suite) -> Result<()> {
         values[4].push(kept.bytes / again.bytes);
     }
     let figures: [(&str, &str, Option<f64>, Better); 5] = [
-        ("row changes in 10,000 windows of 50 rows, per second of a core", "changes/s", Some(600_000.0), Better::Higher),
+        (
+            "row changes in 10,000 windows of 50 rows, per second of a core",
+            "changes/s",
+            Some(600_000.0),
+            Better::Higher,
+        ),
         ("frames encoded meanwhile", "frames/s", None, Better::Higher),
         ("of reading the window again", "times", Some(3.0), Better::Higher),
         ("bytes a change", "bytes", None, Better::Lower),
