@@ -227,13 +227,11 @@ impl<R: Clone + PartialEq> Window<R> {
 }
 
 /// The steps that turn one list of rows into another.
-pub(super) fn difference<'a, R: Clone + PartialEq>(
+pub(super) fn difference<'a, R: Clone + PartialEq + 'a>(
     from: impl IntoIterator<Item = &'a Held<R>>,
     to: impl IntoIterator<Item = &'a Held<R>>,
     steps: &mut Vec<Step<R>>,
-) where
-    R: 'a,
-{
+) {
     let to: Vec<&Held<R>> = to.into_iter().collect();
     let wanted: HashSet<&[u8]> = to.iter().map(|held| held.at.key()).collect();
     let mut list: Vec<&Held<R>> = from.into_iter().collect();
