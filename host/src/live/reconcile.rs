@@ -8,6 +8,7 @@
 //! the difference, as frames like any others; who watches ends with the right rows, and needs no reset.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -94,8 +95,14 @@ impl Owner {
             return;
         }
         let since = self.recent.iter().flat_map(|commits| commits.iter());
-        let read = view.rows_of(&pages, &mut self.telling.scratch);
-        match view.standing(self.seen).verdict(&pages, &read, since, differed) {
+        let (scratch, seen) = (&mut self.telling.scratch, self.seen);
+        let compare = || {
+            let read = view.rows_of(&pages, scratch);
+            view.standing(seen).verdict(&pages, &read, since, differed)
+        };
+        // A row that breaks one view must not end the others.
+        let Ok(verdict) = catch_unwind(AssertUnwindSafe(compare)) else { return self.fail(id) };
+        match verdict {
             Verdict::Same => {}
             Verdict::Unsure(told) => {
                 self.checks.differed = Some(Differed { view: id, born: done.born, told });
