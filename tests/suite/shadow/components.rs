@@ -71,7 +71,8 @@ async fn rows(client: &Client) -> Result<Vec<(String, u64)>> {
     rows.iter().map(row).collect::<Option<_>>().context("rows have keys and counts")
 }
 
-/// Deploys while events come, and until it is answered.
+/// Deploys while events come, and until it is answered. A publish is never cut short by the answer: what
+/// is counted as published was.
 async fn deploy_under_traffic(
     client: &Client,
     traffic: &Traffic,
@@ -81,13 +82,10 @@ async fn deploy_under_traffic(
     let deployed = deploy(client, component, options);
     tokio::pin!(deployed);
     loop {
-        let publish = async {
-            traffic.publish(client, 20).await?;
-            client.settle().await
-        };
+        traffic.publish(client, 20).await?;
         tokio::select! {
             biased;
-            published = publish => published?,
+            settled = client.settle() => settled?,
             answer = &mut deployed => return answer,
         }
     }
