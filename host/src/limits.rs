@@ -54,6 +54,8 @@ pub const QUERY_NESTING_MAX: usize = 8;
 pub const QUERY_VALUES_MAX: usize = 4_096;
 /// How long a read may go on once the WAL is beyond its hard bound. Longer is cut off.
 pub const READER_CUT_AFTER: Duration = Duration::from_secs(1);
+/// How long a commit waits for a copy of the WAL that is under way, once the WAL is beyond its hard bound.
+pub const WAL_COPY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Free disk space under which new events are refused, so that commits of what was acknowledged still fit.
 pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 /// Size of the WAL beyond which it is copied back into the database.

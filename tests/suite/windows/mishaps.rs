@@ -9,7 +9,7 @@ use millrace_tests::conformance::effects::{Effects, tenant};
 use millrace_tests::until;
 use millrace_tests::viewer::Viewer;
 
-use super::rig::{Rig, by_n, until_keys, watch};
+use super::rig::{PATIENCE, Rig, by_n, until_keys, watch};
 
 /// Long enough that no test sees a check.
 const NEVER: Duration = Duration::from_secs(3_600);
@@ -64,6 +64,30 @@ async fn e8_a_view_that_nobody_watches_and_one_that_cannot_be_read_are_left_alon
     lane.put("b", 1, 2).await;
     until_keys(&mut viewer, &["a", "b"]).await;
     assert_eq!(live.repaired(), 0);
+}
+
+#[tokio::test]
+async fn e8_a_row_that_breaks_a_check_ends_the_view_that_was_checked_and_no_other() {
+    let rig = Rig::new(false).await;
+    let lane = rig.lane("acme", 0).await;
+    lane.put("a", 1, 1).await;
+    let live = rig.meddled(Duration::from_millis(1));
+    let (mut one, mut other) = (watch(&live, by_n(1)).await, watch(&live, by_n(2)).await);
+    // A row without cells: looking at one to sort by it panics.
+    rig.meddler.lie_once(|page| page.rows[0].cells.clear());
+    let taken = async {
+        tokio::select! {
+            taken = one.take() => (taken, 2),
+            taken = other.take() => (taken, 1),
+        }
+    };
+    let (taken, left) = tokio::time::timeout(PATIENCE, taken).await.expect("one of them ends");
+    assert_eq!(taken.unwrap_err().code(), "live_view_failed");
+    lane.put("b", 1, 0).await;
+    let (mut stays, keys) = if left == 2 { (other, vec!["b", "a"]) } else { (one, vec!["b"]) };
+    until_keys(&mut stays, &keys).await;
+    assert_eq!(live.repaired(), 0);
+    assert_eq!(watch(&live, by_n(1)).await.keys(), ["b"], "the query can be asked again");
 }
 
 #[tokio::test]

@@ -305,16 +305,28 @@ impl Committer {
 
     /// Asks for a checkpoint beyond the soft bound, and finishes what the keeper
     /// has copied: the tail of the WAL is short then, and once all is copied
-    /// the next transaction begins the WAL anew. Beyond the hard bound readers
-    /// are waited for.
+    /// the next transaction begins the WAL anew. Beyond the hard bound the
+    /// keeper and readers are waited for.
     fn tend_wal(&mut self) {
         let frames = self.wal_frames.load(Ordering::Relaxed);
         if frames > self.wal_frames_hard_max {
             self.keeper.cut_readers();
-            if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-                tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, frames, "the WAL is beyond its bound and could not be truncated");
+            self.keeper.wait_while_copying();
+            let busy =
+                self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+            match busy {
+                Ok(false) => self.wal_frames.store(0, Ordering::Relaxed),
+                // The next commit tries it again.
+                Ok(true) => tracing::warn!(
+                    error.kind = "wal_bytes_hard_max",
+                    error.blame = "host",
+                    frames,
+                    "the WAL is beyond its bound and is being read: it could not be truncated"
+                ),
+                Err(error) => {
+                    tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, frames, "the WAL is beyond its bound and could not be truncated");
+                }
             }
-            self.wal_frames.store(0, Ordering::Relaxed);
         } else if frames > self.wal_frames_soft_max {
             if self.keeper.take_copied() {
                 if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(PASSIVE)") {

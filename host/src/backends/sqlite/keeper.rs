@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::Connection;
@@ -18,7 +18,7 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::event::Micros;
-use crate::limits::READER_CUT_AFTER;
+use crate::limits::{READER_CUT_AFTER, WAL_COPY_WAIT_MAX};
 use crate::streams::Retention;
 
 /// How often disk, retention and tombstones are looked at.
@@ -29,13 +29,16 @@ const COPY_FRAMES_SMALL: i64 = 512;
 
 const IDLE: u8 = 0;
 const ASKED: u8 = 1;
-const COPIED: u8 = 2;
+/// Nobody else can checkpoint meanwhile.
+const COPYING: u8 = 2;
+const COPIED: u8 = 3;
 
 /// The committer's side: one checkpoint is under way at most.
 #[derive(Clone, Debug)]
 pub(super) struct KeeperHandle {
     state: Arc<AtomicU8>,
     ask: Sender<()>,
+    done: Receiver<()>,
     readers: Arc<ReaderWatch>,
 }
 
@@ -57,12 +60,16 @@ pub(super) struct Keeper {
 pub(super) struct KeeperWake {
     state: Arc<AtomicU8>,
     asked: Receiver<()>,
+    done: Sender<()>,
 }
 
 pub(super) fn keeper_channel(readers: Arc<ReaderWatch>) -> (KeeperHandle, KeeperWake) {
-    let (ask, asked) = bounded(1);
+    let ((ask, asked), (copied, done)) = (bounded(1), bounded(1));
     let state = Arc::new(AtomicU8::new(IDLE));
-    (KeeperHandle { state: Arc::clone(&state), ask, readers }, KeeperWake { state, asked })
+    (
+        KeeperHandle { state: Arc::clone(&state), ask, done, readers },
+        KeeperWake { state, asked, done: copied },
+    )
 }
 
 impl KeeperHandle {
@@ -77,6 +84,17 @@ impl KeeperHandle {
     /// Whether a checkpoint was copied since it was asked for; true once per checkpoint.
     pub(super) fn take_copied(&self) -> bool {
         self.state.compare_exchange(COPIED, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Waits while the keeper copies, within a bound: it alone can checkpoint meanwhile.
+    pub(super) fn wait_while_copying(&self) {
+        let deadline = Instant::now() + WAL_COPY_WAIT_MAX;
+        while self.state.load(Ordering::Acquire) == COPYING {
+            // What an earlier copy has left there only makes it look again.
+            if self.done.recv_deadline(deadline).is_err() {
+                return;
+            }
+        }
     }
 
     /// Cuts off readers that keep the WAL from being truncated.
@@ -95,18 +113,20 @@ impl KeeperHandle {
 
 impl Keeper {
     pub(super) fn run(self, wake: KeeperWake) {
-        let mut tick = std::time::Instant::now();
+        let mut tick = Instant::now();
         loop {
             match wake.asked.recv_timeout(TICK.saturating_sub(tick.elapsed())) {
                 Ok(()) => {
+                    wake.state.store(COPYING, Ordering::Release);
                     self.copy_wal();
                     wake.state.store(COPIED, Ordering::Release);
+                    let _ = wake.done.try_send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if tick.elapsed() >= TICK {
-                tick = std::time::Instant::now();
+                tick = Instant::now();
                 self.look_at_disk();
                 self.apply_retention();
                 self.purge_tombstones();

@@ -65,10 +65,11 @@ impl Worker {
         self.blocked == Some(Blocked::Full) || (single && !self.parked.is_empty())
     }
 
-    /// Why the lane stands still, for the status.
+    /// Why the lane stands still, for the status. A dead letter is named once it can be read.
     pub(in crate::processors) fn blocked(&self) -> Option<Blocked> {
         let single = self.factory.manifest().ordering_key == OrderingKey::Single;
-        let held = self.parked.first_held().filter(|_| single).map(Blocked::Held);
+        let held = self.parked.first_held().filter(|letter| single && *letter <= self.committed);
+        let held = held.map(Blocked::Held);
         held.or(self.blocked)
     }
 
