@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::ahead;
 use super::shape::RowText;
 use crate::event::Revision;
 
@@ -168,6 +169,16 @@ impl Batch {
     /// What a client that has this is exact at.
     pub fn revision(&self) -> Revision {
         self.0.revision
+    }
+
+    /// Asks for its memory.
+    pub(super) fn ask_for(&self) {
+        ahead::all(&*self.0);
+    }
+
+    /// And then for what dropping it takes.
+    pub(super) fn ask_for_text(&self) {
+        ahead::line(&self.0.json[..]);
     }
 
     /// What it costs to keep.

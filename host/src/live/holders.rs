@@ -6,10 +6,15 @@
 
 use std::hash::BuildHasher as _;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
+use super::ahead;
 use super::index::ViewId;
+use super::numbers::Numbers;
 use super::sort_key::SortKey;
+
+/// Rows that there is room for at first.
+const ROWS_MIN: usize = 16;
 
 /// A view, and where it holds a row.
 pub(super) type Holder = (ViewId, SortKey);
@@ -69,7 +74,10 @@ fn place(holders: &[Holder], view: ViewId) -> Result<usize, usize> {
 
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    rows: HashTable<Holding>,
+    /// Who holds each row, and free places.
+    rows: Vec<Option<Holding>>,
+    free: Vec<u32>,
+    by_key: Numbers,
     /// Seeded at random: keys come from outside.
     hasher: DefaultHashBuilder,
 }
@@ -80,9 +88,29 @@ impl Holders {
         self.hasher.hash_one(key)
     }
 
+    /// Asks for the memory that says where a key's holders are.
+    pub(super) fn ask_for_number(&self, hash: u64) {
+        self.by_key.ask_for(hash);
+    }
+
+    /// And then for them.
+    pub(super) fn ask_for(&self, hash: u64) {
+        if let Some(number) = self.by_key.guess(hash) {
+            ahead::all(&self.rows[number as usize]);
+        }
+    }
+
+    fn holding(&self, number: u32) -> Option<&Holding> {
+        self.rows[number as usize].as_ref()
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.by_key.find(hash, |number| self.holding(number).is_some_and(|holding| holding.key() == key))
+    }
+
     /// The views that hold a row. `hash` is that of its key.
     pub(super) fn of(&self, hash: u64, key: &[u8]) -> &[Holder] {
-        self.rows.find(hash, |holding| holding.key() == key).map_or(&[], Holding::list)
+        self.find(hash, key).and_then(|number| self.holding(number)).map_or(&[], Holding::list)
     }
 
     /// Where a view holds a row.
@@ -93,25 +121,44 @@ impl Holders {
 
     /// A view holds the row of this place there, and no longer where it was.
     pub(super) fn put(&mut self, view: ViewId, at: &SortKey) {
-        let hash = self.hasher.hash_one(at.key());
-        let Some(holding) = self.rows.find_mut(hash, |holding| holding.key() == at.key()) else {
-            let hash_of = |holding: &Holding| self.hasher.hash_one(holding.key());
-            self.rows.insert_unique(hash, Holding::One((view, at.clone())), hash_of);
-            return;
+        let hash = self.hash(at.key());
+        let found = self.find(hash, at.key()).and_then(|number| self.rows[number as usize].as_mut());
+        if let Some(holding) = found {
+            return holding.put(view, at);
+        }
+        let holding = Some(Holding::One((view, at.clone())));
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.rows[number as usize] = holding;
+                number
+            }
+            None => {
+                if self.rows.len() == self.rows.capacity() {
+                    self.rows.reserve(self.rows.len().max(ROWS_MIN));
+                    ahead::large_pages(&mut self.rows);
+                }
+                self.rows.push(holding);
+                u32::try_from(self.rows.len() - 1).expect("rows in windows are fewer")
+            }
         };
-        holding.put(view, at);
+        self.by_key.insert(hash, number);
     }
 
     pub(super) fn remove(&mut self, view: ViewId, key: &[u8]) {
-        let hash = self.hasher.hash_one(key);
-        let Ok(mut entry) = self.rows.find_entry(hash, |holding| holding.key() == key) else { return };
-        if entry.get_mut().remove(view) {
-            entry.remove();
+        let hash = self.hash(key);
+        let Some(number) = self.find(hash, key) else { return };
+        let place = &mut self.rows[number as usize];
+        if place.as_mut().is_some_and(|holding| holding.remove(view)) {
+            *place = None;
+            self.free.push(number);
+            self.by_key.remove(hash, number);
         }
     }
 
     /// Takes a view out of every row. Looks at all of them.
     pub(super) fn forget(&mut self, view: ViewId) {
-        self.rows.retain(|holding| !holding.remove(view));
+        let keys = self.rows.iter().flatten().filter(|holding| place(holding.list(), view).is_ok());
+        let keys: Vec<Box<[u8]>> = keys.map(|holding| holding.key().into()).collect();
+        keys.iter().for_each(|key| self.remove(view, key));
     }
 }

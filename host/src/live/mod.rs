@@ -5,11 +5,13 @@
 //! is told that it cannot and gets everything anew; nobody is left out silently, and who is slow holds nobody
 //! up. Knows neither HTTP nor the store behind [`TableStore`](crate::tables::TableStore).
 
+mod ahead;
 mod encode;
 mod engine;
 mod frames;
 mod holders;
 mod index;
+mod numbers;
 mod owner;
 mod ranked;
 mod read;

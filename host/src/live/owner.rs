@@ -4,11 +4,12 @@
 //! Reads of the store happen elsewhere and come back as messages; while one is under way commits are kept, so
 //! that those which the read has not seen can be applied to it.
 
+#[path = "commit.rs"]
+mod commit;
 #[path = "reconcile.rs"]
 mod reconcile;
 
 use std::collections::{HashMap, VecDeque};
-use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +21,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::holders::Holders;
 use super::index::{Index, ViewId};
 use super::read::{Read, ReadDone};
-use super::shape::{Change, Columns, Plan};
-use super::sort_key::SortKey;
+use super::shape::{Columns, Plan};
 use super::token::ViewMark;
 use super::view::{Attached, Need, Start, Telling, View};
 use super::views::Views;
@@ -93,27 +93,15 @@ pub(super) struct Owner {
     reads: usize,
     checks: reconcile::Checks,
     done: mpsc::Sender<ReadDone>,
-    changes_looked: u64,
     /// When the commits that are being looked at were sent.
     committed: Option<Instant>,
     row_changes: Counter,
     /// Why its views end when it does.
     ended: LiveError,
-    // Kept between commits, so that they need not be made anew.
-    found: Vec<Found>,
-    candidates: Vec<ViewId>,
+    looking: commit::Looking,
+    /// Views that have told something since subscribers were woken.
     touched: Vec<ViewId>,
     telling: Telling,
-}
-
-/// A view that a changed row may concern, and where it holds it.
-struct Found {
-    /// Which of the commit's rows.
-    place: usize,
-    view: ViewId,
-    old: Option<SortKey>,
-    /// Where it is to be.
-    new: Option<SortKey>,
 }
 
 impl Owner {
@@ -140,12 +128,10 @@ impl Owner {
             reads: 0,
             checks: reconcile::Checks::default(),
             done,
-            changes_looked: 0,
             committed: None,
             row_changes: counter!(metrics::LIVE_ROW_CHANGES),
             ended: LiveError::ViewFailed,
-            found: Vec::new(),
-            candidates: Vec::new(),
+            looking: commit::Looking::default(),
             touched: Vec::new(),
             telling: Telling::new(),
         }
@@ -263,6 +249,7 @@ impl Owner {
             "a view panicked and was given up"
         );
         counter!(metrics::LIVE_FAILED).increment(1);
+        self.telling.forget();
         self.holders.forget(id);
         self.end_view(id, &LiveError::ViewFailed);
     }
@@ -320,88 +307,6 @@ impl Owner {
         }
     }
 
-    /// First it finds out which views each changed row may concern, so that each view knows how much is coming,
-    /// and then it tells them.
-    fn commit(&mut self, commit: &CommitChanges) {
-        self.row_changes.increment(commit.rows.len() as u64);
-        let changes: Vec<_> = commit.rows.iter().map(Change::new).collect();
-        // What is looked at here is looked at again below. Memory is slow, and these looks do not wait for each other.
-        for change in &changes {
-            change.hash.set(self.holders.hash(change.key.as_bytes()));
-        }
-        for change in &changes {
-            black_box(self.holders.of(change.hash.get(), change.key.as_bytes()).len());
-        }
-        let mut found = std::mem::take(&mut self.found);
-        for (place, change) in changes.iter().enumerate() {
-            self.find(place, change, &mut found);
-        }
-        let first = self.touched.len();
-        let mut failed = Vec::new();
-        for Found { place, view: id, new, .. } in &mut found {
-            let Some(view) = self.views.get_mut(*id) else { continue };
-            if !view.touched {
-                view.begin_commit();
-                self.touched.push(*id);
-            }
-            match catch_unwind(AssertUnwindSafe(|| changes[*place].row.and_then(|row| view.wants(row)))) {
-                Ok(wanted) => *new = wanted,
-                Err(_) => failed.push(*id),
-            }
-        }
-        failed.drain(..).for_each(|id| self.fail(id));
-        for Found { view, old, new, .. } in &found {
-            let looked = self.views.get(*view).map(|view| view.look_ahead(old.as_ref(), new.as_ref()));
-            black_box(looked);
-        }
-        for Found { place, view: id, old, new } in found.drain(..) {
-            let Some(view) = self.views.get_mut(id) else { continue };
-            let (change, holders, scratch) = (&changes[place], &mut self.holders, &mut self.telling.scratch);
-            let run = || view.change(commit.revision, change, old.as_ref(), new, holders, scratch);
-            if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                self.fail(id);
-            }
-        }
-        self.found = found;
-        self.seen = commit.revision;
-        self.telling.now = self.committed.unwrap_or_else(Instant::now);
-        self.telling.ring_bytes_max = self.common.ring_bytes_max();
-        for place in first..self.touched.len() {
-            let id = self.touched[place];
-            let Some(view) = self.views.get_mut(id) else { continue };
-            let telling = &mut self.telling;
-            match catch_unwind(AssertUnwindSafe(|| view.end_commit(commit.revision, telling))) {
-                Ok(Need::Nothing) => {}
-                Ok(Need::Read) => self.read(id),
-                Err(_) => self.fail(id),
-            }
-        }
-    }
-
-    /// Adds the views that a changed row may concern, each once.
-    fn find(&mut self, place: usize, change: &Change<'_>, found: &mut Vec<Found>) {
-        self.changes_looked += 1;
-        let looked = self.changes_looked;
-        let mut add = |id: ViewId, old: Option<&SortKey>| {
-            let Some(view) = self.views.get_mut(id) else { return };
-            if view.looked != looked && view.is_live() {
-                view.looked = looked;
-                view.coming += 1;
-                found.push(Found { place, view: id, old: old.cloned(), new: None });
-            }
-        };
-        // First those that hold it, with its place.
-        self.holders
-            .of(change.hash.get(), change.key.as_bytes())
-            .iter()
-            .for_each(|(id, at)| add(*id, Some(at)));
-        if let Some(row) = change.row {
-            self.candidates.clear();
-            self.index.candidates(row, &mut self.candidates);
-            self.candidates.iter().for_each(|id| add(*id, None));
-        }
-    }
-
     /// Some commits are unknown: every view is read again.
     fn lose(&mut self, after: Revision) {
         counter!(metrics::LIVE_LOST).increment(1);
@@ -425,7 +330,7 @@ impl Owner {
             let Some(view) = self.views.get_mut(id) else { continue };
             view.lose();
             if columns_changed {
-                match Plan::new(view.plan.query.clone(), Arc::clone(&self.columns)) {
+                match Plan::new(LiveQuery::clone(&view.plan.query), Arc::clone(&self.columns)) {
                     Some(plan) => {
                         self.index.remove(id);
                         self.index.add(id, &plan);

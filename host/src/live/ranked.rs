@@ -3,29 +3,82 @@
 //! Rows are many and changes hit them anywhere, so what a change must move and what a search must look at is kept
 //! small and close together: the heads of the places, and numbers of slots. The rows themselves stay in their slots.
 
+use std::cmp::Ordering;
+
+use super::ahead;
 use super::sort_key::SortKey;
 use super::window::Held;
 
+/// Bytes that all places may begin with in common and that their heads leave out.
+const COMMON_MAX: u32 = 12;
+
 #[derive(Clone, Debug)]
 pub(super) struct Ranked<R> {
-    /// The head of each row's place, in order.
-    heads: Vec<u128>,
-    /// The slot of each row, in order.
-    order: Vec<u32>,
+    common: Common,
+    order: Vec<Ranking>,
     slots: Vec<Held<R>>,
+}
+
+/// A row in the order.
+#[derive(Clone, Copy, Debug)]
+struct Ranking {
+    /// Four bytes of its place, behind the common ones.
+    head: u32,
+    slot: u32,
+}
+
+/// What the first bytes of all places have in common.
+#[derive(Clone, Copy, Debug, Default)]
+struct Common {
+    bytes: u32,
+    value: u128,
+}
+
+impl Common {
+    /// Of all places between these two.
+    fn of(first: u128, last: u128) -> Self {
+        let bytes = ((first ^ last).leading_zeros() / 8).min(COMMON_MAX);
+        Self { bytes, value: Self::top(first, bytes) }
+    }
+
+    fn top(head: u128, bytes: u32) -> u128 {
+        head.checked_shr(128 - 8 * bytes).unwrap_or_default()
+    }
+
+    /// How what a place begins with compares with that.
+    fn compare(self, head: u128) -> Ordering {
+        Self::top(head, self.bytes).cmp(&self.value)
+    }
+
+    /// The bytes behind it.
+    fn rest(self, head: u128) -> u32 {
+        let rest = (head << (8 * self.bytes)) >> 96;
+        u32::try_from(rest).expect("32 bits are left")
+    }
 }
 
 impl<R> Default for Ranked<R> {
     fn default() -> Self {
-        Self { heads: Vec::new(), order: Vec::new(), slots: Vec::new() }
+        Self::new(Vec::new())
     }
 }
 
 impl<R> Ranked<R> {
     /// Of rows that are in order.
     pub(super) fn new(rows: Vec<Held<R>>) -> Self {
-        let heads = rows.iter().map(|held| held.at.head()).collect();
-        Self { heads, order: (0..slot(rows.len())).collect(), slots: rows }
+        let order = (0..slot(rows.len())).map(|slot| Ranking { head: 0, slot }).collect();
+        let mut ranked = Self { common: Common::default(), order, slots: rows };
+        ranked.find_heads();
+        ranked
+    }
+
+    /// Finds out anew what the places have in common.
+    fn find_heads(&mut self) {
+        let head = |held: Option<&Held<R>>| held.map_or(0, |held| held.at.head());
+        self.common = Common::of(head(self.get(0)), head(self.get(self.len().saturating_sub(1))));
+        for ranking in &mut self.order {
+            ranking.head = self.common.rest(self.slots[ranking.slot as usize].at.head());
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -33,59 +86,97 @@ impl<R> Ranked<R> {
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&Held<R>> {
-        self.order.get(index).map(|slot| &self.slots[*slot as usize])
+        self.order.get(index).map(|ranking| &self.slots[ranking.slot as usize])
     }
 
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Held<R>> {
-        self.order.iter().map(|slot| &self.slots[*slot as usize])
+        self.order.iter().map(|ranking| &self.slots[ranking.slot as usize])
     }
 
     /// Where a row stands, or would.
     pub(super) fn search(&self, at: &SortKey) -> Result<usize, usize> {
         let head = at.head();
-        let first = self.heads.partition_point(|other| *other < head);
-        if self.heads.get(first).is_none_or(|other| *other != head) {
+        match self.common.compare(head) {
+            Ordering::Less => return Err(0),
+            Ordering::Greater => return Err(self.len()),
+            Ordering::Equal => {}
+        }
+        let head = self.common.rest(head);
+        let first = self.order.partition_point(|other| other.head < head);
+        if self.order.get(first).is_none_or(|other| other.head != head) {
             return Err(first);
         }
         // Where heads are the same, the whole places decide.
-        let behind = first + self.heads[first..].partition_point(|other| *other == head);
-        let same = self.order[first..behind].binary_search_by(|slot| self.slots[*slot as usize].at.cmp(at));
+        let behind = first + self.order[first..].partition_point(|other| other.head == head);
+        let whole = |other: &Ranking| self.slots[other.slot as usize].at.cmp(at);
+        let same = self.order[first..behind].binary_search_by(whole);
         same.map(|place| first + place).map_err(|place| first + place)
+    }
+
+    /// Asks for what a search looks at.
+    pub(super) fn ask_for_heads(&self) {
+        ahead::all(self.order.as_slice());
+    }
+
+    /// Asks for the row at an index.
+    pub(super) fn ask_for(&self, index: usize) {
+        if let Some(held) = self.get(index) {
+            ahead::all(held);
+        }
+    }
+
+    /// Asks for what a new row and one less take: the last one, and the end of the slots.
+    pub(super) fn ask_for_end(&self) {
+        self.ask_for(self.len().saturating_sub(1));
+        if let Some(last) = self.slots.last() {
+            ahead::all(last);
+        }
     }
 
     /// Whether there is a row at this place or behind it.
     pub(super) fn reaches(&self, at: &SortKey) -> bool {
-        let (Some(last), head) = (self.heads.last(), at.head()) else { return false };
-        head < *last || (head == *last && self.get(self.len() - 1).is_some_and(|last| *at <= last.at))
+        let Some(last) = self.order.last() else { return false };
+        let head = at.head();
+        match self.common.compare(head).then_with(|| self.common.rest(head).cmp(&last.head)) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal => *at <= self.slots[last.slot as usize].at,
+        }
     }
 
     pub(super) fn insert(&mut self, index: usize, row: Held<R>) {
-        self.heads.insert(index, row.at.head());
-        self.order.insert(index, slot(self.slots.len()));
+        let head = row.at.head();
+        let is_common = !self.order.is_empty() && self.common.compare(head) == Ordering::Equal;
+        self.order.insert(index, Ranking { head: self.common.rest(head), slot: slot(self.slots.len()) });
         self.slots.push(row);
+        if !is_common {
+            self.find_heads();
+        }
     }
 
     pub(super) fn remove(&mut self, index: usize) -> Held<R> {
-        self.heads.remove(index);
-        let slot_of_row = self.order.remove(index);
+        let free = self.order.remove(index).slot;
         // The last slot's row takes the free one.
         let last = slot(self.slots.len() - 1);
-        if let Some(moved) = self.order.iter_mut().find(|slot| **slot == last) {
-            *moved = slot_of_row;
+        if let Some(moved) = self.order.iter_mut().find(|ranking| ranking.slot == last) {
+            moved.slot = free;
         }
-        self.slots.swap_remove(slot_of_row as usize)
+        self.slots.swap_remove(free as usize)
     }
 
     /// Another row in the place of this one, which then stands at another index.
     pub(super) fn shift(&mut self, from: usize, to: usize, row: Held<R>) {
-        self.heads[from] = row.at.head();
-        self.slots[self.order[from] as usize] = row;
+        let head = row.at.head();
+        let slot = self.order[from].slot;
+        self.order[from].head = self.common.rest(head);
+        self.slots[slot as usize] = row;
         if from < to {
-            self.heads[from..=to].rotate_left(1);
             self.order[from..=to].rotate_left(1);
         } else {
-            self.heads[to..=from].rotate_right(1);
             self.order[to..=from].rotate_right(1);
+        }
+        if self.common.compare(head) != Ordering::Equal {
+            self.find_heads();
         }
     }
 }

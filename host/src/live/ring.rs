@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::LiveError;
+use super::ahead;
 use super::engine::Asked;
 use super::frames::Batch;
 use crate::limits::{LIVE_RING_AGE_MAX, LIVE_TAKEN_BATCHES_MAX};
@@ -32,7 +33,7 @@ struct Kept {
     bytes: usize,
     /// The number of the oldest batch that is kept.
     first: u64,
-    ended: Option<LiveError>,
+    ended: Option<Box<LiveError>>,
 }
 
 /// What there is for a subscriber at its place.
@@ -79,9 +80,36 @@ impl Ring {
         }
     }
 
-    /// Looks at its memory without locking it.
-    pub(super) fn look(&self) -> usize {
-        self.subscribers.load(Ordering::Relaxed)
+    /// Asks for its memory, or for most of it.
+    pub(super) fn ask_for(&self) {
+        ahead::all(&self.kept);
+        ahead::line(&self.news);
+    }
+
+    /// Asks for the places that the next batch takes, and the oldest one leaves.
+    pub(super) fn ask_for_ends(&self) {
+        let kept = self.lock();
+        let (first, second) = kept.batches.as_slices();
+        if let Some(last) = second.last().or(first.last()) {
+            ahead::all(last);
+        }
+        if let Some(oldest) = first.first() {
+            ahead::all(oldest);
+        }
+    }
+
+    /// And then for the oldest batch.
+    pub(super) fn ask_for_oldest(&self) {
+        if let Some((_, oldest)) = self.lock().batches.front() {
+            oldest.ask_for();
+        }
+    }
+
+    /// And then for what it refers to.
+    pub(super) fn ask_for_oldest_text(&self) {
+        if let Some((_, oldest)) = self.lock().batches.front() {
+            oldest.ask_for_text();
+        }
     }
 
     /// Wakes whoever waits.
@@ -119,12 +147,12 @@ impl Ring {
             let next = from + taken.len() as u64;
             return Taken::Batches(taken, next);
         }
-        kept.ended.clone().map_or(Taken::Nothing, Taken::Ended)
+        kept.ended.as_deref().cloned().map_or(Taken::Nothing, Taken::Ended)
     }
 
     /// No batch will follow.
     pub(super) fn end(&self, why: LiveError) {
-        self.lock().ended = Some(why);
+        self.lock().ended = Some(Box::new(why));
         self.wake();
     }
 

@@ -4,6 +4,7 @@
 use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 
+use super::ahead;
 use super::sort_key::{SortKey, SortKeyWriter};
 use super::{LiveError, LiveQuery, Mode};
 use crate::limits::{LIVE_SPARE_ROWS_MAX, LIVE_SPARE_ROWS_MIN, LIVE_STREAMED_ROWS_MAX};
@@ -148,9 +149,12 @@ impl RowText {
         Self(Arc::from(scratch.as_slice()))
     }
 
-    /// Looks at its memory.
-    pub(super) fn look(&self) -> usize {
-        usize::from(self.0.first().copied().unwrap_or_default())
+    /// Asks for its memory: for all of it, or for what dropping it takes.
+    pub(super) fn ask_for(&self, whole: bool) {
+        ahead::counts(&self.0);
+        if whole {
+            ahead::all(&*self.0);
+        }
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -182,6 +186,17 @@ impl<'a> Change<'a> {
             RowChange::Delete { .. } => None,
         };
         Self { key: change.key(), row, hash: Cell::new(0), text: OnceCell::new() }
+    }
+}
+
+impl Change<'_> {
+    /// Asks for what its cells refer to.
+    pub(super) fn ask_for_cells(&self) {
+        for cell in self.row.map_or(&[][..], |row| &row.cells) {
+            if let Value::Text(text) | Value::Json(text) = cell {
+                ahead::all(text.as_str());
+            }
+        }
     }
 }
 
@@ -222,9 +237,9 @@ enum Predicate {
     All(Vec<Predicate>),
     Any(Vec<Predicate>),
     Not(Box<Predicate>),
-    Is(Source, Condition),
+    Is(Source, Box<Condition>),
     /// An integer column is this number: what most filters demand, without a look elsewhere.
-    IsInt(Source, i64, Condition),
+    IsInt(Source, i64, Box<Condition>),
 }
 
 impl Predicate {
@@ -238,8 +253,10 @@ impl Predicate {
             Filter::Is(condition) => {
                 let source = Source::of(schema, &condition.column)?;
                 match (condition.operator, condition.values.as_slice()) {
-                    (Operator::Eq, [Value::Int(number)]) => Self::IsInt(source, *number, condition.clone()),
-                    _ => Self::Is(source, condition.clone()),
+                    (Operator::Eq, [Value::Int(number)]) => {
+                        Self::IsInt(source, *number, Box::new(condition.clone()))
+                    }
+                    _ => Self::Is(source, Box::new(condition.clone())),
                 }
             }
         })
@@ -259,12 +276,36 @@ impl Predicate {
     }
 }
 
+/// A part of the order, with a place instead of a name.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    source: Source,
+    column_type: ColumnType,
+    descending: bool,
+}
+
+/// The parts of the order: mostly one, which then needs no look elsewhere.
+#[derive(Debug)]
+enum Parts {
+    One(Part),
+    Many(Box<[Part]>),
+}
+
+impl Parts {
+    fn list(&self) -> &[Part] {
+        match self {
+            Self::One(part) => std::slice::from_ref(part),
+            Self::Many(parts) => parts,
+        }
+    }
+}
+
 /// A query with the places of its columns.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) query: LiveQuery,
+    pub(super) query: Box<LiveQuery>,
     predicate: Predicate,
-    order: Vec<(Source, Order)>,
+    order: Parts,
     /// The places that frames show; none for all.
     shown: Option<Vec<usize>>,
     pub(super) columns: Arc<Columns>,
@@ -277,8 +318,20 @@ impl Plan {
         // What the reader may see at all counts like what it asks for.
         let asked = Filter::All(vec![query.query.scope.clone(), query.query.filter.clone()]);
         let predicate = Predicate::of(schema, &simplify(asked))?;
-        let place = |part: &Order| Some((Source::of(schema, &part.column)?, part.clone()));
-        let order = query.query.order.iter().map(place).collect::<Option<_>>()?;
+        let part = |part: &Order| {
+            let source = Source::of(schema, &part.column)?;
+            let column_type = match source {
+                Source::Key => ColumnType::Text,
+                Source::Version | Source::Revision => ColumnType::Int,
+                Source::Cell(place) => schema.columns.get(place)?.column_type,
+            };
+            Some(Part { source, column_type, descending: part.descending })
+        };
+        let order = query.query.order.iter().map(part).collect::<Option<Vec<_>>>()?;
+        let order = match order[..] {
+            [part] => Parts::One(part),
+            _ => Parts::Many(order.into()),
+        };
         let shown = match &query.columns {
             Some(columns) => {
                 let places = columns.iter().map(|name| Some(schema.column(name)?.0));
@@ -286,7 +339,17 @@ impl Plan {
             }
             None => None,
         };
-        Some(Self { query, predicate, order, shown, columns })
+        Some(Self { query: Box::new(query), predicate, order, shown, columns })
+    }
+
+    /// Asks for what a row is compared with.
+    pub(super) fn ask_for(&self) {
+        if let Predicate::All(parts) | Predicate::Any(parts) = &self.predicate {
+            ahead::all(parts.as_slice());
+        }
+        if let Parts::Many(parts) = &self.order {
+            ahead::all(&**parts);
+        }
     }
 
     pub(super) fn holds(&self, row: &Row) -> bool {
@@ -323,11 +386,11 @@ impl Plan {
     /// Where a row stands in the order.
     pub(super) fn place(&self, row: &Row) -> SortKey {
         let mut writer = SortKeyWriter::default();
-        for (source, order) in &self.order {
-            match source {
+        for part in self.order.list() {
+            match part.source {
                 // A row without that cell is none of this table: better no view than a wrong one.
-                Source::Cell(place) => writer.part(&row.cells[*place], order.descending),
-                _ => source.with(row, |value| writer.part(value, order.descending)),
+                Source::Cell(place) => writer.part(&row.cells[place], part.descending),
+                source => source.with(row, |value| writer.part(value, part.descending)),
             }
         }
         writer.finish(&row.key)
@@ -336,13 +399,8 @@ impl Plan {
     /// Appends the value of each part of the order as JSON, with a comma behind it.
     pub(super) fn write_order(&self, at: &SortKey, out: &mut Vec<u8>) {
         let mut parts = at.parts();
-        for (source, order) in &self.order {
-            let column_type = match source {
-                Source::Key => ColumnType::Text,
-                Source::Version | Source::Revision => ColumnType::Int,
-                Source::Cell(place) => self.columns.schema.columns[*place].column_type,
-            };
-            write_value(out, &parts.next(column_type, order.descending));
+        for part in self.order.list() {
+            write_value(out, &parts.next(part.column_type, part.descending));
             out.push(b',');
         }
     }
@@ -373,7 +431,7 @@ impl Plan {
             &(Predicate::Is(source, ref condition) | Predicate::IsInt(source, _, ref condition))
                 if matches!(condition.operator, Operator::Eq | Operator::In) =>
             {
-                Some((source, condition))
+                Some((source, &**condition))
             }
             _ => None,
         };

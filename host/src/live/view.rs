@@ -64,6 +64,8 @@ pub(super) struct Telling {
     pub(super) ring_bytes_max: usize,
     /// For the text of a row.
     pub(super) scratch: Vec<u8>,
+    /// What the view that is being changed is to tell.
+    steps: Vec<Step<RowText>>,
     batch: BatchBuilder,
     frames: Counter,
 }
@@ -74,9 +76,18 @@ impl Telling {
             now: Instant::now(),
             ring_bytes_max: LIVE_RING_BYTES_MAX,
             scratch: Vec::new(),
+            steps: Vec::new(),
             batch: BatchBuilder::default(),
             frames: counter!(metrics::LIVE_FRAMES),
         }
+    }
+}
+
+impl Telling {
+    /// What was to be told was not, since the view broke.
+    pub(super) fn forget(&mut self) {
+        self.steps.clear();
+        self.batch = BatchBuilder::default();
     }
 }
 
@@ -92,14 +103,15 @@ pub(super) struct View {
     pub(super) reading: bool,
     /// The number of the change that was last looked at, so that none is looked at twice.
     pub(super) looked: u64,
-    /// Changes of the running commit that may concern it.
+    /// Changes of the last commit that may have concerned it, the number of that commit, and where the last of these
+    /// changes stands among all that were found.
     pub(super) coming: usize,
-    /// It is among those that the running commit touches.
-    pub(super) touched: bool,
+    pub(super) commit: u64,
+    pub(super) last: usize,
     /// Which of the owner's views this is, of all that ever were.
     pub(super) born: u64,
     /// Its subscribers were not woken since it last told them something.
-    told: bool,
+    pub(super) told: bool,
     /// The number of the next batch.
     next: u64,
     mark: ViewMark,
@@ -109,7 +121,6 @@ pub(super) struct View {
     exact: Vec<(Option<Box<str>>, Revision)>,
     /// Commits after this one are in none of them.
     exact_max: Revision,
-    steps: Vec<Step<RowText>>,
     /// What was seen before the running commit, where that may be needed.
     before: Option<Rows>,
     /// The rows as of a place in the ring, encoded.
@@ -137,7 +148,8 @@ impl View {
             reading: false,
             looked: 0,
             coming: 0,
-            touched: false,
+            commit: 0,
+            last: 0,
             born,
             told: false,
             next: 0,
@@ -146,7 +158,6 @@ impl View {
             state: State::New,
             exact: Vec::new(),
             exact_max: Revision::default(),
-            steps: Vec::new(),
             before: None,
             snapshot: None,
         }
@@ -180,9 +191,7 @@ impl View {
 
     /// The changes that are coming begin.
     pub(super) fn begin_commit(&mut self) {
-        self.touched = true;
-        let changes = std::mem::take(&mut self.coming);
-        self.before = self.window.may_starve(changes).then(|| self.window.visible().cloned().collect());
+        self.before = self.window.may_starve(self.coming).then(|| self.window.visible().cloned().collect());
     }
 
     /// Where a changed row of a commit is to stand, if this view is concerned by it at all.
@@ -190,10 +199,34 @@ impl View {
         self.plan.holds(row).then(|| self.plan.place(row))
     }
 
-    /// Looks at the memory that a change will need, and answers something that depends on it. Memory is slow: done
-    /// for many changes in a row, these looks overlap, and the changes themselves find everything at hand.
-    pub(super) fn look_ahead(&self, old: Option<&SortKey>, new: Option<&SortKey>) -> usize {
-        self.window.look_ahead(old, new, RowText::look) + self.ring.look()
+    /// Asks for what says whether it wants a row.
+    pub(super) fn ask_for_plan(&self) {
+        self.plan.ask_for();
+    }
+
+    /// Asks for what is looked at to find where a change stands.
+    pub(super) fn ask_for_heads(&self) {
+        self.window.ask_for_heads();
+        self.ring.ask_for();
+    }
+
+    pub(super) fn index_of(&self, at: &SortKey) -> usize {
+        self.window.index_of(at)
+    }
+
+    /// Asks for the rows that a change between these indices needs.
+    pub(super) fn ask_for_rows(&self, from: Option<usize>, to: Option<usize>) {
+        self.window.ask_for_rows(from, to);
+    }
+
+    /// And then for what those refer to.
+    pub(super) fn ask_for_texts(&self, from: Option<usize>, to: Option<usize>) {
+        self.window.ask_for_texts(from, to, RowText::ask_for);
+    }
+
+    /// The key of the row that it gives up when another one comes in.
+    pub(super) fn next_out(&self) -> Option<&[u8]> {
+        self.window.next_out()
     }
 
     /// One row changed, which the view holds at `old`, if at all, and is to hold at `new`, if that is in its window.
@@ -204,7 +237,7 @@ impl View {
         old: Option<&SortKey>,
         new: Option<SortKey>,
         holders: &mut Holders,
-        scratch: &mut Vec<u8>,
+        telling: &mut Telling,
     ) {
         if self.has_seen(change.key, revision) {
             return;
@@ -213,9 +246,9 @@ impl View {
         if old.is_none() && new.is_none() {
             return;
         }
-        let new = new.map(|(at, row)| Held { at, row: self.plan.text_of(change, row, scratch) });
+        let new = new.map(|(at, row)| Held { at, row: self.plan.text_of(change, row, &mut telling.scratch) });
         let at = new.as_ref().map(|new| new.at.clone());
-        let kept = self.window.apply(old, new, &mut self.steps);
+        let kept = self.window.apply(old, new, &mut telling.steps);
         match at {
             Some(at) if kept.held => holders.put(self.id, &at),
             _ if old.is_some() => holders.remove(self.id, change.key.as_bytes()),
@@ -228,10 +261,9 @@ impl View {
 
     /// All rows of a commit were looked at: subscribers are told, or the store must be asked first.
     pub(super) fn end_commit(&mut self, revision: Revision, telling: &mut Telling) -> Need {
-        self.touched = false;
         let before = self.before.take();
         if self.window.is_starved() {
-            self.steps.clear();
+            telling.steps.clear();
             self.state = State::Behind(before.unwrap_or_default());
             return Need::Read;
         }
@@ -240,18 +272,18 @@ impl View {
     }
 
     fn tell(&mut self, revision: Revision, telling: &mut Telling) {
-        if self.steps.is_empty() {
+        if telling.steps.is_empty() {
             return;
         }
         self.next += 1;
         let at = At { revision, next: self.next };
         let batch = if self.plan.is_streamed() {
-            let changes: Vec<_> = self.steps.drain(..).map(membership).collect();
+            let changes: Vec<_> = telling.steps.drain(..).map(membership).collect();
             encode::streamed(&mut telling.batch, &self.plan, &self.mark, at, &changes)
         } else {
-            encode::steps(&mut telling.batch, &self.plan, &self.mark, at, &self.steps)
+            encode::steps(&mut telling.batch, &self.plan, &self.mark, at, &telling.steps)
         };
-        self.steps.clear();
+        telling.steps.clear();
         telling.frames.increment(batch.len() as u64);
         self.ring.push(batch, telling.now, telling.ring_bytes_max);
         self.told = true;
@@ -266,8 +298,6 @@ impl View {
 
     /// What it shows can no longer be relied on.
     pub(super) fn lose(&mut self) {
-        self.steps.clear();
-        self.touched = false;
         self.before = None;
         if self.is_live() {
             self.state = State::Behind(self.window.visible().cloned().collect());
@@ -315,19 +345,18 @@ impl View {
                 let new = change.row.and_then(|row| self.wants(row));
                 let old = holders.place(change.key.as_bytes(), self.id).cloned();
                 if old.is_some() || new.is_some() {
-                    let scratch = &mut telling.scratch;
-                    self.change(commit.revision, &change, old.as_ref(), new, holders, scratch);
+                    self.change(commit.revision, &change, old.as_ref(), new, holders, telling);
                 }
             }
         }
-        self.steps.clear();
+        telling.steps.clear();
         if self.window.is_starved() {
             self.state = told.map_or(State::New, State::Behind);
             return Need::Read;
         }
         let revision = self.revision(seen);
         if let Some(told) = told {
-            difference(&told, self.window.visible(), &mut self.steps);
+            difference(&told, self.window.visible(), &mut telling.steps);
             self.tell(revision, telling);
         }
         Need::Nothing

@@ -121,19 +121,54 @@ impl<R: Clone + PartialEq> Window<R> {
         self.anchor.as_ref().is_none_or(|anchor| at > anchor) && (self.complete || self.rows.reaches(at))
     }
 
-    /// Looks at the memory that a change between these places needs. The answer depends on all of it, and says nothing.
-    pub(super) fn look_ahead(
-        &self,
-        old: Option<&SortKey>,
-        new: Option<&SortKey>,
-        look: impl Fn(&R) -> usize,
-    ) -> usize {
-        let place = |at: &SortKey| {
-            let (Ok(place) | Err(place)) = self.rows.search(at);
-            place + self.rows.get(place).map_or(0, |held| look(&held.row))
-        };
-        let edge = |index| self.rows.get(index).map_or(0, |held: &Held<R>| look(&held.row));
-        old.map_or(0, place) + new.map_or(0, place) + edge(self.limit) + edge(self.limit - 1)
+    /// Asks for what a search for a place looks at.
+    pub(super) fn ask_for_heads(&self) {
+        self.rows.ask_for_heads();
+    }
+
+    /// Where a row of this place stands, or would.
+    pub(super) fn index_of(&self, at: &SortKey) -> usize {
+        let (Ok(index) | Err(index)) = self.rows.search(at);
+        index
+    }
+
+    /// Asks for the rows that a change between these indices needs.
+    pub(super) fn ask_for_rows(&self, from: Option<usize>, to: Option<usize>) {
+        if let Some(from) = from {
+            self.rows.ask_for(from);
+        }
+        if from.is_none() || to.is_none() {
+            self.rows.ask_for_end();
+        }
+        self.edge(from, to, |index| self.rows.ask_for(index));
+    }
+
+    /// And then for what those rows refer to.
+    pub(super) fn ask_for_texts(&self, from: Option<usize>, to: Option<usize>, ask: impl Fn(&R, bool)) {
+        if let Some(held) = from.and_then(|from| self.rows.get(from)) {
+            ask(&held.row, to.is_none());
+        }
+        self.edge(from, to, |index| {
+            if let Some(held) = self.rows.get(index) {
+                ask(&held.row, true);
+            }
+        });
+    }
+
+    /// The key of the row that has no room when another one comes in.
+    pub(super) fn next_out(&self) -> Option<&[u8]> {
+        let last = self.rows.len().checked_sub(1).filter(|_| self.rows.len() >= self.held_max)?;
+        self.rows.get(last).map(|held| held.at.key())
+    }
+
+    /// Tells which row at the edge of what is seen a change is about to show or to hide.
+    fn edge(&self, from: Option<usize>, to: Option<usize>, tell: impl Fn(usize)) {
+        let is_seen = |index: Option<usize>| index.is_some_and(|index| index < self.limit);
+        match (is_seen(from), is_seen(to)) {
+            (true, false) => tell(self.limit),
+            (false, true) => tell(self.limit - 1),
+            _ => {}
+        }
     }
 
     fn insert(&mut self, new: Held<R>, steps: &mut Vec<Step<R>>) -> Kept {
