@@ -83,7 +83,7 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// What `of` is asked by.
+    /// What a row's key is asked by.
     pub(super) fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash_one(key)
     }
@@ -108,20 +108,19 @@ impl Holders {
         self.by_key.find(hash, |number| self.holding(number).is_some_and(|holding| holding.key() == key))
     }
 
-    /// The views that hold a row. `hash` is that of its key.
+    /// The views that hold a row.
     pub(super) fn of(&self, hash: u64, key: &[u8]) -> &[Holder] {
         self.find(hash, key).and_then(|number| self.holding(number)).map_or(&[], Holding::list)
     }
 
     /// Where a view holds a row.
-    pub(super) fn place(&self, key: &[u8], view: ViewId) -> Option<&SortKey> {
-        let holders = self.of(self.hash(key), key);
+    pub(super) fn place(&self, hash: u64, key: &[u8], view: ViewId) -> Option<&SortKey> {
+        let holders = self.of(hash, key);
         place(holders, view).ok().map(|place| &holders[place].1)
     }
 
     /// A view holds the row of this place there, and no longer where it was.
-    pub(super) fn put(&mut self, view: ViewId, at: &SortKey) {
-        let hash = self.hash(at.key());
+    pub(super) fn put(&mut self, hash: u64, view: ViewId, at: &SortKey) {
         let found = self.find(hash, at.key()).and_then(|number| self.rows[number as usize].as_mut());
         if let Some(holding) = found {
             return holding.put(view, at);
@@ -144,8 +143,7 @@ impl Holders {
         self.by_key.insert(hash, number);
     }
 
-    pub(super) fn remove(&mut self, view: ViewId, key: &[u8]) {
-        let hash = self.hash(key);
+    pub(super) fn remove(&mut self, hash: u64, view: ViewId, key: &[u8]) {
         let Some(number) = self.find(hash, key) else { return };
         let place = &mut self.rows[number as usize];
         if place.as_mut().is_some_and(|holding| holding.remove(view)) {
@@ -159,6 +157,6 @@ impl Holders {
     pub(super) fn forget(&mut self, view: ViewId) {
         let keys = self.rows.iter().flatten().filter(|holding| place(holding.list(), view).is_ok());
         let keys: Vec<Box<[u8]>> = keys.map(|holding| holding.key().into()).collect();
-        keys.iter().for_each(|key| self.remove(view, key));
+        keys.iter().for_each(|key| self.remove(self.hash(key), view, key));
     }
 }

@@ -231,7 +231,7 @@ impl Owner {
         self.by_shape.remove(&view.shape);
         self.index.remove(id);
         for at in view.held_places() {
-            self.holders.remove(id, at.key());
+            self.holders.remove(self.holders.hash(at.key()), id, at.key());
         }
         view.ring.end(why.clone());
         for attach in view.waiting {

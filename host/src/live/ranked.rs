@@ -184,3 +184,64 @@ impl<R> Ranked<R> {
 fn slot(number: usize) -> u32 {
     u32::try_from(number).expect("a window is small")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tables::{Order, Value};
+
+    fn at(value: &Value, key: &str) -> SortKey {
+        let order = [Order { column: "c".into(), descending: false }];
+        SortKey::new(&order, [value], key)
+    }
+
+    /// Values that begin alike, and others: what places have in common changes as they come and go.
+    fn any_place() -> impl Strategy<Value = SortKey> {
+        let value = prop_oneof![
+            6 => (0_i64..300).prop_map(Value::Int),
+            1 => any::<i64>().prop_map(Value::Int),
+            1 => Just(Value::Null),
+        ];
+        let text = prop_oneof![Just("same beginning of many texts "), Just("same"), Just("")];
+        let text = (text, "[ab]{0,3}").prop_map(|(start, end)| Value::Text(format!("{start}{end}")));
+        (prop_oneof![2 => value, 1 => text], "[abc]{1,2}").prop_map(|(value, key)| at(&value, &key))
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_found_where_a_sorted_list_has_them(
+            begin in prop::collection::vec(any_place(), 0..8),
+            steps in prop::collection::vec((0_u8..4, any_place(), any::<prop::sample::Index>()), 1..120),
+        ) {
+            let mut list = begin;
+            list.sort();
+            list.dedup();
+            let mut ranked = Ranked::new(list.iter().map(|at| Held { at: at.clone(), row: () }).collect());
+            for (kind, place, any) in steps {
+                let found = list.binary_search(&place);
+                prop_assert_eq!(ranked.search(&place), found);
+                prop_assert_eq!(ranked.reaches(&place), list.last().is_some_and(|last| place <= *last));
+                match (kind, found) {
+                    (0, Ok(index)) => {
+                        prop_assert_eq!(ranked.remove(index).at, list.remove(index));
+                    }
+                    (1, Err(index)) if !list.is_empty() => {
+                        let from = any.index(list.len());
+                        let to = if index > from { index - 1 } else { index };
+                        list.remove(from);
+                        list.insert(to, place.clone());
+                        ranked.shift(from, to, Held { at: place, row: () });
+                    }
+                    (_, Err(index)) => {
+                        list.insert(index, place.clone());
+                        ranked.insert(index, Held { at: place, row: () });
+                    }
+                    _ => {}
+                }
+                prop_assert!(ranked.iter().map(|held| &held.at).eq(&list));
+            }
+        }
+    }
+}

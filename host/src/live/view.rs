@@ -250,12 +250,12 @@ impl View {
         let at = new.as_ref().map(|new| new.at.clone());
         let kept = self.window.apply(old, new, &mut telling.steps);
         match at {
-            Some(at) if kept.held => holders.put(self.id, &at),
-            _ if old.is_some() => holders.remove(self.id, change.key.as_bytes()),
+            Some(at) if kept.held => holders.put(change.hash.get(), self.id, &at),
+            _ if old.is_some() => holders.remove(change.hash.get(), self.id, change.key.as_bytes()),
             _ => {}
         }
         if let Some(out) = kept.pushed_out {
-            holders.remove(self.id, out.key());
+            holders.remove(holders.hash(out.key()), self.id, out.key());
         }
     }
 
@@ -328,9 +328,11 @@ impl View {
         // Most rows stay, and those that do need not be taken out first.
         let kept: HashSet<&[u8]> = self.window.held().map(|held| held.at.key()).collect();
         for gone in old.iter().map(|held| held.at.key()).filter(|key| !kept.contains(key)) {
-            holders.remove(self.id, gone);
+            holders.remove(holders.hash(gone), self.id, gone);
         }
-        self.window.held().for_each(|held| holders.put(self.id, &held.at));
+        for held in self.window.held() {
+            holders.put(holders.hash(held.at.key()), self.id, &held.at);
+        }
         let told = match std::mem::replace(&mut self.state, State::Live) {
             State::New => None,
             State::Live => Some(self.window.seen(&old).cloned().collect()),
@@ -342,8 +344,10 @@ impl View {
         for commit in unseen {
             for change in &commit.rows {
                 let change = Change::new(change);
+                let hash = holders.hash(change.key.as_bytes());
+                change.hash.set(hash);
                 let new = change.row.and_then(|row| self.wants(row));
-                let old = holders.place(change.key.as_bytes(), self.id).cloned();
+                let old = holders.place(hash, change.key.as_bytes(), self.id).cloned();
                 if old.is_some() || new.is_some() {
                     self.change(commit.revision, &change, old.as_ref(), new, holders, telling);
                 }
