@@ -174,6 +174,8 @@ pub struct StoreConfig {
     pub tombstone_age_seconds_max: u64,
     /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
     pub dead_letters_max: u64,
+    /// Entries that one change stream keeps, about; none keeps what retention keeps.
+    pub change_stream_events_max: Option<u64>,
     /// Bounds of one task's keyed state.
     pub keyed_state_bytes_max: u64,
     pub keyed_state_entries_max: u64,
@@ -324,6 +326,7 @@ impl Default for StoreConfig {
             wal_bytes_hard_max: limits::WAL_BYTES_HARD_MAX,
             tombstone_age_seconds_max: limits::TOMBSTONE_AGE_MAX.as_secs(),
             dead_letters_max: limits::DEAD_LETTERS_MAX,
+            change_stream_events_max: None,
             keyed_state_bytes_max: limits::KEYED_STATE_BYTES_MAX,
             keyed_state_entries_max: limits::KEYED_STATE_ENTRIES_MAX,
             state_expired_keep_seconds: limits::STATE_EXPIRED_KEEP.as_secs(),

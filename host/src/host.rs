@@ -239,6 +239,7 @@ impl HostBuilder {
             tail_bytes_max: config.tail_bytes_max,
             tombstone_age_max: config.tombstone_age_max(),
             dead_letters_max: config.dead_letters_max,
+            change_stream_events_max: config.change_stream_events_max,
             keyed_state_bytes_max: config.keyed_state_bytes_max,
             keyed_state_entries_max: config.keyed_state_entries_max,
             state_expired_keep: config.state_expired_keep(),

@@ -36,6 +36,10 @@ pub const NAMED_STREAMS_MAX: usize = 1_000;
 /// aggregate is written into so many indexes.
 pub const CHANGE_AGGREGATES_MAX: usize = 64;
 pub const CHANGE_SCOPES_MAX: usize = 8;
+/// Change streams whose numbers, and aggregates whose last known values, the embedded store keeps in memory.
+/// Others are read from the store.
+pub const CHANGE_NUMBERS_CACHED_MAX: usize = 100_000;
+pub const CHANGE_VALUES_CACHED_MAX: usize = 100_000;
 /// Longest name of a change scope.
 pub const SCOPE_NAME_BYTES_MAX: usize = 63;
 

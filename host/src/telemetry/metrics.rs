@@ -11,6 +11,8 @@ pub const EVENTS_BUCKETS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_000.0, 4_000
 
 // Streams.
 pub const EVENTS_TRIMMED: &str = "millrace_events_trimmed_total";
+pub const CHANGE_ENTRIES_TRIMMED: &str = "millrace_change_entries_trimmed_total";
+pub const CHANGE_SCOPES_SKIPPED: &str = "millrace_change_scopes_skipped_total";
 pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 
 // Keyed state.
@@ -125,6 +127,11 @@ const fn histogram(name: &'static str, help: &'static str) -> Metric {
 /// What the recorder knows.
 pub const RECORDED_METRICS: &[Metric] = &[
     counter(EVENTS_TRIMMED, "Events that retention removed."),
+    counter(CHANGE_ENTRIES_TRIMMED, "Entries of change streams that went, by cause: retention, cap."),
+    counter(
+        CHANGE_SCOPES_SKIPPED,
+        "Values of change scopes that were too long for an id, and were passed over.",
+    ),
     counter(TAIL_FALLBACKS, "Reads of processors that had fallen behind the tail and went to the store."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),

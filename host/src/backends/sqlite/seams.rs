@@ -46,35 +46,42 @@ impl EventLog for SqliteStore {
 
     fn append_to(
         &self,
-        _stream: &StreamName,
-        _batch: EventBatch,
+        stream: &StreamName,
+        batch: EventBatch,
     ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
-        ready(Err(BackendError::Failed { detail: "named streams are not built yet".to_owned() }.into()))
-            .boxed()
+        let stream = stream.clone();
+        let checked = check_batch(&batch).and_then(|()| Ok(self.inner.shared.check_disk()?));
+        match checked {
+            Err(refused) => ready(Err(refused)).boxed(),
+            Ok(()) if batch.is_empty() => ready(Ok(Vec::new())).boxed(),
+            Ok(()) => self.request(|reply| Request::AppendTo { stream, batch, reply }),
+        }
     }
 
     fn read_stream(
         &self,
-        _tenant: &TenantId,
-        _stream: &StreamName,
-        _after: Position,
-        _limit: PageLimit,
+        tenant: &TenantId,
+        stream: &StreamName,
+        after: Position,
+        limit: PageLimit,
     ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
-        ready(Err(BackendError::Failed { detail: "change streams are not built yet".to_owned() }.into()))
-            .boxed()
+        let (tenant, stream) = (tenant.clone(), stream.clone());
+        SqliteStore::read(self, move |conn, shared| {
+            pages::stream_page(conn, shared, &tenant, &stream, (after, limit))
+        })
     }
 
     fn declare_scopes(
         &self,
-        _owner: &str,
-        _declarations: &[AggregateScopes],
+        owner: &str,
+        declarations: &[AggregateScopes],
     ) -> BoxFuture<'_, Result<(), StreamError>> {
-        ready(Err(BackendError::Failed { detail: "change scopes are not built yet".to_owned() }.into()))
-            .boxed()
+        let (owner, declarations) = (owner.to_owned(), declarations.to_vec());
+        self.request(|reply| Request::DeclareScopes { owner, declarations, reply })
     }
 
     fn scopes(&self) -> Arc<ChangeScopes> {
-        Arc::default()
+        self.inner.shared.scopes()
     }
 
     fn appended_at(
