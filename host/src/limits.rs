@@ -42,6 +42,18 @@ pub const CHANGE_NUMBERS_CACHED_MAX: usize = 100_000;
 pub const CHANGE_VALUES_CACHED_MAX: usize = 100_000;
 /// Longest name of a change scope.
 pub const SCOPE_NAME_BYTES_MAX: usize = 63;
+/// How long a conflated subscriber of changes waits for a later event of an aggregate; its bounds.
+pub const CHANGE_WINDOW: Duration = Duration::from_millis(150);
+pub const CHANGE_WINDOW_MIN: Duration = Duration::from_millis(1);
+pub const CHANGE_WINDOW_CEILING: Duration = Duration::from_secs(10);
+/// Bytes of events that wait for the end of one window. Beyond, they are delivered before it ends.
+pub const CHANGE_PENDING_BYTES_MAX: usize = 4 << 20;
+/// Deliveries and bytes that wait for one subscriber of changes. Beyond, a conflated one is told of a gap and a raw
+/// one of its end: nobody waits for it.
+pub const CHANGE_QUEUE_BATCHES_MAX: usize = 64;
+pub const CHANGE_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Events of one page of changes, or of a stream with a name of its own, when the request does not say.
+pub const CHANGE_PAGE_EVENTS_DEFAULT: usize = 500;
 
 // Committer (embedded store).
 

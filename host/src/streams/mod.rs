@@ -13,6 +13,7 @@
 //! append as the event. [`name`] says how they are called, [`scopes`] which
 //! change streams an event belongs to.
 
+pub mod hub;
 pub mod name;
 pub mod scopes;
 mod tail;
@@ -21,6 +22,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use hub::{ChangeMode, ChangeRequest, Delivery, GapCause, Hub, HubError, Subscription};
 pub use name::{ChangeStream, InvalidStreamName, StreamName};
 pub use scopes::{AggregateScopes, ChangeScopes, Scope, ScopeError};
 pub use tail::{Tail, TailReader, TailStats};

@@ -19,7 +19,7 @@ use crate::limits::{CHANGE_AGGREGATES_MAX, CHANGE_SCOPES_MAX, NAME_BYTES_MAX, SC
 pub use payload::Member;
 
 /// One way to follow the changes of an aggregate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// One stream for each aggregate, by its id.
@@ -41,7 +41,7 @@ impl Scope {
 }
 
 /// The scopes of one aggregate, in the order in which its events go to their streams.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AggregateScopes {
     pub aggregate: String,
     pub scopes: Vec<Scope>,
