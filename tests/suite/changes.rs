@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod following;
 mod hub;
+mod rig;
 mod scopes;
 mod store;
 

@@ -10,15 +10,16 @@ use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
-use millrace::clock::ManualClock;
+use millrace::clock::{ManualClock, SystemClock};
 use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::streams::{
-    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
-    StreamPage, Tail,
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Hub, PageLimit, Retention, StreamError,
+    StreamName, StreamPage, Tail,
 };
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
+use millrace::tasks::Tasks;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -91,6 +92,7 @@ impl Rig {
         change(&mut options);
         let services = Services {
             log: log.clone(),
+            hub: Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock)),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),

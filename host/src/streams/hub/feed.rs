@@ -59,6 +59,15 @@ impl Feed {
         self.position
     }
 
+    /// The position, unless something of a stream waits for the end of a window.
+    pub(super) fn reached(&self, stream: &str) -> Option<Position> {
+        let waits = match self.streams.get(stream)? {
+            Followed::Raw(_) => false,
+            Followed::Conflated(windows) => windows.values().any(|window| !window.pending.is_empty()),
+        };
+        (!waits).then_some(self.position)
+    }
+
     /// When the next window ends.
     pub(super) fn due(&self) -> Option<Micros> {
         self.due.first().map(|(due, _, _)| *due)

@@ -355,6 +355,15 @@ impl Subscription {
         self.queue.has_gap()
     }
 
+    /// Up to where there was nothing that is not delivered; none while something waits to be taken, or for the
+    /// end of a window.
+    pub fn reached(&self) -> Option<Position> {
+        let feed = self.feed.upgrade()?;
+        // The queue is filled under this lock.
+        let feed = feed.lock();
+        if self.queue.is_empty() { feed.reached(&self.stream) } else { None }
+    }
+
     /// Ends the subscription: what was not taken is dropped, and `next` answers none. A second call does nothing.
     pub fn close(&self) {
         if !self.queue.detach() {

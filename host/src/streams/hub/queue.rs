@@ -121,6 +121,12 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Whether everything that was put in was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.batches.is_empty() && state.gap.is_none() && state.end.is_none()
+    }
+
     pub(super) fn has_gap(&self) -> bool {
         let state = self.lock();
         state.gap.is_some() || state.end.is_some()
