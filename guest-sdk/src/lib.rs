@@ -68,7 +68,7 @@ pub use batch::Instance;
 pub use effects::{Effects, NewEvent};
 pub use event::{EVENT_WORDS, Event};
 pub use failure::{Failure, FailureKind};
-pub use manifest::{Manifest, OrderingKey};
+pub use manifest::{ChangeScope, Manifest, OrderingKey};
 pub use saved::Migration;
 pub use state::{Entry, Scan, State, StatePage, StateValue};
 pub use table::{Column, ColumnType, Table};
@@ -77,8 +77,8 @@ pub use time::{InvalidTime, Timestamp};
 /// The shapes as they cross, for those who need to go below [`Processor`].
 pub mod wire {
     pub use crate::bindings::millrace::processor::types::{
-        Column, ColumnType, EffectKind, EffectRecord, Effects, Failure, FailureKind, Manifest, OrderingKey,
-        Outcome, Table,
+        ChangeField, ChangeScope, ChangeScopes, Column, ColumnType, EffectKind, EffectRecord, Effects,
+        Failure, FailureKind, Manifest, OrderingKey, Outcome, Table,
     };
 }
 

@@ -17,6 +17,34 @@ pub enum OrderingKey {
     Single,
 }
 
+/// By what the changes of an aggregate can be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeScope {
+    /// One stream for each aggregate, by its id.
+    Id,
+    /// One stream for all of the tenant's.
+    Tenant,
+    /// One stream for each value of a top-level member of the payload. Only text that is not empty counts.
+    Field { name: &'static str, member: &'static str },
+}
+
+impl ChangeScope {
+    /// A field that subscribers call as the payload does.
+    pub const fn field(member: &'static str) -> Self {
+        Self::Field { name: member, member }
+    }
+
+    fn to_wire(self) -> wire::ChangeScope {
+        match self {
+            Self::Id => wire::ChangeScope::Id,
+            Self::Tenant => wire::ChangeScope::Tenant,
+            Self::Field { name, member } => {
+                wire::ChangeScope::Field(wire::ChangeField { name: name.into(), member: member.into() })
+            }
+        }
+    }
+}
+
 /// A processor's name, and what it wants. The default: every event, in order by aggregate, no tables,
 /// no state, no grants, no flush.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +59,7 @@ pub struct Manifest {
     pub(crate) tables: Vec<&'static Table>,
     grants: Vec<&'static str>,
     flush_interval: Option<Duration>,
+    changes: Vec<(&'static str, Vec<ChangeScope>)>,
 }
 
 impl Manifest {
@@ -48,6 +77,7 @@ impl Manifest {
             tables: vec![],
             grants: vec![],
             flush_interval: None,
+            changes: vec![],
         }
     }
 
@@ -99,6 +129,13 @@ impl Manifest {
         self
     }
 
+    /// Lets the changes of an aggregate be followed, by these scopes. Once for each aggregate. Each of its events
+    /// is then written into one stream for each scope, whoever publishes it.
+    pub fn changes(mut self, aggregate: &'static str, scopes: &[ChangeScope]) -> Self {
+        self.changes.push((aggregate, scopes.to_vec()));
+        self
+    }
+
     #[doc(hidden)]
     pub fn to_wire(&self) -> wire::Manifest {
         let strings = |list: &[&'static str]| list.iter().map(|s| String::from(*s)).collect();
@@ -121,6 +158,14 @@ impl Manifest {
             flush_interval_ms: self
                 .flush_interval
                 .map(|interval| u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)),
+            changes: self
+                .changes
+                .iter()
+                .map(|(aggregate, scopes)| wire::ChangeScopes {
+                    aggregate: (*aggregate).into(),
+                    scopes: scopes.iter().map(|scope| scope.to_wire()).collect(),
+                })
+                .collect(),
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct GatewayConfig {
     pub upload_bytes_max: u64,
     pub connections_max: usize,
     pub sse_heartbeat_ms: u64,
+    /// How long conflated followers of changes wait for a later event, where they do not say.
+    pub change_window_ms: u64,
     pub write_wait_ms_max: u64,
     /// Bounds of live queries: bytes of a query or message, subscriptions of a WebSocket, and its first command.
     pub live_message_bytes_max: usize,
@@ -174,6 +176,8 @@ pub struct StoreConfig {
     pub tombstone_age_seconds_max: u64,
     /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
     pub dead_letters_max: u64,
+    /// Entries that one change stream keeps, about; none keeps what retention keeps.
+    pub change_stream_events_max: Option<u64>,
     /// Bounds of one task's keyed state.
     pub keyed_state_bytes_max: u64,
     pub keyed_state_entries_max: u64,
@@ -266,6 +270,7 @@ impl Default for GatewayConfig {
             upload_bytes_max: limits::UPLOAD_BYTES_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat_ms: millis(limits::SSE_HEARTBEAT),
+            change_window_ms: millis(limits::CHANGE_WINDOW),
             write_wait_ms_max: millis(limits::WRITE_WAIT_MAX),
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
             live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
@@ -324,6 +329,7 @@ impl Default for StoreConfig {
             wal_bytes_hard_max: limits::WAL_BYTES_HARD_MAX,
             tombstone_age_seconds_max: limits::TOMBSTONE_AGE_MAX.as_secs(),
             dead_letters_max: limits::DEAD_LETTERS_MAX,
+            change_stream_events_max: None,
             keyed_state_bytes_max: limits::KEYED_STATE_BYTES_MAX,
             keyed_state_entries_max: limits::KEYED_STATE_ENTRIES_MAX,
             state_expired_keep_seconds: limits::STATE_EXPIRED_KEEP.as_secs(),
@@ -388,6 +394,10 @@ impl GatewayConfig {
 
     pub fn body_idle_max(&self) -> Duration {
         Duration::from_millis(self.body_idle_ms_max)
+    }
+
+    pub fn change_window(&self) -> Duration {
+        Duration::from_millis(self.change_window_ms)
     }
 
     pub fn sse_heartbeat(&self) -> Duration {

@@ -30,7 +30,8 @@ use crate::plugins::{
     RegistryParts, RuntimeOptions, WasmRuntime,
 };
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
-use crate::streams::{EventLog, Retention};
+use crate::streams::hub::Gate;
+use crate::streams::{EventLog, Hub, Retention};
 use crate::tables::TableStore;
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
 
@@ -43,6 +44,7 @@ pub struct Host {
     store: SqliteStore,
     registry: Registry,
     live: LiveEngine,
+    hub: Hub,
     pool: GuestPool,
     tasks: Tasks,
     edge: CancellationToken,
@@ -82,6 +84,7 @@ pub struct HostBuilder {
     clock: Arc<dyn Clock>,
     render: Render,
     compiler: Option<PathBuf>,
+    change_gate: Option<Gate>,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -97,6 +100,7 @@ impl Host {
             clock: Arc::new(SystemClock),
             render: Arc::new(String::new),
             compiler: None,
+            change_gate: None,
         }
     }
 
@@ -108,6 +112,11 @@ impl Host {
     /// The log, for embedders that publish without HTTP.
     pub fn log(&self) -> Arc<dyn EventLog> {
         Arc::new(self.store.clone())
+    }
+
+    /// Who follows which changes, for embedders that follow some without HTTP.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
     }
 
     /// The tables, for embedders that read without HTTP.
@@ -168,6 +177,13 @@ impl HostBuilder {
         self
     }
 
+    /// Who may follow the changes of what; it is asked before anything else is looked at.
+    #[must_use]
+    pub fn change_gate(mut self, gate: Gate) -> Self {
+        self.change_gate = Some(gate);
+        self
+    }
+
     /// What `/metrics` answers.
     #[must_use]
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
@@ -204,7 +220,11 @@ impl HostBuilder {
         let ready = Arc::new(AtomicBool::new(true));
         let live =
             LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);
-        let services = self.services(&store, &registry, &live, &ready);
+        let mut hub = Hub::new(Arc::new(store.clone()), tasks.clone(), Arc::clone(&self.clock));
+        if let Some(gate) = self.change_gate.clone() {
+            hub = hub.with_gate(gate);
+        }
+        let services = self.services(&store, &registry, (&live, &hub), &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -227,7 +247,7 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, registry, live, pool, tasks, edge, drain_max })
+        Ok(Host { addr, store, registry, live, hub, pool, tasks, edge, drain_max })
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -239,6 +259,7 @@ impl HostBuilder {
             tail_bytes_max: config.tail_bytes_max,
             tombstone_age_max: config.tombstone_age_max(),
             dead_letters_max: config.dead_letters_max,
+            change_stream_events_max: config.change_stream_events_max,
             keyed_state_bytes_max: config.keyed_state_bytes_max,
             keyed_state_entries_max: config.keyed_state_entries_max,
             state_expired_keep: config.state_expired_keep(),
@@ -321,6 +342,7 @@ impl HostBuilder {
             upload_bytes_max: config.upload_bytes_max,
             connections_max: config.connections_max,
             sse_heartbeat: config.sse_heartbeat(),
+            change_window: config.change_window(),
             write_wait_max: config.write_wait_max(),
             live_message_bytes_max: config.live_message_bytes_max,
             live_subscriptions_max: config.live_subscriptions_max,
@@ -334,12 +356,13 @@ impl HostBuilder {
         &self,
         store: &SqliteStore,
         registry: &Registry,
-        live: &LiveEngine,
+        (live, hub): (&LiveEngine, &Hub),
         ready: &Arc<AtomicBool>,
     ) -> Services {
         let ready = Arc::clone(ready);
         Services {
             log: Arc::new(store.clone()),
+            hub: hub.clone(),
             tables: Arc::new(store.clone()),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),

@@ -28,6 +28,32 @@ pub const TAIL_BYTES_MAX: usize = 64 << 20;
 pub const PAGE_EVENTS_MAX: usize = 4_096;
 /// Most bytes in one page of a read; a page always holds at least one event.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Longest name of a stream that is appended to by name.
+pub const STREAM_NAME_BYTES_MAX: usize = 63;
+/// Streams of one tenant that are appended to by name. One more is refused: whoever may publish chooses the names.
+pub const NAMED_STREAMS_MAX: usize = 1_000;
+/// Aggregates for which one plugin declares change scopes, and scopes of one of them: every event of such an
+/// aggregate is written into so many indexes.
+pub const CHANGE_AGGREGATES_MAX: usize = 64;
+pub const CHANGE_SCOPES_MAX: usize = 8;
+/// Change streams whose numbers, and aggregates whose last known values, the embedded store keeps in memory.
+/// Others are read from the store.
+pub const CHANGE_NUMBERS_CACHED_MAX: usize = 100_000;
+pub const CHANGE_VALUES_CACHED_MAX: usize = 100_000;
+/// Longest name of a change scope.
+pub const SCOPE_NAME_BYTES_MAX: usize = 63;
+/// How long a conflated subscriber of changes waits for a later event of an aggregate; its bounds.
+pub const CHANGE_WINDOW: Duration = Duration::from_millis(150);
+pub const CHANGE_WINDOW_MIN: Duration = Duration::from_millis(1);
+pub const CHANGE_WINDOW_CEILING: Duration = Duration::from_secs(10);
+/// Bytes of events that wait for the end of one window. Beyond, they are delivered before it ends.
+pub const CHANGE_PENDING_BYTES_MAX: usize = 4 << 20;
+/// Deliveries and bytes that wait for one subscriber of changes. Beyond, a conflated one is told of a gap and a raw
+/// one of its end: nobody waits for it.
+pub const CHANGE_QUEUE_BATCHES_MAX: usize = 64;
+pub const CHANGE_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Events of one page of changes, or of a stream with a name of its own, when the request does not say.
+pub const CHANGE_PAGE_EVENTS_DEFAULT: usize = 500;
 
 // Committer (embedded store).
 

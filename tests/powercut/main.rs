@@ -10,7 +10,7 @@ use millrace::backends::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use millrace::clock::SystemClock;
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::processors::{Engine, GuestPool, ProcessorSettings, Runner};
-use millrace::streams::EventLog;
+use millrace::streams::{AggregateScopes, EventLog, Scope};
 use millrace::tables::TableStore;
 use millrace_tests::scripted::{Scripted, table};
 use millrace_tests::until;
@@ -31,6 +31,8 @@ async fn main() -> Result<()> {
     let options = SqliteOptions { synchronous, wal_bytes_soft_max: 64 << 10, ..SqliteOptions::new(&dir) };
     let store = SqliteStore::open(options)?;
     store.declare("scripted", &[table()]).await?;
+    let scopes = AggregateScopes { aggregate: "thing".to_owned(), scopes: vec![Scope::Id, Scope::Tenant] };
+    store.declare_scopes("scripted", &[scopes]).await?;
     let engine = Engine {
         log: Arc::new(store.clone()),
         checkpoints: Arc::new(store.clone()),

@@ -277,8 +277,8 @@ impl Handwritten {
         let state = if self.state { [1, STATE_TYPE, 3] } else { [0; 3] };
         let mut manifest = vec![NAME, length(name), VERSION, 5, NAME, 0];
         manifest.extend(state);
-        // The ordering key, the subscription, the tables, the grants, and when to flush.
-        manifest.extend([0, 0, 0, 0, 0, 0, 0, TABLE, 1, 0, 0, 0, 0]);
+        // The ordering key, the subscription, the tables, the grants, when to flush, and no changes.
+        manifest.extend([0, 0, 0, 0, 0, 0, 0, TABLE, 1, 0, 0, 0, 0, 0, 0]);
         let segments = [
             (MANIFEST, words(&manifest)),
             (TABLE, words(&[TABLE_NAME, length(&table), COLUMN, 1, 0, 1_000])),
@@ -461,10 +461,16 @@ const TYPES: &str = r#"
   (type $table' (record (field "name" string) (field "columns" (list $column)) (field "versioned" bool)
     (field "window-rows-max" u32)))
   (export $table "table" (type $table'))
+  (type $change-field' (record (field "name" string) (field "member" string)))
+  (export $change-field "change-field" (type $change-field'))
+  (type $change-scope' (variant (case "id") (case "tenant") (case "field" $change-field)))
+  (export $change-scope "change-scope" (type $change-scope'))
+  (type $change-scopes' (record (field "aggregate" string) (field "scopes" (list $change-scope))))
+  (export $change-scopes "change-scopes" (type $change-scopes'))
   (type $manifest' (record (field "name" string) (field "version" string) (field "summary" string)
     (field "state-content-type" (option string)) (field "ordering-key" $ordering-key)
     (field "subscription" $subscription) (field "tables" (list $table)) (field "grants" (list string))
-    (field "flush-interval-ms" (option u32))))
+    (field "flush-interval-ms" (option u32)) (field "changes" (list $change-scopes))))
   (export $manifest "manifest" (type $manifest'))
   (type $event-words (list u64))"#;
 

@@ -10,6 +10,7 @@ use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
     ProcessorFactory, StateReader, Subscription, TaskContext, Trap, TrapKind,
 };
+use millrace::streams::{AggregateScopes, Scope};
 use millrace::tables::{Column, ColumnType, TableSchema};
 use millrace_guest::native::{Host, NativeInstance};
 use millrace_guest::{Entry, StatePage, StateValue, Timestamp, wire};
@@ -220,5 +221,18 @@ fn manifest(m: wire::Manifest) -> Manifest {
         tables: m.tables.into_iter().map(table).collect(),
         grants: m.grants,
         flush_interval_ms: m.flush_interval_ms,
+        changes: m.changes.into_iter().map(scopes_of).collect(),
+    }
+}
+
+fn scopes_of(declared: wire::ChangeScopes) -> AggregateScopes {
+    let scope = |scope| match scope {
+        wire::ChangeScope::Id => Scope::Id,
+        wire::ChangeScope::Tenant => Scope::Tenant,
+        wire::ChangeScope::Field(wire::ChangeField { name, member }) => Scope::Field { name, member },
+    };
+    AggregateScopes {
+        aggregate: declared.aggregate,
+        scopes: declared.scopes.into_iter().map(scope).collect(),
     }
 }

@@ -89,6 +89,7 @@ impl Scripted {
             tables: vec![table()],
             grants: vec![],
             flush_interval_ms: None,
+            changes: Vec::new(),
         };
         Self {
             manifest,

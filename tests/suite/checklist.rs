@@ -1,14 +1,15 @@
 //! The checklist of live queries: each of its items has a test of its name, so that none is lost unnoticed.
 //!
 //! P protocol, S server-sent events, W WebSocket, H the HTTP edge, B the writer of events, Q checks of queries,
-//! F conditions, O order and names, M moves of a window, I the index, E the engine, X from end to end, N what a
-//! window must get right that is easily got wrong. N12 to N14 are about several hosts, and there is one.
+//! F conditions, O order and names, M moves of a window, I the index, E the engine, U the hub of changes, X from
+//! end to end, N what a window must get right that is easily got wrong. N12 to N14 are about several hosts, and
+//! there is one.
 
 use std::process::{Command, Stdio};
 
 use super::layering::sources;
 
-const ITEMS: [(&str, &[u8]); 13] = [
+const ITEMS: [(&str, &[u8]); 14] = [
     ("p", &[1, 2]),
     ("s", &[1, 2, 3, 4, 5, 6]),
     ("w", &[1, 2, 3, 4, 5, 6]),
@@ -20,6 +21,7 @@ const ITEMS: [(&str, &[u8]); 13] = [
     ("m", &[1, 2, 3, 4, 5]),
     ("i", &[1, 2, 3, 4]),
     ("e", &[1, 2, 3, 4, 5, 6, 7, 8]),
+    ("u", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ("x", &[1, 2, 3]),
     ("n", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17]),
 ];

@@ -7,6 +7,7 @@ mod auth_serve;
 mod auth_settings;
 mod auth_tables;
 mod auth_tokens;
+mod changes;
 mod connections;
 mod deciding;
 mod documents;

@@ -1,12 +1,13 @@
 //! Claims about power cuts: what was acknowledged is there, and rows agree with positions.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::checkpoints::CheckpointStore;
 use millrace::event::{Position, TenantId};
-use millrace::streams::{EventLog, PageLimit};
+use millrace::streams::{ChangeStream, EventLog, PageLimit, StreamName};
 use millrace::tables::{Query, TableStore, Value};
 use millrace_tests::cuts::same_folder;
 use millrace_tests::powercut::{Action, Record, Shim, Unsynced, build_shim, read_journal, rebuild};
@@ -60,7 +61,7 @@ async fn look(dir: &Path) -> Found {
         Err(error) => return Found::Lost(format!("the store does not open: {error}")),
     };
     let tenant = TenantId::new("default").expect("a good name");
-    let mut events = std::collections::BTreeMap::new();
+    let mut events = BTreeMap::new();
     let mut after = Position::START;
     loop {
         let limit = PageLimit { events: 1_000, bytes: 1 << 20 };
@@ -86,6 +87,9 @@ async fn look(dir: &Path) -> Found {
             return Found::Lost(format!("acknowledged and gone: {line}"));
         }
     }
+    if let Err(lost) = look_at_changes(&store, &tenant, &events).await {
+        return Found::Lost(lost);
+    }
     let Ok(tasks) = store.tasks(Some("scripted")).await else { return Found::Lost("no tasks".into()) };
     let committed = tasks.first().map_or(0, |task| task.position.0);
     let mut expected = std::collections::BTreeMap::new();
@@ -110,6 +114,31 @@ async fn look(dir: &Path) -> Found {
     } else {
         Found::Lost(format!("rows {found:?}, events say {expected:?}"))
     }
+}
+
+/// Change streams have the events that the log has, whichever they are.
+async fn look_at_changes(
+    store: &SqliteStore,
+    tenant: &TenantId,
+    events: &BTreeMap<u64, (String, u64)>,
+) -> Result<(), String> {
+    let mut expected: BTreeMap<StreamName, Vec<u64>> = BTreeMap::new();
+    for (position, (agg_id, _)) in events {
+        for (scope, id) in [("id", agg_id.as_str()), ("tenant", "")] {
+            let stream = StreamName::Changes(ChangeStream::new("thing", scope, id));
+            expected.entry(stream).or_default().push(*position);
+        }
+    }
+    for (stream, expected) in expected {
+        let limit = PageLimit { events: 1_000, bytes: 1 << 20 };
+        let page = store.read_stream(tenant, &stream, Position::START, limit).await;
+        let page = page.map_err(|error| format!("{stream} cannot be read: {error}"))?;
+        let found: Vec<u64> = page.events.records().iter().map(|record| record.position).collect();
+        if found != expected {
+            return Err(format!("{stream} has {found:?}, the log has {expected:?}"));
+        }
+    }
+    Ok(())
 }
 
 async fn look_after(run: &Path, records: &[Record], cut: usize, unsynced: Unsynced) -> Found {

@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod candidates;
+mod scopes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -22,15 +23,16 @@ use millrace::processors::{
     Engine, GuestPool, Manifest, OrderingKey, Processor, ProcessorFactory, ProcessorSettings, ShadowSettings,
     TaskContext, Trap,
 };
-use millrace::streams::EventLog;
+use millrace::streams::{AggregateScopes, EventLog};
 use millrace::tables::{Column, ColumnType, Query, TableStore, Value};
+use millrace_tests::conformance::change_streams::asset_scopes;
 use millrace_tests::scripted::{Flaw, FlawKind, Scripted};
 
 use super::plugins::rig::{batch, component, options, tenant};
 
 /// Takes a text for a component: `name version` and flags. `refuses` its state · `single` and `field` are
 /// other ordering keys · `adds` says of what type an added column is · `waits` makes instances only when
-/// the gate is open · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
+/// the gate is open · `scopes` and `fewer` of them declare what can be followed · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
 /// `other` has another table · anything else is broken.
 #[derive(Debug, Default)]
 struct Scripts {
@@ -62,6 +64,8 @@ impl PluginRuntime for Scripts {
                 "traps" => scripted.flaw = Some(Flaw { kind: FlawKind::Traps, after: 1 }),
                 "wrong" => scripted.flaw = Some(Flaw { kind: FlawKind::WrongRows, after: 1 }),
                 "other" => scripted.manifest.tables[0].name = format!("other_{name}"),
+                "scopes" => scripted.manifest.changes = asset_scopes(),
+                "fewer" => scripted.manifest.changes = fewer_scopes(),
                 "waits" => gate = Some(Arc::clone(&self.gate)),
                 other => panic!("no flag {other}"),
             }
@@ -75,6 +79,12 @@ impl PluginRuntime for Scripts {
     fn autopsy(&self, _: &[u8], _: &PluginSettings, _: &plugins::Scene<'_>) -> Result<Autopsy, PluginError> {
         Err(PluginError::Engine { detail: "a script leaves nothing to look at".into() })
     }
+}
+
+fn fewer_scopes() -> Vec<AggregateScopes> {
+    let mut scopes = asset_scopes();
+    scopes[0].scopes.pop();
+    scopes
 }
 
 fn added(column_type: ColumnType) -> Column {

@@ -119,6 +119,11 @@ impl Config {
                 format!("{asked} is over guest_memory_bytes_ceiling = {max}"),
             );
         }
+        let window = self.gateway.change_window();
+        if !(limits::CHANGE_WINDOW_MIN..=limits::CHANGE_WINDOW_CEILING).contains(&window) {
+            let max = limits::CHANGE_WINDOW_CEILING.as_millis();
+            return wrong("gateway.change_window_ms", format!("it is 1 to {max}"));
+        }
         if self.gateway.sse_heartbeat() > limits::SSE_HEARTBEAT_CEILING {
             let max = limits::SSE_HEARTBEAT_CEILING.as_millis();
             return wrong(

@@ -14,6 +14,8 @@
 mod auth;
 mod body;
 mod candidates;
+mod changes;
+mod changes_follow;
 mod cloudevents;
 mod cors;
 mod filters;
@@ -61,7 +63,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
-use crate::streams::EventLog;
+use crate::streams::{EventLog, Hub};
 use crate::tables::TableStore;
 
 /// Where to listen, whom to serve, and every bound of the edge.
@@ -81,6 +83,8 @@ pub struct GatewayOptions {
     pub component_bytes_max: u64,
     pub connections_max: usize,
     pub sse_heartbeat: Duration,
+    /// How long conflated followers of changes wait, where they do not say.
+    pub change_window: Duration,
     pub write_wait_max: Duration,
     pub live_message_bytes_max: usize,
     pub live_subscriptions_max: usize,
@@ -104,6 +108,7 @@ impl GatewayOptions {
             component_bytes_max: limits::COMPONENT_BYTES_MAX as u64,
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat: limits::SSE_HEARTBEAT,
+            change_window: limits::CHANGE_WINDOW,
             write_wait_max: limits::WRITE_WAIT_MAX,
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
             live_subscriptions_max: limits::LIVE_SUBSCRIPTIONS_MAX,
@@ -117,6 +122,8 @@ impl GatewayOptions {
 #[derive(Clone)]
 pub struct Services {
     pub log: Arc<dyn EventLog>,
+    /// Who follows which changes of it.
+    pub hub: Hub,
     pub tables: Arc<dyn TableStore>,
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,

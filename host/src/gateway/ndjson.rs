@@ -36,18 +36,18 @@ use crate::event::EventBatch;
 use crate::limits::{
     ANSWER_BATCHES_MAX, BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_LINE_BYTES_MAX, UPLOAD_BATCHES_MAX,
 };
-use crate::streams::{Appended, StreamError};
+use crate::streams::{Appended, StreamError, StreamName};
 
 /// Takes an upload in and answers as it goes. The head of the answer waits for
 /// the first line's fate, so that an upload that fails at once has a status.
 pub(super) async fn publish(
     edge: Arc<Edge>,
     caller: Caller,
-    body: BodyReader,
+    (stream, body): (StreamName, BodyReader),
     trace: RequestTrace,
 ) -> Result<Response, Problem> {
     let (answers, mut received) = mpsc::channel(ANSWER_BATCHES_MAX);
-    let upload = Upload::new(Arc::clone(&edge), caller, body, (answers, trace));
+    let upload = Upload::new(Arc::clone(&edge), caller, (stream, body), (answers, trace));
     let hard = edge.hard.clone();
     edge.tasks.spawn(async move { hard.run_until_cancelled(upload.run()).await });
     let first = match received.recv().await {
@@ -106,6 +106,7 @@ struct Upload {
     edge: Arc<Edge>,
     caller: Caller,
     epoch: Arc<str>,
+    stream: Arc<StreamName>,
     body: BodyReader,
     answers: mpsc::Sender<Answer>,
     trace: RequestTrace,
@@ -125,7 +126,7 @@ impl Upload {
     fn new(
         edge: Arc<Edge>,
         caller: Caller,
-        body: BodyReader,
+        (stream, body): (StreamName, BodyReader),
         (answers, trace): (mpsc::Sender<Answer>, RequestTrace),
     ) -> Self {
         let epoch = edge.services.log.epoch().0;
@@ -134,6 +135,7 @@ impl Upload {
             batch: EventBatch::new(caller.tenant.clone()),
             caller,
             epoch,
+            stream: Arc::new(stream),
             body,
             answers,
             trace,
@@ -308,9 +310,12 @@ impl Upload {
         let lines = Lines { ids: Vec::with_capacity(self.lines.ids.len()), ..Lines::default() };
         let pending = std::mem::replace(&mut self.lines, lines);
         let log = Arc::clone(&self.edge.services.log);
-        let trace = self.trace;
+        let (trace, stream) = (self.trace, Arc::clone(&self.stream));
         self.in_flight.push_back(Box::pin(async move {
-            let result = if batch.is_empty() { Ok(Vec::new()) } else { trace.append(&*log, batch).await };
+            let result = match batch.is_empty() {
+                true => Ok(Vec::new()),
+                false => trace.append(&*log, &stream, batch).await,
+            };
             Settled { pending, result }
         }));
     }

@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{candidates, letters, live, pages, plugins, publish, state, streams, tables};
+use super::{candidates, changes, letters, live, pages, plugins, publish, state, streams, tables};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,9 @@ use super::{candidates, letters, live, pages, plugins, publish, state, streams, 
     paths(
         publish::publish,
         streams::read,
+        streams::append,
+        changes::read_scope,
+        changes::read,
         sessions::open,
         sessions::close,
         sessions::revoke,

@@ -4,9 +4,48 @@ use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 
 use super::problem::Problem;
 use crate::event::{Cursor, Epoch, Position};
+
+/// Where a request to read a stream begins, how much it wants, and whether it stays.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// `Accept: text/event-stream`: it follows what comes.
+    pub(super) follow: bool,
+    /// `after`, or `from` in its words.
+    pub(super) after: Option<String>,
+    /// `Last-Event-ID`. A client that has seen nothing yet sends an empty one, which counts as none.
+    pub(super) last_seen: Option<String>,
+    pub(super) limit: Option<usize>,
+}
+
+impl Asked {
+    pub(super) fn take(headers: &HeaderMap, params: &mut Params) -> Result<Self, Problem> {
+        let follow = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .any(|value| value.to_str().is_ok_and(|text| text.contains("text/event-stream")));
+        let after = params.take("after")?;
+        let after = match params.take("from")? {
+            None => after,
+            Some(from) if matches!(from.as_str(), "oldest" | "newest" | "tail") && after.is_none() => {
+                Some(from)
+            }
+            Some(_) => return Err(invalid("from", "is `oldest` or `tail`, and stands without `after`")),
+        };
+        let last_seen = params.take("last_event_id")?;
+        let last_seen = match headers.get("last-event-id") {
+            Some(value) => {
+                Some(value.to_str().map_err(|_| invalid("Last-Event-ID", "is not text"))?.to_owned())
+            }
+            None => last_seen,
+        };
+        let limit = params.number::<usize>("limit")?;
+        Ok(Self { follow, after, last_seen: last_seen.filter(|id| !id.is_empty()), limit })
+    }
+}
 
 /// The parameters of a request.
 #[derive(Debug)]

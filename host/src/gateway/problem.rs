@@ -16,10 +16,12 @@ pub use super::problems::{PROBLEMS, ProblemKind};
 use crate::checkpoints::CommitError;
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::InvalidEvent;
-use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, CHANGE_WINDOW_CEILING, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX,
+};
 use crate::live::LiveError;
 use crate::plugins::{ControlError, PluginError};
-use crate::streams::StreamError;
+use crate::streams::{HubError, ScopeError, StreamError};
 use crate::tables::{InvalidQuery, TableError};
 
 /// An error on its way to a client.
@@ -209,8 +211,27 @@ impl From<StreamError> for Problem {
                 let asked = *bytes as u64;
                 Self::classified(&error).limit("batch_bytes_max", asked, BATCH_BYTES_MAX as u64)
             }
+            StreamError::TooManyStreams { max } => {
+                Self::classified(&error).limit("named_streams_max", *max as u64 + 1, *max as u64)
+            }
+            StreamError::Scopes(ScopeError::TooMany { limit, asked, max, .. }) => {
+                Self::classified(&error).limit(limit, *asked as u64, *max as u64)
+            }
             StreamError::Invalid(invalid) => invalid.clone().into(),
             StreamError::Backend(backend) => backend.clone().into(),
+            _ => Self::classified(&error),
+        }
+    }
+}
+
+impl From<HubError> for Problem {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::Scope(scope) => StreamError::from(scope).into(),
+            HubError::Window { asked_ms } => {
+                let max = u64::try_from(CHANGE_WINDOW_CEILING.as_millis()).unwrap_or(u64::MAX);
+                Self::classified(&error).limit("change_window_ms", asked_ms, max)
+            }
             _ => Self::classified(&error),
         }
     }

@@ -1,5 +1,8 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
+mod streams;
+
+use self::streams::STREAMS;
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -36,7 +39,19 @@ const FIX_SHADOW: &str =
     "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
 
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
-pub const PROBLEMS: &[ProblemKind] = &[
+pub const PROBLEMS: &[ProblemKind] = &all::<{ GENERAL.len() + STREAMS.len() }>();
+
+const fn all<const N: usize>() -> [ProblemKind; N] {
+    let mut all = [GENERAL[0]; N];
+    let mut index = 0;
+    while index < N {
+        all[index] = if index < GENERAL.len() { GENERAL[index] } else { STREAMS[index - GENERAL.len()] };
+        index += 1;
+    }
+    all
+}
+
+const GENERAL: &[ProblemKind] = &[
     // The request itself.
     caller(404, "path_unknown", "there is no such path", "look up the paths at /docs or in /openapi.json"),
     caller(
@@ -272,33 +287,6 @@ pub const PROBLEMS: &[ProblemKind] = &[
         "give a new event its own id or version; repeat an old one unchanged",
     ),
     // Streams.
-    caller(404, "stream_unknown", "there is no such stream", "the stream of published events is `events`"),
-    caller(
-        400,
-        "start_missing",
-        "a tail needs to know where to start",
-        "add after=oldest, after=newest or after=<cursor>",
-    ),
-    caller(
-        400,
-        "cursor_invalid",
-        "this is not a cursor of this server",
-        "use a cursor exactly as it was answered",
-    ),
-    caller(
-        410,
-        "cursor_foreign",
-        "the cursor belongs to another log",
-        "the store was replaced: begin again with after=oldest or after=newest",
-    ),
-    caller(
-        410,
-        "position_lost",
-        "the events after this position are no longer held",
-        "go on with after=<the cursor in `oldest`>",
-    ),
-    caller(409, "position_ahead", "the position is beyond the newest event", "begin again with after=newest"),
-    caller(400, "page_events_max", "the page is too large", "ask for fewer events and follow `next`"),
     // Tables.
     caller(404, "table_unknown", "there is no such table", "GET /v1/tables lists the tables"),
     caller(404, "row_unknown", "there is no row with this key", "check the key; it may not be written yet"),

@@ -17,6 +17,7 @@ use super::traced::RequestTrace;
 use super::{Edge, cloudevents, json, metrics, native, ndjson};
 use crate::event::{EventBatch, Micros};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
+use crate::streams::StreamName;
 
 /// The content types of `POST /v1/events`.
 pub(super) const EVENT_TYPES: &[&str] = &[
@@ -64,6 +65,16 @@ pub(super) async fn publish(
     request: Request,
 ) -> Result<Response, Problem> {
     params.finish()?;
+    take(edge, caller, StreamName::Events, request).await
+}
+
+/// Takes a request's events in and appends them to a stream.
+pub(super) async fn take(
+    edge: Arc<Edge>,
+    caller: Caller,
+    stream: StreamName,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let found = media_type(&parts.headers);
     let limit = if found == "application/x-ndjson" {
@@ -78,7 +89,7 @@ pub(super) async fn publish(
     }
     let reader = BodyReader::new(&parts.headers, body, edge.options.body_idle_max, limit)?;
     if !binary && found == "application/x-ndjson" {
-        return ndjson::publish(edge, caller, reader, trace).await;
+        return ndjson::publish(edge, caller, (stream, reader), trace).await;
     }
     let body = reader.whole().await?;
     let now = edge.services.clock.now();
@@ -94,7 +105,7 @@ pub(super) async fn publish(
     } else {
         native::push(&mut batch, &body, now)?;
     }
-    append(&edge, &caller, batch, trace).await
+    append(&edge, &caller, (&stream, batch), trace).await
 }
 
 fn push_array(
@@ -121,7 +132,7 @@ fn push_array(
 async fn append(
     edge: &Edge,
     caller: &Caller,
-    batch: EventBatch,
+    (stream, batch): (&StreamName, EventBatch),
     trace: RequestTrace,
 ) -> Result<Response, Problem> {
     if batch.bytes() > BATCH_BYTES_MAX {
@@ -137,7 +148,7 @@ async fn append(
     let appended = if batch.is_empty() {
         Vec::new()
     } else {
-        trace.append(&*edge.services.log, batch).await.map_err(|error| match &error {
+        trace.append(&*edge.services.log, stream, batch).await.map_err(|error| match &error {
             crate::streams::StreamError::IdTaken { index, .. } => {
                 let index = *index;
                 Problem::from(error).with("index", index.into())

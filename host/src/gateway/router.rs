@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, cors, letters, live, metrics, pages, plugins, publish, state, streams, tables,
+    Edge, auth, candidates, changes, cors, letters, live, metrics, pages, plugins, publish, state, streams,
+    tables,
 };
 
 type Shared = Arc<Edge>;
@@ -45,7 +46,19 @@ fn action<H: Handler<T, Shared>, T: 'static>(path: &'static str, handler: H) -> 
 fn table() -> Vec<Route> {
     vec![
         action("/v1/events", publish::publish),
-        page("/v1/streams/{stream}", streams::read),
+        Route {
+            path: "/v1/streams/{stream}",
+            documented: Some("/v1/streams/{stream}"),
+            methods: &["GET", "POST"],
+            handlers: get(streams::read).post(streams::append),
+        },
+        page("/v1/changes/{aggregate}/{scope}", changes::read_scope),
+        Route {
+            path: "/v1/changes/{aggregate}/{scope}/{*id}",
+            documented: Some("/v1/changes/{aggregate}/{scope}/{id}"),
+            methods: &["GET"],
+            handlers: get(changes::read),
+        },
         Route {
             path: "/v1/session",
             documented: Some("/v1/session"),

@@ -1,4 +1,4 @@
-//! `GET /v1/streams/{stream}`: pages of events, and following them over SSE.
+//! `/v1/streams/{stream}`: pages of events, following them over SSE, and appending to a stream by its name.
 //!
 //! A follower names where it starts; there is no "now" but the one that the
 //! log answers. Every event's SSE id is its cursor, so that a reconnecting
@@ -8,20 +8,20 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 
-use super::auth::{Caller, Reader};
+use super::auth::{Caller, Publisher, Reader};
 use super::metrics::Living;
-use super::params::{self, Params};
+use super::params::{self, Asked, Params};
 use super::problem::Problem;
-use super::{Edge, json, metrics};
+use super::{Edge, changes, json, metrics, publish};
 use crate::event::{Epoch, Event, EventBatch, Page, Position};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, STREAM_EVENTS_DEFAULT};
-use crate::streams::{PageLimit, StreamError, TailReader};
+use crate::streams::{PageLimit, StreamError, StreamName, StreamPage, TailReader};
 
 /// Bytes of SSE text that are prepared at once. A slow client holds no more than this.
 const SSE_CHUNK_BYTES: usize = 256 << 10;
@@ -37,7 +37,7 @@ const SSE_CHUNK_BYTES: usize = 256 << 10;
     path = "/v1/streams/{stream}",
     tag = "events",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or a stream with a name of its own. Its pages are those of `/v1/changes`"),
         ("after" = Option<String>, Query, description = "A cursor, `oldest` or `newest`. A page without it begins at the oldest; a tail must have it"),
         ("from" = Option<String>, Query, description = "`oldest` or `tail`: the same as `after=oldest` and `after=newest`"),
         ("limit" = Option<u32>, Query, description = "Events of the page: 1 to 4096, or else 100"),
@@ -56,30 +56,18 @@ pub(super) async fn read(
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, Problem> {
-    if stream != "events" {
-        return Err(Problem::new("stream_unknown", format!("there is no stream `{}`", params::cut(&stream))));
-    }
-    let follow = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|text| text.contains("text/event-stream")));
+    let stream = named(&stream)?;
+    let Asked { follow, after, last_seen, limit } = Asked::take(&headers, &mut params)?;
     let epoch = edge.services.log.epoch();
-    let after = params.take("after")?;
-    let after = match params.take("from")? {
-        None => after,
-        Some(from) if matches!(from.as_str(), "oldest" | "newest" | "tail") && after.is_none() => Some(from),
-        Some(_) => return Err(params::invalid("from", "is `oldest` or `tail`, and stands without `after`")),
-    };
-    let last_seen = params.take("last_event_id")?;
-    let last_seen = match headers.get("last-event-id") {
-        Some(value) => {
-            Some(value.to_str().map_err(|_| params::invalid("Last-Event-ID", "is not text"))?.to_owned())
-        }
-        None => last_seen,
-    };
-    let limit = params.number::<usize>("limit")?;
     let types = Types::parse(params.take("types")?.as_deref());
     params.finish()?;
+    if !follow && stream != StreamName::Events {
+        if !types.0.is_empty() {
+            return Err(params::invalid("types", "is for the stream `events`"));
+        }
+        let after = after.as_deref().map_or(Ok(Position::START), |after| start(&edge, &epoch, after))?;
+        return changes::page(&edge, &caller, &stream, after, changes::page_limit(limit)?).await;
+    }
     if !follow {
         let limit = limit.unwrap_or(STREAM_EVENTS_DEFAULT);
         if limit == 0 || limit > PAGE_EVENTS_MAX {
@@ -93,15 +81,81 @@ pub(super) async fn read(
         let after = start(&edge, &epoch, after.as_deref().unwrap_or("oldest"))?;
         return page(&edge, &caller, &epoch, after, limit, &types).await;
     }
-    // A client that has seen nothing yet sends an empty id.
-    let Some(from) = last_seen.filter(|id| !id.is_empty()).or(after) else {
+    let Some(from) = last_seen.or(after) else {
         return Err(Problem::new("start_missing", "a tail has `after` or `Last-Event-ID`"));
     };
     let after = start(&edge, &epoch, &from)?;
     // A position that is lost or ahead is a status here, and an `error` event only later.
     let probe = PageLimit { events: 1, bytes: PAGE_BYTES_MAX };
-    edge.services.log.read(&caller.tenant, after, probe).await.map_err(|e| lost(&epoch, e))?;
-    Ok(tail(edge, caller, epoch, after, types))
+    read_on(&edge, &caller, &stream, after, probe).await.map_err(|e| lost(&epoch, e))?;
+    Ok(tail(edge, caller, (stream, epoch), after, types))
+}
+
+/// Appends events to a stream with a name of its own, and answers their positions, once they are durable.
+///
+/// The body and the answer are those of `POST /v1/events`. Processors and change streams see nothing of it; the
+/// stream begins with its first event. With `events` as its name it is `POST /v1/events`.
+#[utoipa::path(
+    post,
+    path = "/v1/streams/{stream}",
+    tag = "events",
+    params(("stream" = String, Path, description = "1 to 63 of a-z, 0-9, `.`, `_`, `-`, beginning with a letter or digit")),
+    request_body(
+        content(
+            (super::wire::NativeEvent = "application/json"),
+            (super::wire::NativeEvent = "application/x-ndjson"),
+            (super::wire::CloudEvent = "application/cloudevents+json"),
+            (Vec<super::wire::CloudEvent> = "application/cloudevents-batch+json"),
+        )
+    ),
+    responses(
+        (status = 200, description = "Durable. NDJSON: one answer a line, either what an event became or `error`.", content(
+            (super::wire::Published = "application/json"),
+            (super::wire::LineAnswer = "application/x-ndjson"),
+        ))
+    )
+)]
+pub(super) async fn append(
+    State(edge): State<Arc<Edge>>,
+    Publisher(caller): Publisher,
+    Path(stream): Path<String>,
+    params: Params,
+    request: Request,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    publish::take(edge, caller, named(&stream)?, request).await
+}
+
+/// The stream of a path: the main one, or one with a name of its own. Change streams have a path of their own, which
+/// asks who may follow them.
+fn named(text: &str) -> Result<StreamName, Problem> {
+    let unknown = |why: String| Problem::new("stream_unknown", why);
+    match text.parse::<StreamName>() {
+        Ok(StreamName::Changes(_)) => Err(unknown("changes are at /v1/changes".to_owned())),
+        Ok(stream) => Ok(stream),
+        Err(invalid) => Err(unknown(invalid.to_string())),
+    }
+}
+
+/// What follows a position in a stream that is tailed. What is lost ends a tail.
+async fn read_on(
+    edge: &Edge,
+    caller: &Caller,
+    stream: &StreamName,
+    after: Position,
+    limit: PageLimit,
+) -> Result<(Arc<EventBatch>, Position), StreamError> {
+    let log = &edge.services.log;
+    if *stream == StreamName::Events {
+        let Page { events, next, .. } = log.read(&caller.tenant, after, limit).await?;
+        return Ok((events, next));
+    }
+    let StreamPage { events, next, oldest, truncated, .. } =
+        log.read_stream(&caller.tenant, stream, after, limit).await?;
+    if truncated {
+        return Err(StreamError::PositionLost { asked: after, trimmed: oldest });
+    }
+    Ok((events, next))
 }
 
 /// The position that a request means.
@@ -114,7 +168,7 @@ fn start(edge: &Edge, epoch: &Epoch, text: &str) -> Result<Position, Problem> {
 }
 
 /// A stream's error, with the cursors to go on from.
-fn lost(epoch: &Epoch, error: StreamError) -> Problem {
+pub(super) fn lost(epoch: &Epoch, error: StreamError) -> Problem {
     let cursor = |position: Position| format!("{}.{position}", epoch.0).into();
     match &error {
         StreamError::PositionLost { trimmed, .. } => {
@@ -181,6 +235,7 @@ impl Types {
 struct Follower {
     edge: Arc<Edge>,
     caller: Caller,
+    stream: StreamName,
     epoch: Epoch,
     types: Types,
     reader: TailReader,
@@ -199,11 +254,22 @@ enum Phase {
     End,
 }
 
-fn tail(edge: Arc<Edge>, caller: Caller, epoch: Epoch, after: Position, types: Types) -> Response {
-    let reader = edge.services.log.tail().follow(&caller.tenant);
+fn tail(
+    edge: Arc<Edge>,
+    caller: Caller,
+    (stream, epoch): (StreamName, Epoch),
+    after: Position,
+    types: Types,
+) -> Response {
+    let all = edge.services.log.tail();
+    let reader = match &stream {
+        StreamName::Events => all.follow(&caller.tenant),
+        stream => all.follow_named(&caller.tenant, &stream.to_string()),
+    };
     let follower = Follower {
         edge,
         caller,
+        stream,
         epoch,
         types,
         reader,
@@ -282,7 +348,10 @@ impl Follower {
     async fn read(&mut self, out: &mut Vec<u8>) -> Result<bool, Problem> {
         let log = Arc::clone(&self.edge.services.log);
         let before = self.position;
-        if let Some(chunks) = log.tail().read(&self.caller.tenant, self.position, PAGE_EVENTS_MAX) {
+        // The tail holds the main stream only.
+        if self.stream == StreamName::Events
+            && let Some(chunks) = log.tail().read(&self.caller.tenant, self.position, PAGE_EVENTS_MAX)
+        {
             for chunk in chunks {
                 if !self.write(out, &chunk) {
                     break;
@@ -291,8 +360,8 @@ impl Follower {
             return Ok(self.position > before);
         }
         let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: SSE_CHUNK_BYTES };
-        let read = log.read(&self.caller.tenant, self.position, limit).await;
-        let Page { events, next, .. } = read.map_err(|e| lost(&self.epoch, e))?;
+        let read = read_on(&self.edge, &self.caller, &self.stream, self.position, limit).await;
+        let (events, next) = read.map_err(|e| lost(&self.epoch, e))?;
         if self.write(out, &events) {
             self.position = self.position.max(next);
         }

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use super::problem::Problem;
 use crate::event::{EventBatch, Micros};
 use crate::limits::{BATCH_BYTES_MAX, SPAN_LINKS_MAX};
-use crate::streams::{Appended, EventLog, StreamError};
+use crate::streams::{Appended, EventLog, StreamError, StreamName};
 use crate::telemetry::fields;
 use crate::telemetry::traces::{
     Span, SpanFailure, TraceContext, Tracer, contexts_of, field, number, parse_traceparent, tracer,
@@ -27,19 +27,33 @@ impl RequestTrace {
     pub(super) async fn append(
         self,
         log: &dyn EventLog,
+        stream: &StreamName,
         mut batch: EventBatch,
     ) -> Result<Vec<Appended>, StreamError> {
         let Some(tracer) = tracer() else {
             if let Some((context, true)) = self.0 {
                 fill(&mut batch, context);
             }
-            return log.append(batch).await;
+            return append(log, stream, batch).await;
         };
-        let Some(span) = PublishSpan::begin(tracer, self, &mut batch) else { return log.append(batch).await };
+        let Some(span) = PublishSpan::begin(tracer, self, &mut batch) else {
+            return append(log, stream, batch).await;
+        };
         let began = tracer.now();
-        let answer = log.append(batch).await;
-        span.end(began, &answer);
+        let answer = append(log, stream, batch).await;
+        span.end(stream, began, &answer);
         answer
+    }
+}
+
+async fn append(
+    log: &dyn EventLog,
+    stream: &StreamName,
+    batch: EventBatch,
+) -> Result<Vec<Appended>, StreamError> {
+    match stream {
+        StreamName::Events => log.append(batch).await,
+        other => log.append_to(other, batch).await,
     }
 }
 
@@ -83,10 +97,10 @@ impl PublishSpan {
         })
     }
 
-    fn end(self, append_began: Micros, answer: &Result<Vec<Appended>, StreamError>) {
+    fn end(self, stream: &StreamName, append_began: Micros, answer: &Result<Vec<Appended>, StreamError>) {
         let mut all = vec![
             field(fields::TENANT, self.tenant),
-            field(fields::STREAM_NAME, "events"),
+            field(fields::STREAM_NAME, stream.to_string()),
             number(fields::EVENTS, self.events as u64),
         ];
         let last = answer.as_ref().ok().and_then(|appended| appended.last());

@@ -141,6 +141,24 @@ pub struct EventPage {
     pub oldest: String,
 }
 
+/// A page of changes, or of a stream with a name of its own.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ChangePage {
+    /// The stream's name.
+    pub stream: String,
+    pub events: Vec<EventView>,
+    /// Where to go on, on this stream or on another one.
+    pub next: String,
+    /// After this cursor nothing is missing.
+    pub oldest: String,
+    /// The newest cursor of the whole log.
+    pub newest: String,
+    /// What was asked for begins before `oldest`: events are missing.
+    pub truncated: bool,
+    /// Which life of the log this is; every cursor begins with it.
+    pub epoch: String,
+}
+
 /// A table and whose it is.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TableView {

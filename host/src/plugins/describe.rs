@@ -4,6 +4,7 @@ use super::PluginError;
 use super::bindings::wire;
 use crate::limits::GUEST_MANIFEST_BYTES_MAX;
 use crate::processors::{InvalidManifest, Manifest, OrderingKey, Subscription};
+use crate::streams::{AggregateScopes, Scope};
 use crate::tables::{Column, ColumnType, TableSchema};
 
 /// The manifest, if it is small and sound enough to be kept, listed and made tables of.
@@ -32,6 +33,17 @@ fn bytes(m: &wire::Manifest) -> usize {
         wire::OrderingKey::PayloadField(field) => field.len(),
         wire::OrderingKey::Aggregate | wire::OrderingKey::Single => 0,
     };
+    let scope = |scope: &wire::ChangeScope| {
+        let text = match scope {
+            wire::ChangeScope::Field(field) => field.name.len() + field.member.len(),
+            wire::ChangeScope::Id | wire::ChangeScope::Tenant => 0,
+        };
+        text + size_of::<wire::ChangeScope>()
+    };
+    let changes = m.changes.iter().map(|declared| {
+        let scopes = declared.scopes.iter().map(scope).sum::<usize>();
+        declared.aggregate.len() + size_of::<wire::ChangeScopes>() + scopes
+    });
     m.name.len()
         + m.version.len()
         + m.summary.len()
@@ -41,6 +53,7 @@ fn bytes(m: &wire::Manifest) -> usize {
         + texts(&m.subscription.aggregates)
         + texts(&m.grants)
         + tables.sum::<usize>()
+        + changes.sum::<usize>()
 }
 
 fn convert(m: wire::Manifest) -> Result<Manifest, InvalidManifest> {
@@ -80,7 +93,20 @@ fn convert(m: wire::Manifest) -> Result<Manifest, InvalidManifest> {
         tables: m.tables.into_iter().map(table).collect(),
         grants: m.grants,
         flush_interval_ms: m.flush_interval_ms,
+        changes: m.changes.into_iter().map(scopes_of).collect(),
     })
+}
+
+fn scopes_of(declared: wire::ChangeScopes) -> AggregateScopes {
+    let scope = |scope| match scope {
+        wire::ChangeScope::Id => Scope::Id,
+        wire::ChangeScope::Tenant => Scope::Tenant,
+        wire::ChangeScope::Field(wire::ChangeField { name, member }) => Scope::Field { name, member },
+    };
+    AggregateScopes {
+        aggregate: declared.aggregate,
+        scopes: declared.scopes.into_iter().map(scope).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +125,7 @@ mod tests {
             tables: vec![],
             grants: vec![],
             flush_interval_ms: None,
+            changes: vec![],
         }
     }
 
@@ -116,6 +143,10 @@ mod tests {
             versioned: false,
             window_rows_max: 10,
         }
+    }
+
+    fn changes(aggregate: &str, scopes: usize) -> wire::ChangeScopes {
+        wire::ChangeScopes { aggregate: aggregate.into(), scopes: vec![wire::ChangeScope::Id; scopes] }
     }
 
     #[test]
@@ -137,6 +168,8 @@ mod tests {
             wire::Manifest { tables: vec![table(&long(), 1)], ..manifest() },
             wire::Manifest { tables: vec![table("t", 100_000)], ..manifest() },
             wire::Manifest { grants: many(), ..manifest() },
+            wire::Manifest { changes: vec![changes(&long(), 1)], ..manifest() },
+            wire::Manifest { changes: vec![changes("a", 100_000)], ..manifest() },
         ];
         for (index, manifest) in cases.into_iter().enumerate() {
             let error = accept(manifest).expect_err("it is too large");
@@ -164,6 +197,10 @@ mod tests {
             accept(wire::Manifest { tables, ..manifest() }).expect_err("bad tables");
         }
         accept(wire::Manifest { flush_interval_ms: Some(0), ..manifest() }).expect_err("it would never rest");
+        for changes in [vec![changes("", 1)], vec![changes("a", 2)], vec![changes("a", 1), changes("a", 1)]] {
+            accept(wire::Manifest { changes, ..manifest() }).expect_err("bad scopes");
+        }
+        accept(wire::Manifest { changes: vec![changes("a", 1)], ..manifest() }).expect("a good one");
         let key = wire::OrderingKey::PayloadField(String::new());
         accept(wire::Manifest { ordering_key: key, ..manifest() }).expect_err("it names no field");
     }

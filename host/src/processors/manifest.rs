@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::TABLES_MAX;
+use crate::streams::{AggregateScopes, ChangeScopes, ScopeError};
 use crate::tables::{InvalidSchema, TableSchema};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -19,6 +20,9 @@ pub struct Manifest {
     /// Grants it needs, such as `clock`.
     pub grants: Vec<String>,
     pub flush_interval_ms: Option<u32>,
+    /// By what the changes of which aggregates can be followed.
+    #[serde(default)]
+    pub changes: Vec<AggregateScopes>,
 }
 
 /// What keeps events in order.
@@ -55,6 +59,8 @@ pub enum InvalidManifest {
     FlushInterval { interval_ms: u32 },
     #[error(transparent)]
     Schema(#[from] InvalidSchema),
+    #[error(transparent)]
+    Changes(#[from] ScopeError),
 }
 
 impl Manifest {
@@ -79,6 +85,7 @@ impl Manifest {
         if matches!(&self.ordering_key, OrderingKey::PayloadField(field) if field.is_empty()) {
             return Err(InvalidManifest::OrderingKey);
         }
+        ChangeScopes::default().check(name, &self.changes)?;
         match self.flush_interval_ms {
             Some(interval_ms) if interval_ms < 10 => Err(InvalidManifest::FlushInterval { interval_ms }),
             _ => Ok(()),

@@ -11,6 +11,12 @@ pub const EVENTS_BUCKETS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_000.0, 4_000
 
 // Streams.
 pub const EVENTS_TRIMMED: &str = "millrace_events_trimmed_total";
+pub const CHANGE_ENTRIES_TRIMMED: &str = "millrace_change_entries_trimmed_total";
+pub const CHANGE_SCOPES_SKIPPED: &str = "millrace_change_scopes_skipped_total";
+pub const CHANGE_SUBSCRIPTIONS: &str = "millrace_change_subscriptions";
+pub const CHANGES_PENDING: &str = "millrace_changes_pending";
+pub const CHANGES_CONFLATED: &str = "millrace_changes_conflated_total";
+pub const CHANGE_GAPS: &str = "millrace_change_gaps_total";
 pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 
 // Keyed state.
@@ -125,6 +131,18 @@ const fn histogram(name: &'static str, help: &'static str) -> Metric {
 /// What the recorder knows.
 pub const RECORDED_METRICS: &[Metric] = &[
     counter(EVENTS_TRIMMED, "Events that retention removed."),
+    counter(CHANGE_ENTRIES_TRIMMED, "Entries of change streams that went, by cause: retention, cap."),
+    counter(
+        CHANGE_SCOPES_SKIPPED,
+        "Values of change scopes that were too long for an id, and were passed over.",
+    ),
+    gauge(CHANGE_SUBSCRIPTIONS, "Subscribers of change streams now."),
+    gauge(CHANGES_PENDING, "Events that wait for the end of a window of conflated changes."),
+    counter(
+        CHANGES_CONFLATED,
+        "Events that conflated changes left out, since a later one of the aggregate came.",
+    ),
+    counter(CHANGE_GAPS, "Gaps and ends that subscribers of changes were told of, by cause: overflow, tail."),
     counter(TAIL_FALLBACKS, "Reads of processors that had fallen behind the tail and went to the store."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),

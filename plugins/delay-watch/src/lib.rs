@@ -10,8 +10,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use millrace_guest::{
-    Column, Context, Effects, Event, Failure, Manifest, NewEvent, OrderingKey, Processor, Saved, Table,
-    Timestamp,
+    ChangeScope, Column, Context, Effects, Event, Failure, Manifest, NewEvent, OrderingKey, Processor, Saved,
+    Table, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -205,6 +205,7 @@ impl Processor for DelayWatch {
             .ordering_key(OrderingKey::PayloadField("origin"))
             .state(STATE)
             .tables(&[&AIRPORTS])
+            .changes("alert", &[ChangeScope::Id, ChangeScope::Tenant, ChangeScope::field("airport")])
     }
 
     fn load(_: Context, saved: Option<Saved>) -> Result<Self, String> {

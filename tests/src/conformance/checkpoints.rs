@@ -390,7 +390,7 @@ pub async fn sizes_of_keyed_state_follow_its_entries(seams: Seams) {
     assert_eq!(step(effects.state_delete(b"one")).await, (0, 0));
 }
 
-pub(super) fn dead_letter(tenant: &TenantId, id: &str, position: u64) -> DeadLetter {
+pub fn dead_letter(tenant: &TenantId, id: &str, position: u64) -> DeadLetter {
     let mut event: EventBatch = batch(tenant, &[(id, "{\"bad\":true}")]);
     event.set_position(0, Position(position));
     DeadLetter {

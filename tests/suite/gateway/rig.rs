@@ -10,12 +10,16 @@ use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
-use millrace::clock::ManualClock;
+use millrace::clock::{ManualClock, SystemClock};
 use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
-use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use millrace::streams::{
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Hub, PageLimit, Retention, StreamError,
+    StreamName, StreamPage, Tail,
+};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
+use millrace::tasks::Tasks;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -88,6 +92,7 @@ impl Rig {
         change(&mut options);
         let services = Services {
             log: log.clone(),
+            hub: Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock)),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),
@@ -443,6 +448,36 @@ impl EventLog for FaultyLog {
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
         EventLog::read(&self.inner, tenant, after, limit)
+    }
+
+    fn append_to(
+        &self,
+        stream: &StreamName,
+        batch: EventBatch,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        self.inner.append_to(stream, batch)
+    }
+
+    fn read_stream(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
+        self.inner.read_stream(tenant, stream, after, limit)
+    }
+
+    fn declare_scopes(
+        &self,
+        owner: &str,
+        declarations: &[AggregateScopes],
+    ) -> BoxFuture<'_, Result<(), StreamError>> {
+        self.inner.declare_scopes(owner, declarations)
+    }
+
+    fn scopes(&self) -> Arc<ChangeScopes> {
+        self.inner.scopes()
     }
 
     fn bounds(&self) -> Bounds {

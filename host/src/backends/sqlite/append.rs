@@ -27,7 +27,7 @@ impl Committer {
         Ok(appended)
     }
 
-    /// Writes what is new in a batch. Answers it with its positions, for [`Self::add_chunk`]
+    /// Writes what is new in a batch, and its change streams. Answers it with its positions, for [`Self::add_chunk`]
     /// once it is sure to stay.
     pub(super) fn write_events(
         &mut self,
@@ -55,8 +55,14 @@ impl Committer {
         for index in 0..batch.len() {
             batch.set_position(index, Position(before + 1 + index as u64));
         }
-        self.note_appended(&batch.tenant)?;
         self.insert(tenant, &batch)?;
+        // A stream with a name of its own has a number under 0: it belongs to no tail and has no changes.
+        if tenant > 0 {
+            self.note_appended(&batch.tenant)?;
+            if !self.changes.scopes().is_empty() {
+                self.write_changes(tenant, &mut batch)?;
+            }
+        }
         self.counters.newest = batch.last_position().0;
         Ok((admitted.appended, Some(batch)))
     }
@@ -150,6 +156,7 @@ impl Committer {
         self.conn
             .prepare_cached("DELETE FROM events WHERE position > ?1 AND position <= ?2")?
             .execute((signed(before), signed(until)))?;
+        self.trim_changes(before, until)?;
         self.counters.trimmed = until;
         Ok(Trimmed { events: until - before, more: until < wanted })
     }

@@ -62,6 +62,7 @@ impl Committer {
         let tenant = self.tenant_number(&commit.task.tenant)?;
         let counters = self.counters;
         let appended = self.tenants.get(&commit.task.tenant).is_some_and(|t| t.appended);
+        self.changes.begin();
         self.execute("SAVEPOINT one")?;
         match self.write_commit(tenant, commit) {
             Ok((committed, emitted, changed)) => {
@@ -76,6 +77,7 @@ impl Committer {
                 self.execute("ROLLBACK TO one")?;
                 self.execute("RELEASE one")?;
                 self.counters = counters;
+                self.changes.undo();
                 self.window.truncate(counters.newest + 1);
                 if let Some(known) = self.tenants.get_mut(&commit.task.tenant) {
                     known.appended = appended;

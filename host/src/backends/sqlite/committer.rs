@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
+use super::changes::Changes;
 use super::database::{backend, meta, set_meta, signed};
 use super::dedup::DedupWindow;
 use super::event_rows::Text;
@@ -25,7 +26,7 @@ use super::watches::{GroupChanges, Watched};
 use crate::checkpoints::CommitError;
 use crate::clock::Clock;
 use crate::error::Classify as _;
-use crate::event::{EventBatch, Revision, TenantId};
+use crate::event::{EventBatch, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
 use crate::streams::StreamError;
 use crate::tables::TableError;
@@ -73,6 +74,7 @@ pub(super) struct Committer {
     /// What is watched in the running group.
     pub(super) watched: Arc<Watched>,
     pub(super) keyed_limits: KeyedLimits,
+    pub(super) changes: Changes,
     /// As of the last commit.
     committed: Counters,
     group: Group,
@@ -94,6 +96,8 @@ struct Group {
     tenants: Vec<TenantId>,
     catalog_changed: bool,
     changes: GroupChanges,
+    /// How far streams with a name of their own have grown.
+    named: Vec<(TenantId, Box<str>, Position)>,
 }
 
 impl Committer {
@@ -130,6 +134,7 @@ impl Committer {
                 bytes_max: options.keyed_state_bytes_max,
                 entries_max: options.keyed_state_entries_max,
             },
+            changes: Changes::new(shared.scopes(), options.change_stream_events_max),
             committed: counters,
             group: Group::default(),
             keeper,
@@ -210,6 +215,14 @@ impl Committer {
                 let result: Result<_, Stop<StreamError>> = self.append(batch);
                 answer!(Answer::Append, reply, result);
             }
+            Request::AppendTo { stream, batch, reply } => {
+                let result: Result<_, Stop<StreamError>> = self.append_to(&stream, batch);
+                answer!(Answer::Append, reply, result);
+            }
+            Request::DeclareScopes { owner, declarations, reply } => {
+                let result: Result<_, Stop<StreamError>> = self.declare_scopes(&owner, &declarations);
+                answer!(Answer::DeclareScopes, reply, result);
+            }
             Request::Commit { commit, reply } => {
                 let result: Result<_, Stop<CommitError>> = self.commit(&commit);
                 answer!(Answer::Commit, reply, result);
@@ -268,8 +281,16 @@ impl Committer {
         if group.catalog_changed {
             self.shared.set_catalog(self.catalog.clone());
         }
+        // Before the tail: whoever finds an event of a stream there finds what its scopes were, too.
+        if !Arc::ptr_eq(self.changes.scopes(), &self.shared.scopes()) {
+            self.shared.set_scopes(self.changes.scopes());
+        }
+        self.changes.begin();
         if !group.chunks.is_empty() {
             self.shared.tail.publish_group(group.chunks.into_iter().map(Arc::new).collect());
+        }
+        if !group.named.is_empty() {
+            self.shared.tail.publish_named(&group.named);
         }
         self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
         let revision = Revision(self.counters.revision);
@@ -296,6 +317,7 @@ impl Committer {
         self.window.truncate(self.counters.newest + 1);
         self.tenants = self.shared.all_tenants();
         self.catalog = self.shared.catalog();
+        self.changes.reset(self.shared.scopes());
         let error = backend(error);
         tracing::error!(error.kind = error.code(), error.blame = "host", %error, requests = group.answers.len() + 1, "a group commit failed");
         for answer in group.answers {
@@ -380,6 +402,11 @@ impl Committer {
         for TableRows { table, rows } in changed {
             self.group.changes.add(tenant, table, Revision(revision), rows);
         }
+    }
+
+    /// Keeps that a stream with a name of its own has grown, for when the group has committed.
+    pub(super) fn note_named(&mut self, tenant: TenantId, stream: Box<str>, last: Position) {
+        self.group.named.push((tenant, stream, last));
     }
 
     pub(super) fn note_catalog_change(&mut self) {

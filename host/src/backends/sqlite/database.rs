@@ -10,7 +10,7 @@ use crate::error::BackendError;
 use crate::tables::{matches_ilike, matches_like};
 
 /// The schema this code writes; kept in `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const PAGE_BYTES: u64 = 4096;
 
 /// Payload is JSON text. `events_tenant` ends in the rowid, which is the position: it serves
@@ -75,6 +75,24 @@ CREATE INDEX parked_events_key ON parked_events(task, key, position);
 CREATE TABLE candidates(plugin TEXT PRIMARY KEY, report TEXT NOT NULL) WITHOUT ROWID;
 ";
 
+/// What version 3 adds: streams with a name of their own, whose events lie under the negative of their number
+/// where a tenant's stands, and change streams, whose entries are positions. `dropped` is up to where a cap has
+/// dropped entries; the index by position is for trimming. What `scope_values` holds is JSON.
+const SCHEMA_3: &str = "
+CREATE TABLE streams(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, tenant INTEGER NOT NULL, name TEXT NOT NULL,
+  dropped INTEGER NOT NULL DEFAULT 0, UNIQUE(tenant, name));
+CREATE TABLE stream_entries(
+  stream INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY(stream, position)) WITHOUT ROWID;
+CREATE INDEX stream_entries_position ON stream_entries(position);
+CREATE TABLE scope_values(
+  aggregate TEXT NOT NULL, tenant INTEGER NOT NULL, agg_id TEXT NOT NULL, \"values\" TEXT NOT NULL,
+  PRIMARY KEY(aggregate, tenant, agg_id)) WITHOUT ROWID;
+";
+
+/// What each version adds to the one before it, from version 2 on.
+const UPGRADES: [&str; 2] = [SCHEMA_2, SCHEMA_3];
+
 /// Opens the one connection that writes, and creates what is missing.
 pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {
     let failed = |e: rusqlite::Error| OpenError::Backend(backend(&e));
@@ -100,13 +118,15 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
     if found == 0 {
         let epoch = ulid::Ulid::new().to_string();
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} {SCHEMA_2} INSERT INTO meta VALUES ('epoch', '{epoch}');
-             PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            "BEGIN IMMEDIATE; {SCHEMA} {} INSERT INTO meta VALUES ('epoch', '{epoch}');
+             PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;",
+            UPGRADES.concat()
         ))
         .map_err(failed)?;
-    }
-    if found == 1 {
-        let added = format!("BEGIN IMMEDIATE; {SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+    } else if found < SCHEMA_VERSION {
+        let known = usize::try_from(found - 1).unwrap_or(0);
+        let added = UPGRADES[known..].concat();
+        let added = format!("BEGIN IMMEDIATE; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
         conn.execute_batch(&added).map_err(failed)?;
     }
     Ok(conn)

@@ -8,6 +8,7 @@
 
 mod append;
 mod catalog;
+mod changes;
 mod commit;
 mod committer;
 mod database;
@@ -21,6 +22,7 @@ mod lock;
 mod options;
 mod pages;
 mod readers;
+mod recent;
 mod request;
 mod row_writes;
 mod seams;

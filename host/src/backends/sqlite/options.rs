@@ -98,6 +98,8 @@ pub struct SqliteOptions {
     /// Of one task's keyed state. A commit that goes beyond is refused.
     pub keyed_state_bytes_max: u64,
     pub keyed_state_entries_max: u64,
+    /// Entries that one change stream keeps, about; none keeps all. More than a fourth beyond it, the oldest go.
+    pub change_stream_events_max: Option<u64>,
     /// How long an expired entry of keyed state is kept.
     pub state_expired_keep: Duration,
     pub wal_bytes_soft_max: u64,
@@ -121,6 +123,7 @@ impl SqliteOptions {
             dead_letters_max: DEAD_LETTERS_MAX,
             keyed_state_bytes_max: KEYED_STATE_BYTES_MAX,
             keyed_state_entries_max: KEYED_STATE_ENTRIES_MAX,
+            change_stream_events_max: None,
             state_expired_keep: STATE_EXPIRED_KEEP,
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,

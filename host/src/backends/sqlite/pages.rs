@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
 use super::database::{signed, unsigned};
 use super::event_rows::{EVENT_COLUMNS, read_event};
@@ -15,7 +15,7 @@ use crate::error::BackendError;
 use crate::event::{EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
 use crate::plugins::{Candidate, Deployment};
-use crate::streams::{PageLimit, StreamError};
+use crate::streams::{Bounds, PageLimit, StreamError, StreamName, StreamPage};
 
 pub(super) type ReadResult<T, E> = Result<T, ReadStop<E>>;
 
@@ -52,19 +52,88 @@ pub(super) fn page(
     Ok(Page { events: Arc::new(events), next, oldest })
 }
 
+/// A page of any stream. What is no longer held is told by `truncated`.
+pub(super) fn stream_page(
+    conn: &Connection,
+    shared: &Shared,
+    tenant: &TenantId,
+    stream: &StreamName,
+    (after, limit): (Position, PageLimit),
+) -> ReadResult<StreamPage, StreamError> {
+    let Bounds { trimmed, newest } = stored_bounds(conn)?;
+    if after > newest {
+        return Err(ReadStop::Refused(StreamError::PositionAhead { asked: after, newest }));
+    }
+    let mut oldest = trimmed;
+    if let StreamName::Changes(changes) = stream {
+        oldest = oldest.max(shared.scopes().since(changes).unwrap_or(newest));
+    }
+    let mut events = EventBatch::new(tenant.clone());
+    let mut complete = true;
+    if let Some(number) = shared.tenant_number(conn, tenant)? {
+        let bounds = (limit.events.clamp(1, PAGE_EVENTS_MAX), limit.bytes.min(PAGE_BYTES_MAX));
+        let found = match stream {
+            StreamName::Events => Some((number, 0)),
+            _ => stored_stream(conn, number, &stream.to_string())?,
+        };
+        if let Some((number, dropped)) = found {
+            oldest = oldest.max(Position(dropped));
+            complete = match stream {
+                StreamName::Events => fill(conn, number, after, bounds, &mut events)?,
+                StreamName::Named(_) => fill(conn, -number, after, bounds, &mut events)?,
+                StreamName::Changes(_) => fill_changes(conn, number, after, bounds, &mut events)?,
+            };
+        }
+    }
+    let next = if complete { newest } else { events.last_position() };
+    Ok(StreamPage { events: Arc::new(events), next, oldest, newest, truncated: after < oldest })
+}
+
+/// A stream's number, and up to where a cap has dropped its entries.
+fn stored_stream(conn: &Connection, tenant: i64, name: &str) -> rusqlite::Result<Option<(i64, u64)>> {
+    conn.prepare_cached("SELECT id, dropped FROM streams WHERE tenant = ?1 AND name = ?2")?
+        .query_row((tenant, name), |row| Ok((row.get(0)?, unsigned(row.get(1)?))))
+        .optional()
+}
+
 /// Reads until the page is full or the log ends; answers true in the latter case.
 fn fill(
     conn: &Connection,
     tenant: i64,
     after: Position,
-    (events_max, bytes_max): (usize, usize),
+    bounds: (usize, usize),
     events: &mut EventBatch,
 ) -> rusqlite::Result<bool> {
-    let mut statement = conn.prepare_cached(&format!(
+    let statement = conn.prepare_cached(&format!(
         "SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_tenant
          WHERE tenant = ?1 AND position > ?2 ORDER BY position"
     ))?;
-    let mut rows = statement.query((tenant, signed(after.0)))?;
+    fill_from(statement, tenant, after, bounds, events)
+}
+
+/// The same of a change stream, whose entries are positions.
+fn fill_changes(
+    conn: &Connection,
+    stream: i64,
+    after: Position,
+    bounds: (usize, usize),
+    events: &mut EventBatch,
+) -> rusqlite::Result<bool> {
+    let statement = conn.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM stream_entries CROSS JOIN events USING (position)
+         WHERE stream = ?1 AND position > ?2 ORDER BY position"
+    ))?;
+    fill_from(statement, stream, after, bounds, events)
+}
+
+fn fill_from(
+    mut statement: CachedStatement<'_>,
+    of: i64,
+    after: Position,
+    (events_max, bytes_max): (usize, usize),
+    events: &mut EventBatch,
+) -> rusqlite::Result<bool> {
+    let mut rows = statement.query((of, signed(after.0)))?;
     while let Some(row) = rows.next()? {
         let event = read_event(row, 0)?;
         if events.len() == events_max

@@ -7,7 +7,7 @@ use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation,
 use crate::error::BackendError;
 use crate::event::{EventBatch, Micros};
 use crate::plugins::{Candidate, Deployment};
-use crate::streams::{Appended, Retention, StreamError};
+use crate::streams::{AggregateScopes, Appended, Retention, StreamError, StreamName};
 use crate::tables::{TableError, TableSchema};
 
 type Sender<T, E> = oneshot::Sender<Result<T, E>>;
@@ -25,6 +25,16 @@ pub(super) enum Request {
     Append {
         batch: EventBatch,
         reply: Sender<Vec<Appended>, StreamError>,
+    },
+    AppendTo {
+        stream: StreamName,
+        batch: EventBatch,
+        reply: Sender<Vec<Appended>, StreamError>,
+    },
+    DeclareScopes {
+        owner: String,
+        declarations: Vec<AggregateScopes>,
+        reply: Sender<(), StreamError>,
     },
     Commit {
         commit: Box<Commit>,
@@ -80,7 +90,7 @@ impl Request {
     /// What it adds to a group: (events and effects, bytes).
     pub(super) fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Append { batch, .. } => (batch.len(), batch.bytes()),
+            Self::Append { batch, .. } | Self::AppendTo { batch, .. } => (batch.len(), batch.bytes()),
             Self::Commit { commit, .. } => {
                 let effects = commit.effects.iter().map(|e| e.len()).sum::<usize>();
                 let bytes = commit.effects.iter().map(|e| e.bytes()).sum::<usize>();
@@ -104,6 +114,7 @@ pub(super) enum Answer {
     Append(Sender<Vec<Appended>, StreamError>, Result<Vec<Appended>, StreamError>),
     Commit(Sender<Committed, CommitError>, Result<Committed, CommitError>),
     Claim(Sender<Claimed, CommitError>, Result<Claimed, CommitError>),
+    DeclareScopes(Sender<(), StreamError>, Result<(), StreamError>),
     Trim(Sender<Trimmed, StreamError>, Result<Trimmed, StreamError>),
     Declare(Sender<(), TableError>, Result<(), TableError>),
     Unit(Sender<(), BackendError>, Result<(), BackendError>),
@@ -118,6 +129,7 @@ impl Answer {
             Self::Append(reply, result) => drop(reply.send(result)),
             Self::Commit(reply, result) => drop(reply.send(result)),
             Self::Claim(reply, result) => drop(reply.send(result)),
+            Self::DeclareScopes(reply, result) => drop(reply.send(result)),
             Self::Trim(reply, result) => drop(reply.send(result)),
             Self::Declare(reply, result) => drop(reply.send(result)),
             Self::Unit(reply, result) => drop(reply.send(result)),
@@ -133,6 +145,7 @@ impl Answer {
             Self::Append(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Commit(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Claim(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::DeclareScopes(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Trim(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Declare(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Unit(reply, _) => drop(reply.send(Err(error))),
@@ -147,7 +160,10 @@ impl Request {
     pub(super) fn fail(self, error: &BackendError) {
         let error = error.clone();
         match self {
-            Self::Append { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Append { reply, .. } | Self::AppendTo { reply, .. } => {
+                drop(reply.send(Err(error.into())));
+            }
+            Self::DeclareScopes { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Commit { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Claim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),

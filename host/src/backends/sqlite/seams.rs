@@ -1,6 +1,7 @@
 //! The seams that the store implements: checks at the border, then a request or a read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -17,7 +18,10 @@ use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::plugins::{Candidate, Deployment, DeploymentStore};
-use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use crate::streams::{
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
+    StreamPage, Tail,
+};
 use crate::tables::{Query, Row, RowChanges, RowPage, TableError, TableSchema, TableStore};
 
 impl EventLog for SqliteStore {
@@ -38,6 +42,46 @@ impl EventLog for SqliteStore {
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
         let tenant = tenant.clone();
         SqliteStore::read(self, move |conn, shared| pages::page(conn, shared, &tenant, after, limit))
+    }
+
+    fn append_to(
+        &self,
+        stream: &StreamName,
+        batch: EventBatch,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        let stream = stream.clone();
+        let checked = check_batch(&batch).and_then(|()| Ok(self.inner.shared.check_disk()?));
+        match checked {
+            Err(refused) => ready(Err(refused)).boxed(),
+            Ok(()) if batch.is_empty() => ready(Ok(Vec::new())).boxed(),
+            Ok(()) => self.request(|reply| Request::AppendTo { stream, batch, reply }),
+        }
+    }
+
+    fn read_stream(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
+        let (tenant, stream) = (tenant.clone(), stream.clone());
+        SqliteStore::read(self, move |conn, shared| {
+            pages::stream_page(conn, shared, &tenant, &stream, (after, limit))
+        })
+    }
+
+    fn declare_scopes(
+        &self,
+        owner: &str,
+        declarations: &[AggregateScopes],
+    ) -> BoxFuture<'_, Result<(), StreamError>> {
+        let (owner, declarations) = (owner.to_owned(), declarations.to_vec());
+        self.request(|reply| Request::DeclareScopes { owner, declarations, reply })
+    }
+
+    fn scopes(&self) -> Arc<ChangeScopes> {
+        self.inner.shared.scopes()
     }
 
     fn appended_at(

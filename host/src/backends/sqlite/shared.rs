@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::changes::load_scopes;
 use super::database::{meta, newest};
 use super::options::SqliteOptions;
 use super::watches::Watches;
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, Revision, TenantId};
-use crate::streams::{Bounds, Tail};
+use crate::streams::{Bounds, ChangeScopes, Tail};
 use crate::tables::{TableError, TableSchema};
 
 /// A tenant's number in the database, and whether it has ever appended.
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     catalog: RwLock<Catalog>,
     /// Free bytes when they are too few; `u64::MAX` while there is room.
     free_bytes_low: AtomicU64,
+    scopes: RwLock<Arc<ChangeScopes>>,
     disk_free_bytes_min: u64,
 }
 
@@ -64,6 +66,7 @@ impl Shared {
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),
             free_bytes_low: AtomicU64::new(u64::MAX),
+            scopes: RwLock::new(Arc::new(load_scopes(conn)?)),
             disk_free_bytes_min: options.disk_free_bytes_min,
             tenants: RwLock::new(tenants),
         })
@@ -125,6 +128,14 @@ impl Shared {
 
     pub(super) fn set_catalog(&self, catalog: Catalog) {
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = catalog;
+    }
+
+    pub(super) fn scopes(&self) -> Arc<ChangeScopes> {
+        Arc::clone(&self.scopes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_scopes(&self, scopes: &Arc<ChangeScopes>) {
+        *self.scopes.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(scopes);
     }
 
     pub(super) fn schema(&self, table: &str) -> Result<TableSchema, TableError> {

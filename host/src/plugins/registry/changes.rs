@@ -1,8 +1,9 @@
 //! Pausing, resuming and removing.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Registry;
+use crate::error::Classify as _;
 use crate::limits::DRAIN_MAX;
 use crate::plugins::{ControlError, PluginStatus};
 
@@ -58,6 +59,9 @@ impl Registry {
             entry.runner = entry.runner.map(|runner| self.run(runner.factory(), &entry.deployment));
             self.entries().insert(plugin.into(), entry);
             return Err(error.into());
+        }
+        if let Err(error) = self.inner.parts.engine.log.declare_scopes(plugin, &[]).await {
+            warn!(plugin.name = plugin, error.kind = error.code(), error.blame = "host", %error, "the change scopes of a removed plugin stay");
         }
         self.entries().remove(plugin);
         self.forget_counters(plugin);

@@ -16,8 +16,10 @@ use crate::plugins::{
     PluginError, PluginStatus, Proof, Refusal, StartFrom,
 };
 use crate::processors::{
-    LoadError, ProcessorFactory, Runner, ShadowFault, ShadowReport, SwapError, Trap, TrapKind, prove_at_rest,
+    LoadError, Manifest, ProcessorFactory, Runner, ShadowFault, ShadowReport, SwapError, Trap, TrapKind,
+    prove_at_rest,
 };
+use crate::streams::StreamError;
 
 /// A version that wants to run.
 pub(super) struct Attempt {
@@ -116,6 +118,7 @@ impl Registry {
         let Some(runner) = running(entry) else { return Ok(()) };
         runner.prove(&attempt.factory).await.map_err(|error| refused(&attempt.factory, error))?;
         parts.tables.check(&manifest.name, &manifest.tables)?;
+        self.check_scopes(manifest)?;
         let settings = attempt.options.shadow(&parts.processors.shadow);
         if settings.events == 0 {
             return Ok(());
@@ -153,8 +156,10 @@ impl Registry {
         let lanes = settings.lanes.unwrap_or(parts.processors.lanes).clamp(1, LANES_MAX);
         let proved = prove_at_rest(&parts.engine, &factory, lanes).await;
         proved.map_err(|error| refused(&factory, error))?;
+        self.check_scopes(&manifest)?;
         parts.tables.declare(&manifest.name, &manifest.tables).await?;
         self.keep(component).await?;
+        parts.engine.log.declare_scopes(&manifest.name, &manifest.changes).await?;
         let deployment = Deployment {
             plugin: manifest.name.clone(),
             version: manifest.version.to_string(),
@@ -203,6 +208,7 @@ impl Registry {
         let runner = match swapped {
             Ok(runner) => runner,
             Err(error) => {
+                self.restore_scopes(&entry).await;
                 self.refuse(&name, &attempt, &error).await;
                 return Err(error);
             }
@@ -274,15 +280,32 @@ impl Registry {
         Ok(if deployment.paused { None } else { Some(self.run(Arc::clone(factory), deployment)) })
     }
 
-    /// What a candidate needs, once it has proved itself: its tables, and bytes to start from.
+    /// What a candidate needs, once it has proved itself: its tables, its change scopes, and bytes to start from.
     async fn prepare(
         &self,
         factory: &Arc<dyn ProcessorFactory>,
         component: bytes::Bytes,
     ) -> Result<(), ControlError> {
-        let manifest = factory.manifest();
-        self.inner.parts.tables.declare(&manifest.name, &manifest.tables).await?;
-        Ok(self.keep(component).await?)
+        let (parts, manifest) = (&self.inner.parts, factory.manifest());
+        self.check_scopes(manifest)?;
+        parts.tables.declare(&manifest.name, &manifest.tables).await?;
+        self.keep(component).await?;
+        Ok(parts.engine.log.declare_scopes(&manifest.name, &manifest.changes).await?)
+    }
+
+    /// Whether no other plugin declares other scopes for an aggregate. Changes nothing.
+    fn check_scopes(&self, manifest: &Manifest) -> Result<(), StreamError> {
+        let scopes = self.inner.parts.engine.log.scopes();
+        Ok(scopes.check(&manifest.name, &manifest.changes)?)
+    }
+
+    /// After a candidate that did not take over: what runs has declared what stands again.
+    async fn restore_scopes(&self, entry: &Entry) {
+        let Some(manifest) = &entry.manifest else { return };
+        let log = &self.inner.parts.engine.log;
+        if let Err(error) = log.declare_scopes(&manifest.name, &manifest.changes).await {
+            warn!(plugin.name = manifest.name, error.kind = error.code(), error.blame = "host", %error, "the change scopes of a version that was refused stay until the next start");
+        }
     }
 
     async fn keep(&self, component: bytes::Bytes) -> Result<(), PluginError> {

@@ -179,7 +179,9 @@ impl Registry {
         let digest = deployment.digest.clone();
         let component = blocking(move || artifacts.get(&digest)).await?;
         let factory = self.load(component.into()).await?;
-        self.inner.parts.tables.declare(&deployment.plugin, &factory.manifest().tables).await?;
+        let (parts, manifest) = (&self.inner.parts, factory.manifest());
+        parts.tables.declare(&deployment.plugin, &manifest.tables).await?;
+        parts.engine.log.declare_scopes(&deployment.plugin, &manifest.changes).await?;
         Ok(factory)
     }
 

@@ -1,0 +1,411 @@
+//! Following changes in this process: order, gaps, and who comes and goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use millrace::backends::memory::MemoryLog;
+use millrace::clock::SystemClock;
+use millrace::error::Classify;
+use millrace::event::Position;
+use millrace::limits::{CHANGE_QUEUE_BATCHES_MAX, CHANGE_WINDOW_CEILING, CHANGE_WINDOW_MIN};
+use millrace::streams::{
+    ChangeMode, ChangeRequest, ChangeStream, Delivery, EventLog, GapCause, HubError, Subscription,
+};
+use millrace_tests::conformance::change_streams::{change, change_of};
+use millrace_tests::conformance::effects::tenant;
+
+use super::rig::{CONFLATED, Log, events, is, next, of, rig, rig_on, settle, several};
+
+#[tokio::test]
+async fn c16_an_event_that_is_published_after_the_subscribe_arrives_with_position_and_version() {
+    let rig = rig().await;
+    rig.publish("A1", 6).await;
+    let mut follower = rig.follow("id", "A1", ChangeMode::Raw);
+    assert_eq!(follower.position(), Position(1));
+    rig.publish("A1", 7).await;
+    assert_eq!(events(&mut follower).await, [is("A1", 7, 2)]);
+}
+
+#[tokio::test]
+async fn c17_every_follower_sees_every_event() {
+    let rig = rig().await;
+    let mut followers: Vec<_> = (0..3).map(|_| rig.follow("tenant", "", ChangeMode::Raw)).collect();
+    rig.publish("A", 1).await;
+    rig.publish("B", 1).await;
+    for follower in &mut followers {
+        assert_eq!(several(follower, 2).await, [is("A", 1, 1), is("B", 1, 2)]);
+    }
+}
+
+#[tokio::test]
+async fn c32_conflation_keeps_the_latest_version_whatever_the_order() {
+    let rig = rig().await;
+    let mut follower = rig.follow("id", "A1", CONFLATED);
+    for version in [2, 3, 1] {
+        rig.publish("A1", version).await;
+    }
+    rig.end_windows().await;
+    assert_eq!(events(&mut follower).await, [is("A1", 3, 2)]);
+    rig.publish("A1", 4).await;
+    rig.end_windows().await;
+    assert_eq!(events(&mut follower).await, [is("A1", 4, 4)]);
+}
+
+#[tokio::test]
+async fn c33_a_thousand_aggregates_of_one_window_come_in_one_delivery() {
+    let rig = rig().await;
+    let mut follower = rig.follow("tenant", "", CONFLATED);
+    for n in 0..1_000 {
+        rig.publish(&format!("A{n}"), 1).await;
+    }
+    rig.end_windows().await;
+    assert_eq!(events(&mut follower).await.len(), 1_000);
+}
+
+#[tokio::test]
+async fn c34_events_past_the_log_reach_raw_followers_too_and_nobody_else() {
+    let rig = rig().await;
+    let mut raw = rig.follow("site", "S1", ChangeMode::Raw);
+    let mut other = rig.follow("site", "S2", ChangeMode::Raw);
+    let stream = ChangeStream::new("asset", "site", "S1");
+    rig.hub.publish_now(&stream, change("asset", "A1", 9, "moved", "{}"));
+    rig.hub.publish_now(&stream, change_of("rival", "asset", "A1", 9, "moved", "{}"));
+    assert_eq!(events(&mut raw).await, [is("A1", 9, 0)]);
+    settle().await;
+    assert!(raw.next().now_or_never().is_none());
+    assert!(other.next().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn c35_a_closed_subscription_delivers_nothing_more() {
+    let rig = rig().await;
+    let mut follower = rig.follow("id", "A1", ChangeMode::Raw);
+    rig.publish("A1", 1).await;
+    settle().await;
+    follower.close();
+    rig.publish("A1", 2).await;
+    settle().await;
+    assert!(follower.next().await.is_none());
+    assert_eq!(rig.hub.stats().subscriptions, 0);
+}
+
+#[tokio::test]
+async fn c36_the_end_of_its_owner_closes_a_subscription() {
+    let rig = rig().await;
+    let mut follower = rig.follow("id", "A1", ChangeMode::Raw);
+    let owner = tokio::task::spawn(async move { follower.next().await.is_some() });
+    settle().await;
+    owner.abort();
+    assert!(owner.await.unwrap_err().is_cancelled());
+    settle().await;
+    assert_eq!(rig.hub.stats(), Default::default());
+}
+
+#[tokio::test]
+async fn c37_a_denied_request_is_not_resolved() {
+    let rig = rig().await;
+    let hub = rig.hub.clone().with_gate(Arc::new(|_, _| false));
+    let unknown = ChangeRequest { aggregate: "none", scope: "id", id: "x" };
+    assert_eq!(hub.resolve(&tenant("acme"), &unknown).unwrap_err().code(), "changes_denied");
+}
+
+#[tokio::test]
+async fn c40_a_raw_follower_gets_every_event_in_order() {
+    let rig = rig().await;
+    let mut follower = rig.follow("tenant", "", ChangeMode::Raw);
+    let mut seen = Vec::new();
+    for version in 1..=300 {
+        rig.publish(if version % 3 == 0 { "A" } else { "B" }, version).await;
+        settle().await;
+        if version % 50 == 0 {
+            while let Some(Some(Delivery::Events(events))) = follower.next().now_or_never() {
+                seen.extend(events.records().iter().map(|record| record.position));
+            }
+        }
+    }
+    assert_eq!(seen, (1..=300).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn c41_raw_and_conflated_streams_live_beside_each_other() {
+    let rig = rig().await;
+    let mut raw = rig.follow("id", "A1", ChangeMode::Raw);
+    let mut conflated = rig.follow("site", "S1", CONFLATED);
+    for version in 1..=3 {
+        rig.publish("A1", version).await;
+    }
+    assert_eq!(several(&mut raw, 3).await.len(), 3);
+    rig.end_windows().await;
+    assert_eq!(events(&mut conflated).await, [is("A1", 3, 3)]);
+}
+
+#[tokio::test]
+async fn c42_modes_do_not_mix_either_way_until_the_stream_is_left() {
+    let rig = rig().await;
+    let acme = tenant("acme");
+    for (one, other) in [(ChangeMode::Raw, CONFLATED), (CONFLATED, ChangeMode::Raw)] {
+        let first = rig.follow("id", "A1", one);
+        let mixed = rig.hub.subscribe(&acme, &of("id", "A1"), other).unwrap_err();
+        assert!(matches!(mixed, HubError::MixedModes { mode, .. } if mode == one.name()), "{mixed}");
+        drop(first);
+        drop(rig.hub.subscribe(&acme, &of("id", "A1"), other).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn windows_are_each_subscribers_own_within_their_bounds() {
+    let rig = rig().await;
+    let acme = tenant("acme");
+    let of_ms = |ms| ChangeMode::Conflated { window: Duration::from_millis(ms) };
+    for window in [Duration::ZERO, CHANGE_WINDOW_CEILING + Duration::from_millis(1)] {
+        let mode = ChangeMode::Conflated { window };
+        let refused = rig.hub.subscribe(&acme, &of("id", "A1"), mode).unwrap_err();
+        assert_eq!(refused.code(), "change_window_ms");
+    }
+    let mut slow = rig.follow("id", "A1", of_ms(200));
+    let mut fast = rig.follow("id", "A1", of_ms(10));
+    for version in 1..=3 {
+        rig.publish("A1", version).await;
+        settle().await;
+        rig.advance(Duration::from_millis(10));
+        assert_eq!(events(&mut fast).await, [is("A1", version, version)]);
+    }
+    assert!(slow.next().now_or_never().is_none());
+    rig.advance(Duration::from_secs(1));
+    assert_eq!(events(&mut slow).await, [is("A1", 3, 3)]);
+}
+
+#[tokio::test]
+async fn c43_a_raw_follower_that_overflows_is_ended_and_the_others_go_on() {
+    let rig = rig().await;
+    let slow = rig.follow("tenant", "", ChangeMode::Raw);
+    let mut quick = rig.follow("tenant", "", ChangeMode::Raw);
+    for version in 1..=CHANGE_QUEUE_BATCHES_MAX as u64 + 1 {
+        rig.publish("A", version).await;
+        assert_eq!(events(&mut quick).await, [is("A", version, version)]);
+    }
+    assert!(slow.has_gap());
+    assert_eq!(rig.hub.stats().subscriptions, 1, "nothing is kept for it any more");
+}
+
+#[tokio::test]
+async fn c44_one_reader_serves_two_and_survives_the_first_who_leaves() {
+    let rig = rig().await;
+    let first = rig.follow("id", "A1", ChangeMode::Raw);
+    let mut second = rig.follow("id", "A1", ChangeMode::Raw);
+    assert_eq!(rig.hub.stats().tails, 1);
+    drop(first);
+    rig.publish("A1", 1).await;
+    assert_eq!(events(&mut second).await, [is("A1", 1, 1)]);
+    drop(second);
+    settle().await;
+    assert_eq!(rig.hub.stats().tails, 0);
+}
+
+#[tokio::test]
+async fn c45_a_new_subscriber_starts_the_reader_again() {
+    let rig = rig().await;
+    for round in 1..=20 {
+        // Sometimes the reader has not even seen that it was left.
+        let mut follower = rig.follow("id", "A1", ChangeMode::Raw);
+        if round % 2 == 0 {
+            settle().await;
+        }
+        rig.publish("A1", round).await;
+        assert_eq!(events(&mut follower).await, [is("A1", round, round)]);
+    }
+}
+
+#[tokio::test]
+async fn c46_a_burst_of_updates_converges_to_the_last_version() {
+    let rig = rig().await;
+    let mut follower = rig.follow("site", "S1", CONFLATED);
+    let mut last = 0;
+    for version in 1..=5 {
+        rig.publish("A1", version).await;
+        if version % 2 == 1 {
+            rig.end_windows().await;
+            for (_, version, _) in events(&mut follower).await {
+                assert!(version > last, "versions only grow");
+                last = version;
+            }
+        }
+    }
+    assert_eq!(last, 5);
+}
+
+#[tokio::test]
+async fn c48_a_follower_of_another_tenant_stays_silent() {
+    let rig = rig().await;
+    let mut rivals: Vec<Subscription> = [("id", "A1"), ("tenant", "acme"), ("site", "S1")]
+        .map(|(scope, id)| rig.hub.subscribe(&tenant("rival"), &of(scope, id), ChangeMode::Raw).unwrap())
+        .into();
+    rig.publish("A1", 1).await;
+    // A marker of its own is the first thing that each of them gets.
+    rig.append(change_of("rival", "asset", "A1", 7, "updated", r#"{"site_id":"S1"}"#)).await;
+    for rival in &mut rivals {
+        assert_eq!(events(rival).await, [is("A1", 7, 2)]);
+    }
+}
+
+/// Subscribed while others publish as fast as they can: everything after the position that was answered arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn06_nothing_is_lost_from_the_instant_a_subscribe_returns() {
+    const EVENTS: u64 = 30;
+    let rig = rig().await;
+    for round in 0..100 {
+        let log = Arc::clone(&rig.log);
+        let agg_id = format!("A{round}");
+        let writer = tokio::task::spawn(async move {
+            for version in 1..=EVENTS {
+                log.append(change("asset", &agg_id, version, "updated", "{}")).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut follower = rig.follow("tenant", "", ChangeMode::Raw);
+        writer.await.unwrap();
+        let (mut last, newest) = (follower.position().0, rig.log.bounds().newest.0);
+        while last < newest {
+            for (_, _, position) in events(&mut follower).await {
+                assert_eq!(position, last + 1, "every event, once, in order");
+                last = position;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn sn08_what_a_slow_follower_does_not_get_is_told() {
+    let rig = rig().await;
+    let short = ChangeMode::Conflated { window: CHANGE_WINDOW_MIN };
+    let mut follower = rig.follow("id", "A1", short);
+    let mut quick = rig.follow("id", "A1", short);
+    let last = CHANGE_QUEUE_BATCHES_MAX as u64 + 5;
+    for version in 1..=last {
+        rig.publish("A1", version).await;
+        rig.end_windows().await;
+        assert_eq!(events(&mut quick).await, [is("A1", version, version)]);
+    }
+    let gap = next(&mut follower).await;
+    let Delivery::Gap { through, cause: GapCause::Overflow } = gap else { panic!("{gap:?}") };
+    let mut seen = through.0;
+    while let Some(Some(Delivery::Events(events))) = follower.next().now_or_never() {
+        for record in events.records() {
+            assert_eq!(record.position, seen + 1, "after the gap everything is there");
+            seen = record.position;
+        }
+    }
+    assert_eq!(seen, last);
+}
+
+#[tokio::test]
+async fn sn09_deliveries_are_ordered_by_number_from_nine_to_ten() {
+    let rig = rig().await;
+    for version in 1..=8 {
+        rig.publish("filler", version).await;
+    }
+    let mut follower = rig.follow("tenant", "", CONFLATED);
+    for agg_id in ["z", "a", "m"] {
+        rig.publish(agg_id, 1).await;
+    }
+    rig.end_windows().await;
+    assert_eq!(events(&mut follower).await, [is("z", 1, 9), is("a", 1, 10), is("m", 1, 11)]);
+}
+
+#[tokio::test]
+async fn sn10_who_joins_while_an_emptied_stream_has_something_pending_is_served() {
+    let rig = rig().await;
+    let leaving = rig.follow("id", "A1", CONFLATED);
+    rig.publish("A1", 1).await;
+    settle().await;
+    drop(leaving);
+    let mut joining = rig.follow("id", "A1", CONFLATED);
+    assert_eq!(joining.position(), Position(1));
+    rig.publish("A1", 2).await;
+    rig.end_windows().await;
+    assert_eq!(events(&mut joining).await, [is("A1", 2, 2)]);
+    // The same when the reader has had the time to end.
+    rig.publish("A1", 3).await;
+    settle().await;
+    drop(joining);
+    settle().await;
+    let mut joining = rig.follow("id", "A1", CONFLATED);
+    rig.publish("A1", 4).await;
+    rig.end_windows().await;
+    assert_eq!(events(&mut joining).await, [is("A1", 4, 4)]);
+}
+
+#[tokio::test]
+async fn sn21_thousands_of_streams_have_one_reader() {
+    let rig = rig().await;
+    let acme = tenant("acme");
+    let ids: Vec<String> = (0..5_000).map(|n| format!("A{n}")).collect();
+    let mut followers: Vec<Subscription> = ids
+        .iter()
+        .map(|id| ChangeRequest { aggregate: "asset", scope: "id", id })
+        .map(|request| rig.hub.subscribe(&acme, &request, CONFLATED).unwrap())
+        .collect();
+    let stats = rig.hub.stats();
+    assert_eq!((stats.tails, stats.streams, stats.subscriptions), (1, 5_000, 5_000));
+    for id in &ids {
+        rig.publish(id, 1).await;
+    }
+    rig.end_windows().await;
+    for (follower, id) in followers.iter_mut().zip(&ids) {
+        let events = events(follower).await;
+        assert_eq!((events.len(), &events[0].0), (1, id));
+    }
+    drop(followers);
+    settle().await;
+    assert_eq!(rig.hub.stats(), Default::default());
+}
+
+/// However slow: what a follower sees, and reads again where it is told to, ends at the last version.
+#[tokio::test]
+async fn sn22_a_slow_follower_always_ends_with_the_last_state() {
+    let short = ChangeMode::Conflated { window: CHANGE_WINDOW_MIN };
+    for taken_every in [1, 7, 40, 90] {
+        let rig = rig().await;
+        let mut quick = rig.follow("id", "A1", short);
+        let mut follower = rig.follow("id", "A1", short);
+        let (mut known, mut gaps) = (0, 0);
+        for version in 1..=180 {
+            rig.publish("A1", version).await;
+            rig.end_windows().await;
+            assert_eq!(events(&mut quick).await, [is("A1", version, version)]);
+            if version % taken_every != 0 {
+                continue;
+            }
+            while let Some(Some(delivery)) = follower.next().now_or_never() {
+                match delivery {
+                    Delivery::Events(events) => known = events.get(0).version,
+                    // It reads the state, which has the version of the position.
+                    Delivery::Gap { through, .. } => (known, gaps) = (through.0, gaps + 1),
+                    Delivery::End { .. } => panic!("a conflated stream does not end"),
+                }
+            }
+        }
+        assert_eq!(gaps > 0, taken_every > CHANGE_QUEUE_BATCHES_MAX as u64, "{taken_every}");
+        assert_eq!(known, 180 - 180 % taken_every, "{taken_every}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_fell_behind_the_tail_says_so_to_everybody() {
+    let log: Log = Arc::new(MemoryLog::with_options(Arc::new(SystemClock), 1_000, 1));
+    let rig = rig_on(log).await;
+    let mut conflated = rig.follow("id", "A1", CONFLATED);
+    let mut raw = rig.follow("tenant", "", ChangeMode::Raw);
+    // The tail keeps one chunk, and the reader gets no turn in between.
+    for version in 1..=3 {
+        rig.publish("A1", version).now_or_never().unwrap();
+    }
+    let gap = next(&mut conflated).await;
+    assert!(matches!(gap, Delivery::Gap { through: Position(3), cause: GapCause::TailLost }), "{gap:?}");
+    let end = next(&mut raw).await;
+    assert!(matches!(end, Delivery::End { after: Position(0), cause: GapCause::TailLost }), "{end:?}");
+    rig.publish("A1", 4).await;
+    rig.end_windows().await;
+    assert_eq!(events(&mut conflated).await, [is("A1", 4, 4)]);
+}
