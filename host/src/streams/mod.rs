@@ -6,6 +6,7 @@
 //! place is no longer held is told so. Every read and every id is inside one
 //! tenant. There is no "now": a tail starts from a position the log answered.
 
+pub mod groups;
 mod tail;
 
 use std::fmt::Debug;

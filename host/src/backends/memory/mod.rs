@@ -3,6 +3,8 @@
 //! It answers like a durable log, dedup window and trimming included, and
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
+mod groups;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,6 +40,7 @@ struct State {
     /// The oldest position inside the dedup window.
     window_first: u64,
     tenants: BTreeSet<TenantId>,
+    groups: groups::Kept,
 }
 
 /// An event is a place in the batch it came in.
@@ -203,13 +206,17 @@ impl State {
         Ok(Page { events: Arc::new(events), next, oldest: Position(self.trimmed + 1) })
     }
 
-    fn trim(&mut self, retention: Retention, now: i64) -> u64 {
+    /// The newest position that goes.
+    fn trim_until(&self, retention: Retention, now: i64) -> u64 {
         let by_count = retention.events.map_or(0, |events| self.newest().saturating_sub(events));
         let by_age = retention.age.map_or(0, |age| {
             let cutoff = now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
             self.trimmed + self.events.partition_point(|stored| stored.appended_at < cutoff) as u64
         });
-        let until = by_count.max(by_age);
+        by_count.max(by_age)
+    }
+
+    fn trim(&mut self, until: u64) -> u64 {
         let before = self.trimmed;
         self.forget_ids(until);
         while self.trimmed < until {
@@ -255,7 +262,19 @@ impl EventLog for MemoryLog {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<u64, StreamError>> {
-        let now = self.clock.now().0;
-        ready(Ok(self.lock().trim(retention, now))).boxed()
+        let now = self.clock.now();
+        let (trimmed, lost) = {
+            let mut state = self.lock();
+            let until = state.trim_until(retention, now.0);
+            // Apart from the state, so that groups can be compared with the log.
+            let mut groups = std::mem::take(&mut state.groups);
+            let lost = groups.lose(&state, Position(until), now);
+            state.groups = groups;
+            (state.trim(until), lost)
+        };
+        for report in lost {
+            report.tell(now);
+        }
+        ready(Ok(trimmed)).boxed()
     }
 }

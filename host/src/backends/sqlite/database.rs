@@ -5,12 +5,13 @@ use std::path::Path;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
+use super::groups::SCHEMA as SCHEMA_3;
 use super::options::{OpenError, SqliteOptions, Synchronous};
 use crate::error::BackendError;
 use crate::tables::{matches_ilike, matches_like};
 
 /// The schema this code writes; kept in `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const PAGE_BYTES: u64 = 4096;
 
 /// Payload is JSON text. `events_tenant` ends in the rowid, which is the position: it serves
@@ -100,15 +101,18 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
     if found == 0 {
         let epoch = ulid::Ulid::new().to_string();
         conn.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {SCHEMA} {SCHEMA_2} INSERT INTO meta VALUES ('epoch', '{epoch}');
+            "BEGIN IMMEDIATE; {SCHEMA} {SCHEMA_2} {SCHEMA_3} INSERT INTO meta VALUES ('epoch', '{epoch}');
              PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         ))
         .map_err(failed)?;
     }
-    if found == 1 {
-        let added = format!("BEGIN IMMEDIATE; {SCHEMA_2} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
-        conn.execute_batch(&added).map_err(failed)?;
-    }
+    let added = match found {
+        1 => [SCHEMA_2, SCHEMA_3].concat(),
+        2 => SCHEMA_3.to_owned(),
+        _ => return Ok(conn),
+    };
+    let added = format!("BEGIN IMMEDIATE; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+    conn.execute_batch(&added).map_err(failed)?;
     Ok(conn)
 }
 

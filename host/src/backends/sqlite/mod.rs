@@ -14,6 +14,7 @@ mod database;
 mod dedup;
 mod deployments;
 mod event_rows;
+mod groups;
 mod keeper;
 mod keyed_state;
 mod letters;
