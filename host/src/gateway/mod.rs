@@ -17,6 +17,7 @@ mod candidates;
 mod cloudevents;
 mod cors;
 mod filters;
+mod groups;
 mod handover;
 mod json;
 mod letters;
@@ -30,6 +31,7 @@ mod params;
 mod plugins;
 mod problem;
 mod problems;
+mod problems_groups;
 mod publish;
 mod rates;
 mod router;
@@ -62,6 +64,7 @@ use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
 use crate::streams::EventLog;
+use crate::streams::groups::Groups;
 use crate::tables::TableStore;
 
 /// Where to listen, whom to serve, and every bound of the edge.
@@ -117,6 +120,7 @@ impl GatewayOptions {
 #[derive(Clone)]
 pub struct Services {
     pub log: Arc<dyn EventLog>,
+    pub groups: Arc<dyn Groups>,
     pub tables: Arc<dyn TableStore>,
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,

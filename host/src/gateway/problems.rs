@@ -1,5 +1,6 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
+use super::problems_groups::GROUPS;
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -15,7 +16,7 @@ pub struct ProblemKind {
     pub blame: Blame,
 }
 
-const fn caller(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
+pub(super) const fn caller(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
     ProblemKind { code, status, title, fix, blame: Blame::Caller }
 }
 
@@ -36,7 +37,19 @@ const FIX_SHADOW: &str =
     "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
 
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
-pub const PROBLEMS: &[ProblemKind] = &[
+pub const PROBLEMS: &[ProblemKind] = &joined::<{ EDGE.len() + GROUPS.len() }>(EDGE, GROUPS);
+
+const fn joined<const N: usize>(first: &[ProblemKind], second: &[ProblemKind]) -> [ProblemKind; N] {
+    let mut all = [first[0]; N];
+    let mut index = 0;
+    while index < N {
+        all[index] = if index < first.len() { first[index] } else { second[index - first.len()] };
+        index += 1;
+    }
+    all
+}
+
+const EDGE: &[ProblemKind] = &[
     // The request itself.
     caller(404, "path_unknown", "there is no such path", "look up the paths at /docs or in /openapi.json"),
     caller(

@@ -75,7 +75,6 @@ impl Classify for GroupError {
         match self {
             Self::Stream(inner) => inner.blame(),
             Self::Backend(inner) => inner.blame(),
-            Self::Interrupted { .. } => Blame::Host,
             _ => Blame::Caller,
         }
     }

@@ -18,6 +18,7 @@
 //! `state` decides and does no I/O, `owner` drives it over the log, `store` is the seam for what is durable.
 
 mod error;
+mod gauges;
 mod names;
 mod options;
 mod owner;
@@ -33,6 +34,7 @@ use std::fmt::Debug;
 use futures_util::future::BoxFuture;
 
 pub use error::GroupError;
+pub use gauges::gauges;
 pub use names::{ConsumerName, GroupId, GroupName, Receipt};
 pub use options::{GroupChange, GroupLimits, GroupOptions, GroupStart, OnLost};
 pub use owner::GroupOwner;
