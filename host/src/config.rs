@@ -7,6 +7,7 @@
 //! and reads nothing but the config file. Limits have the names of `limits.rs`.
 
 mod check;
+mod groups;
 mod layers;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,7 @@ pub struct Config {
     pub gateway: GatewayConfig,
     pub auth: AuthConfig,
     pub store: StoreConfig,
+    pub groups: GroupsConfig,
     pub processors: ProcessorsConfig,
     pub telemetry: TelemetryConfig,
     /// By plugin name: configuration, grants, lanes, own limits.

@@ -30,6 +30,7 @@ use crate::plugins::{
     RegistryParts, RuntimeOptions, WasmRuntime,
 };
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
+use crate::streams::groups::{GroupLimits, GroupOwner, Groups};
 use crate::streams::hub::Gate;
 use crate::streams::{EventLog, Hub, Retention};
 use crate::tables::TableStore;
@@ -45,6 +46,7 @@ pub struct Host {
     registry: Registry,
     live: LiveEngine,
     hub: Hub,
+    groups: GroupOwner,
     pool: GuestPool,
     tasks: Tasks,
     edge: CancellationToken,
@@ -122,6 +124,11 @@ impl Host {
     /// The tables, for embedders that read without HTTP.
     pub fn tables(&self) -> Arc<dyn TableStore> {
         Arc::new(self.store.clone())
+    }
+
+    /// Groups of consumers, for embedders that consume without HTTP.
+    pub fn groups(&self) -> Arc<dyn Groups> {
+        Arc::new(self.groups.clone())
     }
 
     pub fn plugins(&self) -> Arc<dyn PluginControl> {
@@ -224,7 +231,16 @@ impl HostBuilder {
         if let Some(gate) = self.change_gate.clone() {
             hub = hub.with_gate(gate);
         }
-        let services = self.services(&store, &registry, (&live, &hub), &ready);
+        let groups = self.groups(&store);
+        let keeper = groups.clone();
+        tasks.supervise(TaskKind::BACKGROUND, "groups", move || {
+            let keeper = keeper.clone();
+            async move {
+                keeper.keep().await;
+                Ok(())
+            }
+        });
+        let services = self.services(&store, &registry, (&live, &hub, &groups), &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -247,7 +263,7 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, registry, live, hub, pool, tasks, edge, drain_max })
+        Ok(Host { addr, store, registry, live, hub, groups, pool, tasks, edge, drain_max })
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -329,6 +345,23 @@ impl HostBuilder {
         }))
     }
 
+    fn groups(&self, store: &SqliteStore) -> GroupOwner {
+        let config = &self.config.groups;
+        let limits = GroupLimits {
+            groups_max: config.groups_max,
+            consumers_max: config.group_consumers_max,
+            consumer_idle: config.group_consumer_idle_max(),
+            in_flight_max: config.group_in_flight_max,
+            consumer_in_flight_max: config.group_consumer_in_flight_max,
+            window_events_max: config.group_window_events_max,
+            window_bytes_max: config.group_window_bytes_max,
+            waiters_max: config.group_waiters_max,
+            dead_letters_max: config.group_dead_letters_max,
+        };
+        let store = Arc::new(store.clone());
+        GroupOwner::new(store.clone(), store, Arc::clone(&self.clock), limits)
+    }
+
     fn gateway_options(&self) -> GatewayOptions {
         let config = &self.config.gateway;
         GatewayOptions {
@@ -356,13 +389,14 @@ impl HostBuilder {
         &self,
         store: &SqliteStore,
         registry: &Registry,
-        (live, hub): (&LiveEngine, &Hub),
+        (live, hub, groups): (&LiveEngine, &Hub, &GroupOwner),
         ready: &Arc<AtomicBool>,
     ) -> Services {
         let ready = Arc::clone(ready);
         Services {
             log: Arc::new(store.clone()),
             hub: hub.clone(),
+            groups: Arc::new(groups.clone()),
             tables: Arc::new(store.clone()),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),

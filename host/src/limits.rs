@@ -55,6 +55,65 @@ pub const CHANGE_QUEUE_BYTES_MAX: usize = 4 << 20;
 /// Events of one page of changes, or of a stream with a name of its own, when the request does not say.
 pub const CHANGE_PAGE_EVENTS_DEFAULT: usize = 500;
 
+// Consumer groups.
+
+/// Longest name of a group or a consumer; a group's name stands in paths and metrics.
+pub const GROUP_NAME_BYTES_MAX: usize = 64;
+/// Groups of one tenant on one stream. More are refused: each is looked at when events are trimmed.
+pub const GROUPS_MAX: u64 = 64;
+/// Consumers that a group remembers. More are refused until some have been silent for `GROUP_CONSUMER_IDLE_MAX`.
+pub const GROUP_CONSUMERS_MAX: usize = 1_000;
+/// A consumer that holds nothing and was not heard of for this long is forgotten.
+pub const GROUP_CONSUMER_IDLE_MAX: Duration = Duration::from_secs(600);
+/// Entries of a group, and of one of its consumers, that are delivered and not yet acknowledged. A read beyond is refused.
+pub const GROUP_IN_FLIGHT_MAX: usize = 10_000;
+pub const GROUP_CONSUMER_IN_FLIGHT_MAX: usize = 1_000;
+/// Events that a group holds in memory because they are not acknowledged, and their bytes: delivered ones, ones that
+/// wait for another try, and ones behind these. When full, nothing further is taken out of the log until some are done.
+pub const GROUP_WINDOW_EVENTS_MAX: usize = 20_000;
+pub const GROUP_WINDOW_BYTES_MAX: usize = 16 << 20;
+/// Entries and bytes of one read; an answer always holds at least one entry, where there is one.
+pub const GROUP_READ_EVENTS_MAX: usize = 1_000;
+pub const GROUP_READ_EVENTS_DEFAULT: usize = 100;
+pub const GROUP_READ_BYTES_MAX: usize = 4 << 20;
+/// The longest that a read waits for an entry, and how many reads of one group may wait. More are refused.
+pub const GROUP_READ_WAIT_MAX: Duration = Duration::from_secs(30);
+pub const GROUP_WAITERS_MAX: usize = 1_000;
+/// Receipts in one request.
+pub const GROUP_RECEIPTS_MAX: usize = 1_000;
+/// How long a consumer has an entry to itself; the least and the most that this may be set to.
+pub const GROUP_LEASE: Duration = Duration::from_secs(30);
+pub const GROUP_LEASE_FLOOR: Duration = Duration::from_millis(50);
+pub const GROUP_LEASE_CEILING: Duration = Duration::from_secs(12 * 3600);
+/// Deliveries after which an entry that fails becomes a dead letter, and the most that this may be set to.
+pub const GROUP_ATTEMPTS_MAX: u32 = 5;
+pub const GROUP_ATTEMPTS_CEILING: u32 = 1_000;
+/// First and longest wait before an entry that failed is delivered again; doubles in between.
+pub const GROUP_BACKOFF_MIN: Duration = Duration::from_secs(1);
+pub const GROUP_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// The longest delay that a consumer may ask for.
+pub const GROUP_DELAY_MAX: Duration = Duration::from_secs(12 * 3600);
+/// Bytes of the reason that a consumer gives; the rest is cut off.
+pub const GROUP_REASON_BYTES_MAX: usize = 1 << 10;
+/// Dead letters of one group. With one more, an entry that fails is tried again after `GROUP_BACKOFF_MAX`, and its key waits.
+pub const GROUP_DEAD_LETTERS_MAX: usize = 10_000;
+/// How often leases that nobody waits for are looked at, and what was counted meanwhile is written.
+pub const GROUP_SWEEP: Duration = Duration::from_secs(1);
+/// A group that nobody has asked for anything for this long, and of which nothing is delivered, leaves memory.
+pub const GROUP_IDLE_MAX: Duration = Duration::from_secs(60);
+/// Unread events that are counted for a group's lag; of more it says that there are at least so many.
+pub const GROUP_LAG_EVENTS_MAX: u64 = 1_000_000;
+/// Groups whose lag `/metrics` shows: those that are furthest behind.
+pub const GROUP_METRICS_MAX: usize = 100;
+/// A group that goes on losing events is reported in the log this often.
+pub const GROUP_LOST_LOG_EVERY: Duration = Duration::from_secs(60);
+/// Bytes of the body of a request to a group: receipts, reasons and options.
+pub const GROUP_BODY_BYTES_MAX: u64 = 2 << 20;
+
+const _: () = assert!(GROUP_CONSUMER_IN_FLIGHT_MAX <= GROUP_IN_FLIGHT_MAX, "one consumer's share is a part");
+const _: () = assert!(GROUP_IN_FLIGHT_MAX <= GROUP_WINDOW_EVENTS_MAX, "what is delivered is in the window");
+const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < GROUP_WINDOW_BYTES_MAX, "any event fits the window");
+
 // Committer (embedded store).
 
 /// Requests that wait for the committer. When full, callers wait: that is the back-pressure.

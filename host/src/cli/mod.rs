@@ -10,6 +10,7 @@ mod backoff;
 mod client;
 mod deploy;
 mod error;
+mod groups;
 mod letters;
 mod output;
 mod plugin;
@@ -64,6 +65,8 @@ enum Command {
     State(state::StateArgs),
     /// Events that a plugin could not handle: look at them, replay or discard them
     DeadLetter(letters::DeadLetterArgs),
+    /// Groups of consumers: make them, read from them, look after them
+    Group(groups::GroupArgs),
     /// Do an event once more in an instance of its own, without any effect
     Replay(letters::ReplayArgs),
     /// Show every setting, its value, and where the value came from
@@ -137,6 +140,7 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Plugin(args) => block_on(plugin::run(args, output)),
         Command::State(args) => block_on(state::run(args, output)),
         Command::DeadLetter(args) => block_on(letters::run(args, output)),
+        Command::Group(args) => block_on(groups::run(args, output)),
         Command::Replay(args) => block_on(letters::replay(args, output)),
         Command::Config(args) => settings::run(&args, output),
         Command::Version(args) => version::run(&args, output),

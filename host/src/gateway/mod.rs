@@ -19,6 +19,7 @@ mod changes_follow;
 mod cloudevents;
 mod cors;
 mod filters;
+mod groups;
 mod handover;
 mod json;
 mod letters;
@@ -32,6 +33,7 @@ mod params;
 mod plugins;
 mod problem;
 mod problems;
+mod problems_groups;
 mod publish;
 mod rates;
 mod router;
@@ -63,6 +65,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
+use crate::streams::groups::Groups;
 use crate::streams::{EventLog, Hub};
 use crate::tables::TableStore;
 
@@ -124,6 +127,7 @@ pub struct Services {
     pub log: Arc<dyn EventLog>,
     /// Who follows which changes of it.
     pub hub: Hub,
+    pub groups: Arc<dyn Groups>,
     pub tables: Arc<dyn TableStore>,
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,

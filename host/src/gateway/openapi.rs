@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{candidates, changes, letters, live, pages, plugins, publish, state, streams, tables};
+use super::{candidates, changes, groups, letters, live, pages, plugins, publish, state, streams, tables};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,6 +26,20 @@ use super::{candidates, changes, letters, live, pages, plugins, publish, state, 
         streams::append,
         changes::read_scope,
         changes::read,
+        groups::list,
+        groups::ensure,
+        groups::show,
+        groups::remove,
+        groups::seek,
+        groups::consume::read,
+        groups::consume::ack,
+        groups::consume::nack,
+        groups::consume::renew,
+        groups::consume::consumers,
+        groups::letters::list,
+        groups::letters::show,
+        groups::letters::replay,
+        groups::letters::discard,
         sessions::open,
         sessions::close,
         sessions::revoke,
@@ -62,6 +76,7 @@ use super::{candidates, changes, letters, live, pages, plugins, publish, state, 
     components(schemas(ProblemBody)),
     tags(
         (name = "events", description = "Publishing and reading events"),
+        (name = "groups", description = "Handing a stream out to groups of consumers"),
         (name = "tables", description = "Rows that plugins write"),
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),

@@ -12,6 +12,8 @@ use super::auth::Admin;
 use super::problem::Problem;
 use super::wire::Readiness;
 use super::{Edge, openapi};
+use crate::limits::GROUP_METRICS_MAX;
+use crate::streams::groups::gauges;
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -55,6 +57,10 @@ pub(super) async fn metrics(State(edge): State<Arc<Edge>>, Admin(_): Admin) -> R
     ];
     let mut text = (edge.services.metrics)();
     text.push_str(&edge.services.plugins.metrics().await);
+    // A store that cannot be read says so elsewhere; the rest is worth showing.
+    if let Ok(lags) = edge.services.groups.lags(GROUP_METRICS_MAX).await {
+        text.push_str(&gauges(&lags, edge.services.clock.now()));
+    }
     (headers, text).into_response()
 }
 

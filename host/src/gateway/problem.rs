@@ -136,7 +136,7 @@ impl Problem {
     }
 
     /// What went wrong on the host's side is logged with its cause and shown without it.
-    fn classified<E: Classify + Display>(error: &E) -> Self {
+    pub(super) fn classified<E: Classify + Display>(error: &E) -> Self {
         let problem = if error.blame() == Blame::Host {
             tracing::error!(error.kind = error.code(), error.blame = "host", cause = %error, "request failed");
             let hidden = Self::new(error.code(), "");

@@ -3,6 +3,7 @@
 mod streams;
 
 use self::streams::STREAMS;
+use super::problems_groups::GROUPS;
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -18,7 +19,12 @@ pub struct ProblemKind {
     pub blame: Blame,
 }
 
-const fn caller(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
+pub(super) const fn caller(
+    status: u16,
+    code: &'static str,
+    title: &'static str,
+    fix: &'static str,
+) -> ProblemKind {
     ProblemKind { code, status, title, fix, blame: Blame::Caller }
 }
 
@@ -39,13 +45,20 @@ const FIX_SHADOW: &str =
     "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
 
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
-pub const PROBLEMS: &[ProblemKind] = &all::<{ GENERAL.len() + STREAMS.len() }>();
+pub const PROBLEMS: &[ProblemKind] = &all::<{ GENERAL.len() + STREAMS.len() + GROUPS.len() }>();
 
 const fn all<const N: usize>() -> [ProblemKind; N] {
     let mut all = [GENERAL[0]; N];
     let mut index = 0;
     while index < N {
-        all[index] = if index < GENERAL.len() { GENERAL[index] } else { STREAMS[index - GENERAL.len()] };
+        let later = index.saturating_sub(GENERAL.len());
+        all[index] = if index < GENERAL.len() {
+            GENERAL[index]
+        } else if later < STREAMS.len() {
+            STREAMS[later]
+        } else {
+            GROUPS[later - STREAMS.len()]
+        };
         index += 1;
     }
     all

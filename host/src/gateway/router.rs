@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, changes, cors, letters, live, metrics, pages, plugins, publish, state, streams,
-    tables,
+    Edge, auth, candidates, changes, cors, groups, letters, live, metrics, pages, plugins, publish, state,
+    streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -59,6 +59,23 @@ fn table() -> Vec<Route> {
             methods: &["GET"],
             handlers: get(changes::read),
         },
+        page("/v1/streams/{stream}/groups", groups::list),
+        Route {
+            path: "/v1/streams/{stream}/groups/{group}",
+            documented: Some("/v1/streams/{stream}/groups/{group}"),
+            methods: &["GET", "PUT", "DELETE"],
+            handlers: get(groups::show).put(groups::ensure).delete(groups::remove),
+        },
+        action("/v1/streams/{stream}/groups/{group}/read", groups::consume::read),
+        action("/v1/streams/{stream}/groups/{group}/ack", groups::consume::ack),
+        action("/v1/streams/{stream}/groups/{group}/nack", groups::consume::nack),
+        action("/v1/streams/{stream}/groups/{group}/renew", groups::consume::renew),
+        action("/v1/streams/{stream}/groups/{group}/seek", groups::seek),
+        page("/v1/streams/{stream}/groups/{group}/consumers", groups::consume::consumers),
+        page("/v1/streams/{stream}/groups/{group}/dead-letters", groups::letters::list),
+        page("/v1/streams/{stream}/groups/{group}/dead-letters/{letter}", groups::letters::show),
+        action("/v1/streams/{stream}/groups/{group}/dead-letters/{letter}/replay", groups::letters::replay),
+        action("/v1/streams/{stream}/groups/{group}/dead-letters/{letter}/discard", groups::letters::discard),
         Route {
             path: "/v1/session",
             documented: Some("/v1/session"),
@@ -190,6 +207,7 @@ async fn observe(request: Request, next: Next) -> Response {
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
+        Method::PUT => "PUT",
         Method::DELETE => "DELETE",
         Method::HEAD => "HEAD",
         _ => "other",

@@ -13,6 +13,7 @@
 //! append as the event. [`name`] says how they are called, [`scopes`] which
 //! change streams an event belongs to.
 
+pub mod groups;
 pub mod hub;
 pub mod name;
 pub mod scopes;

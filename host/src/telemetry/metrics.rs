@@ -78,6 +78,18 @@ pub const PROCESSOR_CHECKPOINT_BYTES: &str = "millrace_processor_checkpoint_byte
 pub const PROCESSOR_CHECKPOINT_AGE: &str = "millrace_processor_checkpoint_age_seconds";
 pub const PROCESSOR_PARKED_EVENTS: &str = "millrace_processor_parked_events";
 pub const PROCESSOR_HELD_KEYS: &str = "millrace_processor_held_keys";
+pub const GROUP_DELIVERIES: &str = "millrace_group_deliveries_total";
+pub const GROUP_REDELIVERIES: &str = "millrace_group_redeliveries_total";
+pub const GROUP_ACKS: &str = "millrace_group_acks_total";
+pub const GROUP_NACKS: &str = "millrace_group_nacks_total";
+pub const GROUP_LEASES_EXPIRED: &str = "millrace_group_leases_expired_total";
+pub const GROUP_DEAD_LETTERS: &str = "millrace_group_dead_letters_total";
+pub const GROUP_RECEIPTS_REFUSED: &str = "millrace_group_receipts_refused_total";
+pub const GROUP_CONSUMERS_REAPED: &str = "millrace_group_consumers_reaped_total";
+pub const GROUP_LOST_POSITIONS: &str = "millrace_group_lost_positions_total";
+pub const GROUP_LOST_EVENTS: &str = "millrace_group_lost_events_total";
+pub const GROUP_LAG_EVENTS: &str = "millrace_group_lag_events";
+pub const GROUP_LAG_SECONDS: &str = "millrace_group_lag_seconds";
 pub const PROCESSOR_EVENTS: &str = "millrace_processor_events_total";
 pub const PROCESSOR_BATCHES: &str = "millrace_processor_batches_total";
 pub const PROCESSOR_COMMITS: &str = "millrace_processor_commits_total";
@@ -199,6 +211,19 @@ pub const RECORDED_METRICS: &[Metric] = &[
         CODE_LOADS,
         "Loads of the code of plugins that had given it back, by where it came from: the cache, compiled from the artifact, or failed.",
     ),
+    counter(GROUP_DELIVERIES, "Entries that consumers of groups were given, repeats included."),
+    counter(GROUP_REDELIVERIES, "Entries that consumers of groups were given again."),
+    counter(GROUP_ACKS, "Entries that consumers of groups acknowledged."),
+    counter(GROUP_NACKS, "Entries that consumers of groups said they could not handle."),
+    counter(GROUP_LEASES_EXPIRED, "Entries that nobody acknowledged before their lease ended."),
+    counter(GROUP_DEAD_LETTERS, "Entries of groups that became dead letters."),
+    counter(
+        GROUP_RECEIPTS_REFUSED,
+        "Receipts that changed nothing: the lease had ended, the entry was lost, or they were not the group's.",
+    ),
+    counter(GROUP_CONSUMERS_REAPED, "Consumers that were forgotten because they were silent for long."),
+    counter(GROUP_LOST_POSITIONS, "Times that retention removed what a group had not acknowledged."),
+    counter(GROUP_LOST_EVENTS, "Events that retention removed before a group had acknowledged them."),
     histogram(CODE_LOAD_SECONDS, "Time of one such load."),
     counter(CODE_GIVEN_BACK, "Times that an idle plugin gave its code back."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
@@ -208,6 +233,12 @@ pub const RECORDED_METRICS: &[Metric] = &[
         SPANS_DROPPED,
         "Spans that did not reach the trace collector, by reason: queue_full or export_failed.",
     ),
+];
+
+/// What each consumer group keeps, by stream and name; of a name that several tenants have, the largest.
+pub const GROUP_METRICS: &[Metric] = &[
+    gauge(GROUP_LAG_EVENTS, "Events that a group has not acknowledged."),
+    gauge(GROUP_LAG_SECONDS, "Time since the oldest of them was appended; 0 when there is none."),
 ];
 
 /// What each plugin keeps.

@@ -3,6 +3,7 @@
 //! It answers like a durable log, dedup window and trimming included, and
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
+mod groups;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,7 +144,19 @@ impl EventLog for MemoryLog {
     }
 
     fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<u64, StreamError>> {
-        let now = self.clock.now().0;
-        ready(Ok(self.lock().trim(retention, now))).boxed()
+        let now = self.clock.now();
+        let (trimmed, lost) = {
+            let mut state = self.lock();
+            let until = state.trim_until(retention, now.0);
+            // Apart from the state, so that groups can be compared with the log.
+            let mut groups = std::mem::take(&mut state.groups);
+            let lost = groups.lose(&state, Position(until), now);
+            state.groups = groups;
+            (state.trim(until), lost)
+        };
+        for report in lost {
+            report.tell(now);
+        }
+        ready(Ok(trimmed)).boxed()
     }
 }

@@ -26,6 +26,7 @@ pub(super) struct State {
     /// The oldest position inside the dedup window.
     window_first: u64,
     tenants: BTreeSet<TenantId>,
+    pub(super) groups: super::groups::Kept,
     scopes: Arc<ChangeScopes>,
     /// Last known values of field scopes, by tenant, aggregate and its id.
     values: HashMap<(TenantId, String, String), FieldValues>,
@@ -33,10 +34,10 @@ pub(super) struct State {
 
 /// An event is a place in the batch it came in.
 #[derive(Debug)]
-struct Stored {
+pub(super) struct Stored {
     batch: Arc<EventBatch>,
     index: usize,
-    appended_at: i64,
+    pub(super) appended_at: i64,
     /// What it was appended to.
     stream: Arc<str>,
     changes: Vec<Arc<str>>,
@@ -69,11 +70,11 @@ impl State {
         Arc::clone(&self.scopes)
     }
 
-    fn newest(&self) -> u64 {
+    pub(super) fn newest(&self) -> u64 {
         self.trimmed + self.events.len() as u64
     }
 
-    fn at(&self, position: u64) -> Option<&Stored> {
+    pub(super) fn at(&self, position: u64) -> Option<&Stored> {
         let index = position.checked_sub(self.trimmed + 1)?;
         self.events.get(usize::try_from(index).ok()?)
     }
@@ -273,7 +274,7 @@ impl State {
     ) -> (Arc<EventBatch>, Position) {
         let mut events = EventBatch::new(tenant.clone());
         let mut next = Position(self.newest());
-        let held = self.streams.get(tenant).and_then(|streams| streams.get(stream));
+        let held = self.held(tenant, stream);
         let begin = held.map_or(0, |held| held.partition_point(|position| *position <= after.0));
         for position in held.into_iter().flat_map(|held| held.range(begin..)) {
             let Some(stored) = self.at(*position) else { continue };
@@ -289,13 +290,23 @@ impl State {
         (Arc::new(events), next)
     }
 
-    pub(super) fn trim(&mut self, retention: Retention, now: i64) -> u64 {
+    /// The held positions of a tenant's stream, in order; none where there never was one.
+    pub(super) fn held(&self, tenant: &TenantId, stream: &str) -> Option<&VecDeque<u64>> {
+        self.streams.get(tenant).and_then(|streams| streams.get(stream))
+    }
+
+    /// The newest position that goes.
+    pub(super) fn trim_until(&self, retention: Retention, now: i64) -> u64 {
         let by_count = retention.events.map_or(0, |events| self.newest().saturating_sub(events));
         let by_age = retention.age.map_or(0, |age| {
             let cutoff = now.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
             self.trimmed + self.events.partition_point(|stored| stored.appended_at < cutoff) as u64
         });
-        let until = by_count.max(by_age);
+        by_count.max(by_age)
+    }
+
+    /// Drops everything up to a position. Answers how many events went.
+    pub(super) fn trim(&mut self, until: u64) -> u64 {
         let before = self.trimmed;
         self.forget_ids(until);
         while self.trimmed < until {

@@ -153,6 +153,7 @@ impl Committer {
         if until <= before {
             return Ok(Trimmed { events: 0, more: false });
         }
+        self.lose_from_groups(Position(until))?;
         self.conn
             .prepare_cached("DELETE FROM events WHERE position > ?1 AND position <= ?2")?
             .execute((signed(before), signed(until)))?;

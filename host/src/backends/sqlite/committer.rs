@@ -29,6 +29,7 @@ use crate::error::Classify as _;
 use crate::event::{EventBatch, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
 use crate::streams::StreamError;
+use crate::streams::groups::LossReport;
 use crate::tables::TableError;
 
 /// Why a request was not carried out: it was refused, or the storage failed under it.
@@ -98,6 +99,8 @@ struct Group {
     changes: GroupChanges,
     /// How far streams with a name of their own have grown.
     named: Vec<(TenantId, Box<str>, Position)>,
+    /// What retention took from groups of consumers.
+    losses: Vec<LossReport>,
 }
 
 impl Committer {
@@ -247,6 +250,7 @@ impl Committer {
             Request::PurgeExpired { age, reply } => {
                 answer!(Answer::Count, reply, self.purge_expired(age));
             }
+            Request::Group(request) => self.apply_to_group(request)?,
             Request::Close { reply } => {
                 requests.close();
                 self.group.answers.push(Answer::Closed(reply));
@@ -298,6 +302,9 @@ impl Committer {
         self.window.trim(self.counters.trimmed);
         self.window.shrink();
         self.step(CommitStep::Published);
+        for loss in group.losses {
+            loss.tell(self.clock.now());
+        }
         for answer in group.answers {
             answer.send();
         }
@@ -407,6 +414,16 @@ impl Committer {
     /// Keeps that a stream with a name of its own has grown, for when the group has committed.
     pub(super) fn note_named(&mut self, tenant: TenantId, stream: Box<str>, last: Position) {
         self.group.named.push((tenant, stream, last));
+    }
+
+    /// Keeps an answer until the transaction is durable.
+    pub(super) fn note_answer(&mut self, answer: Answer) {
+        self.group.answers.push(answer);
+    }
+
+    /// Keeps what a group of consumers has lost, to be told when it is durable.
+    pub(super) fn note_loss(&mut self, loss: LossReport) {
+        self.group.losses.push(loss);
     }
 
     pub(super) fn note_catalog_change(&mut self) {

@@ -15,6 +15,7 @@ mod database;
 mod dedup;
 mod deployments;
 mod event_rows;
+mod groups;
 mod keeper;
 mod keyed_state;
 mod letters;

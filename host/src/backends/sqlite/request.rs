@@ -5,8 +5,9 @@ use tokio::sync::oneshot;
 use super::keyed_state::ExpiredAge;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, TaskId};
 use crate::error::BackendError;
-use crate::event::{EventBatch, Micros};
+use crate::event::{EventBatch, Micros, Position};
 use crate::plugins::{Candidate, Deployment};
+use crate::streams::groups::{GroupError, GroupId, GroupWrite, NewGroup, StoredGroup};
 use crate::streams::{AggregateScopes, Appended, Retention, StreamError, StreamName};
 use crate::tables::{TableError, TableSchema};
 
@@ -80,10 +81,20 @@ pub(super) enum Request {
         age: ExpiredAge,
         reply: Sender<u64, BackendError>,
     },
+    Group(GroupRequest),
     /// Takes no more requests, finishes those that wait, and ends the thread.
     Close {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// What groups of consumers ask for.
+#[derive(Debug)]
+pub(super) enum GroupRequest {
+    Ensure { group: GroupId, wanted: NewGroup, reply: Sender<(StoredGroup, bool), GroupError> },
+    Write { group: GroupId, write: Box<GroupWrite>, reply: Sender<(), GroupError> },
+    Seek { group: GroupId, to: Position, reply: Sender<(), GroupError> },
+    Remove { group: GroupId, reply: Sender<(), GroupError> },
 }
 
 impl Request {
@@ -97,6 +108,10 @@ impl Request {
                 let saved = commit.saved.as_ref().map_or(0, |s| s.state.len());
                 (1 + effects + commit.dead.len(), bytes + saved)
             }
+            Self::Group(GroupRequest::Write { write, .. }) => (
+                1 + write.tried.len() + write.dead.len(),
+                write.dead.iter().map(|dead| dead.event.bytes()).sum(),
+            ),
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
             }
@@ -117,6 +132,8 @@ pub(super) enum Answer {
     DeclareScopes(Sender<(), StreamError>, Result<(), StreamError>),
     Trim(Sender<Trimmed, StreamError>, Result<Trimmed, StreamError>),
     Declare(Sender<(), TableError>, Result<(), TableError>),
+    GroupMade(Sender<(StoredGroup, bool), GroupError>, Result<(StoredGroup, bool), GroupError>),
+    GroupDone(Sender<(), GroupError>, Result<(), GroupError>),
     Unit(Sender<(), BackendError>, Result<(), BackendError>),
     Count(Sender<u64, BackendError>, Result<u64, BackendError>),
     Closed(oneshot::Sender<()>),
@@ -132,6 +149,8 @@ impl Answer {
             Self::DeclareScopes(reply, result) => drop(reply.send(result)),
             Self::Trim(reply, result) => drop(reply.send(result)),
             Self::Declare(reply, result) => drop(reply.send(result)),
+            Self::GroupMade(reply, result) => drop(reply.send(result)),
+            Self::GroupDone(reply, result) => drop(reply.send(result)),
             Self::Unit(reply, result) => drop(reply.send(result)),
             Self::Count(reply, result) => drop(reply.send(result)),
             Self::Closed(reply) => drop(reply.send(())),
@@ -148,6 +167,8 @@ impl Answer {
             Self::DeclareScopes(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Trim(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Declare(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::GroupMade(reply, _) => drop(reply.send(Err(error.into()))),
+            Self::GroupDone(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Unit(reply, _) => drop(reply.send(Err(error))),
             Self::Count(reply, _) => drop(reply.send(Err(error))),
             Self::Closed(reply) => drop(reply.send(())),
@@ -175,6 +196,12 @@ impl Request {
             Self::PurgeTombstones { reply, .. } | Self::PurgeExpired { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
+            Self::Group(GroupRequest::Ensure { reply, .. }) => drop(reply.send(Err(error.into()))),
+            Self::Group(
+                GroupRequest::Write { reply, .. }
+                | GroupRequest::Seek { reply, .. }
+                | GroupRequest::Remove { reply, .. },
+            ) => drop(reply.send(Err(error.into()))),
             Self::Close { reply } => drop(reply.send(())),
         }
     }

@@ -1,0 +1,495 @@
+//! Groups of a host that has its log to itself: state machines in memory, over the log and its store.
+//!
+//! A group is loaded when somebody asks for it and leaves memory when nobody has for a while. What is durable is
+//! written before it is answered. When a write fails, the group's memory is dropped and loaded anew, so that it
+//! never knows more than the store; leases end with it, and their entries are delivered again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, Semaphore};
+
+use super::Groups;
+use super::error::GroupError;
+use super::names::GroupId;
+use super::options::{GroupChange, GroupLimits, GroupOptions, GroupStart, millis, within};
+use super::state::{Filling, GroupState, Tally};
+use super::status::{
+    ConsumerStatus, Deliveries, GroupLag, GroupLetter, GroupRead, GroupStatus, LetterVerdict, Settle, Settled,
+};
+use super::store::{GroupStore, NewGroup, StoredGroup};
+use crate::clock::Clock;
+use crate::event::{Micros, Position, TenantId};
+use crate::limits::{
+    GROUP_DELAY_MAX, GROUP_IDLE_MAX, GROUP_LAG_EVENTS_MAX, GROUP_LEASE_CEILING, GROUP_LEASE_FLOOR,
+    GROUP_RECEIPTS_MAX, GROUP_SWEEP,
+};
+use crate::streams::{EventLog, StreamError};
+use crate::telemetry::metrics as names;
+
+use super::status::Result;
+
+/// The streams that groups can read.
+const KNOWN_STREAMS: &[&str] = &["events"];
+
+/// Owns the groups of a host. A clone is another handle.
+#[derive(Clone, Debug)]
+pub struct GroupOwner {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) log: Arc<dyn EventLog>,
+    pub(super) store: Arc<dyn GroupStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) limits: GroupLimits,
+    groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+}
+
+/// A group in memory.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    held: Mutex<Held>,
+    /// Something may be deliverable that was not.
+    pub(super) changed: Notify,
+    /// Whose turn it is to take in more of the stream.
+    pub(super) filler: Semaphore,
+}
+
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) state: GroupState,
+    /// It is in memory no more: look for it again.
+    pub(super) closed: bool,
+    pub(super) waiters: usize,
+    /// What retention had removed when that was last looked at.
+    trimmed: Position,
+    asked_at: Micros,
+}
+
+impl Group {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl GroupOwner {
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        store: Arc<dyn GroupStore>,
+        clock: Arc<dyn Clock>,
+        limits: GroupLimits,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { log, store, clock, limits, groups: Mutex::default() }) }
+    }
+
+    /// Looks after groups that nobody asks anything of, for as long as it is polled.
+    pub async fn keep(&self) {
+        loop {
+            tokio::time::sleep(GROUP_SWEEP).await;
+            self.sweep().await;
+        }
+    }
+
+    /// One round of that: ends leases, writes what waits, forgets dead consumers, lets idle groups go.
+    pub async fn sweep(&self) {
+        let groups: Vec<Arc<Group>> = self.inner.groups().values().cloned().collect();
+        for group in groups {
+            let swept = self.inner.turn_of(&group, |held, now| {
+                held.state.tick(now);
+                held.state.reap(now);
+            });
+            // What failed was told by the store, and the group is loaded anew.
+            let _ = swept.await;
+            self.inner.let_idle_go(&group);
+        }
+    }
+}
+
+/// Refuses a stream that groups cannot read.
+pub(super) fn check_stream(stream: &str) -> Result<()> {
+    if KNOWN_STREAMS.contains(&stream) {
+        return Ok(());
+    }
+    Err(GroupError::UnknownStream { stream: stream.chars().take(80).collect() })
+}
+
+impl Inner {
+    fn groups(&self) -> MutexGuard<'_, HashMap<GroupId, Arc<Group>>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The group, loaded if it is not in memory.
+    pub(super) async fn group(&self, id: &GroupId) -> Result<Arc<Group>> {
+        check_stream(&id.stream)?;
+        if let Some(group) = self.groups().get(id) {
+            return Ok(Arc::clone(group));
+        }
+        // Looked at before the row is read: what is removed in between is noticed.
+        let trimmed = self.log.bounds().trimmed;
+        let loaded = self.store.load(id).await?;
+        let life = u64::try_from(ulid::Ulid::new().random() & u128::from(u64::MAX)).unwrap_or_default();
+        let row = loaded.row.clone();
+        let mut state = GroupState::load(loaded, life, self.limits);
+        state.forget(&row, trimmed);
+        let held = Held { state, closed: false, waiters: 0, trimmed, asked_at: self.clock.now() };
+        let group = Arc::new(Group {
+            id: id.clone(),
+            held: Mutex::new(held),
+            changed: Notify::new(),
+            filler: Semaphore::new(1),
+        });
+        Ok(Arc::clone(self.groups().entry(id.clone()).or_insert(group)))
+    }
+
+    /// Drops a group's memory. Whoever waits looks for it again.
+    pub(super) fn close(&self, group: &Arc<Group>) {
+        let mut groups = self.groups();
+        group.lock().closed = true;
+        if groups.get(&group.id).is_some_and(|found| Arc::ptr_eq(found, group)) {
+            groups.remove(&group.id);
+        }
+        drop(groups);
+        group.changed.notify_waiters();
+    }
+
+    fn let_idle_go(&self, group: &Arc<Group>) {
+        let idle = i64::try_from(GROUP_IDLE_MAX.as_micros()).unwrap_or(i64::MAX);
+        let goes = {
+            let held = group.lock();
+            let since = self.clock.now().0.saturating_sub(held.asked_at.0);
+            let filling = held.state.filling();
+            since > idle && held.waiters == 0 && filling.in_flight == 0 && !held.state.is_unwritten()
+        };
+        if goes {
+            self.close(group);
+        }
+    }
+
+    /// Does something with a group as it is, and writes what comes of it. None when it is in memory no more.
+    pub(super) async fn turn_of<T>(
+        &self,
+        group: &Arc<Group>,
+        act: impl FnOnce(&mut Held, Micros) -> T,
+    ) -> Result<Option<T>> {
+        let (answer, written, tally) = {
+            let mut held = group.lock();
+            if held.closed {
+                return Ok(None);
+            }
+            let answer = act(&mut held, self.clock.now());
+            let write = held.state.is_unwritten().then(|| held.state.write());
+            // It takes its place in line while nobody else can change the state.
+            let written = write.map(|write| self.store.write(&group.id, write));
+            (answer, written, held.state.take_tally())
+        };
+        count(tally);
+        if let Some(written) = written
+            && let Err(error) = written.await
+        {
+            self.close(group);
+            return Err(error);
+        }
+        group.changed.notify_waiters();
+        Ok(Some(answer))
+    }
+
+    /// The same, with what retention did taken in before, and again should the group have left memory meanwhile.
+    async fn turn<T>(&self, id: &GroupId, mut act: impl FnMut(&mut Held, Micros) -> T) -> Result<T> {
+        loop {
+            let group = self.group(id).await?;
+            self.catch_up(&group).await?;
+            let turn = |held: &mut Held, now| {
+                held.asked_at = now;
+                act(held, now)
+            };
+            if let Some(answer) = self.turn_of(&group, turn).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Takes in what retention did to the group. The store has decided that; here it is only believed.
+    pub(super) async fn catch_up(&self, group: &Arc<Group>) -> Result<()> {
+        let trimmed = self.log.bounds().trimmed;
+        {
+            let mut held = group.lock();
+            if trimmed <= held.trimmed || trimmed <= held.state.low() {
+                held.trimmed = held.trimmed.max(trimmed);
+                return Ok(());
+            }
+        }
+        let row = self.store.row(&group.id).await?;
+        let mut held = group.lock();
+        held.state.forget(&row, trimmed);
+        held.trimmed = held.trimmed.max(trimmed);
+        Ok(())
+    }
+
+    fn start(&self, start: GroupStart) -> Result<Position> {
+        let bounds = self.log.bounds();
+        match start {
+            GroupStart::Oldest => Ok(bounds.trimmed),
+            GroupStart::Newest => Ok(bounds.newest),
+            GroupStart::After(asked) if asked < bounds.trimmed => {
+                Err(StreamError::PositionLost { asked, trimmed: bounds.trimmed }.into())
+            }
+            GroupStart::After(asked) if asked > bounds.newest => {
+                Err(StreamError::PositionAhead { asked, newest: bounds.newest }.into())
+            }
+            GroupStart::After(asked) => Ok(asked),
+        }
+    }
+
+    async fn ensure(
+        &self,
+        id: &GroupId,
+        start: GroupStart,
+        change: GroupChange,
+    ) -> Result<(GroupStatus, bool)> {
+        check_stream(&id.stream)?;
+        // What is wrong in itself is refused before there is a group.
+        change.apply(GroupOptions::default())?;
+        let start = match self.store.row(id).await {
+            // It stays where it is, and where it began may be long gone.
+            Ok(row) => row.low,
+            Err(GroupError::Unknown { .. }) => self.start(start)?,
+            Err(error) => return Err(error),
+        };
+        let wanted = NewGroup { change, start, groups_max: self.limits.groups_max };
+        let (row, created) = self.store.ensure(id, wanted).await?;
+        self.turn(id, |held, _| held.state.set_options(row.options)).await?;
+        Ok((self.status(id).await?, created))
+    }
+
+    async fn status(&self, id: &GroupId) -> Result<GroupStatus> {
+        let (filling, consumers) = self
+            .turn(id, |held, now| {
+                held.state.tick(now);
+                (held.state.filling(), held.state.consumers().len())
+            })
+            .await?;
+        let row = self.store.row(id).await?;
+        let unread = self.store.unread(id, row.low, GROUP_LAG_EVENTS_MAX).await?;
+        Ok(self.status_of(row, unread, filling, consumers))
+    }
+
+    fn status_of(
+        &self,
+        row: StoredGroup,
+        unread: super::Unread,
+        filling: Filling,
+        consumers: usize,
+    ) -> GroupStatus {
+        let bounds = self.log.bounds();
+        GroupStatus {
+            group: row.group,
+            options: row.options,
+            created_at: row.created_at,
+            low: row.low,
+            lag_events: unread.events,
+            lag_is_least: unread.is_least,
+            oldest_at: unread.oldest_at,
+            in_flight: filling.in_flight,
+            retrying: filling.retrying,
+            waiting: filling.waiting,
+            dead_letters: filling.dead_letters,
+            consumers,
+            lost_events: row.lost_events,
+            lost_until: row.lost_until,
+            lost_at: row.lost_at,
+            stopped: row.stopped,
+            trimmed: bounds.trimmed,
+            newest: bounds.newest,
+        }
+    }
+
+    async fn settle(&self, id: &GroupId, said: Vec<Settle>) -> Result<Vec<Settled>> {
+        let (asked, max) = (said.len() as u64, GROUP_RECEIPTS_MAX as u64);
+        if asked > max {
+            let what = "the number of receipts".to_owned();
+            return Err(GroupError::Limit { limit: "group_receipts_max", what, asked, max });
+        }
+        for one in &said {
+            match one {
+                Settle::Nack { delay_ms: Some(delay), .. } => {
+                    within("delay_ms", *delay, 0, millis(GROUP_DELAY_MAX))?;
+                }
+                Settle::Renew { lease_ms: Some(lease), .. } => {
+                    within("lease_ms", *lease, millis(GROUP_LEASE_FLOOR), millis(GROUP_LEASE_CEILING))?;
+                }
+                _ => {}
+            }
+        }
+        self.turn(id, |held, now| {
+            let state = &mut held.state;
+            let settled = said.iter().map(|one| match one {
+                Settle::Ack(receipt) => state.ack(receipt, now),
+                Settle::Nack { receipt, delay_ms, reason } => state.nack(receipt, *delay_ms, reason, now),
+                Settle::Renew { receipt, lease_ms } => state.renew(receipt, *lease_ms, now),
+            });
+            settled.collect()
+        })
+        .await
+    }
+
+    async fn decide(&self, id: &GroupId, position: Position, verdict: LetterVerdict) -> Result<()> {
+        check_stream(&id.stream)?;
+        let after = Position(position.0.saturating_sub(1));
+        let letter = self.store.letters(id, after, 1).await?.pop();
+        let Some(letter) = letter.filter(|letter| letter.position() == position) else {
+            return Err(GroupError::UnknownLetter { group: id.clone(), position });
+        };
+        self.turn(id, |held, _| match verdict {
+            LetterVerdict::Replay => held.state.replay(letter.clone()),
+            LetterVerdict::Discard => held.state.discard(position),
+        })
+        .await
+    }
+
+    async fn lags(&self, limit: usize) -> Result<Vec<GroupLag>> {
+        let mut lags = Vec::new();
+        for row in self.store.list(None, limit).await? {
+            let unread = self.store.unread(&row.group, row.low, GROUP_LAG_EVENTS_MAX).await;
+            // It may have been removed in between.
+            let Ok(unread) = unread else { continue };
+            lags.push(GroupLag { group: row.group, events: unread.events, oldest_at: unread.oldest_at });
+        }
+        Ok(lags)
+    }
+}
+
+impl Groups for GroupOwner {
+    fn ensure(
+        &self,
+        group: &GroupId,
+        start: GroupStart,
+        change: GroupChange,
+    ) -> BoxFuture<'_, Result<(GroupStatus, bool)>> {
+        let group = group.clone();
+        async move { self.inner.ensure(&group, start, change).await }.boxed()
+    }
+
+    fn remove(&self, group: &GroupId) -> BoxFuture<'_, Result<()>> {
+        let group = group.clone();
+        async move {
+            check_stream(&group.stream)?;
+            self.inner.store.remove(&group).await?;
+            let held = self.inner.groups().get(&group).cloned();
+            if let Some(held) = held {
+                self.inner.close(&held);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn list(&self, tenant: &TenantId, stream: &str) -> BoxFuture<'_, Result<Vec<GroupStatus>>> {
+        let (tenant, stream) = (tenant.clone(), stream.to_owned());
+        async move {
+            check_stream(&stream)?;
+            let rows = self.inner.store.list(Some((&tenant, &stream)), usize::MAX).await?;
+            let mut found = Vec::with_capacity(rows.len());
+            for row in rows {
+                match self.inner.status(&row.group).await {
+                    Ok(status) => found.push(status),
+                    Err(GroupError::Unknown { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn status(&self, group: &GroupId) -> BoxFuture<'_, Result<GroupStatus>> {
+        let group = group.clone();
+        async move { self.inner.status(&group).await }.boxed()
+    }
+
+    fn seek(&self, group: &GroupId, to: GroupStart) -> BoxFuture<'_, Result<GroupStatus>> {
+        let group = group.clone();
+        async move {
+            check_stream(&group.stream)?;
+            let to = self.inner.start(to)?;
+            self.inner.store.seek(&group, to).await?;
+            let held = self.inner.groups().get(&group).cloned();
+            if let Some(held) = held {
+                self.inner.close(&held);
+            }
+            self.inner.status(&group).await
+        }
+        .boxed()
+    }
+
+    fn read(&self, group: &GroupId, read: GroupRead) -> BoxFuture<'_, Result<Deliveries>> {
+        let group = group.clone();
+        async move { self.inner.read(&group, read).await }.boxed()
+    }
+
+    fn settle(&self, group: &GroupId, said: Vec<Settle>) -> BoxFuture<'_, Result<Vec<Settled>>> {
+        let group = group.clone();
+        async move { self.inner.settle(&group, said).await }.boxed()
+    }
+
+    fn consumers(&self, group: &GroupId) -> BoxFuture<'_, Result<Vec<ConsumerStatus>>> {
+        let group = group.clone();
+        let look = |held: &mut Held, now| {
+            held.state.tick(now);
+            held.state.reap(now);
+            held.state.consumers()
+        };
+        async move { self.inner.turn(&group, look).await }.boxed()
+    }
+
+    fn letters(
+        &self,
+        group: &GroupId,
+        after: Position,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<GroupLetter>>> {
+        let group = group.clone();
+        async move {
+            // A lease that has ended may have made one.
+            self.inner.turn(&group, |held, now| held.state.tick(now)).await?;
+            self.inner.store.letters(&group, after, limit).await
+        }
+        .boxed()
+    }
+
+    fn decide(
+        &self,
+        group: &GroupId,
+        position: Position,
+        verdict: LetterVerdict,
+    ) -> BoxFuture<'_, Result<()>> {
+        let group = group.clone();
+        async move { self.inner.decide(&group, position, verdict).await }.boxed()
+    }
+
+    fn lags(&self, limit: usize) -> BoxFuture<'_, Result<Vec<GroupLag>>> {
+        async move { self.inner.lags(limit).await }.boxed()
+    }
+}
+
+/// What happened goes to the metrics.
+pub(super) fn count(tally: Tally) {
+    for (name, count) in [
+        (names::GROUP_DELIVERIES, tally.deliveries),
+        (names::GROUP_REDELIVERIES, tally.redeliveries),
+        (names::GROUP_ACKS, tally.acks),
+        (names::GROUP_NACKS, tally.nacks),
+        (names::GROUP_LEASES_EXPIRED, tally.expired),
+        (names::GROUP_DEAD_LETTERS, tally.dead),
+        (names::GROUP_RECEIPTS_REFUSED, tally.refused),
+        (names::GROUP_CONSUMERS_REAPED, tally.reaped),
+    ] {
+        if count > 0 {
+            metrics::counter!(name).increment(count);
+        }
+    }
+}
