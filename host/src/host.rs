@@ -31,6 +31,7 @@ use crate::plugins::{
 };
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::hub::Gate;
+use crate::streams::upcast::{UpcastLog, Upcasters};
 use crate::streams::{EventLog, Hub, Retention};
 use crate::tables::TableStore;
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
@@ -45,6 +46,7 @@ pub struct Host {
     registry: Registry,
     live: LiveEngine,
     hub: Hub,
+    log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
     edge: CancellationToken,
@@ -85,6 +87,7 @@ pub struct HostBuilder {
     render: Render,
     compiler: Option<PathBuf>,
     change_gate: Option<Gate>,
+    upcasters: Upcasters,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -101,6 +104,7 @@ impl Host {
             render: Arc::new(String::new),
             compiler: None,
             change_gate: None,
+            upcasters: Upcasters::default(),
         }
     }
 
@@ -111,7 +115,7 @@ impl Host {
 
     /// The log, for embedders that publish without HTTP.
     pub fn log(&self) -> Arc<dyn EventLog> {
-        Arc::new(self.store.clone())
+        Arc::clone(&self.log)
     }
 
     /// Who follows which changes, for embedders that follow some without HTTP.
@@ -177,6 +181,13 @@ impl HostBuilder {
         self
     }
 
+    /// How payloads of earlier schema versions look to every consumer.
+    #[must_use]
+    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+
     /// Who may follow the changes of what; it is asked before anything else is looked at.
     #[must_use]
     pub fn change_gate(mut self, gate: Gate) -> Self {
@@ -213,18 +224,22 @@ impl HostBuilder {
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
-        let registry = self.registry(&store, &pool).await?;
+        let log: Arc<dyn EventLog> = match self.upcasters.is_empty() {
+            true => Arc::new(store.clone()),
+            false => Arc::new(UpcastLog::new(Arc::new(store.clone()), Arc::new(self.upcasters.clone()))),
+        };
+        let registry = self.registry(&store, &log, &pool).await?;
         registry.start_deployed().await?;
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
         let ready = Arc::new(AtomicBool::new(true));
         let live =
             LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);
-        let mut hub = Hub::new(Arc::new(store.clone()), tasks.clone(), Arc::clone(&self.clock));
+        let mut hub = Hub::new(Arc::clone(&log), tasks.clone(), Arc::clone(&self.clock));
         if let Some(gate) = self.change_gate.clone() {
             hub = hub.with_gate(gate);
         }
-        let services = self.services(&store, &registry, (&live, &hub), &ready);
+        let services = self.services((&store, &log), &registry, (&live, &hub), &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -247,7 +262,7 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, registry, live, hub, pool, tasks, edge, drain_max })
+        Ok(Host { addr, store, log, registry, live, hub, pool, tasks, edge, drain_max })
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -271,7 +286,12 @@ impl HostBuilder {
         Ok(off_the_runtime(move || SqliteStore::open(options)).await??)
     }
 
-    async fn registry(&self, store: &SqliteStore, pool: &GuestPool) -> Result<Registry, HostError> {
+    async fn registry(
+        &self,
+        store: &SqliteStore,
+        log: &Arc<dyn EventLog>,
+        pool: &GuestPool,
+    ) -> Result<Registry, HostError> {
         let config = &self.config.processors;
         let data = &self.config.serve.data;
         let artifacts: Arc<dyn ArtifactStore> = Arc::new(FileArtifacts::open(data.join("artifacts"))?);
@@ -289,7 +309,7 @@ impl HostBuilder {
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {
-            log: Arc::new(store.clone()),
+            log: Arc::clone(log),
             checkpoints: Arc::new(store.clone()),
             pool: pool.clone(),
             clock: Arc::clone(&self.clock),
@@ -354,14 +374,14 @@ impl HostBuilder {
 
     fn services(
         &self,
-        store: &SqliteStore,
+        (store, log): (&SqliteStore, &Arc<dyn EventLog>),
         registry: &Registry,
         (live, hub): (&LiveEngine, &Hub),
         ready: &Arc<AtomicBool>,
     ) -> Services {
         let ready = Arc::clone(ready);
         Services {
-            log: Arc::new(store.clone()),
+            log: Arc::clone(log),
             hub: hub.clone(),
             tables: Arc::new(store.clone()),
             live: Arc::new(live.clone()),
