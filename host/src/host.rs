@@ -32,6 +32,7 @@ use crate::plugins::{
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::groups::{GroupLimits, GroupOwner, Groups};
 use crate::streams::hub::Gate;
+use crate::streams::upcast::{UpcastLog, Upcasters};
 use crate::streams::{EventLog, Hub, Retention};
 use crate::tables::TableStore;
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
@@ -47,6 +48,7 @@ pub struct Host {
     live: LiveEngine,
     hub: Hub,
     groups: GroupOwner,
+    log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
     edge: CancellationToken,
@@ -87,6 +89,7 @@ pub struct HostBuilder {
     render: Render,
     compiler: Option<PathBuf>,
     change_gate: Option<Gate>,
+    upcasters: Upcasters,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -103,6 +106,7 @@ impl Host {
             render: Arc::new(String::new),
             compiler: None,
             change_gate: None,
+            upcasters: Upcasters::default(),
         }
     }
 
@@ -113,7 +117,7 @@ impl Host {
 
     /// The log, for embedders that publish without HTTP.
     pub fn log(&self) -> Arc<dyn EventLog> {
-        Arc::new(self.store.clone())
+        Arc::clone(&self.log)
     }
 
     /// Who follows which changes, for embedders that follow some without HTTP.
@@ -184,6 +188,13 @@ impl HostBuilder {
         self
     }
 
+    /// How payloads of earlier schema versions look to every consumer.
+    #[must_use]
+    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+
     /// Who may follow the changes of what; it is asked before anything else is looked at.
     #[must_use]
     pub fn change_gate(mut self, gate: Gate) -> Self {
@@ -220,18 +231,22 @@ impl HostBuilder {
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
-        let registry = self.registry(&store, &pool).await?;
+        let log: Arc<dyn EventLog> = match self.upcasters.is_empty() {
+            true => Arc::new(store.clone()),
+            false => Arc::new(UpcastLog::new(Arc::new(store.clone()), Arc::new(self.upcasters.clone()))),
+        };
+        let registry = self.registry(&store, &log, &pool).await?;
         registry.start_deployed().await?;
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
         let ready = Arc::new(AtomicBool::new(true));
         let live =
             LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);
-        let mut hub = Hub::new(Arc::new(store.clone()), tasks.clone(), Arc::clone(&self.clock));
+        let mut hub = Hub::new(Arc::clone(&log), tasks.clone(), Arc::clone(&self.clock));
         if let Some(gate) = self.change_gate.clone() {
             hub = hub.with_gate(gate);
         }
-        let groups = self.groups(&store);
+        let groups = self.groups(&store, &log);
         let keeper = groups.clone();
         tasks.supervise(TaskKind::BACKGROUND, "groups", move || {
             let keeper = keeper.clone();
@@ -240,7 +255,7 @@ impl HostBuilder {
                 Ok(())
             }
         });
-        let services = self.services(&store, &registry, (&live, &hub, &groups), &ready);
+        let services = self.services((&store, &log), &registry, (&live, &hub, &groups), &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -263,7 +278,7 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, registry, live, hub, groups, pool, tasks, edge, drain_max })
+        Ok(Host { addr, store, log, registry, live, hub, groups, pool, tasks, edge, drain_max })
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -287,7 +302,12 @@ impl HostBuilder {
         Ok(off_the_runtime(move || SqliteStore::open(options)).await??)
     }
 
-    async fn registry(&self, store: &SqliteStore, pool: &GuestPool) -> Result<Registry, HostError> {
+    async fn registry(
+        &self,
+        store: &SqliteStore,
+        log: &Arc<dyn EventLog>,
+        pool: &GuestPool,
+    ) -> Result<Registry, HostError> {
         let config = &self.config.processors;
         let data = &self.config.serve.data;
         let artifacts: Arc<dyn ArtifactStore> = Arc::new(FileArtifacts::open(data.join("artifacts"))?);
@@ -305,7 +325,7 @@ impl HostBuilder {
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {
-            log: Arc::new(store.clone()),
+            log: Arc::clone(log),
             checkpoints: Arc::new(store.clone()),
             pool: pool.clone(),
             clock: Arc::clone(&self.clock),
@@ -345,7 +365,7 @@ impl HostBuilder {
         }))
     }
 
-    fn groups(&self, store: &SqliteStore) -> GroupOwner {
+    fn groups(&self, store: &SqliteStore, log: &Arc<dyn EventLog>) -> GroupOwner {
         let config = &self.config.groups;
         let limits = GroupLimits {
             groups_max: config.groups_max,
@@ -358,8 +378,7 @@ impl HostBuilder {
             waiters_max: config.group_waiters_max,
             dead_letters_max: config.group_dead_letters_max,
         };
-        let store = Arc::new(store.clone());
-        GroupOwner::new(store.clone(), store, Arc::clone(&self.clock), limits)
+        GroupOwner::new(Arc::clone(log), Arc::new(store.clone()), Arc::clone(&self.clock), limits)
     }
 
     fn gateway_options(&self) -> GatewayOptions {
@@ -387,14 +406,14 @@ impl HostBuilder {
 
     fn services(
         &self,
-        store: &SqliteStore,
+        (store, log): (&SqliteStore, &Arc<dyn EventLog>),
         registry: &Registry,
         (live, hub, groups): (&LiveEngine, &Hub, &GroupOwner),
         ready: &Arc<AtomicBool>,
     ) -> Services {
         let ready = Arc::clone(ready);
         Services {
-            log: Arc::new(store.clone()),
+            log: Arc::clone(log),
             hub: hub.clone(),
             groups: Arc::new(groups.clone()),
             tables: Arc::new(store.clone()),

@@ -7,6 +7,7 @@ mod hub;
 mod rig;
 mod scopes;
 mod store;
+mod upcasting;
 
 use std::sync::Arc;
 

@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::{Edge, json};
 use crate::event::{Cursor, Epoch, Position};
 use crate::limits::{CHANGE_PAGE_EVENTS_DEFAULT, PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
-use crate::streams::{ChangeMode, ChangeRequest, PageLimit, StreamName, StreamPage};
+use crate::streams::{ChangeMode, ChangeRequest, PageLimit, StreamError, StreamName, StreamPage};
 
 /// Changes in a scope without an id, such as `tenant`: all of the tenant's. As `/v1/changes/{aggregate}/{scope}/{id}`.
 #[utoipa::path(
@@ -120,7 +120,13 @@ async fn read_changes(
     }
     let beginning = match (asked.last_seen, asked.after) {
         (Some(seen), _) => resumed(&seen, &epoch, bounds.newest),
-        (None, Some(after)) => Beginning::After(place(&after)?),
+        (None, Some(after)) => match place(&after)? {
+            asked if asked > bounds.newest => {
+                let ahead = StreamError::PositionAhead { asked, newest: bounds.newest };
+                return Err(super::streams::lost(&epoch, ahead));
+            }
+            position => Beginning::After(position),
+        },
         (None, None) => Beginning::Now,
     };
     let subscription = edge.services.hub.subscribe(&caller.tenant, request, mode)?;

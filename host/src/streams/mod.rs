@@ -18,6 +18,7 @@ pub mod hub;
 pub mod name;
 pub mod scopes;
 mod tail;
+pub mod upcast;
 
 use std::fmt::Debug;
 use std::sync::Arc;

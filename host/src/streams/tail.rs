@@ -7,10 +7,11 @@
 //! name it has no events: it only wakes who follows them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::watch;
 
+use super::upcast::Upcasters;
 use crate::event::{EventBatch, Position, TenantId};
 use crate::limits::TAIL_BYTES_MAX;
 
@@ -24,6 +25,7 @@ pub struct Tail {
     newest: watch::Sender<Position>,
     tenants: watch::Sender<u64>,
     bytes_max: usize,
+    upcasters: OnceLock<Arc<Upcasters>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +95,14 @@ impl Tail {
             newest: watch::Sender::new(newest),
             tenants: watch::Sender::new(count),
             bytes_max,
+            upcasters: OnceLock::new(),
         }
+    }
+
+    /// Shows events upcast from now on. The first call counts.
+    pub(super) fn upcast(&self, upcasters: Arc<Upcasters>) {
+        // Whoever sets it again has the same log.
+        let _ = self.upcasters.set(upcasters);
     }
 
     /// Takes in one tenant's committed events. See [`Self::publish_group`].
@@ -106,6 +115,10 @@ impl Tail {
     /// order. Followers see all of it or nothing, so a tenant's event is never
     /// missing below `newest`. For the log alone.
     pub fn publish_group(&self, batches: Vec<Arc<EventBatch>>) {
+        let batches = match self.upcasters.get() {
+            None => batches,
+            Some(upcasters) => batches.into_iter().map(|batch| upcasters.shared(batch)).collect(),
+        };
         let mut newest = Position::START;
         let mut new_tenants = 0;
         {

@@ -10,7 +10,7 @@ use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::limits::{CHANGE_QUEUE_BATCHES_MAX, CHANGE_WINDOW_CEILING, CHANGE_WINDOW_MIN};
 use millrace::streams::{
-    ChangeMode, ChangeRequest, ChangeStream, Delivery, EventLog, GapCause, HubError, Subscription,
+    ChangeMode, ChangeRequest, ChangeStream, Delivery, GapCause, HubError, Subscription,
 };
 use millrace_tests::conformance::change_streams::{change, change_of};
 use millrace_tests::conformance::effects::tenant;

@@ -7,9 +7,7 @@ use futures_util::FutureExt;
 use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::limits::CHANGE_QUEUE_BATCHES_MAX;
-use millrace::streams::{
-    ChangeMode, ChangeRequest, ChangeStream, Delivery, EventLog, GapCause, HubError, StreamName,
-};
+use millrace::streams::{ChangeMode, ChangeRequest, ChangeStream, Delivery, GapCause, HubError, StreamName};
 use millrace_tests::conformance::change_streams::change;
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::ALL;

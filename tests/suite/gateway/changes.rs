@@ -99,6 +99,8 @@ async fn wrong_questions_about_changes_are_refused() {
     ] {
         rig.get(path).await.is_problem(status, code);
     }
+    let ahead = format!("/v1/changes/asset/id/A1?after={epoch}.99");
+    rig.send("GET", &ahead, &follow, b"").await.is_problem(409, "position_ahead");
     for window in ["0", "10001"] {
         let path = format!("/v1/changes/asset/id/A1?window_ms={window}");
         rig.send("GET", &path, &follow, b"").await.is_problem(400, "change_window_ms");
