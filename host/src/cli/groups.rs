@@ -27,7 +27,10 @@ pub(super) struct GroupArgs {
 #[derive(Debug, Subcommand)]
 enum GroupCommand {
     /// The groups on a stream
-    #[command(visible_alias = "ls", after_help = "Examples:\n  millrace group list\n  millrace group ls --json")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  millrace group list\n  millrace group ls --json"
+    )]
     List(ListArgs),
     /// How a group stands, and who reads from it
     #[command(after_help = "Examples:\n  millrace group show billing\n  millrace group show billing --json")]
@@ -272,7 +275,8 @@ async fn list(args: &ListArgs, output: &mut Output) -> Result<(), CliError> {
     if groups.is_empty() {
         return output.line("no groups");
     }
-    let columns = ["group", "lag_events", "lag_seconds", "in_flight", "retrying", "dead_letters", "lost_events"];
+    let columns =
+        ["group", "lag_events", "lag_seconds", "in_flight", "retrying", "dead_letters", "lost_events"];
     let rows: Vec<Vec<String>> = groups
         .iter()
         .map(|group| {

@@ -16,7 +16,12 @@ pub struct ProblemKind {
     pub blame: Blame,
 }
 
-pub(super) const fn caller(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
+pub(super) const fn caller(
+    status: u16,
+    code: &'static str,
+    title: &'static str,
+    fix: &'static str,
+) -> ProblemKind {
     ProblemKind { code, status, title, fix, blame: Blame::Caller }
 }
 

@@ -90,6 +90,11 @@ pub(super) const GROUPS: &[ProblemKind] = &[
     ),
     caller(400, "group_read_events_max", "a read has 1 to 1000 entries", "ask for fewer and read again"),
     caller(400, "group_read_bytes_max", "a read has 1 to 4194304 bytes", "ask for fewer and read again"),
-    caller(413, "group_receipts_max", "too many receipts at once", "send 1000 at most and the rest after them"),
+    caller(
+        413,
+        "group_receipts_max",
+        "too many receipts at once",
+        "send 1000 at most and the rest after them",
+    ),
     caller(413, "group_body_bytes_max", "the body is too large", "send fewer receipts at once"),
 ];

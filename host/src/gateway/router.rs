@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, cors, groups, letters, live, metrics, pages, plugins, publish, state, streams, tables,
+    Edge, auth, candidates, cors, groups, letters, live, metrics, pages, plugins, publish, state, streams,
+    tables,
 };
 
 type Shared = Arc<Edge>;

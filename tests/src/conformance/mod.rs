@@ -5,6 +5,7 @@
 pub mod checkpoints;
 pub mod effects;
 pub mod event_log;
+pub mod groups;
 pub mod parked;
 pub mod tables;
 

@@ -14,6 +14,7 @@ use millrace::clock::ManualClock;
 use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
+use millrace::streams::groups::{GroupLimits, GroupOwner};
 use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
 use serde_json::Value;
@@ -86,8 +87,11 @@ impl Rig {
         clock.set(Micros::parse(NOW).expect("a valid time"));
         let mut options = GatewayOptions::new("127.0.0.1:0".parse().expect("an address"));
         change(&mut options);
+        let groups =
+            GroupOwner::new(log.clone(), Arc::new(store.clone()), clock.clone(), GroupLimits::default());
         let services = Services {
             log: log.clone(),
+            groups: Arc::new(groups),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),

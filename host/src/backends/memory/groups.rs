@@ -173,8 +173,7 @@ impl State {
         let held = self.by_tenant.get(&row.group.tenant);
         let begin = held.map_or(0, |held| held.partition_point(|position| *position <= after.0));
         let rest = held.into_iter().flat_map(move |held| held.range(begin..)).copied();
-        rest.take_while(move |position| *position <= until.0)
-            .filter(|position| !row.done.contains(*position))
+        rest.take_while(move |position| *position <= until.0).filter(|position| !row.done.contains(*position))
     }
 }
 

@@ -276,7 +276,12 @@ impl Committer {
         let (groups, max) = (unsigned(groups), wanted.groups_max);
         if groups >= max {
             let what = "with one more, the number of groups on this stream".to_owned();
-            return Err(Stop::Refused(GroupError::Limit { limit: "groups_max", what, asked: groups + 1, max }));
+            return Err(Stop::Refused(GroupError::Limit {
+                limit: "groups_max",
+                what,
+                asked: groups + 1,
+                max,
+            }));
         }
         let row = StoredGroup {
             group: id.clone(),

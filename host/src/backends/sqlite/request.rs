@@ -98,9 +98,10 @@ impl Request {
                 let saved = commit.saved.as_ref().map_or(0, |s| s.state.len());
                 (1 + effects + commit.dead.len(), bytes + saved)
             }
-            Self::Group(GroupRequest::Write { write, .. }) => {
-                (1 + write.tried.len() + write.dead.len(), write.dead.iter().map(|dead| dead.event.bytes()).sum())
-            }
+            Self::Group(GroupRequest::Write { write, .. }) => (
+                1 + write.tried.len() + write.dead.len(),
+                write.dead.iter().map(|dead| dead.event.bytes()).sum(),
+            ),
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
             }

@@ -64,7 +64,9 @@ impl Classify for GroupError {
             Self::Backend(inner) => inner.retry(),
             Self::Interrupted { .. } => Retry::After(Duration::from_secs(1)),
             // Waiters leave, and entries are acknowledged or run out.
-            Self::Limit { limit, .. } if limit.ends_with("in_flight_max") || limit.ends_with("waiters_max") => {
+            Self::Limit { limit, .. }
+                if limit.ends_with("in_flight_max") || limit.ends_with("waiters_max") =>
+            {
                 Retry::After(Duration::from_secs(1))
             }
             _ => Retry::Never,

@@ -29,7 +29,11 @@ fn checked(what: &'static str, name: &str) -> Result<Arc<str>, GroupError> {
     let valid = name.len() <= GROUP_NAME_BYTES_MAX
         && name.bytes().next().is_some_and(good)
         && name.bytes().all(|b| good(b) || matches!(b, b'.' | b'_' | b'-'));
-    if valid { Ok(name.into()) } else { Err(GroupError::Name { what, name: name.chars().take(80).collect() }) }
+    if valid {
+        Ok(name.into())
+    } else {
+        Err(GroupError::Name { what, name: name.chars().take(80).collect() })
+    }
 }
 
 /// The name of a group.

@@ -49,7 +49,11 @@ impl Drop for Waiter<'_> {
 enum Look {
     Taken(Deliveries),
     /// Nothing, and when to look again: at the latest then, and when the stream has more than this.
-    Nothing { lost_events: u64, due: Option<Micros>, after: Option<Position> },
+    Nothing {
+        lost_events: u64,
+        due: Option<Micros>,
+        after: Option<Position>,
+    },
     Gone,
 }
 
@@ -105,6 +109,7 @@ impl Inner {
     /// Leases what there is. No waiting from here to the answer: what is leased is answered.
     fn look(&self, group: &Group, read: &GroupRead) -> Result<Look> {
         let mut held = group.lock();
+        held.asked_at = self.clock.now();
         let Held { state, closed: false, .. } = &mut *held else { return Ok(Look::Gone) };
         let lost = state.lost();
         if lost.stopped {

@@ -356,9 +356,8 @@ impl GroupState {
     pub fn reap(&mut self, now: Micros) {
         let before = self.consumers.len();
         let idle = i64::try_from(self.limits.consumer_idle.as_micros()).unwrap_or(i64::MAX);
-        self.consumers.retain(|_, consumer| {
-            consumer.in_flight > 0 || now.0.saturating_sub(consumer.seen_at.0) < idle
-        });
+        self.consumers
+            .retain(|_, consumer| consumer.in_flight > 0 || now.0.saturating_sub(consumer.seen_at.0) < idle);
         self.tally.reaped += (before - self.consumers.len()) as u64;
     }
 
@@ -393,12 +392,8 @@ impl GroupState {
             self.lost_leases.pop_first();
         }
         self.known = self.known.split_off(&(until + 1));
-        self.loss = Lost {
-            events: row.lost_events,
-            until: row.lost_until,
-            at: row.lost_at,
-            stopped: row.stopped,
-        };
+        self.loss =
+            Lost { events: row.lost_events, until: row.lost_until, at: row.lost_at, stopped: row.stopped };
         self.frontier = self.frontier.max(until).max(trimmed.0);
         self.settle_low();
     }

@@ -89,7 +89,11 @@ pub struct Unread {
 pub trait GroupStore: Send + Sync + Debug {
     /// Makes a group that begins behind `start`, or changes the named options of the one there is, whose
     /// position stays. Answers whether it is new. Idempotent.
-    fn ensure(&self, group: &GroupId, wanted: NewGroup) -> BoxFuture<'_, Result<(StoredGroup, bool), GroupError>>;
+    fn ensure(
+        &self,
+        group: &GroupId,
+        wanted: NewGroup,
+    ) -> BoxFuture<'_, Result<(StoredGroup, bool), GroupError>>;
 
     /// Removes a group and its dead letters. [`GroupError::Unknown`] where there is none.
     fn remove(&self, group: &GroupId) -> BoxFuture<'_, Result<(), GroupError>>;
@@ -123,12 +127,8 @@ pub trait GroupStore: Send + Sync + Debug {
     ) -> BoxFuture<'_, Result<Vec<GroupLetter>, GroupError>>;
 
     /// What of the group's stream after a position is not done by what is stored, counted up to `max`.
-    fn unread(
-        &self,
-        group: &GroupId,
-        after: Position,
-        max: u64,
-    ) -> BoxFuture<'_, Result<Unread, GroupError>>;
+    fn unread(&self, group: &GroupId, after: Position, max: u64)
+    -> BoxFuture<'_, Result<Unread, GroupError>>;
 }
 
 /// What [`GroupStore::ensure`] makes.
