@@ -11,6 +11,7 @@ mod commands;
 mod crash_points;
 mod cuts;
 mod gateway;
+mod groups;
 mod guests;
 mod hostile;
 mod idle;

@@ -6,6 +6,7 @@ pub mod change_streams;
 pub mod checkpoints;
 pub mod effects;
 pub mod event_log;
+pub mod groups;
 pub mod parked;
 pub mod tables;
 

@@ -14,6 +14,7 @@ use millrace::clock::{ManualClock, SystemClock};
 use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
+use millrace::streams::groups::{GroupLimits, GroupOwner};
 use millrace::streams::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Hub, PageLimit, Retention, StreamError,
     StreamName, StreamPage, Tail,
@@ -90,9 +91,12 @@ impl Rig {
         clock.set(Micros::parse(NOW).expect("a valid time"));
         let mut options = GatewayOptions::new("127.0.0.1:0".parse().expect("an address"));
         change(&mut options);
+        let groups =
+            GroupOwner::new(log.clone(), Arc::new(store.clone()), clock.clone(), GroupLimits::default());
         let services = Services {
             log: log.clone(),
             hub: Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock)),
+            groups: Arc::new(groups),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),

@@ -4,8 +4,8 @@
 //! lease ends, after a nack, after a restart; what is acknowledged is durable before that is answered. Of one
 //! key (aggregate and aggregate id) one entry is out at a time, in the order of the stream: while it is leased or
 //! waits for another try, what follows on its key waits, and other keys go on. An entry that has failed
-//! `attempts_max` times becomes a dead letter with its reason, and its key goes on without it; replaying it later
-//! is out of order. Consumers of a group share its keys and need no place of their own: whoever reads gets what is
+//! `attempts_max` times becomes a dead letter with its reason, and its key goes on without it; when it is replayed
+//! later it comes before what waits of its key. Consumers of a group share its keys and need no place of their own: whoever reads gets what is
 //! free.
 //!
 //! Retention does not wait for groups: disks are finite, and a group that nobody reads must not fill them. What

@@ -68,7 +68,7 @@ pub(super) struct Held {
     pub(super) waiters: usize,
     /// What retention had removed when that was last looked at.
     trimmed: Position,
-    asked_at: Micros,
+    pub(super) asked_at: Micros,
 }
 
 impl Group {
@@ -176,7 +176,7 @@ impl Inner {
         group: &Arc<Group>,
         act: impl FnOnce(&mut Held, Micros) -> T,
     ) -> Result<Option<T>> {
-        let (answer, written, tally) = {
+        let (answer, written, tally, wakes) = {
             let mut held = group.lock();
             if held.closed {
                 return Ok(None);
@@ -185,7 +185,10 @@ impl Inner {
             let write = held.state.is_unwritten().then(|| held.state.write());
             // It takes its place in line while nobody else can change the state.
             let written = write.map(|write| self.store.write(&group.id, write));
-            (answer, written, held.state.take_tally())
+            let tally = held.state.take_tally();
+            // Only what a waiting read can use: reads that woke each other for nothing would never rest.
+            let wakes = held.state.ready() > 0 || tally.acks > 0 || tally.dead > 0;
+            (answer, written, tally, wakes)
         };
         count(tally);
         if let Some(written) = written
@@ -194,7 +197,9 @@ impl Inner {
             self.close(group);
             return Err(error);
         }
-        group.changed.notify_waiters();
+        if wakes {
+            group.changed.notify_waiters();
+        }
         Ok(Some(answer))
     }
 
@@ -227,6 +232,8 @@ impl Inner {
         let mut held = group.lock();
         held.state.forget(&row, trimmed);
         held.trimmed = held.trimmed.max(trimmed);
+        drop(held);
+        group.changed.notify_waiters();
         Ok(())
     }
 

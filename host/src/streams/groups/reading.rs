@@ -109,6 +109,7 @@ impl Inner {
     /// Leases what there is. No waiting from here to the answer: what is leased is answered.
     fn look(&self, group: &Group, read: &GroupRead) -> Result<Look> {
         let mut held = group.lock();
+        held.asked_at = self.clock.now();
         let Held { state, closed: false, .. } = &mut *held else { return Ok(Look::Gone) };
         let lost = state.lost();
         if lost.stopped {

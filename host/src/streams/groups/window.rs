@@ -3,7 +3,7 @@
 //! Of each key only the first entry can be delivered; what follows waits behind it, whether it is leased or
 //! waits for another try. An entry that failed therefore keeps its own key waiting and no other.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::names::ConsumerName;
@@ -43,13 +43,27 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     entries: BTreeMap<u64, Entry>,
-    keys: HashMap<Key, VecDeque<u64>>,
+    keys: HashMap<Key, Queue>,
     ready: BTreeSet<u64>,
     /// Ends of leases and of waits.
     due: BTreeSet<(Micros, u64)>,
     bytes: usize,
     leased: usize,
     retrying: usize,
+}
+
+/// The entries of one key.
+#[derive(Debug, Default)]
+struct Queue {
+    positions: BTreeSet<u64>,
+    leased: Option<u64>,
+}
+
+impl Queue {
+    /// The entry whose turn it is; none while one is leased.
+    fn next(&self) -> Option<u64> {
+        if self.leased.is_some() { None } else { self.positions.first().copied() }
+    }
 }
 
 fn key_of(event: &EventBatch) -> Key {
@@ -98,33 +112,22 @@ impl Window {
         self.due.first().filter(|(at, _)| *at <= now).map(|(_, position)| *position)
     }
 
-    /// Puts an entry at the end of its key; a replayed one at the front, behind what is leased now.
+    /// Puts an entry in its place in its key. A replayed one may come before others, but never before what is leased.
     pub(super) fn insert(&mut self, position: u64, mut entry: Entry) {
-        let key = key_of(&entry.event);
+        let queue = self.keys.entry(key_of(&entry.event)).or_default();
+        let former = queue.next();
+        queue.positions.insert(position);
+        let next = queue.next();
         self.bytes += entry.event.bytes();
-        let waits = match entry.phase {
-            Phase::Retrying { due } => Some(due),
-            _ => None,
-        };
-        let front = self.keys.get(&key).and_then(|queue| queue.front().copied());
-        let queue = self.keys.entry(key).or_default();
-        if entry.replayed {
-            let leased = front.and_then(|front| self.entries.get(&front)).is_some_and(Entry::is_leased);
-            queue.insert(usize::from(leased), position);
+        if let Phase::Retrying { due } = entry.phase {
+            self.due.insert((due, position));
+            self.retrying += 1;
         } else {
-            queue.push_back(position);
-        }
-        let first = queue.front() == Some(&position);
-        if waits.is_none() {
             entry.phase = Phase::Waiting;
         }
         self.entries.insert(position, entry);
-        if let Some(due) = waits {
-            self.due.insert((due, position));
-            self.retrying += 1;
-        }
-        if first {
-            if let Some(former) = front {
+        if next == Some(position) {
+            if let Some(former) = former {
                 self.demote(former);
             }
             self.promote(position);
@@ -138,12 +141,12 @@ impl Window {
         let entry = self.entries.remove(&position)?;
         self.bytes -= entry.event.bytes();
         let key = key_of(&entry.event);
-        if let Some(queue) = self.keys.get_mut(&key) {
-            queue.retain(|other| *other != position);
-            match queue.front().copied() {
-                Some(next) => self.promote(next),
-                None => drop(self.keys.remove(&key)),
-            }
+        let queue = self.keys.entry(key.clone()).or_default();
+        queue.positions.remove(&position);
+        match queue.next() {
+            Some(next) => self.promote(next),
+            None if queue.positions.is_empty() => drop(self.keys.remove(&key)),
+            None => {}
         }
         Some(entry)
     }
@@ -154,6 +157,9 @@ impl Window {
         let at = match &entry.phase {
             Phase::Leased { deadline, .. } => {
                 self.leased -= 1;
+                if let Some(queue) = self.keys.get_mut(&key_of(&entry.event)) {
+                    queue.leased = None;
+                }
                 *deadline
             }
             Phase::Retrying { due } => {
@@ -166,14 +172,10 @@ impl Window {
         self.due.remove(&(at, position));
     }
 
-    /// Ends a lease or a wait: the entry can be delivered again as soon as it is the first of its key.
+    /// Ends a lease or a wait: the entry can be delivered again as soon as its turn comes.
     pub(super) fn release(&mut self, position: u64) {
         self.settle(position);
-        let Some(entry) = self.entries.get(&position) else { return };
-        let first = self.keys.get(&key_of(&entry.event)).and_then(|queue| queue.front().copied());
-        if first == Some(position) {
-            self.promote(position);
-        }
+        self.promote_next(position);
     }
 
     /// Lets an entry wait for its time.
@@ -183,6 +185,15 @@ impl Window {
             entry.phase = Phase::Retrying { due };
             self.due.insert((due, position));
             self.retrying += 1;
+        }
+        self.promote_next(position);
+    }
+
+    /// Lets the entry be delivered whose turn it is in the key of this one.
+    fn promote_next(&mut self, position: u64) {
+        let Some(entry) = self.entries.get(&position) else { return };
+        if let Some(next) = self.keys.get(&key_of(&entry.event)).and_then(Queue::next) {
+            self.promote(next);
         }
     }
 
@@ -200,6 +211,9 @@ impl Window {
         let entry = self.entries.get_mut(&position)?;
         entry.phase = Phase::Leased { consumer: consumer.clone(), sequence, deadline };
         entry.attempts = entry.attempts.saturating_add(1);
+        if let Some(queue) = self.keys.get_mut(&key_of(&entry.event)) {
+            queue.leased = Some(position);
+        }
         self.due.insert((deadline, position));
         self.leased += 1;
         Some(entry)

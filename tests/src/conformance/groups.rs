@@ -1,0 +1,612 @@
+//! What every backend of consumer groups must do.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::clock::{Clock, ManualClock};
+use millrace::error::Classify;
+use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
+use millrace::streams::groups::{
+    ConsumerName, Delivery, GroupChange, GroupError, GroupId, GroupName, GroupRead, GroupStart, GroupStatus,
+    Groups, LetterVerdict, OnLost, Receipt, Refusal, Settle, Settled,
+};
+use millrace::streams::{EventLog, Retention, StreamError};
+
+use super::effects::tenant;
+
+/// A log, groups over it, and the clock that both go by.
+#[derive(Clone)]
+pub struct Stage {
+    pub log: Arc<dyn EventLog>,
+    pub groups: Arc<dyn Groups>,
+    pub clock: Arc<ManualClock>,
+    /// The groups as a process finds them that starts now, after a kill.
+    pub again: Arc<dyn Fn() -> Arc<dyn Groups> + Send + Sync>,
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage").field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+/// Options of most tests: short, and three tries.
+pub const THREE_TRIES: GroupChange = GroupChange {
+    lease_ms: Some(10_000),
+    attempts_max: Some(3),
+    backoff_ms_min: Some(1_000),
+    backoff_ms_max: Some(1_500),
+    on_lost: None,
+};
+
+pub fn group(tenant: &str, name: &str) -> GroupId {
+    GroupId {
+        tenant: TenantId::new(tenant).unwrap(),
+        stream: "events".into(),
+        name: GroupName::new(name).unwrap(),
+    }
+}
+
+pub fn read_of(consumer: &str, events: usize) -> GroupRead {
+    GroupRead { consumer: ConsumerName::new(consumer).unwrap(), events, bytes: 1 << 20, wait: Duration::ZERO }
+}
+
+/// `a1`: the first version of key `a`.
+pub fn label(delivery: &Delivery) -> String {
+    let event = delivery.event.get(0);
+    format!("{}{}", event.agg_id, event.version)
+}
+
+pub fn labels(deliveries: &[Delivery]) -> Vec<String> {
+    deliveries.iter().map(label).collect()
+}
+
+/// Appends events by their labels.
+pub async fn append(log: &Arc<dyn EventLog>, tenant: &TenantId, labels: &[&str]) -> Vec<Position> {
+    let mut batch = EventBatch::new(tenant.clone());
+    for label in labels {
+        let (agg_id, version) = label.split_at(1);
+        let version = version.parse().unwrap();
+        let event =
+            Event { aggregate: "thing", agg_id, version, event_type: "thing.made", ..Event::default() };
+        batch.push(&event).unwrap();
+    }
+    log.append(batch).await.unwrap().iter().map(|appended| appended.position).collect()
+}
+
+impl Stage {
+    fn advance(&self, ms: i64) {
+        self.clock.set(Micros(self.clock.now().0 + ms * 1_000));
+    }
+
+    /// What a killed process leaves behind.
+    #[must_use]
+    pub fn restarted(&self) -> Self {
+        Self { groups: (self.again)(), ..self.clone() }
+    }
+
+    async fn made(&self, change: GroupChange) -> GroupId {
+        let id = group("acme", "billing");
+        self.groups.ensure(&id, GroupStart::Oldest, change).await.unwrap();
+        id
+    }
+
+    async fn append(&self, labels: &[&str]) -> Vec<Position> {
+        append(&self.log, &tenant("acme"), labels).await
+    }
+
+    async fn take(&self, id: &GroupId, consumer: &str, events: usize) -> Vec<Delivery> {
+        self.groups.read(id, read_of(consumer, events)).await.unwrap().entries
+    }
+
+    async fn settle_one(&self, id: &GroupId, said: Settle) -> Settled {
+        self.groups.settle(id, vec![said]).await.unwrap()[0]
+    }
+
+    async fn ack(&self, id: &GroupId, deliveries: &[Delivery]) {
+        let said = deliveries.iter().map(|delivery| Settle::Ack(delivery.receipt)).collect();
+        let settled = self.groups.settle(id, said).await.unwrap();
+        assert!(settled.iter().all(|settled| *settled == Settled::Acknowledged), "{settled:?}");
+    }
+
+    async fn nack(&self, id: &GroupId, delivery: &Delivery, delay_ms: Option<u64>) -> Settled {
+        let reason = "no such invoice".to_owned();
+        self.settle_one(id, Settle::Nack { receipt: delivery.receipt, delay_ms, reason }).await
+    }
+
+    async fn status(&self, id: &GroupId) -> GroupStatus {
+        self.groups.status(id).await.unwrap()
+    }
+
+    async fn keep_newest(&self, events: u64) {
+        self.log.trim(Retention { events: Some(events), age: None }).await.unwrap();
+    }
+}
+
+fn code(error: &GroupError) -> &'static str {
+    error.code()
+}
+
+pub async fn c18_a_failed_entry_goes_to_a_second_consumer_and_the_others_are_seen_once(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1", "b1", "c1"]).await;
+    let first = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&first), ["a1", "b1", "c1"]);
+    assert!(first.iter().all(|delivery| delivery.attempt == 1 && !delivery.replayed));
+    stage.ack(&id, &[first[0].clone(), first[2].clone()]).await;
+    assert!(matches!(stage.nack(&id, &first[1], Some(0)).await, Settled::Retry(_)));
+    let second = stage.take(&id, "two", 10).await;
+    assert_eq!((labels(&second), second[0].attempt), (vec!["b1".to_owned()], 2));
+    stage.ack(&id, &second).await;
+    assert_eq!(stage.take(&id, "one", 10).await.len(), 0);
+    assert_eq!(stage.status(&id).await.lag_events, 0);
+}
+
+pub async fn c19_a_group_on_a_populated_stream_begins_at_its_start(stage: Stage) {
+    stage.append(&["a1", "b1"]).await;
+    let id = group("acme", "billing");
+    let (_, created) = stage.groups.ensure(&id, GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    assert!(created);
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&taken), ["a1", "b1"]);
+    stage.ack(&id, &taken).await;
+    // Made again, it stays where it is, wherever it is said to begin.
+    let change = GroupChange { lease_ms: Some(77), ..GroupChange::default() };
+    let (status, created) = stage.groups.ensure(&id, GroupStart::Oldest, change).await.unwrap();
+    assert_eq!((created, status.lag_events), (false, 0));
+    assert_eq!((status.options.lease_ms, status.options.attempts_max), (77, 3), "what is named changes");
+    stage.append(&["c1"]).await;
+    assert_eq!(labels(&stage.take(&id, "one", 10).await), ["c1"]);
+}
+
+pub async fn a_group_may_begin_with_what_comes_or_behind_a_position(stage: Stage) {
+    let positions = stage.append(&["a1", "b1", "c1"]).await;
+    let (newest, behind) = (group("acme", "newest"), group("acme", "behind"));
+    stage.groups.ensure(&newest, GroupStart::Newest, THREE_TRIES).await.unwrap();
+    stage.groups.ensure(&behind, GroupStart::After(positions[1]), THREE_TRIES).await.unwrap();
+    stage.append(&["d1"]).await;
+    assert_eq!(labels(&stage.take(&newest, "one", 10).await), ["d1"]);
+    assert_eq!(labels(&stage.take(&behind, "one", 10).await), ["c1", "d1"]);
+    let ahead = group("acme", "ahead");
+    let start = GroupStart::After(Position(positions[2].0 + 100));
+    let error = stage.groups.ensure(&ahead, start, THREE_TRIES).await.unwrap_err();
+    assert_eq!(code(&error), "position_ahead");
+    stage.keep_newest(1).await;
+    let error = stage.groups.ensure(&ahead, GroupStart::After(positions[0]), THREE_TRIES).await.unwrap_err();
+    assert!(matches!(error, GroupError::Stream(StreamError::PositionLost { .. })), "{error:?}");
+}
+
+pub async fn sn1_a_failing_entry_is_tried_again_with_backoff_and_then_a_dead_letter(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    let positions = stage.append(&["a1", "a2", "b1"]).await;
+    let first = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&first), ["a1", "b1"], "a2 waits behind a1");
+    let due = Micros(stage.clock.now().0 + 1_000_000);
+    assert_eq!(stage.nack(&id, &first[0], None).await, Settled::Retry(due), "backoff_ms_min");
+    assert_eq!(stage.take(&id, "one", 10).await.len(), 0, "not before it is due");
+    stage.advance(1_000);
+    let second = stage.take(&id, "one", 10).await;
+    assert_eq!((labels(&second), second[0].attempt), (vec!["a1".to_owned()], 2));
+    let due = Micros(stage.clock.now().0 + 1_500_000);
+    assert_eq!(stage.nack(&id, &second[0], None).await, Settled::Retry(due), "doubled, up to backoff_ms_max");
+    assert_eq!(stage.status(&id).await.retrying, 1);
+    stage.advance(1_500);
+    let third = stage.take(&id, "two", 10).await;
+    assert_eq!(third[0].attempt, 3);
+    assert_eq!(stage.nack(&id, &third[0], None).await, Settled::DeadLetter);
+    assert_eq!(labels(&stage.take(&id, "one", 10).await), ["a2"], "the key goes on");
+    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0];
+    assert_eq!((letter.position(), letter.attempts), (positions[0], 3));
+    assert_eq!((letter.reason.as_str(), letter.message.as_str()), ("nacked", "no such invoice"));
+    assert_eq!((letter.consumer.as_str(), letter.event.get(0).agg_id), ("two", "a"));
+    assert_eq!(stage.status(&id).await.dead_letters, 1);
+}
+
+pub async fn an_entry_whose_leases_run_out_is_a_dead_letter_in_the_end(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1"]).await;
+    for attempt in 1..=3 {
+        let taken = stage.take(&id, &format!("c{attempt}"), 10).await;
+        assert_eq!(taken[0].attempt, attempt);
+        stage.advance(10_000);
+    }
+    assert_eq!(stage.take(&id, "one", 10).await.len(), 0);
+    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap();
+    assert_eq!((letters[0].reason.as_str(), letters[0].consumer.as_str()), ("lease_expired", "c3"));
+}
+
+pub async fn a_late_receipt_is_refused_and_a_repeated_one_is_not(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1"]).await;
+    let late = stage.take(&id, "slow", 10).await;
+    stage.advance(10_000);
+    let expired = Settled::Refused(Refusal::LeaseExpired);
+    assert_eq!(stage.settle_one(&id, Settle::Ack(late[0].receipt)).await, expired);
+    let taken = stage.take(&id, "fast", 10).await;
+    assert_eq!(taken[0].attempt, 2);
+    assert_eq!(stage.settle_one(&id, Settle::Ack(late[0].receipt)).await, expired);
+    assert_eq!(stage.nack(&id, &late[0], None).await, expired);
+    let renew = Settle::Renew { receipt: late[0].receipt, lease_ms: None };
+    assert_eq!(stage.settle_one(&id, renew).await, expired);
+    stage.ack(&id, &taken).await;
+    assert_eq!(stage.settle_one(&id, Settle::Ack(taken[0].receipt)).await, Settled::Already);
+    let again = stage.restarted();
+    assert_eq!(again.settle_one(&id, Settle::Ack(taken[0].receipt)).await, Settled::Already);
+}
+
+pub async fn a_receipt_of_another_group_changes_nothing(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    let other = group("acme", "other");
+    stage.groups.ensure(&other, GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    stage.append(&["a1"]).await;
+    let (mine, theirs) = (stage.take(&id, "one", 1).await, stage.take(&other, "one", 1).await);
+    let unknown = Settled::Refused(Refusal::Unknown);
+    assert_eq!(stage.settle_one(&id, Settle::Ack(theirs[0].receipt)).await, unknown);
+    let made_up = Receipt { sequence: 99, ..mine[0].receipt };
+    let settled = stage.settle_one(&id, Settle::Ack(made_up)).await;
+    assert_eq!(settled, Settled::Refused(Refusal::LeaseExpired));
+    assert_eq!(stage.status(&id).await.in_flight, 1);
+    stage.groups.remove(&id).await.unwrap();
+    stage.groups.ensure(&id, GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    assert_eq!(stage.settle_one(&id, Settle::Ack(mine[0].receipt)).await, unknown, "of its former life");
+}
+
+pub async fn one_entry_of_a_key_is_out_at_a_time_over_all_consumers(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1", "a2", "b1", "a3", "b2"]).await;
+    let one = stage.take(&id, "one", 10).await;
+    let two = stage.take(&id, "two", 10).await;
+    assert_eq!((labels(&one).join(" "), two.len()), ("a1 b1".to_owned(), 0));
+    stage.ack(&id, &one[1..]).await;
+    assert_eq!(labels(&stage.take(&id, "two", 10).await), ["b2"]);
+    stage.nack(&id, &one[0], Some(500)).await;
+    assert_eq!(stage.take(&id, "two", 10).await.len(), 0, "a2 does not overtake a1");
+    stage.advance(500);
+    let again = stage.take(&id, "two", 10).await;
+    assert_eq!(labels(&again), ["a1"]);
+    stage.ack(&id, &again).await;
+    assert_eq!(labels(&stage.take(&id, "two", 10).await), ["a2"]);
+}
+
+pub async fn sn2_what_a_killed_process_had_leased_comes_again_and_what_was_acknowledged_does_not(
+    stage: Stage,
+) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1", "b1", "a2", "c1", "b2", "d1"]).await;
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&taken), ["a1", "b1", "c1", "d1"]);
+    // Out of order, with holes.
+    stage.ack(&id, &[taken[1].clone(), taken[3].clone()]).await;
+    let stage = stage.restarted();
+    assert_eq!(stage.status(&id).await.lag_events, 4);
+    let again = stage.take(&id, "two", 10).await;
+    assert_eq!(labels(&again), ["a1", "c1", "b2"]);
+    assert_eq!(again.iter().map(|delivery| delivery.attempt).collect::<Vec<_>>(), [2, 2, 1]);
+    let expired = Settled::Refused(Refusal::LeaseExpired);
+    assert_eq!(stage.settle_one(&id, Settle::Ack(taken[0].receipt)).await, expired);
+    stage.ack(&id, &again).await;
+    assert_eq!(labels(&stage.take(&id, "two", 10).await), ["a2"]);
+}
+
+pub async fn tries_waits_and_dead_letters_survive_a_restart(stage: Stage) {
+    let id = stage.made(GroupChange { attempts_max: Some(2), ..THREE_TRIES }).await;
+    let positions = stage.append(&["a1", "b1", "b2"]).await;
+    let taken = stage.take(&id, "one", 10).await;
+    stage.nack(&id, &taken[0], Some(5_000)).await;
+    stage.nack(&id, &taken[1], Some(0)).await;
+    let stage = stage.restarted();
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!((labels(&taken), taken[0].attempt), (vec!["b1".to_owned()], 2), "a1 is not due");
+    assert_eq!(stage.nack(&id, &taken[0], None).await, Settled::DeadLetter);
+    let stage = stage.restarted();
+    assert_eq!(labels(&stage.take(&id, "one", 10).await), ["b2"]);
+    assert_eq!(stage.status(&id).await.dead_letters, 1);
+    stage.groups.decide(&id, positions[1], LetterVerdict::Replay).await.unwrap();
+    let stage = stage.restarted();
+    stage.advance(5_000);
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&taken), ["a1", "b1"]);
+    assert_eq!((taken[0].attempt, taken[1].attempt, taken[1].replayed), (2, 1, true));
+    stage.ack(&id, &taken).await;
+    let stage = stage.restarted();
+    assert_eq!(stage.groups.letters(&id, Position::START, 10).await.unwrap().len(), 0);
+}
+
+pub async fn sn3_a_slow_consumer_that_renews_keeps_its_entry(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1"]).await;
+    let taken = stage.take(&id, "slow", 10).await;
+    for _ in 0..5 {
+        stage.advance(9_000);
+        assert_eq!(stage.take(&id, "thief", 10).await.len(), 0);
+        let renew = Settle::Renew { receipt: taken[0].receipt, lease_ms: None };
+        let until = Micros(stage.clock.now().0 + 10_000_000);
+        assert_eq!(stage.settle_one(&id, renew).await, Settled::Renewed(until));
+    }
+    stage.ack(&id, &taken).await;
+    assert_eq!(stage.take(&id, "thief", 10).await.len(), 0);
+}
+
+pub async fn sn4_what_retention_takes_unread_is_counted_and_a_group_that_says_so_stops(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1", "b1", "c1", "d1", "e1"]).await;
+    let taken = stage.take(&id, "one", 1).await;
+    stage.ack(&id, &taken).await;
+    let before = stage.status(&id).await;
+    assert_eq!((before.lag_events, before.lost_events), (4, 0));
+    stage.keep_newest(2).await;
+    let after = stage.status(&id).await;
+    assert_eq!((after.lag_events, after.lost_events), (2, 2), "the lag fell by what was lost");
+    assert!(after.stopped && after.lost_at.is_some());
+    assert_eq!((after.lost_until, after.trimmed), (Position(3), Position(3)));
+    let error = stage.groups.read(&id, read_of("one", 10)).await.unwrap_err();
+    assert!(matches!(error, GroupError::PositionLost { events: 2, until: Position(3), .. }), "{error:?}");
+    let stage = stage.restarted();
+    let error = stage.groups.read(&id, read_of("one", 10)).await.unwrap_err();
+    assert_eq!(code(&error), "group_position_lost");
+    stage.groups.seek(&id, GroupStart::Oldest).await.unwrap();
+    let read = stage.groups.read(&id, read_of("one", 10)).await.unwrap();
+    assert_eq!((labels(&read.entries).join(" "), read.lost_events), ("d1 e1".to_owned(), 2));
+}
+
+pub async fn sn4_a_group_may_go_on_with_what_is_held_or_with_what_comes(stage: Stage) {
+    let (oldest, tail) = (group("acme", "oldest"), group("acme", "tail"));
+    for (id, on_lost) in [(&oldest, OnLost::FromOldest), (&tail, OnLost::Tail)] {
+        let change = GroupChange { on_lost: Some(on_lost), ..THREE_TRIES };
+        stage.groups.ensure(id, GroupStart::Oldest, change).await.unwrap();
+    }
+    stage.append(&["a1", "b1", "c1", "d1", "e1"]).await;
+    stage.keep_newest(2).await;
+    stage.append(&["f1"]).await;
+    let read = stage.groups.read(&oldest, read_of("one", 10)).await.unwrap();
+    assert_eq!((labels(&read.entries).join(" "), read.lost_events), ("d1 e1 f1".to_owned(), 3));
+    let read = stage.groups.read(&tail, read_of("one", 10)).await.unwrap();
+    assert_eq!((labels(&read.entries).join(" "), read.lost_events), ("f1".to_owned(), 5));
+    let status = stage.status(&tail).await;
+    assert_eq!((status.lag_events, status.stopped), (1, false));
+}
+
+pub async fn sn4_what_retention_takes_under_a_lease_is_counted_and_told(stage: Stage) {
+    let id = stage.made(GroupChange { on_lost: Some(OnLost::FromOldest), ..THREE_TRIES }).await;
+    stage.append(&["a1", "b1", "c1", "d1"]).await;
+    let taken = stage.take(&id, "one", 10).await;
+    stage.ack(&id, &taken[1..2]).await;
+    stage.keep_newest(1).await;
+    let lost = Settled::Refused(Refusal::Lost);
+    assert_eq!(stage.settle_one(&id, Settle::Ack(taken[0].receipt)).await, lost);
+    let status = stage.status(&id).await;
+    assert_eq!((status.lost_events, status.in_flight, status.lag_events), (2, 1, 1), "a1 and c1; not b1");
+    stage.ack(&id, &taken[3..]).await;
+    assert_eq!(stage.status(&id).await.lag_events, 0);
+}
+
+pub async fn retention_behind_a_group_takes_nothing_from_it(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1", "b1", "c1"]).await;
+    append(&stage.log, &tenant("rival"), &["x1", "x2"]).await;
+    let taken = stage.take(&id, "one", 10).await;
+    stage.ack(&id, &taken).await;
+    stage.keep_newest(0).await;
+    stage.append(&["d1"]).await;
+    let status = stage.status(&id).await;
+    assert_eq!((status.lost_events, status.stopped, status.lag_events), (0, false, 1));
+    assert_eq!(labels(&stage.take(&id, "one", 10).await), ["d1"]);
+}
+
+pub async fn sn25_after_a_storm_of_dead_consumers_one_gets_everything_and_they_are_forgotten(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    let labels_of = |range: std::ops::Range<u8>| range.map(|n| format!("{}1", char::from(b'a' + n)));
+    let all: Vec<String> = labels_of(0..26).collect();
+    stage.append(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for n in 0..13 {
+        assert_eq!(stage.take(&id, &format!("dead-{n}"), 2).await.len(), 2);
+    }
+    assert_eq!(stage.take(&id, "last", 100).await.len(), 0);
+    assert_eq!(stage.groups.consumers(&id).await.unwrap().len(), 14);
+    stage.advance(10_000);
+    let taken = stage.take(&id, "last", 100).await;
+    assert_eq!(labels(&taken), all, "in order");
+    stage.ack(&id, &taken).await;
+    // Longer than any of them may be silent.
+    stage.advance(600_000);
+    stage.take(&id, "last", 100).await;
+    let consumers = stage.groups.consumers(&id).await.unwrap();
+    let names: Vec<&str> = consumers.iter().map(|consumer| consumer.name.as_str()).collect();
+    assert_eq!(names, ["last"]);
+}
+
+pub async fn a_dead_letter_is_replayed_or_discarded(stage: Stage) {
+    let id = stage.made(GroupChange { attempts_max: Some(1), ..THREE_TRIES }).await;
+    let positions = stage.append(&["a1", "b1", "a2"]).await;
+    for delivery in stage.take(&id, "one", 10).await {
+        assert_eq!(stage.nack(&id, &delivery, None).await, Settled::DeadLetter);
+    }
+    let error = stage.groups.decide(&id, positions[2], LetterVerdict::Replay).await.unwrap_err();
+    assert_eq!(code(&error), "group_dead_letter_unknown");
+    let page = stage.groups.letters(&id, positions[0], 1).await.unwrap();
+    assert_eq!(page[0].position(), positions[1], "a page begins behind a letter");
+    stage.groups.decide(&id, positions[1], LetterVerdict::Discard).await.unwrap();
+    stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
+    stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
+    // The event itself may be long gone.
+    stage.keep_newest(1).await;
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(
+        (labels(&taken).join(" "), taken[0].replayed),
+        ("a1".to_owned(), true),
+        "before a2 of its key"
+    );
+    assert_eq!(stage.nack(&id, &taken[0], None).await, Settled::DeadLetter);
+    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap();
+    assert_eq!((letters.len(), letters[0].replaying), (1, false));
+    stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
+    let taken = stage.take(&id, "one", 1).await;
+    stage.ack(&id, &taken).await;
+    assert_eq!(stage.groups.letters(&id, Position::START, 10).await.unwrap().len(), 0);
+    let error = stage.groups.decide(&id, positions[0], LetterVerdict::Discard).await.unwrap_err();
+    assert_eq!(code(&error), "group_dead_letter_unknown");
+}
+
+pub async fn lag_is_told_in_events_and_in_time(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.clock.set(Micros(1_000_000));
+    stage.append(&["a1"]).await;
+    stage.clock.set(Micros(3_000_000));
+    stage.append(&["b1", "c1"]).await;
+    append(&stage.log, &tenant("rival"), &["x1"]).await;
+    let status = stage.status(&id).await;
+    assert_eq!((status.lag_events, status.oldest_at), (3, Some(Micros(1_000_000))));
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(stage.status(&id).await.lag_events, 3, "what is delivered is not done");
+    stage.ack(&id, &taken[..1]).await;
+    let status = stage.status(&id).await;
+    assert_eq!((status.lag_events, status.oldest_at), (2, Some(Micros(3_000_000))));
+    let lags = stage.groups.lags(10).await.unwrap();
+    assert_eq!((lags.len(), lags[0].events, lags[0].oldest_at), (1, 2, Some(Micros(3_000_000))));
+    stage.ack(&id, &taken[1..]).await;
+    let status = stage.status(&id).await;
+    assert_eq!((status.lag_events, status.oldest_at), (0, None));
+}
+
+pub async fn a_group_can_be_moved_back_and_forward(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    let positions = stage.append(&["a1", "b1", "c1"]).await;
+    let taken = stage.take(&id, "one", 10).await;
+    stage.ack(&id, &taken[..2]).await;
+    stage.groups.seek(&id, GroupStart::After(positions[0])).await.unwrap();
+    let settled = stage.settle_one(&id, Settle::Ack(taken[2].receipt)).await;
+    assert_eq!(settled, Settled::Refused(Refusal::Unknown));
+    assert_eq!(labels(&stage.take(&id, "one", 10).await), ["b1", "c1"]);
+    let status = stage.groups.seek(&id, GroupStart::Newest).await.unwrap();
+    assert_eq!(status.lag_events, 0);
+    assert_eq!(stage.take(&id, "one", 10).await.len(), 0);
+}
+
+pub async fn tenants_have_groups_of_their_own(stage: Stage) {
+    let mine = stage.made(THREE_TRIES).await;
+    stage.append(&["a1"]).await;
+    append(&stage.log, &tenant("rival"), &["x1"]).await;
+    let theirs = group("rival", "billing");
+    let error = stage.groups.read(&theirs, read_of("one", 1)).await.unwrap_err();
+    assert_eq!(code(&error), "group_unknown");
+    stage.groups.ensure(&theirs, GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    assert_eq!(labels(&stage.take(&mine, "one", 10).await), ["a1"]);
+    assert_eq!(labels(&stage.take(&theirs, "one", 10).await), ["x1"]);
+    assert_eq!(stage.groups.list(&tenant("acme"), "events").await.unwrap().len(), 1);
+    stage.groups.remove(&mine).await.unwrap();
+    assert_eq!(stage.groups.list(&tenant("acme"), "events").await.unwrap().len(), 0);
+    assert_eq!(stage.groups.list(&tenant("rival"), "events").await.unwrap().len(), 1);
+}
+
+pub async fn what_is_not_there_is_said_so(stage: Stage) {
+    let id = group("acme", "nobody");
+    let nowhere = GroupId { stream: "nowhere".into(), ..id.clone() };
+    for (id, expected) in [(&id, "group_unknown"), (&nowhere, "stream_unknown")] {
+        let groups = &stage.groups;
+        assert_eq!(code(&groups.status(id).await.unwrap_err()), expected);
+        assert_eq!(code(&groups.read(id, read_of("one", 1)).await.unwrap_err()), expected);
+        assert_eq!(code(&groups.settle(id, Vec::new()).await.unwrap_err()), expected);
+        assert_eq!(code(&groups.consumers(id).await.unwrap_err()), expected);
+        assert_eq!(code(&groups.letters(id, Position::START, 1).await.unwrap_err()), expected);
+        assert_eq!(code(&groups.seek(id, GroupStart::Oldest).await.unwrap_err()), expected);
+        assert_eq!(code(&groups.remove(id).await.unwrap_err()), expected);
+        let decided = groups.decide(id, Position(1), LetterVerdict::Discard).await;
+        assert_eq!(code(&decided.unwrap_err()), expected);
+    }
+    let made = stage.groups.ensure(&nowhere, GroupStart::Oldest, THREE_TRIES).await;
+    assert_eq!(code(&made.unwrap_err()), "stream_unknown");
+    assert_eq!(code(&stage.groups.list(&tenant("acme"), "nowhere").await.unwrap_err()), "stream_unknown");
+}
+
+pub async fn options_and_numbers_have_bounds(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    for (change, option) in [
+        (GroupChange { lease_ms: Some(49), ..THREE_TRIES }, "lease_ms"),
+        (GroupChange { attempts_max: Some(0), ..THREE_TRIES }, "attempts_max"),
+        (GroupChange { backoff_ms_max: Some(0), ..THREE_TRIES }, "backoff_ms_max"),
+        (GroupChange { backoff_ms_min: Some(2_000), ..THREE_TRIES }, "backoff_ms_min"),
+    ] {
+        let error = stage.groups.ensure(&id, GroupStart::Oldest, change).await.unwrap_err();
+        assert!(matches!(error, GroupError::Option { option: o, .. } if o == option), "{error:?}");
+    }
+    for events in [0, 1_001] {
+        let error = stage.groups.read(&id, read_of("one", events)).await.unwrap_err();
+        assert_eq!(code(&error), "group_read_events_max");
+    }
+    let read = GroupRead { bytes: 0, ..read_of("one", 1) };
+    assert_eq!(code(&stage.groups.read(&id, read).await.unwrap_err()), "group_read_bytes_max");
+    let read = GroupRead { wait: Duration::from_secs(31), ..read_of("one", 1) };
+    assert_eq!(code(&stage.groups.read(&id, read).await.unwrap_err()), "group_option_invalid");
+    stage.append(&["a1"]).await;
+    let receipt = stage.take(&id, "one", 1).await[0].receipt;
+    let too_long = Some(12 * 3_600_000 + 1);
+    for said in [
+        Settle::Nack { receipt, delay_ms: too_long, reason: String::new() },
+        Settle::Renew { receipt, lease_ms: too_long },
+        Settle::Renew { receipt, lease_ms: Some(0) },
+    ] {
+        let error = stage.groups.settle(&id, vec![said]).await.unwrap_err();
+        assert_eq!(code(&error), "group_option_invalid");
+    }
+    let many = vec![Settle::Ack(receipt); 1_001];
+    assert_eq!(code(&stage.groups.settle(&id, many).await.unwrap_err()), "group_receipts_max");
+    assert_eq!(stage.status(&id).await.in_flight, 1, "nothing of it was done");
+}
+
+pub async fn a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    let waiting = |consumer: &str| {
+        let read = GroupRead { wait: Duration::from_secs(30), ..read_of(consumer, 10) };
+        let (groups, id) = (Arc::clone(&stage.groups), id.clone());
+        async move { labels(&groups.read(&id, read).await.unwrap().entries) }
+    };
+    let (woken, _) = tokio::join!(waiting("one"), stage.append(&["a1", "a2"]));
+    assert_eq!(woken, ["a1"]);
+    stage.advance(10_000);
+    let taken = stage.take(&id, "one", 10).await;
+    let (woken, ()) = tokio::join!(waiting("two"), stage.ack(&id, &taken));
+    assert_eq!(woken, ["a2"]);
+}
+
+pub async fn a_page_of_bytes_holds_one_entry_at_least(stage: Stage) {
+    let id = stage.made(THREE_TRIES).await;
+    stage.append(&["a1", "b1", "c1"]).await;
+    let read = GroupRead { bytes: 1, ..read_of("one", 10) };
+    let taken = stage.groups.read(&id, read).await.unwrap().entries;
+    assert_eq!(labels(&taken), ["a1"]);
+}
+
+/// Runs this whole suite for a backend.
+#[macro_export]
+macro_rules! groups_conformance {
+    ($backend:ident, $setup:expr) => {
+        $crate::conformance!($backend, groups, $setup;
+            c18_a_failed_entry_goes_to_a_second_consumer_and_the_others_are_seen_once,
+            c19_a_group_on_a_populated_stream_begins_at_its_start,
+            a_group_may_begin_with_what_comes_or_behind_a_position,
+            sn1_a_failing_entry_is_tried_again_with_backoff_and_then_a_dead_letter,
+            an_entry_whose_leases_run_out_is_a_dead_letter_in_the_end,
+            a_late_receipt_is_refused_and_a_repeated_one_is_not,
+            a_receipt_of_another_group_changes_nothing,
+            one_entry_of_a_key_is_out_at_a_time_over_all_consumers,
+            sn2_what_a_killed_process_had_leased_comes_again_and_what_was_acknowledged_does_not,
+            tries_waits_and_dead_letters_survive_a_restart,
+            sn3_a_slow_consumer_that_renews_keeps_its_entry,
+            sn4_what_retention_takes_unread_is_counted_and_a_group_that_says_so_stops,
+            sn4_a_group_may_go_on_with_what_is_held_or_with_what_comes,
+            sn4_what_retention_takes_under_a_lease_is_counted_and_told,
+            retention_behind_a_group_takes_nothing_from_it,
+            sn25_after_a_storm_of_dead_consumers_one_gets_everything_and_they_are_forgotten,
+            a_dead_letter_is_replayed_or_discarded,
+            lag_is_told_in_events_and_in_time,
+            a_group_can_be_moved_back_and_forward,
+            tenants_have_groups_of_their_own,
+            what_is_not_there_is_said_so,
+            options_and_numbers_have_bounds,
+            a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement,
+            a_page_of_bytes_holds_one_entry_at_least);
+    };
+}
