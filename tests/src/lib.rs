@@ -16,6 +16,7 @@ pub mod model;
 pub mod native;
 pub mod powercut;
 pub mod race;
+pub mod redis_server;
 pub mod scene;
 pub mod scripted;
 pub mod shelf;
