@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chaos;
 pub mod conformance;
 pub mod cuts;
+pub mod cutter;
 pub mod dump;
 pub mod embedded;
 pub mod faulty;

@@ -83,16 +83,9 @@ impl RedisServer {
 
     /// A server with further arguments, such as `--maxmemory 8mb`.
     pub fn start(engine: Engine, keeps: Keeps, more: &[&str]) -> Self {
-        let mut arguments: Vec<String> = ["--save", "", "--bind", "127.0.0.1"].map(str::to_owned).into();
-        // Without the wait, a replica's first synchronisation takes seconds.
-        arguments.extend(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"].map(str::to_owned));
-        arguments.extend(keeps.arguments().map(str::to_owned));
-        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        let password = more.iter().position(|word| *word == "--requirepass").map(|at| more[at + 1].to_owned());
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = Self { engine, folder, port: free_port(), arguments, password, child: None };
+        let mut server = Self::new(engine, keeps, more, free_port());
         for _ in 0..5 {
-            server.spawn();
+            server.spawn(&[]);
             if server.answers() {
                 return server;
             }
@@ -101,6 +94,37 @@ impl RedisServer {
             server.port = free_port();
         }
         panic!("{engine:?} does not start: {}", server.log());
+    }
+
+    /// A server where somebody expects one.
+    pub fn on_port(engine: Engine, keeps: Keeps, port: u16) -> Self {
+        let mut server = Self::new(engine, keeps, &[], port);
+        server.start_again();
+        server
+    }
+
+    /// A server with what the files of another one hold.
+    pub fn with_files_of(other: &Self, engine: Engine, keeps: Keeps, more: &[&str]) -> Self {
+        let mut server = Self::new(engine, keeps, more, free_port());
+        server.take_files_of(other);
+        server.start_again();
+        server
+    }
+
+    /// Replaces the snapshot by another server's.
+    pub fn take_files_of(&mut self, other: &Self) {
+        std::fs::copy(other.folder().join("dump.rdb"), self.folder().join("dump.rdb")).unwrap();
+    }
+
+    fn new(engine: Engine, keeps: Keeps, more: &[&str], port: u16) -> Self {
+        let mut arguments: Vec<String> = ["--save", "", "--bind", "127.0.0.1"].map(str::to_owned).into();
+        // Without the wait, a replica's first synchronisation takes seconds.
+        arguments.extend(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"].map(str::to_owned));
+        arguments.extend(keeps.arguments().map(str::to_owned));
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        let password = more.iter().position(|word| *word == "--requirepass").map(|at| more[at + 1].to_owned());
+        let folder = tempfile::tempdir().unwrap();
+        Self { engine, folder, port, arguments, password, child: None }
     }
 
     /// A replica of this server, in step with it.
@@ -156,8 +180,13 @@ impl RedisServer {
     }
 
     pub fn start_again(&mut self) {
-        self.spawn();
+        self.spawn(&[]);
         assert!(self.answers(), "it does not come back: {}", self.log());
+    }
+
+    /// The same with further arguments, and does not wait for it.
+    pub fn start_again_slowly(&mut self, more: &[&str]) {
+        self.spawn(more);
     }
 
     /// Stops its clock: connections stay, nothing is answered.
@@ -181,6 +210,21 @@ impl RedisServer {
         command.query(&mut connection)
     }
 
+    pub fn number(&self, words: &[&str]) -> u64 {
+        redis::from_redis_value(self.command(words)).unwrap()
+    }
+
+    pub fn numbers(&self, words: &[&str]) -> Vec<u64> {
+        redis::from_redis_value(self.command(words)).unwrap()
+    }
+
+    /// The ids of a stream's entries.
+    pub fn entry_ids(&self, key: &str) -> Vec<String> {
+        let entries: Vec<(String, Vec<Vec<u8>>)> =
+            redis::from_redis_value(self.command(&["XRANGE", key, "-", "+"])).unwrap();
+        entries.into_iter().map(|(id, _)| id).collect()
+    }
+
     /// Closes the connections of all clients, the replicas' not.
     pub fn kill_clients(&self) {
         self.command(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -197,10 +241,10 @@ impl RedisServer {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
-    fn spawn(&mut self) {
+    fn spawn(&mut self, more: &[&str]) {
         let mut command = Command::new(self.engine.binary());
         command.args(["--port", &self.port.to_string(), "--dir"]).arg(self.folder.path());
-        command.args(&self.arguments).arg("--logfile").arg(self.folder.path().join("server.log"));
+        command.args(&self.arguments).args(more).arg("--logfile").arg(self.folder.path().join("server.log"));
         let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let missing = "redis-server does not start: `cargo xtask test` installs it (on Debian: apt-get install redis-server)";
         self.child = Some(started.expect(missing));
@@ -268,7 +312,7 @@ impl Sentinels {
                 "port {port}\nbind 127.0.0.1\ndir {}\n\
                  sentinel monitor {PRIMARY} 127.0.0.1 {} 2\n\
                  sentinel down-after-milliseconds {PRIMARY} {}\n\
-                 sentinel failover-timeout {PRIMARY} 5000\n",
+                 sentinel failover-timeout {PRIMARY} 2000\n",
                 sentinels._folder.path().display(),
                 primary.port,
                 down_after.as_millis(),

@@ -22,6 +22,7 @@ mod parking;
 mod plugins;
 mod powercut;
 mod processors;
+mod redis;
 mod registry;
 mod replay;
 mod seeing;
