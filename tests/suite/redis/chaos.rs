@@ -75,11 +75,18 @@ async fn nothing_lost_nothing_doubled(log: &RedisLog, acknowledged: &BTreeMap<St
     let places: BTreeMap<&String, u64> = found.iter().map(|(position, id)| (id, *position)).collect();
     assert_eq!(places.len(), found.len(), "an event is doubled");
     let lost: Vec<_> = acknowledged.iter().filter(|(id, at)| places.get(id) != Some(&at.0)).collect();
-    assert!(lost.is_empty(), "{} of {} acknowledged events are lost: {lost:?}", lost.len(), acknowledged.len());
+    assert!(
+        lost.is_empty(),
+        "{} of {} acknowledged events are lost: {lost:?}",
+        lost.len(),
+        acknowledged.len()
+    );
     let positions: Vec<u64> = found.iter().map(|(position, _)| *position).collect();
     assert_eq!(positions, (1..=log.bounds().newest.0).collect::<Vec<_>>(), "positions have no holes");
-    let chunks = log.tail().read(&tenant("acme"), Position::START, usize::MAX).expect("the tail reaches back");
-    let shown: Vec<u64> = chunks.iter().flat_map(|chunk| chunk.iter().map(|event| event.position.0)).collect();
+    let chunks =
+        log.tail().read(&tenant("acme"), Position::START, usize::MAX).expect("the tail reaches back");
+    let shown: Vec<u64> =
+        chunks.iter().flat_map(|chunk| chunk.iter().map(|event| event.position.0)).collect();
     assert_eq!(shown, positions, "readers were shown the same");
 }
 
@@ -145,7 +152,9 @@ async fn another_life(log: &RedisLog, former: &Epoch, at: Position) {
     assert!(bounds.trimmed > at, "{bounds:?}");
     for place in [Position::START, Position(at.0 - 1), at] {
         match log.read(&acme, place, ALL).await {
-            Err(StreamError::PositionLost { asked, trimmed }) => assert_eq!((asked, trimmed), (place, bounds.trimmed)),
+            Err(StreamError::PositionLost { asked, trimmed }) => {
+                assert_eq!((asked, trimmed), (place, bounds.trimmed))
+            }
             other => panic!("{place}: {other:?}"),
         }
         assert!(log.tail().read(&acme, place, 10).is_none(), "the tail sends {place} to the log");
@@ -196,7 +205,8 @@ async fn sn7_writers_go_on_in_the_new_life() {
     let held: BTreeSet<Position> =
         all(&log, &tenant("acme")).await.into_iter().map(|(position, _)| Position(position)).collect();
     let base = log.bounds().trimmed;
-    let new: BTreeSet<Position> = acknowledged.values().copied().filter(|position| *position > base).collect();
+    let new: BTreeSet<Position> =
+        acknowledged.values().copied().filter(|position| *position > base).collect();
     assert!(new.len() >= 50 && new.is_subset(&held), "what was acknowledged in the new life is there");
 }
 
@@ -232,7 +242,8 @@ async fn sn7_a_snapshot_that_others_have_written_on_is_noticed_by_its_events() {
     let (epoch, _) = with_ten(&log).await;
     server.kill();
     // Another host writes on, further than this one knows, before this one is back: positions alone tell nothing.
-    let elsewhere = RedisServer::with_files_of(&server, Engine::Redis, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
+    let elsewhere =
+        RedisServer::with_files_of(&server, Engine::Redis, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
     let other = open(RedisOptions { ack: RedisAck::Memory, ..options(&elsewhere) }).await;
     assert_eq!((other.epoch(), other.bounds().newest), (epoch.clone(), Position(1)));
     for n in 0..30 {
@@ -262,7 +273,9 @@ async fn sn4_an_entry_that_somebody_else_deletes_is_not_stepped_over() {
     let (_, acme) = with_ten(&log).await;
     server.command(&["XDEL", "{millrace}:events", "5-1"]);
     match log.read(&acme, Position::START, ALL).await {
-        Err(StreamError::PositionLost { asked, trimmed }) => assert_eq!((asked, trimmed), (Position(0), Position(5))),
+        Err(StreamError::PositionLost { asked, trimmed }) => {
+            assert_eq!((asked, trimmed), (Position(0), Position(5)))
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(log.read(&acme, Position(5), ALL).await.unwrap().events.len(), 5);
@@ -283,7 +296,8 @@ async fn an_id_that_leaves_no_room_is_said_instead_of_stepping_back() {
     let server = RedisServer::durable(Engine::Redis);
     let log = open(options(&server)).await;
     server.command(&["XADD", "{millrace}:events", "18446744073709551615-1", "field", "value"]);
-    let said = || log.status().problem.is_some_and(|problem| problem.to_string().contains("beyond all positions"));
+    let said =
+        || log.status().problem.is_some_and(|problem| problem.to_string().contains("beyond all positions"));
     until("it is said", said).await;
 }
 

@@ -41,9 +41,12 @@ async fn c20_an_unreachable_server_is_said_and_waited_for() {
     let port = free_port();
     let wait = Duration::from_millis(300);
     let log = RedisLog::open(RedisOptions { append_wait_max: wait, ..at(port) });
+    until("it was tried", || {
+        log.status().problem.is_some_and(|said| said.to_string().contains("connecting"))
+    })
+    .await;
     let said = problem(&log, "backend_unreachable").await;
     assert!(matches!(said.retry(), Retry::After(_)));
-    assert!(said.to_string().contains("connecting to"), "{said}");
     let refused = log.append(batch(&tenant("acme"), &[("a", "{}")])).await.unwrap_err();
     assert_eq!((refused.code(), refused.blame()), ("backend_unreachable", Blame::Host));
     let refused = log.read(&tenant("acme"), Position::START, ALL).await.unwrap_err();
@@ -110,7 +113,10 @@ async fn c20_a_key_of_another_kind_is_named() {
         };
         assert_eq!((said.code(), said.retry()), ("backend_wrong_type", Retry::Never), "{key}: {said}");
         // Nothing of it was written.
-        assert_eq!(server.command(&["GET", &format!("{{millrace}}:{key}")]), server.command(&["ECHO", "mine"]));
+        assert_eq!(
+            server.command(&["GET", &format!("{{millrace}}:{key}")]),
+            server.command(&["ECHO", "mine"])
+        );
         assert!(key == "events" || server.number(&["EXISTS", "{millrace}:events"]) == 0, "{key}");
     }
 }
@@ -198,7 +204,14 @@ async fn a_server_that_still_loads_is_waited_for() {
     let mut server = RedisServer::start(
         Engine::Redis,
         Keeps::Nothing,
-        &["--dbfilename", "dump.rdb", "--rdbcompression", "no", "--loading-process-events-interval-bytes", "1024"],
+        &[
+            "--dbfilename",
+            "dump.rdb",
+            "--rdbcompression",
+            "no",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ],
     );
     for n in 0..100 {
         server.command(&["SET", &format!("key-{n}"), &"x".repeat(1_000)]);

@@ -83,8 +83,7 @@ pub(super) struct Server {
 impl Server {
     /// Looks at a server, and refuses one that no log can be on.
     pub(super) async fn look(connection: &mut MultiplexedConnection) -> Result<Self, BackendError> {
-        let said: String =
-            ask(connection, "asking what the server is", &redis::cmd("INFO")).await?;
+        let said: String = ask(connection, "asking what the server is", &redis::cmd("INFO")).await?;
         let said = parse_info(&said);
         let get = |name: &str| said.get(name).copied().unwrap_or_default();
         let redis_version = get("redis_version");
@@ -97,7 +96,8 @@ impl Server {
             let detail = format_args!("the server is {version}; Redis 7 or Valkey 8 is needed");
             return Err(remote(RemoteFault::Unsupported, detail));
         }
-        if get("redis_mode") == "cluster" {
+        // Valkey has another name for it.
+        if get("redis_mode") == "cluster" || get("server_mode") == "cluster" {
             let detail =
                 "the server is part of a cluster; give the address of a single server or of sentinels";
             return Err(remote(RemoteFault::Unsupported, detail));

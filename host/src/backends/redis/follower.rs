@@ -43,6 +43,8 @@ pub(super) struct Follower {
     /// The newest entry that was made visible: its id and its time of append.
     newest_entry: Option<(String, String)>,
     entries_max: usize,
+    /// The code of what was written to the host's log last: a server that is away is away once.
+    told: Option<&'static str>,
 }
 
 /// The connection of the blocking reads, and what it reads.
@@ -82,7 +84,14 @@ enum Wrong {
 
 impl Follower {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, sessions: 0, durability: None, newest_entry: None, entries_max: READ_ENTRIES_MIN }
+        Self {
+            shared,
+            sessions: 0,
+            durability: None,
+            newest_entry: None,
+            entries_max: READ_ENTRIES_MIN,
+            told: None,
+        }
     }
 
     /// Runs until it is dropped.
@@ -110,13 +119,10 @@ impl Follower {
         }
     }
 
-    fn lost(&self, error: &BackendError) {
-        let mut news = false;
-        self.shared.status.send_modify(|status| {
-            news = status.problem.as_ref().map(|problem| problem.code()) != Some(error.code());
-            status.problem = Some(error.clone());
-        });
-        if news {
+    fn lost(&mut self, error: &BackendError) {
+        self.shared.status.send_modify(|status| status.problem = Some(error.clone()));
+        if self.told != Some(error.code()) {
+            self.told = Some(error.code());
             let address = &self.shared.options.address;
             warn!(error.kind = error.code(), error.blame = "host", %address, %error, "the log on Redis does not serve");
         }
@@ -160,6 +166,7 @@ impl Follower {
                 "the server removes keys when it is full, the log's too; set its maxmemory-policy to noeviction"
             );
         }
+        self.told = None;
         self.shared.status.send_modify(|status| {
             status.problem = None;
             status.server = server.version.clone();
@@ -215,12 +222,15 @@ impl Follower {
                 Ok(None) => {}
                 Ok(Some(read)) => {
                     while !self.durable(feed).await? {
-                        self.lost(&self.not_replicated(feed.durability));
+                        let problem = self.not_replicated(feed.durability);
+                        self.lost(&problem);
                         if feed.end.is_cancelled() || !self.same_log(feed, "").await? {
                             return Ok(());
                         }
                     }
-                    self.shared.status.send_if_modified(|status| status.problem.take().is_some());
+                    if self.shared.status.send_if_modified(|status| status.problem.take().is_some()) {
+                        self.told = None;
+                    }
                     self.publish(read);
                 }
                 Err(Wrong::Gap) => {
@@ -322,7 +332,12 @@ impl Follower {
     }
 
     /// Writes the mark and waits for it: how many have it; none when it was not written.
-    async fn marked(&self, feed: &mut Feed, mark: redis::Cmd, wait: &redis::Cmd) -> Result<Option<u32>, BackendError> {
+    async fn marked(
+        &self,
+        feed: &mut Feed,
+        mark: redis::Cmd,
+        wait: &redis::Cmd,
+    ) -> Result<Option<u32>, BackendError> {
         let mut commands = redis::pipe();
         commands.add_command(mark).add_command(wait.clone());
         let (written, reached): (Value, Value) = commands
