@@ -225,15 +225,26 @@ pub struct EventBatch {
     pub tenant: TenantId,
     records: Vec<EventRecord>,
     arena: Vec<u8>,
+    marks: Vec<ChangeMark>,
+}
+
+/// Says that an event of a batch is in a change stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeMark {
+    /// In the batch.
+    pub index: u32,
+    /// The stream's name; `streams::StreamName` reads it.
+    pub stream: Arc<str>,
 }
 
 impl EventBatch {
     pub fn new(tenant: TenantId) -> Self {
-        Self { tenant, records: Vec::new(), arena: Vec::new() }
+        Self { tenant, records: Vec::new(), arena: Vec::new(), marks: Vec::new() }
     }
 
     pub fn with_capacity(tenant: TenantId, events: usize, bytes: usize) -> Self {
-        Self { tenant, records: Vec::with_capacity(events), arena: Vec::with_capacity(bytes) }
+        let (records, arena) = (Vec::with_capacity(events), Vec::with_capacity(bytes));
+        Self { tenant, records, arena, marks: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -345,10 +356,13 @@ impl EventBatch {
         self.records.push(record);
     }
 
-    /// Appends all of another batch of the same tenant.
+    /// Appends all of another batch of the same tenant, its marks too.
     pub fn extend_from(&mut self, other: &EventBatch) {
         debug_assert_eq!(self.tenant, other.tenant, "a batch belongs to one tenant");
         let base = bound(self.arena.len());
+        let first = bound(self.len());
+        let moved = |mark: &ChangeMark| ChangeMark { index: first + mark.index, stream: mark.stream.clone() };
+        self.marks.extend(other.marks.iter().map(moved));
         self.arena.extend_from_slice(&other.arena);
         self.records.extend(other.records.iter().map(|r| EventRecord { start: r.start + base, ..*r }));
     }
@@ -371,6 +385,17 @@ impl EventBatch {
     /// Gives event `index` its place. For the log alone.
     pub fn set_position(&mut self, index: usize, position: Position) {
         self.records[index].position = position.0;
+    }
+
+    /// Notes that event `index` is in a change stream; in the order of the events. For the log alone.
+    pub fn mark(&mut self, index: usize, stream: Arc<str>) {
+        self.marks.push(ChangeMark { index: bound(index), stream });
+    }
+
+    /// Which events are in which change streams, in the order of the events. Only the chunks of the log's tail
+    /// have marks, and copies of single events leave them behind.
+    pub fn marks(&self) -> &[ChangeMark] {
+        &self.marks
     }
 
     /// Event `index`, borrowed.

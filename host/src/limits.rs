@@ -28,6 +28,16 @@ pub const TAIL_BYTES_MAX: usize = 64 << 20;
 pub const PAGE_EVENTS_MAX: usize = 4_096;
 /// Most bytes in one page of a read; a page always holds at least one event.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Longest name of a stream that is appended to by name.
+pub const STREAM_NAME_BYTES_MAX: usize = 63;
+/// Streams of one tenant that are appended to by name. One more is refused: whoever may publish chooses the names.
+pub const NAMED_STREAMS_MAX: usize = 1_000;
+/// Aggregates for which one plugin declares change scopes, and scopes of one of them: every event of such an
+/// aggregate is written into so many indexes.
+pub const CHANGE_AGGREGATES_MAX: usize = 64;
+pub const CHANGE_SCOPES_MAX: usize = 8;
+/// Longest name of a change scope.
+pub const SCOPE_NAME_BYTES_MAX: usize = 63;
 
 // Committer (embedded store).
 

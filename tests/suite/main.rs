@@ -2,6 +2,7 @@
 
 mod bad_host;
 mod batches;
+mod changes;
 mod checklist;
 mod checkpoints;
 mod cli;

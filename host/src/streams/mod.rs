@@ -5,12 +5,24 @@
 //! content) answers its first position and appends nothing; a reader whose
 //! place is no longer held is told so. Every read and every id is inside one
 //! tenant. There is no "now": a tail starts from a position the log answered.
+//!
+//! One counter gives the positions of a whole log, so a position (and a cursor)
+//! means the same on every stream of it. `events` is the stream that processors
+//! handle; streams with a name of their own hold what was appended to them and
+//! nothing else; change streams are indexes over `events`, written in the same
+//! append as the event. [`name`] says how they are called, [`scopes`] which
+//! change streams an event belongs to.
 
+pub mod name;
+pub mod scopes;
 mod tail;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use name::{ChangeStream, InvalidStreamName, StreamName};
+pub use scopes::{AggregateScopes, ChangeScopes, Scope, ScopeError};
 pub use tail::{Tail, TailReader, TailStats};
 
 use futures_util::FutureExt;
@@ -43,6 +55,21 @@ pub struct Bounds {
     pub newest: Position,
 }
 
+/// A page of any stream.
+#[derive(Clone, Debug)]
+pub struct StreamPage {
+    pub events: Arc<EventBatch>,
+    /// Where to go on: the last event's position of a full page, and otherwise the newest of the log.
+    pub next: Position,
+    /// Reading after this position misses nothing that the stream ever had, or has had since it was declared.
+    pub oldest: Position,
+    /// The newest position of the log.
+    pub newest: Position,
+    /// Events after the asked position are no longer held, or were never in this stream: `after` is older than
+    /// `oldest`. The page begins with the oldest that there is.
+    pub truncated: bool,
+}
+
 /// The log of events.
 ///
 /// Backends: `backends::sqlite`, `backends::memory`; `tests/src/conformance`
@@ -63,6 +90,42 @@ pub trait EventLog: Send + Sync + Debug {
         after: Position,
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>>;
+
+    /// Appends to one stream: to `events`, which is [`Self::append`], or to one with a name of its own. All
+    /// that `append` promises holds; ids are told apart by stream. What was appended to another stream is
+    /// in no page and no tail of `events` and in no change stream. A stream begins with its first event; a tenant has
+    /// [`NAMED_STREAMS_MAX`](crate::limits::NAMED_STREAMS_MAX) at most. Change streams take no appends:
+    /// [`StreamError::NotAppendable`].
+    fn append_to(
+        &self,
+        stream: &StreamName,
+        batch: EventBatch,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>>;
+
+    /// A stream's events after a position, oldest first; none for a stream that nobody has written to. What is
+    /// no longer held is told by `truncated` and not by an error, so that a reader sees what there is;
+    /// [`StreamError::PositionAhead`] as in [`Self::read`]. Waits for `events` of a tenant through
+    /// `tail().follow`, for a stream with a name of its own through `tail().follow_named`.
+    fn read_stream(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<StreamPage, StreamError>>;
+
+    /// Replaces the change scopes that an owner has declared ([`ChangeScopes::declare`]); none withdraws them.
+    /// Durable when it answers. Events appended from then on are in the streams of these scopes, in the very
+    /// append that writes them; earlier events are not. A second call with the same scopes does nothing.
+    /// The same scopes of several owners are one declaration, other ones are refused.
+    fn declare_scopes(
+        &self,
+        owner: &str,
+        declarations: &[AggregateScopes],
+    ) -> BoxFuture<'_, Result<(), StreamError>>;
+
+    /// The change scopes in effect, also those of an earlier life of the host.
+    fn scopes(&self) -> Arc<ChangeScopes>;
 
     /// When the tenant's first held event after a position was appended; none where there is no such event.
     /// A log that does not keep that answers the event's own time.
@@ -114,6 +177,12 @@ pub enum StreamError {
     TooManyEvents { events: usize, max: usize },
     #[error("{bytes} bytes in a batch; batch_bytes_max is {max}")]
     TooManyBytes { bytes: usize, max: usize },
+    #[error("`{stream}` is written by the host alone: it has the positions of `events`")]
+    NotAppendable { stream: String },
+    #[error("the tenant has {max} streams with a name of their own; named_streams_max is {max}")]
+    TooManyStreams { max: usize },
+    #[error(transparent)]
+    Scopes(#[from] ScopeError),
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
     #[error(transparent)]
@@ -128,6 +197,9 @@ impl Classify for StreamError {
             Self::IdTaken { .. } => "event_id_taken",
             Self::TooManyEvents { .. } => "batch_events_max",
             Self::TooManyBytes { .. } => "batch_bytes_max",
+            Self::NotAppendable { .. } => "stream_not_appendable",
+            Self::TooManyStreams { .. } => "named_streams_max",
+            Self::Scopes(e) => e.code(),
             Self::Invalid(_) => "event_invalid",
             Self::Backend(e) => e.code(),
         }

@@ -3,7 +3,8 @@
 //! The log publishes each committed batch once; followers get the same `Arc`.
 //! Memory is bounded over all tenants ([`TAIL_BYTES_MAX`]); what is pushed out
 //! is read from the store, which the follower does by itself when the tail
-//! does not reach back to its position.
+//! does not reach back to its position. Of the streams that are appended to by
+//! name it has no events: it only wakes who follows them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -12,6 +13,9 @@ use tokio::sync::watch;
 
 use crate::event::{EventBatch, Position, TenantId};
 use crate::limits::TAIL_BYTES_MAX;
+
+/// What a mark costs beside the event's bytes: its two words and its share of the name.
+const MARK_BYTES: usize = 64;
 
 /// The shared ring. One owner: the log's committer publishes, everybody else reads.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ struct Inner {
     /// Which tenant's chunk came when, for pushing the oldest out.
     order: VecDeque<TenantId>,
     bytes: usize,
+    /// Streams with a name of their own, while somebody follows them.
+    named: HashMap<(TenantId, Box<str>), watch::Sender<Position>>,
 }
 
 #[derive(Debug)]
@@ -110,7 +116,7 @@ impl Tail {
                 let last = batch.last_position();
                 newest = newest.max(last);
                 let tenant = batch.tenant.clone();
-                inner.bytes += batch.bytes();
+                inner.bytes += held_bytes(&batch);
                 inner.order.push_back(tenant.clone());
                 let tail = inner.tenants.entry(tenant).or_insert_with(|| {
                     new_tenants += 1;
@@ -198,6 +204,35 @@ impl Tail {
         TailReader { wake: tail.wake.subscribe() }
     }
 
+    /// Says how far streams with a name of their own have grown in what was committed, after
+    /// [`Self::publish_group`] with the rest of it. For the log alone.
+    pub fn publish_named(&self, grown: &[(TenantId, Box<str>, Position)]) {
+        {
+            let inner = self.lock();
+            for (tenant, stream, position) in grown {
+                if let Some(wake) = inner.named.get(&(tenant.clone(), stream.clone())) {
+                    wake.send_replace(*position);
+                }
+            }
+        }
+        let last = grown.iter().map(|(_, _, position)| *position).max().unwrap_or(Position::START);
+        self.newest.send_if_modified(|newest| {
+            let moved = last > *newest;
+            *newest = last.max(*newest);
+            moved
+        });
+    }
+
+    /// Follows a stream that is appended to by name, one that does not exist yet, too. Its `newest` is no older
+    /// than the stream's.
+    pub fn follow_named(&self, tenant: &TenantId, stream: &str) -> TailReader {
+        let mut inner = self.lock();
+        inner.named.retain(|_, wake| wake.receiver_count() > 0);
+        let newest = *self.newest.borrow();
+        let wake = inner.named.entry((tenant.clone(), stream.into()));
+        TailReader { wake: wake.or_insert_with(|| watch::Sender::new(newest)).subscribe() }
+    }
+
     /// The newest position over all tenants.
     pub fn newest(&self) -> watch::Receiver<Position> {
         self.newest.subscribe()
@@ -218,6 +253,10 @@ impl Tail {
     }
 }
 
+fn held_bytes(chunk: &EventBatch) -> usize {
+    chunk.bytes() + chunk.marks().len() * MARK_BYTES
+}
+
 impl TenantTail {
     fn new(complete_after: Position) -> Self {
         Self { chunks: VecDeque::new(), complete_after, wake: watch::Sender::new(complete_after) }
@@ -232,7 +271,7 @@ impl Inner {
             let tail = self.tenants.get_mut(&tenant).expect("a chunk's tenant is known");
             let chunk = tail.chunks.pop_front().expect("`order` names a tenant once per chunk");
             tail.complete_after = chunk.last_position();
-            self.bytes -= chunk.bytes();
+            self.bytes -= held_bytes(&chunk);
         }
     }
 }

@@ -14,7 +14,10 @@ use millrace::clock::ManualClock;
 use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
-use millrace::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use millrace::streams::{
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
+    StreamPage, Tail,
+};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -443,6 +446,36 @@ impl EventLog for FaultyLog {
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
         EventLog::read(&self.inner, tenant, after, limit)
+    }
+
+    fn append_to(
+        &self,
+        stream: &StreamName,
+        batch: EventBatch,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        self.inner.append_to(stream, batch)
+    }
+
+    fn read_stream(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
+        self.inner.read_stream(tenant, stream, after, limit)
+    }
+
+    fn declare_scopes(
+        &self,
+        owner: &str,
+        declarations: &[AggregateScopes],
+    ) -> BoxFuture<'_, Result<(), StreamError>> {
+        self.inner.declare_scopes(owner, declarations)
+    }
+
+    fn scopes(&self) -> Arc<ChangeScopes> {
+        self.inner.scopes()
     }
 
     fn bounds(&self) -> Bounds {

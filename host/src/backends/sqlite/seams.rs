@@ -1,6 +1,7 @@
 //! The seams that the store implements: checks at the border, then a request or a read.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -17,7 +18,10 @@ use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::plugins::{Candidate, Deployment, DeploymentStore};
-use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use crate::streams::{
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
+    StreamPage, Tail,
+};
 use crate::tables::{Query, Row, RowChanges, RowPage, TableError, TableSchema, TableStore};
 
 impl EventLog for SqliteStore {
@@ -38,6 +42,39 @@ impl EventLog for SqliteStore {
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
         let tenant = tenant.clone();
         SqliteStore::read(self, move |conn, shared| pages::page(conn, shared, &tenant, after, limit))
+    }
+
+    fn append_to(
+        &self,
+        _stream: &StreamName,
+        _batch: EventBatch,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        ready(Err(BackendError::Failed { detail: "named streams are not built yet".to_owned() }.into()))
+            .boxed()
+    }
+
+    fn read_stream(
+        &self,
+        _tenant: &TenantId,
+        _stream: &StreamName,
+        _after: Position,
+        _limit: PageLimit,
+    ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
+        ready(Err(BackendError::Failed { detail: "change streams are not built yet".to_owned() }.into()))
+            .boxed()
+    }
+
+    fn declare_scopes(
+        &self,
+        _owner: &str,
+        _declarations: &[AggregateScopes],
+    ) -> BoxFuture<'_, Result<(), StreamError>> {
+        ready(Err(BackendError::Failed { detail: "change scopes are not built yet".to_owned() }.into()))
+            .boxed()
+    }
+
+    fn scopes(&self) -> Arc<ChangeScopes> {
+        Arc::default()
     }
 
     fn appended_at(
