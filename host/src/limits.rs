@@ -479,10 +479,13 @@ pub const REDIS_DURABLE_WAIT: Duration = Duration::from_millis(1_000);
 /// First and longest wait before the next try to reach the server; doubles in between.
 pub const REDIS_RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 pub const REDIS_RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Entries that one script call trims, so that others get their turn in between.
+pub const REDIS_TRIM_ENTRIES_MAX: usize = 256;
 /// How often retention is applied.
 pub const REDIS_RETENTION_EVERY: Duration = Duration::from_secs(1);
-/// How often an id that is taken by another spelling of the same JSON is sent again with that spelling's hash.
-pub const REDIS_SPELLINGS_MAX: usize = BATCH_EVENTS_MAX + 1;
+/// How often an append is sent again because the log has an event of it in another spelling, or other last known
+/// values of its fields than when they were read. Each turn settles one event at least, unless others change the same.
+pub const REDIS_TURNS_MAX: usize = 2 * BATCH_EVENTS_MAX;
 /// What the positions of a new life of a log are rounded up to: far above what any host can know of the former one.
 pub const REDIS_LIFE_STEP: u64 = 1 << 32;
 

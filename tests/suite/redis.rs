@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod changes;
 mod chaos;
 mod faults;
 mod log;
@@ -48,3 +49,5 @@ async fn on_valkey() -> (Arc<dyn EventLog>, RedisServer) {
 
 millrace_tests::event_log_conformance!(redis, on_redis);
 millrace_tests::event_log_conformance!(valkey, on_valkey);
+millrace_tests::change_streams_conformance!(redis_changes, on_redis);
+millrace_tests::change_streams_conformance!(valkey_changes, on_valkey);

@@ -147,6 +147,9 @@ impl Tail {
                 tail.complete_after = position;
                 tail.wake.send_replace(position);
             }
+            for wake in inner.named.values() {
+                wake.send_replace(position);
+            }
         }
         self.newest.send_replace(position);
     }

@@ -22,8 +22,7 @@ use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position};
 use crate::limits::{
-    REDIS_GROUP_BYTES_MAX, REDIS_GROUP_EVENTS_MAX, REDIS_GROUP_REQUESTS_MAX, REDIS_QUEUE_MAX,
-    REDIS_SPELLINGS_MAX,
+    REDIS_GROUP_BYTES_MAX, REDIS_GROUP_EVENTS_MAX, REDIS_GROUP_REQUESTS_MAX, REDIS_QUEUE_MAX, REDIS_TURNS_MAX,
 };
 use crate::streams::{Appended, StreamError};
 use crate::tasks::TaskError;
@@ -149,12 +148,21 @@ impl Appender {
                     self.placed.push_back(Placed { request, answer, epoch, newest });
                 }
                 Outcome::Refused(error) => request.finish(Err(error)),
-                Outcome::Spelled { event, hash } if request.spellings < REDIS_SPELLINGS_MAX => {
-                    request.spellings += 1;
-                    request.events[event].hash = hash;
+                _ if request.turns >= REDIS_TURNS_MAX => {
+                    let detail = "an append met other values in the log each time that it was sent";
+                    request.finish(Err(remote(RemoteFault::Timeout, detail).into()));
+                }
+                outcome => {
+                    request.turns += 1;
+                    match outcome {
+                        Outcome::Spelled { event, hash } => request.events[event].hash = hash,
+                        Outcome::Moved { known } => {
+                            request.known.iter_mut().zip(known).for_each(|(is, known)| *is |= known);
+                        }
+                        _ => {}
+                    }
                     again.push(request);
                 }
-                Outcome::Again | Outcome::Spelled { .. } => again.push(request),
             }
         }
         self.put_back(again);

@@ -10,22 +10,25 @@ const FORMAT: u8 = 1;
 /// What the script needs of one event.
 #[derive(Clone, Debug)]
 pub(super) struct EncodedEvent {
-    /// Stands for (tenant, id) in the dedup window.
+    /// Stands for (tenant, stream, id) in the dedup window.
     pub(super) key: [u8; 16],
     /// Stands for the content; two spellings of the same JSON differ, and are compared when it matters.
     pub(super) hash: [u8; 16],
     pub(super) body: Vec<u8>,
 }
 
-pub(super) fn encode(tenant: &str, event: &Event<'_>) -> EncodedEvent {
-    EncodedEvent { key: id_key(tenant, event.id), hash: content_hash(event), body: body(event) }
+/// `stream` is empty for `events`.
+pub(super) fn encode(tenant: &str, stream: &str, event: &Event<'_>) -> EncodedEvent {
+    EncodedEvent { key: id_key(tenant, stream, event.id), hash: content_hash(event), body: body(event) }
 }
 
-fn id_key(tenant: &str, id: &str) -> [u8; 16] {
+fn id_key(tenant: &str, stream: &str, id: &str) -> [u8; 16] {
     let mut hash = Sha256::new();
-    // No tenant has a zero in its name.
-    hash.update(tenant);
-    hash.update([0]);
+    // No tenant and no stream has a zero in its name.
+    for part in [tenant, stream] {
+        hash.update(part);
+        hash.update([0]);
+    }
     hash.update(id);
     short(hash)
 }
@@ -111,6 +114,11 @@ pub(super) fn decode(
         decoded += 1;
     }
     if decoded == count { Ok(()) } else { Err("an entry has another number of events than its id says") }
+}
+
+/// One event of an entry, by the bytes that it has there.
+pub(super) fn decode_one(mut bytes: &[u8], position: Position) -> Option<Event<'_>> {
+    next(&mut bytes, position).filter(|_| bytes.is_empty())
 }
 
 fn next<'a>(rest: &mut &'a [u8], position: Position) -> Option<Event<'a>> {
@@ -205,8 +213,8 @@ mod tests {
                 schema_version, depth, scope, kind, cursor, traceparent, payload: &payload,
             };
             let mut entry = vec![FORMAT];
-            entry.extend(encode("acme", &event).body);
-            entry.extend(encode("acme", &event).body);
+            entry.extend(encode("acme", "", &event).body);
+            entry.extend(encode("acme", "", &event).body);
             let mut batch = EventBatch::new(TenantId::new("acme").unwrap());
             decode_into(&mut batch, EntryId { last: Position(8), count: 2 }, &entry).unwrap();
             prop_assert_eq!(batch.get(0), event);

@@ -63,12 +63,16 @@ struct Synced {
     base: Position,
     why: String,
     cut: String,
+    scopes_version: u64,
+    scopes: String,
 }
 
 /// Entries that were read and are not visible yet.
 #[derive(Default)]
 struct Read {
     chunks: Vec<EventBatch>,
+    /// How far streams with a name of their own have grown.
+    named: Vec<(TenantId, Box<str>, Position)>,
     newest: Position,
     newest_entry: Option<(String, String)>,
     entries: usize,
@@ -296,6 +300,9 @@ impl Follower {
         }
         self.shared.add_tenants(read.chunks.iter().map(|chunk| chunk.tenant.clone()));
         self.shared.tail.publish_group(read.chunks.into_iter().map(Arc::new).collect());
+        if !read.named.is_empty() {
+            self.shared.tail.publish_named(&read.named);
+        }
         self.shared.published.send_modify(|published| published.newest = read.newest);
     }
 
@@ -391,22 +398,27 @@ impl Follower {
         let epoch = ulid::Ulid::new().to_string();
         let (entry, time) = self.newest_entry.clone().unwrap_or_default();
         let newest = self.shared.bounds().newest.0;
-        let names: [&[u8]; 4] = [&keys.meta, &keys.events, &keys.ids, &keys.older_ids];
+        let scopes = self.shared.scopes();
+        let names: [&[u8]; 5] = [&keys.meta, &keys.events, &keys.ids, &keys.older_ids, &keys.scopes];
         let answer = SYNC
             .run(&mut feed.connection, &names, |command| {
                 command.arg(known.as_ref().map_or("", |epoch| &epoch.0)).arg(newest).arg(&entry).arg(&time);
                 command.arg(&epoch).arg(REDIS_LIFE_STEP).arg(wrong);
+                command.arg(scopes.version).arg(&scopes.json);
             })
             .await
             .map_err(|error| backend("looking at the log", &error))?;
-        Synced::read(answer).ok_or_else(|| remote(RemoteFault::WrongType, "the log's counters are none"))
+        let synced = Synced::read(answer);
+        let synced = synced.ok_or_else(|| remote(RemoteFault::WrongType, "the log's counters are none"))?;
+        self.shared.set_scopes(synced.scopes_version, &synced.scopes)?;
+        Ok(synced)
     }
 }
 
 impl Synced {
     fn read(answer: Value) -> Option<Self> {
         let parts = list(answer)?;
-        let [epoch, newest, trimmed, base, why, cut] = &parts[..] else { return None };
+        let [epoch, newest, trimmed, base, why, cut, version, scopes] = &parts[..] else { return None };
         Some(Self {
             epoch: Epoch(text(epoch)?.into()),
             newest: Position(number(newest)?),
@@ -414,6 +426,8 @@ impl Synced {
             base: Position(number(base)?),
             why: text(why)?.to_owned(),
             cut: text(cut)?.to_owned(),
+            scopes_version: number(version)?,
+            scopes: text(scopes)?.to_owned(),
         })
     }
 }
@@ -423,13 +437,32 @@ impl Read {
         const FOREIGN: Wrong = Wrong::Entry("an entry is not of this log");
         let Value::Array(parts) = entry else { return Err(FOREIGN) };
         let [id_value, Value::Array(fields)] = &parts[..] else { return Err(FOREIGN) };
-        let [_, tenant, _, time, _, events] = &fields[..] else { return Err(FOREIGN) };
+        let [_, tenant, _, time, _, events, more @ ..] = &fields[..] else { return Err(FOREIGN) };
         let id = bytes(id_value).and_then(EntryId::parse).ok_or(FOREIGN)?;
         let tenant = text(tenant).and_then(|name| TenantId::new(name).ok()).ok_or(FOREIGN)?;
         let (events, time) = (bytes(events).ok_or(FOREIGN)?, text(time).ok_or(FOREIGN)?);
         if id.first().0 != self.newest.0 + 1 {
             return Err(Wrong::Gap);
         }
+        match more {
+            [] => self.chunk(tenant, id, events, "")?,
+            [field, names] if bytes(field) == Some(b"c") => {
+                self.chunk(tenant, id, events, text(names).ok_or(FOREIGN)?)?;
+            }
+            [field, stream] if bytes(field) == Some(b"s") => {
+                self.named.push((tenant, text(stream).ok_or(FOREIGN)?.into(), id.last));
+            }
+            _ => return Err(FOREIGN),
+        }
+        self.newest = id.last;
+        self.newest_entry = Some((format!("{}-{}", id.last, id.count), time.to_owned()));
+        self.entries += 1;
+        self.bytes += events.len();
+        Ok(())
+    }
+
+    /// Takes in an entry of `events`, with the change streams of its events.
+    fn chunk(&mut self, tenant: TenantId, id: EntryId, events: &[u8], changes: &str) -> Result<(), Wrong> {
         let chunk = match self.chunks.last_mut() {
             Some(chunk) if chunk.tenant == tenant && chunk.bytes() + events.len() <= BATCH_BYTES_MAX => chunk,
             _ => {
@@ -437,11 +470,14 @@ impl Read {
                 self.chunks.last_mut().expect("one was just added")
             }
         };
+        let first = chunk.len();
         decode_into(chunk, id, events).map_err(Wrong::Entry)?;
-        self.newest = id.last;
-        self.newest_entry = Some((format!("{}-{}", id.last, id.count), time.to_owned()));
-        self.entries += 1;
-        self.bytes += events.len();
+        for line in changes.lines() {
+            let mark =
+                line.split_once('\t').and_then(|(index, name)| Some((index.parse::<usize>().ok()?, name)));
+            let (index, name) = mark.ok_or(Wrong::Entry("an entry's change streams are damaged"))?;
+            chunk.mark(first + index, name.into());
+        }
         Ok(())
     }
 }

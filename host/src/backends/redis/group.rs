@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use redis::Value;
 
+use super::changes::describe;
 use super::codec::{EntryId, decode};
 use super::faults::{backend, remote};
 use super::requests::Request;
@@ -12,7 +13,7 @@ use super::scripts::{APPEND, bytes, list, number};
 use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position};
-use crate::limits::REDIS_ENTRY_BYTES_MAX;
+use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX};
 use crate::streams::{Appended, StreamError};
 
 /// What became of one request.
@@ -23,6 +24,10 @@ pub(super) enum Outcome {
         epoch: Epoch,
     },
     Refused(StreamError),
+    /// Last known values were others than expected: before the event that found it, these of its events are known.
+    Moved {
+        known: Vec<bool>,
+    },
     /// The id of this one of its events has the same content in another spelling, which has this hash.
     Spelled {
         event: usize,
@@ -40,15 +45,30 @@ pub(super) async fn send(
     // Requests of one tenant share entries when they stand together.
     let mut order: Vec<usize> = (0..group.len()).collect();
     order.sort_by(|a, b| group[*a].batch.tenant.cmp(&group[*b].batch.tenant));
+    let ordered: Vec<&Request> = order.iter().map(|&index| &group[index]).collect();
+    let scopes = shared.scopes();
+    let described = describe(&shared, &mut session, &scopes, &ordered).await?;
     let keys = &shared.keys;
-    let names: [&[u8]; 6] =
-        [&keys.meta, &keys.events, &keys.ids, &keys.older_ids, &keys.tenants, &keys.index];
+    let names: [&[u8]; 9] = [
+        &keys.meta,
+        &keys.events,
+        &keys.ids,
+        &keys.older_ids,
+        &keys.tenants,
+        &keys.index,
+        &keys.streams,
+        &keys.values,
+        &keys.names,
+    ];
     let fill = |command: &mut redis::Cmd| {
         command.arg(&*session.epoch.0).arg(shared.options.dedup_events_max).arg(REDIS_ENTRY_BYTES_MAX);
-        for request in order.iter().map(|&index| &group[index]) {
-            command.arg(request.batch.tenant.as_str()).arg(request.events.len());
+        command.arg(scopes.version).arg(NAMED_STREAMS_MAX);
+        let mut described = described.iter();
+        for request in &ordered {
+            command.arg(request.batch.tenant.as_str()).arg(&*request.stream).arg(request.events.len());
             for event in &request.events {
-                command.arg(&event.key).arg(&event.hash).arg(&event.body);
+                let changes = described.next().map(Vec::as_slice).unwrap_or_default();
+                command.arg(&event.key).arg(&event.hash).arg(&event.body).arg(changes);
             }
         }
     };
@@ -104,6 +124,11 @@ async fn outcome(
             let hash: [u8; 16] = bytes(hash).and_then(|hash| hash.try_into().ok()).ok_or_else(shape)?;
             taken(shared, session, request, event, position, hash).await
         }
+        Value::Int(4) => {
+            let repeated = |value: &Value| number::<i64>(value).is_some_and(|position| position < 0);
+            Ok(Outcome::Moved { known: parts.iter().skip(1).map(repeated).collect() })
+        }
+        Value::Int(5) => Ok(Outcome::Refused(StreamError::TooManyStreams { max: NAMED_STREAMS_MAX })),
         _ => Err(shape()),
     }
 }

@@ -10,6 +10,7 @@
 //! Deliberately absent: Redis Cluster, and a store for anything but the log.
 
 mod appender;
+mod changes;
 mod codec;
 mod connect;
 mod faults;
@@ -36,7 +37,10 @@ pub use shared::RedisStatus;
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, TenantId};
 use crate::limits::{REDIS_QUEUE_MAX, REDIS_RETENTION_EVERY};
-use crate::streams::{Appended, Bounds, EventLog, PageLimit, Retention, StreamError, Tail};
+use crate::streams::{
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
+    StreamPage, Tail,
+};
 use crate::tasks::{TaskKind, Tasks};
 use crate::telemetry::metrics as names;
 use appender::Appender;
@@ -107,14 +111,14 @@ impl RedisLog {
         self.inner.shared.status.subscribe()
     }
 
-    async fn append_batch(&self, batch: EventBatch) -> Result<Vec<Appended>, StreamError> {
+    async fn append_batch(&self, stream: &str, batch: EventBatch) -> Result<Vec<Appended>, StreamError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let shared = &self.inner.shared;
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + shared.options.append_wait_max;
-        let request = Request::new(batch, shared.bounds().newest, deadline, reply)?;
+        let request = Request::new(stream, batch, shared.bounds().newest, deadline, reply)?;
         match tokio::time::timeout_at(deadline, self.inner.queue.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BackendError::Closed.into()),
@@ -135,7 +139,7 @@ async fn keep_to_retention(shared: &Shared) {
 
 impl EventLog for RedisLog {
     fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
-        self.append_batch(batch).boxed()
+        self.append_batch("", batch).boxed()
     }
 
     fn read(
@@ -146,6 +150,53 @@ impl EventLog for RedisLog {
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
         let tenant = tenant.clone();
         async move { reads::page(&self.inner.shared, &tenant, after, limit).await }.boxed()
+    }
+
+    fn append_to(
+        &self,
+        stream: &StreamName,
+        batch: EventBatch,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        let stream = stream.clone();
+        async move {
+            match &stream {
+                StreamName::Events => self.append_batch("", batch).await,
+                StreamName::Named(name) => self.append_batch(name, batch).await,
+                StreamName::Changes(_) => Err(StreamError::NotAppendable { stream: stream.to_string() }),
+            }
+        }
+        .boxed()
+    }
+
+    fn read_stream(
+        &self,
+        tenant: &TenantId,
+        stream: &StreamName,
+        after: Position,
+        limit: PageLimit,
+    ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
+        let (tenant, stream) = (tenant.clone(), stream.clone());
+        async move {
+            let shared = &self.inner.shared;
+            match stream {
+                StreamName::Events => reads::stream_page(shared, &tenant, after, limit).await,
+                _ => changes::page(shared, &tenant, &stream, after, limit).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn declare_scopes(
+        &self,
+        owner: &str,
+        declarations: &[AggregateScopes],
+    ) -> BoxFuture<'_, Result<(), StreamError>> {
+        let (owner, declarations) = (owner.to_owned(), declarations.to_vec());
+        async move { changes::declare(&self.inner.shared, &owner, &declarations).await }.boxed()
+    }
+
+    fn scopes(&self) -> Arc<ChangeScopes> {
+        self.inner.shared.scopes().scopes
     }
 
     fn appended_at(

@@ -8,8 +8,8 @@ use super::scripts::{READ, TRIM, bytes, list, number};
 use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Event, EventBatch, Micros, Page, Position, TenantId};
-use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
-use crate::streams::{PageLimit, Retention, StreamError};
+use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, REDIS_TRIM_ENTRIES_MAX};
+use crate::streams::{PageLimit, Retention, StreamError, StreamPage};
 use std::sync::Arc;
 
 /// An entry as it was found.
@@ -56,6 +56,28 @@ pub(super) async fn page(
     }
     let next = if full || found.more { events.last_position() } else { found.upto };
     Ok(Page { events: Arc::new(events), next, oldest: Position(found.trimmed.0 + 1) })
+}
+
+/// A page of `events` for a reader to whom it is said what is gone, and not refused.
+pub(super) async fn stream_page(
+    shared: &Shared,
+    tenant: &TenantId,
+    after: Position,
+    limit: PageLimit,
+) -> Result<StreamPage, StreamError> {
+    let mut from = after;
+    loop {
+        match page(shared, tenant, from, limit).await {
+            // Retention may pass while it is read.
+            Err(StreamError::PositionLost { trimmed, .. }) if trimmed > from => from = trimmed,
+            Err(error) => return Err(error),
+            Ok(Page { events, next, oldest }) => {
+                let oldest = Position(oldest.0 - 1);
+                let newest = shared.bounds().newest.max(next);
+                return Ok(StreamPage { events, next, oldest, newest, truncated: after < oldest });
+            }
+        }
+    }
 }
 
 /// When the first event after a position was appended.
@@ -122,7 +144,7 @@ fn entry(parts: &[Value]) -> Option<Entry> {
 }
 
 /// The answer of a script that works on the log that a session is of.
-fn answer(
+pub(super) fn answer(
     shared: &Shared,
     session: &Session,
     doing: &str,
@@ -150,26 +172,34 @@ pub(super) async fn trim(shared: &Shared, retention: Retention) -> Result<u64, S
     }
     let mut session = shared.serving()?;
     let epoch = session.epoch.clone();
-    let names: [&[u8]; 2] = [&shared.keys.meta, &shared.keys.events];
-    let call = TRIM.run(&mut session.reads, &names, |command| {
-        let age = retention.age.map(|age| age.as_micros().to_string()).unwrap_or_default();
-        let events = retention.events.map(|events| events.to_string()).unwrap_or_default();
-        command.arg(&*epoch.0).arg(events).arg(age);
-    });
-    let asked = call.await;
-    let parts = answer(shared, &session, "trimming", asked)?;
+    let names: [&[u8]; 3] = [&shared.keys.meta, &shared.keys.events, &shared.keys.streams];
     let shape = || remote(RemoteFault::Unsupported, "trimming: the answer has another shape");
-    let [_, before, now] = &parts[..] else { return Err(shape().into()) };
-    let before: u64 = number(before).ok_or_else(shape)?;
-    let now: u64 = number(now).ok_or_else(shape)?;
-    shared.trimmed(&session.epoch, Position(now));
-    if now > before {
-        trim_indexes(shared, &mut session, now).await?;
+    let mut gone = 0;
+    loop {
+        let call = TRIM.run(&mut session.reads, &names, |command| {
+            let age = retention.age.map(|age| age.as_micros().to_string()).unwrap_or_default();
+            let events = retention.events.map(|events| events.to_string()).unwrap_or_default();
+            command.arg(&*epoch.0).arg(events).arg(age).arg(REDIS_TRIM_ENTRIES_MAX);
+        });
+        let asked = call.await;
+        let parts = answer(shared, &session, "trimming", asked)?;
+        let [_, before, now, more] = &parts[..] else { return Err(shape().into()) };
+        let before: u64 = number(before).ok_or_else(shape)?;
+        let now: u64 = number(now).ok_or_else(shape)?;
+        shared.trimmed(&session.epoch, Position(now));
+        gone += now - before;
+        if *more == Value::Int(0) {
+            break;
+        }
     }
-    Ok(now - before)
+    if gone > 0 {
+        trim_indexes(shared, &mut session).await?;
+    }
+    Ok(gone)
 }
 
-async fn trim_indexes(shared: &Shared, session: &mut Session, trimmed: u64) -> Result<(), BackendError> {
+async fn trim_indexes(shared: &Shared, session: &mut Session) -> Result<(), BackendError> {
+    let trimmed = shared.bounds().trimmed.0;
     let tenants = shared.tenants();
     // Not all at once: the server serves others in between.
     for some in tenants.chunks(100) {

@@ -16,6 +16,8 @@ pub(super) type Reply = oneshot::Sender<Result<Vec<Appended>, StreamError>>;
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) batch: EventBatch,
+    /// Empty for `events`.
+    pub(super) stream: Box<str>,
     /// The events that the script is asked for: an id that the batch repeats is in it once.
     pub(super) events: Vec<EncodedEvent>,
     /// For each of `events`, where it stands in the batch.
@@ -24,8 +26,10 @@ pub(super) struct Request {
     pub(super) asked: Vec<(usize, bool)>,
     pub(super) reply: Reply,
     pub(super) deadline: Instant,
-    /// How often one of its hashes was replaced by that of another spelling.
-    pub(super) spellings: usize,
+    /// Which of `events` the log has already, as far as it was found out.
+    pub(super) known: Vec<bool>,
+    /// How often it was sent again because of what the log has.
+    pub(super) turns: usize,
     /// Where the log was when it may have been appended for the first time.
     pub(super) tried: Option<(Epoch, Position)>,
 }
@@ -33,6 +37,7 @@ pub(super) struct Request {
 impl Request {
     /// Checks a batch and encodes it. `newest` is where the log is about now.
     pub(super) fn new(
+        stream: &str,
         batch: EventBatch,
         newest: Position,
         deadline: Instant,
@@ -60,11 +65,23 @@ impl Request {
             }
             first.insert(event.id, events.len());
             asked.push((events.len(), false));
-            events.push(encode(batch.tenant.as_str(), &event));
+            events.push(encode(batch.tenant.as_str(), stream, &event));
             places.push(index);
         }
         drop(first);
-        Ok(Self { batch, events, places, asked, reply, deadline, spellings: 0, tried: None })
+        let known = vec![false; events.len()];
+        Ok(Self {
+            batch,
+            stream: stream.into(),
+            events,
+            places,
+            asked,
+            reply,
+            deadline,
+            known,
+            turns: 0,
+            tried: None,
+        })
     }
 
     pub(super) fn bytes(&self) -> usize {

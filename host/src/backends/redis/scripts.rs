@@ -13,6 +13,8 @@ pub(super) struct Script {
 pub(super) static APPEND: Script = Script::new(include_str!("lua/append.lua"));
 pub(super) static SYNC: Script = Script::new(include_str!("lua/sync.lua"));
 pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
+pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
+pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
 pub(super) static TRIM: Script = Script::new(include_str!("lua/trim.lua"));
 
 impl Script {
@@ -58,17 +60,27 @@ impl Script {
 /// The keys of one log. All have its name in braces, so that they lie together wherever keys are spread.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
-    /// Hash: epoch, position, trimmed, base, time, ids_from.
+    /// Hash: epoch, position, trimmed, base, time, ids_from, scopes (their version).
     pub(super) meta: Vec<u8>,
-    /// Stream: entries with the id `{last position}-{events}` and the fields t(enant), a(ppended at), e(vents).
+    /// Stream: entries with the id `{last position}-{events}` and the fields t(enant), a(ppended at), e(vents), and
+    /// s(tream) where that is another one than `events`, or c(hange streams) by the number of the event in the entry.
     pub(super) events: Vec<u8>,
     /// Hash of the dedup window: key of (tenant, id) to hash of the content and position. And the one before it.
     pub(super) ids: Vec<u8>,
     pub(super) older_ids: Vec<u8>,
     /// Set of every tenant that has appended.
     pub(super) tenants: Vec<u8>,
-    /// Streams by tenant, with the ids of the tenant's entries and nothing else.
+    /// Streams by tenant, with the ids of the tenant's entries of `events` and nothing else.
     pub(super) index: Vec<u8>,
+    /// Streams by tenant and stream, of change streams and those with a name of their own: the positions of their events,
+    /// with where these lie in their entries.
+    pub(super) streams: Vec<u8>,
+    /// Hashes by aggregate: the last known values of field scopes.
+    pub(super) values: Vec<u8>,
+    /// Sets by tenant: its streams with a name of their own.
+    pub(super) names: Vec<u8>,
+    /// The change scopes as JSON.
+    pub(super) scopes: Vec<u8>,
     /// What a reader writes so that it can wait for replicas: all before it in the replication stream is with them, too.
     pub(super) barrier: Vec<u8>,
 }
@@ -83,12 +95,24 @@ impl Keys {
             older_ids: key("ids:older"),
             tenants: key("tenants"),
             index: key("tenant:"),
+            streams: key("stream:"),
+            values: key("values:"),
+            names: key("streams:"),
+            scopes: key("scopes"),
             barrier: key("barrier"),
         }
     }
 
     pub(super) fn index_of(&self, tenant: &str) -> Vec<u8> {
         [&self.index[..], tenant.as_bytes()].concat()
+    }
+
+    pub(super) fn stream_of(&self, tenant: &str, stream: &str) -> Vec<u8> {
+        [&self.streams[..], tenant.as_bytes(), b":", stream.as_bytes()].concat()
+    }
+
+    pub(super) fn values_of(&self, aggregate: &str) -> Vec<u8> {
+        [&self.values[..], aggregate.as_bytes()].concat()
     }
 }
 

@@ -12,7 +12,7 @@ use super::options::{Durability, RedisOptions};
 use super::scripts::Keys;
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position, TenantId};
-use crate::streams::{Bounds, Tail};
+use crate::streams::{Bounds, ChangeScopes, Tail};
 
 /// Up to where the log may be seen: durable, and in the tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,15 @@ pub(super) struct Shared {
     pub(super) status: watch::Sender<RedisStatus>,
     pub(super) session: watch::Sender<Option<Session>>,
     tenants: Mutex<BTreeSet<TenantId>>,
+    scopes: Mutex<KnownScopes>,
+}
+
+/// The change scopes, as they were last seen in the log.
+#[derive(Clone, Debug, Default)]
+pub(super) struct KnownScopes {
+    pub(super) version: u64,
+    pub(super) json: String,
+    pub(super) scopes: Arc<ChangeScopes>,
 }
 
 /// The epoch while none is known. No log has it.
@@ -71,6 +80,7 @@ impl Shared {
             status: watch::Sender::new(status),
             session: watch::Sender::new(None),
             tenants: Mutex::default(),
+            scopes: Mutex::default(),
             options,
         })
     }
@@ -108,6 +118,29 @@ impl Shared {
     pub(super) fn add_tenants(&self, tenants: impl IntoIterator<Item = TenantId>) -> Vec<TenantId> {
         let mut known = self.lock();
         tenants.into_iter().filter(|tenant| known.insert(tenant.clone())).collect()
+    }
+
+    pub(super) fn scopes(&self) -> KnownScopes {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes in the change scopes that the log has. What cannot be read is said.
+    pub(super) fn set_scopes(&self, version: u64, json: &str) -> Result<(), BackendError> {
+        let mut known = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if (known.version, known.json.as_str()) == (version, json) {
+            return Ok(());
+        }
+        let scopes = match json {
+            "" => ChangeScopes::default(),
+            json => serde_json::from_str(json).map_err(|error| {
+                remote(
+                    RemoteFault::Unsupported,
+                    format_args!("the log's change scopes cannot be read: {error}"),
+                )
+            })?,
+        };
+        *known = KnownScopes { version, json: json.to_owned(), scopes: Arc::new(scopes) };
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<TenantId>> {

@@ -1,10 +1,11 @@
 -- Compares the log with what a host knows of it, and begins another life of the log where they do not agree.
 --
--- KEYS: meta, events, ids, older ids
+-- KEYS: meta, events, ids, older ids, scopes
 -- ARGV: known epoch or '', known newest position, id of the newest known entry or '', its time, an epoch to begin,
---       what positions of a new life are rounded up to, what a host has found wrong or ''
+--       what positions of a new life are rounded up to, what a host has found wrong or '',
+--       the version of the change scopes that is known, and they as JSON or ''
 -- Answers {epoch, newest, trimmed, where this life began, why it is a new one or '', up to where somebody else has
--- shortened the stream or ''}, numbers as text.
+-- shortened the stream or '', version of the change scopes, and they as JSON}, numbers as text.
 --
 -- A new life begins far above every position of the former ones, and all before it counts as trimmed: whoever stands
 -- there is told that its place is lost, and no position ever means two events.
@@ -59,6 +60,11 @@ if why ~= '' or not epoch then
   epoch, position, trimmed = ARGV[5], base, base
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'position', text(base), 'trimmed', text(base), 'base', text(base),
     'time', meta[5] or '0', 'ids_from', text(base))
+  -- A log that was emptied does not know what plugins have declared; a host that was there does.
+  if ARGV[9] ~= '' and redis.call('EXISTS', KEYS[5]) == 0 then
+    redis.call('SET', KEYS[5], ARGV[9])
+    redis.call('HSET', KEYS[1], 'scopes', text(tonumber(ARGV[8]) + 1))
+  end
   -- Ids of a former life would make new events look like repeats. What is no hash is not ours, and stays.
   for i = 3, 4 do
     if redis.call('TYPE', KEYS[i]).ok == 'hash' then redis.call('UNLINK', KEYS[i]) end
@@ -68,4 +74,5 @@ elseif length > 0 and gone > trimmed then
   trimmed, cut = gone, text(gone)
   redis.call('HSET', KEYS[1], 'trimmed', text(gone))
 end
-return {epoch, text(position), text(trimmed), text(base), why, cut}
+local scopes = redis.call('HGET', KEYS[1], 'scopes') or '0'
+return {epoch, text(position), text(trimmed), text(base), why, cut, scopes, redis.call('GET', KEYS[5]) or ''}

@@ -1,8 +1,8 @@
 -- Gives up the oldest events, by count and by age.
 --
--- KEYS: meta, events
--- ARGV: epoch, events to keep or '', microseconds to keep or ''
--- Answers {0, trimmed before, trimmed now}, or {1, epoch} when the log is another one.
+-- KEYS: meta, events, prefix of the other streams' indexes
+-- ARGV: epoch, events to keep or '', microseconds to keep or '', entries to look through at most
+-- Answers {0, trimmed before, trimmed now, whether there is more}, or {1, epoch} when the log is another one.
 --
 -- The mark is exact, and readers go by it. The stream itself is cut where that is cheap, at or before the mark.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'position', 'trimmed')
@@ -26,6 +26,34 @@ if ARGV[3] ~= '' then
   end
   upto = math.max(upto, low)
 end
+-- The indexes of other streams are cut with the entries that name them. What is empty then goes: a stream of an
+-- aggregate that is no more must not stay for ever.
+local more, seen, keys = 0, 0, {}
+local from = string.format('%.0f-0', trimmed + 1)
+while upto > trimmed do
+  local page = redis.call('XRANGE', KEYS[2], from, string.format('%.0f', upto), 'COUNT', 16)
+  for _, entry in ipairs(page) do
+    local fields = entry[2]
+    if fields[7] == 's' then
+      keys[KEYS[3] .. fields[2] .. ':' .. fields[8]] = true
+    elseif fields[7] == 'c' then
+      for name in string.gmatch(fields[8], '\t([^\n]+)') do keys[KEYS[3] .. fields[2] .. ':' .. name] = true end
+    end
+  end
+  seen = seen + #page
+  if #page < 16 then break end
+  from = '(' .. page[16][1]
+  if seen >= tonumber(ARGV[4]) then
+    local last = tonumber(string.match(page[16][1], '^%d+'))
+    if last < upto then upto, more = last, 1 end
+    break
+  end
+end
 if upto > trimmed then redis.call('HSET', KEYS[1], 'trimmed', string.format('%.0f', upto)) end
-redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f-0', upto + 1))
-return {0, meta[3], string.format('%.0f', upto)}
+local first = string.format('%.0f-0', upto + 1)
+for key in pairs(keys) do
+  redis.call('XTRIM', key, 'MINID', '=', first)
+  if redis.call('XLEN', key) == 0 then redis.call('DEL', key) end
+end
+redis.call('XTRIM', KEYS[2], 'MINID', '~', first)
+return {0, meta[3], string.format('%.0f', upto), more}
