@@ -150,8 +150,6 @@ fn unescape(part: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
-
     use super::*;
 
     #[test]

@@ -54,12 +54,11 @@ async fn c20_an_unreachable_server_is_said_and_waited_for() {
     assert!(log.ready(Duration::ZERO).await.is_err());
     // An append that waits is carried out once there is a server.
     let log = RedisLog::open(at(port));
-    let waiting = tokio::spawn({
-        let log = as_seam(&log);
-        async move { append_one(&log, &tenant("acme"), "b").await }
-    });
+    let mut waiting = tokio::task::JoinSet::new();
+    let appending = as_seam(&log);
+    waiting.spawn(async move { append_one(&appending, &tenant("acme"), "b").await });
     let _server = RedisServer::on_port(Engine::Redis, Keeps::Always, port);
-    assert_eq!(waiting.await.unwrap().position, Position(1));
+    assert_eq!(waiting.join_next().await.unwrap().unwrap().position, Position(1));
     assert!(log.status().problem.is_none());
 }
 
