@@ -198,6 +198,60 @@ async fn a_member_of_a_cluster_is_refused() {
     assert!(said.to_string().contains("part of a cluster"), "{said}");
 }
 
+/// A server with TLS beside its plain port, and the authority that it is to be checked against.
+#[tokio::test]
+async fn a_server_with_tls_is_checked_against_its_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(file("cert.pem"), certificate.pem()).unwrap();
+    std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
+    let port = free_port();
+    let server = RedisServer::start(
+        Engine::Redis,
+        Keeps::Always,
+        &[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &file("cert.pem"),
+            "--tls-key-file",
+            &file("key.pem"),
+            "--tls-ca-cert-file",
+            &file("cert.pem"),
+            "--tls-auth-clients",
+            "no",
+        ],
+    );
+    let address = |host: &str, port: u16| format!("rediss://{host}:{port}").parse::<RedisAddress>().unwrap();
+    // Nobody vouches for it.
+    let log = RedisLog::open(RedisOptions::new(address("localhost", port)));
+    until("it is refused", || {
+        log.status().problem.is_some_and(|said| said.to_string().contains("ertificate"))
+    })
+    .await;
+    // A server that does not speak TLS is none.
+    let log = RedisLog::open(RedisOptions::new(address("localhost", server.port())));
+    until("it is refused", || {
+        log.status().problem.is_some_and(|said| said.to_string().contains("connecting"))
+    })
+    .await;
+    let ca_file = Some(file("cert.pem").into());
+    let log = open(RedisOptions { ca_file, ..RedisOptions::new(address("localhost", port)) }).await;
+    append_one(&as_seam(&log), &tenant("acme"), "a").await;
+    let elsewhere = RedisOptions {
+        ca_file: Some(file("missing.pem").into()),
+        ..RedisOptions::new(address("localhost", port))
+    };
+    let log = RedisLog::open(elsewhere);
+    until("the file is named", || {
+        log.status().problem.is_some_and(|said| said.to_string().contains("missing.pem"))
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_that_still_loads_is_waited_for() {
     let mut server = RedisServer::start(

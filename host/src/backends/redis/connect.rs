@@ -1,9 +1,12 @@
 //! Connections, and what the server behind them is and gives.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue, Value};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue, TlsCertificates, Value,
+};
 
 use super::faults::{backend, remote};
 use super::options::{Durability, Place, RedisAck, RedisAddress};
@@ -11,9 +14,23 @@ use crate::error::{BackendError, RemoteFault};
 use crate::limits::{REDIS_ANSWER_WAIT_MAX, REDIS_CONNECT_WAIT_MAX};
 
 /// A connection with a bound on every answer. It does not reconnect: what is behind a new one has to be checked first.
-pub(super) async fn connect(info: &ConnectionInfo) -> Result<MultiplexedConnection, BackendError> {
+pub(super) async fn connect(
+    info: &ConnectionInfo,
+    ca_file: Option<&Path>,
+) -> Result<MultiplexedConnection, BackendError> {
     let doing = || format!("connecting to {}", info.addr());
-    let client = Client::open(info.clone()).map_err(|error| backend(doing(), &error))?;
+    let secured = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    let client = match ca_file.filter(|_| secured) {
+        None => Client::open(info.clone()),
+        Some(path) => {
+            let unread = |error| {
+                remote(RemoteFault::Denied, format_args!("{} cannot be read: {error}", path.display()))
+            };
+            let root_cert = Some(tokio::fs::read(path).await.map_err(unread)?);
+            Client::build_with_tls(info.clone(), TlsCertificates { client_tls: None, root_cert })
+        }
+    };
+    let client = client.map_err(|error| backend(doing(), &error))?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(REDIS_CONNECT_WAIT_MAX))
         .set_response_timeout(Some(REDIS_ANSWER_WAIT_MAX));
@@ -55,7 +72,7 @@ async fn ask_sentinel(
     sentinel: &ConnectionInfo,
     primary: &str,
 ) -> Result<Option<(String, u16)>, BackendError> {
-    let mut connection = connect(sentinel).await?;
+    let mut connection = connect(sentinel, None).await?;
     let mut command = redis::cmd("SENTINEL");
     command.arg("GET-MASTER-ADDR-BY-NAME").arg(primary);
     let answer: Option<(String, u16)> = command

@@ -5,6 +5,7 @@
 //! the append-only file are waited for, it writes a mark and waits for that, since all that was read lies before it. So
 //! nobody sees an event that a failover may take back, and an append is acknowledged when it is seen here.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use metrics::counter;
@@ -135,15 +136,17 @@ impl Follower {
     /// Connects, and checks that this is the log.
     async fn open(&mut self) -> Result<Feed, BackendError> {
         let info = locate(&self.shared.options.address).await?;
-        let mut appends = connect(&info).await?;
+        let ca_file = self.shared.options.ca_file.clone();
+        let ca_file = ca_file.as_deref();
+        let mut appends = connect(&info, ca_file).await?;
         let server = Server::look(&mut appends).await?;
         let durability = match self.durability {
             Some(replicated @ Durability::Replicated { .. }) => replicated,
             _ => server.durability(self.shared.options.ack)?,
         };
         self.durability = Some(durability);
-        let reads = connect_to(&info, &server.run_id).await?;
-        let connection = connect_to(&info, &server.run_id).await?;
+        let reads = connect_to(&info, ca_file, &server.run_id).await?;
+        let connection = connect_to(&info, ca_file, &server.run_id).await?;
         let mut feed =
             Feed { connection, epoch: self.shared.epoch(), durability, end: CancellationToken::new() };
         let synced = self.sync(&mut feed, "").await?;
@@ -483,8 +486,12 @@ impl Read {
 }
 
 /// A further connection to the very run of a server that was looked at.
-async fn connect_to(info: &ConnectionInfo, run_id: &str) -> Result<MultiplexedConnection, BackendError> {
-    let mut connection = connect(info).await?;
+async fn connect_to(
+    info: &ConnectionInfo,
+    ca_file: Option<&Path>,
+    run_id: &str,
+) -> Result<MultiplexedConnection, BackendError> {
+    let mut connection = connect(info, ca_file).await?;
     let said: String =
         ask(&mut connection, "asking what the server is", redis::cmd("INFO").arg("server")).await?;
     if said.contains(run_id) {

@@ -1,6 +1,7 @@
 //! Where the log lies and what it promises.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -152,6 +153,8 @@ impl fmt::Debug for RedisAddress {
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
     pub address: RedisAddress,
+    /// Authorities that the server's certificate is checked against (PEM), where it has TLS; none: the system's.
+    pub ca_file: Option<PathBuf>,
     /// Names the log: its keys begin with `{name}`, so that several logs share a server.
     pub name: String,
     pub ack: RedisAck,
@@ -167,6 +170,7 @@ impl RedisOptions {
     pub fn new(address: RedisAddress) -> Self {
         Self {
             address,
+            ca_file: None,
             name: "millrace".into(),
             ack: RedisAck::Auto,
             retention: Retention { age: None, events: Some(REDIS_EVENTS_MAX) },

@@ -42,21 +42,25 @@ local function known(keys)
   return found
 end
 
--- Puts an event into an entry, and answers where it lies there.
+-- Notes that the next event of an entry is in a stream, and where it lies there.
+local function index(chunk, name, body, at)
+  changes[#changes + 1] =
+    {KEYS[7] .. chunk.tenant .. ':' .. name, format('%.0f-0', at), format('%d %d', chunk.bytes + 1, #body)}
+end
+
+-- Puts an event into an entry.
 local function place(tenant, stream, body, at, names)
   local chunk = chunks[#chunks]
   if not chunk or chunk.tenant ~= tenant or chunk.stream ~= stream or chunk.bytes + #body > entry_bytes then
     chunk = {tenant = tenant, stream = stream, bytes = 0, bodies = {'\1'}, marks = {}}
     chunks[#chunks + 1] = chunk
   end
-  local function indexed(name)
-    changes[#changes + 1] =
-      {KEYS[7] .. tenant .. ':' .. name, format('%.0f-0', at), format('%d %d', chunk.bytes + 1, #body)}
-  end
-  if stream ~= '' then indexed(stream) end
-  for name in string.gmatch(names, '[^\n]+') do
-    chunk.marks[#chunk.marks + 1] = format('%d\t%s', #chunk.bodies - 1, name)
-    indexed(name)
+  if stream ~= '' then index(chunk, stream, body, at) end
+  if names then
+    for name in string.gmatch(names, '[^\n]+') do
+      chunk.marks[#chunk.marks + 1] = format('%d\t%s', #chunk.bodies - 1, name)
+      index(chunk, name, body, at)
+    end
   end
   chunk.bytes = chunk.bytes + #body
   chunk.bodies[#chunk.bodies + 1] = body
@@ -92,7 +96,6 @@ local function apply(tenant, stream, count, at)
       answer[i + 1] = -first
     else
       local described = ARGV[at + (i - 1) * 4 + 3]
-      names[i] = ''
       if described ~= '' then
         local aggregate, key, expected, new
         names[i], aggregate, key, expected, new = struct.unpack('>I4c0I4c0I4c0I4c0I4c0', described)
@@ -113,13 +116,16 @@ local function apply(tenant, stream, count, at)
     end
   end
   for of, value in pairs(later) do values[of] = value end
+  local next_id = #ids
   for n = 1, #added do
     local i, mine = added[n], position + n
-    local value = ARGV[at + (i - 1) * 4 + 1] .. format('%.0f', mine)
+    local from = at + (i - 1) * 4
+    -- In whole numbers below 10^14 this is what the format would write.
+    local value = ARGV[from + 1] .. (mine < 1e14 and mine or format('%.0f', mine))
     fresh[keys[i]] = value
-    ids[#ids + 1] = keys[i]
-    ids[#ids + 1] = value
-    place(tenant, stream, ARGV[at + (i - 1) * 4 + 2], mine, names[i])
+    ids[next_id + 1], ids[next_id + 2] = keys[i], value
+    next_id = next_id + 2
+    place(tenant, stream, ARGV[from + 2], mine, names[i])
   end
   local first = position + 1
   position = newest
