@@ -49,6 +49,39 @@ pub enum BackendError {
     Closed,
     #[error("storage failed: {detail}")]
     Failed { detail: String },
+    /// A server across the network.
+    #[error("{fault}: {detail}")]
+    Remote { fault: RemoteFault, detail: String },
+}
+
+/// How a server across the network stands in the way. The texts say what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoteFault {
+    #[error("the server cannot be reached")]
+    Unreachable,
+    #[error("the server did not answer in time")]
+    Timeout,
+    #[error(
+        "the server refuses these credentials; correct user and password in the address, and the user's rights"
+    )]
+    Denied,
+    #[error("the server is a read-only replica; give the address of the primary, or of its sentinels")]
+    ReadOnly,
+    #[error("the server is still loading its data")]
+    Loading,
+    #[error("the server's memory is full; raise its maxmemory or keep fewer events")]
+    Full,
+    #[error("a key of the log holds something else; give the log another name or remove the key")]
+    WrongType,
+    #[error("the server cannot serve here")]
+    Unsupported,
+    #[error(
+        "the server would not keep what it acknowledges; change its settings, or ask for less with `ack`"
+    )]
+    NotDurable,
+    #[error("too few replicas have taken what was written")]
+    NotReplicated,
 }
 
 impl Classify for BackendError {
@@ -58,6 +91,7 @@ impl Classify for BackendError {
             Self::DiskLow { .. } => "disk_low",
             Self::Closed => "store_closed",
             Self::Failed { .. } => "storage_failed",
+            Self::Remote { fault, .. } => fault.code(),
         }
     }
 
@@ -66,10 +100,39 @@ impl Classify for BackendError {
             Self::DiskFull { .. } | Self::DiskLow { .. } => Retry::After(Duration::from_secs(5)),
             Self::Closed => Retry::After(Duration::from_secs(1)),
             Self::Failed { .. } => Retry::After(Duration::from_secs(1)),
+            Self::Remote { fault, .. } => fault.retry(),
         }
     }
 
     fn blame(&self) -> Blame {
         Blame::Host
+    }
+}
+
+impl RemoteFault {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Unreachable => "backend_unreachable",
+            Self::Timeout => "backend_timeout",
+            Self::Denied => "backend_denied",
+            Self::ReadOnly => "backend_read_only",
+            Self::Loading => "backend_loading",
+            Self::Full => "backend_full",
+            Self::WrongType => "backend_wrong_type",
+            Self::Unsupported => "backend_unsupported",
+            Self::NotDurable => "backend_not_durable",
+            Self::NotReplicated => "backend_not_replicated",
+        }
+    }
+
+    /// What only a person can change is not worth another try.
+    fn retry(self) -> Retry {
+        match self {
+            Self::Denied | Self::WrongType | Self::Unsupported | Self::NotDurable => Retry::Never,
+            Self::Full => Retry::After(Duration::from_secs(5)),
+            Self::Unreachable | Self::Timeout | Self::ReadOnly | Self::Loading | Self::NotReplicated => {
+                Retry::After(Duration::from_secs(1))
+            }
+        }
     }
 }

@@ -24,6 +24,7 @@ mod parking;
 mod plugins;
 mod powercut;
 mod processors;
+mod redis;
 mod registry;
 mod replay;
 mod seeing;

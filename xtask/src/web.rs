@@ -1,5 +1,5 @@
-//! Programs that the tests of the pages and of foreign clients need: Node and a browser, curl, and packages for Node
-//! and for Python that the lists in `tests/web` pin.
+//! Programs that the tests of the pages, of foreign clients and of foreign servers need: Node and a browser, curl, a
+//! Redis server, and packages for Node and for Python (a Valkey server among them) that the lists in `tests/web` pin.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,14 @@ struct Program {
     packages: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 5] = [
+const PROGRAMS: [Program; 7] = [
     Program { name: "node", arguments: &["--version"], packages: &["nodejs"] },
     Program { name: "npm", arguments: &["--version"], packages: &["npm"] },
     // Without a font a browser draws no letters.
     Program { name: "chromium", arguments: &["--version"], packages: &["chromium", "fonts-dejavu-core"] },
     Program { name: "curl", arguments: &["--version"], packages: &["curl", "ca-certificates"] },
+    Program { name: "redis-server", arguments: &["--version"], packages: &["redis-server"] },
+    Program { name: "redis-sentinel", arguments: &["--version"], packages: &["redis-sentinel"] },
     Program { name: "python3", arguments: &["-c", "import ensurepip, venv"], packages: &["python3-venv"] },
 ];
 
@@ -59,11 +61,11 @@ fn ensure_programs() {
         let names: Vec<&str> = missing().map(|program| program.name).collect();
         let names = names.join(", ");
         say(&format!(
-            "the tests of pages and clients need {names} (Node 18 or later); on Debian as root: {line}"
+            "the tests of pages, clients and servers need {names} (Node 18, Redis 7 or later); on Debian as root: {line}"
         ));
         return;
     }
-    say(&format!("installing what the tests of pages and clients need: {line}"));
+    say(&format!("installing what the tests of pages, clients and servers need: {line}"));
     // Old lists are often good enough; the install says so if they are not.
     for words in [vec!["update", "--quiet"], line.split(' ').skip(1).collect()] {
         let mut apt = Command::new("timeout");

@@ -1,4 +1,6 @@
 //! Adapters, one folder a technology. They implement the seams; nobody but `host.rs` and tests names them.
 
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod sqlite;

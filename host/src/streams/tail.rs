@@ -148,6 +148,43 @@ impl Tail {
         }
     }
 
+    /// Forgets what it holds: what comes next is after `position`, and whoever stands before it reads from the store,
+    /// which wakes all who wait. For a log that turns out to be another one.
+    pub fn begin_again(&self, position: Position) {
+        {
+            let mut inner = self.lock();
+            inner.order.clear();
+            inner.bytes = 0;
+            for tail in inner.tenants.values_mut() {
+                tail.chunks.clear();
+                tail.complete_after = position;
+                tail.wake.send_replace(position);
+            }
+            for wake in inner.named.values() {
+                wake.send_replace(position);
+            }
+        }
+        self.newest.send_replace(position);
+    }
+
+    /// Takes in tenants that the log already has.
+    pub fn add_tenants(&self, tenants: impl IntoIterator<Item = TenantId>) {
+        let mut new = 0;
+        {
+            let newest = *self.newest.borrow();
+            let mut inner = self.lock();
+            for tenant in tenants {
+                inner.tenants.entry(tenant).or_insert_with(|| {
+                    new += 1;
+                    TenantTail::new(newest)
+                });
+            }
+        }
+        if new > 0 {
+            self.tenants.send_modify(|count| *count += new);
+        }
+    }
+
     /// The tenant's chunks after a position, oldest first, up to about
     /// `events_max` events; the first chunk may begin before the position.
     /// None when the tail does not reach back that far: read from the store.

@@ -20,6 +20,12 @@ pub const CHANGE_GAPS: &str = "millrace_change_gaps_total";
 pub const UPCASTS_FAILED: &str = "millrace_upcasts_failed_total";
 pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 
+// The log on Redis.
+pub const REDIS_SESSIONS: &str = "millrace_redis_sessions_total";
+pub const REDIS_REPEATED_APPENDS: &str = "millrace_redis_repeated_appends_total";
+pub const LOG_NEW_EPOCHS: &str = "millrace_log_new_epochs_total";
+pub const LOG_FOREIGN_TRIMS: &str = "millrace_log_foreign_trims_total";
+
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
 
@@ -158,6 +164,19 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(CHANGE_GAPS, "Gaps and ends that subscribers of changes were told of, by cause: overflow, tail."),
     counter(UPCASTS_FAILED, "Events that consumers saw as they were published, since an upcast failed."),
     counter(TAIL_FALLBACKS, "Reads of processors that had fallen behind the tail and went to the store."),
+    counter(
+        REDIS_SESSIONS,
+        "Times that the log on Redis was reached and checked; one more for each lost connection.",
+    ),
+    counter(
+        REDIS_REPEATED_APPENDS,
+        "Appends that were sent to Redis again because their answer was lost; their ids keep them single.",
+    ),
+    counter(
+        LOG_NEW_EPOCHS,
+        "Times that the log turned out to be another one: emptied, restored, or cut back. Readers lost their place.",
+    ),
+    counter(LOG_FOREIGN_TRIMS, "Times that somebody else had shortened the log."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

@@ -1,0 +1,274 @@
+//! The one part that appends. It sends what has arrived as one script call; what comes in meanwhile is the next one, and
+//! there is no timer. A request is answered when the follower has made its events visible, which it does once they are
+//! durable.
+//!
+//! A call whose answer is lost may have been carried out or not. It is sent again in the next session, whatever server
+//! that leads to: the ids of its events make that safe.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use metrics::counter;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::faults::{ends_session, remote};
+use super::group::{Outcome, send};
+use super::requests::Request;
+use super::shared::{Session, Shared};
+use crate::error::{BackendError, RemoteFault};
+use crate::event::{Epoch, Position};
+use crate::limits::{
+    REDIS_GROUP_BYTES_MAX, REDIS_GROUP_EVENTS_MAX, REDIS_GROUP_REQUESTS_MAX, REDIS_QUEUE_MAX, REDIS_TURNS_MAX,
+};
+use crate::streams::{Appended, StreamError};
+use crate::tasks::TaskError;
+use crate::telemetry::metrics as names;
+
+/// How exact a deadline is.
+const DEADLINE_TICK: Duration = Duration::from_millis(100);
+
+pub(super) struct Appender {
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Request>,
+    session: Option<Session>,
+    /// To be sent, the oldest first.
+    waiting: VecDeque<Request>,
+    under_way: Option<UnderWay>,
+    /// In the server's memory, and to be answered once visible.
+    placed: VecDeque<Placed>,
+}
+
+struct UnderWay {
+    group: Arc<Vec<Request>>,
+    call: BoxFuture<'static, Result<Vec<Outcome>, BackendError>>,
+}
+
+struct Placed {
+    request: Request,
+    answer: Vec<Appended>,
+    epoch: Epoch,
+    newest: Position,
+}
+
+impl Appender {
+    pub(super) fn new(shared: Arc<Shared>, queue: mpsc::Receiver<Request>) -> Self {
+        Self {
+            shared,
+            queue,
+            session: None,
+            waiting: VecDeque::new(),
+            under_way: None,
+            placed: VecDeque::new(),
+        }
+    }
+
+    /// Runs until nobody can append any more.
+    pub(super) async fn run(mut self) -> Result<(), TaskError> {
+        let mut sessions = self.shared.session.subscribe();
+        let mut published = self.shared.published.subscribe();
+        let mut tick = tokio::time::interval(DEADLINE_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sessions.mark_changed();
+        loop {
+            self.send_next();
+            let room = self.waiting.len() + self.placed.len() < REDIS_QUEUE_MAX;
+            // Nothing is lost when an arm is dropped: what a call carries stays with its group.
+            tokio::select! {
+                request = self.queue.recv(), if room => match request {
+                    Some(request) => self.take_in(request),
+                    None => return Ok(()),
+                },
+                done = called(&mut self.under_way) => self.done(done),
+                changed = published.changed() => {
+                    changed?;
+                    self.settle();
+                }
+                changed = sessions.changed() => {
+                    changed?;
+                    let session = sessions.borrow_and_update().clone();
+                    self.begin(session);
+                }
+                _ = tick.tick() => self.expire(),
+            }
+        }
+    }
+
+    fn take_in(&mut self, request: Request) {
+        self.waiting.push_back(request);
+        while self.waiting.len() < REDIS_GROUP_REQUESTS_MAX {
+            let Ok(request) = self.queue.try_recv() else { return };
+            self.waiting.push_back(request);
+        }
+    }
+
+    /// Sends a group when there is something to send, and somebody to send it to.
+    fn send_next(&mut self) {
+        let Some(session) = &self.session else { return };
+        if self.under_way.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let (mut events, mut bytes, mut group) = (0, 0, Vec::new());
+        while let Some(next) = self.waiting.front() {
+            events += next.events.len();
+            bytes += next.bytes();
+            let full = events > REDIS_GROUP_EVENTS_MAX
+                || bytes > REDIS_GROUP_BYTES_MAX
+                || group.len() == REDIS_GROUP_REQUESTS_MAX;
+            if full && !group.is_empty() {
+                break;
+            }
+            group.extend(self.waiting.pop_front());
+        }
+        let newest = self.shared.bounds().newest;
+        for request in &mut group {
+            request.tried.get_or_insert_with(|| (session.epoch.clone(), newest));
+        }
+        let group = Arc::new(group);
+        let call = send(Arc::clone(&self.shared), session.clone(), Arc::clone(&group)).boxed();
+        self.under_way = Some(UnderWay { group, call });
+    }
+
+    /// Takes the answer to the call that was under way.
+    fn done(&mut self, done: Result<Vec<Outcome>, BackendError>) {
+        let Some(requests) = self.take_back() else { return };
+        let outcomes = match done {
+            Ok(outcomes) => outcomes,
+            Err(error) => return self.failed(requests, error),
+        };
+        let mut again = Vec::new();
+        for (mut request, outcome) in requests.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Placed { placed, epoch } => {
+                    let newest = placed.iter().map(|one| one.position).max().unwrap_or_default();
+                    let answer = request.answer(&placed);
+                    self.placed.push_back(Placed { request, answer, epoch, newest });
+                }
+                Outcome::Refused(error) => request.finish(Err(error)),
+                _ if request.turns >= REDIS_TURNS_MAX => {
+                    let detail = "an append met other values in the log each time that it was sent";
+                    request.finish(Err(remote(RemoteFault::Timeout, detail).into()));
+                }
+                outcome => {
+                    request.turns += 1;
+                    match outcome {
+                        Outcome::Spelled { event, hash } => request.events[event].hash = hash,
+                        Outcome::Moved { known } => {
+                            request.known.iter_mut().zip(known).for_each(|(is, known)| *is |= known);
+                        }
+                        _ => {}
+                    }
+                    again.push(request);
+                }
+            }
+        }
+        self.put_back(again);
+        self.settle();
+    }
+
+    /// The call failed as a whole.
+    fn failed(&mut self, requests: Vec<Request>, error: BackendError) {
+        if !ends_session(&error) {
+            // The server has refused it, and a script is refused before it has written anything.
+            for request in requests {
+                request.finish(Err(error.clone().into()));
+            }
+            return;
+        }
+        if let Some(session) = self.session.take() {
+            self.shared.failed(&session, &error);
+        }
+        self.put_back(requests);
+    }
+
+    /// Another session, or none: what was sent and not seen has to be sent again.
+    fn begin(&mut self, session: Option<Session>) {
+        let same = matches!((&self.session, &session), (Some(old), Some(new)) if old.number == new.number);
+        if same {
+            return;
+        }
+        self.settle();
+        let mut again: Vec<Request> = self.placed.drain(..).map(|placed| placed.request).collect();
+        again.extend(self.take_back().into_iter().flatten());
+        counter!(names::REDIS_REPEATED_APPENDS).increment(again.len() as u64);
+        self.session = session;
+        self.put_back(again);
+    }
+
+    /// Takes the group of the call that is under way, which ends.
+    fn take_back(&mut self) -> Option<Vec<Request>> {
+        let UnderWay { group, call } = self.under_way.take()?;
+        drop(call);
+        Some(Arc::into_inner(group).expect("the call that shared it has ended"))
+    }
+
+    fn put_back(&mut self, requests: Vec<Request>) {
+        let published = self.shared.published.borrow().clone();
+        let window = self.shared.options.dedup_events_max as u64;
+        for request in requests.into_iter().rev() {
+            let forgotten = request.tried.as_ref().is_some_and(|(epoch, newest)| {
+                *epoch == published.epoch && published.newest.0.saturating_sub(newest.0) >= window
+            });
+            if forgotten {
+                let detail = "an append was not answered, and its ids may have left the dedup window since";
+                request.finish(Err(remote(RemoteFault::Timeout, detail).into()));
+            } else {
+                self.waiting.push_front(request);
+            }
+        }
+    }
+
+    /// Answers what has become visible.
+    fn settle(&mut self) {
+        let published = self.shared.published.borrow().clone();
+        let mut again = Vec::new();
+        while let Some(first) = self.placed.front() {
+            let foreign = first.epoch != published.epoch;
+            if !foreign && first.newest > published.newest {
+                break;
+            }
+            let Some(Placed { request, answer, .. }) = self.placed.pop_front() else { break };
+            if foreign {
+                again.push(request);
+            } else {
+                request.finish(Ok(answer));
+            }
+        }
+        self.put_back(again);
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let problem = self.shared.problem();
+        let due = |request: &Request| request.deadline <= now;
+        if self.waiting.iter().any(due) {
+            for request in std::mem::take(&mut self.waiting) {
+                if due(&request) {
+                    request.finish(Err(problem.clone().into()));
+                } else {
+                    self.waiting.push_back(request);
+                }
+            }
+        }
+        if self.placed.iter().any(|placed| due(&placed.request)) {
+            for placed in std::mem::take(&mut self.placed) {
+                if due(&placed.request) {
+                    placed.request.finish(Err(StreamError::Backend(problem.clone())));
+                } else {
+                    self.placed.push_back(placed);
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the call that is under way; for ever when there is none.
+async fn called(under_way: &mut Option<UnderWay>) -> Result<Vec<Outcome>, BackendError> {
+    match under_way {
+        Some(under_way) => under_way.call.as_mut().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,173 @@
+//! One script call for a group of appends, and what it says of each.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use redis::Value;
+
+use super::changes::describe;
+use super::codec::{EntryId, decode};
+use super::faults::{backend, remote};
+use super::requests::Request;
+use super::scripts::{APPEND, bytes, list, number};
+use super::shared::{Session, Shared};
+use crate::error::{BackendError, RemoteFault};
+use crate::event::{Epoch, Position};
+use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX};
+use crate::streams::{Appended, StreamError};
+
+/// What became of one request.
+pub(super) enum Outcome {
+    /// The places of its distinct events, in a life of the log.
+    Placed {
+        placed: Vec<Appended>,
+        epoch: Epoch,
+    },
+    Refused(StreamError),
+    /// Last known values were others than expected: before the event that found it, these of its events are known.
+    Moved {
+        known: Vec<bool>,
+    },
+    /// The id of this one of its events has the same content in another spelling, which has this hash.
+    Spelled {
+        event: usize,
+        hash: [u8; 16],
+    },
+    Again,
+}
+
+/// Sends a group. An error is one of the whole call.
+pub(super) async fn send(
+    shared: Arc<Shared>,
+    mut session: Session,
+    group: Arc<Vec<Request>>,
+) -> Result<Vec<Outcome>, BackendError> {
+    // Requests of one tenant share entries when they stand together.
+    let mut order: Vec<usize> = (0..group.len()).collect();
+    order.sort_by(|a, b| group[*a].batch.tenant.cmp(&group[*b].batch.tenant));
+    let ordered: Vec<&Request> = order.iter().map(|&index| &group[index]).collect();
+    let scopes = shared.scopes();
+    let described = describe(&shared, &mut session, &scopes, &ordered).await?;
+    let keys = &shared.keys;
+    let names: [&[u8]; 9] = [
+        &keys.meta,
+        &keys.events,
+        &keys.ids,
+        &keys.older_ids,
+        &keys.tenants,
+        &keys.index,
+        &keys.streams,
+        &keys.values,
+        &keys.names,
+    ];
+    let fill = |command: &mut redis::Cmd| {
+        command.arg(&*session.epoch.0).arg(shared.options.dedup_events_max).arg(REDIS_ENTRY_BYTES_MAX);
+        command.arg(scopes.version).arg(NAMED_STREAMS_MAX);
+        let mut described = described.iter();
+        for request in &ordered {
+            command.arg(request.batch.tenant.as_str()).arg(&*request.stream).arg(request.events.len());
+            for event in &request.events {
+                let changes = described.next().map(Vec::as_slice).unwrap_or_default();
+                command.arg(&event.key).arg(&event.hash).arg(&event.body).arg(changes);
+            }
+        }
+    };
+    let answer =
+        APPEND.run(&mut session.appends, &names, fill).await.map_err(|error| backend("appending", &error))?;
+    let shape = || remote(RemoteFault::Unsupported, "appending: the answer has another shape");
+    let parts = list(answer).ok_or_else(shape)?;
+    if parts.first() == Some(&Value::Int(1)) {
+        // The follower finds out why, and opens another session.
+        session.end.cancel();
+        return Err(remote(RemoteFault::Unreachable, "appending: the log is another one"));
+    }
+    let answers = parts.get(2..).filter(|answers| answers.len() == order.len()).ok_or_else(shape)?;
+    let read =
+        order.iter().zip(answers).map(|(&index, answer)| outcome(&shared, &session, &group[index], answer));
+    let read = join_all(read).await;
+    let mut outcomes: Vec<Option<Outcome>> = group.iter().map(|_| None).collect();
+    for (&index, outcome) in order.iter().zip(read) {
+        outcomes[index] = Some(outcome?);
+    }
+    Ok(outcomes.into_iter().map(|outcome| outcome.expect("each request has one answer")).collect())
+}
+
+async fn outcome(
+    shared: &Shared,
+    session: &Session,
+    request: &Request,
+    answer: &Value,
+) -> Result<Outcome, BackendError> {
+    let shape = || remote(RemoteFault::Unsupported, "appending: an answer has another shape");
+    let Value::Array(parts) = answer else { return Err(shape()) };
+    let (kind, parts) = parts.split_first().ok_or_else(shape)?;
+    match kind {
+        Value::Int(1) => {
+            let first: u64 = parts.first().and_then(number).ok_or_else(shape)?;
+            let at = |index: u64| Appended { position: Position(first + index), repeated: false };
+            let placed = (0..request.events.len() as u64).map(at).collect();
+            Ok(Outcome::Placed { placed, epoch: session.epoch.clone() })
+        }
+        Value::Int(3) if parts.len() == request.events.len() => {
+            let one = |value: &Value| {
+                let position: i64 = number(value)?;
+                Some(Appended { position: Position(position.unsigned_abs()), repeated: position < 0 })
+            };
+            let placed = parts.iter().map(one).collect::<Option<_>>().ok_or_else(shape)?;
+            Ok(Outcome::Placed { placed, epoch: session.epoch.clone() })
+        }
+        Value::Int(2) => {
+            let [event, position, hash] = parts else { return Err(shape()) };
+            let event: usize =
+                number(event).filter(|event| *event < request.events.len()).ok_or_else(shape)?;
+            let position = Position(number(position).ok_or_else(shape)?);
+            let hash: [u8; 16] = bytes(hash).and_then(|hash| hash.try_into().ok()).ok_or_else(shape)?;
+            taken(shared, session, request, event, position, hash).await
+        }
+        Value::Int(4) => {
+            let repeated = |value: &Value| number::<i64>(value).is_some_and(|position| position < 0);
+            Ok(Outcome::Moved { known: parts.iter().skip(1).map(repeated).collect() })
+        }
+        Value::Int(5) => Ok(Outcome::Refused(StreamError::TooManyStreams { max: NAMED_STREAMS_MAX })),
+        _ => Err(shape()),
+    }
+}
+
+/// Looks at the event that has an id already: the same content may be spelled in other ways.
+async fn taken(
+    shared: &Shared,
+    session: &Session,
+    request: &Request,
+    event: usize,
+    position: Position,
+    hash: [u8; 16],
+) -> Result<Outcome, BackendError> {
+    let doing = "reading an event whose id is repeated";
+    let mut command = redis::cmd("XRANGE");
+    command.arg(&shared.keys.events).arg(format!("{position}-0")).arg("+").arg("COUNT").arg(1);
+    let found: Value =
+        command.query_async(&mut session.reads.clone()).await.map_err(|error| backend(doing, &error))?;
+    let index = request.places[event];
+    let mine = request.batch.get(index);
+    let mut same = None;
+    if let Some((id, events)) = list(found).and_then(|mut entries| entry(&entries.pop()?)) {
+        let decoded = decode(&events, id.first(), id.count, |stored| {
+            if stored.position == position {
+                same = Some(stored.same_content(&mine));
+            }
+        });
+        decoded.map_err(|what| remote(RemoteFault::Unsupported, format_args!("{doing}: {what}")))?;
+    }
+    Ok(match same {
+        Some(true) => Outcome::Spelled { event, hash },
+        Some(false) => Outcome::Refused(StreamError::IdTaken { index, id: mine.id.to_owned(), position }),
+        // It was trimmed a moment ago, and its id is free now.
+        None => Outcome::Again,
+    })
+}
+
+fn entry(entry: &Value) -> Option<(EntryId, Vec<u8>)> {
+    let Value::Array(parts) = entry else { return None };
+    let [id, Value::Array(fields)] = &parts[..] else { return None };
+    Some((EntryId::parse(bytes(id)?)?, bytes(fields.get(5)?)?.to_vec()))
+}

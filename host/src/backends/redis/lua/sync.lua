@@ -1,0 +1,78 @@
+-- Compares the log with what a host knows of it, and begins another life of the log where they do not agree.
+--
+-- KEYS: meta, events, ids, older ids, scopes
+-- ARGV: known epoch or '', known newest position, id of the newest known entry or '', its time, an epoch to begin,
+--       what positions of a new life are rounded up to, what a host has found wrong or '',
+--       the version of the change scopes that is known, and they as JSON or ''
+-- Answers {epoch, newest, trimmed, where this life began, why it is a new one or '', up to where somebody else has
+-- shortened the stream or '', version of the change scopes, and they as JSON}, numbers as text.
+--
+-- A new life begins far above every position of the former ones, and all before it counts as trimmed: whoever stands
+-- there is told that its place is lost, and no position ever means two events.
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'position', 'trimmed', 'base', 'time')
+local epoch, position, trimmed, base = meta[1], tonumber(meta[2] or 0), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
+local known, newest, step = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[6])
+local function text(number) return string.format('%.0f', number) end
+
+-- The newest id that the stream has ever had, how many entries it has, and up to where it is gone.
+local top, length, gone = 0, 0, 0
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  local info = redis.call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #info, 2 do
+    if info[i] == 'length' then length = info[i + 1] end
+    if info[i] == 'last-generated-id' then top = tonumber(string.match(info[i + 1], '^%d+')) end
+    if info[i] == 'first-entry' and info[i + 1] then
+      local last, count = string.match(info[i + 1][1], '^(%d+)-(%d+)$')
+      gone = tonumber(last) - tonumber(count)
+    end
+  end
+end
+if top > 4503599627370496 then
+  return redis.error_reply('FOREIGN the newest id of ' .. KEYS[2] .. ' is ' .. text(top) .. ', beyond all positions')
+end
+
+local function verified()
+  if ARGV[3] == '' or newest <= trimmed then return true end
+  local entry = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
+  return entry and entry[2][3] == 'a' and entry[2][4] == ARGV[4]
+end
+
+local why = ''
+if not epoch then
+  if known ~= '' then why = 'the log is gone'
+  elseif top > 0 then why = 'the log has lost its counters' end
+elseif known == epoch then
+  if ARGV[7] ~= '' then why = ARGV[7]
+  elseif position < newest then why = 'the newest position went back'
+  elseif not verified() then why = 'another event stands at a known position' end
+elseif known ~= '' and base < newest then
+  why = 'another life of the log has positions that are known'
+end
+if why == '' and epoch then
+  if top > position then why = 'the stream has entries that the log did not write'
+  elseif length == 0 and position > trimmed then why = 'the events are gone' end
+end
+
+local cut = ''
+if why ~= '' or not epoch then
+  base = 0
+  if why ~= '' then base = (math.floor(math.max(position, newest, top) / step) + 1) * step end
+  epoch, position, trimmed = ARGV[5], base, base
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'position', text(base), 'trimmed', text(base), 'base', text(base),
+    'time', meta[5] or '0', 'ids_from', text(base))
+  -- A log that was emptied does not know what plugins have declared; a host that was there does.
+  if ARGV[9] ~= '' and redis.call('EXISTS', KEYS[5]) == 0 then
+    redis.call('SET', KEYS[5], ARGV[9])
+    redis.call('HSET', KEYS[1], 'scopes', text(tonumber(ARGV[8]) + 1))
+  end
+  -- Ids of a former life would make new events look like repeats. What is no hash is not ours, and stays.
+  for i = 3, 4 do
+    if redis.call('TYPE', KEYS[i]).ok == 'hash' then redis.call('UNLINK', KEYS[i]) end
+  end
+elseif length > 0 and gone > trimmed then
+  -- Somebody else has shortened the stream. What is gone is at least known to be gone.
+  trimmed, cut = gone, text(gone)
+  redis.call('HSET', KEYS[1], 'trimmed', text(gone))
+end
+local scopes = redis.call('HGET', KEYS[1], 'scopes') or '0'
+return {epoch, text(position), text(trimmed), text(base), why, cut, scopes, redis.call('GET', KEYS[5]) or ''}

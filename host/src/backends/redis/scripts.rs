@@ -1,0 +1,145 @@
+//! The scripts that run inside the server, each atomic, and the keys that they work on.
+
+use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+/// A script, by the digest that the server knows it under.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: &'static str,
+    digest: std::sync::OnceLock<String>,
+}
+
+pub(super) static APPEND: Script = Script::new(include_str!("lua/append.lua"));
+pub(super) static SYNC: Script = Script::new(include_str!("lua/sync.lua"));
+pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
+pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
+pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
+pub(super) static TRIM: Script = Script::new(include_str!("lua/trim.lua"));
+
+impl Script {
+    const fn new(text: &'static str) -> Self {
+        Self { text, digest: std::sync::OnceLock::new() }
+    }
+
+    /// Runs it; `fill` adds the arguments behind the keys. A server that does not know it yet is given it: it forgets
+    /// scripts when it starts, and a promoted replica never had them.
+    pub(super) async fn run(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &[&[u8]],
+        fill: impl Fn(&mut redis::Cmd),
+    ) -> Result<Value, RedisError> {
+        let digest = match self.digest.get() {
+            Some(digest) => digest,
+            None => {
+                let digest = self.load(connection).await?;
+                self.digest.get_or_init(|| digest)
+            }
+        };
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(digest).arg(keys.len());
+        for key in keys {
+            command.arg(*key);
+        }
+        fill(&mut command);
+        match command.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.load(connection).await?;
+                command.query_async(connection).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn load(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
+        redis::cmd("SCRIPT").arg("LOAD").arg(self.text).query_async(connection).await
+    }
+}
+
+/// The keys of one log. All have its name in braces, so that they lie together wherever keys are spread.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// Hash: epoch, position, trimmed, base, time, ids_from, scopes (their version).
+    pub(super) meta: Vec<u8>,
+    /// Stream: entries with the id `{last position}-{events}` and the fields t(enant), a(ppended at), e(vents), and
+    /// s(tream) where that is another one than `events`, or c(hange streams) by the number of the event in the entry.
+    pub(super) events: Vec<u8>,
+    /// Hash of the dedup window: key of (tenant, id) to hash of the content and position. And the one before it.
+    pub(super) ids: Vec<u8>,
+    pub(super) older_ids: Vec<u8>,
+    /// Set of every tenant that has appended.
+    pub(super) tenants: Vec<u8>,
+    /// Streams by tenant, with the ids of the tenant's entries of `events` and nothing else.
+    pub(super) index: Vec<u8>,
+    /// Streams by tenant and stream, of change streams and those with a name of their own: the positions of their events,
+    /// with where these lie in their entries.
+    pub(super) streams: Vec<u8>,
+    /// Hashes by aggregate: the last known values of field scopes.
+    pub(super) values: Vec<u8>,
+    /// Sets by tenant: its streams with a name of their own.
+    pub(super) names: Vec<u8>,
+    /// The change scopes as JSON.
+    pub(super) scopes: Vec<u8>,
+    /// What a reader writes so that it can wait for replicas: all before it in the replication stream is with them, too.
+    pub(super) barrier: Vec<u8>,
+}
+
+impl Keys {
+    pub(super) fn new(name: &str) -> Self {
+        let key = |rest: &str| format!("{{{name}}}:{rest}").into_bytes();
+        Self {
+            meta: key("meta"),
+            events: key("events"),
+            ids: key("ids"),
+            older_ids: key("ids:older"),
+            tenants: key("tenants"),
+            index: key("tenant:"),
+            streams: key("stream:"),
+            values: key("values:"),
+            names: key("streams:"),
+            scopes: key("scopes"),
+            barrier: key("barrier"),
+        }
+    }
+
+    pub(super) fn index_of(&self, tenant: &str) -> Vec<u8> {
+        [&self.index[..], tenant.as_bytes()].concat()
+    }
+
+    pub(super) fn stream_of(&self, tenant: &str, stream: &str) -> Vec<u8> {
+        [&self.streams[..], tenant.as_bytes(), b":", stream.as_bytes()].concat()
+    }
+
+    pub(super) fn values_of(&self, aggregate: &str) -> Vec<u8> {
+        [&self.values[..], aggregate.as_bytes()].concat()
+    }
+}
+
+/// The parts of an answer that is a list.
+pub(super) fn list(value: Value) -> Option<Vec<Value>> {
+    match value {
+        Value::Array(items) => Some(items),
+        _ => None,
+    }
+}
+
+pub(super) fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+pub(super) fn text(value: &Value) -> Option<&str> {
+    std::str::from_utf8(bytes(value)?).ok()
+}
+
+/// A number that a script answered as text or as itself.
+pub(super) fn number<N: std::str::FromStr + TryFrom<i64>>(value: &Value) -> Option<N> {
+    match value {
+        Value::Int(number) => N::try_from(*number).ok(),
+        other => text(other)?.parse().ok(),
+    }
+}

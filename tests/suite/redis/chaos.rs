@@ -1,0 +1,377 @@
+//! What happens to servers: kills, restarts, failovers, and data that is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use millrace::backends::redis::{Durability, RedisAck, RedisLog, RedisOptions};
+use millrace::event::{Epoch, Position, TenantId};
+use millrace::limits::REDIS_CHECK_EVERY;
+use millrace::streams::{EventLog, StreamError};
+use millrace_tests::conformance::effects::tenant;
+use millrace_tests::conformance::event_log::{ALL, append_one, batch};
+use millrace_tests::cutter::Cutter;
+use millrace_tests::redis_server::{Engine, Keeps, RedisServer, Sentinels};
+use millrace_tests::until;
+
+use super::log::all;
+use super::{SOON, as_seam, open, options};
+
+// A log that is another one is noticed by the next look at it, within a second.
+const _: () = assert!(REDIS_CHECK_EVERY.as_millis() * 2 <= 1_000);
+
+/// Writers that append one event after the other until they are told to end, and remember what was acknowledged.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: tokio::task::JoinSet<Vec<(String, Position)>>,
+}
+
+impl Writers {
+    fn start(log: &RedisLog, count: usize) -> Self {
+        Self::with_payloads(log, count, 1)
+    }
+
+    /// With payloads of so many bytes.
+    fn with_payloads(log: &RedisLog, count: usize, bytes: usize) -> Self {
+        let payload: Arc<str> = format!("\"{}\"", "x".repeat(bytes)).into();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = tokio::task::JoinSet::new();
+        for writer in 0..count {
+            let (log, stop, payload) = (log.clone(), Arc::clone(&stop), Arc::clone(&payload));
+            tasks.spawn(async move {
+                let mut acknowledged = Vec::new();
+                for n in 0.. {
+                    if stop.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let id = format!("{writer}-{n}");
+                    let appended = log.append(batch(&tenant("acme"), &[(&id, &payload)])).await;
+                    if let Ok(appended) = appended {
+                        acknowledged.push((id, appended[0].position));
+                    }
+                }
+                acknowledged
+            });
+        }
+        Self { stop, tasks }
+    }
+
+    async fn end(self) -> BTreeMap<String, Position> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.tasks.join_all().await.into_iter().flatten().collect()
+    }
+}
+
+/// Waits until so many more events are acknowledged: the log is in use.
+async fn progress(log: &RedisLog, events: u64) {
+    let from = log.bounds().newest.0;
+    until("events are acknowledged", || log.bounds().newest.0 >= from + events).await;
+}
+
+/// Every acknowledged event is in the log once, at its place; and the tail has shown the same.
+async fn nothing_lost_nothing_doubled(log: &RedisLog, acknowledged: &BTreeMap<String, Position>) {
+    let found = all(log, &tenant("acme")).await;
+    let places: BTreeMap<&String, u64> = found.iter().map(|(position, id)| (id, *position)).collect();
+    assert_eq!(places.len(), found.len(), "an event is doubled");
+    let lost: Vec<_> = acknowledged.iter().filter(|(id, at)| places.get(id) != Some(&at.0)).collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {} acknowledged events are lost: {lost:?}",
+        lost.len(),
+        acknowledged.len()
+    );
+    let positions: Vec<u64> = found.iter().map(|(position, _)| *position).collect();
+    assert_eq!(positions, (1..=log.bounds().newest.0).collect::<Vec<_>>(), "positions have no holes");
+    let chunks =
+        log.tail().read(&tenant("acme"), Position::START, usize::MAX).expect("the tail reaches back");
+    let shown: Vec<u64> =
+        chunks.iter().flat_map(|chunk| chunk.iter().map(|event| event.position.0)).collect();
+    assert_eq!(shown, positions, "readers were shown the same");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn5_a_killed_server_that_syncs_keeps_what_was_acknowledged() {
+    for engine in [Engine::Redis, Engine::Valkey] {
+        let mut server = RedisServer::durable(engine);
+        let log = open(options(&server)).await;
+        let epoch = log.epoch();
+        let writers = Writers::start(&log, 8);
+        for _ in 0..3 {
+            progress(&log, 100).await;
+            server.restart();
+        }
+        progress(&log, 100).await;
+        let acknowledged = writers.end().await;
+        nothing_lost_nothing_doubled(&log, &acknowledged).await;
+        assert_eq!(log.epoch(), epoch, "it is the same log");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn5_connections_that_are_killed_lose_nothing_and_double_nothing() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let other = open(options(&server)).await;
+    let writers = Writers::start(&log, 8);
+    for _ in 0..10 {
+        progress(&log, 40).await;
+        server.kill_clients();
+    }
+    progress(&log, 40).await;
+    let acknowledged = writers.end().await;
+    nothing_lost_nothing_doubled(&log, &acknowledged).await;
+    until("the other host has it all", || other.bounds().newest == log.bounds().newest).await;
+    nothing_lost_nothing_doubled(&other, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn sn12_an_append_whose_answer_is_cut_off_is_carried_out_once() {
+    let server = RedisServer::durable(Engine::Redis);
+    let cutter = Cutter::before(server.port()).await;
+    let address = format!("redis://{}", cutter.addr);
+    let log = open(RedisOptions::new(address.parse().unwrap())).await;
+    let acme = tenant("acme");
+    for n in 0..5 {
+        cutter.cut_after(&format!("cut-{n}"));
+        let events = [(format!("cut-{n}"), "{}"), (format!("too-{n}"), "[1]")];
+        let events = events.each_ref().map(|(id, payload)| (id.as_str(), *payload));
+        let appended = log.append(batch(&acme, &events)).await.unwrap();
+        assert_eq!(appended[1].position, Position(2 * n + 2));
+        assert_eq!(cutter.cuts() as u64, n + 1, "its answer was cut off");
+    }
+    let found: Vec<u64> = all(&log, &acme).await.into_iter().map(|(position, _)| position).collect();
+    assert_eq!(found, (1..=10).collect::<Vec<_>>());
+}
+
+/// A new life of the log: who stands anywhere before it is told, wherever it reads from, and the log goes on.
+async fn another_life(log: &RedisLog, former: &Epoch, at: Position) {
+    until("the log is another one", || log.epoch() != *former).await;
+    let acme = tenant("acme");
+    let bounds = log.bounds();
+    assert!(bounds.trimmed > at, "{bounds:?}");
+    for place in [Position::START, Position(at.0 - 1), at] {
+        match log.read(&acme, place, ALL).await {
+            Err(StreamError::PositionLost { asked, trimmed }) => {
+                assert_eq!((asked, trimmed), (place, bounds.trimmed))
+            }
+            other => panic!("{place}: {other:?}"),
+        }
+        assert!(log.tail().read(&acme, place, 10).is_none(), "the tail sends {place} to the log");
+    }
+    log.ready(SOON).await.unwrap();
+    let appended = append_one(&as_seam(log), &acme, "first of the new life").await;
+    assert!(appended.position > bounds.trimmed && !appended.repeated);
+    assert_eq!(all(log, &acme).await.len(), 1);
+}
+
+/// A log with ten events, and a reader that has seen them all and waits for more.
+async fn with_ten(log: &RedisLog) -> (Epoch, TenantId) {
+    let acme = tenant("acme");
+    for n in 0..10 {
+        append_one(&as_seam(log), &acme, &format!("id-{n}")).await;
+    }
+    (log.epoch(), acme)
+}
+
+#[tokio::test]
+async fn sn4_sn7_an_emptied_server_begins_a_new_life_of_the_log() {
+    let server = RedisServer::durable(Engine::Redis);
+    let (log, other) = (open(options(&server)).await, open(options(&server)).await);
+    let (epoch, acme) = with_ten(&log).await;
+    until("the other host follows", || other.bounds().newest == Position(10)).await;
+    let mut waiting = log.tail().follow(&acme);
+    server.command(&["FLUSHALL"]);
+    // Nothing is appended, and still who waits is woken.
+    assert!(waiting.wait_after(Position(10)).await);
+    another_life(&log, &epoch, Position(10)).await;
+    until("both hosts agree", || other.epoch() == log.epoch() && other.bounds() == log.bounds()).await;
+    assert_eq!(all(&other, &acme).await, all(&log, &acme).await);
+    // An id of the former life is free.
+    assert!(!append_one(&as_seam(&other), &acme, "id-3").await.repeated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn7_writers_go_on_in_the_new_life() {
+    let server = RedisServer::durable(Engine::Valkey);
+    let log = open(options(&server)).await;
+    let epoch = log.epoch();
+    let writers = Writers::start(&log, 4);
+    progress(&log, 50).await;
+    server.command(&["FLUSHALL"]);
+    until("the log is another one", || log.epoch() != epoch).await;
+    progress(&log, 50).await;
+    let acknowledged = writers.end().await;
+    let held: BTreeSet<Position> =
+        all(&log, &tenant("acme")).await.into_iter().map(|(position, _)| Position(position)).collect();
+    let base = log.bounds().trimmed;
+    let new: BTreeSet<Position> =
+        acknowledged.values().copied().filter(|position| *position > base).collect();
+    assert!(new.len() >= 50 && new.is_subset(&held), "what was acknowledged in the new life is there");
+}
+
+#[tokio::test]
+async fn sn4_sn7_a_restart_without_files_begins_a_new_life() {
+    let mut server = RedisServer::start(Engine::Redis, Keeps::Nothing, &[]);
+    let log = open(RedisOptions { ack: RedisAck::Memory, ..options(&server) }).await;
+    let (epoch, _) = with_ten(&log).await;
+    server.restart();
+    another_life(&log, &epoch, Position(10)).await;
+}
+
+#[tokio::test]
+async fn sn4_sn7_an_older_snapshot_begins_a_new_life() {
+    let mut server = RedisServer::start(Engine::Redis, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
+    let log = open(RedisOptions { ack: RedisAck::Memory, ..options(&server) }).await;
+    for id in ["old-1", "old-2"] {
+        append_one(&as_seam(&log), &tenant("acme"), id).await;
+    }
+    server.command(&["SAVE"]);
+    let (epoch, _) = with_ten(&log).await;
+    server.restart();
+    another_life(&log, &epoch, Position(12)).await;
+    assert!(log.bounds().trimmed.0 >= 1 << 32);
+}
+
+#[tokio::test]
+async fn sn7_a_snapshot_that_others_have_written_on_is_noticed_by_its_events() {
+    let mut server = RedisServer::start(Engine::Redis, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
+    let log = open(RedisOptions { ack: RedisAck::Memory, ..options(&server) }).await;
+    append_one(&as_seam(&log), &tenant("acme"), "old").await;
+    server.command(&["SAVE"]);
+    let (epoch, _) = with_ten(&log).await;
+    server.kill();
+    // Another host writes on, further than this one knows, before this one is back: positions alone tell nothing.
+    let elsewhere =
+        RedisServer::with_files_of(&server, Engine::Redis, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
+    let other = open(RedisOptions { ack: RedisAck::Memory, ..options(&elsewhere) }).await;
+    assert_eq!((other.epoch(), other.bounds().newest), (epoch.clone(), Position(1)));
+    for n in 0..30 {
+        append_one(&as_seam(&other), &tenant("acme"), &format!("other-{n}")).await;
+    }
+    elsewhere.command(&["SAVE"]);
+    server.take_files_of(&elsewhere);
+    server.start_again();
+    another_life(&log, &epoch, Position(11)).await;
+}
+
+#[tokio::test]
+async fn sn4_a_stream_that_somebody_else_shortens_is_lost_for_who_is_behind() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (epoch, acme) = with_ten(&log).await;
+    server.command(&["XTRIM", "{millrace}:events", "MINID", "5-0"]);
+    until("it is noticed", || log.bounds().trimmed == Position(4)).await;
+    assert!(matches!(log.read(&acme, Position(3), ALL).await, Err(StreamError::PositionLost { .. })));
+    assert_eq!((all(&log, &acme).await.len(), log.epoch()), (6, epoch));
+}
+
+#[tokio::test]
+async fn sn4_an_entry_that_somebody_else_deletes_is_not_stepped_over() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (_, acme) = with_ten(&log).await;
+    server.command(&["XDEL", "{millrace}:events", "5-1"]);
+    match log.read(&acme, Position::START, ALL).await {
+        Err(StreamError::PositionLost { asked, trimmed }) => {
+            assert_eq!((asked, trimmed), (Position(0), Position(5)))
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(log.read(&acme, Position(5), ALL).await.unwrap().events.len(), 5);
+}
+
+#[tokio::test]
+async fn an_entry_that_the_log_did_not_write_begins_a_new_life_above_it() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (epoch, _) = with_ten(&log).await;
+    // With the time as its id, which is far above all positions.
+    server.command(&["XADD", "{millrace}:events", "*", "field", "value"]);
+    another_life(&log, &epoch, Position(10)).await;
+}
+
+#[tokio::test]
+async fn an_id_that_leaves_no_room_is_said_instead_of_stepping_back() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    server.command(&["XADD", "{millrace}:events", "18446744073709551615-1", "field", "value"]);
+    let said =
+        || log.status().problem.is_some_and(|problem| problem.to_string().contains("beyond all positions"));
+    until("it is said", said).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_goes_back_changes_no_order_and_no_retention() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let acme = tenant("acme");
+    append_one(&as_seam(&log), &acme, "a").await;
+    // As if the server's clock had been a thousand years ahead a moment ago.
+    let ahead = "33000000000000000";
+    server.command(&["HSET", "{millrace}:meta", "time", ahead]);
+    for id in ["b", "c"] {
+        append_one(&as_seam(&log), &acme, id).await;
+    }
+    for after in [1, 2] {
+        let at = log.appended_at(&acme, Position(after)).await.unwrap().expect("it has a time");
+        assert_eq!(at.0.to_string(), ahead);
+    }
+    let none = millrace::streams::Retention { age: Some(Duration::ZERO), events: None };
+    assert_eq!(log.trim(none).await.unwrap(), 1, "what is from the future is not old");
+}
+
+/// Shorter than what a sentinel takes for the end of a replica.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Positions that a server's stream holds.
+fn positions(server: &RedisServer) -> BTreeSet<u64> {
+    let ids = server.entry_ids("{millrace}:events");
+    let span = |id: &String| {
+        let (last, count) = id.split_once('-').expect("an id has two parts");
+        let (last, count): (u64, u64) = (last.parse().unwrap(), count.parse().unwrap());
+        last - count + 1..=last
+    };
+    ids.iter().flat_map(span).collect()
+}
+
+/// The replica is paused for a while, the primary is killed meanwhile, and sentinels promote the replica. Answers how
+/// many acknowledged events are gone, of how many.
+async fn failover(ack: RedisAck) -> (usize, usize) {
+    let mut primary = RedisServer::start(Engine::Redis, Keeps::Nothing, &[]);
+    let replica = primary.replica(Keeps::Nothing);
+    let sentinels = Sentinels::watch(&primary, PAUSE * 2);
+    let log = open(RedisOptions { ack, ..RedisOptions::new(sentinels.url().parse().unwrap()) }).await;
+    // So much that it does not all wait in sockets while the replica is paused.
+    let writers = Writers::with_payloads(&log, 8, 200_000);
+    progress(&log, 20).await;
+    replica.pause();
+    // How long the replica hears nothing. Where it is waited for, nobody is answered meanwhile.
+    tokio::time::sleep(PAUSE).await;
+    primary.kill();
+    replica.resume();
+    replica.wait_for_info("role:master");
+    primary.start_again_slowly(&["--replicaof", "127.0.0.1", &replica.port().to_string()]);
+    let newest = log.bounds().newest;
+    until("the log goes on", || log.bounds().newest.0 > newest.0 + 20).await;
+    let acknowledged = writers.end().await;
+    if ack != RedisAck::Memory {
+        assert_eq!(log.status().durability, Some(Durability::Replicated { replicas: 1 }));
+    }
+    let held = positions(&replica);
+    let lost = acknowledged.values().filter(|position| !held.contains(&position.0)).count();
+    (lost, acknowledged.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn5_a_failover_loses_nothing_that_a_replica_was_waited_for() {
+    let (lost, of) = failover(RedisAck::Auto).await;
+    assert_eq!(lost, 0, "of {of}");
+}
+
+/// The same run shows what the weaker mode loses: the test above can see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn5_a_failover_loses_what_was_acknowledged_from_memory() {
+    let (lost, of) = failover(RedisAck::Memory).await;
+    assert!(lost > 0, "of {of} none");
+}
