@@ -1,5 +1,7 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
+mod backends;
+
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -581,59 +583,14 @@ pub const PROBLEMS: &[ProblemKind] = &[
     host(503, "store_closed", "the store is closed", "try again in a moment"),
     host(503, "storage_failed", "the store failed", "try again; see the host's log"),
     // Servers that the host stores on.
-    host(
-        503,
-        "backend_unreachable",
-        "a server that the host needs cannot be reached",
-        "try again in a moment",
-    ),
-    host(
-        503,
-        "backend_timeout",
-        "a server that the host needs did not answer in time",
-        "try again in a moment",
-    ),
-    host(
-        503,
-        "backend_denied",
-        "a server that the host needs refuses it",
-        "correct user and password in the server's address, and the user's rights there",
-    ),
-    host(
-        503,
-        "backend_read_only",
-        "a server that the host writes to is a replica",
-        "try again in a moment; if it stays, give the host the address of the primary or of its sentinels",
-    ),
-    host(
-        503,
-        "backend_loading",
-        "a server that the host needs still loads its data",
-        "try again in a moment",
-    ),
-    host(
-        507,
-        "backend_full",
-        "a server that the host writes to has no memory left",
-        "raise the server's maxmemory, or keep fewer events; nothing acknowledged is lost",
-    ),
-    host(
-        500,
-        "backend_wrong_type",
-        "a key that the host writes to holds something else",
-        "give the log another name, or remove the key that the host's log names",
-    ),
-    host(500, "backend_unsupported", "a server cannot serve this host", "see the host's log"),
-    host(
-        503,
-        "backend_not_durable",
-        "a server would not keep what it acknowledges",
-        "set appendonly and appendfsync always there, add a replica, or ask for less with `ack`",
-    ),
-    host(
-        503,
-        "backend_not_replicated",
-        "too few replicas have taken what was written",
-        "try again with the same ids; if it stays, see to the replicas",
-    ),
+    backends::UNREACHABLE,
+    backends::TIMEOUT,
+    backends::DENIED,
+    backends::READ_ONLY,
+    backends::LOADING,
+    backends::FULL,
+    backends::WRONG_TYPE,
+    backends::UNSUPPORTED,
+    backends::NOT_DURABLE,
+    backends::NOT_REPLICATED,
 ];
