@@ -33,7 +33,6 @@ mod params;
 mod plugins;
 mod problem;
 mod problems;
-mod problems_groups;
 mod publish;
 mod rates;
 mod router;

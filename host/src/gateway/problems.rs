@@ -1,9 +1,9 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
+mod backends;
+mod groups;
 mod streams;
 
-use self::streams::STREAMS;
-use super::problems_groups::GROUPS;
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -45,21 +45,29 @@ const FIX_SHADOW: &str =
     "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
 
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
-pub const PROBLEMS: &[ProblemKind] = &all::<{ GENERAL.len() + STREAMS.len() + GROUPS.len() }>();
+pub const PROBLEMS: &[ProblemKind] = &joined::<{ count() }>();
 
-const fn all<const N: usize>() -> [ProblemKind; N] {
+const PARTS: [&[ProblemKind]; 4] = [GENERAL, streams::STREAMS, groups::GROUPS, backends::BACKENDS];
+
+const fn count() -> usize {
+    let (mut count, mut part) = (0, 0);
+    while part < PARTS.len() {
+        count += PARTS[part].len();
+        part += 1;
+    }
+    count
+}
+
+const fn joined<const N: usize>() -> [ProblemKind; N] {
     let mut all = [GENERAL[0]; N];
-    let mut index = 0;
+    let (mut index, mut part, mut place) = (0, 0, 0);
     while index < N {
-        let later = index.saturating_sub(GENERAL.len());
-        all[index] = if index < GENERAL.len() {
-            GENERAL[index]
-        } else if later < STREAMS.len() {
-            STREAMS[later]
-        } else {
-            GROUPS[later - STREAMS.len()]
-        };
-        index += 1;
+        if place == PARTS[part].len() {
+            (part, place) = (part + 1, 0);
+            continue;
+        }
+        all[index] = PARTS[part][place];
+        (index, place) = (index + 1, place + 1);
     }
     all
 }
@@ -582,59 +590,4 @@ const GENERAL: &[ProblemKind] = &[
     host(503, "store_closed", "the store is closed", "try again in a moment"),
     host(503, "storage_failed", "the store failed", "try again; see the host's log"),
     // Servers that the host stores on.
-    host(
-        503,
-        "backend_unreachable",
-        "a server that the host needs cannot be reached",
-        "try again in a moment",
-    ),
-    host(
-        503,
-        "backend_timeout",
-        "a server that the host needs did not answer in time",
-        "try again in a moment",
-    ),
-    host(
-        503,
-        "backend_denied",
-        "a server that the host needs refuses it",
-        "correct user and password in the server's address, and the user's rights there",
-    ),
-    host(
-        503,
-        "backend_read_only",
-        "a server that the host writes to is a replica",
-        "try again in a moment; if it stays, give the host the address of the primary or of its sentinels",
-    ),
-    host(
-        503,
-        "backend_loading",
-        "a server that the host needs still loads its data",
-        "try again in a moment",
-    ),
-    host(
-        507,
-        "backend_full",
-        "a server that the host writes to has no memory left",
-        "raise the server's maxmemory, or keep fewer events; nothing acknowledged is lost",
-    ),
-    host(
-        500,
-        "backend_wrong_type",
-        "a key that the host writes to holds something else",
-        "give the log another name, or remove the key that the host's log names",
-    ),
-    host(500, "backend_unsupported", "a server cannot serve this host", "see the host's log"),
-    host(
-        503,
-        "backend_not_durable",
-        "a server would not keep what it acknowledges",
-        "set appendonly and appendfsync always there, add a replica, or ask for less with `ack`",
-    ),
-    host(
-        503,
-        "backend_not_replicated",
-        "too few replicas have taken what was written",
-        "try again with the same ids; if it stays, see to the replicas",
-    ),
 ];

@@ -22,6 +22,8 @@ pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 
 // The log on Redis.
 pub const REDIS_SESSIONS: &str = "millrace_redis_sessions_total";
+/// Label: `ack` (`memory`, `synced`, `synced_by_waitaof`, `replicated`).
+pub const REDIS_ACK: &str = "millrace_redis_ack";
 pub const REDIS_REPEATED_APPENDS: &str = "millrace_redis_repeated_appends_total";
 pub const LOG_NEW_EPOCHS: &str = "millrace_log_new_epochs_total";
 pub const LOG_FOREIGN_TRIMS: &str = "millrace_log_foreign_trims_total";
@@ -168,6 +170,7 @@ pub const RECORDED_METRICS: &[Metric] = &[
         REDIS_SESSIONS,
         "Times that the log on Redis was reached and checked; one more for each lost connection.",
     ),
+    gauge(REDIS_ACK, "1 for what an acknowledged append on Redis stands on now, 0 for the others."),
     counter(
         REDIS_REPEATED_APPENDS,
         "Appends that were sent to Redis again because their answer was lost; their ids keep them single.",

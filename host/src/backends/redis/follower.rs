@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use redis::aio::MultiplexedConnection;
 use redis::{ConnectionInfo, Value};
 use tokio::time::Instant;
@@ -164,6 +164,10 @@ impl Follower {
         self.take_over(&synced, names);
         self.sessions += 1;
         counter!(names::REDIS_SESSIONS).increment(1);
+        for ack in Durability::NAMES {
+            let now = if ack == durability.as_str() { 1.0 } else { 0.0 };
+            gauge!(names::REDIS_ACK, "ack" => ack).set(now);
+        }
         info!(server = %server.version, ack = durability.as_str(), epoch = %synced.epoch.0, "the log on Redis serves");
         if let Some(policy) = server.evicts() {
             warn!(

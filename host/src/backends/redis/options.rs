@@ -40,6 +40,9 @@ pub enum Durability {
 }
 
 impl Durability {
+    /// Everything that [`Self::as_str`] answers.
+    pub const NAMES: [&str; 4] = ["memory", "synced", "synced_by_waitaof", "replicated"];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",

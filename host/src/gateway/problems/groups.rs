@@ -1,6 +1,6 @@
 //! What can go wrong with groups of consumers.
 
-use super::problems::{ProblemKind, caller};
+use super::{ProblemKind, caller};
 
 pub(super) const GROUPS: &[ProblemKind] = &[
     caller(
