@@ -85,6 +85,6 @@ pub(super) const STREAMS: &[ProblemKind] = &[
         400,
         "change_window_ms",
         "the window is too short or too long",
-        "ask for a window_ms within the bounds that the detail names",
+        "ask for a window_ms within the bounds that the detail names, or leave it out for gateway.change_window_ms",
     ),
 ];
