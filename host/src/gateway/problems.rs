@@ -1,6 +1,6 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
-use super::problems_groups::GROUPS;
+use super::problems_groups::{GROUPS, joined};
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -43,16 +43,6 @@ const FIX_SHADOW: &str =
 
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ EDGE.len() + GROUPS.len() }>(EDGE, GROUPS);
-
-const fn joined<const N: usize>(first: &[ProblemKind], second: &[ProblemKind]) -> [ProblemKind; N] {
-    let mut all = [first[0]; N];
-    let mut index = 0;
-    while index < N {
-        all[index] = if index < first.len() { first[index] } else { second[index - first.len()] };
-        index += 1;
-    }
-    all
-}
 
 const EDGE: &[ProblemKind] = &[
     // The request itself.

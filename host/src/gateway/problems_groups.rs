@@ -98,3 +98,17 @@ pub(super) const GROUPS: &[ProblemKind] = &[
     ),
     caller(413, "group_body_bytes_max", "the body is too large", "send fewer receipts at once"),
 ];
+
+/// Two lists as one.
+pub(super) const fn joined<const N: usize>(
+    first: &[ProblemKind],
+    second: &[ProblemKind],
+) -> [ProblemKind; N] {
+    let mut all = [first[0]; N];
+    let mut index = 0;
+    while index < N {
+        all[index] = if index < first.len() { first[index] } else { second[index - first.len()] };
+        index += 1;
+    }
+    all
+}
