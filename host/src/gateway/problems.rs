@@ -2,8 +2,10 @@
 
 mod backends;
 mod groups;
+mod parts;
 mod streams;
 
+use self::parts::{count, joined};
 use crate::error::Blame;
 
 /// One kind of problem.
@@ -45,32 +47,9 @@ const FIX_SHADOW: &str =
     "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
 
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
-pub const PROBLEMS: &[ProblemKind] = &joined::<{ count() }>();
+pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
 const PARTS: [&[ProblemKind]; 4] = [GENERAL, streams::STREAMS, groups::GROUPS, backends::BACKENDS];
-
-const fn count() -> usize {
-    let (mut count, mut part) = (0, 0);
-    while part < PARTS.len() {
-        count += PARTS[part].len();
-        part += 1;
-    }
-    count
-}
-
-const fn joined<const N: usize>() -> [ProblemKind; N] {
-    let mut all = [GENERAL[0]; N];
-    let (mut index, mut part, mut place) = (0, 0, 0);
-    while index < N {
-        if place == PARTS[part].len() {
-            (part, place) = (part + 1, 0);
-            continue;
-        }
-        all[index] = PARTS[part][place];
-        (index, place) = (index + 1, place + 1);
-    }
-    all
-}
 
 const GENERAL: &[ProblemKind] = &[
     // The request itself.
@@ -589,5 +568,4 @@ const GENERAL: &[ProblemKind] = &[
     ),
     host(503, "store_closed", "the store is closed", "try again in a moment"),
     host(503, "storage_failed", "the store failed", "try again; see the host's log"),
-    // Servers that the host stores on.
 ];

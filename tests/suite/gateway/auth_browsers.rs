@@ -266,7 +266,7 @@ async fn pages_of_allowed_origins_read_answers_and_others_do_not() {
     for (name, value) in [
         ("access-control-allow-origin", "https://app.example.com"),
         ("access-control-allow-credentials", "true"),
-        ("access-control-allow-methods", "GET, POST, DELETE"),
+        ("access-control-allow-methods", "GET, POST, PUT, DELETE"),
         ("access-control-allow-headers", "authorization,content-type"),
         ("access-control-max-age", "600"),
         ("vary", "Origin"),

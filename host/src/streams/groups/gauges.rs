@@ -8,8 +8,11 @@ use crate::event::Micros;
 use crate::telemetry::metrics as names;
 
 /// The lag of groups by stream and name, in the text format of Prometheus. Tenants are no label: of a name that
-/// several have, the largest is shown.
+/// several have, the largest is shown. Empty where there is no group.
 pub fn gauges(lags: &[GroupLag], now: Micros) -> String {
+    if lags.is_empty() {
+        return String::new();
+    }
     let mut worst: BTreeMap<(&str, &str), (u64, f64)> = BTreeMap::new();
     for lag in lags {
         let micros = lag.oldest_at.map_or(0, |at| now.0.saturating_sub(at.0).max(0));

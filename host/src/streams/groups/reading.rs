@@ -85,7 +85,7 @@ impl Inner {
                 }
                 Look::Nothing { due, after, .. } => {
                     let _waiter = Waiter::begin(&group, self.limits.waiters_max)?;
-                    let until = due.map_or(end, |due| end.min(Instant::now() + self.from_now(due)));
+                    let until = due.map_or(end, |due| end.min(Instant::now() + self.time_to(due)));
                     tokio::select! {
                         () = changed => {}
                         () = tokio::time::sleep_until(until) => {}
@@ -100,7 +100,7 @@ impl Inner {
         }
     }
 
-    fn from_now(&self, at: Micros) -> Duration {
+    fn time_to(&self, at: Micros) -> Duration {
         let left = at.0.saturating_sub(self.clock.now().0);
         // A moment later, since a lease ends when its time has passed.
         Duration::from_micros(u64::try_from(left).unwrap_or(0)) + Duration::from_millis(1)
