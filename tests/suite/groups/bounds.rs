@@ -217,7 +217,7 @@ async fn groups_stay_when_the_store_is_opened_again() {
 }
 
 #[tokio::test]
-async fn a_store_of_version_2_learns_of_groups_and_keeps_its_events() {
+async fn a_store_of_version_2_learns_of_streams_and_groups_and_keeps_its_events() {
     let dir = tempfile::tempdir().unwrap();
     let options = SqliteOptions { disk_free_bytes_min: 0, ..SqliteOptions::new(dir.path()) };
     let store = Arc::new(SqliteStore::open(options.clone()).unwrap());
@@ -226,7 +226,8 @@ async fn a_store_of_version_2_learns_of_groups_and_keeps_its_events() {
     store.close().await;
     drop((store, log));
     let conn = rusqlite::Connection::open(dir.path().join("millrace.db")).unwrap();
-    let gone = "DROP TABLE consumer_groups; DROP TABLE group_tried; DROP TABLE group_letters;";
+    let gone = "DROP TABLE consumer_groups; DROP TABLE group_tried; DROP TABLE group_letters;
+        DROP TABLE streams; DROP TABLE stream_entries; DROP TABLE scope_values;";
     conn.execute_batch(&format!("{gone} PRAGMA user_version = 2")).unwrap();
     drop(conn);
     let store = Arc::new(SqliteStore::open(options).unwrap());
