@@ -521,6 +521,9 @@ pub const LIVE_STREAMED_ROWS_MAX: usize = 10_000;
 pub const LIVE_SWEEP: Duration = Duration::from_secs(5);
 /// How often a view of each table that is watched is compared with the store, one after the other.
 pub const LIVE_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// A view that differs from rows of which it may not have been told yet is repaired when it is told nothing for so many
+/// times of that.
+pub const LIVE_DRIFT_CHECKS: u32 = 20;
 /// One such comparison is under way in a host, and the next one waits for this many times what the read took: all
 /// of them together take no more than the twentieth part of one core.
 pub const LIVE_CHECK_SHARE: u32 = 19;

@@ -4,18 +4,21 @@
 //! One view of a table at a time, and one of the whole host; a check takes no more than a share of the time that
 //! it costs. The store is read off the path of changes, like for any window, and compared only in what both know:
 //! rows that were committed after the read are left out, and while the read is ahead of what the view was told, a
-//! difference counts only when it is still there at the next check and nothing was told meanwhile. The repair is
-//! the difference, as frames like any others; who watches ends with the right rows, and needs no reset.
+//! difference counts only when it is still there after a while in which nothing was told: news of a commit may be
+//! late on a busy machine. The repair is the difference, as frames like any others; who watches ends with the right
+//! rows, and needs no reset.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use ::metrics::counter;
 
 use super::Owner;
 use crate::event::Revision;
+use crate::limits::LIVE_DRIFT_CHECKS;
 use crate::live::index::ViewId;
 use crate::live::read::{Read, ReadDone};
 use crate::live::shape::RowText;
@@ -40,6 +43,7 @@ struct Differed {
     view: ViewId,
     born: u64,
     told: Revision,
+    since: Instant,
 }
 
 impl Checks {
@@ -86,7 +90,10 @@ impl Owner {
         let id = done.view;
         let asked = self.checks.running.take() == Some(done.born);
         let differed = self.checks.differed.take().filter(|differed| differed.born == done.born);
-        let differed = differed.map(|differed| differed.told);
+        // News that are only late come before this.
+        let late = self.common.check_every * LIVE_DRIFT_CHECKS;
+        let too_late = differed.filter(|differed| differed.since.elapsed() >= late);
+        let too_late = too_late.map(|differed| differed.told);
         let view = self.views.get_mut(id).filter(|view| asked && view.born == done.born);
         // Who cannot be read is left as it is: what is wrong with the store is found by others.
         let (Some(view), Ok((pages, _))) = (view, done.result) else { return };
@@ -98,14 +105,16 @@ impl Owner {
         let (scratch, seen) = (&mut self.telling.scratch, self.seen);
         let compare = || {
             let read = view.rows_of(&pages, scratch);
-            view.standing(seen).verdict(&pages, &read, since, differed)
+            view.standing(seen).verdict(&pages, &read, since, too_late)
         };
         // A row that breaks one view must not end the others.
         let Ok(verdict) = catch_unwind(AssertUnwindSafe(compare)) else { return self.fail(id) };
         match verdict {
             Verdict::Same => {}
             Verdict::Unsure(told) => {
-                self.checks.differed = Some(Differed { view: id, born: done.born, told });
+                let first = differed.filter(|differed| differed.told == told);
+                let since = first.map_or_else(Instant::now, |differed| differed.since);
+                self.checks.differed = Some(Differed { view: id, born: done.born, told, since });
             }
             Verdict::Drifted => {
                 tracing::error!(
@@ -148,7 +157,7 @@ pub(in crate::live) struct Standing<'a> {
 
 impl Standing<'_> {
     /// Compares it with the rows of pages that were read, and with what was committed since the read began. It may have
-    /// differed before, when it had been told up to a revision.
+    /// differed for long, while it was told up to a revision.
     fn verdict<'c>(
         &self,
         pages: &[ReadPage],

@@ -67,6 +67,24 @@ async fn e8_a_view_that_nobody_watches_and_one_that_cannot_be_read_are_left_alon
 }
 
 #[tokio::test]
+async fn e8_news_that_are_late_are_no_drift() {
+    let rig = Rig::new(false).await;
+    let lane = rig.lane("acme", 0).await;
+    lane.put("a", 1, 1).await;
+    // Far from twenty times this.
+    let live = rig.meddled(Duration::from_millis(500));
+    let mut viewer = watch(&live, by_n(2)).await;
+    rig.meddler.hold_news();
+    lane.put("b", 1, 0).await;
+    let reads = rig.meddler.reads();
+    until("two checks", || rig.meddler.reads() > reads + 2).await;
+    rig.meddler.let_news_go();
+    until_keys(&mut viewer, &["b", "a"]).await;
+    assert_eq!(live.repaired(), 0);
+    assert_eq!(viewer.names, ["enter"]);
+}
+
+#[tokio::test]
 async fn e8_a_row_that_breaks_a_check_ends_the_view_that_was_checked_and_no_other() {
     let rig = Rig::new(false).await;
     let lane = rig.lane("acme", 0).await;
