@@ -16,6 +16,7 @@ mod connect;
 mod faults;
 mod follower;
 mod group;
+mod link;
 mod options;
 mod reads;
 mod requests;
@@ -31,6 +32,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};
 pub use shared::RedisStatus;
 
