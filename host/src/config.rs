@@ -9,6 +9,7 @@
 mod check;
 mod groups;
 mod layers;
+mod redis;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,12 +19,13 @@ use std::time::Duration;
 
 pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
+pub use redis::{LogAddress, RedisAckConfig, RedisConfig};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::limits;
-use crate::plugins::{FailurePolicy, PluginSettings};
+use crate::plugins::{FailurePolicy, LostPolicy, PluginSettings};
 
 /// Everything that `millrace serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,7 @@ pub struct Config {
     pub auth: AuthConfig,
     pub store: StoreConfig,
     pub groups: GroupsConfig,
+    pub redis: RedisConfig,
     pub processors: ProcessorsConfig,
     pub telemetry: TelemetryConfig,
     /// By plugin name: configuration, grants, lanes, own limits.
@@ -47,6 +50,8 @@ pub struct ServeConfig {
     pub bind: SocketAddr,
     /// The folder of the store. One host at a time.
     pub data: PathBuf,
+    /// Where the log is that this host shares with others, such as `redis://127.0.0.1:6379`; none: in `data`.
+    pub log: Option<LogAddress>,
     /// A folder whose `*.wasm` files are deployed and kept up to date.
     pub plugins_dir: Option<PathBuf>,
     /// All of a drain, from the signal to the exit.
@@ -200,6 +205,9 @@ pub struct ProcessorsConfig {
     pub retry_wait_ms_max: u64,
     /// What happens to the ordering key of a dead letter: `hold` or `skip`. A plugin may have its own.
     pub on_failure: FailurePolicy,
+    /// What happens when events are gone that a task has not handled: `stop`, `oldest`, `tail` or `rebuild`. A plugin
+    /// may have its own.
+    pub on_position_lost: LostPolicy,
     pub parked_events_max: usize,
     pub parked_bytes_max: usize,
     pub breaker_failures_max: u32,
@@ -258,6 +266,7 @@ impl Default for ServeConfig {
         Self {
             bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
             data: PathBuf::from("./millrace-data"),
+            log: None,
             plugins_dir: None,
             drain_ms_max: millis(limits::DRAIN_MAX),
         }
@@ -351,6 +360,7 @@ impl Default for ProcessorsConfig {
             retry_wait_ms_min: millis(limits::RETRY_WAIT_MIN),
             retry_wait_ms_max: millis(limits::RETRY_WAIT_MAX),
             on_failure: FailurePolicy::default(),
+            on_position_lost: LostPolicy::default(),
             parked_events_max: limits::PARKED_EVENTS_MAX,
             parked_bytes_max: limits::PARKED_BYTES_MAX,
             breaker_failures_max: limits::BREAKER_FAILURES_MAX,

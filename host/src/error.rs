@@ -47,6 +47,9 @@ pub enum BackendError {
     DiskLow { free_bytes: u64, min_bytes: u64 },
     #[error("the store is closed")]
     Closed,
+    /// The log does not take what processors emit.
+    #[error("{events} emitted events wait for the log; outbox_events_max is {max}")]
+    OutboxFull { events: u64, max: u64 },
     #[error("storage failed: {detail}")]
     Failed { detail: String },
     /// A server across the network.
@@ -80,6 +83,10 @@ pub enum RemoteFault {
         "the server would not keep what it acknowledges; change its settings, or ask for less with `ack`"
     )]
     NotDurable,
+    #[error(
+        "the log there is another one than the store has worked with; give the former address, or another data folder"
+    )]
+    OtherLog,
     #[error("too few replicas have taken what was written")]
     NotReplicated,
 }
@@ -90,6 +97,7 @@ impl Classify for BackendError {
             Self::DiskFull { .. } => "disk_full",
             Self::DiskLow { .. } => "disk_low",
             Self::Closed => "store_closed",
+            Self::OutboxFull { .. } => "outbox_events_max",
             Self::Failed { .. } => "storage_failed",
             Self::Remote { fault, .. } => fault.code(),
         }
@@ -98,7 +106,7 @@ impl Classify for BackendError {
     fn retry(&self) -> Retry {
         match self {
             Self::DiskFull { .. } | Self::DiskLow { .. } => Retry::After(Duration::from_secs(5)),
-            Self::Closed => Retry::After(Duration::from_secs(1)),
+            Self::Closed | Self::OutboxFull { .. } => Retry::After(Duration::from_secs(1)),
             Self::Failed { .. } => Retry::After(Duration::from_secs(1)),
             Self::Remote { fault, .. } => fault.retry(),
         }
@@ -121,6 +129,7 @@ impl RemoteFault {
             Self::WrongType => "backend_wrong_type",
             Self::Unsupported => "backend_unsupported",
             Self::NotDurable => "backend_not_durable",
+            Self::OtherLog => "backend_other_log",
             Self::NotReplicated => "backend_not_replicated",
         }
     }
@@ -128,7 +137,9 @@ impl RemoteFault {
     /// What only a person can change is not worth another try.
     fn retry(self) -> Retry {
         match self {
-            Self::Denied | Self::WrongType | Self::Unsupported | Self::NotDurable => Retry::Never,
+            Self::Denied | Self::WrongType | Self::Unsupported | Self::NotDurable | Self::OtherLog => {
+                Retry::Never
+            }
             Self::Full => Retry::After(Duration::from_secs(5)),
             Self::Unreachable | Self::Timeout | Self::ReadOnly | Self::Loading | Self::NotReplicated => {
                 Retry::After(Duration::from_secs(1))

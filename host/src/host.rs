@@ -4,26 +4,27 @@
 //! what was deployed, the edge, the watched folder. A drain goes the other way
 //! round under one deadline, so that nothing new comes in while what was handled is committed.
 
+mod auth;
+mod shared_log;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::backends::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use auth::auth_options;
+use shared_log::{InvalidLog, SharedLog};
+
+use crate::backends::sqlite::{LogPlace, OpenError, SqliteOptions, SqliteStore};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{
-    AuthConfig, Config, JwtAlgorithm as ConfiguredAlgorithm, JwtConfig, Right as ConfiguredRight,
-    TablesConfig, TokenConfig,
-};
-use crate::gateway::{
-    AuthOptions, Gateway, GatewayError, GatewayOptions, JwtAlgorithm, JwtKeys, JwtOptions, Readiness, Right,
-    Services, TokenOptions,
-};
+use crate::config::Config;
+use crate::error::{BackendError, Classify as _};
+use crate::gateway::{Gateway, GatewayError, GatewayOptions, Readiness, Services};
 use crate::live::LiveEngine;
 use crate::plugins::{
     ArtifactStore, ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry,
@@ -52,6 +53,8 @@ pub struct Host {
     pool: GuestPool,
     tasks: Tasks,
     edge: CancellationToken,
+    shared_log: Option<SharedLog>,
+    stage: watch::Receiver<Stage>,
     drain_max: Duration,
 }
 
@@ -67,6 +70,11 @@ impl fmt::Debug for Host {
 pub enum HostError {
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// What it has written down cannot be read.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Log(#[from] InvalidLog),
     #[error(transparent)]
     Plugins(#[from] PluginError),
     #[error(transparent)]
@@ -77,6 +85,17 @@ pub enum HostError {
     Threads(std::io::Error),
     #[error("a part of the start-up panicked: {0}")]
     Panicked(String),
+}
+
+/// How far a host has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It answers; what was deployed does not run yet.
+    Starting,
+    Ready,
+    /// It cannot.
+    Failed(String),
+    Stopping,
 }
 
 type Render = Arc<dyn Fn() -> String + Send + Sync>;
@@ -139,9 +158,11 @@ impl Host {
         Arc::new(self.registry.clone())
     }
 
-    /// Returns once requests are answered and what was deployed has been started.
+    /// Returns once requests are answered and what was deployed has been started. With a log elsewhere that is when the
+    /// log serves; until then `/readyz` says what stands in the way. Returns, too, when the host ends before.
     pub async fn wait_ready(&self) {
-        // `start` returns a host that is; this is where a slower start would be waited for.
+        // The sender goes with the host's tasks.
+        drop(self.stage.clone().wait_for(|stage| *stage != Stage::Starting).await);
     }
 
     /// Ends when the host stops by itself, with the reason.
@@ -159,6 +180,9 @@ impl Host {
         let cut_off = self.tasks.shutdown(left()).await.cut_off;
         self.live.close();
         let in_time = self.registry.shut_down(left()).await;
+        if let Some(shared_log) = &self.shared_log {
+            shared_log.end(left()).await;
+        }
         let pool = self.pool.clone();
         // Joining waits for guests that are inside a call: bounded by their own time limit, and not needed.
         let joined = tokio::task::spawn_blocking(move || pool.shut_down());
@@ -231,15 +255,24 @@ impl HostBuilder {
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
-        let log: Arc<dyn EventLog> = match self.upcasters.is_empty() {
-            true => Arc::new(store.clone()),
-            false => Arc::new(UpcastLog::new(Arc::new(store.clone()), Arc::new(self.upcasters.clone()))),
+        let shared_log = SharedLog::open(&self.config, &store).await?;
+        let stored: Arc<dyn EventLog> = match &shared_log {
+            Some(shared) => shared.log(),
+            None => Arc::new(store.clone()),
         };
-        let registry = self.registry(&store, &log, &pool).await?;
-        registry.start_deployed().await?;
+        let log = match self.upcasters.is_empty() {
+            true => stored,
+            false => Arc::new(UpcastLog::new(stored, Arc::new(self.upcasters.clone()))),
+        };
+        let registry = self.registry(&store, &log, shared_log.as_ref(), &pool).await?;
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
-        let ready = Arc::new(AtomicBool::new(true));
+        let (stage, stages) = watch::channel(Stage::Starting);
+        if shared_log.is_none() {
+            // Whoever gets an answer from it finds everything running.
+            registry.start_deployed().await?;
+            stage.send_replace(Stage::Ready);
+        }
         let live =
             LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);
         let mut hub = Hub::new(Arc::clone(&log), tasks.clone(), Arc::clone(&self.clock));
@@ -255,22 +288,43 @@ impl HostBuilder {
                 Ok(())
             }
         });
-        let services = self.services((&store, &log), &registry, (&live, &hub, &groups), &ready);
+        let ready = readiness(stages.clone(), shared_log.clone());
+        let services = self.services((&store, &log), &registry, (&live, &hub, &groups), ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
+        let stopping = stage.clone();
         tasks.spawn(EDGE, "gateway", async move {
             gateway.run(cancel.clone()).await;
-            ready.store(false, Ordering::Release);
+            stopping.send_replace(Stage::Stopping);
             if cancel.is_cancelled() { Ok(()) } else { Err("the gateway ended".into()) }
         });
+        if let Some(shared) = shared_log.clone() {
+            shared.carry(store.clone(), Arc::clone(&log));
+            let registry = registry.clone();
+            tasks.spawn(TaskKind::BACKGROUND, "start", async move {
+                shared.reached().await;
+                match registry.start_deployed().await {
+                    Ok(()) => stage.send_if_modified(|stage| begun(stage, Stage::Ready)),
+                    Err(error) => {
+                        error!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "what was deployed does not start");
+                        stage.send_if_modified(|stage| begun(stage, Stage::Failed(error.to_string())))
+                    }
+                };
+                Ok(())
+            });
+        }
         if let Some(dir) = self.config.serve.plugins_dir.clone() {
+            let stages = stages.clone();
             let control: Arc<dyn PluginControl> = Arc::new(registry.clone());
             let cancel = tasks.token().clone();
             tasks.supervise(TaskKind::BACKGROUND, "plugins folder", move || {
                 let watcher = DirectoryWatcher::new(&dir);
                 let (control, cancel) = (Arc::clone(&control), cancel.clone());
+                let mut stages = stages.clone();
                 async move {
+                    // It ends with the host otherwise.
+                    drop(stages.wait_for(|stage| *stage != Stage::Starting).await);
                     watcher.run(control, cancel).await;
                     Ok(())
                 }
@@ -278,7 +332,21 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, log, registry, live, hub, groups, pool, tasks, edge, drain_max })
+        Ok(Host {
+            addr,
+            store,
+            log,
+            registry,
+            live,
+            hub,
+            groups,
+            pool,
+            tasks,
+            edge,
+            shared_log,
+            stage: stages,
+            drain_max,
+        })
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -297,6 +365,7 @@ impl HostBuilder {
             wal_bytes_soft_max: config.wal_bytes_soft_max,
             wal_bytes_hard_max: config.wal_bytes_hard_max,
             clock: Arc::clone(&self.clock),
+            log: if self.config.serve.log.is_some() { LogPlace::Elsewhere } else { LogPlace::Own },
             ..SqliteOptions::new(&self.config.serve.data)
         };
         Ok(off_the_runtime(move || SqliteStore::open(options)).await??)
@@ -306,6 +375,7 @@ impl HostBuilder {
         &self,
         store: &SqliteStore,
         log: &Arc<dyn EventLog>,
+        shared_log: Option<&SharedLog>,
         pool: &GuestPool,
     ) -> Result<Registry, HostError> {
         let config = &self.config.processors;
@@ -329,6 +399,7 @@ impl HostBuilder {
             checkpoints: Arc::new(store.clone()),
             pool: pool.clone(),
             clock: Arc::clone(&self.clock),
+            shared_log: shared_log.map(|shared| shared.for_processors(store)),
             runtime: tokio::runtime::Handle::current(),
         };
         Ok(Registry::new(RegistryParts {
@@ -343,6 +414,7 @@ impl HostBuilder {
                 retry_wait_min: config.retry_wait_min(),
                 retry_wait_max: config.retry_wait_max(),
                 on_failure: config.on_failure,
+                on_position_lost: config.on_position_lost,
                 parked_events_max: config.parked_events_max,
                 parked_bytes_max: config.parked_bytes_max,
                 breaker_failures_max: config.breaker_failures_max,
@@ -409,9 +481,8 @@ impl HostBuilder {
         (store, log): (&SqliteStore, &Arc<dyn EventLog>),
         registry: &Registry,
         (live, hub, groups): (&LiveEngine, &Hub, &GroupOwner),
-        ready: &Arc<AtomicBool>,
+        ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     ) -> Services {
-        let ready = Arc::clone(ready);
         Services {
             log: Arc::clone(log),
             hub: hub.clone(),
@@ -422,72 +493,36 @@ impl HostBuilder {
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),
-            ready: Arc::new(move || {
-                let ready = ready.load(Ordering::Acquire);
-                Readiness { ready, reasons: if ready { vec![] } else { vec!["the host is stopping".into()] } }
-            }),
+            ready,
         }
     }
 }
 
-fn auth_options(config: &AuthConfig) -> AuthOptions {
-    AuthOptions {
-        tokens: config.tokens.iter().map(token).collect(),
-        jwt: config.jwt.as_ref().map(jwt),
-        session_lifetime: Duration::from_secs(config.session_lifetime_s),
-        sessions_max: config.sessions_max,
-        ticket_lifetime: Duration::from_secs(config.ticket_lifetime_s),
-        tickets_max: config.tickets_max,
-        revocations_max: config.revocations_max,
+/// The start has ended so, unless the host is stopping already.
+fn begun(stage: &mut Stage, now: Stage) -> bool {
+    let starting = *stage == Stage::Starting;
+    if starting {
+        *stage = now;
     }
+    starting
 }
 
-fn jwt(config: &JwtConfig) -> JwtOptions {
-    let secret = config.hs256_secret_file.clone().map(JwtKeys::Hs256SecretFile);
-    let file = || config.jwks_file.clone().map(JwtKeys::JwksFile);
-    let url = || config.jwks_url.clone().map(JwtKeys::JwksUrl);
-    // A checked configuration has one of them. Without any the edge does not begin: the address is none.
-    let keys = secret.or_else(file).or_else(url).unwrap_or_else(|| JwtKeys::JwksUrl(String::new()));
-    let algorithms = config.algorithms.iter().map(|algorithm| match algorithm {
-        ConfiguredAlgorithm::HS256 => JwtAlgorithm::Hs256,
-        ConfiguredAlgorithm::RS256 => JwtAlgorithm::Rs256,
-        ConfiguredAlgorithm::ES256 => JwtAlgorithm::Es256,
-        ConfiguredAlgorithm::EdDSA => JwtAlgorithm::EdDsa,
-    });
-    JwtOptions {
-        issuer: config.issuer.clone(),
-        audience: config.audience.clone(),
-        leeway: Duration::from_secs(config.leeway_s),
-        tenant_claim: config.tenant_claim.clone(),
-        rights_claim: config.rights_claim.clone(),
-        algorithms: algorithms.collect(),
-        jwks_refresh: Duration::from_secs(config.jwks_refresh_s),
-        jwks_refresh_min: Duration::from_secs(config.jwks_refresh_s_min),
-        jwks_wait_max: Duration::from_millis(config.jwks_wait_ms_max),
-        ..JwtOptions::new(keys)
-    }
-}
-
-fn token(entry: &TokenConfig) -> TokenOptions {
-    let digest = entry.digest().unwrap_or_default();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let rights = entry.rights.iter().map(|right| match right {
-        ConfiguredRight::Publish => Right::Publish,
-        ConfiguredRight::Read => Right::Read,
-        ConfiguredRight::Admin => Right::Admin,
-    });
-    TokenOptions {
-        token: format!("sha256:{hex}"),
-        tenant: entry.tenant.clone(),
-        rights: rights.collect(),
-        name: entry.name.clone(),
-        tables: entry.tables.as_ref().map(|tables| match tables {
-            TablesConfig::Names(names) => names.iter().map(|name| (name.clone(), None)).collect(),
-            TablesConfig::Rules(rules) => {
-                rules.iter().map(|(name, rule)| (name.clone(), rule.condition.clone())).collect()
-            }
-        }),
-    }
+/// Whether a host does its work, asked at any time.
+fn readiness(
+    stages: watch::Receiver<Stage>,
+    shared_log: Option<SharedLog>,
+) -> Arc<dyn Fn() -> Readiness + Send + Sync> {
+    Arc::new(move || {
+        let mut reasons = Vec::new();
+        match &*stages.borrow() {
+            Stage::Ready => {}
+            Stage::Starting => reasons.push("the host is starting".to_owned()),
+            Stage::Failed(why) => reasons.push(format!("what was deployed does not start: {why}")),
+            Stage::Stopping => reasons.push("the host is stopping".to_owned()),
+        }
+        reasons.extend(shared_log.as_ref().and_then(SharedLog::problem));
+        Readiness { ready: reasons.is_empty(), reasons }
+    })
 }
 
 async fn off_the_runtime<T: Send + 'static>(

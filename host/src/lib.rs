@@ -4,6 +4,7 @@ pub mod backends;
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod event;

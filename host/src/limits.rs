@@ -569,4 +569,26 @@ pub const REDIS_TURNS_MAX: usize = 2 * BATCH_EVENTS_MAX;
 /// What the positions of a new life of a log are rounded up to: far above what any host can know of the former one.
 pub const REDIS_LIFE_STEP: u64 = 1 << 32;
 
+/// Emitted events that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
+pub const OUTBOX_EVENTS_MAX: u64 = 100_000;
+/// Emitted events that the log refused for good and that are kept to be looked at.
+pub const OUTBOX_REFUSED_MAX: u64 = 1_000;
+/// Emitted events that are read from the store, and carried to the log, together.
+pub const OUTBOX_PAGE_EVENTS: u32 = 2_000;
+pub const OUTBOX_PAGE_BYTES: usize = 4 << 20;
+/// How long after a failure the outbox is tried again.
+pub const OUTBOX_RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
+pub const OUTBOX_RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a processor that stops waits until the log has what it emitted, and how often that is looked at.
+pub const OUTBOX_DRAIN_MAX: Duration = Duration::from_secs(2);
+pub const OUTBOX_LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often a host writes down how far a log elsewhere has come.
+pub const LOG_MARK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a host owns what one host at a time may do, unless it renews that. It tries three times within it.
+pub const LEASE_TTL: Duration = Duration::from_secs(6);
+/// How often a host that stands by asks for what it waits for.
+pub const LEASE_ASK_EVERY: Duration = Duration::from_secs(1);
+pub const LEASE_TTL_MIN: Duration = Duration::from_millis(300);
+
 const _: () = assert!(BATCH_EVENTS_MAX <= REDIS_GROUP_EVENTS_MAX, "any batch fits a script call");

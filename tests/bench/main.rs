@@ -8,6 +8,7 @@ mod processors;
 mod replay;
 mod resident;
 mod start;
+mod streams;
 mod swaps;
 
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 10] = [
+const SUITES: [(&str, Run); 11] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -28,6 +29,7 @@ const SUITES: [(&str, Run); 10] = [
     ("swaps", swaps::run),
     ("resident", resident::run),
     ("hostile", hostile::run),
+    ("streams", streams::run),
     ("live", live_all),
 ];
 

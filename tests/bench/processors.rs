@@ -25,13 +25,14 @@ use super::{events, runtime, tenant};
 
 const CATCHUP_EVENTS: u64 = 1_000_000;
 
-fn load(name: &str) -> Result<Arc<dyn ProcessorFactory>> {
+pub(crate) fn load(name: &str) -> Result<Arc<dyn ProcessorFactory>> {
     let runtime = WasmRuntime::new(RuntimeOptions::default())?;
     Ok(runtime.load(&std::fs::read(guest(name))?, &|_| PluginSettings::default())?)
 }
 
 pub(crate) fn engine(store: &SqliteStore) -> Result<Engine> {
     Ok(Engine {
+        shared_log: None,
         log: Arc::new(store.clone()),
         checkpoints: Arc::new(store.clone()),
         pool: GuestPool::for_this_machine()?,

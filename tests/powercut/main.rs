@@ -34,6 +34,7 @@ async fn main() -> Result<()> {
     let scopes = AggregateScopes { aggregate: "thing".to_owned(), scopes: vec![Scope::Id, Scope::Tenant] };
     store.declare_scopes("scripted", &[scopes]).await?;
     let engine = Engine {
+        shared_log: None,
         log: Arc::new(store.clone()),
         checkpoints: Arc::new(store.clone()),
         pool: GuestPool::new(2)?,

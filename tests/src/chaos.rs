@@ -15,6 +15,7 @@ use crate::dump::dump;
 use crate::flights;
 use crate::guests::guest;
 use crate::host::{HostProcess, Setup, relabelled};
+use crate::shared_log::bring_home;
 
 /// Tries of one upload: a kill costs one, a host that comes back slowly a few.
 const TRIES_MAX: usize = 20;
@@ -150,13 +151,21 @@ impl Scenario {
             host.publish(upload).await?;
         }
         self.play_out(&mut host, &mut |_| Ok(())).await?;
+        self.dump(data).await
+    }
+
+    /// What a host has left.
+    async fn dump(&self, data: &Path) -> Result<String> {
+        if let Some(address) = &self.host.log {
+            bring_home(address, data).await?;
+        }
         dump(data)
     }
 
     /// Runs it with kills while uploads are in flight, and swaps and decisions on dead letters in between.
     pub async fn stormy(&self, data: &Path, hear: Hear<'_>) -> Result<(String, Storm)> {
         let storm = self.storm(data, hear).await?;
-        Ok((dump(data)?, storm))
+        Ok((self.dump(data).await?, storm))
     }
 
     /// The same without a look at what it leaves.

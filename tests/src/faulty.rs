@@ -72,6 +72,15 @@ impl CheckpointStore for Faulty {
         .boxed()
     }
 
+    fn forget(
+        &self,
+        task: &TaskId,
+        generation: Generation,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Committed, CommitError>> {
+        self.inner.forget(task, generation, position)
+    }
+
     fn state_get(&self, task: &TaskId, key: &[u8]) -> Result<Option<StateValue>, CommitError> {
         self.inner.state_get(task, key)
     }

@@ -28,17 +28,29 @@ pub struct Setup {
     pub binary: PathBuf,
     pub args: Vec<OsString>,
     pub env: Vec<(OsString, OsString)>,
+    /// The address of its log, where that is not in its store.
+    pub log: Option<String>,
 }
 
 impl Setup {
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), args: Vec::new(), env: Vec::new() }
+        Self { binary: binary.into(), args: Vec::new(), env: Vec::new(), log: None }
     }
 
     /// Values of settings, as `--set` takes them.
     #[must_use]
     pub fn set(mut self, setting: &str) -> Self {
         self.args.extend(["--set".into(), setting.into()]);
+        self
+    }
+}
+
+impl Setup {
+    /// With its log on a server.
+    #[must_use]
+    pub fn log(mut self, address: &str) -> Self {
+        self.args.extend(["--log".into(), address.into()]);
+        self.log = Some(address.to_owned());
         self
     }
 }
@@ -59,13 +71,28 @@ impl HostProcess {
 
     /// The same with a setup of the test's own.
     pub async fn start_as(setup: Setup, data: &Path) -> Result<Self> {
+        let mut host = Self::started(setup, data)?;
+        host.wait_ready().await?;
+        Ok(host)
+    }
+
+    /// Starts one that may not become ready, and waits until it answers.
+    pub async fn start_unready(setup: Setup, data: &Path) -> Result<Self> {
+        let host = Self::started(setup, data)?;
+        let begin = Instant::now();
+        while host.http.get(format!("{}/healthz", host.url)).send().await.is_err() {
+            anyhow::ensure!(begin.elapsed() < Duration::from_secs(60), "it does not answer: {}", host.said());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(host)
+    }
+
+    fn started(setup: Setup, data: &Path) -> Result<Self> {
         let port = free_port()?;
         let child = spawn(&setup, data, port)?;
         let url = format!("http://127.0.0.1:{port}");
         let http = reqwest::Client::builder().build()?;
-        let mut host = Self { child, url, setup, data: data.to_owned(), port, http };
-        host.wait_ready().await?;
-        Ok(host)
+        Ok(Self { child, url, setup, data: data.to_owned(), port, http })
     }
 
     /// `kill -9`, and a new process on the same store and port.
@@ -200,17 +227,37 @@ impl HostProcess {
         Ok(true)
     }
 
+    /// Emitted events that wait for a log elsewhere, and how many it has got.
+    async fn carried(&self) -> Result<(u64, u64)> {
+        if self.setup.log.is_none() {
+            return Ok((0, 0));
+        }
+        let text =
+            self.http.get(format!("{}/metrics", self.url)).send().await?.error_for_status()?.text().await?;
+        let number = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+            line.unwrap_or(0)
+        };
+        Ok((number("millrace_outbox_events "), number("millrace_outbox_carried_total ")))
+    }
+
     /// The same, looking this often.
     pub async fn settle_every(&self, interval: Duration) -> Result<()> {
         let begin = Instant::now();
         loop {
+            let carried = self.carried().await?;
             let answer = self.get("/v1/plugins").await?;
             let plugins = answer["plugins"].as_array().context("a list of plugins")?;
             if let Some(failed) = plugins.iter().find(|p| p["state"] == "failed") {
                 bail!("a plugin failed: {failed}");
             }
             let idle = |p: &Value| p["state"] == "running" && p["lag_events"] == 0;
-            if !plugins.is_empty() && plugins.iter().all(idle) && self.nothing_retries(plugins).await? {
+            if !plugins.is_empty()
+                && plugins.iter().all(idle)
+                && self.nothing_retries(plugins).await?
+                && carried == (0, carried.1)
+                && carried == self.carried().await?
+            {
                 return Ok(());
             }
             anyhow::ensure!(

@@ -20,6 +20,7 @@ pub mod race;
 pub mod redis_server;
 pub mod scene;
 pub mod scripted;
+pub mod shared_log;
 pub mod shelf;
 pub mod swaps;
 pub mod viewer;

@@ -134,6 +134,7 @@ impl Scene {
 
 fn engine(store: &SqliteStore, checkpoints: Arc<dyn CheckpointStore>) -> Engine {
     Engine {
+        shared_log: None,
         log: Arc::new(store.clone()),
         checkpoints,
         pool: GuestPool::new(4).expect("threads start"),

@@ -174,6 +174,7 @@ impl Scene {
         let store = SqliteStore::open(SqliteOptions::new(dir.path())).expect("a new store opens");
         let (runtime, artifacts) = make(dir.path());
         let engine = Engine {
+            shared_log: None,
             log: Arc::new(store.clone()),
             checkpoints: Arc::new(store.clone()),
             pool: GuestPool::new(4).expect("threads start"),

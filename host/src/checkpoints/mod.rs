@@ -7,9 +7,12 @@
 //! a failure means; that is `processors`.
 
 mod effect;
+mod outbox;
 
 use std::fmt::{self, Debug, Write as _};
 use std::sync::Arc;
+
+pub use outbox::{LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone};
 
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 
@@ -276,6 +279,15 @@ pub trait CheckpointStore: Send + Sync + Debug {
     /// Writes one commit. The call itself only enqueues (it waits when the queue is full);
     /// commits of one task take effect in the order of the calls.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>>;
+
+    /// Begins a task anew at a position: its rows, state, keyed state and parked events are gone, its dead letters
+    /// stay. Durable when it answers. [`CommitError::Fenced`] as for a commit.
+    fn forget(
+        &self,
+        task: &TaskId,
+        generation: Generation,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Committed, CommitError>>;
 
     /// The last commit, without taking the task over; none before the first.
     fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>>;

@@ -24,6 +24,9 @@ pub(super) struct SettingsArgs {
     /// The folder of the store [setting serve.data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// A log that several hosts share: redis://, rediss:// or redis+sentinel:// [setting serve.log]
+    #[arg(long, value_name = "ADDRESS")]
+    log: Option<String>,
     /// A folder of components to deploy and watch [setting serve.plugins_dir]
     #[arg(long, value_name = "DIR")]
     plugins_dir: Option<PathBuf>,
@@ -82,6 +85,9 @@ impl SettingsArgs {
                 })?;
                 layers.flag(flag, key, text);
             }
+        }
+        if let Some(log) = &self.log {
+            layers.flag("--log", "serve.log", log.as_str());
         }
         if let Some(filter) = &self.trace {
             layers.flag("--trace", "telemetry.filter", filter.as_str());

@@ -6,7 +6,7 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::Serialize;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, LogAddress};
 use crate::plugins::PluginSettings;
 
 /// How environment variables of settings begin: `MILLRACE_STORE__RETENTION_EVENTS`.
@@ -230,6 +230,9 @@ fn written(value: &Value, path: &[String]) -> String {
     match value {
         Value::Empty(..) => String::new(),
         Value::String(..) if secret => format!("\"{MASK}\""),
+        Value::String(_, text) if path.last().is_some_and(|name| name == "log") => {
+            format!("{:?}", LogAddress::masked(text))
+        }
         Value::String(_, text) => format!("{text:?}"),
         Value::Array(_, items) => {
             let items: Vec<String> = items.iter().map(|item| written(item, path)).collect();

@@ -54,6 +54,8 @@ pub enum PluginState {
     /// It runs, and a lane waits for somebody or for its rest to be over; `message` says why.
     Blocked,
     Paused,
+    /// Another host of the same log runs it; `message` says which. This one takes over when that one is gone.
+    Standby,
     /// It stopped by itself; `message` says why. It is started again after a wait unless that cannot help.
     Failed,
 }

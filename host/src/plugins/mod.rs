@@ -56,7 +56,7 @@ use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
 pub use crate::processors::{CodeState, Expect, Manifest, Measures};
 /// What happens to failing events, and what can be done about them.
-pub use crate::processors::{FailureKind, FailurePolicy, LoadError, Resolved, Verdict};
+pub use crate::processors::{FailureKind, FailurePolicy, LoadError, LostPolicy, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
 
 /// What the operator gives a plugin.
@@ -80,6 +80,8 @@ pub struct PluginSettings {
     pub lanes: Option<u32>,
     /// What happens to the ordering key of a dead letter: `hold` or `skip`.
     pub on_failure: Option<FailurePolicy>,
+    /// What happens when events are gone that it has not handled: `stop`, `oldest`, `tail` or `rebuild`.
+    pub on_position_lost: Option<LostPolicy>,
     /// Overrides of `guest_memory_bytes_max` and `guest_call_max`.
     pub memory_bytes_max: Option<usize>,
     pub call_ms_max: Option<u64>,

@@ -209,7 +209,7 @@ mod tests {
     use crate::checkpoints::{
         Checkpoint, Commit, Committed, DeadLetterRow, EffectKind, EffectRecord, Generation, TaskRow,
     };
-    use crate::event::TenantId;
+    use crate::event::{Position, TenantId};
 
     /// What is committed. Only keyed state is asked for here.
     #[derive(Debug, Default)]
@@ -248,6 +248,15 @@ mod tests {
         }
 
         fn commit(&self, _: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
+            unreachable!("not asked for")
+        }
+
+        fn forget(
+            &self,
+            _: &TaskId,
+            _: Generation,
+            _: Position,
+        ) -> BoxFuture<'_, Result<Committed, CommitError>> {
             unreachable!("not asked for")
         }
 

@@ -14,13 +14,16 @@ mod feed;
 mod histogram;
 mod keyed;
 mod lane;
+mod lost;
 mod manifest;
 mod measures;
 mod parked;
 mod pool;
 mod proof;
+mod relay;
 mod resolve;
 mod runner;
+mod settings;
 mod shadow;
 mod spans;
 mod task;
@@ -34,14 +37,17 @@ pub use breaker::BreakerState;
 pub use core_time::waited_for_core;
 pub use counters::{Counts, VersionCounters};
 pub use lane::lane_of_event;
+pub use lost::LostPolicy;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};
 pub use measures::{
     CodeState, Exposed, Measures, Shape, TrapCounts, VersionMeasures, exposition, lag_seconds,
 };
 pub use pool::{GuestPool, call_is_long};
 pub use proof::{context_at_rest, prove_at_rest};
+pub use relay::{Carried, Relay};
 pub use resolve::{ResolveError, Resolved, Verdict};
-pub use runner::{Engine, ProcessorSettings, Runner, RunnerStatus, SwapError, TaskState};
+pub use runner::{Engine, Runner, RunnerStatus, SharedLog, SwapError, TaskState};
+pub use settings::ProcessorSettings;
 pub use shadow::{
     Differences, Expect, RowDifference, ShadowFault, ShadowOutcome, ShadowRefusal, ShadowReport,
     ShadowSettings, VersionFigures,

@@ -17,79 +17,22 @@ use tracing::{info, warn};
 use super::breaker::{Breaker, BreakerState};
 use super::counters::{Counts, VersionCounters};
 use super::feed::{Feed, FeedError};
+use super::lost::{LostError, PositionsLost};
 use super::measures::{CodeState, Measures, since};
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
-use super::shadow::{ShadowSettings, Slot};
+use super::settings::ProcessorSettings;
+use super::shadow::Slot;
 use super::task::{End, Task};
-use super::{FailurePolicy, LoadError, ProcessorFactory};
-use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, TaskId};
+use super::{LoadError, ProcessorFactory};
+use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, Outbox, TaskId};
 use crate::clock::Clock;
+use crate::cluster::{Ownership, Ownerships, Standing};
 use crate::error::{Blame, Classify as _};
 use crate::event::{Position, TenantId};
-use crate::limits::{
-    BREAKER_FAILURES_MAX, BREAKER_WAIT_MAX, BREAKER_WAIT_MIN, COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX,
-    PARKED_BYTES_MAX, PARKED_EVENTS_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN, RETRIES_MAX, RETRY_WAIT_MAX,
-    RETRY_WAIT_MIN, TASK_IDLE_MAX,
-};
+use crate::limits::{OUTBOX_DRAIN_MAX, OUTBOX_LOOK_EVERY, RESTART_WAIT_MAX, RESTART_WAIT_MIN};
 use crate::streams::EventLog;
-
-/// How a processor is run.
-#[derive(Clone, Debug)]
-pub struct ProcessorSettings {
-    /// Fixed at the first deploy: a snapshot cannot be split.
-    pub lanes: u32,
-    /// Where a task without a checkpoint begins.
-    pub start: Position,
-    /// Only these tenants; none for all.
-    pub tenants: Option<Vec<TenantId>>,
-    /// Events after which a busy task commits; an idle one commits at once.
-    pub commit_events: usize,
-    /// Events and bytes that may gather while a commit is in flight.
-    pub commit_events_max: usize,
-    pub commit_bytes_max: usize,
-    pub retries_max: u32,
-    /// What happens to the key of an event that became a dead letter.
-    pub on_failure: FailurePolicy,
-    /// What may wait for its key in one task.
-    pub parked_events_max: usize,
-    pub parked_bytes_max: usize,
-    /// Failed calls in a row after which it rests, and for how long.
-    pub breaker_failures_max: u32,
-    pub breaker_wait_min: Duration,
-    pub breaker_wait_max: Duration,
-    /// The first and the longest wait between tries.
-    pub retry_wait_min: Duration,
-    pub retry_wait_max: Duration,
-    pub idle_max: Duration,
-    /// How a candidate is tried before it takes over.
-    pub shadow: ShadowSettings,
-}
-
-impl Default for ProcessorSettings {
-    fn default() -> Self {
-        Self {
-            lanes: 1,
-            start: Position::START,
-            tenants: None,
-            commit_events: COMMIT_EVENTS_MAX / 2,
-            commit_events_max: COMMIT_EVENTS_MAX,
-            commit_bytes_max: COMMIT_BYTES_MAX,
-            retries_max: RETRIES_MAX,
-            on_failure: FailurePolicy::default(),
-            parked_events_max: PARKED_EVENTS_MAX,
-            parked_bytes_max: PARKED_BYTES_MAX,
-            breaker_failures_max: BREAKER_FAILURES_MAX,
-            breaker_wait_min: BREAKER_WAIT_MIN,
-            breaker_wait_max: BREAKER_WAIT_MAX,
-            retry_wait_min: RETRY_WAIT_MIN,
-            retry_wait_max: RETRY_WAIT_MAX,
-            idle_max: TASK_IDLE_MAX,
-            shadow: ShadowSettings::default(),
-        }
-    }
-}
 
 /// What all processors share.
 #[derive(Clone, Debug)]
@@ -98,8 +41,19 @@ pub struct Engine {
     pub checkpoints: Arc<dyn CheckpointStore>,
     pub pool: GuestPool,
     pub clock: Arc<dyn Clock>,
+    /// Where the log is shared with other hosts: who runs what, and what is on its way to the log.
+    pub shared_log: Option<SharedLog>,
     /// Where feeds and timers run.
     pub runtime: tokio::runtime::Handle,
+}
+
+/// What a log that other hosts share asks of a host.
+#[derive(Clone, Debug)]
+pub struct SharedLog {
+    /// One host at a time runs a processor.
+    pub owners: Ownerships,
+    /// What it emitted and the log does not have yet.
+    pub outbox: Arc<dyn Outbox>,
 }
 
 /// What the parts of one processor share.
@@ -121,6 +75,11 @@ pub(super) struct Shared {
     /// Held for reading while a run starts, for writing while versions change.
     swapping: tokio::sync::RwLock<()>,
     cancel: CancellationToken,
+    /// Who runs it, where several hosts could; none where this is the only one.
+    ownership: Option<Ownership>,
+    /// Gives it up to other hosts.
+    given_up: CancellationToken,
+    outbox: Option<Arc<dyn Outbox>>,
 }
 
 /// A tenant's run, as others see it.
@@ -152,6 +111,8 @@ pub struct RunnerStatus {
     pub tasks: Vec<TaskState>,
     /// Tenants whose run has ended, and why.
     pub failures: Vec<(TenantId, String)>,
+    /// Another host runs it, and this one stands by.
+    pub standby: Option<String>,
 }
 
 /// How a task is doing.
@@ -192,6 +153,9 @@ impl Runner {
         counters: Arc<VersionCounters>,
     ) -> Self {
         let name: Arc<str> = factory.manifest().name.as_str().into();
+        let given_up = CancellationToken::new();
+        let kept = engine.shared_log.as_ref().map(|log| log.owners.keep(&name, given_up.clone()));
+        let (ownership, keeper) = kept.unzip();
         // Its numbers are there from the beginning, at 0.
         counters.of(&factory.manifest().version.to_string());
         let shared = Arc::new(Shared {
@@ -209,7 +173,13 @@ impl Runner {
             runs: Mutex::default(),
             swapping: tokio::sync::RwLock::new(()),
             cancel: CancellationToken::new(),
+            ownership,
+            given_up,
+            outbox: engine.shared_log.as_ref().map(|log| Arc::clone(&log.outbox)),
         });
+        if let Some(keeper) = keeper {
+            shared.spawn(keeper);
+        }
         let watcher = Arc::clone(&shared);
         shared.spawn(async move { watcher.watch_tenants().await });
         let ticker = Arc::clone(&shared);
@@ -280,6 +250,7 @@ impl Runner {
             task.close();
         }
         shared.jobs.close();
+        shared.give_up().await;
         in_time
     }
 
@@ -299,6 +270,10 @@ impl Runner {
 
     pub fn status(&self) -> RunnerStatus {
         let shared = &self.shared;
+        let standby = shared.ownership.as_ref().and_then(|ownership| match ownership.now() {
+            Standing::Standby { holder } => Some(holder),
+            Standing::Owner(_) | Standing::Unknown => None,
+        });
         // The newest position is read first: a tenant that is new after it has nothing before it.
         let newest = *shared.log.tail().newest().borrow();
         let runs = shared.runs();
@@ -349,6 +324,7 @@ impl Runner {
             done_through,
             tasks,
             failures,
+            standby,
         }
     }
 }
@@ -362,6 +338,19 @@ enum RunError {
     Feed(#[from] FeedError),
     #[error(transparent)]
     Claim(#[from] CommitError),
+    #[error(transparent)]
+    Lost(PositionsLost),
+    #[error("another host runs the processor now")]
+    NotOwner,
+}
+
+impl From<LostError> for RunError {
+    fn from(error: LostError) -> Self {
+        match error {
+            LostError::Lost(lost) => Self::Lost(lost),
+            LostError::Store(error) => Self::Claim(error),
+        }
+    }
 }
 
 impl RunError {
@@ -371,6 +360,7 @@ impl RunError {
             Self::Feed(FeedError::Stream(error)) => error.blame(),
             Self::Feed(_) => Blame::Host,
             Self::Claim(error) => error.blame(),
+            Self::Lost(_) | Self::NotOwner => Blame::Host,
         }
     }
 }
@@ -450,10 +440,11 @@ impl Shared {
     /// A tenant's run, again and again until the processor is stopped.
     async fn keep_running(self: Arc<Self>, tenant: TenantId) {
         let mut wait = RESTART_WAIT_MIN;
+        let mut ownership = self.ownership.clone();
         loop {
             let began_with = self.factory();
             let error = tokio::select! {
-                error = self.run(&tenant) => error,
+                error = self.run_as_owner(&tenant, ownership.as_mut()) => error,
                 () = self.cancel.cancelled() => return,
             };
             let tasks =
@@ -468,7 +459,7 @@ impl Shared {
             let no_swap = self.swapping.read().await;
             let swapped = !Arc::ptr_eq(&began_with, &self.factory());
             let restart = (swapped || !matches!(&error, RunError::Task(end) if !end.restart))
-                && !matches!(&error, RunError::Feed(FeedError::Closed));
+                && !matches!(&error, RunError::Feed(FeedError::Closed) | RunError::Lost(_));
             warn!(
                 plugin.name = %self.name,
                 %tenant,
@@ -498,11 +489,36 @@ impl Shared {
         }
     }
 
+    /// Runs while this host owns the processor.
+    async fn run_as_owner(self: &Arc<Self>, tenant: &TenantId, owns: Option<&mut Ownership>) -> RunError {
+        let Some(owns) = owns else { return self.run(tenant).await };
+        let generation = owns.gained().await;
+        tokio::select! {
+            biased;
+            () = owns.lost(generation) => RunError::NotOwner,
+            error = self.run(tenant) => error,
+        }
+    }
+
+    /// Lets another host run it, once the log has what it emitted here.
+    async fn give_up(&self) {
+        let Some(outbox) = self.outbox.as_ref().filter(|_| !self.given_up.is_cancelled()) else { return };
+        let carried = async {
+            while !outbox.is_empty() {
+                tokio::time::sleep(OUTBOX_LOOK_EVERY).await;
+            }
+        };
+        // What is left then is carried when this host owns it again; the next owner emits the same events.
+        drop(tokio::time::timeout(OUTBOX_DRAIN_MAX, carried).await);
+        self.given_up.cancel();
+        self.jobs.wait().await;
+    }
+
     /// Claims, starts the tasks and feeds them until something ends it.
     async fn run(self: &Arc<Self>, tenant: &TenantId) -> RunError {
         let (tasks, ends) = match self.begin(tenant).await {
             Ok(begun) => begun,
-            Err(error) => return error.into(),
+            Err(error) => return error,
         };
         let feed = Feed::new(Arc::clone(self), tenant.clone(), &tasks);
         let mut ended = std::pin::pin!(first(ends));
@@ -520,11 +536,12 @@ impl Shared {
     async fn begin(
         self: &Arc<Self>,
         tenant: &TenantId,
-    ) -> Result<(Vec<(Arc<Task>, Position)>, Vec<oneshot::Receiver<End>>), CommitError> {
+    ) -> Result<(Vec<(Arc<Task>, Position)>, Vec<oneshot::Receiver<End>>), RunError> {
         let _no_swap = self.swapping.read().await;
         let mut tasks = Vec::new();
         let mut ends = Vec::new();
         let settings = &self.settings;
+        let trimmed = self.log.bounds().trimmed;
         let breaker = Arc::new(Breaker::new(
             settings.breaker_failures_max,
             settings.breaker_wait_min,
@@ -533,7 +550,8 @@ impl Shared {
         for lane in 0..self.settings.lanes {
             let id = TaskId { processor: Arc::clone(&self.name), tenant: tenant.clone(), lane };
             let claim = self.checkpoints.claim(&id).await?;
-            let position = claim.1.as_ref().map_or(self.settings.start, |c| c.position);
+            let claim = self.where_events_are_kept(&id, claim).await?;
+            let position = claim.1.as_ref().map_or(self.settings.start, |c| c.position).max(trimmed);
             let (end, ended) = oneshot::channel();
             let task = Task::new(id, Arc::clone(self), self.factory(), Arc::clone(&breaker), claim, end);
             tasks.push((task, position));

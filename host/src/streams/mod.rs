@@ -32,6 +32,7 @@ pub use tail::{Tail, TailReader, TailStats};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use crate::cluster::Fence;
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{Epoch, EventBatch, InvalidEvent, Micros, Page, Position, TenantId};
 
@@ -85,6 +86,17 @@ pub trait EventLog: Send + Sync + Debug {
     /// [`StreamError::IdTaken`]. Waits when the queue is full. Dropping the
     /// future does not take the append back.
     fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>>;
+
+    /// Appends for whoever holds a lease: [`StreamError::Fenced`] once somebody else has got it, whatever this host
+    /// believes. A log that no other host writes to has nobody to fence out, and appends.
+    fn append_fenced(
+        &self,
+        batch: EventBatch,
+        fence: &Fence,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        let _ = fence;
+        self.append(batch)
+    }
 
     /// A tenant's events after a position, oldest first. An empty page's `next`
     /// is the newest position of the log, so that readers of quiet tenants move on.
@@ -185,6 +197,8 @@ pub enum StreamError {
     NotAppendable { stream: String },
     #[error("the tenant has {max} streams with a name of their own; named_streams_max is {max}")]
     TooManyStreams { max: usize },
+    #[error("another host has the lease of `{name}` by now")]
+    Fenced { name: String },
     #[error(transparent)]
     Scopes(#[from] ScopeError),
     #[error(transparent)]
@@ -203,6 +217,7 @@ impl Classify for StreamError {
             Self::TooManyBytes { .. } => "batch_bytes_max",
             Self::NotAppendable { .. } => "stream_not_appendable",
             Self::TooManyStreams { .. } => "named_streams_max",
+            Self::Fenced { .. } => "fenced",
             Self::Scopes(e) => e.code(),
             Self::Invalid(_) => "event_invalid",
             Self::Backend(e) => e.code(),
@@ -219,6 +234,7 @@ impl Classify for StreamError {
     fn blame(&self) -> Blame {
         match self {
             Self::Backend(e) => e.blame(),
+            Self::Fenced { .. } => Blame::Host,
             _ => Blame::Caller,
         }
     }

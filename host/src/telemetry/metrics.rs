@@ -26,6 +26,13 @@ pub const REDIS_SESSIONS: &str = "millrace_redis_sessions_total";
 pub const REDIS_ACK: &str = "millrace_redis_ack";
 pub const REDIS_REPEATED_APPENDS: &str = "millrace_redis_repeated_appends_total";
 pub const LOG_NEW_EPOCHS: &str = "millrace_log_new_epochs_total";
+pub const OUTBOX_EVENTS: &str = "millrace_outbox_events";
+pub const OUTBOX_CARRIED: &str = "millrace_outbox_carried_total";
+pub const OUTBOX_REFUSED: &str = "millrace_outbox_refused_total";
+/// Labels: `plugin`, `policy` (`stop`, `oldest`, `tail`, `rebuild`).
+pub const POSITIONS_LOST: &str = "millrace_positions_lost_total";
+pub const LEASES_HELD: &str = "millrace_leases_held";
+pub const LEASES_LOST: &str = "millrace_leases_lost_total";
 pub const LOG_FOREIGN_TRIMS: &str = "millrace_log_foreign_trims_total";
 
 // Keyed state.
@@ -183,6 +190,18 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),
+    gauge(OUTBOX_EVENTS, "Emitted events that wait in the store for a log elsewhere."),
+    counter(OUTBOX_CARRIED, "Emitted events that were carried to a log elsewhere."),
+    counter(
+        OUTBOX_REFUSED,
+        "Emitted events that a log elsewhere will never take; outbox_refused in the store has them.",
+    ),
+    counter(
+        POSITIONS_LOST,
+        "Tasks that found events gone which they may not have handled, by plugin and policy.",
+    ),
+    gauge(LEASES_HELD, "Processors that this host owns among the hosts of one log."),
+    counter(LEASES_LOST, "Leases that ended before they were renewed, or that another host took over."),
     gauge(HTTP_CONNECTIONS, "Connections that are open now."),
     counter(HTTP_CONNECTIONS_REFUSED, "Connections refused at connections_max."),
     counter(PUBLISHED_EVENTS, "Events that were appended over HTTP."),

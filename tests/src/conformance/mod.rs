@@ -7,6 +7,7 @@ pub mod checkpoints;
 pub mod effects;
 pub mod event_log;
 pub mod groups;
+pub mod leases;
 pub mod parked;
 pub mod tables;
 

@@ -92,6 +92,7 @@ impl Rig {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let store = SqliteStore::open(SqliteOptions::new(dir.path())).expect("a new store opens");
         let engine = Engine {
+            shared_log: None,
             log: Arc::new(store.clone()),
             checkpoints: Arc::new(store.clone()),
             pool: GuestPool::new(4).expect("threads start"),

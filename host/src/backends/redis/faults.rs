@@ -45,6 +45,7 @@ fn fault(error: &RedisError) -> Option<RemoteFault> {
             Some("NOAUTH" | "WRONGPASS") => Some(Denied),
             Some("OOM") => Some(Full),
             Some("WRONGTYPE" | "FOREIGN") => Some(WrongType),
+            Some("OTHERLOG") => Some(RemoteFault::OtherLog),
             Some("NOREPLICAS") => Some(NotReplicated),
             Some("UNBLOCKED") => Some(Unreachable),
             Some("MISCONF") => Some(RemoteFault::NotDurable),

@@ -199,7 +199,8 @@ impl Follower {
         }
         // Of another life, all that came after its beginning is still to be read.
         let newest = if known.is_some() { synced.base } else { synced.newest };
-        if let Some(known) = known {
+        let former = self.shared.options.known.as_ref().map(|former| former.epoch.clone());
+        if let Some(known) = known.or(former).filter(|known| *known != synced.epoch) {
             counter!(names::LOG_NEW_EPOCHS).increment(1);
             warn!(
                 error.kind = "new_epoch",
@@ -401,17 +402,20 @@ impl Follower {
 
     async fn sync(&self, feed: &mut Feed, wrong: &str) -> Result<Synced, BackendError> {
         let keys = &self.shared.keys;
-        let known = self.shared.known_epoch();
+        // Of a host that begins, what it has written down.
+        let former = self.shared.options.known.as_ref().filter(|_| self.shared.known_epoch().is_none());
+        let known = former.map(|former| former.epoch.clone()).or_else(|| self.shared.known_epoch());
+        let mark = former.map(|former| former.newest.to_string()).unwrap_or_default();
         let epoch = ulid::Ulid::new().to_string();
         let (entry, time) = self.newest_entry.clone().unwrap_or_default();
-        let newest = self.shared.bounds().newest.0;
+        let newest = former.map_or_else(|| self.shared.bounds().newest, |former| former.reached).0;
         let scopes = self.shared.scopes();
         let names: [&[u8]; 5] = [&keys.meta, &keys.events, &keys.ids, &keys.older_ids, &keys.scopes];
         let answer = SYNC
             .run(&mut feed.connection, &names, |command| {
                 command.arg(known.as_ref().map_or("", |epoch| &epoch.0)).arg(newest).arg(&entry).arg(&time);
                 command.arg(&epoch).arg(REDIS_LIFE_STEP).arg(wrong);
-                command.arg(scopes.version).arg(&scopes.json);
+                command.arg(scopes.version).arg(&scopes.json).arg(&mark);
             })
             .await
             .map_err(|error| backend("looking at the log", &error))?;

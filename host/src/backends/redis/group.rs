@@ -49,7 +49,7 @@ pub(super) async fn send(
     let scopes = shared.scopes();
     let described = describe(&shared, &mut session, &scopes, &ordered).await?;
     let keys = &shared.keys;
-    let names: [&[u8]; 9] = [
+    let names: [&[u8]; 10] = [
         &keys.meta,
         &keys.events,
         &keys.ids,
@@ -59,13 +59,19 @@ pub(super) async fn send(
         &keys.streams,
         &keys.values,
         &keys.names,
+        &keys.leases,
     ];
     let fill = |command: &mut redis::Cmd| {
         command.arg(&*session.epoch.0).arg(shared.options.dedup_events_max).arg(REDIS_ENTRY_BYTES_MAX);
         command.arg(scopes.version).arg(NAMED_STREAMS_MAX);
         let mut described = described.iter();
         for request in &ordered {
-            command.arg(request.batch.tenant.as_str()).arg(&*request.stream).arg(request.events.len());
+            command.arg(request.batch.tenant.as_str()).arg(&*request.stream);
+            match &request.fence {
+                Some(fence) => command.arg(&*fence.name).arg(fence.generation),
+                None => command.arg("").arg(""),
+            };
+            command.arg(request.events.len());
             for event in &request.events {
                 let changes = described.next().map(Vec::as_slice).unwrap_or_default();
                 command.arg(&event.key).arg(&event.hash).arg(&event.body).arg(changes);
@@ -129,6 +135,10 @@ async fn outcome(
             Ok(Outcome::Moved { known: parts.iter().skip(1).map(repeated).collect() })
         }
         Value::Int(5) => Ok(Outcome::Refused(StreamError::TooManyStreams { max: NAMED_STREAMS_MAX })),
+        Value::Int(6) => {
+            let name = request.fence.as_ref().map(|fence| fence.name.to_string()).unwrap_or_default();
+            Ok(Outcome::Refused(StreamError::Fenced { name }))
+        }
         _ => Err(shape()),
     }
 }

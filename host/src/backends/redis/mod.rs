@@ -16,6 +16,7 @@ mod connect;
 mod faults;
 mod follower;
 mod group;
+mod leases;
 mod link;
 mod options;
 mod reads;
@@ -32,10 +33,12 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use leases::RedisLeases;
 pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};
 pub use shared::RedisStatus;
 
+use crate::cluster::Fence;
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, TenantId};
 use crate::limits::{REDIS_QUEUE_MAX, REDIS_RETENTION_EVERY};
@@ -108,19 +111,30 @@ impl RedisLog {
         }
     }
 
+    /// How far the log can be seen, and in which life of it; none before it was reached.
+    pub fn mark(&self) -> Option<(Epoch, Position)> {
+        let epoch = self.inner.shared.known_epoch()?;
+        let published = self.inner.shared.published.borrow();
+        Some((published.epoch.clone(), published.newest)).filter(|(now, _)| *now == epoch)
+    }
+
     /// Changes with what [`Self::status`] answers.
     pub fn statuses(&self) -> watch::Receiver<RedisStatus> {
         self.inner.shared.status.subscribe()
     }
 
-    async fn append_batch(&self, stream: &str, batch: EventBatch) -> Result<Vec<Appended>, StreamError> {
+    async fn append_batch(
+        &self,
+        target: (&str, Option<Fence>),
+        batch: EventBatch,
+    ) -> Result<Vec<Appended>, StreamError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let shared = &self.inner.shared;
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + shared.options.append_wait_max;
-        let request = Request::new(stream, batch, shared.bounds().newest, deadline, reply)?;
+        let request = Request::new(target, batch, shared.bounds().newest, deadline, reply)?;
         match tokio::time::timeout_at(deadline, self.inner.queue.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BackendError::Closed.into()),
@@ -141,7 +155,16 @@ async fn keep_to_retention(shared: &Shared) {
 
 impl EventLog for RedisLog {
     fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
-        self.append_batch("", batch).boxed()
+        self.append_batch(("", None), batch).boxed()
+    }
+
+    fn append_fenced(
+        &self,
+        batch: EventBatch,
+        fence: &Fence,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        let fence = fence.clone();
+        async move { self.append_batch(("", Some(fence)), batch).await }.boxed()
     }
 
     fn read(
@@ -162,8 +185,8 @@ impl EventLog for RedisLog {
         let stream = stream.clone();
         async move {
             match &stream {
-                StreamName::Events => self.append_batch("", batch).await,
-                StreamName::Named(name) => self.append_batch(name, batch).await,
+                StreamName::Events => self.append_batch(("", None), batch).await,
+                StreamName::Named(name) => self.append_batch((name, None), batch).await,
                 StreamName::Changes(_) => Err(StreamError::NotAppendable { stream: stream.to_string() }),
             }
         }

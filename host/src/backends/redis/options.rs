@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
+use crate::checkpoints::LogMark;
 use crate::limits::{DEDUP_EVENTS_MAX, REDIS_APPEND_WAIT_MAX, REDIS_EVENTS_MAX, TAIL_BYTES_MAX};
 use crate::streams::Retention;
 
@@ -165,6 +166,8 @@ pub struct RedisOptions {
     pub retention: Retention,
     pub dedup_events_max: usize,
     pub tail_bytes_max: usize,
+    /// How far the log was when the host last saw it; none for a host that never has.
+    pub known: Option<LogMark>,
     /// How long an append is tried over lost connections and failovers.
     pub append_wait_max: Duration,
 }
@@ -179,6 +182,7 @@ impl RedisOptions {
             retention: Retention { age: None, events: Some(REDIS_EVENTS_MAX) },
             dedup_events_max: DEDUP_EVENTS_MAX,
             tail_bytes_max: TAIL_BYTES_MAX,
+            known: None,
             append_wait_max: REDIS_APPEND_WAIT_MAX,
         }
     }

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::codec::{EncodedEvent, encode};
+use crate::cluster::Fence;
 use crate::event::{Epoch, EventBatch, Position};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::streams::{Appended, StreamError};
@@ -18,6 +19,8 @@ pub(super) struct Request {
     pub(super) batch: EventBatch,
     /// Empty for `events`.
     pub(super) stream: Box<str>,
+    /// What gives the right to append it; none where nothing is needed.
+    pub(super) fence: Option<Fence>,
     /// The events that the script is asked for: an id that the batch repeats is in it once.
     pub(super) events: Vec<EncodedEvent>,
     /// For each of `events`, where it stands in the batch.
@@ -37,7 +40,7 @@ pub(super) struct Request {
 impl Request {
     /// Checks a batch and encodes it. `newest` is where the log is about now.
     pub(super) fn new(
-        stream: &str,
+        (stream, fence): (&str, Option<Fence>),
         batch: EventBatch,
         newest: Position,
         deadline: Instant,
@@ -73,6 +76,7 @@ impl Request {
         Ok(Self {
             batch,
             stream: stream.into(),
+            fence,
             events,
             places,
             asked,

@@ -15,6 +15,7 @@ pub(super) static SYNC: Script = Script::new(include_str!("lua/sync.lua"));
 pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
 pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
 pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
+pub(super) static LEASE: Script = Script::new(include_str!("lua/lease.lua"));
 pub(super) static TRIM: Script = Script::new(include_str!("lua/trim.lua"));
 
 impl Script {
@@ -57,6 +58,9 @@ impl Script {
     }
 }
 
+/// What the keys of leases begin with, behind the log's name.
+pub(super) const LEASES: &str = "lease:";
+
 /// The keys of one log. All have its name in braces, so that they lie together wherever keys are spread.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
@@ -81,6 +85,8 @@ pub(super) struct Keys {
     pub(super) names: Vec<u8>,
     /// The change scopes as JSON.
     pub(super) scopes: Vec<u8>,
+    /// Hashes by name: leases, whose generations fence appends.
+    pub(super) leases: Vec<u8>,
     /// What a reader writes so that it can wait for replicas: all before it in the replication stream is with them, too.
     pub(super) barrier: Vec<u8>,
 }
@@ -99,6 +105,7 @@ impl Keys {
             values: key("values:"),
             names: key("streams:"),
             scopes: key("scopes"),
+            leases: key(LEASES),
             barrier: key("barrier"),
         }
     }

@@ -7,7 +7,7 @@ use super::committer::{Committer, Stop};
 use super::database::{signed, unsigned};
 use super::keyed_state::saved_state;
 use super::letters;
-use super::options::CommitStep;
+use super::options::{CommitStep, LogPlace};
 use super::request::Claimed;
 use super::row_writes::TableRows;
 use crate::checkpoints::{
@@ -17,14 +17,14 @@ use crate::event::{Event, EventBatch, Position, Revision};
 use crate::streams::StreamError;
 
 /// A task as it is stored.
-struct StoredTask {
-    number: i64,
-    generation: u64,
+pub(super) struct StoredTask {
+    pub(super) number: i64,
+    pub(super) generation: u64,
     position: u64,
     revision: u64,
 }
 
-type CommitResult<T> = Result<T, Stop<CommitError>>;
+pub(super) type CommitResult<T> = Result<T, Stop<CommitError>>;
 
 impl Committer {
     /// Gives a task to a new owner.
@@ -101,7 +101,7 @@ impl Committer {
         self.step(CommitStep::Rows);
         self.write_keyed_state(task, commit)?;
         self.step(CommitStep::KeyedState);
-        let emitted = self.write_emitted(tenant, commit)?;
+        let emitted = self.write_emitted(tenant, revision, commit)?;
         self.step(CommitStep::Emitted);
         self.write_dead_letters(commit)?;
         self.step(CommitStep::DeadLetters);
@@ -140,7 +140,7 @@ impl Committer {
         Ok(stored.number)
     }
 
-    fn stored_task(&self, task: &TaskId) -> Result<Option<StoredTask>, rusqlite::Error> {
+    pub(super) fn stored_task(&self, task: &TaskId) -> Result<Option<StoredTask>, rusqlite::Error> {
         self.conn
             .prepare_cached(
                 "SELECT id, generation, position, revision FROM tasks
@@ -157,8 +157,14 @@ impl Committer {
             .optional()
     }
 
-    /// Emitted events enter the log like published ones; one that is there already is skipped.
-    fn write_emitted(&mut self, tenant: i64, commit: &Commit) -> CommitResult<Option<EventBatch>> {
+    /// Emitted events enter the log like published ones; one that is there already is skipped. A log elsewhere gets
+    /// them from the outbox.
+    fn write_emitted(
+        &mut self,
+        tenant: i64,
+        revision: u64,
+        commit: &Commit,
+    ) -> CommitResult<Option<EventBatch>> {
         let refused =
             |reason: String| Stop::Refused(CommitError::Refused { task: commit.task.clone(), reason });
         let mut batch = EventBatch::new(commit.task.tenant.clone());
@@ -168,6 +174,10 @@ impl Committer {
             }
         }
         if batch.is_empty() {
+            return Ok(None);
+        }
+        if self.log == LogPlace::Elsewhere {
+            self.write_outbox(commit, revision, &batch)?;
             return Ok(None);
         }
         match self.write_events(tenant, batch) {

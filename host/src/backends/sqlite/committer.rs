@@ -18,7 +18,7 @@ use super::database::{backend, meta, set_meta, signed};
 use super::dedup::DedupWindow;
 use super::event_rows::Text;
 use super::keeper::KeeperHandle;
-use super::options::{CommitStep, SqliteOptions, StepObserver};
+use super::options::{CommitStep, LogPlace, SqliteOptions, StepObserver};
 use super::request::{Answer, Request};
 use super::row_writes::TableRows;
 use super::shared::{Catalog, Shared, Tenant, Tenants};
@@ -52,6 +52,8 @@ pub(super) struct Counters {
     pub(super) trimmed: u64,
     pub(super) revision: u64,
     pub(super) generation: u64,
+    /// Entries of the outbox.
+    pub(super) outbox: u64,
 }
 
 /// Bounds of one task's keyed state.
@@ -76,6 +78,8 @@ pub(super) struct Committer {
     pub(super) watched: Arc<Watched>,
     pub(super) keyed_limits: KeyedLimits,
     pub(super) changes: Changes,
+    /// Where emitted events go.
+    pub(super) log: LogPlace,
     /// As of the last commit.
     committed: Counters,
     group: Group,
@@ -116,6 +120,7 @@ impl Committer {
             trimmed: bounds.trimmed.0,
             revision: meta(&conn, "revision")?,
             generation: meta(&conn, "generation")?,
+            outbox: shared.outbox_len(),
         };
         let window = load_window(&conn, counters, options)?;
         let wal_frames = Arc::new(AtomicI32::new(0));
@@ -137,6 +142,7 @@ impl Committer {
                 bytes_max: options.keyed_state_bytes_max,
                 entries_max: options.keyed_state_entries_max,
             },
+            log: options.log,
             changes: Changes::new(shared.scopes(), options.change_stream_events_max),
             committed: counters,
             group: Group::default(),
@@ -230,6 +236,9 @@ impl Committer {
                 let result: Result<_, Stop<CommitError>> = self.commit(&commit);
                 answer!(Answer::Commit, reply, result);
             }
+            Request::Forget { task, generation, position, reply } => {
+                answer!(Answer::Commit, reply, self.forget(&task, generation, position));
+            }
             Request::Claim { task, reply } => answer!(Answer::Claim, reply, self.claim(&task)),
             Request::Trim { retention, reply } => answer!(Answer::Trim, reply, self.trim(retention)),
             Request::Declare { plugin, tables, reply } => {
@@ -249,6 +258,12 @@ impl Committer {
             }
             Request::PurgeExpired { age, reply } => {
                 answer!(Answer::Count, reply, self.purge_expired(age));
+            }
+            Request::SettleOutbox { done, reply } => {
+                answer!(Answer::Unit, reply, self.settle_outbox(&done));
+            }
+            Request::MarkLog { epoch, newest, reply } => {
+                answer!(Answer::Unit, reply, self.mark_log(&epoch, newest));
             }
             Request::Group(request) => self.apply_to_group(request)?,
             Request::Close { reply } => {
@@ -276,6 +291,7 @@ impl Committer {
     /// whoever has an answer finds its events.
     fn publish(&mut self) {
         let group = std::mem::take(&mut self.group);
+        self.shared.set_outbox(self.committed.outbox, self.counters.outbox);
         self.committed = self.counters;
         for name in group.tenants {
             if let Some(tenant) = self.tenants.get(&name) {

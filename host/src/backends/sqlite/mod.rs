@@ -15,12 +15,14 @@ mod database;
 mod dedup;
 mod deployments;
 mod event_rows;
+mod forget;
 mod groups;
 mod keeper;
 mod keyed_state;
 mod letters;
 mod lock;
 mod options;
+mod outbox;
 mod pages;
 mod readers;
 mod recent;
@@ -41,7 +43,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
-pub use options::{CommitStep, OpenError, SqliteOptions, StepObserver, Synchronous};
+pub use options::{CommitStep, LogPlace, OpenError, SqliteOptions, StepObserver, Synchronous};
 
 use committer::Committer;
 use database::backend;
@@ -95,6 +97,7 @@ impl SqliteStore {
         let path = options.dir.join("millrace.db");
         let conn = database::open_writer(&path, &options)?;
         let failed = |e: rusqlite::Error| OpenError::Backend(backend(&e));
+        outbox::check_place(&conn, options.log, &options.dir.display().to_string())?;
         let shared = Arc::new(Shared::load(&conn, &options).map_err(failed)?);
         let readers = Readers::open(&path).map_err(failed)?;
         let (keeper_handle, wake) = keeper_channel(readers.watch());

@@ -23,6 +23,16 @@ pub enum Synchronous {
     Off,
 }
 
+/// Where the log is whose events the store's tasks handle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogPlace {
+    /// In the store itself.
+    #[default]
+    Own,
+    /// What tasks emit goes to the outbox.
+    Elsewhere,
+}
+
 /// Where the way of a commit can be cut, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommitStep {
@@ -80,6 +90,7 @@ pub struct SqliteOptions {
     /// Holds `millrace.db`, its WAL and `LOCK`. Created when missing.
     pub dir: PathBuf,
     pub synchronous: Synchronous,
+    pub log: LogPlace,
     /// Applied once a second.
     pub retention: Retention,
     /// Free space under which appends are refused with `disk_low`. 0 turns the guard off.
@@ -113,6 +124,7 @@ impl SqliteOptions {
         Self {
             dir: dir.into(),
             synchronous: Synchronous::Full,
+            log: LogPlace::Own,
             retention: Retention::default(),
             disk_free_bytes_min: DISK_FREE_BYTES_MIN,
             database_bytes_max: None,
@@ -141,6 +153,14 @@ pub enum OpenError {
     Locked { dir: String, holder: String },
     #[error("the store has schema {found}, this version knows up to {known}; use a newer millrace")]
     NewerSchema { found: i64, known: i64 },
+    #[error(
+        "the store in `{dir}` has worked with a log elsewhere, whose positions mean nothing in its own; give serve.log again, or choose another directory"
+    )]
+    LogElsewhere { dir: String },
+    #[error(
+        "the store in `{dir}` has a log of its own, whose positions mean nothing elsewhere; leave serve.log out, or choose another directory"
+    )]
+    LogOwn { dir: String },
     #[error("cannot use the directory `{dir}`: {detail}")]
     Directory { dir: String, detail: String },
     #[error(transparent)]
@@ -152,6 +172,7 @@ impl Classify for OpenError {
         match self {
             Self::Locked { .. } => "store_locked",
             Self::NewerSchema { .. } => "store_newer_schema",
+            Self::LogElsewhere { .. } | Self::LogOwn { .. } => "store_other_log",
             Self::Directory { .. } => "store_directory",
             Self::Backend(e) => e.code(),
         }

@@ -3,9 +3,9 @@
 use tokio::sync::oneshot;
 
 use super::keyed_state::ExpiredAge;
-use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, TaskId};
+use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, OutboxDone, TaskId};
 use crate::error::BackendError;
-use crate::event::{EventBatch, Micros, Position};
+use crate::event::{Epoch, EventBatch, Micros, Position};
 use crate::plugins::{Candidate, Deployment};
 use crate::streams::groups::{GroupError, GroupId, GroupWrite, NewGroup, StoredGroup};
 use crate::streams::{AggregateScopes, Appended, Retention, StreamError, StreamName};
@@ -81,6 +81,21 @@ pub(super) enum Request {
         age: ExpiredAge,
         reply: Sender<u64, BackendError>,
     },
+    Forget {
+        task: TaskId,
+        generation: Generation,
+        position: Position,
+        reply: Sender<Committed, CommitError>,
+    },
+    SettleOutbox {
+        done: OutboxDone,
+        reply: Sender<(), BackendError>,
+    },
+    MarkLog {
+        epoch: Epoch,
+        newest: Position,
+        reply: Sender<(), BackendError>,
+    },
     Group(GroupRequest),
     /// Takes no more requests, finishes those that wait, and ends the thread.
     Close {
@@ -112,6 +127,7 @@ impl Request {
                 1 + write.tried.len() + write.dead.len(),
                 write.dead.iter().map(|dead| dead.event.bytes()).sum(),
             ),
+            Self::SettleOutbox { done, .. } => (1 + done.carried.len() + done.refused.len(), 0),
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
             }
@@ -186,11 +202,14 @@ impl Request {
             }
             Self::DeclareScopes { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Commit { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Forget { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Claim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Trim { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Declare { reply, .. } => drop(reply.send(Err(error.into()))),
             Self::Deploy { reply, .. }
             | Self::Withdraw { reply, .. }
+            | Self::SettleOutbox { reply, .. }
+            | Self::MarkLog { reply, .. }
             | Self::PutCandidate { reply, .. }
             | Self::Remove { reply, .. } => drop(reply.send(Err(error))),
             Self::PurgeTombstones { reply, .. } | Self::PurgeExpired { reply, .. } => {

@@ -148,6 +148,16 @@ impl CheckpointStore for SqliteStore {
         self.request(|reply| Request::Commit { commit: Box::new(commit), reply })
     }
 
+    fn forget(
+        &self,
+        task: &TaskId,
+        generation: Generation,
+        position: Position,
+    ) -> BoxFuture<'_, Result<Committed, CommitError>> {
+        let task = task.clone();
+        self.request(|reply| Request::Forget { task, generation, position, reply })
+    }
+
     fn checkpoint(&self, task: &TaskId) -> BoxFuture<'_, Result<Option<Checkpoint>, CommitError>> {
         let task = task.clone();
         SqliteStore::read(self, move |conn, _| keyed_state::checkpoint(conn, &task))

@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use metrics::gauge;
 use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::watch;
 
 use super::changes::load_scopes;
 use super::database::{meta, newest};
 use super::options::SqliteOptions;
+use super::outbox;
 use super::watches::Watches;
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, Revision, TenantId};
 use crate::streams::{Bounds, ChangeScopes, Tail};
 use crate::tables::{TableError, TableSchema};
+use crate::telemetry::metrics::OUTBOX_EVENTS;
 
 /// A tenant's number in the database, and whether it has ever appended.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,9 @@ pub(super) struct Shared {
     /// Free bytes when they are too few; `u64::MAX` while there is room.
     free_bytes_low: AtomicU64,
     scopes: RwLock<Arc<ChangeScopes>>,
+    /// Entries of the outbox, and how often some were added.
+    outbox: AtomicU64,
+    pub(super) outbox_added: watch::Sender<u64>,
     disk_free_bytes_min: u64,
 }
 
@@ -58,6 +65,8 @@ impl Shared {
         let newest = newest(conn, trimmed)?;
         let tenants = load_tenants(conn)?;
         let appended = tenants.iter().filter(|(_, t)| t.appended).map(|(name, _)| name.clone());
+        let outbox = outbox::count(conn)?;
+        gauge!(OUTBOX_EVENTS).set(outbox as f64);
         Ok(Self {
             epoch: Epoch(epoch.into()),
             tail: Tail::with_bytes_max(Position(newest), appended, options.tail_bytes_max),
@@ -67,6 +76,8 @@ impl Shared {
             catalog: RwLock::new(load_catalog(conn)?),
             free_bytes_low: AtomicU64::new(u64::MAX),
             scopes: RwLock::new(Arc::new(load_scopes(conn)?)),
+            outbox: AtomicU64::new(outbox),
+            outbox_added: watch::Sender::new(0),
             disk_free_bytes_min: options.disk_free_bytes_min,
             tenants: RwLock::new(tenants),
         })
@@ -81,6 +92,19 @@ impl Shared {
     pub(super) fn set_bounds(&self, newest: u64, trimmed: u64) {
         self.newest.store(newest, Ordering::Release);
         self.trimmed.store(trimmed, Ordering::Release);
+    }
+
+    pub(super) fn outbox_len(&self) -> u64 {
+        self.outbox.load(Ordering::Acquire)
+    }
+
+    /// More than before: somebody has to carry them over. Entries that come and go in one group were never there.
+    pub(super) fn set_outbox(&self, before: u64, now: u64) {
+        self.outbox.store(now, Ordering::Release);
+        gauge!(OUTBOX_EVENTS).set(now as f64);
+        if now > before {
+            self.outbox_added.send_modify(|times| *times += 1);
+        }
     }
 
     /// Tenants that have ever appended, in order of their names.

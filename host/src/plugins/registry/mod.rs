@@ -203,8 +203,11 @@ impl Registry {
         };
         let own = parts.settings.get(&deployment.plugin).and_then(|settings| settings.on_failure);
         let on_failure = own.unwrap_or(parts.processors.on_failure);
+        let lost = parts.settings.get(&deployment.plugin).and_then(|settings| settings.on_position_lost);
+        let on_position_lost = lost.unwrap_or(parts.processors.on_position_lost);
         let lanes = deployment.lanes;
-        let settings = ProcessorSettings { lanes, start, on_failure, ..parts.processors.clone() };
+        let settings =
+            ProcessorSettings { lanes, start, on_failure, on_position_lost, ..parts.processors.clone() };
         Runner::start_counting(&parts.engine, factory, settings, self.counters(&deployment.plugin))
     }
 

@@ -102,6 +102,10 @@ impl Registry {
             status.state = PluginState::Blocked;
             status.message = why;
         }
+        if let Some(holder) = running.standby {
+            status.state = PluginState::Standby;
+            status.message = format!("host {holder} runs it");
+        }
         status.measures = running.measures;
         status.measures.lag_seconds = self.lag_seconds(running.behind).await;
         let counts = running.counts;

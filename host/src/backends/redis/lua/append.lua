@@ -1,15 +1,16 @@
 -- Appends a group of requests, each all or nothing, and answers their positions.
 --
 -- KEYS: meta, events, ids, older ids, tenants, and prefixes: of the tenants' indexes, of the other streams' indexes, of
---       the last known values of fields, of the names of the tenants' streams
+--       the last known values of fields, of the names of the tenants' streams,
+--       of leases
 -- ARGV: epoch, dedup window, bytes of an entry, version of the change scopes, streams of a tenant; then for each
---       request: tenant, stream or '' for events, number of events, and for each event the key of its id, the hash of
+--       request: tenant, stream or '' for events, the name of a lease and its generation or '' twice, number of events, and for each event the key of its id, the hash of
 --       its content, its bytes, and '' or its change streams: five texts with their length before them, the streams'
 --       names by line, and the aggregate, the key, the expected text and the new text of the last known values
 -- Answers {0, newest, answer...}, one answer for each request: {1, first position} when all are new,
 -- {3, position...} with a minus before a known one, {2, index, position, hash} when an id is taken,
 -- {4, index, position...} when the last known values are others than expected, with the positions of the events before,
--- {5} when the tenant has too many streams.
+-- {5} when the tenant has too many streams, {6} when the lease is another one by now.
 -- {1, epoch} says that the log is another one, or has other change scopes; nothing was written then.
 --
 -- Whatever can be refused (a wrong type, no memory, a read-only server) is met before or in the first write: a script
@@ -135,9 +136,13 @@ end
 
 local at = 6
 while at <= #ARGV do
-  local count = tonumber(ARGV[at + 2])
-  answers[#answers + 1] = apply(ARGV[at], ARGV[at + 1], count, at + 3)
-  at = at + 3 + count * 4
+  local lease, count = ARGV[at + 2], tonumber(ARGV[at + 4])
+  if lease ~= '' and redis.call('HGET', KEYS[10] .. lease, 'generation') ~= ARGV[at + 3] then
+    answers[#answers + 1] = {6}
+  else
+    answers[#answers + 1] = apply(ARGV[at], ARGV[at + 1], count, at + 5)
+  end
+  at = at + 5 + count * 4
 end
 
 if #chunks > 0 then

@@ -3,7 +3,8 @@
 -- KEYS: meta, events, ids, older ids, scopes
 -- ARGV: known epoch or '', known newest position, id of the newest known entry or '', its time, an epoch to begin,
 --       what positions of a new life are rounded up to, what a host has found wrong or '',
---       the version of the change scopes that is known, and they as JSON or ''
+--       the version of the change scopes that is known, and they as JSON or '', and for a host that begins with what
+--       an earlier run of it has written down: how far it was in the known epoch, or ''
 -- Answers {epoch, newest, trimmed, where this life began, why it is a new one or '', up to where somebody else has
 -- shortened the stream or '', version of the change scopes, and they as JSON}, numbers as text.
 --
@@ -45,6 +46,11 @@ elseif known == epoch then
   if ARGV[7] ~= '' then why = ARGV[7]
   elseif position < newest then why = 'the newest position went back'
   elseif not verified() then why = 'another event stands at a known position' end
+elseif known ~= '' and ARGV[10] ~= '' then
+  -- Not for a host that begins to decide: it may have been given the address of somebody else's log.
+  if base < tonumber(ARGV[10]) then
+    return redis.error_reply('OTHERLOG the log has epoch ' .. epoch .. ', this host has worked with ' .. known)
+  end
 elseif known ~= '' and base < newest then
   why = 'another life of the log has positions that are known'
 end

@@ -1,0 +1,216 @@
+//! Emitted events that wait for a log elsewhere, as rows; and what is remembered of that log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::watch;
+
+use super::SqliteStore;
+use super::committer::{Committer, Stop, text};
+use super::database::{backend, set_meta, signed, unsigned};
+use super::event_rows::{EVENT_COLUMN_COUNT, EVENT_COLUMNS, bind_event, read_event};
+use super::options::{LogPlace, OpenError};
+use super::readers::ReadStop;
+use super::request::Request;
+use super::shared::stored_tenant;
+use crate::checkpoints::{Commit, CommitError, LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone};
+use crate::error::BackendError;
+use crate::event::{Epoch, EventBatch, Position, TenantId};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, NAME_BYTES_MAX, OUTBOX_EVENTS_MAX, OUTBOX_PAGE_BYTES,
+    OUTBOX_PAGE_EVENTS, OUTBOX_REFUSED_MAX,
+};
+
+/// What version 5 adds. Who emitted an event is told by `processor`, `lane`, `revision` and `idx`: the commit, and
+/// which of its events it is. The mark says which log elsewhere the store has worked with, and how far that was.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE outbox(
+  seq INTEGER PRIMARY KEY, processor TEXT NOT NULL, lane INTEGER NOT NULL, revision INTEGER NOT NULL,
+  idx INTEGER NOT NULL, tenant TEXT NOT NULL, position INTEGER NOT NULL, id TEXT NOT NULL, aggregate TEXT NOT NULL,
+  agg_id TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL,
+  schema_version INTEGER NOT NULL, depth INTEGER NOT NULL, scope TEXT, kind TEXT, cursor TEXT,
+  traceparent TEXT, payload TEXT NOT NULL);
+CREATE TABLE outbox_refused(
+  seq INTEGER PRIMARY KEY, code TEXT NOT NULL, message TEXT NOT NULL,
+  processor TEXT NOT NULL, lane INTEGER NOT NULL, revision INTEGER NOT NULL,
+  idx INTEGER NOT NULL, tenant TEXT NOT NULL, id TEXT NOT NULL, aggregate TEXT NOT NULL,
+  agg_id TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL,
+  schema_version INTEGER NOT NULL, depth INTEGER NOT NULL, scope TEXT, kind TEXT, cursor TEXT,
+  traceparent TEXT, payload TEXT NOT NULL);
+INSERT INTO meta VALUES ('log_epoch', ''), ('log_newest', 0);
+";
+
+/// What the parts of an event beside its payload come to at most.
+const NAMES_BYTES: usize = 8 * NAME_BYTES_MAX;
+
+const REFUSED_COLUMNS: &str = "processor, lane, revision, idx, tenant, id, aggregate, agg_id, version, type, at, \
+     schema_version, depth, scope, kind, cursor, traceparent, payload";
+
+/// Refuses a store that has worked with a log of another place: its positions mean nothing in this one.
+pub(super) fn check_place(conn: &Connection, place: LogPlace, dir: &str) -> Result<(), OpenError> {
+    let failed = |error: rusqlite::Error| OpenError::Backend(backend(&error));
+    let (marked, own): (bool, bool) = conn
+        .query_row(
+            "SELECT (SELECT value FROM meta WHERE name = 'log_epoch') <> '',
+               EXISTS (SELECT 1 FROM events) OR (SELECT value FROM meta WHERE name = 'trimmed') > 0",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .map_err(failed)?;
+    match place {
+        LogPlace::Own if marked => Err(OpenError::LogElsewhere { dir: dir.to_owned() }),
+        LogPlace::Elsewhere if own => Err(OpenError::LogOwn { dir: dir.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn count(conn: &Connection) -> rusqlite::Result<u64> {
+    conn.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0).map(unsigned))
+}
+
+impl Committer {
+    /// Keeps a commit's emitted events until the log has them.
+    pub(super) fn write_outbox(
+        &mut self,
+        commit: &Commit,
+        revision: u64,
+        batch: &EventBatch,
+    ) -> Result<(), Stop<CommitError>> {
+        let events = self.counters.outbox + batch.len() as u64;
+        if events > OUTBOX_EVENTS_MAX {
+            let full = BackendError::OutboxFull { events, max: OUTBOX_EVENTS_MAX };
+            return Err(Stop::Refused(full.into()));
+        }
+        let mut statement = self.conn.prepare_cached(&format!(
+            "INSERT INTO outbox(processor, lane, revision, idx, tenant, {EVENT_COLUMNS})
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
+        ))?;
+        statement.raw_bind_parameter(1, &*commit.task.processor)?;
+        statement.raw_bind_parameter(2, commit.task.lane)?;
+        statement.raw_bind_parameter(3, signed(revision))?;
+        statement.raw_bind_parameter(5, commit.task.tenant.as_str())?;
+        for index in 0..batch.len() {
+            statement.raw_bind_parameter(4, signed(index as u64))?;
+            bind_event(&mut statement, 6, batch, index)?;
+            statement.raw_execute()?;
+        }
+        self.counters.outbox = events;
+        Ok(())
+    }
+
+    pub(super) fn settle_outbox(&mut self, done: &OutboxDone) -> Result<(), Stop<BackendError>> {
+        for (seq, code, message) in &done.refused {
+            self.conn
+                .prepare_cached(&format!(
+                    "INSERT OR IGNORE INTO outbox_refused(seq, code, message, {REFUSED_COLUMNS})
+                     SELECT (SELECT coalesce(max(seq), 0) + 1 FROM outbox_refused), ?2, ?3, {REFUSED_COLUMNS}
+                     FROM outbox WHERE seq = ?1"
+                ))?
+                .execute((signed(*seq), text(code), message))?;
+        }
+        if !done.refused.is_empty() {
+            self.conn
+                .prepare_cached(
+                    "DELETE FROM outbox_refused WHERE seq <= (SELECT max(seq) FROM outbox_refused) - ?1",
+                )?
+                .execute([signed(OUTBOX_REFUSED_MAX)])?;
+        }
+        let mut statement = self.conn.prepare_cached("DELETE FROM outbox WHERE seq = ?1")?;
+        let mut removed = 0;
+        for seq in done.carried.iter().chain(done.refused.iter().map(|(seq, ..)| seq)) {
+            removed += statement.execute([signed(*seq)])? as u64;
+        }
+        self.counters.outbox = self.counters.outbox.saturating_sub(removed);
+        Ok(())
+    }
+
+    pub(super) fn mark_log(&self, epoch: &Epoch, newest: Position) -> Result<(), Stop<BackendError>> {
+        self.conn
+            .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'log_epoch'")?
+            .execute([&*epoch.0])?;
+        Ok(set_meta(&self.conn, "log_newest", newest.0)?)
+    }
+}
+
+fn waiting(conn: &Connection, held: &[Arc<str>]) -> rusqlite::Result<Vec<OutboxBatch>> {
+    let held = serde_json::Value::from(held.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    let mut statement = conn.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS}, seq, processor, tenant FROM outbox
+         WHERE processor NOT IN (SELECT value FROM json_each(?1)) ORDER BY seq LIMIT ?2"
+    ))?;
+    let mut rows = statement.query((held.to_string(), OUTBOX_PAGE_EVENTS))?;
+    let mut batches: Vec<OutboxBatch> = Vec::new();
+    let mut open: HashMap<(Arc<str>, TenantId), Option<usize>> = HashMap::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let at = EVENT_COLUMN_COUNT;
+        let processor: Arc<str> = row.get_ref(at + 1)?.as_str()?.into();
+        let tenant = stored_tenant(row.get_ref(at + 2)?.as_str()?)?;
+        let event = read_event(row, 0)?;
+        let place = open.entry((Arc::clone(&processor), tenant.clone())).or_insert_with(|| {
+            let events = EventBatch::new(tenant);
+            batches.push(OutboxBatch { processor, entries: Vec::new(), events });
+            Some(batches.len() - 1)
+        });
+        let Some(index) = *place else { continue };
+        let batch = &mut batches[index];
+        let full = batch.events.len() >= BATCH_EVENTS_MAX
+            || batch.events.bytes() + event.payload.len() + NAMES_BYTES > BATCH_BYTES_MAX;
+        if full && !batch.events.is_empty() {
+            // What comes later must not overtake: this one has to wait for the next page.
+            *place = None;
+            continue;
+        }
+        batch.events.push_checked(&event);
+        batch.entries.push(unsigned(row.get_ref(at)?.as_i64()?));
+        bytes += event.payload.len();
+        if bytes > OUTBOX_PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(batches)
+}
+
+impl Outbox for SqliteStore {
+    fn waiting(&self, held: &[Arc<str>]) -> BoxFuture<'_, Result<Vec<OutboxBatch>, BackendError>> {
+        let held = held.to_vec();
+        self.read(move |conn, _| Ok::<_, ReadStop<BackendError>>(waiting(conn, &held)?))
+    }
+
+    fn settle(&self, done: OutboxDone) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.request(|reply| Request::SettleOutbox { done, reply })
+    }
+
+    fn added(&self) -> watch::Receiver<u64> {
+        self.inner.shared.outbox_added.subscribe()
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.shared.outbox_len()
+    }
+}
+
+impl LogMarks for SqliteStore {
+    fn log_mark(&self) -> BoxFuture<'_, Result<Option<LogMark>, BackendError>> {
+        self.read(|conn, _| {
+            let (epoch, newest): (String, i64) = conn.query_row(
+                "SELECT (SELECT value FROM meta WHERE name = 'log_epoch'),
+                        (SELECT value FROM meta WHERE name = 'log_newest')",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            let reached: Option<i64> =
+                conn.query_row("SELECT max(position) FROM tasks", [], |row| row.get(0)).optional()?.flatten();
+            let newest = Position(unsigned(newest));
+            let reached = Position(reached.map_or(0, unsigned)).max(newest);
+            let mark = LogMark { epoch: Epoch(epoch.into()), newest, reached };
+            Ok::<_, ReadStop<BackendError>>(Some(mark).filter(|mark| !mark.epoch.0.is_empty()))
+        })
+    }
+
+    fn mark_log(&self, epoch: Epoch, newest: Position) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.request(|reply| Request::MarkLog { epoch, newest, reply })
+    }
+}

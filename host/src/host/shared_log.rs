@@ -1,0 +1,132 @@
+//! A log that several hosts share: reaching it, carrying to it what processors emit, and remembering how far it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::HostError;
+use crate::backends::redis::{
+    InvalidAddress, RedisAck, RedisAddress, RedisLeases, RedisLink, RedisLog, RedisOptions,
+};
+use crate::backends::sqlite::SqliteStore;
+use crate::checkpoints::{LogMarks as _, Outbox as _};
+use crate::cluster::Ownerships;
+use crate::config::{Config, LogAddress, RedisAckConfig};
+use crate::error::Classify as _;
+use crate::limits::{LOG_MARK_EVERY, REDIS_EVENTS_MAX};
+use crate::processors::{Relay, SharedLog as ForProcessors};
+use crate::streams::{EventLog, Retention};
+use crate::tasks::{TaskKind, Tasks};
+
+/// An address in `serve.log` that is none.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("serve.log: {0}")]
+pub struct InvalidLog(#[from] InvalidAddress);
+
+/// The shared log of one host. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct SharedLog {
+    log: RedisLog,
+    owners: Ownerships,
+    store: SqliteStore,
+    /// They outlive what processors do, since they carry what comes of that.
+    tasks: Tasks,
+}
+
+impl SharedLog {
+    /// None when the log is the store's own. Reaches for the server, and does not wait for it.
+    pub(super) async fn open(config: &Config, store: &SqliteStore) -> Result<Option<Self>, HostError> {
+        let Some(LogAddress(address)) = &config.serve.log else { return Ok(None) };
+        let address: RedisAddress = address.parse().map_err(InvalidLog)?;
+        let redis = &config.redis;
+        let link = RedisLink::new(address.clone(), redis.ca_file.clone(), &*redis.name);
+        let events = config.store.retention_events.unwrap_or(REDIS_EVENTS_MAX);
+        let log = RedisLog::open(RedisOptions {
+            ca_file: redis.ca_file.clone(),
+            name: redis.name.clone(),
+            ack: match redis.ack {
+                RedisAckConfig::Auto => RedisAck::Auto,
+                RedisAckConfig::Memory => RedisAck::Memory,
+                RedisAckConfig::Synced => RedisAck::Synced,
+                RedisAckConfig::Replicated => RedisAck::Replicated { replicas: redis.replicas },
+            },
+            retention: Retention { age: config.store.retention_age(), events: Some(events) },
+            dedup_events_max: config.store.dedup_events_max,
+            tail_bytes_max: config.store.tail_bytes_max,
+            append_wait_max: redis.append_wait_max(),
+            known: store.log_mark().await?,
+            ..RedisOptions::new(address)
+        });
+        // One process at a time has a store, so the next run of this host need not wait for the end of the last one's
+        // leases.
+        let owners = Ownerships::new(Arc::new(RedisLeases::new(link)), store.epoch().0, redis.lease());
+        Ok(Some(Self { log, owners, store: store.clone(), tasks: Tasks::new() }))
+    }
+
+    pub(super) fn log(&self) -> Arc<dyn EventLog> {
+        Arc::new(self.log.clone())
+    }
+
+    pub(super) fn for_processors(&self, store: &SqliteStore) -> ForProcessors {
+        ForProcessors { owners: self.owners.clone(), outbox: Arc::new(store.clone()) }
+    }
+
+    /// Why it does not serve now; none while it does.
+    pub(super) fn problem(&self) -> Option<String> {
+        let problem = self.log.status().problem?;
+        // What the server said may name what only the operator should know; `/readyz` asks for no credential.
+        Some(format!("the log does not serve: {}", problem.code()))
+    }
+
+    /// Returns once it serves for the first time.
+    pub(super) async fn reached(&self) {
+        let mut statuses = self.log.statuses();
+        // It ends with the log otherwise, and that with the host.
+        drop(statuses.wait_for(|status| status.problem.is_none()).await);
+    }
+
+    /// Begins to carry what processors emit, and to remember how far the log is.
+    pub(super) fn carry(&self, store: SqliteStore, log: Arc<dyn EventLog>) {
+        let outbox = Arc::new(store);
+        let owners = self.owners.clone();
+        self.tasks.supervise(TaskKind::BACKGROUND, "relay", move || {
+            let relay = Relay::new(outbox.clone(), Arc::clone(&log), Some(owners.clone()));
+            async move {
+                relay.run().await;
+                Ok(())
+            }
+        });
+        let marker = self.clone();
+        self.tasks.spawn(TaskKind::BACKGROUND, "log marks", async move {
+            let mut marked = None;
+            loop {
+                tokio::time::sleep(LOG_MARK_EVERY).await;
+                let now = marker.log.mark();
+                if now != marked {
+                    marker.mark().await;
+                    marked = now;
+                }
+            }
+        });
+    }
+
+    async fn mark(&self) {
+        let Some((epoch, newest)) = self.log.mark() else { return };
+        if let Err(error) = self.store.mark_log(epoch, newest).await {
+            warn!(error.kind = error.code(), error.blame = "host", %error, "how far the log is was not written down");
+        }
+    }
+
+    /// Ends, once everything that processors emitted is carried, or at the deadline.
+    pub(super) async fn end(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        self.mark().await;
+        let left = self.store.len();
+        if left > 0 {
+            info!(events = left, "emitted events stay in the store for the next start");
+        }
+        self.tasks.shutdown(deadline.saturating_duration_since(Instant::now())).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Claims about leases: who runs a processor, and how whoever does not any more is kept from harm.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::backends::memory::MemoryLeases;
+use millrace::backends::redis::{RedisLeases, RedisLink, RedisLog, RedisOptions};
+use millrace::cluster::{Asked, Lease, LeaseStore, Ownerships, Standing};
+use millrace::event::{Event, EventBatch};
+use millrace::streams::{EventLog, StreamError};
+use millrace_tests::conformance::effects::tenant;
+use millrace_tests::redis_server::{Engine, RedisServer};
+use millrace_tests::until;
+use tokio_util::sync::CancellationToken;
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn leases(server: &RedisServer) -> RedisLeases {
+    RedisLeases::new(RedisLink::new(server.url().parse().unwrap(), None, "millrace"))
+}
+
+async fn memory() -> (Arc<dyn LeaseStore>, ()) {
+    (Arc::new(MemoryLeases::default()), ())
+}
+
+async fn on_redis() -> (Arc<dyn LeaseStore>, RedisServer) {
+    let server = RedisServer::durable(Engine::Redis);
+    (Arc::new(leases(&server)), server)
+}
+
+async fn on_valkey() -> (Arc<dyn LeaseStore>, RedisServer) {
+    let server = RedisServer::durable(Engine::Valkey);
+    (Arc::new(leases(&server)), server)
+}
+
+millrace_tests::leases_conformance!(in_memory, memory);
+millrace_tests::leases_conformance!(redis, on_redis);
+millrace_tests::leases_conformance!(valkey, on_valkey);
+
+async fn granted(leases: &dyn LeaseStore, holder: &str) -> Lease {
+    match leases.acquire("board", holder, LONG).await.unwrap() {
+        Asked::Granted(lease) => lease,
+        taken @ Asked::Taken { .. } => panic!("{taken:?}"),
+    }
+}
+
+fn event(agg_id: &str) -> EventBatch {
+    let mut batch = EventBatch::new(tenant("acme"));
+    let event =
+        Event { aggregate: "leg", agg_id, version: 1, event_type: "x", payload: b"1", ..Event::default() };
+    batch.push(&event).unwrap();
+    batch
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_under_a_lease_that_somebody_else_has_by_now_is_refused() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
+    log.ready(Duration::from_secs(20)).await.unwrap();
+    let leases = leases(&server);
+    let first = granted(&leases, "one").await;
+    log.append_fenced(event("a"), &first.fence).await.unwrap();
+    leases.release(&first).await.unwrap();
+    let second = granted(&leases, "two").await;
+    let refused = log.append_fenced(event("b"), &first.fence).await.unwrap_err();
+    assert!(matches!(&refused, StreamError::Fenced { name } if name == "board"), "{refused}");
+    log.append_fenced(event("c"), &second.fence).await.unwrap();
+    log.append(event("d")).await.expect("who needs no lease is not asked for one");
+    assert_eq!(log.bounds().newest.0, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generations_go_up_also_when_the_server_has_lost_its_data() {
+    let server = RedisServer::durable(Engine::Redis);
+    let leases = leases(&server);
+    let before = granted(&leases, "one").await;
+    server.command(&["FLUSHALL"]);
+    let after = granted(&leases, "two").await;
+    assert!(after.fence.generation > before.fence.generation);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_cannot_renew_knows_that_it_owns_nothing_before_anybody_else_does() {
+    let server = RedisServer::durable(Engine::Redis);
+    let ttl = Duration::from_millis(400);
+    let owners = Ownerships::new(Arc::new(leases(&server)), "one", ttl);
+    let (mut ownership, keeper) = owners.keep("board", CancellationToken::new());
+    tokio::spawn(keeper);
+    let generation = ownership.gained().await;
+    assert_eq!(owners.fence("board").map(|fence| fence.generation), Some(generation));
+    server.pause();
+    ownership.lost(generation).await;
+    assert_eq!((owners.fence("board"), owners.not_held().len()), (None, 1));
+    server.resume();
+    // Nobody has had it in between.
+    assert_eq!(ownership.gained().await, generation);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_by_takes_over_when_the_owner_gives_it_up() {
+    let leases: Arc<dyn LeaseStore> = Arc::new(MemoryLeases::default());
+    let ttl = Duration::from_millis(300);
+    let (one, two) = (Ownerships::new(leases.clone(), "one", ttl), Ownerships::new(leases, "two", ttl));
+    let end = CancellationToken::new();
+    let (mut first, keeper) = one.keep("board", end.clone());
+    let kept = tokio::spawn(keeper);
+    let generation = first.gained().await;
+    let (mut second, keeper) = two.keep("board", CancellationToken::new());
+    tokio::spawn(keeper);
+    until(
+        "the other one stands by",
+        || matches!(second.now(), Standing::Standby { holder } if holder == "one"),
+    )
+    .await;
+    end.cancel();
+    kept.await.unwrap();
+    assert!(one.fence("board").is_none());
+    assert!(second.gained().await > generation);
+}
