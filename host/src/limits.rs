@@ -587,6 +587,8 @@ pub const LOG_MARK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a host owns what one host at a time may do, unless it renews that. It tries three times within it.
 pub const LEASE_TTL: Duration = Duration::from_secs(6);
+/// How long a plugin that is started waits for a log elsewhere to take its change scopes.
+pub const SCOPES_DECLARE_WAIT_MAX: Duration = Duration::from_secs(15);
 /// How often a host that stands by asks for what it waits for.
 pub const LEASE_ASK_EVERY: Duration = Duration::from_secs(1);
 pub const LEASE_TTL_MIN: Duration = Duration::from_millis(300);

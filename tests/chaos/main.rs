@@ -2,11 +2,14 @@
 //! `cargo xtask chaos [--kills N] [--swaps N] [--cuts N] [--seed S]`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use millrace::backends::redis::RedisAck;
 use millrace_tests::chaos::{Heard, InPlay, Scenario, difference, setup};
 use millrace_tests::cuts::{Journalled, without_kills};
+use millrace_tests::failover::Failovers;
 use millrace_tests::powercut::Unsynced;
 use millrace_tests::swaps::{PLUGINS, at_full_rate};
 
@@ -25,6 +28,9 @@ struct Arguments {
     /// At how many moments of another, shorter run the power is cut.
     #[arg(long, default_value_t = 100)]
     cuts: usize,
+    /// How often a log on Redis fails over to its replica.
+    #[arg(long, default_value_t = 100)]
+    failovers: usize,
     /// Decides the events and the moments; printed, so that a failure can be run again.
     #[arg(long)]
     seed: Option<u64>,
@@ -35,6 +41,9 @@ struct Arguments {
     #[arg(long)]
     keep: Option<PathBuf>,
 }
+
+/// How long the replica hears nothing before its primary is killed.
+const REPLICA_PAUSE: Duration = Duration::from_secs(1);
 
 /// Of each kind, in the run that is cut: every cut goes through it again.
 const CUT_EVENTS: usize = 1_500;
@@ -76,6 +85,30 @@ async fn main() -> Result<()> {
             .await
             .with_context(|| format!("with --seed {seed}"))?;
     }
+    failovers(arguments.failovers).await
+}
+
+/// A log on Redis whose primary is killed again and again: nothing that was acknowledged is lost or doubled.
+async fn failovers(rounds: usize) -> Result<()> {
+    if rounds == 0 {
+        return Ok(());
+    }
+    let mut servers = Failovers::new(RedisAck::Auto, REPLICA_PAUSE).await;
+    let mut acknowledged = 0;
+    for number in 1..=rounds {
+        let found = servers.round().await;
+        ensure!((found.lost, found.doubled) == (0, 0), "failover {number}: {found:?}");
+        acknowledged += found.acknowledged;
+        if number.is_multiple_of(10) || number == rounds {
+            eprintln!(
+                "chaos: {number} of {rounds} failovers, {acknowledged} events acknowledged, 0 lost, 0 doubled"
+            );
+        }
+    }
+    // The same run must be able to see a loss.
+    let found = Failovers::new(RedisAck::Memory, REPLICA_PAUSE).await.round().await;
+    ensure!(found.lost > 0, "events that were acknowledged from memory are all there: {found:?}");
+    eprintln!("chaos: acknowledged from memory, {} of {} events were lost", found.lost, found.acknowledged);
     Ok(())
 }
 

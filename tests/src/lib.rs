@@ -7,6 +7,7 @@ pub mod cuts;
 pub mod cutter;
 pub mod dump;
 pub mod embedded;
+pub mod failover;
 pub mod faulty;
 pub mod flights;
 pub mod guests;

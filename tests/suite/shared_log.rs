@@ -11,7 +11,7 @@ use millrace_tests::chaos::{InPlay, Scenario, Storm, difference, setup};
 use millrace_tests::dump::dump;
 use millrace_tests::flights::lines;
 use millrace_tests::guests::guest;
-use millrace_tests::host::{HostProcess, Setup};
+use millrace_tests::host::{HostProcess, Setup, relabelled};
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 use millrace_tests::shared_log::bring_home;
 use millrace_tests::workspace_binary;
@@ -49,13 +49,13 @@ async fn flights_on_redis_leave_what_they_leave_on_the_embedded_log() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_of_a_host_on_valkey_lose_and_double_nothing_that_processors_emit() {
     let in_play = InPlay {
-        chaotic_events: 3_000,
+        chaotic_events: 1_500,
         flaky_every: 200,
         bad_every: 300,
         poison_every: 600,
         ..InPlay::default()
     };
-    let scenario = Scenario { kills: 12, swaps: 4, resolves: 0, seed: 0x0b0c, in_play, host: host() };
+    let scenario = Scenario { kills: 6, swaps: 4, resolves: 0, seed: 0x0b0c, in_play, host: host() };
     let server = RedisServer::durable(Engine::Valkey);
     let dump = same_as_embedded(&scenario, &server).await;
     assert!(dump.contains("echo.made"), "events were emitted");
@@ -177,6 +177,10 @@ async fn a_host_that_ends_well_hands_over_at_once() {
         host.deploy(std::fs::read(guest("flight-board")).unwrap().into()).await.unwrap();
     }
     wait_for(&first, "running").await;
+    wait_for(&second, "standby").await;
+    // Who stands by can be given another version meanwhile.
+    let component = std::fs::read(guest("flight-board")).unwrap();
+    second.deploy(relabelled(&component, "2")).await.unwrap();
     wait_for(&second, "standby").await;
     assert!(first.terminate().unwrap());
     // The lease would hold for ten minutes.

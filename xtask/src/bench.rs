@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use crate::run::{cargo, finish, say};
-use crate::{guests, paths};
+use crate::{guests, paths, web};
 
 pub(crate) fn run(suites: &[String]) -> Result<()> {
     guests::build()?;
+    web::ensure_programs();
     say("building the host and the benchmarks in release");
     finish(cargo().args(["build", "--release", "--locked", "-p", "millrace", "--bin", "millrace"]))?;
     let results = paths::workspace().join("target/bench");

@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
-use crate::guests;
 use crate::run::{cargo, finish, say};
+use crate::{guests, web};
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     guests::build()?;
+    web::ensure_programs();
     say("building the host");
     finish(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;
     finish(

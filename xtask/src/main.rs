@@ -25,7 +25,7 @@ What a developer of Millrace runs. Everything says what it is about to install.
       builds the guests and runs every test, or those whose name holds a FILTER
   cargo xtask bench [SUITE…]
       runs the benchmarks in release: a table, and target/bench/SUITE.json
-  cargo xtask chaos [--kills N] [--swaps N] [--cuts N] [--resolves N] [--seed S] [--events N] [--keep DIR]
+  cargo xtask chaos [--kills N] [--swaps N] [--cuts N] [--failovers N] [--resolves N] [--seed S] [--events N] [--keep DIR]
       kills a host at random moments (500), swaps its plugins and makes events fail meanwhile; then
       cuts the power of another one (100 times). Compares what they store with what a quiet run does.
       With --kills 0, the sample plugins are swapped while events come as fast as they are taken

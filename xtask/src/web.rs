@@ -50,7 +50,7 @@ pub(crate) fn ensure() {
     });
 }
 
-fn ensure_programs() {
+pub(crate) fn ensure_programs() {
     let missing = || PROGRAMS.iter().filter(|program| !works(program.name, program.arguments));
     let packages: Vec<&str> = missing().flat_map(|program| program.packages).copied().collect();
     if packages.is_empty() {

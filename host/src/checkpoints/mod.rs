@@ -150,6 +150,8 @@ pub struct Commit {
     pub generation: Generation,
     /// Where the task stands after it; not below the committed one.
     pub position: Position,
+    /// The own time of the last event that it handles; none when it handles none.
+    pub passed_at: Option<Micros>,
     /// The new snapshot; none where it has not changed.
     pub saved: Option<Arc<SavedState>>,
     /// Checked effects in order. Later ones on the same row or state entry win.

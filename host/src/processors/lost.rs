@@ -101,6 +101,7 @@ impl Shared {
             task: id.clone(),
             generation,
             position,
+            passed_at: None,
             saved: None,
             effects: Vec::new(),
             tables: Arc::new([]),

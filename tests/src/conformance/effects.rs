@@ -125,6 +125,7 @@ pub fn commit(
         task: task.clone(),
         generation,
         position: Position(position),
+        passed_at: None,
         saved: None,
         effects: vec![effects.check(tables)],
         tables: tables.into(),

@@ -240,6 +240,7 @@ impl Rig {
             task,
             generation,
             position,
+            passed_at: None,
             saved: None,
             effects: vec![Arc::new(effects)],
             tables: tables.to_vec().into(),

@@ -1,8 +1,6 @@
 //! What happens to servers: kills, restarts, failovers, and data that is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millrace::backends::redis::{Durability, RedisAck, RedisLog, RedisOptions};
@@ -12,7 +10,8 @@ use millrace::streams::{EventLog, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, append_one, batch};
 use millrace_tests::cutter::Cutter;
-use millrace_tests::redis_server::{Engine, Keeps, RedisServer, Sentinels};
+use millrace_tests::failover::{Failovers, Writers};
+use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 use millrace_tests::until;
 
 use super::log::all;
@@ -20,48 +19,6 @@ use super::{SOON, as_seam, open, options};
 
 // A log that is another one is noticed by the next look at it, within a second.
 const _: () = assert!(REDIS_CHECK_EVERY.as_millis() * 2 <= 1_000);
-
-/// Writers that append one event after the other until they are told to end, and remember what was acknowledged.
-struct Writers {
-    stop: Arc<AtomicBool>,
-    tasks: tokio::task::JoinSet<Vec<(String, Position)>>,
-}
-
-impl Writers {
-    fn start(log: &RedisLog, count: usize) -> Self {
-        Self::with_payloads(log, count, 1)
-    }
-
-    /// With payloads of so many bytes.
-    fn with_payloads(log: &RedisLog, count: usize, bytes: usize) -> Self {
-        let payload: Arc<str> = format!("\"{}\"", "x".repeat(bytes)).into();
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = tokio::task::JoinSet::new();
-        for writer in 0..count {
-            let (log, stop, payload) = (log.clone(), Arc::clone(&stop), Arc::clone(&payload));
-            tasks.spawn(async move {
-                let mut acknowledged = Vec::new();
-                for n in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    let id = format!("{writer}-{n}");
-                    let appended = log.append(batch(&tenant("acme"), &[(&id, &payload)])).await;
-                    if let Ok(appended) = appended {
-                        acknowledged.push((id, appended[0].position));
-                    }
-                }
-                acknowledged
-            });
-        }
-        Self { stop, tasks }
-    }
-
-    async fn end(self) -> BTreeMap<String, Position> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.tasks.join_all().await.into_iter().flatten().collect()
-    }
-}
 
 /// Waits until so many more events are acknowledged: the log is in use.
 async fn progress(log: &RedisLog, events: u64) {
@@ -96,7 +53,7 @@ async fn sn5_a_killed_server_that_syncs_keeps_what_was_acknowledged() {
         let mut server = RedisServer::durable(engine);
         let log = open(options(&server)).await;
         let epoch = log.epoch();
-        let writers = Writers::start(&log, 8);
+        let writers = Writers::start(&log, 8, "w", 1);
         for _ in 0..3 {
             progress(&log, 100).await;
             server.restart();
@@ -113,7 +70,7 @@ async fn sn5_connections_that_are_killed_lose_nothing_and_double_nothing() {
     let server = RedisServer::durable(Engine::Redis);
     let log = open(options(&server)).await;
     let other = open(options(&server)).await;
-    let writers = Writers::start(&log, 8);
+    let writers = Writers::start(&log, 8, "w", 1);
     for _ in 0..10 {
         progress(&log, 40).await;
         server.kill_clients();
@@ -196,7 +153,7 @@ async fn sn7_writers_go_on_in_the_new_life() {
     let server = RedisServer::durable(Engine::Valkey);
     let log = open(options(&server)).await;
     let epoch = log.epoch();
-    let writers = Writers::start(&log, 4);
+    let writers = Writers::start(&log, 4, "w", 1);
     progress(&log, 50).await;
     server.command(&["FLUSHALL"]);
     until("the log is another one", || log.epoch() != epoch).await;
@@ -324,54 +281,20 @@ async fn a_clock_that_goes_back_changes_no_order_and_no_retention() {
 /// Shorter than what a sentinel takes for the end of a replica.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Positions that a server's stream holds.
-fn positions(server: &RedisServer) -> BTreeSet<u64> {
-    let ids = server.entry_ids("{millrace}:events");
-    let span = |id: &String| {
-        let (last, count) = id.split_once('-').expect("an id has two parts");
-        let (last, count): (u64, u64) = (last.parse().unwrap(), count.parse().unwrap());
-        last - count + 1..=last
-    };
-    ids.iter().flat_map(span).collect()
-}
-
-/// The replica is paused for a while, the primary is killed meanwhile, and sentinels promote the replica. Answers how
-/// many acknowledged events are gone, of how many.
-async fn failover(ack: RedisAck) -> (usize, usize) {
-    let mut primary = RedisServer::start(Engine::Redis, Keeps::Nothing, &[]);
-    let replica = primary.replica(Keeps::Nothing);
-    let sentinels = Sentinels::watch(&primary, PAUSE * 2);
-    let log = open(RedisOptions { ack, ..RedisOptions::new(sentinels.url().parse().unwrap()) }).await;
-    // So much that it does not all wait in sockets while the replica is paused.
-    let writers = Writers::with_payloads(&log, 8, 200_000);
-    progress(&log, 20).await;
-    replica.pause();
-    // How long the replica hears nothing. Where it is waited for, nobody is answered meanwhile.
-    tokio::time::sleep(PAUSE).await;
-    primary.kill();
-    replica.resume();
-    replica.wait_for_info("role:master");
-    primary.start_again_slowly(&["--replicaof", "127.0.0.1", &replica.port().to_string()]);
-    let newest = log.bounds().newest;
-    until("the log goes on", || log.bounds().newest.0 > newest.0 + 20).await;
-    let acknowledged = writers.end().await;
-    if ack != RedisAck::Memory {
-        assert_eq!(log.status().durability, Some(Durability::Replicated { replicas: 1 }));
-    }
-    let held = positions(&replica);
-    let lost = acknowledged.values().filter(|position| !held.contains(&position.0)).count();
-    (lost, acknowledged.len())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn5_a_failover_loses_nothing_that_a_replica_was_waited_for() {
-    let (lost, of) = failover(RedisAck::Auto).await;
-    assert_eq!(lost, 0, "of {of}");
+async fn sn5_five_failovers_lose_nothing_that_a_replica_was_waited_for() {
+    let mut servers = Failovers::new(RedisAck::Auto, PAUSE).await;
+    for round in 0..5 {
+        let found = servers.round().await;
+        assert_eq!((found.lost, found.doubled), (0, 0), "round {round}: {found:?}");
+        assert!(found.acknowledged >= 40, "{found:?}");
+        assert_eq!(servers.log().status().durability, Some(Durability::Replicated { replicas: 1 }));
+    }
 }
 
 /// The same run shows what the weaker mode loses: the test above can see it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sn5_a_failover_loses_what_was_acknowledged_from_memory() {
-    let (lost, of) = failover(RedisAck::Memory).await;
-    assert!(lost > 0, "of {of} none");
+    let found = Failovers::new(RedisAck::Memory, PAUSE).await.round().await;
+    assert!(found.lost > 0, "{found:?}");
 }

@@ -115,8 +115,17 @@ impl Committer {
                 .execute((task, &saved.content_type, &saved.state))?;
         }
         self.conn
-            .prepare_cached("UPDATE tasks SET position = ?2, revision = ?3, at = ?4 WHERE id = ?1")?
-            .execute((task, signed(commit.position.0), signed(revision), commit.at.0))?;
+            .prepare_cached(
+                "UPDATE tasks SET position = ?2, revision = ?3, at = ?4, passed_at = coalesce(?5, passed_at)
+                 WHERE id = ?1",
+            )?
+            .execute((
+                task,
+                signed(commit.position.0),
+                signed(revision),
+                commit.at.0,
+                commit.passed_at.map(|at| at.0),
+            ))?;
         self.step(CommitStep::Position);
         Ok((Committed { revision: Revision(revision), stale }, emitted, changed))
     }

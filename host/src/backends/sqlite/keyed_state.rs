@@ -132,12 +132,13 @@ pub(super) struct ExpiredAge {
 
 /// Entries that ended `?2` before the host's time `?1` and before the tenant's last event that their task
 /// has passed. The events' own time decides, too: where old events are handled, be it for the first time or again,
-/// what ended long ago by the clock on the wall is still alive.
+/// what ended long ago by the clock on the wall is still alive. A store whose log is elsewhere has the time of the last
+/// event that the task itself has handled.
 const EXPIRED: &str =
     "FROM tasks t CROSS JOIN tenants n CROSS JOIN keyed_state k INDEXED BY keyed_state_expiry
  WHERE t.keyed_entries > 0 AND n.name = t.tenant AND k.task = t.id AND k.expires_at > 0
-   AND k.expires_at < min(?1, (SELECT at FROM events INDEXED BY events_tenant
-     WHERE tenant = n.id AND position <= t.position ORDER BY position DESC LIMIT 1)) - ?2";
+   AND k.expires_at < min(?1, coalesce((SELECT at FROM events INDEXED BY events_tenant
+     WHERE tenant = n.id AND position <= t.position ORDER BY position DESC LIMIT 1), t.passed_at)) - ?2";
 
 /// Entries and bytes of a task's keyed state.
 #[derive(Clone, Copy)]

@@ -23,7 +23,7 @@ use crate::limits::{
     OUTBOX_PAGE_EVENTS, OUTBOX_REFUSED_MAX,
 };
 
-/// What version 5 adds. Who emitted an event is told by `processor`, `lane`, `revision` and `idx`: the commit, and
+/// What version 5 adds. `passed_at` is the own time of the last event that a task has handled. Who emitted an event is told by `processor`, `lane`, `revision` and `idx`: the commit, and
 /// which of its events it is. The mark says which log elsewhere the store has worked with, and how far that was.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE outbox(
@@ -39,6 +39,7 @@ CREATE TABLE outbox_refused(
   agg_id TEXT NOT NULL, version INTEGER NOT NULL, type TEXT NOT NULL, at INTEGER NOT NULL,
   schema_version INTEGER NOT NULL, depth INTEGER NOT NULL, scope TEXT, kind TEXT, cursor TEXT,
   traceparent TEXT, payload TEXT NOT NULL);
+ALTER TABLE tasks ADD COLUMN passed_at INTEGER;
 INSERT INTO meta VALUES ('log_epoch', ''), ('log_newest', 0);
 ";
 

@@ -30,12 +30,13 @@ use super::{
     StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
-use crate::error::{BackendError, Classify as _};
+use crate::error::{BackendError, Classify as _, Retry};
 use crate::event::{Position, TenantId};
-use crate::limits::PLUGIN_LOADS_PER_CORE;
+use crate::limits::{PLUGIN_LOADS_PER_CORE, SCOPES_DECLARE_WAIT_MAX};
 use crate::processors::{
     Engine, Manifest, ProcessorFactory, ProcessorSettings, Resolved, Runner, Verdict, VersionCounters,
 };
+use crate::streams::{AggregateScopes, StreamError};
 use crate::tables::TableStore;
 
 /// What a registry works with.
@@ -181,8 +182,25 @@ impl Registry {
         let factory = self.load(component.into()).await?;
         let (parts, manifest) = (&self.inner.parts, factory.manifest());
         parts.tables.declare(&deployment.plugin, &manifest.tables).await?;
-        parts.engine.log.declare_scopes(&deployment.plugin, &manifest.changes).await?;
+        self.declare_scopes(&deployment.plugin, &manifest.changes).await?;
         Ok(factory)
+    }
+
+    /// At a start the server of a log elsewhere may be away for a moment, and a plugin is not given up for that.
+    async fn declare_scopes(&self, plugin: &str, changes: &[AggregateScopes]) -> Result<(), StreamError> {
+        let begun = Instant::now();
+        loop {
+            let error = match self.inner.parts.engine.log.declare_scopes(plugin, changes).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match error.retry() {
+                Retry::After(wait) if begun.elapsed() + wait < SCOPES_DECLARE_WAIT_MAX => {
+                    tokio::time::sleep(wait).await;
+                }
+                _ => return Err(error),
+            }
+        }
     }
 
     async fn load(&self, component: bytes::Bytes) -> Result<Arc<dyn ProcessorFactory>, PluginError> {

@@ -13,6 +13,7 @@ use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
 use crate::error::{Blame, Classify as _};
+use crate::event::Micros;
 
 const STATE_IS_LARGE: &str =
     "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
@@ -123,11 +124,14 @@ impl Worker {
         if self.work.is_empty() {
             position = position.max(self.advance);
         }
+        let last = pending.done.last();
+        let passed_at = last.map(|(batch, done)| Micros(batch.records()[done.end - 1].at));
         self.keyed.begin_commit();
         self.commit = Some(Commit {
             task: self.id.clone(),
             generation: self.generation,
             position,
+            passed_at,
             saved: changed.clone(),
             effects: pending.effects,
             tables: Arc::clone(&self.tables),
