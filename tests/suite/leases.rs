@@ -13,6 +13,7 @@ use millrace::streams::{EventLog, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::until;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -86,8 +87,9 @@ async fn a_host_that_cannot_renew_knows_that_it_owns_nothing_before_anybody_else
     let server = RedisServer::durable(Engine::Redis);
     let ttl = Duration::from_millis(400);
     let owners = Ownerships::new(Arc::new(leases(&server)), "one", ttl);
+    let mut tasks = JoinSet::new();
     let (mut ownership, keeper) = owners.keep("board", CancellationToken::new());
-    tokio::spawn(keeper);
+    tasks.spawn(keeper);
     let generation = ownership.gained().await;
     assert_eq!(owners.fence("board").map(|fence| fence.generation), Some(generation));
     server.pause();
@@ -105,17 +107,19 @@ async fn who_stands_by_takes_over_when_the_owner_gives_it_up() {
     let (one, two) = (Ownerships::new(leases.clone(), "one", ttl), Ownerships::new(leases, "two", ttl));
     let end = CancellationToken::new();
     let (mut first, keeper) = one.keep("board", end.clone());
-    let kept = tokio::spawn(keeper);
+    let mut kept = JoinSet::new();
+    kept.spawn(keeper);
     let generation = first.gained().await;
+    let mut tasks = JoinSet::new();
     let (mut second, keeper) = two.keep("board", CancellationToken::new());
-    tokio::spawn(keeper);
+    tasks.spawn(keeper);
     until(
         "the other one stands by",
         || matches!(second.now(), Standing::Standby { holder } if holder == "one"),
     )
     .await;
     end.cancel();
-    kept.await.unwrap();
+    kept.join_next().await.unwrap().unwrap();
     assert!(one.fence("board").is_none());
     assert!(second.gained().await > generation);
 }

@@ -23,6 +23,7 @@ use millrace::streams::{EventLog, PageLimit};
 use millrace_tests::conformance::effects::{Effects, commit, task, tenant};
 use millrace_tests::until;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 fn open(dir: &Path) -> SqliteStore {
@@ -211,15 +212,16 @@ async fn only_what_this_host_owns_is_carried() {
     let ttl = Duration::from_secs(60);
     let other = Ownerships::new(leases.clone(), "other", ttl);
     let owners = Ownerships::new(leases, "this", ttl);
+    let mut tasks = JoinSet::new();
     let end = CancellationToken::new();
     let (mut theirs, keeper) = other.keep("watch", end.clone());
-    tokio::spawn(keeper);
+    tasks.spawn(keeper);
     theirs.gained().await;
     let (mut ours, keeper) = owners.keep("board", CancellationToken::new());
-    tokio::spawn(keeper);
+    tasks.spawn(keeper);
     ours.gained().await;
     let (_, keeper) = owners.keep("watch", CancellationToken::new());
-    tokio::spawn(keeper);
+    tasks.spawn(keeper);
     let log = Arc::new(MemoryLog::new());
     let relay =
         Relay::new(Arc::new(store.clone()), Arc::clone(&log) as Arc<dyn EventLog>, Some(owners.clone()));
@@ -228,9 +230,8 @@ async fn only_what_this_host_owns_is_carried() {
     assert_eq!(relay.carry().await.unwrap(), Carried::default(), "the other host's wait");
     assert_eq!(store.len(), 1);
     end.cancel();
-    let carrying = tokio::spawn(async move { relay.run().await });
+    tasks.spawn(async move { relay.run().await });
     until("the rest is carried once it is this host's", || store.is_empty()).await;
-    carrying.abort();
     assert_eq!(logged(&*log).await, pairs(&[("a", 1), ("b", 1)]));
 }
 

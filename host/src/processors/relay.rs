@@ -59,9 +59,8 @@ impl Relay {
                     wait = OUTBOX_RETRY_WAIT_MIN;
                     // What waits for its processor to be this host's again is looked for now and then.
                     let held = if self.outbox.is_empty() { Duration::MAX } else { OUTBOX_RETRY_WAIT_MAX };
-                    match tokio::time::timeout(held, added.changed()).await {
-                        Ok(Err(_)) => return,
-                        Ok(Ok(())) | Err(_) => {}
+                    if let Ok(Err(_)) = tokio::time::timeout(held, added.changed()).await {
+                        return;
                     }
                 }
                 Ok(Carried { left: false, .. }) => wait = OUTBOX_RETRY_WAIT_MIN,
