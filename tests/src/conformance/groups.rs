@@ -11,7 +11,7 @@ use millrace::streams::groups::{
     ConsumerName, Delivery, GroupChange, GroupError, GroupId, GroupName, GroupRead, GroupStart, GroupStatus,
     Groups, LetterVerdict, OnLost, Receipt, Refusal, Settle, Settled,
 };
-use millrace::streams::{EventLog, Retention, StreamError};
+use millrace::streams::{AggregateScopes, EventLog, Retention, Scope, StreamError, StreamName};
 
 use super::effects::tenant;
 
@@ -22,11 +22,16 @@ pub use refusals::{options_and_numbers_have_bounds, what_is_not_there_is_said_so
 /// A log, groups over it, and the clock that both go by.
 #[derive(Clone)]
 pub struct Stage {
+    /// What the groups are on.
+    pub stream: StreamName,
     pub log: Arc<dyn EventLog>,
     pub groups: Arc<dyn Groups>,
     pub clock: Arc<ManualClock>,
     /// The groups as a process finds them that starts now, after a kill.
     pub again: Arc<dyn Fn() -> Arc<dyn Groups> + Send + Sync>,
+    /// The state lies where several hosts share it: leases are another's concern, too, and outlive a host. The log's
+    /// times are its own.
+    pub shared: bool,
 }
 
 impl fmt::Debug for Stage {
@@ -56,6 +61,19 @@ pub fn read_of(consumer: &str, events: usize) -> GroupRead {
     GroupRead { consumer: ConsumerName::new(consumer).unwrap(), events, bytes: 1 << 20, wait: Duration::ZERO }
 }
 
+/// The streams that the suite is run on.
+pub fn events() -> StreamName {
+    StreamName::Events
+}
+
+pub fn named() -> StreamName {
+    "orders".parse().unwrap()
+}
+
+pub fn changes() -> StreamName {
+    "changes:thing:tenant".parse().unwrap()
+}
+
 /// `a1`: the first version of key `a`.
 pub fn label(delivery: &Delivery) -> String {
     let event = delivery.event.get(0);
@@ -68,15 +86,29 @@ pub fn labels(deliveries: &[Delivery]) -> Vec<String> {
 
 /// Appends events by their labels.
 pub async fn append(log: &Arc<dyn EventLog>, tenant: &TenantId, labels: &[&str]) -> Vec<Position> {
+    append_to(log, &StreamName::Events, tenant, labels).await
+}
+
+async fn append_to(
+    log: &Arc<dyn EventLog>,
+    stream: &StreamName,
+    tenant: &TenantId,
+    labels: &[&str],
+) -> Vec<Position> {
+    let appended = log.append_to(stream, batch_of("thing", tenant, labels)).await.unwrap();
+    appended.iter().map(|appended| appended.position).collect()
+}
+
+fn batch_of(aggregate: &str, tenant: &TenantId, labels: &[&str]) -> EventBatch {
     let mut batch = EventBatch::new(tenant.clone());
     for label in labels {
         let (agg_id, version) = label.split_at(1);
         let version = version.parse().unwrap();
-        let event =
-            Event { aggregate: "thing", agg_id, version, event_type: "thing.made", ..Event::default() };
+        let event_type = &format!("{aggregate}.made");
+        let event = Event { aggregate, agg_id, version, event_type, ..Event::default() };
         batch.push(&event).unwrap();
     }
-    log.append(batch).await.unwrap().iter().map(|appended| appended.position).collect()
+    batch
 }
 
 impl Stage {
@@ -90,14 +122,51 @@ impl Stage {
         Self { groups: (self.again)(), ..self.clone() }
     }
 
+    /// The same with groups on another stream, and other streams' events between its own.
+    pub async fn on(self, stream: StreamName) -> Self {
+        let scopes =
+            AggregateScopes { aggregate: "thing".to_owned(), scopes: vec![Scope::Id, Scope::Tenant] };
+        self.log.declare_scopes("things", &[scopes]).await.unwrap();
+        let stage = Self { stream, ..self };
+        stage.noise(1).await;
+        stage
+    }
+
+    /// What other streams get, so that positions of the log are not those of the stream.
+    async fn noise(&self, version: u64) {
+        let acme = tenant("acme");
+        let label = format!("n{version}");
+        let noisy: StreamName = "noise".parse().unwrap();
+        self.log.append(batch_of("other", &acme, &[&label])).await.unwrap();
+        self.log.append_to(&noisy, batch_of("thing", &acme, &[&label])).await.unwrap();
+    }
+
+    /// The group of a tenant on this stage's stream.
+    pub fn group(&self, tenant: &str, name: &str) -> GroupId {
+        GroupId { stream: self.stream.to_string().into(), ..group(tenant, name) }
+    }
+
     async fn made(&self, change: GroupChange) -> GroupId {
-        let id = group("acme", "billing");
+        let id = self.group("acme", "billing");
         self.groups.ensure(&id, GroupStart::Oldest, change).await.unwrap();
         id
     }
 
     async fn append(&self, labels: &[&str]) -> Vec<Position> {
-        append(&self.log, &tenant("acme"), labels).await
+        self.append_of("acme", labels).await
+    }
+
+    async fn append_of(&self, of: &str, labels: &[&str]) -> Vec<Position> {
+        let stream = match &self.stream {
+            StreamName::Named(_) => &self.stream,
+            // A change stream has what is appended to `events`.
+            StreamName::Events | StreamName::Changes(_) => &StreamName::Events,
+        };
+        let positions = append_to(&self.log, stream, &tenant(of), labels).await;
+        if self.stream != StreamName::Events {
+            self.noise(positions[0].0).await;
+        }
+        positions
     }
 
     async fn take(&self, id: &GroupId, consumer: &str, events: usize) -> Vec<Delivery> {
@@ -126,6 +195,11 @@ impl Stage {
     async fn keep_newest(&self, events: u64) {
         self.log.trim(Retention { events: Some(events), age: None }).await.unwrap();
     }
+
+    /// Trims everything up to a position.
+    async fn trim_until(&self, position: Position) {
+        self.keep_newest(self.log.bounds().newest.0 - position.0).await;
+    }
 }
 
 fn code(error: &GroupError) -> &'static str {
@@ -149,7 +223,7 @@ pub async fn c18_a_failed_entry_goes_to_a_second_consumer_and_the_others_are_see
 
 pub async fn c19_a_group_on_a_populated_stream_begins_at_its_start(stage: Stage) {
     stage.append(&["a1", "b1"]).await;
-    let id = group("acme", "billing");
+    let id = stage.group("acme", "billing");
     let (_, created) = stage.groups.ensure(&id, GroupStart::Oldest, THREE_TRIES).await.unwrap();
     assert!(created);
     let taken = stage.take(&id, "one", 10).await;
@@ -166,17 +240,17 @@ pub async fn c19_a_group_on_a_populated_stream_begins_at_its_start(stage: Stage)
 
 pub async fn a_group_may_begin_with_what_comes_or_behind_a_position(stage: Stage) {
     let positions = stage.append(&["a1", "b1", "c1"]).await;
-    let (newest, behind) = (group("acme", "newest"), group("acme", "behind"));
+    let (newest, behind) = (stage.group("acme", "newest"), stage.group("acme", "behind"));
     stage.groups.ensure(&newest, GroupStart::Newest, THREE_TRIES).await.unwrap();
     stage.groups.ensure(&behind, GroupStart::After(positions[1]), THREE_TRIES).await.unwrap();
     stage.append(&["d1"]).await;
     assert_eq!(labels(&stage.take(&newest, "one", 10).await), ["d1"]);
     assert_eq!(labels(&stage.take(&behind, "one", 10).await), ["c1", "d1"]);
-    let ahead = group("acme", "ahead");
+    let ahead = stage.group("acme", "ahead");
     let start = GroupStart::After(Position(positions[2].0 + 100));
     let error = stage.groups.ensure(&ahead, start, THREE_TRIES).await.unwrap_err();
     assert_eq!(code(&error), "position_ahead");
-    stage.keep_newest(1).await;
+    stage.trim_until(positions[2]).await;
     let error = stage.groups.ensure(&ahead, GroupStart::After(positions[0]), THREE_TRIES).await.unwrap_err();
     assert!(matches!(error, GroupError::Stream(StreamError::PositionLost { .. })), "{error:?}");
 }
@@ -243,7 +317,7 @@ pub async fn a_late_receipt_is_refused_and_a_repeated_one_is_not(stage: Stage) {
 
 pub async fn a_receipt_of_another_group_changes_nothing(stage: Stage) {
     let id = stage.made(THREE_TRIES).await;
-    let other = group("acme", "other");
+    let other = stage.group("acme", "other");
     stage.groups.ensure(&other, GroupStart::Oldest, THREE_TRIES).await.unwrap();
     stage.append(&["a1"]).await;
     let (mine, theirs) = (stage.take(&id, "one", 1).await, stage.take(&other, "one", 1).await);
@@ -286,9 +360,15 @@ pub async fn sn2_what_a_killed_process_had_leased_comes_again_and_what_was_ackno
     stage.ack(&id, &[taken[1].clone(), taken[3].clone()]).await;
     let stage = stage.restarted();
     assert_eq!(stage.status(&id).await.lag_events, 4);
+    if stage.shared {
+        // Another host may serve whoever has them.
+        assert_eq!(labels(&stage.take(&id, "two", 10).await), ["b2"]);
+        stage.advance(10_000);
+    }
     let again = stage.take(&id, "two", 10).await;
     assert_eq!(labels(&again), ["a1", "c1", "b2"]);
-    assert_eq!(again.iter().map(|delivery| delivery.attempt).collect::<Vec<_>>(), [2, 2, 1]);
+    let attempts: Vec<u32> = again.iter().map(|delivery| delivery.attempt).collect();
+    assert_eq!(attempts, [2, 2, if stage.shared { 2 } else { 1 }]);
     let expired = Settled::Refused(Refusal::LeaseExpired);
     assert_eq!(stage.settle_one(&id, Settle::Ack(taken[0].receipt)).await, expired);
     stage.ack(&id, &again).await;
@@ -306,7 +386,9 @@ pub async fn tries_waits_and_dead_letters_survive_a_restart(stage: Stage) {
     assert_eq!((labels(&taken), taken[0].attempt), (vec!["b1".to_owned()], 2), "a1 is not due");
     assert_eq!(stage.nack(&id, &taken[0], None).await, Settled::DeadLetter);
     let stage = stage.restarted();
-    assert_eq!(labels(&stage.take(&id, "one", 10).await), ["b2"]);
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&taken), ["b2"]);
+    stage.ack(&id, &taken).await;
     assert_eq!(stage.status(&id).await.dead_letters, 1);
     stage.groups.decide(&id, positions[1], LetterVerdict::Replay).await.unwrap();
     let stage = stage.restarted();
@@ -336,18 +418,22 @@ pub async fn sn3_a_slow_consumer_that_renews_keeps_its_entry(stage: Stage) {
 
 pub async fn sn4_what_retention_takes_unread_is_counted_and_a_group_that_says_so_stops(stage: Stage) {
     let id = stage.made(THREE_TRIES).await;
-    stage.append(&["a1", "b1", "c1", "d1", "e1"]).await;
+    let positions = stage.append(&["a1", "b1", "c1", "d1", "e1"]).await;
+    let third = positions[2];
     let taken = stage.take(&id, "one", 1).await;
     stage.ack(&id, &taken).await;
     let before = stage.status(&id).await;
     assert_eq!((before.lag_events, before.lost_events), (4, 0));
-    stage.keep_newest(2).await;
+    stage.trim_until(third).await;
     let after = stage.status(&id).await;
     assert_eq!((after.lag_events, after.lost_events), (2, 2), "the lag fell by what was lost");
     assert!(after.stopped && after.lost_at.is_some());
-    assert_eq!((after.lost_until, after.trimmed), (Position(3), Position(3)));
+    assert_eq!((after.lost_until, after.trimmed), (third, third));
     let error = stage.groups.read(&id, read_of("one", 10)).await.unwrap_err();
-    assert!(matches!(error, GroupError::PositionLost { events: 2, until: Position(3), .. }), "{error:?}");
+    assert!(
+        matches!(error, GroupError::PositionLost { events: 2, until, .. } if until == third),
+        "{error:?}"
+    );
     let stage = stage.restarted();
     let error = stage.groups.read(&id, read_of("one", 10)).await.unwrap_err();
     assert_eq!(code(&error), "group_position_lost");
@@ -357,13 +443,13 @@ pub async fn sn4_what_retention_takes_unread_is_counted_and_a_group_that_says_so
 }
 
 pub async fn sn4_a_group_may_go_on_with_what_is_held_or_with_what_comes(stage: Stage) {
-    let (oldest, tail) = (group("acme", "oldest"), group("acme", "tail"));
+    let (oldest, tail) = (stage.group("acme", "oldest"), stage.group("acme", "tail"));
     for (id, on_lost) in [(&oldest, OnLost::FromOldest), (&tail, OnLost::Tail)] {
         let change = GroupChange { on_lost: Some(on_lost), ..THREE_TRIES };
         stage.groups.ensure(id, GroupStart::Oldest, change).await.unwrap();
     }
-    stage.append(&["a1", "b1", "c1", "d1", "e1"]).await;
-    stage.keep_newest(2).await;
+    let positions = stage.append(&["a1", "b1", "c1", "d1", "e1"]).await;
+    stage.trim_until(positions[2]).await;
     stage.append(&["f1"]).await;
     let read = stage.groups.read(&oldest, read_of("one", 10)).await.unwrap();
     assert_eq!((labels(&read.entries).join(" "), read.lost_events), ("d1 e1 f1".to_owned(), 3));
@@ -375,10 +461,10 @@ pub async fn sn4_a_group_may_go_on_with_what_is_held_or_with_what_comes(stage: S
 
 pub async fn sn4_what_retention_takes_under_a_lease_is_counted_and_told(stage: Stage) {
     let id = stage.made(GroupChange { on_lost: Some(OnLost::FromOldest), ..THREE_TRIES }).await;
-    stage.append(&["a1", "b1", "c1", "d1"]).await;
+    let positions = stage.append(&["a1", "b1", "c1", "d1"]).await;
     let taken = stage.take(&id, "one", 10).await;
     stage.ack(&id, &taken[1..2]).await;
-    stage.keep_newest(1).await;
+    stage.trim_until(positions[2]).await;
     let lost = Settled::Refused(Refusal::Lost);
     assert_eq!(stage.settle_one(&id, Settle::Ack(taken[0].receipt)).await, lost);
     let status = stage.status(&id).await;
@@ -390,7 +476,7 @@ pub async fn sn4_what_retention_takes_under_a_lease_is_counted_and_told(stage: S
 pub async fn retention_behind_a_group_takes_nothing_from_it(stage: Stage) {
     let id = stage.made(THREE_TRIES).await;
     stage.append(&["a1", "b1", "c1"]).await;
-    append(&stage.log, &tenant("rival"), &["x1", "x2"]).await;
+    stage.append_of("rival", &["x1", "x2"]).await;
     let taken = stage.take(&id, "one", 10).await;
     stage.ack(&id, &taken).await;
     stage.keep_newest(0).await;
@@ -436,7 +522,7 @@ pub async fn a_dead_letter_is_replayed_or_discarded(stage: Stage) {
     stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
     stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
     // The event itself may be long gone.
-    stage.keep_newest(1).await;
+    stage.trim_until(positions[1]).await;
     let taken = stage.take(&id, "one", 10).await;
     assert_eq!(
         (labels(&taken).join(" "), taken[0].replayed),
@@ -460,16 +546,23 @@ pub async fn lag_is_told_in_events_and_in_time(stage: Stage) {
     stage.append(&["a1"]).await;
     stage.clock.set(Micros(3_000_000));
     stage.append(&["b1", "c1"]).await;
-    append(&stage.log, &tenant("rival"), &["x1"]).await;
+    stage.append_of("rival", &["x1"]).await;
     let status = stage.status(&id).await;
-    assert_eq!((status.lag_events, status.oldest_at), (3, Some(Micros(1_000_000))));
+    let first = status.oldest_at.unwrap();
+    assert_eq!(status.lag_events, 3);
     let taken = stage.take(&id, "one", 10).await;
     assert_eq!(stage.status(&id).await.lag_events, 3, "what is delivered is not done");
     stage.ack(&id, &taken[..1]).await;
     let status = stage.status(&id).await;
-    assert_eq!((status.lag_events, status.oldest_at), (2, Some(Micros(3_000_000))));
+    let second = status.oldest_at.unwrap();
+    assert_eq!(status.lag_events, 2);
+    if stage.shared {
+        assert!(first < second, "{first} {second}");
+    } else {
+        assert_eq!((first, second), (Micros(1_000_000), Micros(3_000_000)));
+    }
     let lags = stage.groups.lags(10).await.unwrap();
-    assert_eq!((lags.len(), lags[0].events, lags[0].oldest_at), (1, 2, Some(Micros(3_000_000))));
+    assert_eq!((lags.len(), lags[0].events, lags[0].oldest_at), (1, 2, Some(second)));
     stage.ack(&id, &taken[1..]).await;
     let status = stage.status(&id).await;
     assert_eq!((status.lag_events, status.oldest_at), (0, None));
@@ -491,18 +584,19 @@ pub async fn a_group_can_be_moved_back_and_forward(stage: Stage) {
 
 pub async fn tenants_have_groups_of_their_own(stage: Stage) {
     let mine = stage.made(THREE_TRIES).await;
+    let id_stream = stage.stream.to_string();
     stage.append(&["a1"]).await;
-    append(&stage.log, &tenant("rival"), &["x1"]).await;
-    let theirs = group("rival", "billing");
+    stage.append_of("rival", &["x1"]).await;
+    let theirs = stage.group("rival", "billing");
     let error = stage.groups.read(&theirs, read_of("one", 1)).await.unwrap_err();
     assert_eq!(code(&error), "group_unknown");
     stage.groups.ensure(&theirs, GroupStart::Oldest, THREE_TRIES).await.unwrap();
     assert_eq!(labels(&stage.take(&mine, "one", 10).await), ["a1"]);
     assert_eq!(labels(&stage.take(&theirs, "one", 10).await), ["x1"]);
-    assert_eq!(stage.groups.list(&tenant("acme"), "events").await.unwrap().len(), 1);
+    assert_eq!(stage.groups.list(&tenant("acme"), &id_stream).await.unwrap().len(), 1);
     stage.groups.remove(&mine).await.unwrap();
-    assert_eq!(stage.groups.list(&tenant("acme"), "events").await.unwrap().len(), 0);
-    assert_eq!(stage.groups.list(&tenant("rival"), "events").await.unwrap().len(), 1);
+    assert_eq!(stage.groups.list(&tenant("acme"), &id_stream).await.unwrap().len(), 0);
+    assert_eq!(stage.groups.list(&tenant("rival"), &id_stream).await.unwrap().len(), 1);
 }
 
 pub async fn a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement(stage: Stage) {
@@ -528,11 +622,12 @@ pub async fn a_page_of_bytes_holds_one_entry_at_least(stage: Stage) {
     assert_eq!(labels(&taken), ["a1"]);
 }
 
-/// Runs this whole suite for a backend.
+/// Runs this whole suite for a backend: on `events`, and most of it on a stream with a name of its own and on a
+/// change stream. `setup` is given the stream.
 #[macro_export]
 macro_rules! groups_conformance {
     ($backend:ident, $setup:expr) => {
-        $crate::conformance!($backend, groups, $setup;
+        $crate::conformance!($backend, groups, || $setup($crate::conformance::groups::events());
             c18_a_failed_entry_goes_to_a_second_consumer_and_the_others_are_seen_once,
             c19_a_group_on_a_populated_stream_begins_at_its_start,
             a_group_may_begin_with_what_comes_or_behind_a_position,
@@ -557,5 +652,24 @@ macro_rules! groups_conformance {
             options_and_numbers_have_bounds,
             a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement,
             a_page_of_bytes_holds_one_entry_at_least);
+    };
+    ($backend:ident, $setup:expr, $stream:ident) => {
+        $crate::conformance!($backend, groups, || $setup($crate::conformance::groups::$stream());
+            c18_a_failed_entry_goes_to_a_second_consumer_and_the_others_are_seen_once,
+            c19_a_group_on_a_populated_stream_begins_at_its_start,
+            a_group_may_begin_with_what_comes_or_behind_a_position,
+            sn1_a_failing_entry_is_tried_again_with_backoff_and_then_a_dead_letter,
+            one_entry_of_a_key_is_out_at_a_time_over_all_consumers,
+            sn2_what_a_killed_process_had_leased_comes_again_and_what_was_acknowledged_does_not,
+            tries_waits_and_dead_letters_survive_a_restart,
+            sn4_what_retention_takes_unread_is_counted_and_a_group_that_says_so_stops,
+            sn4_a_group_may_go_on_with_what_is_held_or_with_what_comes,
+            sn4_what_retention_takes_under_a_lease_is_counted_and_told,
+            retention_behind_a_group_takes_nothing_from_it,
+            a_dead_letter_is_replayed_or_discarded,
+            lag_is_told_in_events_and_in_time,
+            a_group_can_be_moved_back_and_forward,
+            tenants_have_groups_of_their_own,
+            a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement);
     };
 }

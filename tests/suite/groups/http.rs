@@ -148,7 +148,7 @@ async fn what_is_wrong_with_a_request_is_said_by_its_code() {
     publish(&all, &["a"]).await;
     assert_eq!(put(&reader, GROUP, json!({ "lease_ms": 50 })).await.status, 201);
     let at = |rest: &str| format!("{GROUP}{rest}");
-    let nowhere = "/v1/streams/nowhere/groups/billing";
+    let nowhere = "/v1/streams/No-Where/groups/billing";
     for (path, body, status, code) in [
         (at("/read"), json!({ "consumer": "" }), 400, "group_name_invalid"),
         (at("/read"), json!({ "consumer": "a b" }), 400, "group_name_invalid"),

@@ -1,4 +1,4 @@
-//! Consumer groups: a stream handed out to consumers outside of the host, entry by entry, until each is done.
+//! Consumer groups: any stream handed out to consumers outside of the host, entry by entry, until each is done.
 //!
 //! Promises: at least once. An entry that was delivered and is not acknowledged is delivered again, when its
 //! lease ends, after a nack, after a restart; what is acknowledged is durable before that is answered. Of one
@@ -17,6 +17,7 @@
 //!
 //! `state` decides and does no I/O, `owner` drives it over the log, `store` is the seam for what is durable.
 
+mod asked;
 mod error;
 mod gauges;
 mod names;
@@ -27,6 +28,7 @@ mod reading;
 pub mod state;
 mod status;
 mod store;
+mod streams;
 mod window;
 
 use std::fmt::Debug;
@@ -46,6 +48,9 @@ pub use status::{
 pub use store::{
     GroupStore, GroupWrite, LoadedGroup, Loss, LossReport, NewGroup, StoredGroup, Tried, Unread, lose,
 };
+
+pub(crate) use asked::{check_read, check_settles, count};
+pub(crate) use streams::{horizon, page, start_of, stream_of};
 
 use crate::event::{Position, TenantId};
 
