@@ -16,6 +16,7 @@ mod connect;
 mod faults;
 mod follower;
 mod group;
+mod groups;
 mod link;
 mod options;
 mod reads;
@@ -32,6 +33,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use groups::RedisGroups;
 pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};
 pub use shared::RedisStatus;

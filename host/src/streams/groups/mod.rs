@@ -50,7 +50,7 @@ pub use store::{
 };
 
 pub(crate) use asked::{check_read, check_settles, count};
-pub(crate) use streams::{horizon, page, start_of, stream_of};
+pub(crate) use streams::{follow, horizon, page, start_of, stream_of};
 
 use crate::event::{Position, TenantId};
 
