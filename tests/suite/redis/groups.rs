@@ -214,6 +214,8 @@ async fn sn2_what_a_dead_consumer_had_goes_to_one_at_another_host_in_the_order_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sn5_connections_that_are_killed_lose_no_entry_and_no_acknowledgement() {
     let server = RedisServer::durable(Engine::Valkey);
+    // So that acknowledgements wait for it, on a connection that is killed, too.
+    let _replica = server.replica(Keeps::Nothing);
     let log = open(options(&server)).await;
     let groups = groups(&server, &log);
     let id = group("acme", "billing");
@@ -288,18 +290,15 @@ async fn sn25_a_storm_of_dead_consumers_is_claimed_to_its_end_and_they_are_forgo
     let keys: Vec<String> = (0..events)
         .map(|n| char::from_u32(0x4e00 + u32::try_from(n).unwrap()).unwrap().to_string() + "1")
         .collect();
-    let mut batch = EventBatch::new(tenant("acme"));
-    for key in &keys {
-        let event = Event {
-            aggregate: "thing",
-            agg_id: key,
-            version: 1,
-            event_type: "thing.made",
-            ..Event::default()
-        };
-        batch.push(&event).unwrap();
+    for keys in keys.chunks(1_000) {
+        let mut batch = EventBatch::new(tenant("acme"));
+        for key in keys {
+            let (aggregate, event_type) = ("thing", "thing.made");
+            let event = Event { aggregate, agg_id: key, version: 1, event_type, ..Event::default() };
+            batch.push(&event).unwrap();
+        }
+        log.append(batch).await.unwrap();
     }
-    log.append(batch).await.unwrap();
     let mut leased = 0;
     for n in 0.. {
         let taken = groups.read(&id, read_of(&format!("dead-{n}"), 30)).await.unwrap().entries;
@@ -505,4 +504,21 @@ async fn c18_an_acknowledgement_is_answered_when_a_replica_has_it() {
     let settled = acknowledge(&groups, &id, &taken).await;
     assert_eq!(settled, [Settled::Already, Settled::Acknowledged]);
     assert_eq!(replica.number(&["ZCARD", "{millrace}:group:acme:events:billing/unfinished"]), 0);
+}
+
+#[tokio::test]
+async fn sn2_a_killed_server_that_syncs_every_second_keeps_what_was_acknowledged_and_what_is_leased() {
+    let mut server = RedisServer::start(Engine::Valkey, Keeps::EverySecond, &[]);
+    let log = open(options(&server)).await;
+    let groups = groups(&server, &log);
+    let id = group("acme", "billing");
+    groups.ensure(&id, GroupStart::Oldest, patient(60_000)).await.unwrap();
+    publish(&log, &many(3, 1)).await;
+    let taken = groups.read(&id, read_of("one", 2)).await.unwrap().entries;
+    acknowledge(&groups, &id, &taken[..1]).await;
+    server.restart();
+    let status = groups.status(&id).await.unwrap();
+    assert_eq!((status.lag_events, status.in_flight), (2, 1));
+    assert_eq!(labels(&groups.read(&id, waiting("two", 5)).await.unwrap().entries), ["c1"]);
+    assert_eq!(acknowledge(&groups, &id, &taken).await, [Settled::Already, Settled::Acknowledged]);
 }

@@ -13,7 +13,8 @@
 //! ([`OnLost`]); it never just disappears from the lag.
 //!
 //! Attempts count deliveries. They survive a restart, except that a host that is killed may forget a delivery of
-//! its last second. Leases and the list of consumers do not survive one.
+//! its last second. Leases and the list of consumers do not survive one. Where several hosts share their groups (on
+//! Redis), all of this lies in the server and outlives every host.
 //!
 //! `state` decides and does no I/O, `owner` drives it over the log, `store` is the seam for what is durable.
 

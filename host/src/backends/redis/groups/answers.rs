@@ -3,6 +3,7 @@
 use redis::Value;
 
 use super::super::faults::remote;
+use super::super::link::Linked;
 use super::super::scripts::{number, text};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Micros, Position, TenantId};
@@ -40,6 +41,8 @@ impl Bounds {
 pub(super) struct Answer {
     pub(super) code: String,
     pub(super) parts: Vec<Value>,
+    /// The connection that it came on.
+    pub(super) linked: Linked,
 }
 
 pub(super) fn shape() -> BackendError {
@@ -47,7 +50,7 @@ pub(super) fn shape() -> BackendError {
 }
 
 /// Reads an answer; counts and tells what the script says has happened.
-pub(super) fn taken(value: Value) -> Result<Answer, BackendError> {
+pub(super) fn taken(value: Value, linked: Linked) -> Result<Answer, BackendError> {
     let Value::Array(mut parts) = value else { return Err(shape()) };
     if parts.len() < 3 {
         return Err(shape());
@@ -61,12 +64,12 @@ pub(super) fn taken(value: Value) -> Result<Answer, BackendError> {
     };
     count(Tally { deliveries, redeliveries, acks, nacks, expired, dead, reaped, refused });
     tell_losses(&parts[2]);
-    Ok(Answer { code, parts: rest })
+    Ok(Answer { code, parts: rest, linked })
 }
 
 /// The list that an answer is.
-pub(super) fn taken_list(answer: Answer) -> Result<Vec<Value>, BackendError> {
-    match answer.parts.into_iter().next() {
+pub(super) fn taken_list(answer: &Answer) -> Result<&[Value], BackendError> {
+    match answer.parts.first() {
         Some(Value::Array(parts)) => Ok(parts),
         _ => Err(shape()),
     }

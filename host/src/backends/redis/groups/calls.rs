@@ -64,7 +64,8 @@ impl Inner {
         });
         let answer: std::result::Result<Value, _> =
             call.await.map_err(|error| backend("about a group", &error));
-        taken(self.link.ended(linked.number, answer).await?)
+        let answer = self.link.ended(linked.number, answer).await?;
+        taken(answer, linked)
     }
 
     /// A command that only reads.
@@ -75,11 +76,11 @@ impl Inner {
         Ok(self.link.ended(linked.number, answer).await?)
     }
 
-    /// Waits until what was written before has come to stay.
-    pub(super) async fn durable(&self) -> Result<()> {
+    /// Waits until what a script has written has come to stay.
+    pub(super) async fn durable(&self, answer: &Answer) -> Result<()> {
         let status = self.statuses.borrow().clone();
         match (status.durability, status.problem) {
-            (Some(durability), _) => Ok(self.barrier.reached(durability).await?),
+            (Some(durability), _) => Ok(self.barrier.reached(durability, &answer.linked).await?),
             (None, Some(problem)) => Err(problem.into()),
             (None, None) => Err(BackendError::Closed.into()),
         }

@@ -4,6 +4,7 @@ use redis::Value;
 
 use super::answers::{Answer, id_of, shape, taken_list};
 use super::{Inner, Result};
+use crate::backends::redis::faults::ends_session;
 use crate::backends::redis::scripts::{GROUP_MANAGE, GROUP_SETTLE, bytes, number, text};
 use crate::error::BackendError;
 use crate::event::{Micros, Position, TenantId};
@@ -13,6 +14,9 @@ use crate::streams::groups::{
     GroupOptions, GroupStart, GroupStatus, LetterVerdict, Receipt, Refusal, Settle, Settled, check_settles,
     horizon, start_of, stream_of,
 };
+
+/// How often a settlement is said when its connection is lost before it is known to have come to stay.
+const SETTLE_TURNS_MAX: usize = 3;
 
 /// How a group stands, by its own script.
 struct Standing {
@@ -73,7 +77,7 @@ impl Inner {
             let first = answer.parts.first().ok_or_else(shape)?;
             match answer.code.as_str() {
                 "ok" => {
-                    self.durable().await?;
+                    self.durable(&answer).await?;
                     let created = number::<u8>(first).ok_or_else(shape)? == 1;
                     return Ok((self.status(id).await?, created));
                 }
@@ -90,8 +94,8 @@ impl Inner {
     }
 
     pub(super) async fn remove(&self, id: &GroupId) -> Result<()> {
-        self.manage(id, &["remove"]).await?;
-        self.durable().await?;
+        let answer = self.manage(id, &["remove"]).await?;
+        self.durable(&answer).await?;
         self.wake(id);
         Ok(())
     }
@@ -100,15 +104,15 @@ impl Inner {
         // Whether there is one is said before whether the place is right.
         self.standing(id).await?;
         let to = start_of(&*self.log, id, to).await?;
-        self.manage(id, &["seek", &to.to_string(), &incarnation()]).await?;
-        self.durable().await?;
+        let answer = self.manage(id, &["seek", &to.to_string(), &incarnation()]).await?;
+        self.durable(&answer).await?;
         self.wake(id);
         self.status(id).await
     }
 
     async fn standing(&self, id: &GroupId) -> Result<Standing> {
         let answer = self.manage(id, &["status"]).await?;
-        Ok(Standing::read(taken_list(answer)?).ok_or_else(shape)?)
+        Ok(Standing::read(taken_list(&answer)?).ok_or_else(shape)?)
     }
 
     pub(super) async fn status(&self, id: &GroupId) -> Result<GroupStatus> {
@@ -158,26 +162,32 @@ impl Inner {
     pub(super) async fn settle(&self, id: &GroupId, said: Vec<Settle>) -> Result<Vec<Settled>> {
         stream_of(&id.stream)?;
         check_settles(&said)?;
-        let answer = self
-            .call(&GROUP_SETTLE, Some(id), |command, _| {
-                for one in &said {
-                    add(command, one);
-                }
-            })
-            .await?;
-        let parts = taken_list(answer)?;
-        let settled = parts.chunks(2).map(settled_of).collect::<Option<Vec<_>>>().ok_or_else(shape)?;
-        let lasting = |settled: &Settled| !matches!(settled, Settled::Refused(_) | Settled::Renewed(_));
-        if settled.iter().any(lasting) {
-            self.durable().await?;
-        }
+        let mut turns = SETTLE_TURNS_MAX;
+        let settled = loop {
+            let call = self
+                .call(&GROUP_SETTLE, Some(id), |command, _| said.iter().for_each(|one| add(command, one)));
+            let answer = call.await?;
+            let parts = taken_list(&answer)?;
+            let settled = parts.chunks(2).map(settled_of).collect::<Option<Vec<_>>>().ok_or_else(shape)?;
+            let lasting = |settled: &Settled| !matches!(settled, Settled::Refused(_) | Settled::Renewed(_));
+            if !settled.iter().any(lasting) {
+                break settled;
+            }
+            turns -= 1;
+            match self.durable(&answer).await {
+                Ok(()) => break settled,
+                // Whether what now is the server has it is found out by saying it again.
+                Err(GroupError::Backend(error)) if ends_session(&error) && turns > 0 => {}
+                Err(error) => return Err(error),
+            }
+        };
         self.wake(id);
         Ok(settled)
     }
 
     pub(super) async fn consumers(&self, id: &GroupId) -> Result<Vec<ConsumerStatus>> {
         let answer = self.manage(id, &["consumers"]).await?;
-        let parts = taken_list(answer)?;
+        let parts = taken_list(&answer)?;
         let consumer = |parts: &[Value]| {
             let [name, seen_at, in_flight] = parts else { return None };
             let name = ConsumerName::new(text(name)?).ok()?;
@@ -196,7 +206,7 @@ impl Inner {
         limit: usize,
     ) -> Result<Vec<GroupLetter>> {
         let answer = self.manage(id, &["letters", &after.to_string(), &limit.to_string()]).await?;
-        let parts = taken_list(answer)?;
+        let parts = taken_list(&answer)?;
         let letters = parts.chunks(8).map(|parts| self.letter(&id.tenant, parts));
         Ok(letters.collect::<Option<_>>().ok_or_else(shape)?)
     }
@@ -228,7 +238,7 @@ impl Inner {
         if answer.code == "letter" {
             return Err(GroupError::UnknownLetter { group: id.clone(), position });
         }
-        self.durable().await?;
+        self.durable(&answer).await?;
         self.wake(id);
         Ok(())
     }
@@ -264,7 +274,7 @@ impl Inner {
 }
 
 impl Standing {
-    fn read(parts: Vec<Value>) -> Option<Self> {
+    fn read(parts: &[Value]) -> Option<Self> {
         let [
             options,
             created_at,
@@ -282,7 +292,7 @@ impl Standing {
             lost_until,
             lost_at,
             stopped,
-        ] = &parts[..]
+        ] = parts
         else {
             return None;
         };

@@ -134,7 +134,7 @@ impl Inner {
                 Some(after) => self.stretch(id, stream, after, page).await?,
                 None => None,
             };
-            let nothing_more = frontier.is_some() && stretch.is_none();
+            let asked = frontier;
             let taken = match self.take(id, &wanted, stretch.as_ref()).await {
                 Ok(taken) => taken,
                 // What was leased before the bound was met is answered.
@@ -143,8 +143,9 @@ impl Inner {
             };
             here.lock().frontier = Some(taken.frontier);
             frontier = Some(taken.frontier);
+            let moved = stretch.is_some();
+            left = left.saturating_sub(stretch.as_ref().map_or(1, |stretch| stretch.events.len().max(1)));
             if let Some(stretch) = stretch {
-                left = left.saturating_sub(stretch.events.len().max(1));
                 bodies.extend(stretch.events);
             }
             leases.extend(taken.leases);
@@ -154,6 +155,8 @@ impl Inner {
             wanted.events = read.events - leases.len();
             wanted.bytes = wanted.bytes.saturating_sub(taken.bytes);
             let full = taken.full || wanted.events == 0 || wanted.bytes == 0;
+            // A group that was moved stands elsewhere than this host has looked for more.
+            let nothing_more = !moved && asked == Some(taken.frontier);
             let at_end = taken.frontier >= self.log.bounds().newest || nothing_more;
             if full || at_end || taken.room == 0 || left == 0 {
                 break;
