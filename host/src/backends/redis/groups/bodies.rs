@@ -66,7 +66,7 @@ impl Inner {
         if newest <= after {
             return Ok(None);
         }
-        if let Some(found) = self.from_tail(id, stream, after, newest, events_max) {
+        if let Some(found) = self.held_in_tail(id, stream, after, newest, events_max) {
             return Ok(Some(found));
         }
         let limit = PageLimit { events: events_max, bytes: PAGE_BYTES_MAX };
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    fn from_tail(
+    fn held_in_tail(
         &self,
         id: &GroupId,
         stream: &StreamName,
