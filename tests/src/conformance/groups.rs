@@ -357,6 +357,19 @@ pub async fn a_dead_letter_is_replayed_or_discarded(stage: Stage) {
     assert_eq!(code(&error), "group_dead_letter_unknown");
 }
 
+pub async fn a_replayed_letter_waits_for_what_is_leased_of_its_key(stage: Stage) {
+    let id = stage.made(GroupChange { attempts_max: Some(1), ..THREE_TRIES }).await;
+    let positions = stage.append(&["a1", "a2"]).await;
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(stage.nack(&id, &taken[0], None).await, Settled::DeadLetter);
+    let taken = stage.take(&id, "one", 10).await;
+    assert_eq!(labels(&taken), ["a2"]);
+    stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
+    assert_eq!(stage.take(&id, "two", 10).await.len(), 0, "somebody has a2");
+    stage.ack(&id, &taken).await;
+    assert_eq!(labels(&stage.take(&id, "two", 10).await), ["a1"]);
+}
+
 pub async fn lag_is_told_in_events_and_in_time(stage: Stage) {
     let id = stage.made(THREE_TRIES).await;
     stage.clock.set(Micros(1_000_000));
@@ -462,6 +475,7 @@ macro_rules! groups_conformance {
             retention_behind_a_group_takes_nothing_from_it,
             sn25_after_a_storm_of_dead_consumers_one_gets_everything_and_they_are_forgotten,
             a_dead_letter_is_replayed_or_discarded,
+            a_replayed_letter_waits_for_what_is_leased_of_its_key,
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,
@@ -484,6 +498,7 @@ macro_rules! groups_conformance {
             sn4_what_retention_takes_under_a_lease_is_counted_and_told,
             retention_behind_a_group_takes_nothing_from_it,
             a_dead_letter_is_replayed_or_discarded,
+            a_replayed_letter_waits_for_what_is_leased_of_its_key,
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,
