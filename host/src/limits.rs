@@ -568,6 +568,21 @@ pub const REDIS_RETENTION_EVERY: Duration = Duration::from_secs(1);
 pub const REDIS_TURNS_MAX: usize = 2 * BATCH_EVENTS_MAX;
 /// What the positions of a new life of a log are rounded up to: far above what any host can know of the former one.
 pub const REDIS_LIFE_STEP: u64 = 1 << 32;
+/// How often it is looked whether other hosts have made something of a group free, while reads of it wait; one of them
+/// looks for all.
+pub const REDIS_CONSUMERS_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a call about a group is tried over lost connections and failovers.
+pub const REDIS_CONSUMERS_CALL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Leases and waits that end in one script call, so that others get their turn in between; the next call goes on.
+pub const REDIS_CONSUMERS_DUE_MAX: usize = 1_000;
+/// Entries that a script counts when it is asked how far a group is behind. With more, the answer is "at least".
+pub const REDIS_CONSUMERS_COUNT_MAX: usize = 10_000;
+/// Groups that one script call looks after.
+pub const REDIS_CONSUMERS_SWEEP_MAX: usize = 64;
+/// Events of one page that a group takes in with one script call.
+pub const REDIS_CONSUMERS_PAGE_MAX: usize = 1_000;
+/// The least of them: what waits behind a key may leave little of a smaller page.
+pub const REDIS_CONSUMERS_PAGE_MIN: usize = 64;
 
 /// Emitted events that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
 pub const OUTBOX_EVENTS_MAX: u64 = 100_000;

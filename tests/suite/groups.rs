@@ -13,8 +13,8 @@ use millrace::backends::memory::MemoryLog;
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::clock::ManualClock;
 use millrace::event::Micros;
-use millrace::streams::EventLog;
 use millrace::streams::groups::{GroupLimits, GroupOwner, GroupStore, Groups};
+use millrace::streams::{EventLog, StreamName};
 use millrace_tests::conformance::groups::Stage;
 
 /// Groups over a store that is a log, too.
@@ -26,7 +26,13 @@ fn stage<S: EventLog + GroupStore + 'static>(store: Arc<S>, clock: Arc<ManualClo
             Arc::new(GroupOwner::new(log, groups, clock.clone(), GroupLimits::default()))
         }
     };
-    Stage { log: store, groups: owner(), clock, again: Arc::new(owner) }
+    let again = Arc::new(owner);
+    Stage { stream: StreamName::Events, log: store, groups: again(), clock, again, shared: false }
+}
+
+/// With what it is about: `events` as they are, other streams amid others' events.
+async fn on(stage: Stage, stream: StreamName) -> Stage {
+    if stream == StreamName::Events { stage } else { stage.on(stream).await }
 }
 
 fn manual_clock() -> Arc<ManualClock> {
@@ -35,19 +41,24 @@ fn manual_clock() -> Arc<ManualClock> {
     clock
 }
 
-async fn memory() -> (Stage, ()) {
+async fn memory(stream: StreamName) -> (Stage, ()) {
     let clock = manual_clock();
     let log = MemoryLog::with_options(clock.clone(), 1_000, 1 << 20);
-    (stage(Arc::new(log), clock), ())
+    (on(stage(Arc::new(log), clock), stream).await, ())
 }
 
-async fn sqlite() -> (Stage, tempfile::TempDir) {
+async fn sqlite(stream: StreamName) -> (Stage, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let clock = manual_clock();
     let options =
         SqliteOptions { clock: clock.clone(), disk_free_bytes_min: 0, ..SqliteOptions::new(dir.path()) };
-    (stage(Arc::new(SqliteStore::open(options).unwrap()), clock), dir)
+    let store = Arc::new(SqliteStore::open(options).unwrap());
+    (on(stage(store, clock), stream).await, dir)
 }
 
 millrace_tests::groups_conformance!(memory, memory);
 millrace_tests::groups_conformance!(sqlite, sqlite);
+millrace_tests::groups_conformance!(memory_named, memory, named);
+millrace_tests::groups_conformance!(sqlite_named, sqlite, named);
+millrace_tests::groups_conformance!(memory_changes, memory, changes);
+millrace_tests::groups_conformance!(sqlite_changes, sqlite, changes);

@@ -5,6 +5,7 @@
 mod changes;
 mod chaos;
 mod faults;
+mod groups;
 mod log;
 
 use std::sync::Arc;

@@ -105,6 +105,15 @@ impl Tail {
         let _ = self.upcasters.set(upcasters);
     }
 
+    /// An event as the tail would show it, for one that comes another way.
+    pub(crate) fn shown(&self, batch: EventBatch) -> Arc<EventBatch> {
+        let batch = Arc::new(batch);
+        match self.upcasters.get() {
+            None => batch,
+            Some(upcasters) => upcasters.shared(batch),
+        }
+    }
+
     /// Takes in one tenant's committed events. See [`Self::publish_group`].
     pub fn publish(&self, batch: Arc<EventBatch>) {
         self.publish_group(vec![batch]);

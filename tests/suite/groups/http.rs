@@ -148,7 +148,7 @@ async fn what_is_wrong_with_a_request_is_said_by_its_code() {
     publish(&all, &["a"]).await;
     assert_eq!(put(&reader, GROUP, json!({ "lease_ms": 50 })).await.status, 201);
     let at = |rest: &str| format!("{GROUP}{rest}");
-    let nowhere = "/v1/streams/nowhere/groups/billing";
+    let nowhere = "/v1/streams/No-Where/groups/billing";
     for (path, body, status, code) in [
         (at("/read"), json!({ "consumer": "" }), 400, "group_name_invalid"),
         (at("/read"), json!({ "consumer": "a b" }), 400, "group_name_invalid"),
@@ -173,6 +173,13 @@ async fn what_is_wrong_with_a_request_is_said_by_its_code() {
         ),
         (at("/renew"), json!({ "receipts": ["1.1.1.1"], "lease_ms": 1 }), 400, "group_option_invalid"),
         (format!("{nowhere}/read"), json!({ "consumer": "one" }), 404, "stream_unknown"),
+        // Who may not follow a change stream, or one that there is not, has no group on it.
+        (
+            "/v1/streams/changes:secret:tenant/groups/x/read".into(),
+            json!({ "consumer": "one" }),
+            404,
+            "aggregate_unknown",
+        ),
         ("/v1/streams/events/groups/none/read".into(), json!({ "consumer": "one" }), 404, "group_unknown"),
         ("/v1/streams/events/groups/-x/read".into(), json!({ "consumer": "one" }), 400, "group_name_invalid"),
     ] {

@@ -55,6 +55,10 @@ impl RedisLink {
         format!("{{{}}}:{rest}", self.inner.name).into_bytes()
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.inner.name
+    }
+
     /// The connection that all share. No blocking commands on it.
     pub(super) async fn shared(&self) -> Result<Linked, BackendError> {
         let mut state = self.inner.state.lock().await;

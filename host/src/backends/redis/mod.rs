@@ -7,7 +7,7 @@
 //! A position has one meaning for ever. A log that was emptied, restored or cut back begins another life with another
 //! epoch, far above all former positions, within a second; readers are told that their place is lost.
 //!
-//! Deliberately absent: Redis Cluster, and a store for anything but the log.
+//! Groups of consumers lie beside the log (`groups`). Deliberately absent: Redis Cluster.
 
 mod appender;
 mod changes;
@@ -16,6 +16,7 @@ mod connect;
 mod faults;
 mod follower;
 mod group;
+mod groups;
 mod leases;
 mod link;
 mod options;
@@ -33,6 +34,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use groups::RedisGroups;
 pub use leases::RedisLeases;
 pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};

@@ -4,11 +4,13 @@ use redis::Value;
 
 use super::codec::{EntryId, decode};
 use super::faults::{backend, remote};
+use super::groups::{Bounds, tell_losses};
 use super::scripts::{READ, TRIM, bytes, list, number};
 use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Event, EventBatch, Micros, Page, Position, TenantId};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, REDIS_TRIM_ENTRIES_MAX};
+use crate::streams::groups::GroupLimits;
 use crate::streams::{PageLimit, Retention, StreamError, StreamPage};
 use std::sync::Arc;
 
@@ -172,18 +174,21 @@ pub(super) async fn trim(shared: &Shared, retention: Retention) -> Result<u64, S
     }
     let mut session = shared.serving()?;
     let epoch = session.epoch.clone();
-    let names: [&[u8]; 3] = [&shared.keys.meta, &shared.keys.events, &shared.keys.streams];
+    let names = shared.keys.of_groups();
+    let bounds = Bounds::of(&GroupLimits::default());
     let shape = || remote(RemoteFault::Unsupported, "trimming: the answer has another shape");
     let mut gone = 0;
     loop {
         let call = TRIM.run(&mut session.reads, &names, |command| {
             let age = retention.age.map(|age| age.as_micros().to_string()).unwrap_or_default();
             let events = retention.events.map(|events| events.to_string()).unwrap_or_default();
-            command.arg(&*epoch.0).arg(events).arg(age).arg(REDIS_TRIM_ENTRIES_MAX);
+            command.arg(&*epoch.0).arg("").arg(bounds.as_str());
+            command.arg(events).arg(age).arg(REDIS_TRIM_ENTRIES_MAX);
         });
         let asked = call.await;
         let parts = answer(shared, &session, "trimming", asked)?;
-        let [_, before, now, more] = &parts[..] else { return Err(shape().into()) };
+        let [_, before, now, more, losses] = &parts[..] else { return Err(shape().into()) };
+        tell_losses(losses);
         let before: u64 = number(before).ok_or_else(shape)?;
         let now: u64 = number(now).ok_or_else(shape)?;
         shared.trimmed(&session.epoch, Position(now));

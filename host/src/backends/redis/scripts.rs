@@ -16,7 +16,23 @@ pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
 pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
 pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
 pub(super) static LEASE: Script = Script::new(include_str!("lua/lease.lua"));
-pub(super) static TRIM: Script = Script::new(include_str!("lua/trim.lua"));
+pub(super) static TRIM: Script =
+    Script::new(concat!(include_str!("lua/groups/state.lua"), include_str!("lua/trim.lua")));
+pub(super) static GROUP_TAKE: Script = Script::new(concat!(
+    include_str!("lua/groups/state.lua"),
+    include_str!("lua/groups/turns.lua"),
+    include_str!("lua/groups/take.lua")
+));
+pub(super) static GROUP_SETTLE: Script = Script::new(concat!(
+    include_str!("lua/groups/state.lua"),
+    include_str!("lua/groups/turns.lua"),
+    include_str!("lua/groups/settle.lua")
+));
+pub(super) static GROUP_MANAGE: Script = Script::new(concat!(
+    include_str!("lua/groups/state.lua"),
+    include_str!("lua/groups/turns.lua"),
+    include_str!("lua/groups/manage.lua")
+));
 
 impl Script {
     const fn new(text: &'static str) -> Self {
@@ -87,6 +103,9 @@ pub(super) struct Keys {
     pub(super) scopes: Vec<u8>,
     /// Hashes by name: leases, whose generations fence appends.
     pub(super) leases: Vec<u8>,
+    /// What consumer groups are kept under, and the list of them: `lua/groups/state.lua` says how.
+    pub(super) group: Vec<u8>,
+    pub(super) groups: Vec<u8>,
     /// What a reader writes so that it can wait for replicas: all before it in the replication stream is with them, too.
     pub(super) barrier: Vec<u8>,
 }
@@ -106,8 +125,15 @@ impl Keys {
             names: key("streams:"),
             scopes: key("scopes"),
             leases: key(LEASES),
+            group: key("group:"),
+            groups: key("groups"),
             barrier: key("barrier"),
         }
+    }
+
+    /// Those of the scripts that know of consumer groups.
+    pub(super) fn of_groups(&self) -> [&[u8]; 6] {
+        [&self.meta, &self.events, &self.streams, &self.index, &self.group, &self.groups]
     }
 
     pub(super) fn index_of(&self, tenant: &str) -> Vec<u8> {

@@ -233,6 +233,7 @@ impl Committer {
 
     fn write_entry(&mut self, key: NameKey, position: u64) -> Result<Arc<str>, rusqlite::Error> {
         let entries_max = self.changes.entries_max;
+        let tenant = key.0;
         let stream = self.numbered(key.clone())?;
         let (number, name) = (stream.number, Arc::clone(&stream.name));
         stream.entries += 1;
@@ -247,13 +248,13 @@ impl Committer {
             .prepare_cached("INSERT INTO stream_entries(stream, position) VALUES (?1, ?2)")?
             .execute((number, signed(position)))?;
         if let Some(max) = over {
-            self.cap_entries(number, max)?;
+            self.cap_entries(tenant, &name, number, max)?;
         }
         Ok(name)
     }
 
     /// Drops the oldest entries of a stream beyond its cap, and remembers up to where.
-    fn cap_entries(&self, stream: i64, max: u64) -> Result<(), rusqlite::Error> {
+    fn cap_entries(&mut self, tenant: i64, name: &str, stream: i64, max: u64) -> Result<(), rusqlite::Error> {
         let last: Option<i64> = self
             .conn
             .prepare_cached(
@@ -262,6 +263,7 @@ impl Committer {
             .query_row((stream, signed(max)), |row| row.get(0))
             .optional()?;
         let Some(last) = last else { return Ok(()) };
+        self.lose_from_groups_of((tenant, name), Position(unsigned(last)))?;
         let gone = self
             .conn
             .prepare_cached("DELETE FROM stream_entries WHERE stream = ?1 AND position <= ?2")?

@@ -63,6 +63,7 @@ impl Committer {
         let counters = self.counters;
         let appended = self.tenants.get(&commit.task.tenant).is_some_and(|t| t.appended);
         self.changes.begin();
+        let losses = self.losses();
         self.execute("SAVEPOINT one")?;
         match self.write_commit(tenant, commit) {
             Ok((committed, emitted, changed)) => {
@@ -78,6 +79,7 @@ impl Committer {
                 self.execute("RELEASE one")?;
                 self.counters = counters;
                 self.changes.undo();
+                self.forget_losses(losses);
                 self.window.truncate(counters.newest + 1);
                 if let Some(known) = self.tenants.get_mut(&commit.task.tenant) {
                     known.appended = appended;

@@ -442,6 +442,16 @@ impl Committer {
         self.group.losses.push(loss);
     }
 
+    /// How many losses are kept.
+    pub(super) fn losses(&self) -> usize {
+        self.group.losses.len()
+    }
+
+    /// Forgets those that came after so many: what took them was rolled back.
+    pub(super) fn forget_losses(&mut self, after: usize) {
+        self.group.losses.truncate(after);
+    }
+
     pub(super) fn note_catalog_change(&mut self) {
         self.group.catalog_changed = true;
     }

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use tokio::sync::oneshot;
 
 use super::SqliteStore;
+use super::changes::stored_number;
 use super::committer::{Committer, Stop, text};
 use super::database::{backend, signed, unsigned};
 use super::event_rows::{EVENT_COLUMN_COUNT, EVENT_COLUMNS, bind_event, read_event};
@@ -18,10 +19,12 @@ use super::readers::ReadStop;
 use super::request::{Answer, GroupRequest, Request};
 use super::shared::{Shared, from_json, stored_tenant, to_json};
 use crate::event::{EventBatch, Micros, Position, TenantId};
+use crate::streams::StreamName;
 use crate::streams::groups::{
     DeadReason, GroupError, GroupId, GroupLetter, GroupName, GroupOptions, GroupStore, GroupWrite,
     LoadedGroup, Loss, LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
 };
+use crate::streams::name::EVENTS;
 
 /// What groups add to the schema.
 pub(super) const SCHEMA: &str = "
@@ -163,22 +166,69 @@ fn list(conn: &Connection, of: Option<(&TenantId, &str)>, limit: i64) -> rusqlit
     rows.collect()
 }
 
-/// Events of a tenant between two positions, and when the first of them was appended.
-fn count_between(conn: &Connection, tenant: i64, after: u64, until: u64, max: u64) -> rusqlite::Result<u64> {
-    if until <= after {
-        return Ok(0);
+/// Where a stream's positions are found.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// Among the events, under the number of a tenant, or of a stream with a name of its own made negative.
+    Events(i64),
+    /// Among the entries of a change stream.
+    Entries(i64),
+}
+
+impl Source {
+    /// None for a stream that has nothing.
+    fn of(conn: &Connection, tenant: i64, stream: &str) -> rusqlite::Result<Option<Self>> {
+        if stream == EVENTS {
+            return Ok(Some(Self::Events(tenant)));
+        }
+        let number = stored_number(conn, tenant, stream)?;
+        Ok(number.map(|number| match stream.parse() {
+            Ok(StreamName::Changes(_)) => Self::Entries(number),
+            _ => Self::Events(-number),
+        }))
     }
-    conn.prepare_cached(
-        "SELECT count(*) FROM (SELECT 1 FROM events INDEXED BY events_tenant
-         WHERE tenant = ?1 AND position > ?2 AND position <= ?3 LIMIT ?4)",
-    )?
-    .query_row((tenant, signed(after), signed(until), signed(max)), |row| row.get(0).map(unsigned))
+
+    fn number(self) -> i64 {
+        let (Self::Events(number) | Self::Entries(number)) = self;
+        number
+    }
+
+    /// Events between two positions, counted up to `max`.
+    fn count(self, conn: &Connection, after: u64, until: u64, max: u64) -> rusqlite::Result<u64> {
+        if until <= after {
+            return Ok(0);
+        }
+        conn.prepare_cached(match self {
+            Self::Events(_) => {
+                "SELECT count(*) FROM (SELECT 1 FROM events INDEXED BY events_tenant
+                 WHERE tenant = ?1 AND position > ?2 AND position <= ?3 LIMIT ?4)"
+            }
+            Self::Entries(_) => {
+                "SELECT count(*) FROM (SELECT 1 FROM stream_entries
+                 WHERE stream = ?1 AND position > ?2 AND position <= ?3 LIMIT ?4)"
+            }
+        })?
+        .query_row((self.number(), signed(after), signed(until), signed(max)), |row| row.get(0).map(unsigned))
+    }
+
+    /// Positions after one, with the time of append.
+    const fn times(self) -> &'static str {
+        match self {
+            Self::Events(_) => {
+                "SELECT position, appended_at FROM events WHERE tenant = ?1 AND position > ?2 ORDER BY position"
+            }
+            Self::Entries(_) => {
+                "SELECT position, appended_at FROM stream_entries CROSS JOIN events USING (position)
+                 WHERE stream = ?1 AND position > ?2 ORDER BY position"
+            }
+        }
+    }
 }
 
 /// The same without what a group has done.
 fn count_undone(
     conn: &Connection,
-    tenant: i64,
+    source: Source,
     row: &StoredGroup,
     (after, until): (u64, u64),
     max: u64,
@@ -186,13 +236,13 @@ fn count_undone(
     let mut undone = 0;
     let mut from = after;
     for (first, last) in row.done.iter().filter(|(_, last)| *last > after) {
-        undone += count_between(conn, tenant, from, (first - 1).min(until), max - undone)?;
+        undone += source.count(conn, from, (first - 1).min(until), max - undone)?;
         from = from.max(last);
         if undone == max {
             return Ok(undone);
         }
     }
-    Ok(undone + count_between(conn, tenant, from, until, max - undone)?)
+    Ok(undone + source.count(conn, from, until, max - undone)?)
 }
 
 fn unread(
@@ -204,11 +254,10 @@ fn unread(
 ) -> ReadResult<Unread, GroupError> {
     let row = found(conn, id)?.row;
     let Some(tenant) = shared.tenant_number(conn, &id.tenant)? else { return Ok(Unread::default()) };
-    let events = count_undone(conn, tenant, &row, (after.0, u64::MAX), max)?;
-    let mut statement = conn.prepare_cached(
-        "SELECT position, appended_at FROM events WHERE tenant = ?1 AND position > ?2 ORDER BY position",
-    )?;
-    let mut rows = statement.query((tenant, signed(after.0)))?;
+    let Some(source) = Source::of(conn, tenant, &id.stream)? else { return Ok(Unread::default()) };
+    let events = count_undone(conn, source, &row, (after.0, u64::MAX), max)?;
+    let mut statement = conn.prepare_cached(source.times())?;
+    let mut rows = statement.query((source.number(), signed(after.0)))?;
     let mut oldest_at = None;
     while let Some(event) = rows.next()? {
         if !row.done.contains(unsigned(event.get(0)?)) {
@@ -420,6 +469,19 @@ impl Committer {
 
     /// What removing everything up to a position takes from groups. Before it is removed, in its transaction.
     pub(super) fn lose_from_groups(&mut self, trimmed: Position) -> rusqlite::Result<()> {
+        self.lose_behind(trimmed, None)
+    }
+
+    /// The same for what a cap drops from one stream.
+    pub(super) fn lose_from_groups_of(
+        &mut self,
+        (tenant, stream): (i64, &str),
+        dropped: Position,
+    ) -> rusqlite::Result<()> {
+        self.lose_behind(dropped, Some((tenant, stream)))
+    }
+
+    fn lose_behind(&mut self, trimmed: Position, of: Option<(i64, &str)>) -> rusqlite::Result<()> {
         let mut statement = self.conn.prepare_cached(&format!(
             "SELECT {GROUP_COLUMNS} FROM consumer_groups INDEXED BY consumer_groups_low WHERE low < ?1"
         ))?;
@@ -430,13 +492,17 @@ impl Committer {
             let Some(tenant) = self.tenants.get(&row.group.tenant).map(|tenant| tenant.number) else {
                 continue;
             };
-            if count_undone(&self.conn, tenant, &row, (row.low.0, trimmed.0), 1)? == 0 {
+            if of.is_some_and(|of| of != (tenant, &*row.group.stream)) {
+                continue;
+            }
+            let Some(source) = Source::of(&self.conn, tenant, &row.group.stream)? else { continue };
+            if count_undone(&self.conn, source, &row, (row.low.0, trimmed.0), 1)? == 0 {
                 continue;
             }
             let newest = Position(self.counters.newest);
             let Loss { until, stop } = lose(&row, trimmed, newest);
             let lost = (row.low.0, until.0);
-            let events = count_undone(&self.conn, tenant, &row, lost, u64::MAX >> 1)?;
+            let events = count_undone(&self.conn, source, &row, lost, u64::MAX >> 1)?;
             let (mut done, mut delivered) = (row.done, row.delivered);
             done.cut(until.0);
             delivered.cut(until.0);

@@ -31,7 +31,7 @@ use crate::streams::groups::{ConsumerName, Deliveries, GroupRead, Receipt, Refus
     path = "/v1/streams/{stream}/groups/{group}/read",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     request_body = ReadRequest,
@@ -46,7 +46,7 @@ pub(in crate::gateway) async fn read(
     body: Body,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let group = group(&caller, path)?;
+    let group = group(&edge, &caller, path)?;
     let wanted: ReadRequest = required(read_body(&edge, &headers, body).await?)?;
     let read = GroupRead {
         consumer: ConsumerName::new(&wanted.consumer)?,
@@ -96,7 +96,7 @@ fn write_entries(read: &Deliveries, epoch: &str) -> Vec<u8> {
     path = "/v1/streams/{stream}/groups/{group}/ack",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     request_body = AckRequest,
@@ -121,7 +121,7 @@ pub(in crate::gateway) async fn ack(
     path = "/v1/streams/{stream}/groups/{group}/nack",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     request_body = NackRequest,
@@ -147,7 +147,7 @@ pub(in crate::gateway) async fn nack(
     path = "/v1/streams/{stream}/groups/{group}/renew",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     request_body = RenewRequest,
@@ -173,7 +173,7 @@ async fn settle(
     receipts: &[String],
     say: impl Fn(Receipt) -> Settle,
 ) -> Result<Response, Problem> {
-    let group = group(caller, path)?;
+    let group = group(edge, caller, path)?;
     let parsed = receipts.iter().map(|receipt| receipt.parse::<Receipt>().map(&say));
     let said = parsed.collect::<Result<Vec<_>, _>>()?;
     let settled = edge.services.groups.settle(&group, said).await?;
@@ -224,7 +224,7 @@ fn sentence(refusal: Refusal, receipt: &str) -> String {
     path = "/v1/streams/{stream}/groups/{group}/consumers",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     responses((status = 200, description = "The consumers, by name", body = ConsumerList))
@@ -236,6 +236,6 @@ pub(in crate::gateway) async fn consumers(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let consumers = edge.services.groups.consumers(&group(&caller, path)?).await?;
+    let consumers = edge.services.groups.consumers(&group(&edge, &caller, path)?).await?;
     Ok(json(&ConsumerList { consumers: consumers.into_iter().map(Into::into).collect() }))
 }

@@ -27,7 +27,7 @@ const LETTERS_DEFAULT: usize = 100;
     path = "/v1/streams/{stream}/groups/{group}/dead-letters",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
         ("after" = Option<u64>, Query, description = "Letters behind this number: the `next` of a page"),
         ("limit" = Option<u32>, Query, description = "1 to 4096, or else 100"),
@@ -48,7 +48,7 @@ pub(in crate::gateway) async fn list(
         let problem = Problem::new("page_events_max", detail);
         return Err(problem.limit("page_events_max", limit as u64, PAGE_EVENTS_MAX as u64));
     }
-    let letters = edge.services.groups.letters(&group(&caller, path)?, after, limit).await?;
+    let letters = edge.services.groups.letters(&group(&edge, &caller, path)?, after, limit).await?;
     let epoch = edge.services.log.epoch();
     let mut out = b"{\"dead_letters\":[".to_vec();
     for (index, letter) in letters.iter().enumerate() {
@@ -68,7 +68,7 @@ pub(in crate::gateway) async fn list(
     path = "/v1/streams/{stream}/groups/{group}/dead-letters/{letter}",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
         ("letter" = u64, Path, description = "The letter's number, which is its event's position"),
     ),
@@ -81,7 +81,7 @@ pub(in crate::gateway) async fn show(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let (group, position) = (group(&caller, (stream, name))?, number(&letter)?);
+    let (group, position) = (group(&edge, &caller, (stream, name))?, number(&letter)?);
     let after = Position(position.0.saturating_sub(1));
     let found = edge.services.groups.letters(&group, after, 1).await?.pop();
     let Some(letter) = found.filter(|letter| letter.position() == position) else {
@@ -98,7 +98,7 @@ pub(in crate::gateway) async fn show(
     path = "/v1/streams/{stream}/groups/{group}/dead-letters/{letter}/replay",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
         ("letter" = u64, Path, description = "The letter's number"),
     ),
@@ -111,7 +111,7 @@ pub(in crate::gateway) async fn replay(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let (group, position) = (group(&caller, (stream, name))?, number(&letter)?);
+    let (group, position) = (group(&edge, &caller, (stream, name))?, number(&letter)?);
     edge.services.groups.decide(&group, position, LetterVerdict::Replay).await?;
     Ok(json(&DecidedView { letter: position.0, outcome: "replaying".into() }))
 }
@@ -122,7 +122,7 @@ pub(in crate::gateway) async fn replay(
     path = "/v1/streams/{stream}/groups/{group}/dead-letters/{letter}/discard",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
         ("letter" = u64, Path, description = "The letter's number"),
     ),
@@ -135,7 +135,7 @@ pub(in crate::gateway) async fn discard(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let (group, position) = (group(&caller, (stream, name))?, number(&letter)?);
+    let (group, position) = (group(&edge, &caller, (stream, name))?, number(&letter)?);
     edge.services.groups.decide(&group, position, LetterVerdict::Discard).await?;
     Ok(json(&DecidedView { letter: position.0, outcome: "discarded".into() }))
 }

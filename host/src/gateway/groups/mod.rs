@@ -23,8 +23,8 @@ use super::params::{self, Params};
 use super::problem::Problem;
 use crate::event::Epoch;
 use crate::limits::GROUP_BODY_BYTES_MAX;
-use crate::streams::StreamError;
 use crate::streams::groups::{GroupChange, GroupError, GroupId, GroupName, GroupStart};
+use crate::streams::{ChangeRequest, ChangeStream, StreamError, StreamName};
 use views::{GroupList, GroupRequest, GroupView, SeekRequest};
 
 /// The tenant's groups on a stream.
@@ -32,7 +32,7 @@ use views::{GroupList, GroupRequest, GroupView, SeekRequest};
     get,
     path = "/v1/streams/{stream}/groups",
     tag = "groups",
-    params(("stream" = String, Path, description = "`events`")),
+    params(("stream" = String, Path, description = "`events`, or any other stream's name")),
     responses((status = 200, description = "The groups, by name", body = GroupList))
 )]
 pub(super) async fn list(
@@ -42,6 +42,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
+    admit(&edge, &caller, &stream)?;
     let groups = edge.services.groups.list(&caller.tenant, &stream).await?;
     let (epoch, now) = (edge.services.log.epoch(), edge.services.clock.now());
     let groups = groups.into_iter().map(|status| GroupView::of(status, &epoch, now)).collect();
@@ -54,7 +55,7 @@ pub(super) async fn list(
     path = "/v1/streams/{stream}/groups/{group}",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "1 to 64 letters, digits, `.`, `_` and `-`"),
     ),
     request_body(content = GroupRequest, description = "May be left out"),
@@ -72,7 +73,7 @@ pub(super) async fn ensure(
     body: Body,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let group = group(&caller, path)?;
+    let group = group(&edge, &caller, path)?;
     let wanted: GroupRequest = read_body(&edge, &headers, body).await?.unwrap_or_default();
     let epoch = edge.services.log.epoch();
     let start = wanted.from.as_deref().map_or(Ok(GroupStart::Oldest), |from| start(from, &epoch))?;
@@ -96,7 +97,7 @@ pub(super) async fn ensure(
     path = "/v1/streams/{stream}/groups/{group}",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     responses((status = 200, description = "The group", body = GroupView))
@@ -108,7 +109,7 @@ pub(super) async fn show(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let status = edge.services.groups.status(&group(&caller, path)?).await?;
+    let status = edge.services.groups.status(&group(&edge, &caller, path)?).await?;
     Ok(json(&GroupView::of(status, &edge.services.log.epoch(), edge.services.clock.now())))
 }
 
@@ -118,7 +119,7 @@ pub(super) async fn show(
     path = "/v1/streams/{stream}/groups/{group}",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     responses((status = 204, description = "It is gone"))
@@ -130,7 +131,7 @@ pub(super) async fn remove(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let group = group(&caller, path)?;
+    let group = group(&edge, &caller, path)?;
     edge.services.groups.remove(&group).await?;
     tracing::info!(by = %caller.name, group = %group, tenant = %group.tenant, "group removed");
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -142,7 +143,7 @@ pub(super) async fn remove(
     path = "/v1/streams/{stream}/groups/{group}/seek",
     tag = "groups",
     params(
-        ("stream" = String, Path, description = "`events`"),
+        ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
     ),
     request_body = SeekRequest,
@@ -157,7 +158,7 @@ pub(super) async fn seek(
     body: Body,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    let group = group(&caller, path)?;
+    let group = group(&edge, &caller, path)?;
     let SeekRequest { to } = required(read_body(&edge, &headers, body).await?)?;
     let epoch = edge.services.log.epoch();
     let to = start(&to, &epoch)?;
@@ -166,9 +167,19 @@ pub(super) async fn seek(
     Ok(json(&GroupView::of(status, &epoch, edge.services.clock.now())))
 }
 
-/// The caller's own group of that name: another tenant's cannot be named.
-fn group(caller: &Caller, (stream, name): (String, String)) -> Result<GroupId, Problem> {
+/// The caller's own group of that name: another tenant's cannot be named. Who may not follow a change stream has no
+/// group on it.
+fn group(edge: &Edge, caller: &Caller, (stream, name): (String, String)) -> Result<GroupId, Problem> {
+    admit(edge, caller, &stream)?;
     Ok(GroupId { tenant: caller.tenant.clone(), stream: stream.into(), name: GroupName::new(&name)? })
+}
+
+fn admit(edge: &Edge, caller: &Caller, stream: &str) -> Result<(), Problem> {
+    if let Ok(StreamName::Changes(changes)) = stream.parse() {
+        let ChangeStream { aggregate, scope, id } = &changes;
+        edge.services.hub.resolve(&caller.tenant, &ChangeRequest { aggregate, scope, id })?;
+    }
+    Ok(())
 }
 
 fn start(text: &str, epoch: &Epoch) -> Result<GroupStart, Problem> {

@@ -1,4 +1,4 @@
-//! Consumer groups: a stream handed out to consumers outside of the host, entry by entry, until each is done.
+//! Consumer groups: any stream handed out to consumers outside of the host, entry by entry, until each is done.
 //!
 //! Promises: at least once. An entry that was delivered and is not acknowledged is delivered again, when its
 //! lease ends, after a nack, after a restart; what is acknowledged is durable before that is answered. Of one
@@ -13,10 +13,12 @@
 //! ([`OnLost`]); it never just disappears from the lag.
 //!
 //! Attempts count deliveries. They survive a restart, except that a host that is killed may forget a delivery of
-//! its last second. Leases and the list of consumers do not survive one.
+//! its last second. Leases and the list of consumers do not survive one. Where several hosts share their groups (on
+//! Redis), all of this lies in the server and outlives every host.
 //!
 //! `state` decides and does no I/O, `owner` drives it over the log, `store` is the seam for what is durable.
 
+mod asked;
 mod error;
 mod gauges;
 mod names;
@@ -27,6 +29,7 @@ mod reading;
 pub mod state;
 mod status;
 mod store;
+mod streams;
 mod window;
 
 use std::fmt::Debug;
@@ -46,6 +49,9 @@ pub use status::{
 pub use store::{
     GroupStore, GroupWrite, LoadedGroup, Loss, LossReport, NewGroup, StoredGroup, Tried, Unread, lose,
 };
+
+pub(crate) use asked::{check_read, check_settles, count};
+pub(crate) use streams::{follow, horizon, page, start_of, stream_of};
 
 use crate::event::{Position, TenantId};
 

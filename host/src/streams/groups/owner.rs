@@ -14,25 +14,20 @@ use tokio::sync::{Notify, Semaphore};
 use super::Groups;
 use super::error::GroupError;
 use super::names::GroupId;
-use super::options::{GroupChange, GroupLimits, GroupOptions, GroupStart, millis, within};
-use super::state::{Filling, GroupState, Tally};
+use super::options::{GroupChange, GroupLimits, GroupOptions, GroupStart};
+use super::state::{Filling, GroupState};
 use super::status::{
     ConsumerStatus, Deliveries, GroupLag, GroupLetter, GroupRead, GroupStatus, LetterVerdict, Settle, Settled,
 };
-use super::store::{GroupStore, NewGroup, StoredGroup};
+use super::store::{GroupStore, NewGroup, StoredGroup, Unread};
+use super::streams::{horizon, start_of, stream_of};
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
-use crate::limits::{
-    GROUP_DELAY_MAX, GROUP_IDLE_MAX, GROUP_LAG_EVENTS_MAX, GROUP_LEASE_CEILING, GROUP_LEASE_FLOOR,
-    GROUP_RECEIPTS_MAX, GROUP_SWEEP,
-};
-use crate::streams::{EventLog, StreamError};
-use crate::telemetry::metrics as names;
+use crate::limits::{GROUP_IDLE_MAX, GROUP_LAG_EVENTS_MAX, GROUP_SWEEP};
+use crate::streams::{Bounds, EventLog, StreamName};
 
+use super::asked::{check_settles, count};
 use super::status::Result;
-
-/// The streams that groups can read.
-const KNOWN_STREAMS: &[&str] = &["events"];
 
 /// Owns the groups of a host. A clone is another handle.
 #[derive(Clone, Debug)]
@@ -53,6 +48,7 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) id: GroupId,
+    pub(super) stream: StreamName,
     held: Mutex<Held>,
     /// Something may be deliverable that was not.
     pub(super) changed: Notify,
@@ -110,14 +106,6 @@ impl GroupOwner {
     }
 }
 
-/// Refuses a stream that groups cannot read.
-pub(super) fn check_stream(stream: &str) -> Result<()> {
-    if KNOWN_STREAMS.contains(&stream) {
-        return Ok(());
-    }
-    Err(GroupError::UnknownStream { stream: stream.chars().take(80).collect() })
-}
-
 impl Inner {
     fn groups(&self) -> MutexGuard<'_, HashMap<GroupId, Arc<Group>>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
@@ -125,7 +113,7 @@ impl Inner {
 
     /// The group, loaded if it is not in memory.
     pub(super) async fn group(&self, id: &GroupId) -> Result<Arc<Group>> {
-        check_stream(&id.stream)?;
+        let stream = stream_of(&id.stream)?;
         if let Some(group) = self.groups().get(id) {
             return Ok(Arc::clone(group));
         }
@@ -139,6 +127,7 @@ impl Inner {
         let held = Held { state, closed: false, waiters: 0, trimmed, asked_at: self.clock.now() };
         let group = Arc::new(Group {
             id: id.clone(),
+            stream,
             held: Mutex::new(held),
             changed: Notify::new(),
             filler: Semaphore::new(1),
@@ -221,7 +210,9 @@ impl Inner {
     /// Takes in what retention did to the group. The store has decided that; here it is only believed.
     pub(super) async fn catch_up(&self, group: &Arc<Group>) -> Result<()> {
         let trimmed = self.log.bounds().trimmed;
-        {
+        // A change stream may have a cap of its own, of which the log's bounds say nothing.
+        let capped = matches!(group.stream, StreamName::Changes(_));
+        if !capped {
             let mut held = group.lock();
             if trimmed <= held.trimmed || trimmed <= held.state.low() {
                 held.trimmed = held.trimmed.max(trimmed);
@@ -230,26 +221,15 @@ impl Inner {
         }
         let row = self.store.row(&group.id).await?;
         let mut held = group.lock();
+        let before = held.state.lost();
         held.state.forget(&row, trimmed);
         held.trimmed = held.trimmed.max(trimmed);
+        let changed = !capped || held.state.lost() != before;
         drop(held);
-        group.changed.notify_waiters();
-        Ok(())
-    }
-
-    fn start(&self, start: GroupStart) -> Result<Position> {
-        let bounds = self.log.bounds();
-        match start {
-            GroupStart::Oldest => Ok(bounds.trimmed),
-            GroupStart::Newest => Ok(bounds.newest),
-            GroupStart::After(asked) if asked < bounds.trimmed => {
-                Err(StreamError::PositionLost { asked, trimmed: bounds.trimmed }.into())
-            }
-            GroupStart::After(asked) if asked > bounds.newest => {
-                Err(StreamError::PositionAhead { asked, newest: bounds.newest }.into())
-            }
-            GroupStart::After(asked) => Ok(asked),
+        if changed {
+            group.changed.notify_waiters();
         }
+        Ok(())
     }
 
     async fn ensure(
@@ -258,13 +238,13 @@ impl Inner {
         start: GroupStart,
         change: GroupChange,
     ) -> Result<(GroupStatus, bool)> {
-        check_stream(&id.stream)?;
+        stream_of(&id.stream)?;
         // What is wrong in itself is refused before there is a group.
         change.apply(GroupOptions::default())?;
         let start = match self.store.row(id).await {
             // It stays where it is, and where it began may be long gone.
             Ok(row) => row.low,
-            Err(GroupError::Unknown { .. }) => self.start(start)?,
+            Err(GroupError::Unknown { .. }) => start_of(&*self.log, id, start).await?,
             Err(error) => return Err(error),
         };
         let wanted = NewGroup { change, start, groups_max: self.limits.groups_max };
@@ -282,56 +262,12 @@ impl Inner {
             .await?;
         let row = self.store.row(id).await?;
         let unread = self.store.unread(id, row.low, GROUP_LAG_EVENTS_MAX).await?;
-        Ok(self.status_of(row, unread, filling, consumers))
-    }
-
-    fn status_of(
-        &self,
-        row: StoredGroup,
-        unread: super::Unread,
-        filling: Filling,
-        consumers: usize,
-    ) -> GroupStatus {
-        let bounds = self.log.bounds();
-        GroupStatus {
-            group: row.group,
-            options: row.options,
-            created_at: row.created_at,
-            low: row.low,
-            lag_events: unread.events,
-            lag_is_least: unread.is_least,
-            oldest_at: unread.oldest_at,
-            in_flight: filling.in_flight,
-            retrying: filling.retrying,
-            waiting: filling.waiting,
-            dead_letters: filling.dead_letters,
-            consumers,
-            lost_events: row.lost_events,
-            lost_until: row.lost_until,
-            lost_at: row.lost_at,
-            stopped: row.stopped,
-            trimmed: bounds.trimmed,
-            newest: bounds.newest,
-        }
+        let bounds = horizon(&*self.log, &id.tenant, &stream_of(&id.stream)?).await?;
+        Ok(status_of(row, unread, bounds, filling, consumers))
     }
 
     async fn settle(&self, id: &GroupId, said: Vec<Settle>) -> Result<Vec<Settled>> {
-        let (asked, max) = (said.len() as u64, GROUP_RECEIPTS_MAX as u64);
-        if asked > max {
-            let what = "the number of receipts".to_owned();
-            return Err(GroupError::Limit { limit: "group_receipts_max", what, asked, max });
-        }
-        for one in &said {
-            match one {
-                Settle::Nack { delay_ms: Some(delay), .. } => {
-                    within("delay_ms", *delay, 0, millis(GROUP_DELAY_MAX))?;
-                }
-                Settle::Renew { lease_ms: Some(lease), .. } => {
-                    within("lease_ms", *lease, millis(GROUP_LEASE_FLOOR), millis(GROUP_LEASE_CEILING))?;
-                }
-                _ => {}
-            }
-        }
+        check_settles(&said)?;
         self.turn(id, |held, now| {
             let state = &mut held.state;
             let settled = said.iter().map(|one| match one {
@@ -345,7 +281,7 @@ impl Inner {
     }
 
     async fn decide(&self, id: &GroupId, position: Position, verdict: LetterVerdict) -> Result<()> {
-        check_stream(&id.stream)?;
+        stream_of(&id.stream)?;
         let after = Position(position.0.saturating_sub(1));
         let letter = self.store.letters(id, after, 1).await?.pop();
         let Some(letter) = letter.filter(|letter| letter.position() == position) else {
@@ -384,7 +320,7 @@ impl Groups for GroupOwner {
     fn remove(&self, group: &GroupId) -> BoxFuture<'_, Result<()>> {
         let group = group.clone();
         async move {
-            check_stream(&group.stream)?;
+            stream_of(&group.stream)?;
             self.inner.store.remove(&group).await?;
             let held = self.inner.groups().get(&group).cloned();
             if let Some(held) = held {
@@ -398,7 +334,7 @@ impl Groups for GroupOwner {
     fn list(&self, tenant: &TenantId, stream: &str) -> BoxFuture<'_, Result<Vec<GroupStatus>>> {
         let (tenant, stream) = (tenant.clone(), stream.to_owned());
         async move {
-            check_stream(&stream)?;
+            stream_of(&stream)?;
             let rows = self.inner.store.list(Some((&tenant, &stream)), usize::MAX).await?;
             let mut found = Vec::with_capacity(rows.len());
             for row in rows {
@@ -421,8 +357,7 @@ impl Groups for GroupOwner {
     fn seek(&self, group: &GroupId, to: GroupStart) -> BoxFuture<'_, Result<GroupStatus>> {
         let group = group.clone();
         async move {
-            check_stream(&group.stream)?;
-            let to = self.inner.start(to)?;
+            let to = start_of(&*self.inner.log, &group, to).await?;
             self.inner.store.seek(&group, to).await?;
             let held = self.inner.groups().get(&group).cloned();
             if let Some(held) = held {
@@ -483,20 +418,31 @@ impl Groups for GroupOwner {
     }
 }
 
-/// What happened goes to the metrics.
-pub(super) fn count(tally: Tally) {
-    for (name, count) in [
-        (names::GROUP_DELIVERIES, tally.deliveries),
-        (names::GROUP_REDELIVERIES, tally.redeliveries),
-        (names::GROUP_ACKS, tally.acks),
-        (names::GROUP_NACKS, tally.nacks),
-        (names::GROUP_LEASES_EXPIRED, tally.expired),
-        (names::GROUP_DEAD_LETTERS, tally.dead),
-        (names::GROUP_RECEIPTS_REFUSED, tally.refused),
-        (names::GROUP_CONSUMERS_REAPED, tally.reaped),
-    ] {
-        if count > 0 {
-            metrics::counter!(name).increment(count);
-        }
+fn status_of(
+    row: StoredGroup,
+    unread: Unread,
+    bounds: Bounds,
+    filling: Filling,
+    consumers: usize,
+) -> GroupStatus {
+    GroupStatus {
+        group: row.group,
+        options: row.options,
+        created_at: row.created_at,
+        low: row.low,
+        lag_events: unread.events,
+        lag_is_least: unread.is_least,
+        oldest_at: unread.oldest_at,
+        in_flight: filling.in_flight,
+        retrying: filling.retrying,
+        waiting: filling.waiting,
+        dead_letters: filling.dead_letters,
+        consumers,
+        lost_events: row.lost_events,
+        lost_until: row.lost_until,
+        lost_at: row.lost_at,
+        stopped: row.stopped,
+        trimmed: bounds.trimmed,
+        newest: bounds.newest,
     }
 }

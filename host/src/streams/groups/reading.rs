@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::asked::{check_read, count};
 use super::error::GroupError;
 use super::names::GroupId;
-use super::options::{millis, within};
-use super::owner::{Group, Held, Inner, count};
+use super::owner::{Group, Held, Inner};
 use super::status::{Deliveries, GroupRead};
-use crate::event::{EventBatch, Micros, Page, Position};
-use crate::limits::{
-    GROUP_READ_BYTES_MAX, GROUP_READ_EVENTS_MAX, GROUP_READ_WAIT_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX,
-};
+use super::streams::{follow, page};
+use crate::event::{EventBatch, Micros, Position};
+use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
 use crate::streams::{PageLimit, StreamError};
 
 use super::status::Result;
@@ -59,7 +58,7 @@ enum Look {
 
 impl Inner {
     pub(super) async fn read(&self, id: &GroupId, read: GroupRead) -> Result<Deliveries> {
-        check(&read)?;
+        check_read(&read)?;
         let end = Instant::now() + read.wait;
         loop {
             let group = self.group(id).await?;
@@ -67,7 +66,7 @@ impl Inner {
             tokio::pin!(changed);
             // From here on nothing is missed.
             changed.as_mut().enable();
-            let mut tail = self.log.tail().follow(&id.tenant);
+            let mut tail = follow(self.log.tail(), &id.tenant, &group.stream);
             self.catch_up(&group).await?;
             // What has run out becomes a dead letter before anything else is delivered.
             let ticked = self.turn_of(&group, |held, now| {
@@ -140,13 +139,13 @@ impl Inner {
                 let events = events.min(left).min(PAGE_EVENTS_MAX);
                 (held.state.frontier(), PageLimit { events, bytes: bytes.min(PAGE_BYTES_MAX) })
             };
-            let page = match self.page(&group.id, after, limit).await {
+            let (events, next) = match page(&*self.log, &group.id.tenant, &group.stream, after, limit).await {
                 Ok(page) => page,
                 // Retention has just passed: the next turn finds out what that means.
                 Err(StreamError::PositionLost { .. }) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
-            let entries = alone(&page.events);
+            let entries = alone(&events);
             let mut held = group.lock();
             if held.state.frontier() != after {
                 return Ok(());
@@ -156,22 +155,12 @@ impl Inner {
             for entry in entries {
                 held.state.take_in(entry);
             }
-            held.state.advance(page.next);
+            held.state.advance(next);
             if at_end {
                 return Ok(());
             }
         }
         Ok(())
-    }
-
-    /// A page of the group's stream. Which stream a name means is decided here.
-    async fn page(
-        &self,
-        id: &GroupId,
-        after: Position,
-        limit: PageLimit,
-    ) -> std::result::Result<Page, StreamError> {
-        self.log.read(&id.tenant, after, limit).await
     }
 }
 
@@ -184,16 +173,4 @@ fn alone(events: &EventBatch) -> Vec<Arc<EventBatch>> {
         Arc::new(batch)
     };
     (0..events.len()).map(one).collect()
-}
-
-fn check(read: &GroupRead) -> Result<()> {
-    let limit = |limit, what: &str, asked: usize, max: usize| {
-        if (1..=max).contains(&asked) {
-            return Ok(());
-        }
-        Err(GroupError::Limit { limit, what: what.to_owned(), asked: asked as u64, max: max as u64 })
-    };
-    limit("group_read_events_max", "the number of entries, from 1,", read.events, GROUP_READ_EVENTS_MAX)?;
-    limit("group_read_bytes_max", "the number of bytes, from 1,", read.bytes, GROUP_READ_BYTES_MAX)?;
-    within("wait_ms", millis(read.wait), 0, millis(GROUP_READ_WAIT_MAX))
 }

@@ -12,7 +12,7 @@ use crate::conformance::effects::tenant;
 
 pub async fn what_is_not_there_is_said_so(stage: Stage) {
     let id = group("acme", "nobody");
-    let nowhere = GroupId { stream: "nowhere".into(), ..id.clone() };
+    let nowhere = GroupId { stream: "No Where".into(), ..id.clone() };
     for (id, expected) in [(&id, "group_unknown"), (&nowhere, "stream_unknown")] {
         let groups = &stage.groups;
         assert_eq!(code(&groups.status(id).await.unwrap_err()), expected);
@@ -25,9 +25,12 @@ pub async fn what_is_not_there_is_said_so(stage: Stage) {
         let decided = groups.decide(id, Position(1), LetterVerdict::Discard).await;
         assert_eq!(code(&decided.unwrap_err()), expected);
     }
-    let made = stage.groups.ensure(&nowhere, GroupStart::Oldest, THREE_TRIES).await;
-    assert_eq!(code(&made.unwrap_err()), "stream_unknown");
-    assert_eq!(code(&stage.groups.list(&tenant("acme"), "nowhere").await.unwrap_err()), "stream_unknown");
+    let undeclared = GroupId { stream: "changes:secret:tenant".into(), ..id };
+    for nowhere in [nowhere, undeclared] {
+        let made = stage.groups.ensure(&nowhere, GroupStart::Oldest, THREE_TRIES).await;
+        assert_eq!(code(&made.unwrap_err()), "stream_unknown");
+    }
+    assert_eq!(code(&stage.groups.list(&tenant("acme"), "No Where").await.unwrap_err()), "stream_unknown");
 }
 
 pub async fn options_and_numbers_have_bounds(stage: Stage) {

@@ -1,18 +1,15 @@
 -- Gives up the oldest events, by count and by age.
 --
--- KEYS: meta, events, prefix of the other streams' indexes
--- ARGV: epoch, events to keep or '', microseconds to keep or '', entries to look through at most
--- Answers {0, trimmed before, trimmed now, whether there is more}, or {1, epoch} when the log is another one.
+-- Follows `groups/state.lua`: what it takes from groups of consumers is counted, and told them, before it goes.
+-- ARGV: ..., events to keep or '', microseconds to keep or '', entries to look through at most
+-- Answers {0, trimmed before, trimmed now, whether there is more, losses}, or {1, epoch} when the log is another one.
 --
 -- The mark is exact, and readers go by it. The stream itself is cut where that is cheap, at or before the mark.
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'position', 'trimmed')
-if meta[1] ~= ARGV[1] then return {1, meta[1] or ''} end
-local position, trimmed = tonumber(meta[2]), tonumber(meta[3])
-local upto = trimmed
-if ARGV[2] ~= '' then upto = math.max(upto, position - tonumber(ARGV[2])) end
-if ARGV[3] ~= '' then
-  local clock = redis.call('TIME')
-  local cutoff = tonumber(clock[1]) * 1000000 + tonumber(clock[2]) - tonumber(ARGV[3])
+if epoch ~= ARGV[1] then return {1, epoch or ''} end
+local position, upto = newest, trimmed
+if ARGV[4] ~= '' then upto = math.max(upto, position - tonumber(ARGV[4])) end
+if ARGV[5] ~= '' then
+  local cutoff = now - tonumber(ARGV[5])
   -- Times of append never go back, so the last old entry is found by halving.
   local low, high = upto, position
   while low < high do
@@ -43,17 +40,26 @@ while upto > trimmed do
   seen = seen + #page
   if #page < 16 then break end
   from = '(' .. page[16][1]
-  if seen >= tonumber(ARGV[4]) then
+  if seen >= tonumber(ARGV[6]) then
     local last = tonumber(string.match(page[16][1], '^%d+'))
     if last < upto then upto, more = last, 1 end
     break
   end
 end
-if upto > trimmed then redis.call('HSET', KEYS[1], 'trimmed', string.format('%.0f', upto)) end
+if upto > trimmed then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', '(' .. text(upto))) do
+    local g = open(id)
+    if g then
+      lose(g, upto, (count_stream(g, g.frontier, upto)), 'retention')
+      save(g)
+    end
+  end
+  redis.call('HSET', KEYS[1], 'trimmed', string.format('%.0f', upto))
+end
 local first = string.format('%.0f-0', upto + 1)
 for key in pairs(keys) do
   redis.call('XTRIM', key, 'MINID', '=', first)
   if redis.call('XLEN', key) == 0 then redis.call('DEL', key) end
 end
 redis.call('XTRIM', KEYS[2], 'MINID', '~', first)
-return {0, meta[3], string.format('%.0f', upto), more}
+return {0, text(trimmed), text(upto), more, reports}

@@ -1,0 +1,110 @@
+-- Everything else that is asked of a group.
+--
+-- ARGV: ..., group or '', what is asked, and what it needs.
+local id, asked = ARGV[4], ARGV[5]
+
+-- ensure: the options that it has as JSON or '' for none, those that it gets, where it begins, most groups of the stream,
+-- an incarnation. Answers whether it is new; 'options' and those that it has when they are others.
+local function ensure()
+  if epoch ~= ARGV[1] then return answer('log') end
+  local g = open(id)
+  if (g and g.options_text or '') ~= ARGV[6] then
+    if g then save(g) end
+    return answer('options', g and g.options_text or '')
+  end
+  if g then
+    g.options_text, g.options, g.changed = ARGV[7], cjson.decode(ARGV[7]), true
+    save(g)
+    return answer('ok', 0)
+  end
+  local siblings = '[' .. string.match(id, '^(.*:)[^:]*$')
+  local groups = call('ZLEXCOUNT', KEYS[6] .. ':names', siblings, siblings .. '\255')
+  if groups >= tonumber(ARGV[9]) then return answer('groups', groups + 1) end
+  local start = text(math.max(tonumber(ARGV[8]), trimmed))
+  for _, part in ipairs(PARTS) do call('DEL', KEYS[5] .. id .. '/' .. part) end
+  call('HSET', KEYS[5] .. id, 'incarnation', ARGV[10], 'epoch', epoch, 'options', ARGV[7], 'low', start, 'frontier', start,
+    'sequence', 0, 'lost', 0, 'lost_until', 0, 'stopped', 0, 'created', text(now), 'shape', '0 0 0 0 0 0 0')
+  call('ZADD', KEYS[6], start, id)
+  call('ZADD', KEYS[6] .. ':names', 0, id)
+  return answer('ok', 1)
+end
+
+local function remove_group()
+  if call('DEL', KEYS[5] .. id) == 0 then return answer('unknown') end
+  for _, part in ipairs(PARTS) do call('DEL', KEYS[5] .. id .. '/' .. part) end
+  for _, list in ipairs({'', ':names', ':due'}) do call('ZREM', KEYS[6] .. list, id) end
+  return answer('ok')
+end
+
+-- sweep: how many groups at most. Looks after those that have something due; answers whether there may be more.
+local function sweep()
+  local due = call('ZRANGEBYSCORE', KEYS[6] .. ':due', '-inf', text(now), 'LIMIT', 0, ARGV[6])
+  for _, each in ipairs(due) do
+    local g = open(each)
+    if g then
+      tick(g)
+      reap(g)
+      g.changed = true
+      save(g)
+    else
+      for _, list in ipairs({'', ':names', ':due'}) do call('ZREM', KEYS[6] .. list, each) end
+    end
+  end
+  return answer('ok', #due < tonumber(ARGV[6]) and 0 or 1)
+end
+
+if asked == 'ensure' then return ensure() end
+if asked == 'remove' then return remove_group() end
+if asked == 'sweep' then
+  if epoch ~= ARGV[1] then return answer('log') end
+  return sweep()
+end
+local g, refused = opened()
+if not g then return refused end
+local told = {}
+local function tell(...)
+  for _, value in ipairs({...}) do told[#told + 1] = value end
+end
+if asked == 'seek' then
+  -- seek: where to, an incarnation.
+  g.incarnation, g.stopped = ARGV[7], 0
+  begin_at(g, math.max(tonumber(ARGV[6]), trimmed))
+else
+  tick(g)
+end
+if asked == 'status' then
+  told = status(g)
+elseif asked == 'consumers' then
+  reap(g)
+  local seen = call('ZRANGE', g.seen, 0, -1, 'WITHSCORES')
+  for i = 1, #seen, 2 do tell(seen[i], text(tonumber(seen[i + 1])), call('HGET', g.flying, seen[i]) or 0) end
+elseif asked == 'letters' then
+  -- letters: after, how many. Answers a list: for each position, whether it is replayed, and what is known of it.
+  local found = call('ZRANGEBYSCORE', g.dead, '(' .. ARGV[6], '+inf', 'LIMIT', 0, ARGV[7])
+  for _, name in ipairs(found) do
+    local letter = unpack_entry(call('HGET', g.letters, name))
+    tell(name, call('ZSCORE', g.replaying, name) and 1 or 0, letter[1], letter[2], letter[3], letter[4], letter[5], letter[6])
+  end
+elseif asked == 'decide' then
+  -- decide: position, replay or discard.
+  local position, name = tonumber(ARGV[6]), ARGV[6]
+  local letter = call('HGET', g.letters, name)
+  if not letter then
+    save(g)
+    return answer('letter')
+  end
+  letter = unpack_entry(letter)
+  g.changed = true
+  local entry = read(g, position)
+  if ARGV[7] == 'discard' then
+    if entry and entry[REPLAYED] == 1 then remove(g, position, entry) end
+    call('HDEL', g.letters, name)
+    call('ZREM', g.dead, name)
+    call('ZREM', g.replaying, name)
+  elseif call('ZADD', g.replaying, name, name) == 1 and not entry then
+    -- One that the group was moved back before is delivered anyway.
+    insert(g, position, {letter[7], 'W', 0, letter[8], 1, '', '', 0, 0})
+  end
+end
+save(g)
+return answer('ok', told)
