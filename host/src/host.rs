@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backends::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use crate::cache::{Cache, CacheOptions, CachedTables, ReadThrough};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
     AuthConfig, Config, JwtAlgorithm as ConfiguredAlgorithm, JwtConfig, Right as ConfiguredRight,
@@ -32,7 +33,7 @@ use crate::plugins::{
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::groups::{GroupLimits, GroupOwner, Groups};
 use crate::streams::hub::Gate;
-use crate::streams::upcast::{UpcastLog, Upcasters};
+use crate::streams::upcast::{InvalidUpcast, UpcastLog, Upcasters};
 use crate::streams::{EventLog, Hub, Retention};
 use crate::tables::TableStore;
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
@@ -48,6 +49,8 @@ pub struct Host {
     live: LiveEngine,
     hub: Hub,
     groups: GroupOwner,
+    cache: ReadThrough,
+    tables: Arc<dyn TableStore>,
     log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
@@ -73,6 +76,10 @@ pub enum HostError {
     Deployments(#[from] ControlError),
     #[error(transparent)]
     Edge(#[from] GatewayError),
+    #[error("`cache.redis`: {0}")]
+    Cache(String),
+    #[error(transparent)]
+    Upcasters(#[from] InvalidUpcast),
     #[error("the guest threads do not start: {0}")]
     Threads(std::io::Error),
     #[error("a part of the start-up panicked: {0}")]
@@ -125,9 +132,14 @@ impl Host {
         &self.hub
     }
 
-    /// The tables, for embedders that read without HTTP.
+    /// The tables, for embedders that read without HTTP. Single rows come from the cache while they are unchanged.
     pub fn tables(&self) -> Arc<dyn TableStore> {
-        Arc::new(self.store.clone())
+        Arc::clone(&self.tables)
+    }
+
+    /// The cache, for what embedders want to keep in it. Events evict what depends on their aggregate.
+    pub fn cache(&self) -> &ReadThrough {
+        &self.cache
     }
 
     /// Groups of consumers, for embedders that consume without HTTP.
@@ -231,10 +243,14 @@ impl HostBuilder {
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
-        let log: Arc<dyn EventLog> = match self.upcasters.is_empty() {
+        let mut upcasters = self.upcasters.clone();
+        upcasters.declare(&self.config.upcasters)?;
+        let log: Arc<dyn EventLog> = match upcasters.is_empty() {
             true => Arc::new(store.clone()),
-            false => Arc::new(UpcastLog::new(Arc::new(store.clone()), Arc::new(self.upcasters.clone()))),
+            false => Arc::new(UpcastLog::new(Arc::new(store.clone()), Arc::new(upcasters))),
         };
+        let cache = self.cache()?;
+        let tables: Arc<dyn TableStore> = Arc::new(CachedTables::new(Arc::new(store.clone()), cache.clone()));
         let registry = self.registry(&store, &log, &pool).await?;
         registry.start_deployed().await?;
         let tasks = Tasks::new();
@@ -255,7 +271,15 @@ impl HostBuilder {
                 Ok(())
             }
         });
-        let services = self.services((&store, &log), &registry, (&live, &hub, &groups), &ready);
+        let (follower, followed) = (cache.clone(), Arc::clone(&log));
+        tasks.supervise(TaskKind::BACKGROUND, "cache", move || {
+            let (follower, followed) = (follower.clone(), Arc::clone(&followed));
+            async move {
+                follower.follow(followed).await;
+                Ok(())
+            }
+        });
+        let services = self.services((&store, &log, &tables), &registry, (&live, &hub, &groups), &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -278,7 +302,34 @@ impl HostBuilder {
         }
         info!(%addr, store = %self.config.serve.data.display(), "host started");
         let drain_max = self.config.serve.drain_max();
-        Ok(Host { addr, store, log, registry, live, hub, groups, pool, tasks, edge, drain_max })
+        Ok(Host {
+            addr,
+            store,
+            log,
+            registry,
+            live,
+            hub,
+            groups,
+            cache,
+            tables,
+            pool,
+            tasks,
+            edge,
+            drain_max,
+        })
+    }
+
+    fn cache(&self) -> Result<ReadThrough, HostError> {
+        let config = &self.config.cache;
+        let options = CacheOptions {
+            entries_max: config.entries_max,
+            bytes_max: config.bytes_max,
+            ttl: config.ttl(),
+            ..CacheOptions::default()
+        };
+        let second =
+            config.redis.as_deref().map(|address| second_level(address, &config.name)).transpose()?;
+        Ok(ReadThrough::new(&options, second))
     }
 
     async fn open_store(&self) -> Result<SqliteStore, HostError> {
@@ -406,7 +457,7 @@ impl HostBuilder {
 
     fn services(
         &self,
-        (store, log): (&SqliteStore, &Arc<dyn EventLog>),
+        (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
         registry: &Registry,
         (live, hub, groups): (&LiveEngine, &Hub, &GroupOwner),
         ready: &Arc<AtomicBool>,
@@ -416,7 +467,7 @@ impl HostBuilder {
             log: Arc::clone(log),
             hub: hub.clone(),
             groups: Arc::new(groups.clone()),
-            tables: Arc::new(store.clone()),
+            tables: Arc::clone(tables),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),
             checkpoints: Arc::new(store.clone()),
@@ -428,6 +479,19 @@ impl HostBuilder {
             }),
         }
     }
+}
+
+/// A server that cannot be reached is no reason not to start: rows are read from the store meanwhile.
+#[cfg(feature = "redis")]
+fn second_level(address: &str, name: &str) -> Result<Arc<dyn Cache>, HostError> {
+    use crate::backends::redis::{InvalidAddress, RedisCache, RedisLink};
+    let address = address.parse().map_err(|error: InvalidAddress| HostError::Cache(error.to_string()))?;
+    Ok(Arc::new(RedisCache::new(RedisLink::new(address, None, name))))
+}
+
+#[cfg(not(feature = "redis"))]
+fn second_level(_: &str, _: &str) -> Result<Arc<dyn Cache>, HostError> {
+    Err(HostError::Cache("this host was built without Redis".into()))
 }
 
 fn auth_options(config: &AuthConfig) -> AuthOptions {
