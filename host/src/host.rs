@@ -243,12 +243,7 @@ impl HostBuilder {
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
-        let mut upcasters = self.upcasters.clone();
-        upcasters.declare(&self.config.upcasters)?;
-        let log: Arc<dyn EventLog> = match upcasters.is_empty() {
-            true => Arc::new(store.clone()),
-            false => Arc::new(UpcastLog::new(Arc::new(store.clone()), Arc::new(upcasters))),
-        };
+        let log = self.upcast(Arc::new(store.clone()))?;
         let cache = self.cache()?;
         let tables: Arc<dyn TableStore> = Arc::new(CachedTables::new(Arc::new(store.clone()), cache.clone()));
         let registry = self.registry(&store, &log, &pool).await?;
@@ -271,14 +266,7 @@ impl HostBuilder {
                 Ok(())
             }
         });
-        let (follower, followed) = (cache.clone(), Arc::clone(&log));
-        tasks.supervise(TaskKind::BACKGROUND, "cache", move || {
-            let (follower, followed) = (follower.clone(), Arc::clone(&followed));
-            async move {
-                follower.follow(followed).await;
-                Ok(())
-            }
-        });
+        evict_by_events(&tasks, cache.clone(), Arc::clone(&log));
         let services = self.services((&store, &log, &tables), &registry, (&live, &hub, &groups), &ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
@@ -316,6 +304,16 @@ impl HostBuilder {
             tasks,
             edge,
             drain_max,
+        })
+    }
+
+    /// A log as consumers see it, with the upcasters in Rust and those of the configuration.
+    fn upcast(&self, log: Arc<dyn EventLog>) -> Result<Arc<dyn EventLog>, InvalidUpcast> {
+        let mut upcasters = self.upcasters.clone();
+        upcasters.declare(&self.config.upcasters)?;
+        Ok(match upcasters.is_empty() {
+            true => log,
+            false => Arc::new(UpcastLog::new(log, Arc::new(upcasters))),
         })
     }
 
@@ -479,6 +477,16 @@ impl HostBuilder {
             }),
         }
     }
+}
+
+fn evict_by_events(tasks: &Tasks, cache: ReadThrough, log: Arc<dyn EventLog>) {
+    tasks.supervise(TaskKind::BACKGROUND, "cache", move || {
+        let (cache, log) = (cache.clone(), Arc::clone(&log));
+        async move {
+            cache.follow(log).await;
+            Ok(())
+        }
+    });
 }
 
 /// A server that cannot be reached is no reason not to start: rows are read from the store meanwhile.
