@@ -16,8 +16,10 @@ use futures_util::future::BoxFuture;
 use millrace::backends::memory::MemoryCache;
 use millrace::backends::redis::{RedisCache, RedisLink};
 use millrace::cache::{Cache, CacheOptions, Entry, Lookup, ReadThrough, Stamp, Stored};
+use millrace::config::Layers;
 use millrace::error::BackendError;
 use millrace::event::TenantId;
+use millrace_tests::embedded::Embedded;
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 
 async fn in_memory() -> (Arc<dyn Cache>, ()) {
@@ -126,4 +128,36 @@ impl Cache for Counting {
         let marks = marks.to_vec();
         self.counted(&self.writes, async move { self.cache.invalidate(&marks).await }.boxed())
     }
+}
+
+#[test]
+fn an_address_is_printed_without_its_password_and_settings_are_bounded() {
+    let settings = |key: &str, value: &str| {
+        let mut layers = Layers::new();
+        layers.flag("--set", key, value);
+        layers.resolve()
+    };
+    let resolved = settings("cache.redis", "redis://me:secret@cache.example:6379/1").unwrap();
+    let printed = resolved.settings.iter().find(|setting| setting.key == "cache.redis").unwrap();
+    assert_eq!(printed.value, "\"redis://********@cache.example:6379/1\"");
+    for (assignment, said) in [
+        ("cache.entries_max=0", "counts from 1"),
+        ("cache.bytes_max=0", "counts from 1"),
+        ("cache.ttl_ms=0", "counts from 1"),
+        ("cache.ttl_ms=3600001", "cache_ttl_ceiling = 3600000"),
+        ("cache.name=a{b", "letters, digits"),
+        ("cache.entries=5", "cache.entries_max"),
+    ] {
+        let mut layers = Layers::new();
+        let error = layers.assignment(assignment).unwrap().resolve().map(drop).expect_err(assignment);
+        assert!(error.to_string().contains(said), "`{said}` in `{error}`");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_ends_the_start_with_a_sentence() {
+    let started =
+        Embedded::start_with(|config| config.cache.redis = Some("memcached://localhost".into())).await;
+    let error = format!("{:#}", started.map(drop).unwrap_err());
+    assert!(error.contains("cache.redis") && error.contains("write redis://host:6379"), "{error}");
 }

@@ -1,5 +1,6 @@
 //! Rows by key through the cache: the same answers as without it, at every moment.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -14,6 +15,7 @@ use millrace_tests::conformance::effects::{Effects, column, commit, table, task}
 use millrace_tests::embedded::{Embedded, token};
 use millrace_tests::redis_server::free_port;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{Counting, tenant, two_levels};
 
@@ -146,31 +148,28 @@ async fn c77_whoever_sees_a_commit_in_the_store_sees_it_in_the_cache() {
 async fn sn16_rows_stay_right_under_many_readers_and_a_writer() {
     let mut rig = Rig::new().await;
     rig.put("k", 1).await;
-    let told = Arc::new(std::sync::atomic::AtomicI64::new(1));
-    let readers: Vec<_> = (0..4)
-        .map(|_| {
-            let (tables, told) = (Arc::clone(&rig.tables), Arc::clone(&told));
-            tokio::spawn(async move {
-                loop {
-                    let before = told.load(std::sync::atomic::Ordering::SeqCst);
-                    let (_, row) = tables.get(&tenant("acme"), "rows", "k").await.unwrap();
-                    let read = n(row.as_ref()).unwrap();
-                    assert!(read >= before, "{read} is older than {before}");
-                    if read == 300 {
-                        return;
-                    }
-                    tokio::task::yield_now().await;
+    let told = Arc::new(AtomicI64::new(1));
+    let mut readers = JoinSet::new();
+    for _ in 0..4 {
+        let (tables, told) = (Arc::clone(&rig.tables), Arc::clone(&told));
+        readers.spawn(async move {
+            loop {
+                let before = told.load(Ordering::SeqCst);
+                let (_, row) = tables.get(&tenant("acme"), "rows", "k").await.unwrap();
+                let read = n(row.as_ref()).unwrap();
+                assert!(read >= before, "{read} is older than {before}");
+                if read == 300 {
+                    return;
                 }
-            })
-        })
-        .collect();
+                tokio::task::yield_now().await;
+            }
+        });
+    }
     for version in 2..=300 {
         rig.put("k", version).await;
-        told.store(version, std::sync::atomic::Ordering::SeqCst);
+        told.store(version, Ordering::SeqCst);
     }
-    for reader in readers {
-        reader.await.unwrap();
-    }
+    readers.join_all().await;
 }
 
 #[tokio::test]

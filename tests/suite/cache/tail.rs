@@ -14,6 +14,7 @@ use millrace_tests::embedded::Embedded;
 use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::until;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::tenant;
 
@@ -64,10 +65,12 @@ fn order() -> Event<'static> {
     }
 }
 
-fn followed(log: Arc<dyn EventLog>) -> (ReadThrough, tokio::task::JoinHandle<()>) {
+fn followed(log: Arc<dyn EventLog>) -> (ReadThrough, JoinSet<()>) {
     let cache = ReadThrough::new(&CacheOptions::default(), None);
     let follower = cache.clone();
-    (cache, tokio::spawn(async move { follower.follow(log).await }))
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { follower.follow(log).await });
+    (cache, tasks)
 }
 
 #[tokio::test]
@@ -127,7 +130,7 @@ async fn redis_log(server: &RedisServer) -> Arc<RedisLog> {
 async fn sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server() {
     let mut server = RedisServer::durable(Engine::Redis);
     let (here, there) = (redis_log(&server).await, redis_log(&server).await);
-    let (cache, follower) = followed(here.clone());
+    let (cache, mut follower) = followed(here.clone());
     let rows = orders(&cache);
     let one = ask(&rows, None, "1");
     set(&cache, &one).await;
@@ -154,5 +157,5 @@ async fn sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_serv
     set(&cache, &one).await;
     append(&*there, "", "1").await;
     gone(&cache, &one).await;
-    assert!(!follower.is_finished());
+    assert!(follower.try_join_next().is_none(), "it follows on");
 }
