@@ -6,6 +6,7 @@
 //! Deliberately absent: side effects. Parsing opens no port, makes no folder
 //! and reads nothing but the config file. Limits have the names of `limits.rs`.
 
+mod cache;
 mod check;
 mod groups;
 mod layers;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use cache::CacheConfig;
 pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
 pub use redis::{LogAddress, RedisAckConfig, RedisConfig};
@@ -26,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 use crate::limits;
 use crate::plugins::{FailurePolicy, LostPolicy, PluginSettings};
+use crate::streams::upcast::DeclaredUpcast;
 
 /// Everything that `millrace serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +40,11 @@ pub struct Config {
     pub store: StoreConfig,
     pub groups: GroupsConfig,
     pub redis: RedisConfig,
+    pub cache: CacheConfig,
     pub processors: ProcessorsConfig,
     pub telemetry: TelemetryConfig,
+    /// How payloads of earlier schema versions look to every consumer.
+    pub upcasters: Vec<DeclaredUpcast>,
     /// By plugin name: configuration, grants, lanes, own limits.
     pub plugins: BTreeMap<String, PluginSettings>,
 }

@@ -5,6 +5,8 @@
 //! round under one deadline, so that nothing new comes in while what was handled is committed.
 
 mod auth;
+mod parts;
+#[cfg_attr(not(feature = "redis"), path = "host/no_shared_log.rs")]
 mod shared_log;
 
 use std::fmt;
@@ -17,24 +19,21 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use auth::auth_options;
 use shared_log::{InvalidLog, SharedLog};
 
-use crate::backends::sqlite::{LogPlace, OpenError, SqliteOptions, SqliteStore};
+use crate::backends::sqlite::{OpenError, SqliteStore};
+use crate::cache::{CachedTables, ReadThrough};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{BackendError, Classify as _};
-use crate::gateway::{Gateway, GatewayError, GatewayOptions, Readiness, Services};
+use crate::gateway::{Gateway, GatewayError, Readiness};
 use crate::live::LiveEngine;
-use crate::plugins::{
-    ArtifactStore, ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry,
-    RegistryParts, RuntimeOptions, WasmRuntime,
-};
-use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
-use crate::streams::groups::{GroupLimits, GroupOwner, Groups};
+use crate::plugins::{ControlError, DirectoryWatcher, PluginControl, PluginError, Registry};
+use crate::processors::GuestPool;
+use crate::streams::groups::Groups;
 use crate::streams::hub::Gate;
-use crate::streams::upcast::{UpcastLog, Upcasters};
-use crate::streams::{EventLog, Hub, Retention};
+use crate::streams::upcast::{InvalidUpcast, Upcasters};
+use crate::streams::{EventLog, Hub};
 use crate::tables::TableStore;
 use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
 
@@ -48,7 +47,9 @@ pub struct Host {
     registry: Registry,
     live: LiveEngine,
     hub: Hub,
-    groups: GroupOwner,
+    groups: Arc<dyn Groups>,
+    cache: ReadThrough,
+    tables: Arc<dyn TableStore>,
     log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
@@ -81,6 +82,10 @@ pub enum HostError {
     Deployments(#[from] ControlError),
     #[error(transparent)]
     Edge(#[from] GatewayError),
+    #[error("`cache.redis`: {0}")]
+    Cache(String),
+    #[error(transparent)]
+    Upcasters(#[from] InvalidUpcast),
     #[error("the guest threads do not start: {0}")]
     Threads(std::io::Error),
     #[error("a part of the start-up panicked: {0}")]
@@ -144,14 +149,19 @@ impl Host {
         &self.hub
     }
 
-    /// The tables, for embedders that read without HTTP.
+    /// The tables, for embedders that read without HTTP. Single rows come from the cache while they are unchanged.
     pub fn tables(&self) -> Arc<dyn TableStore> {
-        Arc::new(self.store.clone())
+        Arc::clone(&self.tables)
+    }
+
+    /// The cache, for what embedders want to keep in it. Events evict what depends on their aggregate.
+    pub fn cache(&self) -> &ReadThrough {
+        &self.cache
     }
 
     /// Groups of consumers, for embedders that consume without HTTP.
     pub fn groups(&self) -> Arc<dyn Groups> {
-        Arc::new(self.groups.clone())
+        Arc::clone(&self.groups)
     }
 
     pub fn plugins(&self) -> Arc<dyn PluginControl> {
@@ -260,10 +270,9 @@ impl HostBuilder {
             Some(shared) => shared.log(),
             None => Arc::new(store.clone()),
         };
-        let log = match self.upcasters.is_empty() {
-            true => stored,
-            false => Arc::new(UpcastLog::new(stored, Arc::new(self.upcasters.clone()))),
-        };
+        let log = self.upcast(stored)?;
+        let cache = self.cache()?;
+        let tables: Arc<dyn TableStore> = Arc::new(CachedTables::new(Arc::new(store.clone()), cache.clone()));
         let registry = self.registry(&store, &log, shared_log.as_ref(), &pool).await?;
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
@@ -279,17 +288,17 @@ impl HostBuilder {
         if let Some(gate) = self.change_gate.clone() {
             hub = hub.with_gate(gate);
         }
-        let groups = self.groups(&store, &log);
-        let keeper = groups.clone();
+        let (groups, keep) = self.groups(&store, &log, shared_log.as_ref());
         tasks.supervise(TaskKind::BACKGROUND, "groups", move || {
-            let keeper = keeper.clone();
+            let kept = keep();
             async move {
-                keeper.keep().await;
+                kept.await;
                 Ok(())
             }
         });
+        evict_by_events(&tasks, cache.clone(), Arc::clone(&log));
         let ready = readiness(stages.clone(), shared_log.clone());
-        let services = self.services((&store, &log), &registry, (&live, &hub, &groups), ready);
+        let services = self.services((&store, &log, &tables), &registry, (&live, &hub, &groups), ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -340,6 +349,8 @@ impl HostBuilder {
             live,
             hub,
             groups,
+            cache,
+            tables,
             pool,
             tasks,
             edge,
@@ -348,154 +359,16 @@ impl HostBuilder {
             drain_max,
         })
     }
+}
 
-    async fn open_store(&self) -> Result<SqliteStore, HostError> {
-        let config = &self.config.store;
-        let options = SqliteOptions {
-            retention: Retention { age: config.retention_age(), events: config.retention_events },
-            disk_free_bytes_min: config.disk_free_bytes_min,
-            dedup_events_max: config.dedup_events_max,
-            tail_bytes_max: config.tail_bytes_max,
-            tombstone_age_max: config.tombstone_age_max(),
-            dead_letters_max: config.dead_letters_max,
-            change_stream_events_max: config.change_stream_events_max,
-            keyed_state_bytes_max: config.keyed_state_bytes_max,
-            keyed_state_entries_max: config.keyed_state_entries_max,
-            state_expired_keep: config.state_expired_keep(),
-            wal_bytes_soft_max: config.wal_bytes_soft_max,
-            wal_bytes_hard_max: config.wal_bytes_hard_max,
-            clock: Arc::clone(&self.clock),
-            log: if self.config.serve.log.is_some() { LogPlace::Elsewhere } else { LogPlace::Own },
-            ..SqliteOptions::new(&self.config.serve.data)
-        };
-        Ok(off_the_runtime(move || SqliteStore::open(options)).await??)
-    }
-
-    async fn registry(
-        &self,
-        store: &SqliteStore,
-        log: &Arc<dyn EventLog>,
-        shared_log: Option<&SharedLog>,
-        pool: &GuestPool,
-    ) -> Result<Registry, HostError> {
-        let config = &self.config.processors;
-        let data = &self.config.serve.data;
-        let artifacts: Arc<dyn ArtifactStore> = Arc::new(FileArtifacts::open(data.join("artifacts"))?);
-        let options = RuntimeOptions {
-            cache_dir: Some(data.join("precompiled")),
-            instances_max: config.instances_max,
-            memory_bytes_max: config.guest_memory_bytes_max,
-            state_bytes_max: config.guest_state_bytes_max,
-            call_max: config.guest_call_max(),
-            compiler: self.compiler.clone(),
-            compile_memory_bytes_max: config.compile_memory_bytes_max,
-            compile_max: config.compile_max(),
-            precompiled_bytes_max: config.precompiled_bytes_max,
-            artifacts: Some(Arc::clone(&artifacts)),
-        };
-        let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
-        let engine = Engine {
-            log: Arc::clone(log),
-            checkpoints: Arc::new(store.clone()),
-            pool: pool.clone(),
-            clock: Arc::clone(&self.clock),
-            shared_log: shared_log.map(|shared| shared.for_processors(store)),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        Ok(Registry::new(RegistryParts {
-            engine,
-            runtime: Arc::new(runtime),
-            artifacts,
-            deployments: Arc::new(store.clone()),
-            tables: Arc::new(store.clone()),
-            settings: self.config.plugins.clone(),
-            processors: ProcessorSettings {
-                retries_max: config.retries_max,
-                retry_wait_min: config.retry_wait_min(),
-                retry_wait_max: config.retry_wait_max(),
-                on_failure: config.on_failure,
-                on_position_lost: config.on_position_lost,
-                parked_events_max: config.parked_events_max,
-                parked_bytes_max: config.parked_bytes_max,
-                breaker_failures_max: config.breaker_failures_max,
-                breaker_wait_min: config.breaker_wait_min(),
-                breaker_wait_max: config.breaker_wait_max(),
-                commit_events_max: config.commit_events_max,
-                commit_events: config.commit_events_max / 2,
-                commit_bytes_max: config.commit_bytes_max,
-                idle_max: config.task_idle_max(),
-                shadow: ShadowSettings {
-                    events: config.shadow_events,
-                    time: config.shadow(),
-                    time_max: config.shadow_max(),
-                    time_ratio_max: config.shadow_time_ratio_max,
-                    errors_max: config.shadow_errors_max,
-                    ..ShadowSettings::default()
-                },
-                ..ProcessorSettings::default()
-            },
-        }))
-    }
-
-    fn groups(&self, store: &SqliteStore, log: &Arc<dyn EventLog>) -> GroupOwner {
-        let config = &self.config.groups;
-        let limits = GroupLimits {
-            groups_max: config.groups_max,
-            consumers_max: config.group_consumers_max,
-            consumer_idle: config.group_consumer_idle_max(),
-            in_flight_max: config.group_in_flight_max,
-            consumer_in_flight_max: config.group_consumer_in_flight_max,
-            window_events_max: config.group_window_events_max,
-            window_bytes_max: config.group_window_bytes_max,
-            waiters_max: config.group_waiters_max,
-            dead_letters_max: config.group_dead_letters_max,
-        };
-        GroupOwner::new(Arc::clone(log), Arc::new(store.clone()), Arc::clone(&self.clock), limits)
-    }
-
-    fn gateway_options(&self) -> GatewayOptions {
-        let config = &self.config.gateway;
-        GatewayOptions {
-            auth: auth_options(&self.config.auth),
-            cors_origins: config.cors_origins.clone(),
-            tenant_requests_per_s: config.tenant_requests_per_s,
-            tenant_requests_burst: config.tenant_requests_burst,
-            header_wait_max: config.header_wait_max(),
-            body_idle_max: config.body_idle_max(),
-            body_bytes_max: config.body_bytes_max,
-            upload_bytes_max: config.upload_bytes_max,
-            connections_max: config.connections_max,
-            sse_heartbeat: config.sse_heartbeat(),
-            change_window: config.change_window(),
-            write_wait_max: config.write_wait_max(),
-            live_message_bytes_max: config.live_message_bytes_max,
-            live_subscriptions_max: config.live_subscriptions_max,
-            live_first_command_wait_max: config.live_first_command_wait_max(),
-            drain_max: self.config.serve.drain_max() / 2,
-            ..GatewayOptions::new(self.config.serve.bind)
+fn evict_by_events(tasks: &Tasks, cache: ReadThrough, log: Arc<dyn EventLog>) {
+    tasks.supervise(TaskKind::BACKGROUND, "cache", move || {
+        let (cache, log) = (cache.clone(), Arc::clone(&log));
+        async move {
+            cache.follow(log).await;
+            Ok(())
         }
-    }
-
-    fn services(
-        &self,
-        (store, log): (&SqliteStore, &Arc<dyn EventLog>),
-        registry: &Registry,
-        (live, hub, groups): (&LiveEngine, &Hub, &GroupOwner),
-        ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
-    ) -> Services {
-        Services {
-            log: Arc::clone(log),
-            hub: hub.clone(),
-            groups: Arc::new(groups.clone()),
-            tables: Arc::new(store.clone()),
-            live: Arc::new(live.clone()),
-            plugins: Arc::new(registry.clone()),
-            checkpoints: Arc::new(store.clone()),
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&self.render),
-            ready,
-        }
-    }
+    });
 }
 
 /// The start has ended so, unless the host is stopping already.

@@ -1,6 +1,7 @@
 //! Millrace: durable event streams and sandboxed WebAssembly processors in one binary.
 
 pub mod backends;
+pub mod cache;
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;

@@ -198,7 +198,7 @@ fn event_without_an_id_derives_one() {
 }
 
 #[test]
-fn bad_event_is_refused_and_leaves_nothing() {
+fn c03_bad_event_is_refused_and_leaves_nothing() {
     let good = Event { aggregate: "a", agg_id: "1", event_type: "t", ..Event::default() };
     let long = "x".repeat(NAME_BYTES_MAX + 1);
     let large = vec![b' '; EVENT_PAYLOAD_BYTES_MAX + 1];

@@ -2,6 +2,7 @@
 
 mod bad_host;
 mod batches;
+mod cache;
 mod changes;
 mod checklist;
 mod checkpoints;
@@ -10,6 +11,7 @@ mod clients;
 mod commands;
 mod crash_points;
 mod cuts;
+mod envelope;
 mod gateway;
 mod groups;
 mod guests;

@@ -3,6 +3,7 @@
 use super::{Config, JwtConfig, TokenConfig};
 use crate::event::TenantId;
 use crate::limits;
+use crate::streams::upcast::Upcasters;
 
 /// A key, and why its value is not usable.
 type Wrong = (String, String);
@@ -16,6 +17,10 @@ impl Config {
         self.check_telemetry()?;
         self.groups.check()?;
         self.redis.check(self.serve.log.is_some(), &self.store)?;
+        self.cache.check()?;
+        if let Err(error) = Upcasters::default().declare(&self.upcasters) {
+            return wrong("upcasters", error.to_string());
+        }
         for (name, settings) in &self.plugins {
             if settings.lanes.is_some_and(|lanes| lanes == 0 || lanes > limits::LANES_MAX) {
                 let max = limits::LANES_MAX;

@@ -1,12 +1,13 @@
 //! The layers of the configuration, and which of them a value came from.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::Serialize;
 
-use super::{Config, ConfigError, LogAddress};
+use super::{Config, ConfigError};
 use crate::plugins::PluginSettings;
 
 /// How environment variables of settings begin: `MILLRACE_STORE__RETENTION_EVENTS`.
@@ -230,10 +231,7 @@ fn written(value: &Value, path: &[String]) -> String {
     match value {
         Value::Empty(..) => String::new(),
         Value::String(..) if secret => format!("\"{MASK}\""),
-        Value::String(_, text) if path.last().is_some_and(|name| name == "log") => {
-            format!("{:?}", LogAddress::masked(text))
-        }
-        Value::String(_, text) => format!("{text:?}"),
+        Value::String(_, text) => format!("{:?}", without_credentials(text)),
         Value::Array(_, items) => {
             let items: Vec<String> = items.iter().map(|item| written(item, path)).collect();
             format!("[{}]", items.join(", "))
@@ -258,6 +256,14 @@ fn written(value: &Value, path: &[String]) -> String {
             (_, _, Some(n)) => n.to_string(),
             _ => String::new(),
         },
+    }
+}
+
+/// An address without who uses it: `redis://user:password@host` names a secret.
+fn without_credentials(text: &str) -> Cow<'_, str> {
+    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+        Some((scheme, place)) => format!("{scheme}://{MASK}@{place}").into(),
+        None => text.into(),
     }
 }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::HostError;
+use super::parts::Keep;
 use crate::backends::redis::{
-    InvalidAddress, RedisAck, RedisAddress, RedisLeases, RedisLink, RedisLog, RedisOptions,
+    InvalidAddress, RedisAck, RedisAddress, RedisGroups, RedisLeases, RedisLink, RedisLog, RedisOptions,
 };
 use crate::backends::sqlite::SqliteStore;
 use crate::checkpoints::{LogMarks as _, Outbox as _};
@@ -17,6 +19,7 @@ use crate::config::{Config, LogAddress, RedisAckConfig};
 use crate::error::Classify as _;
 use crate::limits::{LOG_MARK_EVERY, REDIS_EVENTS_MAX};
 use crate::processors::{Relay, SharedLog as ForProcessors};
+use crate::streams::groups::{GroupLimits, Groups};
 use crate::streams::{EventLog, Retention};
 use crate::tasks::{TaskKind, Tasks};
 
@@ -29,6 +32,8 @@ pub struct InvalidLog(#[from] InvalidAddress);
 #[derive(Clone, Debug)]
 pub(super) struct SharedLog {
     log: RedisLog,
+    /// For what lies beside it.
+    link: RedisLink,
     owners: Ownerships,
     store: SqliteStore,
     /// They outlive what processors do, since they carry what comes of that.
@@ -61,12 +66,24 @@ impl SharedLog {
         });
         // One process at a time has a store, so the next run of this host need not wait for the end of the last one's
         // leases.
-        let owners = Ownerships::new(Arc::new(RedisLeases::new(link)), store.epoch().0, redis.lease());
-        Ok(Some(Self { log, owners, store: store.clone(), tasks: Tasks::new() }))
+        let owners =
+            Ownerships::new(Arc::new(RedisLeases::new(link.clone())), store.epoch().0, redis.lease());
+        Ok(Some(Self { log, link, owners, store: store.clone(), tasks: Tasks::new() }))
     }
 
     pub(super) fn log(&self) -> Arc<dyn EventLog> {
         Arc::new(self.log.clone())
+    }
+
+    /// Groups of consumers beside the log, and what has to run for them.
+    pub(super) fn groups(&self, log: &Arc<dyn EventLog>, limits: GroupLimits) -> (Arc<dyn Groups>, Keep) {
+        let groups = RedisGroups::new(self.link.clone(), &self.log, Arc::clone(log), limits);
+        let keeper = groups.clone();
+        let keep = move || {
+            let keeper = keeper.clone();
+            async move { keeper.keep().await }.boxed()
+        };
+        (Arc::new(groups), Arc::new(keep))
     }
 
     pub(super) fn for_processors(&self, store: &SqliteStore) -> ForProcessors {

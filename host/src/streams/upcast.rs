@@ -5,14 +5,22 @@
 //! published with, until there is none; the log keeps what was published, and
 //! every consumer (processors, tails, change streams, pages) sees the result.
 //! An event whose step fails stays as it was published: it is counted, said in
-//! the log, and its schema version tells the consumer. Which change streams an
-//! event is in is decided by what was published.
+//! the log, and its schema version tells the consumer.
+//!
+//! Which change streams an event is in is decided by its payload as it was
+//! published, before any step: a scope by a field reads the name that the
+//! field had then. Where an upcast renames such a field, events of the earlier
+//! schema version are found in that scope's streams only if the scope was
+//! declared with the earlier name, too.
+
+mod declared;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+pub use declared::{DeclaredUpcast, UpcastStep};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use metrics::counter;
@@ -44,6 +52,12 @@ pub enum InvalidUpcast {
     Version { event_type: String },
     #[error("`{event_type}` has two upcasts from schema version {from}")]
     Twice { event_type: String, from: u32 },
+    #[error(
+        "the upcasts of `{event_type}` have a gap: none takes it from schema version {missing} to {}", missing + 1
+    )]
+    Gap { event_type: String, missing: u32 },
+    #[error("the upcast of `{event_type}` from schema version {from}: {why}")]
+    Step { event_type: String, from: u32, why: String },
 }
 
 impl Upcasters {

@@ -11,6 +11,7 @@ mod cell;
 mod changes;
 mod filter;
 mod json;
+mod last_changed;
 mod like;
 mod query;
 mod schema;
@@ -21,6 +22,7 @@ pub use cell::{Cell, CellError, Cells, CellsBuilder};
 pub use changes::{Changed, CommitChanges, RowChange, RowChanges, RowChangesSender, row_changes};
 pub use filter::Filter;
 pub use json::{write_integer, write_number, write_text, write_value};
+pub use last_changed::{LastChanged, RowNote};
 pub use like::{matches_ilike, matches_like};
 pub use query::{ColumnUse, Condition, InvalidQuery, Operator, Order, Query, RowCursor, Value, column_of};
 pub use schema::{Column, ColumnType, InvalidSchema, TableSchema};
@@ -85,6 +87,12 @@ pub trait TableStore: Send + Sync + Debug {
     /// Every change to a tenant's rows of a table that is committed from now on. What was committed before the
     /// answer is seen by every read that begins after it. Commits come in their order, after they are durable.
     fn watch(&self, tenant: &TenantId, table: &str) -> BoxFuture<'_, Result<RowChanges, TableError>>;
+
+    /// At which revision rows changed last, noted before a commit can be read. None from a store that cannot say
+    /// that; then nobody keeps copies of its rows.
+    fn last_changed(&self) -> Option<&LastChanged> {
+        None
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -35,6 +35,16 @@ pub const LEASES_HELD: &str = "millrace_leases_held";
 pub const LEASES_LOST: &str = "millrace_leases_lost_total";
 pub const LOG_FOREIGN_TRIMS: &str = "millrace_log_foreign_trims_total";
 
+// The cache. Labels: `level` (`first`, `second`) of the hits and stale stores; `call` of the errors.
+pub const CACHE_HITS: &str = "millrace_cache_hits_total";
+pub const CACHE_MISSES: &str = "millrace_cache_misses_total";
+pub const CACHE_LOADS: &str = "millrace_cache_loads_total";
+pub const CACHE_COALESCED: &str = "millrace_cache_coalesced_total";
+pub const CACHE_STALE_STORES: &str = "millrace_cache_stale_stores_total";
+pub const CACHE_TOO_LARGE: &str = "millrace_cache_too_large_total";
+pub const CACHE_EVICTIONS: &str = "millrace_cache_evictions_total";
+pub const CACHE_ERRORS: &str = "millrace_cache_errors_total";
+
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
 
@@ -270,6 +280,23 @@ pub const RECORDED_METRICS: &[Metric] = &[
     histogram(CODE_LOAD_SECONDS, "Time of one such load."),
     counter(CODE_GIVEN_BACK, "Times that an idle plugin gave its code back."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
+    counter(CACHE_HITS, "Reads that the cache answered, by level."),
+    counter(CACHE_MISSES, "Reads that no level of the cache could answer."),
+    counter(CACHE_LOADS, "Reads of the store for the cache."),
+    counter(CACHE_COALESCED, "Reads that waited for somebody else's load of the same."),
+    counter(
+        CACHE_STALE_STORES,
+        "Values that were not kept, since they were invalidated while they were loaded, by level.",
+    ),
+    counter(
+        CACHE_TOO_LARGE,
+        "Values that were not kept because they are larger than `cache_value_bytes_max`.",
+    ),
+    counter(CACHE_EVICTIONS, "Values that made room for others in the process."),
+    counter(
+        CACHE_ERRORS,
+        "Calls of the cache's second level that failed or took too long, by call; the store was read instead.",
+    ),
     counter(STATE_EXPIRED, "Entries of keyed state that the host removed long after they had expired."),
     counter(SPANS_EXPORTED, "Spans that the trace collector took."),
     counter(

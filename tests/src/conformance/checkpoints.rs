@@ -230,7 +230,7 @@ pub async fn stale_versions_are_left_out(seams: Seams) {
     assert_eq!(row(&seams, &task.tenant, "k").await.unwrap().version, 6);
 }
 
-pub async fn late_write_does_not_bring_a_row_back(seams: Seams) {
+pub async fn sn20_late_write_does_not_bring_a_row_back(seams: Seams) {
     let tables = [table("rows", true)];
     let (task, generation) = board(&seams, &tables).await;
     let mut effects = Effects::default();
@@ -555,7 +555,7 @@ macro_rules! checkpoints_conformance {
             emitted_events_are_followed_like_published_ones,
             repeated_emit_is_skipped_and_a_conflicting_one_refused, row_belongs_to_its_first_writer,
             table_of_another_plugin_is_refused, stale_versions_are_left_out,
-            late_write_does_not_bring_a_row_back, unversioned_rows_take_every_write,
+            sn20_late_write_does_not_bring_a_row_back, unversioned_rows_take_every_write,
             last_write_of_a_commit_wins, highest_version_of_a_commit_wins, keyed_state_is_scanned_in_order,
             a_scan_ends_at_its_bytes_and_goes_on_from_its_last_key,
             keyed_state_keeps_its_expiry_and_answers_what_has_expired, sizes_of_keyed_state_follow_its_entries,

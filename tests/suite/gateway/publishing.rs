@@ -9,7 +9,7 @@ fn event(agg_id: &str, version: u64) -> Value {
 }
 
 #[tokio::test]
-async fn a_json_event_comes_back_with_every_field_and_digit() {
+async fn c02_sn23_a_json_event_comes_back_with_every_field_and_digit() {
     let rig = Rig::start().await;
     let body = r#"{"aggregate":"thing","agg_id":"a\"b","version":9223372036854775807,"type":"thing.made",
         "at":"2013-01-01T10:15:00.123456+02:00","schema_version":2,"id":"my-id","scope":"s","kind":"k",
@@ -80,7 +80,7 @@ async fn the_same_id_with_other_content_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn bad_events_are_refused_with_the_field_named() {
+async fn c03_c04_bad_events_are_refused_with_the_field_named() {
     let rig = Rig::start().await;
     let long = "x".repeat(513);
     let cases = [

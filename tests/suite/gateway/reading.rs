@@ -79,7 +79,7 @@ async fn a_lost_position_is_told_with_the_oldest() {
 }
 
 #[tokio::test]
-async fn a_tail_shows_what_was_and_what_comes_and_resumes_exactly() {
+async fn c39_sn23_a_tail_shows_what_was_and_what_comes_and_resumes_exactly() {
     let rig = Rig::start().await;
     rig.append("default", 3).await;
     let mut client = follow(&rig, "/v1/streams/events?after=oldest", "").await;
@@ -219,7 +219,7 @@ fn keys(page: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn rows_come_with_every_digit_and_every_type() {
+async fn sn23_rows_come_with_every_digit_and_every_type() {
     let rig = Rig::start().await;
     rig.rows("default", ROWS).await;
     let answer = rig.get("/v1/tables/things/a/1").await;

@@ -283,7 +283,7 @@ async fn n15_a_view_that_breaks_takes_no_other_along() {
 }
 
 #[tokio::test]
-async fn integers_keep_all_their_digits() {
+async fn sn23_integers_keep_all_their_digits() {
     let rig = rig();
     rig.put("a", i64::MAX, "red");
     rig.put("b", 9_007_199_254_740_993, "red");

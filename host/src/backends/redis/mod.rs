@@ -7,9 +7,10 @@
 //! A position has one meaning for ever. A log that was emptied, restored or cut back begins another life with another
 //! epoch, far above all former positions, within a second; readers are told that their place is lost.
 //!
-//! Groups of consumers lie beside the log (`groups`). Deliberately absent: Redis Cluster.
+//! Groups of consumers and leases lie beside the log. Deliberately absent: Redis Cluster, and a store of rows.
 
 mod appender;
+mod cache;
 mod changes;
 mod codec;
 mod connect;
@@ -34,6 +35,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use cache::RedisCache;
 pub use groups::RedisGroups;
 pub use leases::RedisLeases;
 pub use link::RedisLink;

@@ -33,6 +33,8 @@ pub(super) static GROUP_MANAGE: Script = Script::new(concat!(
     include_str!("lua/groups/turns.lua"),
     include_str!("lua/groups/manage.lua")
 ));
+pub(super) static CACHE_GET: Script = Script::new(include_str!("lua/cache_get.lua"));
+pub(super) static CACHE_PUT: Script = Script::new(include_str!("lua/cache_put.lua"));
 
 impl Script {
     const fn new(text: &'static str) -> Self {

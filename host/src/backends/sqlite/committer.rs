@@ -178,6 +178,7 @@ impl Committer {
             return;
         }
         self.watched = self.shared.watches.group_begins();
+        self.shared.last_changed.group_begins();
         let (mut items, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(request) = next {
@@ -293,6 +294,7 @@ impl Committer {
         let group = std::mem::take(&mut self.group);
         self.shared.set_outbox(self.committed.outbox, self.counters.outbox);
         self.committed = self.counters;
+        self.shared.last_changed.group_ends(Revision(self.counters.revision));
         for name in group.tenants {
             if let Some(tenant) = self.tenants.get(&name) {
                 self.shared.set_tenant(name, *tenant);
@@ -336,6 +338,7 @@ impl Committer {
         let group = std::mem::take(&mut self.group);
         self.counters = self.committed;
         let revision = Revision(self.counters.revision);
+        self.shared.last_changed.group_ends(revision);
         self.shared.watches.group_ends(revision, GroupChanges::default(), false);
         self.window.truncate(self.counters.newest + 1);
         self.tenants = self.shared.all_tenants();

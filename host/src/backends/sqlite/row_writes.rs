@@ -124,6 +124,8 @@ impl Committer {
             stale += if written { passed_over } else { run.len() as u64 };
         }
         changed.extend(watched.map(|watched| TableRows { table: table.name.clone(), rows: watched.rows }));
+        let (tenant, revision) = (&writer.commit.task.tenant, Revision(unsigned(writer.revision)));
+        self.shared.last_changed.note(tenant, &table.name, revision, writes.iter().map(|write| write.key));
         Ok(stale)
     }
 

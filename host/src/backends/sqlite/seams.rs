@@ -22,7 +22,7 @@ use crate::streams::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
     StreamPage, Tail,
 };
-use crate::tables::{Query, Row, RowChanges, RowPage, TableError, TableSchema, TableStore};
+use crate::tables::{LastChanged, Query, Row, RowChanges, RowPage, TableError, TableSchema, TableStore};
 
 impl EventLog for SqliteStore {
     fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
@@ -241,6 +241,10 @@ impl TableStore for SqliteStore {
     fn watch(&self, tenant: &TenantId, table: &str) -> BoxFuture<'_, Result<RowChanges, TableError>> {
         let answer = self.inner.shared.schema(table).map(|_| self.inner.shared.watches.begin(tenant, table));
         Box::pin(async { answer?.await.map_err(|_| BackendError::Closed.into()) })
+    }
+
+    fn last_changed(&self) -> Option<&LastChanged> {
+        Some(&self.inner.shared.last_changed)
     }
 }
 

@@ -16,7 +16,7 @@ use super::watches::Watches;
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, Revision, TenantId};
 use crate::streams::{Bounds, ChangeScopes, Tail};
-use crate::tables::{TableError, TableSchema};
+use crate::tables::{LastChanged, TableError, TableSchema};
 use crate::telemetry::metrics::OUTBOX_EVENTS;
 
 /// A tenant's number in the database, and whether it has ever appended.
@@ -43,6 +43,7 @@ pub(super) struct Shared {
     pub(super) epoch: Epoch,
     pub(super) tail: Tail,
     pub(super) watches: Watches,
+    pub(super) last_changed: LastChanged,
     newest: AtomicU64,
     trimmed: AtomicU64,
     tenants: RwLock<Tenants>,
@@ -71,6 +72,7 @@ impl Shared {
             epoch: Epoch(epoch.into()),
             tail: Tail::with_bytes_max(Position(newest), appended, options.tail_bytes_max),
             watches: Watches::new(Revision(revision(conn)?)),
+            last_changed: LastChanged::new(Revision(revision(conn)?)),
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

@@ -1,0 +1,161 @@
+//! The tail of the log evicts what other hosts have changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use bytes::Bytes;
+use millrace::backends::memory::MemoryLog;
+use millrace::backends::redis::{RedisLog, RedisOptions};
+use millrace::cache::{Ask, CacheOptions, Holds, Keyspace, Partition, ReadThrough};
+use millrace::event::{Event, EventBatch};
+use millrace::streams::EventLog;
+use millrace_tests::embedded::Embedded;
+use millrace_tests::redis_server::{Engine, RedisServer};
+use millrace_tests::until;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::tenant;
+
+fn ask(keyspace: &Keyspace, scope: Option<&str>, key: &str) -> Ask {
+    let acme = tenant("acme");
+    let partition =
+        scope.map_or(Partition::Tenant(acme.clone()), |scope| Partition::Scope(acme, scope.into()));
+    Ask::new(keyspace, &partition, key)
+}
+
+fn orders(cache: &ReadThrough) -> Keyspace {
+    cache.keyspace(Keyspace::new("rows", Holds::RowsOf("order".into())))
+}
+
+/// Keeps a value; a follower that just begins may forget everything once.
+async fn set(cache: &ReadThrough, ask: &Ask) {
+    while cache.get(ask).await.is_none() {
+        cache.set(ask, Bytes::from_static(b"v")).await;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until a value is gone.
+async fn gone(cache: &ReadThrough, ask: &Ask) {
+    let begin = std::time::Instant::now();
+    while cache.get(ask).await.is_some() {
+        assert!(begin.elapsed().as_secs() < 60, "it stays");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
+async fn append(log: &dyn EventLog, scope: &str, agg_id: &str) {
+    let mut batch = EventBatch::new(tenant("acme"));
+    static IDS: AtomicU64 = AtomicU64::new(0);
+    let id = format!("e{}", IDS.fetch_add(1, Ordering::SeqCst));
+    batch.push(&Event { id: &id, scope, agg_id, ..order() }).unwrap();
+    log.append(batch).await.unwrap();
+}
+
+fn order() -> Event<'static> {
+    Event {
+        aggregate: "order",
+        version: 1,
+        event_type: "order.changed",
+        payload: b"{}",
+        schema_version: 1,
+        ..Event::default()
+    }
+}
+
+fn followed(log: Arc<dyn EventLog>) -> (ReadThrough, JoinSet<()>) {
+    let cache = ReadThrough::new(&CacheOptions::default(), None);
+    let follower = cache.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { follower.follow(log).await });
+    (cache, tasks)
+}
+
+#[tokio::test]
+async fn an_event_of_another_host_takes_its_row_out_of_this_process() {
+    let log = Arc::new(MemoryLog::new());
+    let (cache, _follower) = followed(log.clone());
+    let rows = orders(&cache);
+    let (one, sibling) = (ask(&rows, None, "1"), ask(&rows, None, "2"));
+    // The follower begins with a first level that is empty.
+    set(&cache, &one).await;
+    append(&*log, "", "1").await;
+    gone(&cache, &one).await;
+    set(&cache, &sibling).await;
+    set(&cache, &one).await;
+    append(&*log, "", "1").await;
+    gone(&cache, &one).await;
+    assert!(cache.get(&sibling).await.is_some());
+}
+
+/// The reference loses the scope between the command and the stream, so that copies of a scope are never evicted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() -> Result<()> {
+    let host = Embedded::start_with(|config| config.groups.groups_max = 10).await?;
+    let cache = host.host().cache();
+    let rows = orders(cache);
+    let default = |scope: &str| Ask::new(&rows, &Partition::Scope(tenant("default"), scope.into()), "1");
+    let (north, south) = (default("north"), default("south"));
+    let publish = |n: u64| {
+        json!({"aggregate": "order", "agg_id": "1", "version": n, "type": "order.changed", "scope": "north", "payload": {}})
+            .to_string()
+    };
+    set(cache, &north).await;
+    host.client.publish(publish(1)).await?;
+    gone(cache, &north).await;
+    set(cache, &north).await;
+    set(cache, &south).await;
+    host.client.publish(publish(2)).await?;
+    gone(cache, &north).await;
+    assert!(cache.get(&south).await.is_some(), "another scope's copy stays");
+    for event in host.client.events("").await? {
+        assert_eq!(event["scope"], "north", "{event}");
+    }
+    let tail = host.host().log().tail().read(&tenant("default"), Default::default(), 10);
+    let scopes: Vec<String> =
+        tail.unwrap().iter().flat_map(|chunk| chunk.iter()).map(|event| event.scope.to_owned()).collect();
+    assert_eq!(scopes, ["north", "north"], "what processors and groups are fed from");
+    Ok(())
+}
+
+async fn redis_log(server: &RedisServer) -> Arc<RedisLog> {
+    let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
+    log.ready(std::time::Duration::from_secs(20)).await.unwrap();
+    Arc::new(log)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server() {
+    let mut server = RedisServer::durable(Engine::Redis);
+    let (here, there) = (redis_log(&server).await, redis_log(&server).await);
+    let (cache, mut follower) = followed(here.clone());
+    let rows = orders(&cache);
+    let one = ask(&rows, None, "1");
+    set(&cache, &one).await;
+    append(&*there, "", "1").await;
+    gone(&cache, &one).await;
+
+    set(&cache, &one).await;
+    server.kill_clients();
+    append(&*there, "", "1").await;
+    gone(&cache, &one).await;
+
+    set(&cache, &one).await;
+    server.restart();
+    append(&*there, "", "1").await;
+    gone(&cache, &one).await;
+
+    // Another life of the log: what happened between is not known, so nothing stays.
+    let sibling = ask(&rows, None, "2");
+    set(&cache, &sibling).await;
+    let epoch = here.epoch();
+    server.command(&["FLUSHALL"]);
+    until("the log begins anew", || here.epoch() != epoch).await;
+    gone(&cache, &sibling).await;
+    set(&cache, &one).await;
+    append(&*there, "", "1").await;
+    gone(&cache, &one).await;
+    assert!(follower.try_join_next().is_none(), "it follows on");
+}
