@@ -1,7 +1,11 @@
 //! Every bound, with its reason and what happens at it. What an operator may
 //! change has a setting of the same name in the config file.
 
+mod presence;
+
 use std::time::Duration;
+
+pub use presence::*;
 
 // Events and batches.
 

@@ -4,6 +4,7 @@
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
 mod groups;
+mod presence;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
+pub use presence::MemoryPresence;
 use state::State;
 
 use crate::clock::{Clock, SystemClock};

@@ -7,7 +7,9 @@
 //! A position has one meaning for ever. A log that was emptied, restored or cut back begins another life with another
 //! epoch, far above all former positions, within a second; readers are told that their place is lost.
 //!
-//! Deliberately absent: Redis Cluster, and a store for anything but the log.
+//! Rooms ([`RedisPresence`]) have connections and keys of their own, and work with any log.
+//!
+//! Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
 
 mod appender;
 mod changes;
@@ -18,6 +20,7 @@ mod follower;
 mod group;
 mod link;
 mod options;
+mod presence;
 mod reads;
 mod requests;
 mod scripts;
@@ -34,6 +37,7 @@ use tokio::time::Instant;
 
 pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};
+pub use presence::RedisPresence;
 pub use shared::RedisStatus;
 
 use crate::error::BackendError;

@@ -16,6 +16,7 @@ pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
 pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
 pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
 pub(super) static TRIM: Script = Script::new(include_str!("lua/trim.lua"));
+pub(super) static PRESENCE: Script = Script::new(include_str!("lua/presence.lua"));
 
 impl Script {
     const fn new(text: &'static str) -> Self {

@@ -1,0 +1,3 @@
+//! Who owns what in a fleet.
+
+pub mod placement;
