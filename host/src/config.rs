@@ -9,6 +9,7 @@
 mod check;
 mod groups;
 mod layers;
+mod presence;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
+pub use presence::PresenceConfig;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,6 +36,7 @@ pub struct Config {
     pub auth: AuthConfig,
     pub store: StoreConfig,
     pub groups: GroupsConfig,
+    pub presence: PresenceConfig,
     pub processors: ProcessorsConfig,
     pub telemetry: TelemetryConfig,
     /// By plugin name: configuration, grants, lanes, own limits.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::backends::memory::MemoryPresence;
 use crate::backends::sqlite::{OpenError, SqliteOptions, SqliteStore};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
@@ -29,6 +30,7 @@ use crate::plugins::{
     ArtifactStore, ControlError, DirectoryWatcher, FileArtifacts, PluginControl, PluginError, Registry,
     RegistryParts, RuntimeOptions, WasmRuntime,
 };
+use crate::presence::{Presence, PresenceLimits};
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::groups::{GroupLimits, GroupOwner, Groups};
 use crate::streams::hub::Gate;
@@ -381,6 +383,22 @@ impl HostBuilder {
         GroupOwner::new(Arc::clone(log), Arc::new(store.clone()), Arc::clone(&self.clock), limits)
     }
 
+    fn presence(&self) -> Arc<dyn Presence> {
+        let config = &self.config.presence;
+        let limits = PresenceLimits {
+            rooms_max: config.presence_rooms_max,
+            members_max: config.presence_members_max,
+            state_bytes_max: config.presence_state_bytes_max,
+            message_bytes_max: config.presence_message_bytes_max,
+            followers_max: config.presence_followers_max,
+            ttl: config.presence_ttl(),
+            ttl_min: config.presence_ttl_min(),
+            ttl_max: config.presence_ttl_max(),
+            ..PresenceLimits::default()
+        };
+        Arc::new(MemoryPresence::open(limits, Arc::clone(&self.clock)))
+    }
+
     fn gateway_options(&self) -> GatewayOptions {
         let config = &self.config.gateway;
         GatewayOptions {
@@ -416,6 +434,7 @@ impl HostBuilder {
             log: Arc::clone(log),
             hub: hub.clone(),
             groups: Arc::new(groups.clone()),
+            presence: self.presence(),
             tables: Arc::new(store.clone()),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),

@@ -15,6 +15,7 @@ impl Config {
         self.check_zeros()?;
         self.check_telemetry()?;
         self.groups.check()?;
+        self.presence.check()?;
         for (name, settings) in &self.plugins {
             if settings.lanes.is_some_and(|lanes| lanes == 0 || lanes > limits::LANES_MAX) {
                 let max = limits::LANES_MAX;
