@@ -23,6 +23,7 @@ mod order;
 mod parking;
 mod plugins;
 mod powercut;
+mod presence;
 mod processors;
 mod redis;
 mod registry;

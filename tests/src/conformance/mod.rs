@@ -8,6 +8,7 @@ pub mod effects;
 pub mod event_log;
 pub mod groups;
 pub mod parked;
+pub mod presence;
 pub mod tables;
 
 use std::sync::Arc;
