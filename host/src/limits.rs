@@ -1,10 +1,12 @@
 //! Every bound, with its reason and what happens at it. What an operator may
 //! change has a setting of the same name in the config file.
 
+mod cluster;
 mod presence;
 
 use std::time::Duration;
 
+pub use cluster::*;
 pub use presence::*;
 
 // Events and batches.

@@ -7,6 +7,7 @@ mod checklist;
 mod checkpoints;
 mod cli;
 mod clients;
+mod cluster;
 mod commands;
 mod crash_points;
 mod cuts;

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
-mod http;
 mod redis;
 
 use std::sync::Arc;

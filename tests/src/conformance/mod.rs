@@ -4,6 +4,7 @@
 
 pub mod change_streams;
 pub mod checkpoints;
+pub mod cluster;
 pub mod effects;
 pub mod event_log;
 pub mod groups;

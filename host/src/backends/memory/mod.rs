@@ -3,6 +3,7 @@
 //! It answers like a durable log, dedup window and trimming included, and
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
+mod cluster;
 mod groups;
 mod presence;
 mod state;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
+pub use cluster::MemoryCluster;
 pub use presence::MemoryPresence;
 use state::State;
 

@@ -13,6 +13,7 @@
 
 mod appender;
 mod changes;
+mod cluster;
 mod codec;
 mod connect;
 mod faults;
@@ -35,6 +36,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use cluster::RedisCluster;
 pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};
 pub use presence::RedisPresence;

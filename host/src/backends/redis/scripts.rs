@@ -17,6 +17,7 @@ pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"))
 pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
 pub(super) static TRIM: Script = Script::new(include_str!("lua/trim.lua"));
 pub(super) static PRESENCE: Script = Script::new(include_str!("lua/presence.lua"));
+pub(super) static CLUSTER: Script = Script::new(include_str!("lua/cluster.lua"));
 
 impl Script {
     const fn new(text: &'static str) -> Self {
