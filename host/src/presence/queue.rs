@@ -59,6 +59,8 @@ struct State {
     bytes: usize,
     /// Before all changes: a roster is needed.
     needed: Option<Needed>,
+    /// The last roster has everything up to here, also what is put in later.
+    seen: u64,
 }
 
 /// What the next roster must have, and why it is needed; no cause where it is the first.
@@ -82,6 +84,7 @@ impl Queue {
             changes: VecDeque::new(),
             bytes: 0,
             needed: Some(Needed { after, cause: None }),
+            seen: 0,
         };
         Self {
             changes_max: limits.queue_max,
@@ -95,6 +98,9 @@ impl Queue {
     pub(crate) fn put(&self, change: &Arc<Change>) {
         {
             let mut state = self.lock();
+            if change.sequence <= state.seen {
+                return;
+            }
             let bytes = change.bytes();
             let full = state.changes.len() >= self.changes_max || state.bytes + bytes > self.bytes_max;
             if full {
@@ -109,7 +115,12 @@ impl Queue {
 
     /// Notes that changes up to a place may not have been put in.
     pub(crate) fn lose(&self, through: u64, cause: GapCause) {
-        self.lock().lose(through, cause);
+        {
+            let mut state = self.lock();
+            // A server that was emptied may count from lower down again.
+            state.seen = 0;
+            state.lose(through, cause);
+        }
         self.wake.notify_one();
     }
 
@@ -134,6 +145,7 @@ impl Queue {
             return false;
         }
         state.needed = None;
+        state.seen = roster.sequence;
         while let Some(change) = state.changes.pop_front_if(|change| change.sequence <= roster.sequence) {
             state.bytes -= change.bytes();
         }
@@ -155,7 +167,6 @@ impl State {
         // The roster that is needed anyway tells of this, too. Who waits for the first one has missed nothing.
         let after = match cause {
             GapCause::Overflow => needed.after.max(through),
-            // A server that was emptied may count from lower down again.
             GapCause::Reconnected | GapCause::FeedLost => through,
         };
         self.needed = Some(Needed { after, ..needed });

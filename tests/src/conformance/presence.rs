@@ -251,7 +251,7 @@ pub async fn a_roster_and_what_comes_after_it_have_no_hole_and_no_double(stage: 
     let writer = {
         let (stage, lobby) = (stage.clone(), lobby.clone());
         async move {
-            for n in 0..120 {
+            for n in 0..400 {
                 let host = if n % 2 == 0 { &stage.one } else { &stage.other };
                 let member = ["ann", "bob", "cleo"][n % 3];
                 if n % 7 == 6 {
@@ -259,8 +259,13 @@ pub async fn a_roster_and_what_comes_after_it_have_no_hole_and_no_double(stage: 
                 } else {
                     join(host, &lobby, member, &n.to_string()).await;
                 }
+                tokio::task::yield_now().await;
             }
-            say(&stage.one, &lobby, "end").await
+            // Until everybody has heard it: who comes late has missed the one before.
+            loop {
+                say(&stage.one, &lobby, "end").await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
     };
     let follower = |host: Arc<dyn Presence>| {
@@ -289,7 +294,10 @@ pub async fn a_roster_and_what_comes_after_it_have_no_hole_and_no_double(stage: 
     };
     let near = follower(Arc::clone(&stage.one));
     let far = follower(Arc::clone(&stage.other));
-    let (_, near, far) = tokio::join!(writer, near, far);
+    let (near, far) = tokio::select! {
+        () = writer => unreachable!("it speaks until it is dropped"),
+        both = async { tokio::join!(near, far) } => both,
+    };
     let roster = stage.one.roster(&lobby).await.unwrap();
     let held: BTreeMap<String, String> =
         members(&roster).iter().map(|one| one.split_once('=').unwrap()).map(|(a, b)| (a.into(), b.into())).collect();
