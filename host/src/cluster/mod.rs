@@ -61,14 +61,16 @@ pub trait ControlBus: Send + Sync + fmt::Debug {
 
     /// What came of a message; waits for it for a time. None when it is not acknowledged yet, `Gone` when it never
     /// will be, or was so long ago that the answer was dropped.
-    fn answer(&self, to: &Incarnation, sequence: u64, wait: Duration) -> BoxFuture<'_, Result<Option<Bytes>>>;
+    fn answer(&self, to: &Incarnation, sequence: u64, wait: Duration)
+    -> BoxFuture<'_, Result<Option<Bytes>>>;
 }
 
 /// Changes from owners to those who serve them.
 pub trait DeltaBus: Send + Sync + fmt::Debug {
     /// Puts deltas behind all that their receiver has, together and in order; answers the number of the last. `Gone` when
     /// either of the two is: an owner that was replaced says nothing more.
-    fn publish(&self, from: &Incarnation, to: &Incarnation, deltas: Vec<Bytes>) -> BoxFuture<'_, Result<u64>>;
+    fn publish(&self, from: &Incarnation, to: &Incarnation, deltas: Vec<Bytes>)
+    -> BoxFuture<'_, Result<u64>>;
 
     /// Deltas after a number; waits for one for a time, and may answer none. Numbers have no holes: what is missing is
     /// told of. Who begins reads after 0.

@@ -8,7 +8,9 @@ use utoipa::OpenApi;
 use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{candidates, changes, groups, letters, live, pages, plugins, presence, publish, state, streams, tables};
+use super::{
+    candidates, changes, groups, letters, live, pages, plugins, presence, publish, state, streams, tables,
+};
 
 #[derive(OpenApi)]
 #[openapi(

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, changes, cors, groups, letters, live, metrics, pages, plugins, presence, publish, state,
-    streams, tables,
+    Edge, auth, candidates, changes, cors, groups, letters, live, metrics, pages, plugins, presence, publish,
+    state, streams, tables,
 };
 
 type Shared = Arc<Edge>;

@@ -20,11 +20,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub(crate) use counts::{Counted, count};
 pub use error::PresenceError;
 pub use names::{MemberName, RoomId, RoomName};
-pub use queue::{Follower, GapCause};
-pub(crate) use counts::{Counted, count};
 pub(crate) use queue::Queue;
+pub use queue::{Follower, GapCause};
 
 use crate::event::Micros;
 use crate::limits;

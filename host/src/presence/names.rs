@@ -30,9 +30,8 @@ pub struct MemberName(Arc<str>);
 
 /// A name may be an address, an id with a slash in it, or a person's.
 fn checked(what: &'static str, name: &str) -> Result<Arc<str>, PresenceError> {
-    let valid = !name.is_empty()
-        && name.len() <= PRESENCE_NAME_BYTES_MAX
-        && !name.chars().any(char::is_control);
+    let valid =
+        !name.is_empty() && name.len() <= PRESENCE_NAME_BYTES_MAX && !name.chars().any(char::is_control);
     if valid {
         Ok(name.into())
     } else {

@@ -205,8 +205,7 @@ impl Follower {
         detach: impl FnOnce() + Send + Sync + 'static,
     ) -> Result<Self> {
         gauge!(names::PRESENCE_FOLLOWERS).increment(1);
-        let mut follower =
-            Self { queue, read, first: None, told: false, detach: Some(Box::new(detach)) };
+        let mut follower = Self { queue, read, first: None, told: false, detach: Some(Box::new(detach)) };
         while let Taken::Needed(needed) = follower.queue.take() {
             let roster = (follower.read)(needed.after).await?;
             if follower.queue.resume(&roster) {

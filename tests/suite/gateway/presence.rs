@@ -53,7 +53,11 @@ async fn a_follower_over_http_sees_who_comes_changes_speaks_and_goes() {
     let (mut client, mut text) = follow(&rig, "alpha-read").await;
     assert_eq!(join(&rig, "ann", &json!({ "state": { "at": "door" } })).await.json()["outcome"], "updated");
     let stays = send(&rig, "PUT", &format!("{LOBBY}/members/ann"), "alpha-all", "").await;
-    assert_eq!((stays.status, stays.json()["ttl_ms"].clone()), (200, json!(30_000)), "the body may be left out");
+    assert_eq!(
+        (stays.status, stays.json()["ttl_ms"].clone()),
+        (200, json!(30_000)),
+        "the body may be left out"
+    );
     assert_eq!(stays.json()["outcome"], "stays");
     assert_eq!(join(&rig, "b%2Fo%20b", &json!({ "state": null })).await.status, 201);
     let said = "{\"big\":9007199254740993,\r\n \"b\":1.10}";
@@ -75,7 +79,8 @@ async fn a_follower_over_http_sees_who_comes_changes_speaks_and_goes() {
     assert_eq!((&found[2].1["member"], &found[2].1["state"]), (&json!("ann"), &json!({ "at": "door" })));
     assert_eq!((&found[3].1["member"], &found[3].1["state"]), (&json!("b/o b"), &json!(null)));
     assert_eq!((&found[4].1["from"], &found[4].1["sequence"]), (&json!("ann"), &answer.json()["sequence"]));
-    let sequences: Vec<u64> = found[1..].iter().map(|(_, data)| data["sequence"].as_u64().unwrap_or(0)).collect();
+    let sequences: Vec<u64> =
+        found[1..].iter().map(|(_, data)| data["sequence"].as_u64().unwrap_or(0)).collect();
     assert!(sequences.is_sorted_by(|a, b| a < b), "{sequences:?}");
     let roster = send(&rig, "GET", LOBBY, "alpha-read", "").await.json();
     assert_eq!(roster["room"], "lobby");
@@ -89,7 +94,9 @@ async fn looking_takes_read_and_joining_takes_publish_and_tenants_do_not_meet() 
     let member = format!("{LOBBY}/members/ann");
     send(&rig, "PUT", &member, "alpha-read", "{}").await.is_problem(403, "right_missing");
     send(&rig, "DELETE", &member, "alpha-read", "").await.is_problem(403, "right_missing");
-    send(&rig, "POST", &format!("{LOBBY}/messages"), "alpha-read", "1").await.is_problem(403, "right_missing");
+    send(&rig, "POST", &format!("{LOBBY}/messages"), "alpha-read", "1")
+        .await
+        .is_problem(403, "right_missing");
     send(&rig, "GET", LOBBY, "alpha-publish", "").await.is_problem(403, "right_missing");
     let joined = send(&rig, "PUT", &member, "alpha-publish", "{}").await;
     assert_eq!((joined.status, joined.json().get("roster").cloned()), (201, None), "it may not look");

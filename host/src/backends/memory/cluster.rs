@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::cluster::{
-    ClusterError, ClusterLimits, ControlBus, ControlMessage, Delta, DeltaBus, DeltaPage, Incarnation, MemberId,
-    Membership, Result, View, within,
+    ClusterError, ClusterLimits, ControlBus, ControlMessage, Delta, DeltaBus, DeltaPage, Incarnation,
+    MemberId, Membership, Result, View, within,
 };
 use crate::limits::CLUSTER_READ_MAX;
 
@@ -70,7 +70,11 @@ impl MemoryCluster {
     }
 
     /// Asks until there is something, or the time is over.
-    async fn wait<T>(&self, wait: Duration, ask: impl Fn(&mut State) -> Result<Option<T>>) -> Result<Option<T>> {
+    async fn wait<T>(
+        &self,
+        wait: Duration,
+        ask: impl Fn(&mut State) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         let end = Instant::now() + wait;
         loop {
             let changed = self.inner.changed.notified();
@@ -131,8 +135,9 @@ impl Membership for MemoryCluster {
     fn live(&self) -> BoxFuture<'_, Result<View>> {
         let state = self.now();
         let members = state.members.iter();
-        let members =
-            members.map(|(member, alive)| Incarnation { member: member.clone(), epoch: alive.epoch }).collect();
+        let members = members
+            .map(|(member, alive)| Incarnation { member: member.clone(), epoch: alive.epoch })
+            .collect();
         ready(Ok(View { epoch: state.view, members })).boxed()
     }
 }
@@ -189,7 +194,12 @@ impl ControlBus for MemoryCluster {
         ready(acknowledged).boxed()
     }
 
-    fn answer(&self, to: &Incarnation, sequence: u64, wait: Duration) -> BoxFuture<'_, Result<Option<Bytes>>> {
+    fn answer(
+        &self,
+        to: &Incarnation,
+        sequence: u64,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>>> {
         let to = to.clone();
         async move {
             self.wait(wait, |state| {
@@ -208,7 +218,12 @@ impl ControlBus for MemoryCluster {
 }
 
 impl DeltaBus for MemoryCluster {
-    fn publish(&self, from: &Incarnation, to: &Incarnation, deltas: Vec<Bytes>) -> BoxFuture<'_, Result<u64>> {
+    fn publish(
+        &self,
+        from: &Incarnation,
+        to: &Incarnation,
+        deltas: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<u64>> {
         let published = self.inner.limits.check_deltas(&deltas).and_then(|()| {
             self.change(|state| {
                 state.alive(from)?;

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::event::{Micros, TenantId};
 use crate::presence::{
-    Change, Counted, Follower, Join, Joined, LeaveReason, Member, MemberName, Presence, PresenceLimits, Queue,
-    Result, RoomId, Roster, What, count, within,
+    Change, Counted, Follower, Join, Joined, LeaveReason, Member, MemberName, Presence, PresenceLimits,
+    Queue, Result, RoomId, Roster, What, count, within,
 };
 use crate::tasks::{TaskKind, Tasks};
 
@@ -107,7 +107,9 @@ impl Inner {
             due.remove(&place(held.until));
             due.insert(place(until));
             held.until = until;
-            let Some(fresh) = join.state.filter(|fresh| *fresh != held.state) else { return Ok(Joined::Stays) };
+            let Some(fresh) = join.state.filter(|fresh| *fresh != held.state) else {
+                return Ok(Joined::Stays);
+            };
             held.state = fresh.clone();
             count(Counted::Update, 1);
             let sequence = state.tell(room, What::Updated { member: name.clone(), state: fresh });

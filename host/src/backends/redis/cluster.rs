@@ -16,8 +16,8 @@ use super::faults::{backend, remote};
 use super::link::RedisLink;
 use super::scripts::{CLUSTER, bytes, list, number, text};
 use crate::cluster::{
-    ClusterError, ClusterLimits, ControlBus, ControlMessage, Delta, DeltaBus, DeltaPage, Incarnation, MemberId,
-    Membership, Result, View, within,
+    ClusterError, ClusterLimits, ControlBus, ControlMessage, Delta, DeltaBus, DeltaPage, Incarnation,
+    MemberId, Membership, Result, View, within,
 };
 use crate::error::{BackendError, RemoteFault};
 use crate::limits::{
@@ -262,8 +262,7 @@ impl ControlBus for RedisCluster {
         let me = me.clone();
         async move {
             let (_, found) = self.read(&me, "control", after, wait).await?;
-            let message =
-                |Entry { sequence, from, payload }| ControlMessage { sequence, from, payload };
+            let message = |Entry { sequence, from, payload }| ControlMessage { sequence, from, payload };
             Ok(found.into_iter().map(message).collect())
         }
         .boxed()
@@ -281,7 +280,12 @@ impl ControlBus for RedisCluster {
         .boxed()
     }
 
-    fn answer(&self, to: &Incarnation, sequence: u64, wait: Duration) -> BoxFuture<'_, Result<Option<Bytes>>> {
+    fn answer(
+        &self,
+        to: &Incarnation,
+        sequence: u64,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Option<Bytes>>> {
         let (to, end) = (to.clone(), Instant::now() + wait);
         async move {
             let mut pause = CLUSTER_ASK_MIN;
@@ -307,7 +311,12 @@ impl ControlBus for RedisCluster {
 }
 
 impl DeltaBus for RedisCluster {
-    fn publish(&self, from: &Incarnation, to: &Incarnation, deltas: Vec<Bytes>) -> BoxFuture<'_, Result<u64>> {
+    fn publish(
+        &self,
+        from: &Incarnation,
+        to: &Incarnation,
+        deltas: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<u64>> {
         let (from, to) = (from.clone(), to.clone());
         async move {
             let limits = &self.inner.limits;

@@ -27,7 +27,8 @@ use crate::limits::{
     REDIS_RETRY_WAIT_MIN,
 };
 use crate::presence::{
-    Counted, Follower, Join, Joined, LeaveReason, MemberName, Presence, PresenceLimits, Queue, Result, RoomId, Roster, count, millis, within,
+    Counted, Follower, Join, Joined, LeaveReason, MemberName, Presence, PresenceLimits, Queue, Result,
+    RoomId, Roster, count, millis, within,
 };
 use crate::tasks::{TaskKind, Tasks};
 use feeds::{Feeds, room_key};

@@ -12,10 +12,10 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::views::{MemberView, RosterView, opaque};
+use crate::gateway::Edge;
 use crate::gateway::auth::Caller;
 use crate::gateway::metrics::{self, Living};
 use crate::gateway::problem::Problem;
-use crate::gateway::Edge;
 use crate::presence::{Change, MemberName, Notice, RoomId, What};
 
 /// Lives inside of its response's body and ends with it.

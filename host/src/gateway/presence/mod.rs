@@ -93,7 +93,8 @@ pub(super) async fn join(
     let (room, member) = (room_of(&caller, &room)?, MemberName::new(&member)?);
     let limits = edge.services.presence.limits();
     let bytes = (limits.state_bytes_max + JOIN_EXTRA_BYTES) as u64;
-    let body = read_body(&edge, &headers, body, BodyLimit { name: "presence_state_bytes_max", bytes }).await?;
+    let body =
+        read_body(&edge, &headers, body, BodyLimit { name: "presence_state_bytes_max", bytes }).await?;
     let asked = join_request(&body)?;
     let ttl = asked.ttl_ms.map_or(limits.ttl, Duration::from_millis);
     let state = asked.state.map(|state| Bytes::copy_from_slice(state.get().as_bytes()));
@@ -163,7 +164,7 @@ pub(super) async fn say(
     let bytes = edge.services.presence.limits().message_bytes_max as u64;
     let limit = BodyLimit { name: "presence_message_bytes_max", bytes };
     let payload = read_body(&edge, &headers, body, limit).await?;
-    serde_json::from_slice::<&RawValue>(&payload).map_err(malformed)?;
+    serde_json::from_slice::<&RawValue>(&payload).map_err(|error| malformed(&error))?;
     let sequence = edge.services.presence.say(&room, from.as_ref(), payload).await?;
     Ok(views::json(StatusCode::OK, &SaidView { sequence }))
 }
@@ -186,11 +187,10 @@ fn join_request(body: &[u8]) -> Result<JoinRequest, Problem> {
     if !body.starts_with(b"{") {
         return Err(Problem::new("json_malformed", "the body is not a JSON object"));
     }
-    serde_json::from_slice(body).map_err(malformed)
+    serde_json::from_slice(body).map_err(|error| malformed(&error))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
-fn malformed(error: serde_json::Error) -> Problem {
+fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new("json_malformed", format!("the body: {error}"))
 }
 

@@ -15,7 +15,12 @@ pub(super) const PRESENCE: &[ProblemKind] = &[
         "the time of a membership is too short or too long",
         "ask for a ttl_ms between `min` and `max`, or leave it out for presence.presence_ttl_ms",
     ),
-    caller(404, "presence_member_unknown", "the room has no such member", "it has left, or its time was over"),
+    caller(
+        404,
+        "presence_member_unknown",
+        "the room has no such member",
+        "it has left, or its time was over",
+    ),
     caller(
         429,
         "presence_rooms_max",

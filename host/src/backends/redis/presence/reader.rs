@@ -12,9 +12,7 @@ use super::{Shared, odd};
 use crate::backends::redis::faults::backend;
 use crate::backends::redis::scripts::number;
 use crate::error::{BackendError, Classify as _};
-use crate::limits::{
-    REDIS_CHECK_EVERY, REDIS_READ_ENTRIES_MAX, REDIS_RETRY_WAIT_MAX, REDIS_RETRY_WAIT_MIN,
-};
+use crate::limits::{REDIS_CHECK_EVERY, REDIS_READ_ENTRIES_MAX, REDIS_RETRY_WAIT_MAX, REDIS_RETRY_WAIT_MIN};
 use crate::presence::GapCause;
 use crate::tasks::TaskError;
 
