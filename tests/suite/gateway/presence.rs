@@ -108,6 +108,19 @@ async fn looking_takes_read_and_joining_takes_publish_and_tenants_do_not_meet() 
 }
 
 #[tokio::test]
+async fn a_ticket_opens_a_room_for_following_and_for_nothing_else() {
+    let rig = Rig::with_tokens().await;
+    let made = send(&rig, "POST", "/v1/session", "alpha-read", "{\"ticket\":true}").await.json();
+    let path = format!("{LOBBY}?ticket={}", made["ticket"].as_str().expect("a ticket"));
+    rig.send("GET", &path, &[], b"").await.is_problem(403, "ticket_refused");
+    let mut client = rig.connect().await;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+    client.write(head.as_bytes()).await;
+    client.read_until(&mut String::new(), "event: ready").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn wrong_requests_to_rooms_are_refused_by_name() {
     let rig = Rig::with_tokens().await;
     let at = |path: &str| format!("/v1/presence/{path}");
