@@ -10,6 +10,7 @@ mod cache;
 mod check;
 mod groups;
 mod layers;
+mod presence;
 mod redis;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use cache::CacheConfig;
 pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
+pub use presence::PresenceConfig;
 pub use redis::{LogAddress, RedisAckConfig, RedisConfig};
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,7 @@ pub struct Config {
     pub auth: AuthConfig,
     pub store: StoreConfig,
     pub groups: GroupsConfig,
+    pub presence: PresenceConfig,
     pub redis: RedisConfig,
     pub cache: CacheConfig,
     pub processors: ProcessorsConfig,

@@ -297,8 +297,10 @@ impl HostBuilder {
             }
         });
         evict_by_events(&tasks, cache.clone(), Arc::clone(&log));
+        let presence = self.presence(shared_log.as_ref());
         let ready = readiness(stages.clone(), shared_log.clone());
-        let services = self.services((&store, &log, &tables), &registry, (&live, &hub, &groups), ready);
+        let services =
+            self.services((&store, &log, &tables), &registry, (&live, &hub, &groups), presence, ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();

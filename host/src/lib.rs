@@ -14,6 +14,7 @@ pub mod host;
 pub mod limits;
 pub mod live;
 pub mod plugins;
+pub mod presence;
 pub mod processors;
 pub mod seed_map;
 pub mod streams;

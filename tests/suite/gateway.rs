@@ -19,6 +19,7 @@ mod live_auth;
 mod live_queries;
 mod live_slow;
 mod live_sockets;
+mod presence;
 mod publishing;
 mod reading;
 mod rig;

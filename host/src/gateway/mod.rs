@@ -31,6 +31,7 @@ mod openapi;
 mod pages;
 mod params;
 mod plugins;
+mod presence;
 mod problem;
 mod problems;
 mod publish;
@@ -64,6 +65,7 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
+use crate::presence::Presence;
 use crate::streams::groups::Groups;
 use crate::streams::{EventLog, Hub};
 use crate::tables::TableStore;
@@ -127,6 +129,7 @@ pub struct Services {
     /// Who follows which changes of it.
     pub hub: Hub,
     pub groups: Arc<dyn Groups>,
+    pub presence: Arc<dyn Presence>,
     pub tables: Arc<dyn TableStore>,
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,

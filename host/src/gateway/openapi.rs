@@ -8,7 +8,9 @@ use utoipa::OpenApi;
 use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
-use super::{candidates, changes, groups, letters, live, pages, plugins, publish, state, streams, tables};
+use super::{
+    candidates, changes, groups, letters, live, pages, plugins, presence, publish, state, streams, tables,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -40,6 +42,10 @@ use super::{candidates, changes, groups, letters, live, pages, plugins, publish,
         groups::letters::show,
         groups::letters::replay,
         groups::letters::discard,
+        presence::read,
+        presence::join,
+        presence::leave,
+        presence::say,
         sessions::open,
         sessions::close,
         sessions::revoke,
@@ -77,6 +83,7 @@ use super::{candidates, changes, groups, letters, live, pages, plugins, publish,
     tags(
         (name = "events", description = "Publishing and reading events"),
         (name = "groups", description = "Handing a stream out to groups of consumers"),
+        (name = "presence", description = "Rooms with members, and what is said to them"),
         (name = "tables", description = "Rows that plugins write"),
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),

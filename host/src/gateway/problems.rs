@@ -3,6 +3,7 @@
 mod backends;
 mod groups;
 mod parts;
+mod presence;
 mod streams;
 
 use self::parts::{count, joined};
@@ -49,7 +50,8 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 4] = [GENERAL, streams::STREAMS, groups::GROUPS, backends::BACKENDS];
+const PARTS: [&[ProblemKind]; 5] =
+    [GENERAL, streams::STREAMS, groups::GROUPS, presence::PRESENCE, backends::BACKENDS];
 
 const GENERAL: &[ProblemKind] = &[
     // The request itself.

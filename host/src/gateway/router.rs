@@ -8,14 +8,14 @@ use axum::handler::Handler;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use tokio::time::Instant;
 
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, changes, cors, groups, letters, live, metrics, pages, plugins, publish, state,
-    streams, tables,
+    Edge, auth, candidates, changes, cors, groups, letters, live, metrics, pages, plugins, presence, publish,
+    state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -76,6 +76,14 @@ fn table() -> Vec<Route> {
         page("/v1/streams/{stream}/groups/{group}/dead-letters/{letter}", groups::letters::show),
         action("/v1/streams/{stream}/groups/{group}/dead-letters/{letter}/replay", groups::letters::replay),
         action("/v1/streams/{stream}/groups/{group}/dead-letters/{letter}/discard", groups::letters::discard),
+        page("/v1/presence/{room}", presence::read),
+        Route {
+            path: "/v1/presence/{room}/members/{member}",
+            documented: Some("/v1/presence/{room}/members/{member}"),
+            methods: &["PUT", "DELETE"],
+            handlers: put(presence::join).delete(presence::leave),
+        },
+        action("/v1/presence/{room}/messages", presence::say),
         Route {
             path: "/v1/session",
             documented: Some("/v1/session"),

@@ -8,6 +8,7 @@ use super::HostError;
 use super::parts::Keep;
 use crate::backends::sqlite::SqliteStore;
 use crate::config::Config;
+use crate::presence::{Presence, PresenceLimits};
 use crate::processors::SharedLog as ForProcessors;
 use crate::streams::EventLog;
 use crate::streams::groups::{GroupLimits, Groups};
@@ -31,6 +32,10 @@ impl SharedLog {
     }
 
     pub(super) fn groups(&self, _: &Arc<dyn EventLog>, _: GroupLimits) -> (Arc<dyn Groups>, Keep) {
+        match self.0 {}
+    }
+
+    pub(super) fn presence(&self, _: PresenceLimits) -> Arc<dyn Presence> {
         match self.0 {}
     }
 

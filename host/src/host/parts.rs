@@ -8,11 +8,13 @@ use futures_util::future::BoxFuture;
 use super::auth::auth_options;
 use super::shared_log::SharedLog;
 use super::{HostBuilder, HostError, off_the_runtime};
+use crate::backends::memory::MemoryPresence;
 use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
 use crate::cache::{Cache, CacheOptions, ReadThrough};
 use crate::gateway::{GatewayOptions, Readiness, Services};
 use crate::live::LiveEngine;
 use crate::plugins::{ArtifactStore, FileArtifacts, Registry, RegistryParts, RuntimeOptions, WasmRuntime};
+use crate::presence::{Presence, PresenceLimits};
 use crate::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use crate::streams::groups::{GroupLimits, GroupOwner, Groups};
 use crate::streams::upcast::{InvalidUpcast, UpcastLog};
@@ -166,6 +168,26 @@ impl HostBuilder {
         (Arc::new(groups), Arc::new(keep))
     }
 
+    /// Rooms are known to all hosts of a shared log.
+    pub(super) fn presence(&self, shared_log: Option<&SharedLog>) -> Arc<dyn Presence> {
+        let config = &self.config.presence;
+        let limits = PresenceLimits {
+            rooms_max: config.presence_rooms_max,
+            members_max: config.presence_members_max,
+            state_bytes_max: config.presence_state_bytes_max,
+            message_bytes_max: config.presence_message_bytes_max,
+            followers_max: config.presence_followers_max,
+            ttl: config.presence_ttl(),
+            ttl_min: config.presence_ttl_min(),
+            ttl_max: config.presence_ttl_max(),
+            ..PresenceLimits::default()
+        };
+        match shared_log {
+            Some(shared) => shared.presence(limits),
+            None => Arc::new(MemoryPresence::open(limits, Arc::clone(&self.clock))),
+        }
+    }
+
     pub(super) fn gateway_options(&self) -> GatewayOptions {
         let config = &self.config.gateway;
         GatewayOptions {
@@ -194,12 +216,14 @@ impl HostBuilder {
         (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
         registry: &Registry,
         (live, hub, groups): (&LiveEngine, &Hub, &Arc<dyn Groups>),
+        presence: Arc<dyn Presence>,
         ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     ) -> Services {
         Services {
             log: Arc::clone(log),
             hub: hub.clone(),
             groups: Arc::clone(groups),
+            presence,
             tables: Arc::clone(tables),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),

@@ -11,6 +11,7 @@ use super::HostError;
 use super::parts::Keep;
 use crate::backends::redis::{
     InvalidAddress, RedisAck, RedisAddress, RedisGroups, RedisLeases, RedisLink, RedisLog, RedisOptions,
+    RedisPresence,
 };
 use crate::backends::sqlite::SqliteStore;
 use crate::checkpoints::{LogMarks as _, Outbox as _};
@@ -18,6 +19,7 @@ use crate::cluster::Ownerships;
 use crate::config::{Config, LogAddress, RedisAckConfig};
 use crate::error::Classify as _;
 use crate::limits::{LOG_MARK_EVERY, REDIS_EVENTS_MAX};
+use crate::presence::{Presence, PresenceLimits};
 use crate::processors::{Relay, SharedLog as ForProcessors};
 use crate::streams::groups::{GroupLimits, Groups};
 use crate::streams::{EventLog, Retention};
@@ -84,6 +86,10 @@ impl SharedLog {
             async move { keeper.keep().await }.boxed()
         };
         (Arc::new(groups), Arc::new(keep))
+    }
+
+    pub(super) fn presence(&self, limits: PresenceLimits) -> Arc<dyn Presence> {
+        Arc::new(RedisPresence::open(self.link.clone(), limits))
     }
 
     pub(super) fn for_processors(&self, store: &SqliteStore) -> ForProcessors {

@@ -44,6 +44,13 @@ pub const CACHE_STALE_STORES: &str = "millrace_cache_stale_stores_total";
 pub const CACHE_TOO_LARGE: &str = "millrace_cache_too_large_total";
 pub const CACHE_EVICTIONS: &str = "millrace_cache_evictions_total";
 pub const CACHE_ERRORS: &str = "millrace_cache_errors_total";
+// Presence. Labels: of leaves `reason`, of gaps `cause`.
+pub const PRESENCE_JOINS: &str = "millrace_presence_joins_total";
+pub const PRESENCE_UPDATES: &str = "millrace_presence_updates_total";
+pub const PRESENCE_LEAVES: &str = "millrace_presence_leaves_total";
+pub const PRESENCE_MESSAGES: &str = "millrace_presence_messages_total";
+pub const PRESENCE_GAPS: &str = "millrace_presence_gaps_total";
+pub const PRESENCE_FOLLOWERS: &str = "millrace_presence_followers";
 
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
@@ -197,6 +204,15 @@ pub const RECORDED_METRICS: &[Metric] = &[
         "Times that the log turned out to be another one: emptied, restored, or cut back. Readers lost their place.",
     ),
     counter(LOG_FOREIGN_TRIMS, "Times that somebody else had shortened the log."),
+    counter(PRESENCE_JOINS, "Members that came into a room."),
+    counter(PRESENCE_UPDATES, "Members of rooms that changed their state."),
+    counter(PRESENCE_LEAVES, "Members that went, by reason: left, expired."),
+    counter(PRESENCE_MESSAGES, "Messages to rooms."),
+    counter(
+        PRESENCE_GAPS,
+        "Followers of rooms that were given the roster anew because something was not told of, by cause: overflow, reconnected, feed_lost.",
+    ),
+    gauge(PRESENCE_FOLLOWERS, "Followers of rooms now."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

@@ -5,11 +5,13 @@
 pub mod cache;
 pub mod change_streams;
 pub mod checkpoints;
+pub mod cluster;
 pub mod effects;
 pub mod event_log;
 pub mod groups;
 pub mod leases;
 pub mod parked;
+pub mod presence;
 pub mod tables;
 
 use std::sync::Arc;

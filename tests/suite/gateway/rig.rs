@@ -8,12 +8,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
+use millrace::backends::memory::MemoryPresence;
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
 use millrace::clock::{ManualClock, SystemClock};
 use millrace::error::BackendError;
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
+use millrace::presence::PresenceLimits;
 use millrace::streams::groups::{GroupLimits, GroupOwner};
 use millrace::streams::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Hub, PageLimit, Retention, StreamError,
@@ -97,6 +99,7 @@ impl Rig {
             log: log.clone(),
             hub: Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock)),
             groups: Arc::new(groups),
+            presence: Arc::new(MemoryPresence::open(PresenceLimits::default(), clock.clone())),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),

@@ -4,8 +4,10 @@
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
 mod cache;
+mod cluster;
 mod groups;
 mod leases;
+mod presence;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +16,9 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 pub use cache::MemoryCache;
+pub use cluster::MemoryCluster;
 pub use leases::MemoryLeases;
+pub use presence::MemoryPresence;
 use state::State;
 
 use crate::clock::{Clock, SystemClock};

@@ -7,11 +7,13 @@
 //! A position has one meaning for ever. A log that was emptied, restored or cut back begins another life with another
 //! epoch, far above all former positions, within a second; readers are told that their place is lost.
 //!
-//! Groups of consumers and leases lie beside the log. Deliberately absent: Redis Cluster, and a store of rows.
+//! Groups of consumers, leases, rooms, copies of rows and the fleet's buses lie beside the log, with connections of their
+//! own. Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
 
 mod appender;
 mod cache;
 mod changes;
+mod cluster;
 mod codec;
 mod connect;
 mod faults;
@@ -21,6 +23,7 @@ mod groups;
 mod leases;
 mod link;
 mod options;
+mod presence;
 mod reads;
 mod requests;
 mod scripts;
@@ -36,10 +39,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use cache::RedisCache;
+pub use cluster::RedisCluster;
 pub use groups::RedisGroups;
 pub use leases::RedisLeases;
 pub use link::RedisLink;
 pub use options::{Durability, InvalidAddress, RedisAck, RedisAddress, RedisOptions};
+pub use presence::RedisPresence;
 pub use shared::RedisStatus;
 
 use crate::cluster::Fence;

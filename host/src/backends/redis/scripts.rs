@@ -35,6 +35,8 @@ pub(super) static GROUP_MANAGE: Script = Script::new(concat!(
 ));
 pub(super) static CACHE_GET: Script = Script::new(include_str!("lua/cache_get.lua"));
 pub(super) static CACHE_PUT: Script = Script::new(include_str!("lua/cache_put.lua"));
+pub(super) static PRESENCE: Script = Script::new(include_str!("lua/presence.lua"));
+pub(super) static CLUSTER: Script = Script::new(include_str!("lua/cluster.lua"));
 
 impl Script {
     const fn new(text: &'static str) -> Self {

@@ -56,8 +56,9 @@ fn opens_a_stream(request: &Request) -> bool {
         let accepts = request.headers().get_all(header::ACCEPT);
         accepts.iter().any(|value| value.to_str().is_ok_and(|text| text.contains("text/event-stream")))
     };
+    let followed = || ["/v1/streams/", "/v1/presence/"].iter().any(|beginning| path.starts_with(beginning));
     *request.method() == Method::GET
-        && (matches!(path, "/v1/live" | "/v1/live/ws") || (path.starts_with("/v1/streams/") && follows()))
+        && (matches!(path, "/v1/live" | "/v1/live/ws") || (followed() && follows()))
 }
 
 fn without_query(uri: &Uri, query: &str) -> Result<Uri, Problem> {

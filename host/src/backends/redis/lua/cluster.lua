@@ -1,0 +1,107 @@
+-- Members of a fleet, and what they tell each other.
+--
+-- KEYS: the prefix of all keys of the fleet: behind it `meta`, a hash of the last epoch and the view's; `until`, a sorted
+--       set of members by when their time is over; `epochs`, the hash of who is alive; and by incarnation, called
+--       `name:epoch`, `at:`, a hash of the last numbers (c, d), `control:` and `delta:`, the streams, `answers:`, a hash
+-- ARGV: what to do, a member, its epoch, milliseconds that it lives from now on; then what each needs
+-- Answers {what came of it, ...}; {'gone', which} when one is not alive: 1 the first, 2 the second.
+local P, op, member, epoch, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local clock = redis.call('TIME')
+local micros = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local now = math.floor(micros / 1000)
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- The next epoch. The first counts from the time on, so that it is above those that a server has forgotten.
+local function grown(field)
+  if redis.call('HSETNX', P .. 'meta', field, whole(micros)) == 1 then return whole(micros) end
+  return whole(redis.call('HINCRBY', P .. 'meta', field, 1))
+end
+
+local function forget(name)
+  local of = name .. ':' .. (redis.call('HGET', P .. 'epochs', name) or '')
+  redis.call('DEL', P .. 'at:' .. of, P .. 'control:' .. of, P .. 'delta:' .. of, P .. 'answers:' .. of)
+  redis.call('HDEL', P .. 'epochs', name)
+  redis.call('ZREM', P .. 'until', name)
+end
+
+local function alive(name, of) return redis.call('HGET', P .. 'epochs', name) == of end
+
+local over = redis.call('ZRANGEBYSCORE', P .. 'until', '-inf', now)
+if #over > 0 then
+  grown('view')
+  for _, name in ipairs(over) do forget(name) end
+end
+
+if op == 'live' then
+  local answer = redis.call('HGETALL', P .. 'epochs')
+  table.insert(answer, 1, redis.call('HGET', P .. 'meta', 'view') or grown('view'))
+  return {'ok', answer}
+end
+
+if op == 'enter' then
+  local fresh = grown('epoch')
+  grown('view')
+  forget(member)
+  redis.call('HSET', P .. 'epochs', member, fresh)
+  redis.call('ZADD', P .. 'until', whole(now + tonumber(ttl)), member)
+  return {'ok', fresh}
+end
+
+if not alive(member, epoch) then return {'gone', 1} end
+local mine = member .. ':' .. epoch
+
+if op == 'check' then
+  local at = redis.call('HMGET', P .. 'at:' .. mine, 'c', 'd')
+  return {'ok', {at[1] or '0', at[2] or '0'}}
+end
+
+if op == 'heartbeat' then
+  redis.call('ZADD', P .. 'until', whole(now + tonumber(ttl)), member)
+  return {'ok'}
+end
+
+if op == 'leave' then
+  grown('view')
+  forget(member)
+  return {'ok'}
+end
+
+-- sequence, answer, milliseconds to keep answers
+if op == 'acknowledge' then
+  local id = ARGV[5] .. '-0'
+  if #redis.call('XRANGE', P .. 'control:' .. mine, id, id) == 1 then
+    redis.call('HSET', P .. 'answers:' .. mine, ARGV[5], ARGV[6])
+    redis.call('PEXPIRE', P .. 'answers:' .. mine, ARGV[7])
+    redis.call('XDEL', P .. 'control:' .. mine, id)
+  end
+  return {'ok'}
+end
+
+-- sequence
+if op == 'answer' then
+  local answer = redis.call('HGET', P .. 'answers:' .. mine, ARGV[5])
+  if answer then return {'ok', answer} end
+  local id = ARGV[5] .. '-0'
+  if #redis.call('XRANGE', P .. 'control:' .. mine, id, id) == 1 then return {'waits'} end
+  return {'gone', 1}
+end
+
+-- to whom, their epoch, how many they have at most, and payloads
+local to, their = ARGV[5], ARGV[6]
+if not alive(to, their) then return {'gone', 2} end
+local theirs = to .. ':' .. their
+local max, last = tonumber(ARGV[7]), '0'
+if op == 'send' then
+  local held = redis.call('XLEN', P .. 'control:' .. theirs)
+  if held >= max then return {'full', held + 1} end
+  last = whole(redis.call('HINCRBY', P .. 'at:' .. theirs, 'c', 1))
+  redis.call('XADD', P .. 'control:' .. theirs, last .. '-0', 'f', member, 'e', epoch, 'p', ARGV[8])
+  return {'ok', last}
+end
+last = redis.call('HGET', P .. 'at:' .. theirs, 'd') or '0'
+for i = 8, #ARGV do
+  last = whole(redis.call('HINCRBY', P .. 'at:' .. theirs, 'd', 1))
+  redis.call('XADD', P .. 'delta:' .. theirs, 'MAXLEN', '~', max, last .. '-0', 'f', member, 'e', epoch, 'p', ARGV[i])
+end
+return {'ok', last}
