@@ -135,7 +135,15 @@ async fn file_longer_than_an_upload_goes_in_several() {
 fn every_setting_is_read_where_the_host_is_put_together() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
     let source = |path: &str| std::fs::read_to_string(root.join(path)).expect("a source file");
-    let places = source("host.rs") + &source("cli/serve.rs") + &source("telemetry/mod.rs");
+    let files = [
+        "host.rs",
+        "host/auth.rs",
+        "host/parts.rs",
+        "host/shared_log.rs",
+        "cli/serve.rs",
+        "telemetry/mod.rs",
+    ];
+    let places: String = files.into_iter().map(source).collect();
     for setting in Layers::new().resolve().expect("defaults").settings {
         let name = setting.key.rsplit('.').next().expect("a key");
         let accessor = name.replace("_ms_", "_").replace("_seconds_", "_");

@@ -291,3 +291,48 @@ async fn sn4_sn7_a_log_that_was_emptied_while_its_host_was_down_begins_anew_and_
     let asked = first.get(&format!("/v1/streams/events?after={newest}")).await.unwrap_err();
     assert!(asked.to_string().contains("410") || asked.to_string().contains("409"), "{asked}");
 }
+
+async fn call(method: reqwest::Method, url: String, body: &str) -> Value {
+    let client = reqwest::Client::new();
+    let request = client.request(method, &url).header("content-type", "application/json");
+    let answer = request.body(body.to_owned()).send().await.unwrap();
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    assert!(status.is_success(), "{url}: {status} {text}");
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_and_rooms_are_shared_by_hosts_and_outlive_one_that_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = RedisServer::durable(Engine::Redis);
+    let setup = || host().log(&server.url());
+    let mut one = HostProcess::start_as(setup(), &dir.path().join("one")).await.unwrap();
+    let two = HostProcess::start_as(setup(), &dir.path().join("two")).await.unwrap();
+    let events: String = (1..=4)
+        .map(|n| {
+            format!(
+                "{{\"aggregate\":\"a\",\"agg_id\":\"{n}\",\"version\":1,\"type\":\"x\",\
+                 \"at\":\"2013-01-01T00:00:00Z\",\"payload\":{n}}}\n"
+            )
+        })
+        .collect();
+    one.publish(events).await.unwrap();
+    let group = |host: &HostProcess| format!("{}/v1/streams/events/groups/billing", host.url);
+    call(reqwest::Method::PUT, group(&one), r#"{"lease_ms":1000}"#).await;
+    let read = async |host: &HostProcess, consumer: &str, max: u64| {
+        let body = format!(r#"{{"consumer":"{consumer}","limit":{max},"wait_ms":10000}}"#);
+        let answer = call(reqwest::Method::POST, group(host) + "/read", &body).await;
+        let entries = answer["entries"].as_array().unwrap().clone();
+        entries.iter().map(|entry| entry["event"]["agg_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&one, "first", 2).await, ["1", "2"]);
+    assert_eq!(read(&two, "second", 2).await, ["3", "4"]);
+    let member = format!("{}/v1/presence/board/members/ada", one.url);
+    call(reqwest::Method::PUT, member, r#"{"state":1,"ttl_ms":60000}"#).await;
+    one.kill().unwrap();
+    // What the killed host's consumer had comes again, at the other host, once its leases have ended.
+    assert_eq!(read(&two, "second", 1).await, ["1"]);
+    let roster = two.get("/v1/presence/board").await.unwrap();
+    assert_eq!(roster["members"][0]["member"], "ada", "{roster}");
+}

@@ -227,7 +227,9 @@ async fn a_store_of_version_2_learns_of_streams_and_groups_and_keeps_its_events(
     drop((store, log));
     let conn = rusqlite::Connection::open(dir.path().join("millrace.db")).unwrap();
     let gone = "DROP TABLE consumer_groups; DROP TABLE group_tried; DROP TABLE group_letters;
-        DROP TABLE streams; DROP TABLE stream_entries; DROP TABLE scope_values;";
+        DROP TABLE streams; DROP TABLE stream_entries; DROP TABLE scope_values;
+        DROP TABLE outbox; DROP TABLE outbox_refused; ALTER TABLE tasks DROP COLUMN passed_at;
+        DELETE FROM meta WHERE name LIKE 'log%';";
     conn.execute_batch(&format!("{gone} PRAGMA user_version = 2")).unwrap();
     drop(conn);
     let store = Arc::new(SqliteStore::open(options).unwrap());
