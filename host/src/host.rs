@@ -311,11 +311,13 @@ impl HostBuilder {
             if cancel.is_cancelled() { Ok(()) } else { Err("the gateway ended".into()) }
         });
         if let Some(shared) = shared_log.clone() {
-            shared.carry(store.clone(), Arc::clone(&log));
+            shared.remember();
             let registry = registry.clone();
             tasks.spawn(TaskKind::BACKGROUND, "start", async move {
                 shared.reached().await;
-                match registry.start_deployed().await {
+                let started = registry.start_deployed().await;
+                shared.carry();
+                match started {
                     Ok(()) => stage.send_if_modified(|stage| begun(stage, Stage::Ready)),
                     Err(error) => {
                         error!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "what was deployed does not start");

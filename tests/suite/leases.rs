@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use millrace::backends::memory::MemoryLeases;
 use millrace::backends::redis::{RedisLeases, RedisLink, RedisLog, RedisOptions};
-use millrace::cluster::{Asked, Lease, LeaseStore, Ownerships, Standing};
+use millrace::cluster::{Asked, Fence, Lease, LeaseStore, Ownerships, Right, Standing};
 use millrace::event::{Event, EventBatch};
+use millrace::streams::upcast::{UpcastLog, Upcasters};
 use millrace::streams::{EventLog, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::redis_server::{Engine, RedisServer};
@@ -67,6 +68,9 @@ async fn an_append_under_a_lease_that_somebody_else_has_by_now_is_refused() {
     let second = granted(&leases, "two").await;
     let refused = log.append_fenced(event("b"), &first.fence).await.unwrap_err();
     assert!(matches!(&refused, StreamError::Fenced { name } if name == "board"), "{refused}");
+    let upcast = UpcastLog::new(Arc::new(log.clone()), Arc::new(Upcasters::default()));
+    let refused = upcast.append_fenced(event("b"), &first.fence).await.unwrap_err();
+    assert!(matches!(refused, StreamError::Fenced { .. }), "{refused}");
     log.append_fenced(event("c"), &second.fence).await.unwrap();
     log.append(event("d")).await.expect("who needs no lease is not asked for one");
     assert_eq!(log.bounds().newest.0, 3);
@@ -91,10 +95,10 @@ async fn a_host_that_cannot_renew_knows_that_it_owns_nothing_before_anybody_else
     let (mut ownership, keeper) = owners.keep("board", CancellationToken::new());
     tasks.spawn(keeper);
     let generation = ownership.gained().await;
-    assert_eq!(owners.fence("board").map(|fence| fence.generation), Some(generation));
+    assert_eq!(owners.right("board"), Right::Held(Fence { name: "board".into(), generation }));
     server.pause();
     ownership.lost(generation).await;
-    assert_eq!((owners.fence("board"), owners.not_held().len()), (None, 1));
+    assert_eq!((owners.right("board"), owners.not_held().len()), (Right::NotHeld, 1));
     server.resume();
     // Nobody has had it in between.
     assert_eq!(ownership.gained().await, generation);
@@ -120,6 +124,6 @@ async fn who_stands_by_takes_over_when_the_owner_gives_it_up() {
     .await;
     end.cancel();
     kept.join_next().await.unwrap().unwrap();
-    assert!(one.fence("board").is_none());
+    assert_eq!(one.right("board"), Right::NotKept);
     assert!(second.gained().await > generation);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use millrace::cache::{CacheOptions, CachedTables, ReadThrough};
 use millrace::event::Position;
 use millrace::processors::{LostPolicy, ProcessorSettings, Runner};
 use millrace::streams::{EventLog, Retention};
@@ -76,6 +77,12 @@ async fn sn4_it_is_rebuilt_from_what_is_kept_and_viewers_see_its_rows_go() {
     let (scene, watch, settings) = two_gone(LostPolicy::Rebuild).await;
     let mut changes =
         scene.store.watch(&tenant_id("acme"), "counts").await.expect("the table can be watched");
+    let tables =
+        CachedTables::new(Arc::new(scene.store.clone()), ReadThrough::new(&CacheOptions::default(), None));
+    for _ in 0..2 {
+        let (_, row) = tables.get(&tenant_id("acme"), "counts", "a").await.expect("the row can be read");
+        assert!(row.is_some(), "it is there, and in the cache");
+    }
     let runner = scene.start_again(&watch, 1, settings);
     let seen = changes.next().await.expect("something changes");
     let Some(Changed::Commits(commits)) = seen.front() else { panic!("{seen:?}") };
@@ -94,6 +101,8 @@ async fn sn4_it_is_rebuilt_from_what_is_kept_and_viewers_see_its_rows_go() {
         counts(&[("b", 1), ("c", 1)]),
         "of what is kept, and nothing else"
     );
+    let (_, row) = tables.get(&tenant_id("acme"), "counts", "a").await.expect("the row can be read");
+    assert!(row.is_none(), "it is gone for the cache, too");
     assert!(runner.status().failures.is_empty());
     runner.stop(A_WHILE).await;
     scene.close().await;

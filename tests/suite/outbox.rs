@@ -282,3 +282,15 @@ async fn what_a_store_remembers_of_its_log_is_no_less_than_its_tasks_have_seen()
     let mark = LogMark { epoch: Epoch("two".into()), newest: Position(20), reached: Position(20) };
     assert_eq!(store.log_mark().await.unwrap(), Some(mark));
 }
+
+#[tokio::test]
+async fn what_a_plugin_emitted_that_runs_here_no_more_is_still_carried() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    emit(&store, &task("removed", "acme", 0), 1, &["a"]).await.unwrap();
+    let owners = Ownerships::new(Arc::new(MemoryLeases::default()), "this", Duration::from_secs(60));
+    let log = Arc::new(MemoryLog::new());
+    let relay = Relay::new(Arc::new(store.clone()), Arc::clone(&log) as Arc<dyn EventLog>, Some(owners));
+    assert_eq!(relay.carry().await.unwrap(), Carried { events: 1, refused: 0, left: false });
+    assert!(store.is_empty());
+}

@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 pub use error::ClusterError;
 pub use lease::{Asked, Fence, Lease, LeaseStore};
 pub use member::{Incarnation, MemberId, View};
-pub use ownership::{Ownership, Ownerships, Standing};
+pub use ownership::{Ownership, Ownerships, Right, Standing};
 
 use crate::limits;
 

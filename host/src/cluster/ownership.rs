@@ -39,7 +39,25 @@ struct Inner {
     store: Arc<dyn LeaseStore>,
     holder: Arc<str>,
     ttl: Duration,
-    standings: Mutex<BTreeMap<Arc<str>, watch::Sender<Standing>>>,
+    standings: Mutex<BTreeMap<Arc<str>, Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    standing: watch::Sender<Standing>,
+    /// How often it is kept: the last one of a plugin may still end when the next one begins.
+    keepers: usize,
+}
+
+/// What this host may do in a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// This, as long as it shows the fence.
+    Held(Fence),
+    /// Nothing: another host has it, or it is not known who has.
+    NotHeld,
+    /// This host does not ask for it.
+    NotKept,
 }
 
 /// One of them, as who depends on it sees it.
@@ -64,8 +82,9 @@ impl Ownerships {
     ) -> (Ownership, impl Future<Output = ()> + Send + 'static + use<>) {
         let name: Arc<str> = name.into();
         let mut standings = self.lock();
-        let sender = standings.entry(Arc::clone(&name)).or_default();
-        let ownership = Ownership { standing: sender.subscribe() };
+        let kept = standings.entry(Arc::clone(&name)).or_default();
+        kept.keepers += 1;
+        let ownership = Ownership { standing: kept.standing.subscribe() };
         drop(standings);
         let keeper = self.clone();
         (ownership, async move { keeper.keep_one(name, end).await })
@@ -74,15 +93,18 @@ impl Ownerships {
     /// Names that this host was asked to keep and does not own now.
     pub fn not_held(&self) -> Vec<Arc<str>> {
         let standings = self.lock();
-        let held = |standing: &watch::Sender<Standing>| standing.borrow().lease().is_some();
-        standings.iter().filter(|(_, standing)| !held(standing)).map(|(name, _)| Arc::clone(name)).collect()
+        let held = |kept: &Kept| kept.standing.borrow().lease().is_some();
+        standings.iter().filter(|(_, kept)| !held(kept)).map(|(name, _)| Arc::clone(name)).collect()
     }
 
-    /// What to show for something that this host owns now.
-    pub fn fence(&self, name: &str) -> Option<Fence> {
+    /// What this host may do in a name now.
+    pub fn right(&self, name: &str) -> Right {
         let standings = self.lock();
-        let standing = standings.get(name)?.borrow();
-        Some(standing.lease()?.fence.clone())
+        let Some(kept) = standings.get(name) else { return Right::NotKept };
+        match kept.standing.borrow().lease() {
+            Some(lease) => Right::Held(lease.fence.clone()),
+            None => Right::NotHeld,
+        }
     }
 
     async fn keep_one(&self, name: Arc<str>, end: CancellationToken) {
@@ -121,8 +143,9 @@ impl Ownerships {
                 () = end.cancelled() => break,
             }
         }
-        let held = self.lock().get(&name).and_then(|standing| standing.borrow().lease().cloned());
+        let held = self.lock().get(&name).and_then(|kept| kept.standing.borrow().lease().cloned());
         self.stand(&name, Standing::Unknown);
+        self.forget(&name);
         if let Some(lease) = held
             && let Err(error) = self.inner.store.release(&lease).await
         {
@@ -133,7 +156,7 @@ impl Ownerships {
     /// When what this host has ends, unless it is renewed before.
     fn ends(&self, name: &str) -> Option<Instant> {
         let standings = self.lock();
-        let standing = standings.get(name)?.borrow();
+        let standing = standings.get(name)?.standing.borrow();
         match &*standing {
             Standing::Owner(lease) => Some(lease.until),
             Standing::Unknown | Standing::Standby { .. } => None,
@@ -148,7 +171,7 @@ impl Ownerships {
 
     fn stand(&self, name: &Arc<str>, now: Standing) {
         let standings = self.lock();
-        let Some(sender) = standings.get(name) else { return };
+        let Some(Kept { standing: sender, .. }) = standings.get(name) else { return };
         let before = sender.borrow().generation();
         match &now {
             Standing::Owner(lease) if before != Some(lease.fence.generation) => {
@@ -161,11 +184,22 @@ impl Ownerships {
             _ => {}
         }
         sender.send_replace(now);
-        let owned = standings.values().filter(|standing| standing.borrow().generation().is_some()).count();
+        let owned = standings.values().filter(|kept| kept.standing.borrow().generation().is_some()).count();
         gauge!(names::LEASES_HELD).set(owned as f64);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, watch::Sender<Standing>>> {
+    /// Somebody does not keep it any more.
+    fn forget(&self, name: &str) {
+        let mut standings = self.lock();
+        if let Some(kept) = standings.get_mut(name) {
+            kept.keepers -= 1;
+            if kept.keepers == 0 {
+                standings.remove(name);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Kept>> {
         self.inner.standings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -51,7 +51,11 @@ impl SharedLog {
         match self.0 {}
     }
 
-    pub(super) fn carry(&self, _: SqliteStore, _: Arc<dyn EventLog>) {
+    pub(super) fn carry(&self) {
+        match self.0 {}
+    }
+
+    pub(super) fn remember(&self) {
         match self.0 {}
     }
 

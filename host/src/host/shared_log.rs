@@ -110,10 +110,9 @@ impl SharedLog {
         drop(statuses.wait_for(|status| status.problem.is_none()).await);
     }
 
-    /// Begins to carry what processors emit, and to remember how far the log is.
-    pub(super) fn carry(&self, store: SqliteStore, log: Arc<dyn EventLog>) {
-        let outbox = Arc::new(store);
-        let owners = self.owners.clone();
+    /// Begins to carry what processors emit, once it is known which of them this host has.
+    pub(super) fn carry(&self) {
+        let (outbox, log, owners) = (Arc::new(self.store.clone()), self.log(), self.owners.clone());
         self.tasks.supervise(TaskKind::BACKGROUND, "relay", move || {
             let relay = Relay::new(outbox.clone(), Arc::clone(&log), Some(owners.clone()));
             async move {
@@ -121,6 +120,10 @@ impl SharedLog {
                 Ok(())
             }
         });
+    }
+
+    /// Begins to remember how far the log is.
+    pub(super) fn remember(&self) {
         let marker = self.clone();
         self.tasks.spawn(TaskKind::BACKGROUND, "log marks", async move {
             let mut marked = None;

@@ -13,7 +13,7 @@ use metrics::counter;
 use tracing::{error, warn};
 
 use crate::checkpoints::{Outbox, OutboxBatch, OutboxDone};
-use crate::cluster::{Fence, Ownerships};
+use crate::cluster::{Fence, Ownerships, Right};
 use crate::error::{BackendError, Classify as _};
 use crate::event::EventBatch;
 use crate::limits::{OUTBOX_RETRY_WAIT_MAX, OUTBOX_RETRY_WAIT_MIN};
@@ -105,10 +105,11 @@ impl Relay {
     /// to its end.
     async fn send(&self, batch: &OutboxBatch) -> (OutboxDone, bool) {
         let mut done = OutboxDone::default();
-        let fence = match self.owners.as_ref().map(|owners| owners.fence(&batch.processor)) {
-            None => None,
-            Some(Some(fence)) => Some(fence),
-            Some(None) => return (done, false),
+        let fence = match self.owners.as_ref().map(|owners| owners.right(&batch.processor)) {
+            // What a plugin emitted that this host does not run any more is still to be published.
+            None | Some(Right::NotKept) => None,
+            Some(Right::Held(fence)) => Some(fence),
+            Some(Right::NotHeld) => return (done, false),
         };
         let mut entries = batch.entries.clone();
         let mut events = batch.events.clone();

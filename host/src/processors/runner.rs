@@ -511,7 +511,8 @@ impl Shared {
         // What is left then is carried when this host owns it again; the next owner emits the same events.
         drop(tokio::time::timeout(OUTBOX_DRAIN_MAX, carried).await);
         self.given_up.cancel();
-        self.jobs.wait().await;
+        // A lease that cannot be given back now ends by itself.
+        drop(tokio::time::timeout(OUTBOX_DRAIN_MAX, self.jobs.wait()).await);
     }
 
     /// Claims, starts the tasks and feeds them until something ends it.

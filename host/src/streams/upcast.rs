@@ -29,6 +29,7 @@ use super::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
     StreamPage, Tail,
 };
+use crate::cluster::Fence;
 use crate::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use crate::limits::EVENT_PAYLOAD_BYTES_MAX;
 use crate::telemetry::metrics::UPCASTS_FAILED;
@@ -171,6 +172,14 @@ impl UpcastLog {
 impl EventLog for UpcastLog {
     fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
         self.log.append(batch)
+    }
+
+    fn append_fenced(
+        &self,
+        batch: EventBatch,
+        fence: &Fence,
+    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
+        self.log.append_fenced(batch, fence)
     }
 
     fn read(

@@ -25,7 +25,7 @@ impl Committer {
         };
         self.counters.revision += 1;
         let revision = self.counters.revision;
-        let changed = self.drop_rows(task, stored.number)?;
+        let changed = self.drop_rows(task, stored.number, revision)?;
         for sql in [
             "DELETE FROM keyed_state WHERE task = ?1",
             "DELETE FROM parked_events WHERE task = ?1",
@@ -44,20 +44,27 @@ impl Committer {
     }
 
     /// Removes the rows of a task. Answers what that changes in tables that are watched.
-    fn drop_rows(&self, task: &TaskId, number: i64) -> Result<Vec<TableRows>, rusqlite::Error> {
+    fn drop_rows(
+        &self,
+        task: &TaskId,
+        number: i64,
+        revision: u64,
+    ) -> Result<Vec<TableRows>, rusqlite::Error> {
         let of_plugin = |owner: &Option<String>| owner.as_deref() == Some(&*task.processor);
         let watched = self.watched.get(&task.tenant);
         let mut changed = Vec::new();
         for (table, _) in self.catalog.iter().filter(|(_, entry)| of_plugin(&entry.owner)) {
             let rows = rows_table(table);
+            let mut statement = self
+                .conn
+                .prepare(&format!("SELECT key, _version FROM {rows} WHERE _task = ?1 AND _deleted = 0"))?;
+            let gone = statement.query_map([number], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?;
+            let gone: Vec<(String, u64)> = gone.collect::<Result<_, _>>()?;
+            let keys = gone.iter().map(|(key, _)| key.as_str());
+            self.shared.last_changed.note(&task.tenant, table, Revision(revision), keys);
             if watched.is_some_and(|tables| tables.contains(table)) {
-                let mut statement = self.conn.prepare(&format!(
-                    "SELECT key, _version FROM {rows} WHERE _task = ?1 AND _deleted = 0"
-                ))?;
-                let gone = statement.query_map([number], |row| {
-                    Ok(RowChange::Delete { key: row.get(0)?, version: unsigned(row.get(1)?) })
-                })?;
-                changed.push(TableRows { table: table.clone(), rows: gone.collect::<Result<_, _>>()? });
+                let deleted = gone.into_iter().map(|(key, version)| RowChange::Delete { key, version });
+                changed.push(TableRows { table: table.clone(), rows: deleted.collect() });
             }
             self.conn.execute(&format!("DELETE FROM {rows} WHERE _task = ?1"), [number])?;
         }
