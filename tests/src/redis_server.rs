@@ -340,6 +340,22 @@ impl Sentinels {
         format!("redis+sentinel://{}/{PRIMARY}", list.join(","))
     }
 
+    /// Waits until all of them name the same primary, which is up and has its replica; answers its port.
+    pub fn agreed(&self) -> u16 {
+        let begin = Instant::now();
+        loop {
+            let said: Vec<Option<String>> = self.children.iter().map(|(port, _)| ask(*port)).collect();
+            let ports: Option<Vec<u16>> = said.iter().map(|said| primary_port(said.as_deref()?)).collect();
+            if let Some(ports) = ports
+                && ports.iter().all(|port| *port == ports[0])
+            {
+                return ports[0];
+            }
+            assert!(begin.elapsed() < READY_WAIT_MAX * 2, "the sentinels do not agree: {said:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until what each sentinel says of the primary fulfils a condition.
     pub fn wait_until(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let begin = Instant::now();
@@ -350,6 +366,14 @@ impl Sentinels {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The primary that a sentinel knows, when it is up and has a replica.
+fn primary_port(said: &str) -> Option<u16> {
+    let words: Vec<&str> = said.split(' ').collect();
+    let value = |name: &str| words.iter().position(|word| *word == name).and_then(|at| words.get(at + 1));
+    let up = value("flags") == Some(&"master") && value("num-slaves") == Some(&"1");
+    value("port").filter(|_| up)?.parse().ok()
 }
 
 /// What a sentinel says of the primary, as one line of names and values.
