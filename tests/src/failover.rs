@@ -126,9 +126,7 @@ impl Failovers {
     /// Waits until one server is the primary for everybody, and the other one follows it. On a busy machine the
     /// sentinels may have changed their minds once more: then it is the former one.
     fn settle(&mut self) {
-        while self.sentinels.agreed() != self.primary.port()
-            || !self.primary.info("replication").contains("role:master")
-        {
+        while self.sentinels.agreed() != self.primary.port() || !self.primary.replicates("role:master") {
             if self.sentinels.agreed() == self.replica.port() {
                 std::mem::swap(&mut self.primary, &mut self.replica);
             }

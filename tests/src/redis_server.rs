@@ -140,10 +140,17 @@ impl RedisServer {
         replica
     }
 
+    /// Whether `INFO replication` says something. A server that changes its role closes its connections.
+    pub fn replicates(&self, text: &str) -> bool {
+        let said = self.try_command(&["INFO", "replication"]).ok();
+        said.and_then(|said| redis::from_redis_value::<String>(said).ok())
+            .is_some_and(|said| said.contains(text))
+    }
+
     /// Waits until `INFO replication` says something.
     pub fn wait_for_info(&self, text: &str) {
         let begin = Instant::now();
-        while !self.info("replication").contains(text) {
+        while !self.replicates(text) {
             assert!(begin.elapsed() < READY_WAIT_MAX, "{text}: {}", self.info("replication"));
             std::thread::sleep(Duration::from_millis(5));
         }
