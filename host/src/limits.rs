@@ -216,8 +216,11 @@ pub const SHADOW_TIME: Duration = Duration::from_secs(5);
 pub const SHADOW_TIME_MAX: Duration = Duration::from_secs(60);
 /// How many times as long as the running version a candidate may take for an event.
 pub const SHADOW_TIME_RATIO_MAX: u32 = 3;
-/// Time for an event under which no candidate counts as slow: noise must refuse nobody.
+/// What a running version that is faster counts as, when a candidate's time for an event is compared with its: noise must
+/// refuse nobody.
 pub const SHADOW_EVENT_TIME_MIN: Duration = Duration::from_micros(20);
+/// The same while there are only a few batches to go by.
+pub const SHADOW_FEW_EVENT_TIME_MIN: Duration = Duration::from_micros(200);
 /// Events that a candidate may fail on where the running version did not.
 pub const SHADOW_ERRORS_MAX: u64 = 0;
 /// Batches and bytes that wait for a candidate. When full, its stretch ends, and it begins another one

@@ -105,14 +105,7 @@ impl Failovers {
         self.rounds += 1;
         let writers = Writers::start(&self.log, WRITERS, &format!("round-{}", self.rounds), PAYLOAD_BYTES);
         self.progress(20).await;
-        self.replica.pause();
-        // How long the replica hears nothing. Where it is waited for, nobody is answered meanwhile.
-        tokio::time::sleep(self.pause).await;
-        self.primary.kill();
-        self.replica.resume();
-        self.replica.wait_for_info("role:master");
-        let port = self.replica.port().to_string();
-        self.primary.start_again_slowly(&["--replicaof", "127.0.0.1", &port]);
+        self.fail_over().await;
         self.progress(20).await;
         let acknowledged = writers.end().await;
         self.settle();
@@ -123,9 +116,26 @@ impl Failovers {
         found
     }
 
+    /// The address by which sentinels tell where the primary is.
+    pub fn url(&self) -> String {
+        self.sentinels.url()
+    }
+
+    /// One failover. The former primary is back, and on its way to follow the new one.
+    pub async fn fail_over(&mut self) {
+        self.replica.pause();
+        // How long the replica hears nothing. Where it is waited for, nobody is answered meanwhile.
+        tokio::time::sleep(self.pause).await;
+        self.primary.kill();
+        self.replica.resume();
+        self.replica.wait_for_info("role:master");
+        let port = self.replica.port().to_string();
+        self.primary.start_again_slowly(&["--replicaof", "127.0.0.1", &port]);
+    }
+
     /// Waits until one server is the primary for everybody, and the other one follows it. On a busy machine the
     /// sentinels may have changed their minds once more: then it is the former one.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         while self.sentinels.agreed() != self.primary.port() || !self.primary.replicates("role:master") {
             if self.sentinels.agreed() == self.replica.port() {
                 std::mem::swap(&mut self.primary, &mut self.replica);

@@ -13,6 +13,11 @@ pub const REDIS_APPEND_WAIT_MAX: Duration = Duration::from_secs(15);
 pub const REDIS_QUEUE_MAX: usize = 4_096;
 /// Events, requests and bytes of one script call, which the server runs without serving anybody else meanwhile.
 pub const REDIS_GROUP_EVENTS_MAX: usize = 4_000;
+/// Events after which a script call takes in no more requests: the server works on one call while the host encodes the
+/// next, and another part of the host waits until the one before is durable.
+pub const REDIS_GROUP_EVENTS_AIM: usize = 400;
+/// Script calls under way at a time.
+pub const REDIS_CALLS_MAX: usize = 2;
 pub const REDIS_GROUP_REQUESTS_MAX: usize = 2_000;
 pub const REDIS_GROUP_BYTES_MAX: usize = 4 << 20;
 /// Bytes of events after which an entry of the stream takes in no more; one event may be larger.

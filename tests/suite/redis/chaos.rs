@@ -1,14 +1,22 @@
 //! What happens to servers: kills, restarts, failovers, and data that is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use millrace::backends::redis::{Durability, RedisAck, RedisLog, RedisOptions};
+use millrace::backends::redis::{
+    Durability, RedisAck, RedisGroups, RedisLink, RedisLog, RedisOptions, RedisPresence,
+};
 use millrace::event::{Epoch, Position, TenantId};
 use millrace::limits::REDIS_CHECK_EVERY;
+use millrace::presence::{Join, Joined, Presence, PresenceLimits};
+use millrace::streams::groups::{GroupChange, GroupLimits, GroupStart, Groups, Settle, Settled};
 use millrace::streams::{EventLog, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, append_one, batch};
+use millrace_tests::conformance::groups::{group, read_of};
+use millrace_tests::conformance::presence::{name, room};
 use millrace_tests::cutter::Cutter;
 use millrace_tests::failover::{Failovers, Writers};
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
@@ -239,6 +247,105 @@ async fn sn4_an_entry_that_somebody_else_deletes_is_not_stepped_over() {
 }
 
 #[tokio::test]
+async fn sn4_sn7_any_key_of_the_log_that_is_gone_begins_a_new_life() {
+    for key in ["meta", "events", "ids", "ids:older", "tenants", "tenant:acme"] {
+        let server = RedisServer::durable(Engine::Redis);
+        // With a second hash of ids.
+        let log = open(RedisOptions { dedup_events_max: 4, ..options(&server) }).await;
+        let (epoch, acme) = with_ten(&log).await;
+        let of_another = append_one(&as_seam(&log), &tenant("beta"), "other").await.position;
+        assert_eq!(server.number(&["DEL", &format!("{{millrace}}:{key}")]), 1, "{key}");
+        // Until it is noticed, no page may look as if there were no events.
+        let begun = tokio::time::Instant::now();
+        while log.epoch() == epoch {
+            if let Ok(page) = log.read(&acme, Position::START, ALL).await {
+                assert_eq!(page.events.len(), 10, "{key}");
+            }
+            assert!(begun.elapsed() < SOON, "{key}: not noticed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        another_life(&log, &epoch, of_another).await;
+        // It is one new life and no series of them.
+        let epoch = log.epoch();
+        tokio::time::sleep(REDIS_CHECK_EVERY * 3).await;
+        assert_eq!((log.epoch(), log.status().problem.is_none()), (epoch, true), "{key}");
+        assert!(all(&log, &tenant("beta")).await.is_empty());
+        append_one(&as_seam(&log), &tenant("beta"), "after it").await;
+        assert_eq!(all(&log, &tenant("beta")).await.len(), 1, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn sn7_an_append_after_a_tenants_index_is_gone_goes_to_the_new_life() {
+    let server = RedisServer::durable(Engine::Valkey);
+    let log = open(options(&server)).await;
+    let (epoch, acme) = with_ten(&log).await;
+    server.command(&["DEL", "{millrace}:tenant:acme"]);
+    // It would make an index anew, in which the ten events are missing.
+    let appended = append_one(&as_seam(&log), &acme, "id-10").await;
+    assert_ne!(log.epoch(), epoch);
+    assert_eq!(all(&log, &acme).await, [(appended.position.0, "id-10".to_owned())]);
+}
+
+/// Has a server remove keys to make room, and leaves it as it was, with a policy.
+fn evict_some(server: &RedisServer, policy_after: &str) {
+    for n in 0..500 {
+        server.command(&["SET", &format!("filler-{n}"), &"x".repeat(4_000)]);
+    }
+    let used = server.info("memory");
+    let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("it is told");
+    let max = used.trim().parse::<u64>().unwrap() - 400_000;
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", &max.to_string()]);
+    server.command(&["SET", "one-more", "x"]);
+    server.command(&["CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", policy_after]);
+    assert!(!server.info("stats").contains("evicted_keys:0\r"), "some were removed");
+}
+
+#[tokio::test]
+async fn sn4_sn7_keys_that_a_full_server_has_removed_begin_a_new_life() {
+    for engine in [Engine::Redis, Engine::Valkey] {
+        let server = RedisServer::durable(engine);
+        let log = open(options(&server)).await;
+        let (epoch, _) = with_ten(&log).await;
+        evict_some(&server, "noeviction");
+        another_life(&log, &epoch, Position(10)).await;
+        // Only what is removed from now on counts, also for a host that begins.
+        let epoch = log.epoch();
+        let other = open(options(&server)).await;
+        tokio::time::sleep(REDIS_CHECK_EVERY * 3).await;
+        assert_eq!((log.epoch(), other.epoch()), (epoch.clone(), epoch));
+    }
+}
+
+#[tokio::test]
+async fn sn4_sn7_what_was_removed_while_no_host_was_there_is_noticed_by_the_next() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (epoch, _) = with_ten(&log).await;
+    drop(log);
+    evict_some(&server, "noeviction");
+    let log = open(options(&server)).await;
+    assert_ne!(log.epoch(), epoch);
+    let lost = log.read(&tenant("acme"), Position(3), ALL).await;
+    assert!(matches!(lost, Err(StreamError::PositionLost { .. })), "{lost:?}");
+    assert!(append_one(&as_seam(&log), &tenant("acme"), "id-3").await.position > log.bounds().trimmed);
+}
+
+#[tokio::test]
+async fn a_policy_that_removes_keys_with_a_time_to_live_leaves_the_log_alone() {
+    let server = RedisServer::durable(Engine::Redis);
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru", "maxmemory", "8mb"]);
+    let log = open(options(&server)).await;
+    let (epoch, acme) = with_ten(&log).await;
+    for n in 0..2_500 {
+        server.command(&["SET", &format!("filler-{n}"), &"x".repeat(4_000), "EX", "1000"]);
+    }
+    assert!(!server.info("stats").contains("evicted_keys:0\r"), "some were removed");
+    tokio::time::sleep(REDIS_CHECK_EVERY * 3).await;
+    assert_eq!((log.epoch(), all(&log, &acme).await.len()), (epoch, 10));
+}
+
+#[tokio::test]
 async fn an_entry_that_the_log_did_not_write_begins_a_new_life_above_it() {
     let server = RedisServer::durable(Engine::Redis);
     let log = open(options(&server)).await;
@@ -290,6 +397,85 @@ async fn sn5_five_failovers_lose_nothing_that_a_replica_was_waited_for() {
         assert!(found.acknowledged >= 40, "{found:?}");
         assert_eq!(servers.log().status().durability, Some(Durability::Replicated { replicas: 1 }));
     }
+}
+
+/// Consumers and rooms use the log's server over connections of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn2_sn5_consumers_and_rooms_outlive_failovers() {
+    let mut servers = Failovers::new(RedisAck::Auto, PAUSE).await;
+    let link = || RedisLink::new(servers.url().parse().unwrap(), None, "millrace");
+    let groups = RedisGroups::new(link(), servers.log(), as_seam(servers.log()), GroupLimits::default());
+    let id = group("acme", "billing");
+    let change = GroupChange { lease_ms: Some(2_000), attempts_max: Some(1_000), ..GroupChange::default() };
+    groups.ensure(&id, GroupStart::Oldest, change).await.unwrap();
+    let rooms = RedisPresence::open(link(), PresenceLimits::default());
+    let (room, ada) = (room("lobby"), name("ada"));
+    let join = || Join { ttl: Duration::from_secs(60), state: None };
+    rooms.join(&room, &ada, join()).await.unwrap();
+    let writers = Writers::start(servers.log(), 2, "w", 100);
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut consumers = tokio::task::JoinSet::new();
+    for consumer in ["one", "two"] {
+        let (groups, id, stop) = (groups.clone(), id.clone(), Arc::clone(&stop));
+        consumers.spawn(async move {
+            let (mut delivered, mut done) = (Vec::new(), BTreeSet::new());
+            loop {
+                let ended = stop.load(Ordering::SeqCst);
+                // A refusal is one of a server that is away: what was leased comes again when its time is over.
+                let Ok(read) = groups.read(&id, read_of(consumer, 50)).await else {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                };
+                let receipts: Vec<_> = read.entries.iter().map(|delivery| delivery.receipt).collect();
+                let positions = || receipts.iter().map(|receipt| receipt.position);
+                delivered.push((std::time::Instant::now(), positions().collect::<Vec<_>>()));
+                if receipts.is_empty() {
+                    if ended && groups.status(&id).await.is_ok_and(|status| status.lag_events == 0) {
+                        return (delivered, done);
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                } else if let Ok(settled) =
+                    groups.settle(&id, receipts.iter().map(|&receipt| Settle::Ack(receipt)).collect()).await
+                {
+                    let at = std::time::Instant::now();
+                    let kept =
+                        |(position, settled)| (settled == Settled::Acknowledged).then_some((position, at));
+                    done.extend(positions().zip(settled).filter_map(kept));
+                }
+            }
+        });
+    }
+    for _ in 0..2 {
+        progress(servers.log(), 50).await;
+        servers.fail_over().await;
+        progress(servers.log(), 50).await;
+        servers.settle();
+    }
+    let acknowledged = writers.end().await;
+    stop.store(true, Ordering::SeqCst);
+    let (mut delivered, mut done) = (Vec::new(), BTreeMap::new());
+    for (seen, finished) in consumers.join_all().await {
+        delivered.extend(seen);
+        for (position, at) in finished {
+            assert!(done.insert(position, at).is_none(), "{position} was done twice");
+        }
+    }
+    for (at, positions) in &delivered {
+        for position in positions {
+            let finished = done.get(position);
+            assert!(
+                finished.is_none_or(|finished| at < finished),
+                "{position} came again after its acknowledgement"
+            );
+        }
+    }
+    let seen: BTreeSet<Position> = delivered.iter().flat_map(|(_, positions)| positions).copied().collect();
+    let missed: Vec<_> = acknowledged.values().filter(|position| !seen.contains(position)).collect();
+    assert!(missed.is_empty(), "{} of {} were not delivered: {missed:?}", missed.len(), acknowledged.len());
+    assert!(acknowledged.len() >= 200 && done.len() >= 200, "{} {}", acknowledged.len(), done.len());
+    let roster = rooms.roster(&room).await.unwrap();
+    assert_eq!(roster.members.len(), 1, "a member stays for its time: {roster:?}");
+    assert!(matches!(rooms.join(&room, &ada, join()).await.unwrap(), Joined::Stays));
 }
 
 /// The same run shows what the weaker mode loses: the test above can see it.

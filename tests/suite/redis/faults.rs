@@ -161,6 +161,35 @@ async fn what_a_server_would_not_keep_is_not_called_durable() {
 }
 
 #[tokio::test]
+async fn c20_a_server_that_removes_keys_to_make_room_is_refused() {
+    let policy = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let server = RedisServer::start(Engine::Redis, Keeps::Always, &policy);
+    for ack in [RedisAck::Auto, RedisAck::Memory] {
+        let log = RedisLog::open(RedisOptions { ack, ..options(&server) });
+        let said = problem(&log, "backend_not_durable").await;
+        assert!(said.to_string().contains("maxmemory-policy allkeys-lru"), "{said}");
+    }
+    assert_eq!(server.number(&["EXISTS", "{millrace}:meta"]), 0);
+    let log = RedisLog::open(options(&server));
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-ttl"]);
+    log.ready(SOON).await.unwrap();
+    append_one(&as_seam(&log), &tenant("acme"), "a").await;
+    let epoch = log.epoch();
+    // Noticed while it serves, and the log goes on as it was where nothing was removed.
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lfu"]);
+    problem(&log, "backend_not_durable").await;
+    until("it does not serve", || log.status().problem.is_some()).await;
+    let refused = log.read(&tenant("acme"), Position::START, ALL).await.unwrap_err();
+    assert_eq!(refused.code(), "backend_not_durable");
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    log.ready(SOON).await.unwrap();
+    assert_eq!((log.epoch(), all(&log, &tenant("acme")).await.len()), (epoch, 1));
+    // Without a bound nothing is removed.
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "0"]);
+    open(RedisOptions { ack: RedisAck::Memory, ..options(&server) }).await;
+}
+
+#[tokio::test]
 async fn an_append_waits_for_the_sync_where_the_server_has_waitaof() {
     let server = RedisServer::start(Engine::Valkey, Keeps::EverySecond, &[]);
     let log = open(options(&server)).await;

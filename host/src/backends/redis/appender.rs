@@ -1,5 +1,6 @@
 //! The one part that appends. It sends what has arrived as one script call; what comes in meanwhile is the next one, and
-//! there is no timer. A request is answered when the follower has made its events visible, which it does once they are
+//! there is no timer. A second call is sent while the first is under way, so that the server need not wait for it. A
+//! request is answered when the follower has made its events visible, which it does once they are
 //! durable.
 //!
 //! A call whose answer is lost may have been carried out or not. It is sent again in the next session, whatever server
@@ -9,8 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -22,7 +24,8 @@ use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position};
 use crate::limits::{
-    REDIS_GROUP_BYTES_MAX, REDIS_GROUP_EVENTS_MAX, REDIS_GROUP_REQUESTS_MAX, REDIS_QUEUE_MAX, REDIS_TURNS_MAX,
+    REDIS_CALLS_MAX, REDIS_GROUP_BYTES_MAX, REDIS_GROUP_EVENTS_AIM, REDIS_GROUP_REQUESTS_MAX,
+    REDIS_QUEUE_MAX, REDIS_TURNS_MAX,
 };
 use crate::streams::{Appended, StreamError};
 use crate::tasks::TaskError;
@@ -37,15 +40,15 @@ pub(super) struct Appender {
     session: Option<Session>,
     /// To be sent, the oldest first.
     waiting: VecDeque<Request>,
-    under_way: Option<UnderWay>,
+    /// Groups that were sent, in order, and their calls.
+    under_way: VecDeque<Arc<Vec<Request>>>,
+    calls: Calls,
     /// In the server's memory, and to be answered once visible.
     placed: VecDeque<Placed>,
 }
 
-struct UnderWay {
-    group: Arc<Vec<Request>>,
-    call: BoxFuture<'static, Result<Vec<Outcome>, BackendError>>,
-}
+/// Calls of the script, and what came of them, in the order in which they were made.
+type Calls = FuturesOrdered<BoxFuture<'static, Result<Vec<Outcome>, BackendError>>>;
 
 struct Placed {
     request: Request,
@@ -61,7 +64,8 @@ impl Appender {
             queue,
             session: None,
             waiting: VecDeque::new(),
-            under_way: None,
+            under_way: VecDeque::new(),
+            calls: Calls::new(),
             placed: VecDeque::new(),
         }
     }
@@ -82,7 +86,7 @@ impl Appender {
                     Some(request) => self.take_in(request),
                     None => return Ok(()),
                 },
-                done = called(&mut self.under_way) => self.done(done),
+                Some(done) = self.calls.next() => self.done(done),
                 changed = published.changed() => {
                     changed?;
                     self.settle();
@@ -105,17 +109,24 @@ impl Appender {
         }
     }
 
-    /// Sends a group when there is something to send, and somebody to send it to.
+    /// Sends groups while there is something to send, and somebody to send it to.
     fn send_next(&mut self) {
-        let Some(session) = &self.session else { return };
-        if self.under_way.is_some() || self.waiting.is_empty() {
-            return;
+        while self.send_group() {}
+    }
+
+    /// Sends a group; answers whether it did.
+    fn send_group(&mut self) -> bool {
+        let Some(session) = &self.session else { return false };
+        // What is known of fields is read before a call, and has to be that still when it is carried out.
+        let calls_max = if self.shared.scopes().scopes.is_empty() { REDIS_CALLS_MAX } else { 1 };
+        if self.under_way.len() >= calls_max || self.waiting.is_empty() {
+            return false;
         }
         let (mut events, mut bytes, mut group) = (0, 0, Vec::new());
         while let Some(next) = self.waiting.front() {
             events += next.events.len();
             bytes += next.bytes();
-            let full = events > REDIS_GROUP_EVENTS_MAX
+            let full = events > REDIS_GROUP_EVENTS_AIM
                 || bytes > REDIS_GROUP_BYTES_MAX
                 || group.len() == REDIS_GROUP_REQUESTS_MAX;
             if full && !group.is_empty() {
@@ -128,13 +139,15 @@ impl Appender {
             request.tried.get_or_insert_with(|| (session.epoch.clone(), newest));
         }
         let group = Arc::new(group);
-        let call = send(Arc::clone(&self.shared), session.clone(), Arc::clone(&group)).boxed();
-        self.under_way = Some(UnderWay { group, call });
+        self.calls.push_back(send(Arc::clone(&self.shared), session.clone(), Arc::clone(&group)).boxed());
+        self.under_way.push_back(group);
+        true
     }
 
-    /// Takes the answer to the call that was under way.
+    /// Takes the answer to the first of the calls that were under way.
     fn done(&mut self, done: Result<Vec<Outcome>, BackendError>) {
-        let Some(requests) = self.take_back() else { return };
+        let Some(group) = self.under_way.pop_front() else { return };
+        let requests = Arc::into_inner(group).expect("the call that shared it has ended");
         let outcomes = match done {
             Ok(outcomes) => outcomes,
             Err(error) => return self.failed(requests, error),
@@ -181,6 +194,8 @@ impl Appender {
         if let Some(session) = self.session.take() {
             self.shared.failed(&session, &error);
         }
+        // The calls behind it went the same way.
+        let requests = requests.into_iter().chain(self.take_back()).collect();
         self.put_back(requests);
     }
 
@@ -192,17 +207,17 @@ impl Appender {
         }
         self.settle();
         let mut again: Vec<Request> = self.placed.drain(..).map(|placed| placed.request).collect();
-        again.extend(self.take_back().into_iter().flatten());
+        again.extend(self.take_back());
         counter!(names::REDIS_REPEATED_APPENDS).increment(again.len() as u64);
         self.session = session;
         self.put_back(again);
     }
 
-    /// Takes the group of the call that is under way, which ends.
-    fn take_back(&mut self) -> Option<Vec<Request>> {
-        let UnderWay { group, call } = self.under_way.take()?;
-        drop(call);
-        Some(Arc::into_inner(group).expect("the call that shared it has ended"))
+    /// Takes what the calls that are under way carry; they end.
+    fn take_back(&mut self) -> Vec<Request> {
+        self.calls = Calls::new();
+        let groups = self.under_way.drain(..);
+        groups.flat_map(|group| Arc::into_inner(group).expect("the call that shared it has ended")).collect()
     }
 
     fn put_back(&mut self, requests: Vec<Request>) {
@@ -262,13 +277,5 @@ impl Appender {
                 }
             }
         }
-    }
-}
-
-/// Waits for the call that is under way; for ever when there is none.
-async fn called(under_way: &mut Option<UnderWay>) -> Result<Vec<Outcome>, BackendError> {
-    match under_way {
-        Some(under_way) => under_way.call.as_mut().await,
-        None => std::future::pending().await,
     }
 }

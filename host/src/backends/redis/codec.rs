@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use crate::event::{Event, EventBatch, Micros, Position};
 
 /// The format that this version writes, and the only one so far.
-const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 
 /// What the script needs of one event.
 #[derive(Clone, Debug)]

@@ -94,7 +94,6 @@ pub(super) struct Server {
     /// None when the server does not tell.
     append_sync: Option<String>,
     wait_aof: bool,
-    eviction: Option<String>,
 }
 
 impl Server {
@@ -133,7 +132,6 @@ impl Server {
             pair.and_then(|mut pair| pair.remove(name))
         };
         let append_sync = setting(connection, "appendfsync").await;
-        let eviction = setting(connection, "maxmemory-policy").await.filter(|_| get("maxmemory") != "0");
         let command: Value =
             ask(connection, "asking for WAITAOF", redis::cmd("COMMAND").arg("INFO").arg("WAITAOF")).await?;
         let wait_aof =
@@ -145,7 +143,6 @@ impl Server {
             append_only: get("aof_enabled") == "1",
             append_sync,
             wait_aof,
-            eviction,
         })
     }
 
@@ -173,11 +170,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// How the server removes keys when it is full; none when it removes nothing.
-    pub(super) fn evicts(&self) -> Option<&str> {
-        self.eviction.as_deref().filter(|policy| *policy != "noeviction")
     }
 }
 

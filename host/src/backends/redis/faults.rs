@@ -48,7 +48,7 @@ fn fault(error: &RedisError) -> Option<RemoteFault> {
             Some("OTHERLOG") => Some(RemoteFault::OtherLog),
             Some("NOREPLICAS") => Some(NotReplicated),
             Some("UNBLOCKED") => Some(Unreachable),
-            Some("MISCONF") => Some(RemoteFault::NotDurable),
+            Some("MISCONF" | "EVICTS") => Some(RemoteFault::NotDurable),
             _ => None,
         },
         _ => None,

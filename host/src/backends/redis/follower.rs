@@ -80,6 +80,15 @@ struct Read {
     bytes: usize,
 }
 
+/// How closely the log is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Often: the same for any number of tenants.
+    Quick,
+    /// With the index of every tenant.
+    Whole,
+}
+
 /// Why a reply of the stream cannot be followed.
 enum Wrong {
     /// Between this and the last position something is missing.
@@ -149,7 +158,7 @@ impl Follower {
         let connection = connect_to(&info, ca_file, &server.run_id).await?;
         let mut feed =
             Feed { connection, epoch: self.shared.epoch(), durability, end: CancellationToken::new() };
-        let synced = self.sync(&mut feed, "").await?;
+        let synced = self.sync(&mut feed, "", Look::Whole).await?;
         feed.epoch = synced.epoch.clone();
         // What the log has so far is told to others, so it has to be durable, too.
         if !self.durable(&mut feed).await? {
@@ -169,14 +178,6 @@ impl Follower {
             gauge!(names::REDIS_ACK, "ack" => ack).set(now);
         }
         info!(server = %server.version, ack = durability.as_str(), epoch = %synced.epoch.0, "the log on Redis serves");
-        if let Some(policy) = server.evicts() {
-            warn!(
-                error.kind = "eviction",
-                error.blame = "host",
-                policy,
-                "the server removes keys when it is full, the log's too; set its maxmemory-policy to noeviction"
-            );
-        }
         self.told = None;
         self.shared.status.send_modify(|status| {
             status.problem = None;
@@ -383,7 +384,7 @@ impl Follower {
 
     /// Compares the log with what is known of it. False when it is another one now.
     async fn same_log(&mut self, feed: &mut Feed, wrong: &str) -> Result<bool, BackendError> {
-        let synced = self.sync(feed, wrong).await?;
+        let synced = self.sync(feed, wrong, Look::Quick).await?;
         if synced.epoch != feed.epoch {
             return Ok(false);
         }
@@ -400,7 +401,7 @@ impl Follower {
         Ok(true)
     }
 
-    async fn sync(&self, feed: &mut Feed, wrong: &str) -> Result<Synced, BackendError> {
+    async fn sync(&self, feed: &mut Feed, wrong: &str, look: Look) -> Result<Synced, BackendError> {
         let keys = &self.shared.keys;
         // Of a host that begins, what it has written down.
         let former = self.shared.options.known.as_ref().filter(|_| self.shared.known_epoch().is_none());
@@ -410,12 +411,14 @@ impl Follower {
         let (entry, time) = self.newest_entry.clone().unwrap_or_default();
         let newest = former.map_or_else(|| self.shared.bounds().newest, |former| former.reached).0;
         let scopes = self.shared.scopes();
-        let names: [&[u8]; 5] = [&keys.meta, &keys.events, &keys.ids, &keys.older_ids, &keys.scopes];
+        let names: [&[u8]; 7] =
+            [&keys.meta, &keys.events, &keys.ids, &keys.older_ids, &keys.scopes, &keys.tenants, &keys.index];
         let answer = SYNC
             .run(&mut feed.connection, &names, |command| {
                 command.arg(known.as_ref().map_or("", |epoch| &epoch.0)).arg(newest).arg(&entry).arg(&time);
                 command.arg(&epoch).arg(REDIS_LIFE_STEP).arg(wrong);
                 command.arg(scopes.version).arg(&scopes.json).arg(&mark);
+                command.arg(u8::from(look == Look::Whole));
             })
             .await
             .map_err(|error| backend("looking at the log", &error))?;

@@ -6,14 +6,14 @@ use futures_util::future::join_all;
 use redis::Value;
 
 use super::changes::describe;
-use super::codec::{EntryId, decode};
+use super::codec::{EntryId, FORMAT, decode};
 use super::faults::{backend, remote};
 use super::requests::Request;
 use super::scripts::{APPEND, bytes, list, number};
 use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position};
-use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX};
+use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX, REDIS_GROUP_EVENTS_MAX};
 use crate::streams::{Appended, StreamError};
 
 /// What became of one request.
@@ -61,10 +61,11 @@ pub(super) async fn send(
         &keys.names,
         &keys.leases,
     ];
+    let parts = Parts::of(&ordered);
     let fill = |command: &mut redis::Cmd| {
-        command.arg(&*session.epoch.0).arg(shared.options.dedup_events_max).arg(REDIS_ENTRY_BYTES_MAX);
+        command.arg(&*session.epoch.0).arg(shared.options.dedup_events_max);
         command.arg(scopes.version).arg(NAMED_STREAMS_MAX);
-        let mut described = described.iter();
+        command.arg(&parts.keys).arg(&parts.kept).arg(ordered.len()).arg(parts.chunks.len());
         for request in &ordered {
             command.arg(request.batch.tenant.as_str()).arg(&*request.stream);
             match &request.fence {
@@ -72,10 +73,13 @@ pub(super) async fn send(
                 None => command.arg("").arg(""),
             };
             command.arg(request.events.len());
-            for event in &request.events {
-                let changes = described.next().map(Vec::as_slice).unwrap_or_default();
-                command.arg(&event.key).arg(&event.hash).arg(&event.body).arg(changes);
-            }
+        }
+        for chunk in &parts.chunks {
+            let lengths = chunk.lengths.as_slice();
+            command.arg(chunk.tenant).arg(chunk.stream).arg(lengths.len() / 4).arg(&chunk.bytes).arg(lengths);
+        }
+        for (index, changes) in described.iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+            command.arg(index + 1).arg(changes);
         }
     };
     let answer =
@@ -96,6 +100,64 @@ pub(super) async fn send(
         outcomes[index] = Some(outcome?);
     }
     Ok(outcomes.into_iter().map(|outcome| outcome.expect("each request has one answer")).collect())
+}
+
+const _: () =
+    assert!(REDIS_GROUP_EVENTS_MAX <= u16::MAX as usize, "an event's number in its group has two bytes");
+
+/// The events of a group, as the script takes them.
+struct Parts<'a> {
+    keys: Vec<u8>,
+    kept: Vec<u8>,
+    chunks: Vec<Chunk<'a>>,
+}
+
+/// Events of one stream that follow each other, and fit an entry.
+struct Chunk<'a> {
+    tenant: &'a str,
+    stream: &'a str,
+    /// As they are in an entry.
+    bytes: Vec<u8>,
+    /// Of each, in four bytes.
+    lengths: Vec<u8>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(ordered: &[&'a Request]) -> Self {
+        let events = ordered.iter().map(|request| request.events.len()).sum::<usize>();
+        let mut parts = Parts {
+            keys: Vec::with_capacity(events * 16),
+            kept: Vec::with_capacity(events * 18),
+            chunks: Vec::new(),
+        };
+        let mut number: u16 = 0;
+        for request in ordered {
+            let (tenant, stream) = (request.batch.tenant.as_str(), &*request.stream);
+            for event in &request.events {
+                number += 1;
+                parts.keys.extend_from_slice(&event.key);
+                parts.kept.extend_from_slice(&event.hash);
+                parts.kept.extend_from_slice(&number.to_be_bytes());
+                let chunk = parts.chunk(tenant, stream, event.body.len());
+                chunk.bytes.extend_from_slice(&event.body);
+                let length = u32::try_from(event.body.len()).expect("a batch has fewer bytes");
+                chunk.lengths.extend_from_slice(&length.to_be_bytes());
+            }
+        }
+        parts
+    }
+
+    /// Where an event of so many bytes goes: an entry takes in no more than its bound, or a single larger event.
+    fn chunk(&mut self, tenant: &'a str, stream: &'a str, bytes: usize) -> &mut Chunk<'a> {
+        let fits = self.chunks.last().is_some_and(|chunk| {
+            (chunk.tenant, chunk.stream) == (tenant, stream)
+                && chunk.bytes.len() + bytes <= REDIS_ENTRY_BYTES_MAX + 1
+        });
+        if !fits {
+            self.chunks.push(Chunk { tenant, stream, bytes: vec![FORMAT], lengths: Vec::new() });
+        }
+        self.chunks.last_mut().expect("there is one")
+    }
 }
 
 async fn outcome(

@@ -112,10 +112,11 @@ async fn find(
         return Ok(Found { entries: Vec::new(), trimmed: bounds.trimmed, more: false, upto });
     }
     let index = shared.keys.index_of(tenant.as_str());
-    let names: [&[u8]; 3] = [&shared.keys.meta, &shared.keys.events, &index];
+    let names: [&[u8]; 4] = [&shared.keys.meta, &shared.keys.events, &index, &shared.keys.tenants];
     let epoch = session.epoch.clone();
     let call = READ.run(&mut session.reads, &names, |command| {
         command.arg(&*epoch.0).arg(after.0).arg(upto.0).arg(limit.events).arg(limit.bytes.max(1));
+        command.arg(tenant.as_str());
     });
     let asked = call.await;
     let parts = answer(shared, &session, "reading", asked)?;
@@ -161,6 +162,7 @@ pub(super) fn answer(
     let parts = parts
         .ok_or_else(|| remote(RemoteFault::Unsupported, format_args!("{doing}: the answer is no list")))?;
     if parts.first() == Some(&Value::Int(1)) {
+        // The follower finds out what it is, and opens another session.
         session.end.cancel();
         return Err(remote(RemoteFault::Unreachable, format_args!("{doing}: the log is another one")));
     }
