@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
-/// How often each figure is measured; the median counts.
+/// How often a figure is measured where nothing else is said; the median counts.
 pub const ROUNDS: usize = 3;
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measurement {
     pub name: String,
+    /// The median of the rounds.
     pub value: f64,
+    pub rounds: usize,
     pub unit: String,
     /// What it must reach, where something was promised.
     pub floor: Option<f64>,
@@ -73,6 +75,7 @@ impl Suite {
         self.measurements.push(Measurement {
             name: figure.name.into(),
             value,
+            rounds: values.len(),
             unit: figure.unit.into(),
             floor: figure.floor,
             higher_is_better: figure.better == Better::Higher,
@@ -87,7 +90,7 @@ impl Suite {
     /// The figures as a Markdown table.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "### {}\n\n| figure | median of {ROUNDS} | unit | floor | |\n|---|--:|---|--:|---|\n",
+            "### {}\n\n| figure | median | rounds | unit | floor | |\n|---|--:|--:|---|--:|---|\n",
             self.name
         );
         for m in &self.measurements {
@@ -98,9 +101,10 @@ impl Suite {
                 Some(false) => "**missed**",
             };
             text.push_str(&format!(
-                "| {} | {} | {} | {floor} | {verdict} |\n",
+                "| {} | {} | {} | {} | {floor} | {verdict} |\n",
                 m.name,
                 readable(m.value),
+                m.rounds,
                 m.unit
             ));
         }

@@ -43,7 +43,7 @@ pub(super) const GROUPS: &[ProblemKind] = &[
     caller(
         410,
         "group_position_lost",
-        "retention removed what the group had not acknowledged, and the group has stopped",
+        "what the group had not acknowledged is gone, by retention or with a former life of the log, and it has stopped",
         "move it with POST …/seek to oldest or newest, or make it with on_lost from_oldest or tail",
     ),
     caller(

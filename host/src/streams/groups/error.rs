@@ -25,9 +25,11 @@ pub enum GroupError {
     /// A bound by its name, which is also the code.
     #[error("{what} is {asked}; {limit} is {max}")]
     Limit { limit: &'static str, what: String, asked: u64, max: u64 },
-    /// The group's policy is to stop, and retention has removed what it had not acknowledged.
+    /// The group's policy is to stop, and what it had not acknowledged is gone: by retention, or with a former life of
+    /// the log.
     #[error(
-        "retention removed {events} events up to position {until} before group `{group}` had acknowledged them"
+        "{events} events up to position {until} went with retention or a former life of the log, before group \
+         `{group}` had acknowledged them"
     )]
     PositionLost { group: GroupId, events: u64, until: Position },
     #[error("group `{group}` has no dead letter {position}")]
