@@ -1,11 +1,12 @@
 //! A proxy in front of a server that lets a request through and its answer not.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Gone when dropped, with its connections.
@@ -21,6 +22,9 @@ struct Shared {
     /// What the request has in it whose answer is withheld.
     needle: Mutex<Option<Vec<u8>>>,
     cuts: AtomicUsize,
+    /// A cut closes the way, too.
+    closing: AtomicBool,
+    closed: watch::Sender<bool>,
 }
 
 impl Cutter {
@@ -33,6 +37,9 @@ impl Cutter {
         accepting.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                if *known.closed.borrow() {
+                    continue;
+                }
                 connections.spawn(pass(client, port, Arc::clone(&known)));
             }
         });
@@ -42,6 +49,22 @@ impl Cutter {
     /// The next request with these bytes in it reaches the server, which carries it out; then its connection is cut.
     pub fn cut_after(&self, needle: &str) {
         *self.shared.lock() = Some(needle.as_bytes().to_vec());
+    }
+
+    /// The same, and nobody gets through from then on.
+    pub fn cut_and_close_after(&self, needle: &str) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        self.cut_after(needle);
+    }
+
+    /// Cuts every connection, and lets nobody through until it is opened.
+    pub fn close(&self) {
+        self.shared.closed.send_replace(true);
+    }
+
+    pub fn open(&self) {
+        self.shared.closing.store(false, Ordering::SeqCst);
+        self.shared.closed.send_replace(false);
     }
 
     /// How often it has cut.
@@ -67,9 +90,11 @@ impl Shared {
 
 async fn pass(mut client: TcpStream, port: u16, shared: Arc<Shared>) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    let mut closed = shared.closed.subscribe();
     let (mut up, mut down) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     loop {
         tokio::select! {
+            () = until_closed(&mut closed) => return,
             read = client.read(&mut up) => {
                 let Ok(read @ 1..) = read else { return };
                 let cut = shared.wants(&up[..read]);
@@ -79,6 +104,9 @@ async fn pass(mut client: TcpStream, port: u16, shared: Arc<Shared>) {
                 if cut {
                     // The server's answer has come: the request is carried out. The client does not get it.
                     let _ = server.read(&mut down).await;
+                    if shared.closing.load(Ordering::SeqCst) {
+                        shared.closed.send_replace(true);
+                    }
                     shared.cuts.fetch_add(1, Ordering::SeqCst);
                     return;
                 }
@@ -91,4 +119,9 @@ async fn pass(mut client: TcpStream, port: u16, shared: Arc<Shared>) {
             }
         }
     }
+}
+
+async fn until_closed(closed: &mut watch::Receiver<bool>) {
+    // Connections end with the proxy otherwise.
+    let _ = closed.wait_for(|closed| *closed).await;
 }

@@ -5,6 +5,7 @@
 mod changes;
 mod chaos;
 mod faults;
+mod gone;
 mod groups;
 mod log;
 

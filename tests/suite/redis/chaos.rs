@@ -12,7 +12,7 @@ use millrace::event::{Epoch, Position, TenantId};
 use millrace::limits::REDIS_CHECK_EVERY;
 use millrace::presence::{Join, Joined, Presence, PresenceLimits};
 use millrace::streams::groups::{GroupChange, GroupLimits, GroupStart, Groups, Settle, Settled};
-use millrace::streams::{EventLog, StreamError};
+use millrace::streams::{EventLog, Retention, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, append_one, batch};
 use millrace_tests::conformance::groups::{group, read_of};
@@ -110,7 +110,7 @@ async fn sn12_an_append_whose_answer_is_cut_off_is_carried_out_once() {
 }
 
 /// A new life of the log: who stands anywhere before it is told, wherever it reads from, and the log goes on.
-async fn another_life(log: &RedisLog, former: &Epoch, at: Position) {
+pub(super) async fn another_life(log: &RedisLog, former: &Epoch, at: Position) {
     until("the log is another one", || log.epoch() != *former).await;
     let acme = tenant("acme");
     let bounds = log.bounds();
@@ -131,7 +131,7 @@ async fn another_life(log: &RedisLog, former: &Epoch, at: Position) {
 }
 
 /// A log with ten events, and a reader that has seen them all and waits for more.
-async fn with_ten(log: &RedisLog) -> (Epoch, TenantId) {
+pub(super) async fn with_ten(log: &RedisLog) -> (Epoch, TenantId) {
     let acme = tenant("acme");
     for n in 0..10 {
         append_one(&as_seam(log), &acme, &format!("id-{n}")).await;
@@ -247,105 +247,6 @@ async fn sn4_an_entry_that_somebody_else_deletes_is_not_stepped_over() {
 }
 
 #[tokio::test]
-async fn sn4_sn7_any_key_of_the_log_that_is_gone_begins_a_new_life() {
-    for key in ["meta", "events", "ids", "ids:older", "tenants", "tenant:acme"] {
-        let server = RedisServer::durable(Engine::Redis);
-        // With a second hash of ids.
-        let log = open(RedisOptions { dedup_events_max: 4, ..options(&server) }).await;
-        let (epoch, acme) = with_ten(&log).await;
-        let of_another = append_one(&as_seam(&log), &tenant("beta"), "other").await.position;
-        assert_eq!(server.number(&["DEL", &format!("{{millrace}}:{key}")]), 1, "{key}");
-        // Until it is noticed, no page may look as if there were no events.
-        let begun = tokio::time::Instant::now();
-        while log.epoch() == epoch {
-            if let Ok(page) = log.read(&acme, Position::START, ALL).await {
-                assert_eq!(page.events.len(), 10, "{key}");
-            }
-            assert!(begun.elapsed() < SOON, "{key}: not noticed");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        another_life(&log, &epoch, of_another).await;
-        // It is one new life and no series of them.
-        let epoch = log.epoch();
-        tokio::time::sleep(REDIS_CHECK_EVERY * 3).await;
-        assert_eq!((log.epoch(), log.status().problem.is_none()), (epoch, true), "{key}");
-        assert!(all(&log, &tenant("beta")).await.is_empty());
-        append_one(&as_seam(&log), &tenant("beta"), "after it").await;
-        assert_eq!(all(&log, &tenant("beta")).await.len(), 1, "{key}");
-    }
-}
-
-#[tokio::test]
-async fn sn7_an_append_after_a_tenants_index_is_gone_goes_to_the_new_life() {
-    let server = RedisServer::durable(Engine::Valkey);
-    let log = open(options(&server)).await;
-    let (epoch, acme) = with_ten(&log).await;
-    server.command(&["DEL", "{millrace}:tenant:acme"]);
-    // It would make an index anew, in which the ten events are missing.
-    let appended = append_one(&as_seam(&log), &acme, "id-10").await;
-    assert_ne!(log.epoch(), epoch);
-    assert_eq!(all(&log, &acme).await, [(appended.position.0, "id-10".to_owned())]);
-}
-
-/// Has a server remove keys to make room, and leaves it as it was, with a policy.
-fn evict_some(server: &RedisServer, policy_after: &str) {
-    for n in 0..500 {
-        server.command(&["SET", &format!("filler-{n}"), &"x".repeat(4_000)]);
-    }
-    let used = server.info("memory");
-    let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("it is told");
-    let max = used.trim().parse::<u64>().unwrap() - 400_000;
-    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random", "maxmemory", &max.to_string()]);
-    server.command(&["SET", "one-more", "x"]);
-    server.command(&["CONFIG", "SET", "maxmemory", "0", "maxmemory-policy", policy_after]);
-    assert!(!server.info("stats").contains("evicted_keys:0\r"), "some were removed");
-}
-
-#[tokio::test]
-async fn sn4_sn7_keys_that_a_full_server_has_removed_begin_a_new_life() {
-    for engine in [Engine::Redis, Engine::Valkey] {
-        let server = RedisServer::durable(engine);
-        let log = open(options(&server)).await;
-        let (epoch, _) = with_ten(&log).await;
-        evict_some(&server, "noeviction");
-        another_life(&log, &epoch, Position(10)).await;
-        // Only what is removed from now on counts, also for a host that begins.
-        let epoch = log.epoch();
-        let other = open(options(&server)).await;
-        tokio::time::sleep(REDIS_CHECK_EVERY * 3).await;
-        assert_eq!((log.epoch(), other.epoch()), (epoch.clone(), epoch));
-    }
-}
-
-#[tokio::test]
-async fn sn4_sn7_what_was_removed_while_no_host_was_there_is_noticed_by_the_next() {
-    let server = RedisServer::durable(Engine::Redis);
-    let log = open(options(&server)).await;
-    let (epoch, _) = with_ten(&log).await;
-    drop(log);
-    evict_some(&server, "noeviction");
-    let log = open(options(&server)).await;
-    assert_ne!(log.epoch(), epoch);
-    let lost = log.read(&tenant("acme"), Position(3), ALL).await;
-    assert!(matches!(lost, Err(StreamError::PositionLost { .. })), "{lost:?}");
-    assert!(append_one(&as_seam(&log), &tenant("acme"), "id-3").await.position > log.bounds().trimmed);
-}
-
-#[tokio::test]
-async fn a_policy_that_removes_keys_with_a_time_to_live_leaves_the_log_alone() {
-    let server = RedisServer::durable(Engine::Redis);
-    server.command(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru", "maxmemory", "8mb"]);
-    let log = open(options(&server)).await;
-    let (epoch, acme) = with_ten(&log).await;
-    for n in 0..2_500 {
-        server.command(&["SET", &format!("filler-{n}"), &"x".repeat(4_000), "EX", "1000"]);
-    }
-    assert!(!server.info("stats").contains("evicted_keys:0\r"), "some were removed");
-    tokio::time::sleep(REDIS_CHECK_EVERY * 3).await;
-    assert_eq!((log.epoch(), all(&log, &acme).await.len()), (epoch, 10));
-}
-
-#[tokio::test]
 async fn an_entry_that_the_log_did_not_write_begins_a_new_life_above_it() {
     let server = RedisServer::durable(Engine::Redis);
     let log = open(options(&server)).await;
@@ -381,7 +282,7 @@ async fn a_clock_that_goes_back_changes_no_order_and_no_retention() {
         let at = log.appended_at(&acme, Position(after)).await.unwrap().expect("it has a time");
         assert_eq!(at.0.to_string(), ahead);
     }
-    let none = millrace::streams::Retention { age: Some(Duration::ZERO), events: None };
+    let none = Retention { age: Some(Duration::ZERO), events: None };
     assert_eq!(log.trim(none).await.unwrap(), 1, "what is from the future is not old");
 }
 

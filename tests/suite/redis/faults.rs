@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use millrace::backends::redis::{Durability, RedisAck, RedisAddress, RedisLog, RedisOptions};
+use millrace::backends::redis::{
+    Durability, RedisAck, RedisAddress, RedisLeases, RedisLink, RedisLog, RedisOptions,
+};
+use millrace::cluster::{Asked, LeaseStore as _};
 use millrace::error::{BackendError, Blame, Classify, Retry};
 use millrace::event::Position;
 use millrace::gateway::Problem;
-use millrace::streams::{EventLog, StreamError};
+use millrace::streams::{EventLog, Retention, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, append_one, batch};
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer, free_port};
@@ -131,8 +134,13 @@ async fn c20_a_full_server_refuses_whole_appends_until_there_is_room() {
     assert_eq!(refused.code(), "backend_full", "{refused}");
     assert!(matches!(refused.retry(), Retry::After(_)));
     assert_eq!(log.bounds().newest, Position(1));
-    // It can be read all the while.
+    // It can be read all the while, leases are kept, and retention makes room.
     assert_eq!(all(&log, &acme).await.len(), 1);
+    let leases = RedisLeases::new(RedisLink::new(server.url().parse().unwrap(), None, "millrace"));
+    let asked = leases.acquire("tally", "here", Duration::from_secs(5)).await.unwrap();
+    assert!(matches!(asked, Asked::Granted(_)), "{asked:?}");
+    let none = Retention { events: Some(0), age: None };
+    assert_eq!(log.trim(none).await.unwrap(), 1);
     server.command(&["CONFIG", "SET", "maxmemory", "100mb"]);
     let appended = log.append(batch(&acme, &[("b", "{}"), ("c", "{}")])).await.unwrap();
     assert_eq!((appended[0].position, appended[0].repeated), (Position(2), false));

@@ -136,6 +136,7 @@ impl Appender {
         }
         let newest = self.shared.bounds().newest;
         for request in &mut group {
+            request.again = request.tried.is_some();
             request.tried.get_or_insert_with(|| (session.epoch.clone(), newest));
         }
         let group = Arc::new(group);
@@ -167,6 +168,8 @@ impl Appender {
                 }
                 outcome => {
                     request.turns += 1;
+                    // It was not carried out.
+                    request.tried = None;
                     match outcome {
                         Outcome::Spelled { event, hash } => request.events[event].hash = hash,
                         Outcome::Moved { known } => {
@@ -208,6 +211,10 @@ impl Appender {
         self.settle();
         let mut again: Vec<Request> = self.placed.drain(..).map(|placed| placed.request).collect();
         again.extend(self.take_back());
+        for request in again.iter_mut().chain(&mut self.waiting) {
+            // In another life of the log it is not.
+            request.known.fill(false);
+        }
         counter!(names::REDIS_REPEATED_APPENDS).increment(again.len() as u64);
         self.session = session;
         self.put_back(again);
@@ -221,18 +228,8 @@ impl Appender {
     }
 
     fn put_back(&mut self, requests: Vec<Request>) {
-        let published = self.shared.published.borrow().clone();
-        let window = self.shared.options.dedup_events_max as u64;
         for request in requests.into_iter().rev() {
-            let forgotten = request.tried.as_ref().is_some_and(|(epoch, newest)| {
-                *epoch == published.epoch && published.newest.0.saturating_sub(newest.0) >= window
-            });
-            if forgotten {
-                let detail = "an append was not answered, and its ids may have left the dedup window since";
-                request.finish(Err(remote(RemoteFault::Timeout, detail).into()));
-            } else {
-                self.waiting.push_front(request);
-            }
+            self.waiting.push_front(request);
         }
     }
 

@@ -183,6 +183,7 @@ pub(super) async fn page(
     let names: [&[u8]; 3] = [&shared.keys.meta, &shared.keys.events, &index];
     let call = CHANGES.run(&mut session.reads, &names, |command| {
         command.arg(&*epoch.0).arg(after.0).arg(newest.0).arg(limit.events).arg(limit.bytes.max(1));
+        command.arg(tenant.as_str());
     });
     let asked = call.await;
     let parts = answer(shared, &session, "reading a stream", asked)?;
@@ -190,8 +191,9 @@ pub(super) async fn page(
     let trimmed = Position(parts.get(1).and_then(number).ok_or_else(shape)?);
     shared.trimmed(&session.epoch, trimmed);
     let mut full = parts.get(2) == Some(&Value::Int(1));
+    let removed = parts.get(3) == Some(&Value::Int(1));
     let mut events = EventBatch::new(tenant.clone());
-    for pair in parts.get(3..).unwrap_or_default().chunks(2) {
+    for pair in parts.get(4..).unwrap_or_default().chunks(2) {
         let [position, body] = pair else { return Err(shape().into()) };
         let (position, body) = (number(position).ok_or_else(shape)?, bytes(body).ok_or_else(shape)?);
         let event = decode_one(body, Position(position)).ok_or_else(shape)?;
@@ -203,5 +205,5 @@ pub(super) async fn page(
     }
     let next = if full { events.last_position() } else { newest };
     let oldest = trimmed.max(since);
-    Ok(StreamPage { events: Arc::new(events), next, oldest, newest, truncated: after < oldest })
+    Ok(StreamPage { events: Arc::new(events), next, oldest, newest, truncated: removed || after < oldest })
 }

@@ -19,7 +19,7 @@ use super::codec::{EntryId, decode_into};
 use super::connect::{Server, ask, connect, locate};
 use super::faults::{backend, ends_session, remote};
 use super::options::Durability;
-use super::scripts::{SYNC, bytes, list, number, text};
+use super::scripts::{APPEND, SYNC, bytes, list, number, text};
 use super::shared::{Published, Session, Shared};
 use crate::error::{BackendError, Classify as _, RemoteFault};
 use crate::event::{Epoch, EventBatch, Position, TenantId};
@@ -91,8 +91,8 @@ enum Look {
 
 /// Why a reply of the stream cannot be followed.
 enum Wrong {
-    /// Between this and the last position something is missing.
-    Gap,
+    /// Between the last position and this one something is missing.
+    Gap(Position),
     Entry(&'static str),
 }
 
@@ -154,6 +154,8 @@ impl Follower {
             _ => server.durability(self.shared.options.ack)?,
         };
         self.durability = Some(durability);
+        // Calls that are under way together keep their order only with a server that knows the script already.
+        APPEND.load(&mut appends).await.map_err(|error| backend("loading a script", &error))?;
         let reads = connect_to(&info, ca_file, &server.run_id).await?;
         let connection = connect_to(&info, ca_file, &server.run_id).await?;
         let mut feed =
@@ -246,11 +248,14 @@ impl Follower {
                     }
                     self.publish(read);
                 }
-                Err(Wrong::Gap) => {
-                    if self.same_log(feed, "").await? {
-                        self.same_log(feed, "an entry of the stream is missing").await?;
+                Err(Wrong::Gap(first)) => {
+                    if !self.same_log(feed, "").await? {
+                        return Ok(());
                     }
-                    return Ok(());
+                    if !self.passed_by_retention(first) {
+                        self.same_log(feed, "an entry of the stream is missing").await?;
+                        return Ok(());
+                    }
                 }
                 Err(Wrong::Entry(what)) => {
                     if self.same_log(feed, "").await? {
@@ -269,6 +274,26 @@ impl Follower {
                 checked = Instant::now();
             }
         }
+    }
+
+    /// Goes on at a position where retention, and nothing else, has removed what is before it and was not read yet: of
+    /// a host that was cut off for a while. Readers that stand before it are told by the log that their place is lost.
+    fn passed_by_retention(&mut self, first: Position) -> bool {
+        let bounds = self.shared.bounds();
+        let passed = bounds.newest < bounds.trimmed && first.0 <= bounds.trimmed.0 + 1;
+        if passed {
+            let newest = Position(first.0 - 1);
+            warn!(
+                error.kind = "fell_behind",
+                error.blame = "host",
+                stream.position = newest.0,
+                "retention has passed what this host had not read yet"
+            );
+            self.newest_entry = None;
+            self.shared.tail.begin_again(newest);
+            self.shared.published.send_modify(|published| published.newest = newest);
+        }
+        passed
     }
 
     /// Entries after what is visible, as soon as there are some.
@@ -456,7 +481,7 @@ impl Read {
         let tenant = text(tenant).and_then(|name| TenantId::new(name).ok()).ok_or(FOREIGN)?;
         let (events, time) = (bytes(events).ok_or(FOREIGN)?, text(time).ok_or(FOREIGN)?);
         if id.first().0 != self.newest.0 + 1 {
-            return Err(Wrong::Gap);
+            return Err(Wrong::Gap(id.first()));
         }
         match more {
             [] => self.chunk(tenant, id, events, "")?,

@@ -73,6 +73,10 @@ pub(super) async fn send(
                 None => command.arg("").arg(""),
             };
             command.arg(request.events.len());
+            match &request.tried {
+                Some((epoch, newest)) if request.again && *epoch == session.epoch => command.arg(newest.0),
+                _ => command.arg(""),
+            };
         }
         for chunk in &parts.chunks {
             let lengths = chunk.lengths.as_slice();
@@ -197,6 +201,10 @@ async fn outcome(
             Ok(Outcome::Moved { known: parts.iter().skip(1).map(repeated).collect() })
         }
         Value::Int(5) => Ok(Outcome::Refused(StreamError::TooManyStreams { max: NAMED_STREAMS_MAX })),
+        Value::Int(7) => {
+            let detail = "an append was not answered, and its ids may have left the dedup window since";
+            Ok(Outcome::Refused(remote(RemoteFault::Timeout, detail).into()))
+        }
         Value::Int(6) => {
             let name = request.fence.as_ref().map(|fence| fence.name.to_string()).unwrap_or_default();
             Ok(Outcome::Refused(StreamError::Fenced { name }))

@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) turns: usize,
     /// Where the log was when it may have been appended for the first time.
     pub(super) tried: Option<(Epoch, Position)>,
+    /// It is sent once more: the log may have its events already.
+    pub(super) again: bool,
 }
 
 impl Request {
@@ -85,6 +87,7 @@ impl Request {
             known,
             turns: 0,
             tried: None,
+            again: false,
         })
     }
 

@@ -15,9 +15,15 @@ pub(super) static SYNC: Script = Script::new(include_str!("lua/sync.lua"));
 pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
 pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
 pub(super) static SCOPES: Script = Script::new(include_str!("lua/scopes.lua"));
-pub(super) static LEASE: Script = Script::new(include_str!("lua/lease.lua"));
-pub(super) static TRIM: Script =
-    Script::new(concat!(include_str!("lua/groups/state.lua"), include_str!("lua/trim.lua")));
+/// A full server refuses scripts that write. This one does not grow, and without it nothing would run.
+pub(super) static LEASE: Script =
+    Script::new(concat!("#!lua flags=allow-oom\n", include_str!("lua/lease.lua")));
+/// Nor this one, which is what makes room.
+pub(super) static TRIM: Script = Script::new(concat!(
+    "#!lua flags=allow-oom\n",
+    include_str!("lua/groups/state.lua"),
+    include_str!("lua/trim.lua")
+));
 pub(super) static GROUP_TAKE: Script = Script::new(concat!(
     include_str!("lua/groups/state.lua"),
     include_str!("lua/groups/turns.lua"),
@@ -73,7 +79,8 @@ impl Script {
         }
     }
 
-    async fn load(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    /// Makes it known to a server.
+    pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
         redis::cmd("SCRIPT").arg("LOAD").arg(self.text).query_async(connection).await
     }
 }

@@ -6,7 +6,7 @@
 --       keys of their ids (16 bytes each), and of each the hash of its content and its number in the group (16 and 2
 --       bytes); how many requests and chunks there are; then
 --       for each request: tenant, stream or '' for events, the name of a lease and its generation or '' twice, number of
---       events;
+--       events, and of one that is sent again where the log was when it was sent first, or '';
 --       for each chunk, the next events of one stream: tenant, stream, number of events, their bytes as they are in an
 --       entry, and the length of each (4 bytes);
 --       for each event that change streams may get: its number, and five texts with their length before them, the
@@ -14,27 +14,32 @@
 -- Answers {0, newest, answer...}, one answer for each request: {1, first position} when all are new,
 -- {3, position...} with a minus before a known one, {2, index, position, hash} when an id is taken,
 -- {4, index, position...} when the last known values are others than expected, with the positions of the events before,
--- {5} when the tenant has too many streams, {6} when the lease is another one by now.
--- {1, epoch} says that the log is another one, or has other change scopes, or that a tenant's index is gone; nothing was
--- written then.
+-- {5} when the tenant has too many streams, {6} when the lease is another one by now, {7} when the log may have had the
+-- events and forgotten their ids since.
+-- {1, epoch} says that the log is another one, or has other change scopes, or that a tenant's index or the ids are gone;
+-- nothing was written then.
 --
 -- Of an event that is new, no string is made but those for its id: the server hashes every string of a script byte by
 -- byte. So events come in chunks, which are entries as they stand while all of them are new.
 -- Whatever can be refused (a wrong type, no memory, a read-only server) is met before or in the first write: a script
 -- is never rolled back.
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'position', 'trimmed', 'time', 'ids_from', 'scopes')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'position', 'trimmed', 'time', 'ids_from', 'scopes',
+  'base')
 if meta[1] ~= ARGV[1] or (meta[6] or '0') ~= ARGV[3] then return {1, meta[1] or ''} end
 local window, streams_max, all_keys, kept = tonumber(ARGV[2]), tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local requests, chunks, total = tonumber(ARGV[7]), tonumber(ARGV[8]), #all_keys / 16
 local position, ids_from = tonumber(meta[2]), tonumber(meta[5])
 local horizon = math.max(tonumber(meta[3]), position - window)
 local format, sub, byte = string.format, string.sub, string.byte
-local chunks_at = 9 + requests * 5
+local chunks_at = 9 + requests * 6
+-- The hashes of ids, where there have to be some.
+local older = redis.call('EXISTS', KEYS[4]) == 1
+if position > ids_from and redis.call('EXISTS', KEYS[3]) == 0 then return {1, meta[1]} end
+if ids_from > tonumber(meta[7] or 0) and not older then return {1, meta[1]} end
 
 -- What is known under the ids: at most 4,000 arguments fit a call.
 local keys, found = {}, {}
 for i = 1, total do keys[i] = sub(all_keys, i * 16 - 15, i * 16) end
-local older = redis.call('EXISTS', KEYS[4]) == 1
 for from = 1, total, 4000 do
   local upto = math.min(from + 3999, total)
   for i, value in ipairs(redis.call('HMGET', KEYS[3], unpack(keys, from, upto))) do
@@ -132,10 +137,12 @@ local function apply(tenant, stream, before, count)
 end
 
 local number = 0
-for at = 9, chunks_at - 1, 5 do
-  local lease, count = ARGV[at + 2], tonumber(ARGV[at + 4])
+for at = 9, chunks_at - 1, 6 do
+  local lease, count, tried = ARGV[at + 2], tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   if lease ~= '' and redis.call('HGET', KEYS[10] .. lease, 'generation') ~= ARGV[at + 3] then
     answers[#answers + 1] = {6}
+  elseif tried and tried < horizon then
+    answers[#answers + 1] = {7}
   else
     answers[#answers + 1] = apply(ARGV[at], ARGV[at + 1], number, count)
   end

@@ -12,7 +12,7 @@
 -- A new life begins far above every position of the former ones, and all before it counts as trimmed: whoever stands
 -- there is told that its place is lost, and no position ever means two events.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'position', 'trimmed', 'base', 'time', 'ids_from', 'tenants',
-  'evictions', 'evicted')
+  'evictions', 'evicted', 'scopes')
 local epoch, position, trimmed, base = meta[1], tonumber(meta[2] or 0), tonumber(meta[3] or 0), tonumber(meta[4] or 0)
 local known, newest, step = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[6])
 local function text(number) return string.format('%.0f', number) end
@@ -56,6 +56,7 @@ local function missing()
   if tonumber(meta[7] or 0) > redis.call('SCARD', KEYS[6]) then return 'the list of tenants is gone' end
   if position > ids_from and redis.call('EXISTS', KEYS[3]) == 0 then return 'the ids of events are gone' end
   if ids_from > base and redis.call('EXISTS', KEYS[4]) == 0 then return 'the older ids of events are gone' end
+  if tonumber(meta[10] or 0) > 0 and redis.call('EXISTS', KEYS[5]) == 0 then return 'the change scopes are gone' end
   if ARGV[11] == '1' then
     for _, tenant in ipairs(redis.call('SMEMBERS', KEYS[6])) do
       if redis.call('EXISTS', KEYS[7] .. tenant) == 0 then return 'the index of the tenant ' .. tenant .. ' is gone' end
@@ -118,9 +119,9 @@ if why ~= '' or not epoch then
   end
   redis.call('HSET', KEYS[1], 'tenants', #tenants)
   -- A log that was emptied does not know what plugins have declared; a host that was there does.
-  if ARGV[9] ~= '' and redis.call('EXISTS', KEYS[5]) == 0 then
+  if redis.call('EXISTS', KEYS[5]) == 0 and (ARGV[9] ~= '' or meta[10]) then
     redis.call('SET', KEYS[5], ARGV[9])
-    redis.call('HSET', KEYS[1], 'scopes', text(tonumber(ARGV[8]) + 1))
+    redis.call('HSET', KEYS[1], 'scopes', text(math.max(tonumber(ARGV[8]), tonumber(meta[10] or 0)) + 1))
   end
   -- Ids of a former life would make new events look like repeats. What is no hash is not ours, and stays.
   for i = 3, 4 do
