@@ -118,7 +118,9 @@ async fn c38_changes_arrive_by_their_type_and_a_resume_has_exactly_what_follows(
     let mut client = follow(&rig, FROM_START, "").await;
     let mut seen = String::new();
     client.read_until(&mut seen, "\"version\":1,").await;
-    assert!(seen.contains("content-type: text/event-stream"), "{seen}");
+    for header in ["content-type: text/event-stream", "cache-control: no-store", "x-accel-buffering: no"] {
+        assert!(seen.contains(header), "{header}: {seen}");
+    }
     publish(&rig, "A1", 2).await;
     publish(&rig, "B", 1).await;
     publish(&rig, "A1", 3).await;
@@ -214,6 +216,35 @@ async fn sn07_an_id_that_means_nothing_any_more_is_a_gap_with_its_reason() {
     client.read_until(&mut seen, "\"version\":5,").await;
     assert!(!seen.contains("event: gap"), "nothing is missing after the oldest: {seen}");
     rig.stop().await;
+}
+
+#[tokio::test]
+async fn sn7_a_follower_that_lives_through_a_new_life_of_the_log_is_told_and_goes_on_in_it() {
+    const LIFE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    for mode in ["raw", "conflated"] {
+        let rig = rig().await;
+        publish(&rig, "A1", 1).await;
+        let former = rig.store.epoch().0;
+        let path = format!("/v1/changes/asset/id/A1?after=oldest&mode={mode}");
+        let mut client = follow(&rig, &path, "").await;
+        let mut seen = String::new();
+        client.read_until(&mut seen, "\"version\":1,").await;
+        rig.log.begin_new_life(LIFE);
+        publish(&rig, "A1", 2).await;
+        let gap = format!("\"code\":\"cursor_foreign\",\"position\":\"{LIFE}.");
+        client.read_until(&mut seen, &gap).await;
+        publish(&rig, "A1", 3).await;
+        client.read_until(&mut seen, "\"version\":3,").await;
+        assert_eq!(seen.matches("event: gap").count(), 1, "{mode}: {seen}");
+        let (before, after): (Vec<&str>, Vec<&str>) = ids(&seen).iter().partition(|id| !id.starts_with(LIFE));
+        assert_eq!(
+            before,
+            [format!("{former}.0"), format!("{former}.1")],
+            "{mode}: no new place in the old life"
+        );
+        assert_eq!(after.last(), Some(&&format!("{LIFE}.3")[..]), "{mode}");
+        rig.stop().await;
+    }
 }
 
 #[tokio::test]
