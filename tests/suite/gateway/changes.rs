@@ -1,5 +1,7 @@
 //! Changes and streams with a name of their own, over HTTP.
 
+use std::time::Duration;
+
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::streams::{EventLog, Retention};
 use millrace_tests::conformance::change_streams::{asset_scopes, change_of};
@@ -215,6 +217,59 @@ async fn sn07_an_id_that_means_nothing_any_more_is_a_gap_with_its_reason() {
     let mut seen = String::new();
     client.read_until(&mut seen, "\"version\":5,").await;
     assert!(!seen.contains("event: gap"), "nothing is missing after the oldest: {seen}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn c38_a_follower_without_changes_gets_signs_of_life_and_its_place() {
+    let rig = declared(Rig::with(|options| options.sse_heartbeat = Duration::from_millis(20)).await).await;
+    let mut client = follow(&rig, FROM_START, "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, ": \n\n").await;
+    assert!(!seen.contains("event: progress"), "nothing has happened: {seen}");
+    publish(&rig, "B", 1).await;
+    client.read_until(&mut seen, &format!("event: progress\nid: {}.1\n", rig.store.epoch().0)).await;
+    assert!(!seen.contains("\"version\""), "what concerns another is not shown: {seen}");
+    rig.stop().await;
+}
+
+/// It is ended, with all that came before its place in order and whole, and has the rest when it comes again.
+#[tokio::test]
+async fn sn8_sn22_a_slow_client_of_changes_is_told_of_the_overflow_and_resumes_to_the_end() {
+    let rig = rig().await;
+    let mut client = follow(&rig, FROM_START, "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, "event: ready").await;
+    // It reads nothing until the hub has given it up: what the sockets and its queue hold is full then.
+    let (hub, padding) = (rig.services().hub, "x".repeat(500_000));
+    let mut last = 0;
+    while hub.stats().subscriptions > 0 {
+        last += 1;
+        assert!(last < 1_000, "it is never given up");
+        let payload = format!("{{\"padding\":\"{padding}\"}}");
+        rig.store
+            .append(change_of("default", "asset", "A1", last, "updated", &payload))
+            .await
+            .expect("appended");
+    }
+    publish(&rig, "A1", last + 1).await;
+    client.read_until(&mut seen, "\"code\":\"change_subscriber_overflow\"").await;
+    client.read_until(&mut seen, "\r\n0\r\n\r\n").await;
+    let epoch = rig.store.epoch().0;
+    let places: Vec<u64> = ids(&seen)
+        .iter()
+        .map(|id| id.strip_prefix(&format!("{epoch}.")).and_then(|id| id.parse().ok()).expect("a place"))
+        .collect();
+    let (reached, rest) = places.split_last().expect("the gap has an id");
+    assert_eq!(rest, (0..=*reached).collect::<Vec<_>>(), "all of it up to the gap's place");
+    assert!(*reached < last, "something was left out");
+    let extra = format!("Last-Event-ID: {epoch}.{reached}\r\n");
+    let mut again = follow(&rig, FROM_START, &extra).await;
+    let mut seen = String::new();
+    again.read_until(&mut seen, &format!("\"version\":{},", last + 1)).await;
+    let expected: Vec<String> = (*reached..=last + 1).map(|place| format!("{epoch}.{place}")).collect();
+    assert_eq!(ids(&seen), expected);
+    assert!(!seen.contains("event: gap"), "the log has the rest");
     rig.stop().await;
 }
 
