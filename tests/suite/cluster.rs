@@ -78,3 +78,59 @@ async fn sn5_a_server_that_comes_back_empty_knows_nobody_and_gives_higher_epochs
     assert!(one.members.live().await.unwrap().epoch > before.epoch);
     assert!(matches!(other.control.receive(&b, 0, soon).await, Err(ClusterError::Gone { .. })));
 }
+
+/// What a server has after a failover to a replica that was behind, or with an older file.
+#[tokio::test]
+async fn sn5_numbers_that_go_back_are_told_of() {
+    let (Stage { one, other }, server) = on(Engine::Redis, &small_limits());
+    let (a, b) = (one.enter("a").await, other.enter("b").await);
+    let soon = std::time::Duration::from_secs(20);
+    let key = |of: &str| format!("{{millrace}}:cluster:{of}:{b}");
+    let deltas = |texts: &[&'static str]| texts.iter().map(|text| (*text).into()).collect::<Vec<_>>();
+    for _ in 0..2 {
+        let sent = one.control.send(&a, &b, "ask".into()).await.unwrap();
+        other.control.acknowledge(&b, sent, "done".into()).await.unwrap();
+    }
+    one.deltas.publish(&a, &b, deltas(&["1", "2", "3"])).await.unwrap();
+    assert_eq!(other.deltas.deltas(&b, 0, soon).await.unwrap().next, 3);
+    assert_eq!(other.control.receive(&b, 2, std::time::Duration::ZERO).await.unwrap(), []);
+
+    // The count alone is lost: the stream knows it.
+    server.command(&["HSET", &key("at"), "d", "1", "c", "1"]);
+    assert_eq!(one.deltas.publish(&a, &b, deltas(&["4"])).await.unwrap(), 4);
+    assert_eq!(one.control.send(&a, &b, "ask".into()).await.unwrap(), 3);
+    let page = other.deltas.deltas(&b, 3, soon).await.unwrap();
+    assert_eq!((page.lost, page.next, page.deltas.len()), (0, 4, 1));
+    assert_eq!(other.control.receive(&b, 2, soon).await.unwrap()[0].sequence, 3);
+
+    server.command(&["DEL", &key("delta"), &key("control")]);
+    server.command(&["HSET", &key("at"), "d", "1", "c", "1"]);
+    let page = other.deltas.deltas(&b, 4, soon).await.unwrap();
+    assert_eq!(
+        (page.lost, page.next, page.deltas.len()),
+        (3, 1, 0),
+        "that something is lost is told at once"
+    );
+    assert_eq!(one.deltas.publish(&a, &b, deltas(&["again"])).await.unwrap(), 2);
+    let page = other.deltas.deltas(&b, page.next, soon).await.unwrap();
+    assert_eq!((page.lost, page.next, &page.deltas[0].payload[..]), (0, 2, &b"again"[..]));
+    let told = other.control.receive(&b, 3, soon).await;
+    assert!(matches!(&told, Err(ClusterError::Gone { who }) if *who == b), "{told:?}");
+    let anew = other.enter("b").await;
+    let sent = one.control.send(&a, &anew, "ask".into()).await.unwrap();
+    assert_eq!(other.control.receive(&anew, 0, soon).await.unwrap()[0].sequence, sent);
+}
+
+#[tokio::test]
+async fn sn5_epochs_do_not_repeat_when_the_server_has_lost_the_newest() {
+    let (Stage { one, .. }, server) = on(Engine::Redis, &small_limits());
+    let mut last = (one.enter("a").await.epoch, one.members.live().await.unwrap().epoch);
+    for _ in 0..3 {
+        let older = |epoch: u64| (epoch - 1).to_string();
+        let words = ["HSET", "{millrace}:cluster:meta", "epoch", &older(last.0), "view", &older(last.1)];
+        server.command(&words);
+        let next = (one.enter("a").await.epoch, one.members.live().await.unwrap().epoch);
+        assert!(next.0 > last.0 && next.1 > last.1, "{next:?} after {last:?}");
+        last = next;
+    }
+}

@@ -55,7 +55,8 @@ pub trait ControlBus: Send + Sync + fmt::Debug {
     fn send(&self, from: &Incarnation, to: &Incarnation, payload: Bytes) -> BoxFuture<'_, Result<u64>>;
 
     /// Messages after a number that are not acknowledged, in their order; waits for one for a time, and may answer none.
-    /// Who begins reads after 0. `Gone` when the receiver is.
+    /// Who begins reads after 0. `Gone` when the receiver is, and when the server has not had as many messages for it, since
+    /// it has lost the newest: it has to enter again.
     fn receive(
         &self,
         me: &Incarnation,
@@ -67,7 +68,7 @@ pub trait ControlBus: Send + Sync + fmt::Debug {
     fn acknowledge(&self, me: &Incarnation, sequence: u64, answer: Bytes) -> BoxFuture<'_, Result<()>>;
 
     /// What came of a message; waits for it for a time. None when it is not acknowledged yet, `Gone` when it never
-    /// will be, or was so long ago that the answer was dropped.
+    /// will be, or was so long ago that the answer was dropped: those of the newest `cluster_control_max` messages are kept.
     fn answer(&self, to: &Incarnation, sequence: u64, wait: Duration)
     -> BoxFuture<'_, Result<Option<Bytes>>>;
 }
@@ -103,7 +104,8 @@ pub struct Delta {
 /// What a receiver reads at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeltaPage {
-    /// How many are missing before the first of these. Whoever keeps state from deltas asks its owners for it anew.
+    /// How many are missing before the first of these, or were read and then lost by the server, which begins again at
+    /// `next`. Whoever keeps state from deltas asks its owners for it anew.
     pub lost: u64,
     pub deltas: Vec<Delta>,
     /// Where to go on.

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
 use super::auth::{Caller, Reader};
-use super::changes_follow::{Beginning, Follower};
+use super::changes_follow::{Beginning, FOREIGN, Follower};
 use super::params::{self, Asked, Params};
 use super::problem::Problem;
 use super::{Edge, json};
@@ -61,7 +61,7 @@ pub(super) async fn read_scope(
 /// by its type. It goes on after `Last-Event-ID` (or `last_event_id`, or `after`), or else begins now.
 /// `mode=conflated` gives the latest event of each aggregate once per window, `mode=raw` every event; a stream
 /// is followed in one mode at a time. A `gap` event says that something is missing up to its position, and why
-/// (`code`): read the state again. In the mode `raw` a slow client is ended with one, and goes on by reconnecting.
+/// (`code`): read the state again. With `cursor_foreign` the log is another one than before, and the positions are its. In the mode `raw` a slow client is ended with one, and goes on by reconnecting.
 /// `progress` moves the id while nothing changes, `error` carries a problem and ends the stream, and
 /// `closing` says that the host stops.
 #[utoipa::path(
@@ -130,14 +130,14 @@ async fn read_changes(
         (None, None) => Beginning::Now,
     };
     let subscription = edge.services.hub.subscribe(&caller.tenant, request, mode)?;
-    Ok(Follower::new(edge, caller, (stream, mode), subscription, beginning).answer())
+    Ok(Follower::new(edge, caller, (stream, mode), subscription, (epoch, beginning)).answer())
 }
 
 /// Where somebody goes on who has seen an id. One that means nothing here is a gap and no error: a browser would
 /// send it again and again.
 fn resumed(seen: &str, epoch: &Epoch, newest: Position) -> Beginning {
     match seen.parse::<Cursor>() {
-        Ok(cursor) if cursor.epoch != *epoch => Beginning::Gap("cursor_foreign"),
+        Ok(cursor) if cursor.epoch != *epoch => Beginning::Gap(FOREIGN),
         Ok(cursor) if cursor.position > newest => Beginning::Gap("position_ahead"),
         Ok(cursor) => Beginning::After(cursor.position),
         Err(_) => Beginning::Gap("cursor_invalid"),

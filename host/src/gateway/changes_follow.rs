@@ -31,10 +31,14 @@ pub(super) enum Beginning {
     Gap(&'static str),
 }
 
+/// Why a place of another log, or of a former life of this one, means nothing.
+pub(super) const FOREIGN: &str = "cursor_foreign";
+
 /// Lives inside of its response's body and ends with it.
 pub(super) struct Follower {
     edge: Arc<Edge>,
     caller: Caller,
+    /// Of the positions. The log may begin a new life meanwhile, and then has another one.
     epoch: Epoch,
     stream: ChangeStream,
     mode: ChangeMode,
@@ -64,7 +68,7 @@ impl Follower {
         caller: Caller,
         (stream, mode): (ChangeStream, ChangeMode),
         subscription: Subscription,
-        beginning: Beginning,
+        (epoch, beginning): (Epoch, Beginning),
     ) -> Self {
         let now = subscription.position();
         let (position, gap) = match beginning {
@@ -72,7 +76,6 @@ impl Follower {
             Beginning::After(position) => (position, None),
             Beginning::Gap(code) => (now, Some(code)),
         };
-        let epoch = edge.services.log.epoch();
         let (taken, phase, living) = (None, Phase::Begin, Living::sse_client());
         Self {
             edge,
@@ -118,6 +121,7 @@ impl Follower {
             }
             let out = match self.phase {
                 Phase::Begin => self.begin(),
+                _ if self.has_new_life() => self.begin_again(),
                 Phase::CatchUp => self.catch_up().await,
                 _ => self.live().await,
             };
@@ -140,6 +144,32 @@ impl Follower {
         Ok(out)
     }
 
+    /// Whether the log is not the one any more that the positions are of.
+    fn has_new_life(&self) -> bool {
+        self.edge.services.log.epoch() != self.epoch
+    }
+
+    /// Says that all places of the former life are lost, and goes on in the new one. What was not sent yet may be of
+    /// either; the client reads the state again in any case.
+    fn begin_again(&mut self) -> Result<Vec<u8>, Problem> {
+        let log = Arc::clone(&self.edge.services.log);
+        self.epoch = log.epoch();
+        self.subscribe()?;
+        self.taken = None;
+        self.phase = Phase::CatchUp;
+        self.position = self.subscription.position().max(log.bounds().trimmed);
+        let mut out = Vec::new();
+        self.write_gap(&mut out, FOREIGN, self.position);
+        Ok(out)
+    }
+
+    fn subscribe(&mut self) -> Result<(), Problem> {
+        let ChangeStream { aggregate, scope, id } = &self.stream;
+        let request = ChangeRequest { aggregate, scope, id };
+        self.subscription = self.edge.services.hub.subscribe(&self.caller.tenant, &request, self.mode)?;
+        Ok(())
+    }
+
     /// A page of what came before the subscription. The hub's deliveries wait meanwhile; where they were too
     /// many, it subscribes anew, and the log has what lies between.
     async fn catch_up(&mut self) -> Result<Vec<u8>, Problem> {
@@ -152,6 +182,9 @@ impl Follower {
         let name = StreamName::Changes(self.stream.clone());
         let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: SSE_CHUNK_BYTES };
         let page = log.read_stream(&self.caller.tenant, &name, self.position, limit).await;
+        if self.has_new_life() {
+            return Ok(out);
+        }
         let page = page.map_err(|e| streams::lost(&self.epoch, e))?;
         if page.truncated {
             self.write_gap(&mut out, "position_lost", page.oldest);
@@ -161,9 +194,7 @@ impl Follower {
         }
         self.position = self.position.max(page.next);
         if self.position >= self.subscription.position() && self.subscription.has_gap() {
-            let ChangeStream { aggregate, scope, id } = &self.stream;
-            let request = ChangeRequest { aggregate, scope, id };
-            self.subscription = self.edge.services.hub.subscribe(&self.caller.tenant, &request, self.mode)?;
+            self.subscribe()?;
         }
         Ok(out)
     }
@@ -184,19 +215,24 @@ impl Follower {
         let stopping = self.edge.stopping.clone();
         let ended = self.caller.valid.clone();
         // Each arm that is dropped loses nothing: the subscription keeps what was not taken.
-        tokio::select! {
-            delivery = self.subscription.next() => match delivery {
-                Some(Delivery::Events(batch)) => self.taken = Some((batch, 0)),
-                Some(Delivery::Gap { through, cause }) => self.write_gap(&mut out, cause.code(), through),
-                Some(Delivery::End { after, cause }) => {
-                    self.write_gap(&mut out, cause.code(), after);
-                    self.phase = Phase::End;
-                }
-                None => return Ok(self.closing()),
-            },
+        let delivery = tokio::select! {
+            delivery = self.subscription.next() => Some(delivery),
             () = stopping.cancelled() => return Ok(self.closing()),
             problem = ended.ended() => return Err(problem),
-            () = tokio::time::sleep(self.edge.options.sse_heartbeat) => return self.heartbeat(),
+            () = tokio::time::sleep(self.edge.options.sse_heartbeat) => None,
+        };
+        if self.has_new_life() {
+            return Ok(out);
+        }
+        match delivery {
+            None => return self.heartbeat(),
+            Some(None) => return Ok(self.closing()),
+            Some(Some(Delivery::Events(batch))) => self.taken = Some((batch, 0)),
+            Some(Some(Delivery::Gap { through, cause })) => self.write_gap(&mut out, cause.code(), through),
+            Some(Some(Delivery::End { after, cause })) => {
+                self.write_gap(&mut out, cause.code(), after);
+                self.phase = Phase::End;
+            }
         }
         Ok(out)
     }

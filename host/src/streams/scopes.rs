@@ -38,6 +38,14 @@ impl Scope {
             Self::Field { name, .. } => name,
         }
     }
+
+    /// Under what the last known value of a field is kept. A name has no colon.
+    fn value_key(&self) -> Option<String> {
+        match self {
+            Self::Field { name, member } => Some(format!("{name}:{member}")),
+            Self::Id | Self::Tenant => None,
+        }
+    }
 }
 
 /// The scopes of one aggregate, in the order in which its events go to their streams.
@@ -47,15 +55,25 @@ pub struct AggregateScopes {
     pub scopes: Vec<Scope>,
 }
 
-/// The last known value of each field scope, in the order of declaration.
-pub type FieldValues = Vec<Option<String>>;
+/// The last known values of field scopes, by the scope's name and member, so that they stay what they are when other
+/// scopes come, go or change places. What is not known is not in it.
+pub type FieldValues = BTreeMap<String, String>;
+
+/// [`FieldValues`] as a store has them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum StoredValues {
+    Keyed(FieldValues),
+    /// As they were written once: in the order of declaration of that time.
+    Listed(Vec<Option<String>>),
+}
 
 /// Where an event goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Derived {
     /// In the order of declaration, each once; where a field has changed, the new value's stream comes first.
     pub streams: Vec<ChangeStream>,
-    /// What is known of the fields after the event. All none after a delete: then nothing needs to be kept.
+    /// What is known of the fields after the event. Empty after a delete: then nothing needs to be kept.
     pub values: FieldValues,
     /// Values that are too long for a stream's name, and were therefore passed over.
     pub too_long: u64,
@@ -67,10 +85,14 @@ impl AggregateScopes {
         self.scopes.iter().any(|scope| matches!(scope, Scope::Field { .. }))
     }
 
+    fn value_keys(&self) -> impl Iterator<Item = String> {
+        self.scopes.iter().filter_map(Scope::value_key)
+    }
+
     /// The change streams of an event of this aggregate. A member that the payload does not have keeps its
     /// last known value, so that an event that says only what has changed reaches its scope, too; one that
     /// has no text any more leaves it.
-    pub fn derive(&self, event: &Event<'_>, before: &[Option<String>]) -> Derived {
+    pub fn derive(&self, event: &Event<'_>, before: &FieldValues) -> Derived {
         let mut derived = Derived::default();
         let members = if self.has_fields() { payload::members(self, event.payload) } else { Vec::new() };
         let mut members = members.into_iter();
@@ -80,7 +102,8 @@ impl AggregateScopes {
                 Scope::Id => derived.add(&self.aggregate, ID_SCOPE, event.agg_id),
                 Scope::Tenant => derived.add(&self.aggregate, TENANT_SCOPE, ""),
                 Scope::Field { name, .. } => {
-                    let known = before.get(derived.values.len()).and_then(Option::as_deref);
+                    let key = scope.value_key().unwrap_or_default();
+                    let known = before.get(&key).map(String::as_str);
                     let now = match members.next().unwrap_or(Member::Absent) {
                         Member::Absent => known.map(str::to_owned),
                         Member::NoText => None,
@@ -93,7 +116,9 @@ impl AggregateScopes {
                     for value in [now.as_deref(), known].into_iter().flatten() {
                         derived.add(&self.aggregate, name, value);
                     }
-                    derived.values.push(now.filter(|_| !deleted));
+                    if let Some(now) = now.filter(|_| !deleted) {
+                        derived.values.insert(key, now);
+                    }
                 }
             }
         }
@@ -160,6 +185,15 @@ struct Declared {
     owners: BTreeSet<String>,
     /// For each scope, the newest position when it was declared: what came until then is not in its streams.
     since: Vec<u64>,
+    /// Whose values those are that were once written as a list; none where that is these scopes' order.
+    #[serde(default)]
+    listed: Option<Vec<String>>,
+}
+
+impl Declared {
+    fn listed(&self) -> Vec<String> {
+        self.listed.clone().unwrap_or_else(|| self.scopes.value_keys().collect())
+    }
 }
 
 impl ChangeScopes {
@@ -170,6 +204,17 @@ impl ChangeScopes {
     /// An aggregate's scopes; none while nobody declares any.
     pub fn of(&self, aggregate: &str) -> Option<&AggregateScopes> {
         self.aggregates.get(aggregate).map(|declared| &declared.scopes)
+    }
+
+    /// The last known values of one of an aggregate's, as a store has them.
+    pub fn known_values(&self, aggregate: &str, stored: StoredValues) -> FieldValues {
+        match stored {
+            StoredValues::Keyed(values) => values,
+            StoredValues::Listed(values) => {
+                let keys = self.aggregates.get(aggregate).map(Declared::listed).unwrap_or_default();
+                keys.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
+            }
+        }
     }
 
     /// All of them, by aggregate.
@@ -206,7 +251,8 @@ impl ChangeScopes {
 
     /// Replaces what an owner has declared; an empty list withdraws it. Owners may share an aggregate as
     /// long as they say the same. A scope that stays keeps what its streams have; one that is new begins after
-    /// `newest`. Answers the aggregates whose kept values are of no use any more: their fields have changed.
+    /// `newest`. Last known values stay with their fields; those of a field that went go with the next event of their
+    /// aggregate. Answers the aggregates that have no fields any more: nothing keeps their values up to date.
     pub fn declare(
         &mut self,
         owner: &str,
@@ -228,16 +274,21 @@ impl ChangeScopes {
             let mut owners =
                 self.aggregates.remove(&declaration.aggregate).map(|d| d.owners).unwrap_or_default();
             owners.insert(owner.to_owned());
-            let declared = Declared { scopes: declaration.clone(), owners, since };
+            let listed = Some(former.map(Declared::listed).unwrap_or_default());
+            let declared = Declared { scopes: declaration.clone(), owners, since, listed };
             self.aggregates.insert(declaration.aggregate.clone(), declared);
         }
         self.aggregates.retain(|_, declared| !declared.owners.is_empty());
-        let fields = |set: &BTreeMap<String, Declared>, aggregate: &str| -> Vec<Scope> {
-            let scopes = set.get(aggregate).map(|d| d.scopes.scopes.clone()).unwrap_or_default();
-            scopes.into_iter().filter(|scope| matches!(scope, Scope::Field { .. })).collect()
-        };
-        let useless = before.keys().filter(|a| fields(&before, a) != fields(&self.aggregates, a));
-        Ok(useless.cloned().collect())
+        let mut useless = Vec::new();
+        for (aggregate, _) in before.iter().filter(|(_, former)| former.scopes.has_fields()) {
+            match self.aggregates.get_mut(aggregate) {
+                Some(declared) if declared.scopes.has_fields() => continue,
+                Some(declared) => declared.listed = Some(Vec::new()),
+                None => {}
+            }
+            useless.push(aggregate.clone());
+        }
+        Ok(useless)
     }
 
     /// The stream that a subscriber means. The scope `tenant` needs no id and ignores one.

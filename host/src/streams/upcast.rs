@@ -51,6 +51,8 @@ pub enum InvalidUpcast {
     Type,
     #[error("the upcast of `{event_type}` starts from schema version 0; they count from 1")]
     Version { event_type: String },
+    #[error("the upcast of `{event_type}` starts from schema version {}, the last there can be", u32::MAX)]
+    Last { event_type: String },
     #[error("`{event_type}` has two upcasts from schema version {from}")]
     Twice { event_type: String, from: u32 },
     #[error(
@@ -75,6 +77,9 @@ impl Upcasters {
         let event_type = event_type.to_owned();
         if from == 0 {
             return Err(InvalidUpcast::Version { event_type });
+        }
+        if from == u32::MAX {
+            return Err(InvalidUpcast::Last { event_type });
         }
         if self.steps.get(&event_type).is_some_and(|steps| steps.contains_key(&from)) {
             return Err(InvalidUpcast::Twice { event_type, from });
@@ -106,6 +111,7 @@ impl Upcasters {
                     "from schema version {version}: {bytes} bytes are over event_payload_bytes_max = {EVENT_PAYLOAD_BYTES_MAX}"
                 ));
             }
+            // No step starts from the last version, so this ends.
             done = Some((next, version.saturating_add(1)));
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use millrace::event::{Event, EventBatch, Position, TenantId};
 use millrace::limits::NAMED_STREAMS_MAX;
+use millrace::streams::scopes::FieldValues;
 use millrace::streams::{
     AggregateScopes, ChangeStream, EventLog, PageLimit, Retention, Scope, ScopeError, StreamError,
     StreamName, StreamPage,
@@ -94,7 +95,7 @@ pub async fn c14_what_is_published_is_readable_under_the_derived_name(log: Log) 
     declared(&log).await;
     let sent = change("asset", "a:1", 1, "created", r#"{"site_id":"S:%1"}"#);
     let scopes = log.scopes();
-    let derived = scopes.of("asset").unwrap().derive(&sent.get(0), &[]);
+    let derived = scopes.of("asset").unwrap().derive(&sent.get(0), &FieldValues::new());
     log.append(sent).await.unwrap();
     assert_eq!(derived.streams.len(), 3);
     for stream in derived.streams {
@@ -144,6 +145,52 @@ pub async fn sn11_a_delete_and_a_move_reach_the_old_scope(log: Log) {
     log.append(change("asset", "A2", 2, "updated", r#"{"site_id":null}"#)).await.unwrap();
     log.append(change("asset", "A2", 3, "updated", "{}")).await.unwrap();
     assert_eq!(positions(&log, &s2).await, [2, 3, 4, 6, 7]);
+}
+
+/// Also when scopes came, went or changed places since: a deployment, or one that was refused and taken back.
+pub async fn sn11_a_delete_and_a_move_reach_the_old_scope_after_other_scopes_were_declared(log: Log) {
+    declared(&log).await;
+    let (s1, s2) = (stream("asset", "site", "S1"), stream("asset", "site", "S2"));
+    for asset in ["A1", "A2", "A3"] {
+        log.append(change("asset", asset, 1, "created", r#"{"site_id":"S1","kind":"pump"}"#)).await.unwrap();
+    }
+    let mut more = asset_scopes();
+    more[0].scopes.insert(0, Scope::Field { name: "kind".to_owned(), member: "kind".to_owned() });
+    log.declare_scopes("assets", &more).await.unwrap();
+    log.append(change("asset", "A1", 2, "updated", r#"{"site_id":"S2","kind":"valve"}"#)).await.unwrap();
+    log.append(change("asset", "A2", 2, "deleted", "{}")).await.unwrap();
+    more[0].scopes.reverse();
+    log.declare_scopes("assets", &more).await.unwrap();
+    log.append(change("asset", "A3", 2, "deleted", "{}")).await.unwrap();
+    assert_eq!(positions(&log, &s1).await, [1, 2, 3, 4, 5, 6]);
+    declared(&log).await;
+    log.append(change("asset", "A1", 3, "deleted", "{}")).await.unwrap();
+    assert_eq!(positions(&log, &s2).await, [4, 7]);
+    for (site, after) in [(&s1, 0), (&s2, 3)] {
+        assert!(!page(&log, &tenant("acme"), site, after).await.truncated, "{site} has had everything");
+    }
+}
+
+/// What happened while a field was not declared is not guessed from what was known before.
+pub async fn sn11_a_field_that_comes_back_knows_nothing_of_what_changed_meanwhile(log: Log) {
+    let mut kinds = asset_scopes();
+    kinds[0].scopes.push(Scope::Field { name: "kind".to_owned(), member: "kind".to_owned() });
+    log.declare_scopes("assets", &kinds).await.unwrap();
+    for asset in ["A1", "A2"] {
+        log.append(change("asset", asset, 1, "created", r#"{"site_id":"S1","kind":"pump"}"#)).await.unwrap();
+    }
+    let mut without = kinds.clone();
+    without[0].scopes.retain(|scope| scope.name() != "site");
+    log.declare_scopes("assets", &without).await.unwrap();
+    log.append(change("asset", "A1", 2, "updated", r#"{"site_id":"S2"}"#)).await.unwrap();
+    log.declare_scopes("assets", &kinds).await.unwrap();
+    for asset in ["A1", "A2"] {
+        log.append(change("asset", asset, 3, "painted", "{}")).await.unwrap();
+    }
+    let s1 = stream("asset", "site", "S1");
+    assert_eq!(positions(&log, &s1).await, [1, 2, 5], "A1 has gone, and A2 is where it was");
+    assert!(page(&log, &tenant("acme"), &s1, 2).await.truncated, "the hole is told of");
+    assert_eq!(positions(&log, &stream("asset", "kind", "pump")).await, [1, 2, 3, 4, 5]);
 }
 
 /// The last known values are those of the batch's earlier events, too.
@@ -351,6 +398,8 @@ macro_rules! change_streams_conformance {
             c14_what_is_published_is_readable_under_the_derived_name,
             c47_a_page_from_a_cursor_has_exactly_what_follows,
             sn11_a_delete_and_a_move_reach_the_old_scope,
+            sn11_a_delete_and_a_move_reach_the_old_scope_after_other_scopes_were_declared,
+            sn11_a_field_that_comes_back_knows_nothing_of_what_changed_meanwhile,
             a_move_inside_one_batch_reaches_the_old_scope,
             sn26_one_aggregates_streams_never_have_anothers_events,
             tenants_have_change_streams_of_their_own,

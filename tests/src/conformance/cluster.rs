@@ -129,6 +129,38 @@ pub async fn a_control_message_stays_until_it_is_acknowledged(Stage { one, other
     assert!(one.control.send(&a, &b, bytes("3")).await.is_ok(), "there is room again");
 }
 
+/// With room for two messages at a time.
+pub async fn only_the_newest_answers_are_kept(Stage { one, other }: Stage) {
+    let (a, b) = (one.enter("a").await, other.enter("b").await);
+    let mut sent = Vec::new();
+    for n in 0..20 {
+        let number = one.control.send(&a, &b, bytes("ask")).await.unwrap();
+        other.control.acknowledge(&b, number, bytes(&format!("answer {n}"))).await.unwrap();
+        sent.push(number);
+    }
+    let (dropped, kept) = sent.split_at(18);
+    for number in dropped {
+        assert_eq!(gone(one.control.answer(&b, *number, SOON).await), b, "{number}");
+    }
+    for (n, number) in (18..).zip(kept) {
+        let answer = one.control.answer(&b, *number, NOW).await.unwrap();
+        assert_eq!(answer, Some(bytes(&format!("answer {n}"))));
+    }
+    // One that is acknowledged after later ones takes the place of none of theirs.
+    let late = one.control.send(&a, &b, bytes("late")).await.unwrap();
+    let mut newer = Vec::new();
+    for _ in 0..2 {
+        let number = one.control.send(&a, &b, bytes("ask")).await.unwrap();
+        other.control.acknowledge(&b, number, bytes("newer")).await.unwrap();
+        newer.push(number);
+    }
+    other.control.acknowledge(&b, late, bytes("late")).await.unwrap();
+    assert_eq!(gone(one.control.answer(&b, late, SOON).await), b);
+    for number in newer {
+        assert_eq!(one.control.answer(&b, number, NOW).await.unwrap(), Some(bytes("newer")));
+    }
+}
+
 pub async fn sn18_what_was_meant_for_a_former_owner_is_told_and_reaches_nobody(Stage { one, other }: Stage) {
     let (a, old) = (one.enter("a").await, other.enter("b").await);
     let number = one.control.send(&a, &old, bytes("take it")).await.unwrap();
@@ -241,6 +273,7 @@ macro_rules! cluster_conformance {
                 c82_members_messages_and_deltas_make_the_round,
                 the_epoch_of_a_view_grows_with_every_change,
                 a_control_message_stays_until_it_is_acknowledged,
+                only_the_newest_answers_are_kept,
                 sn18_what_was_meant_for_a_former_owner_is_told_and_reaches_nobody,
                 a_read_that_waits_wakes_for_what_comes,
                 deltas_have_no_holes_and_what_is_lost_is_told,

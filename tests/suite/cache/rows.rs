@@ -110,6 +110,38 @@ async fn c77_after_a_commit_only_the_changed_row_is_loaded() {
     assert_eq!(rig.get("b").await.0, committed, "a copy is the row as of the last commit");
 }
 
+#[tokio::test]
+async fn c77_a_list_after_a_commit_has_what_it_wrote_and_lacks_what_it_deleted() {
+    let mut rig = Rig::new().await;
+    let acme = tenant("acme");
+    let query = Query::all("rows");
+    let list = async |rig: &Rig, committed: Revision| {
+        let mut last = None;
+        // The second time from wherever the first has put it.
+        for _ in 0..2 {
+            let page = rig.tables.query(&acme, &query).await.unwrap();
+            assert!(page.revision >= committed, "it says what it is exact at");
+            let rows: Vec<(String, Option<i64>)> =
+                page.rows.iter().map(|row| (row.key[..].to_owned(), n(Some(row)))).collect();
+            assert!(last.is_none_or(|last| last == rows));
+            last = Some(rows);
+        }
+        last.unwrap()
+    };
+    let is = |rows: &[(&str, i64)]| -> Vec<_> {
+        rows.iter().map(|(key, n)| ((*key).to_owned(), Some(*n))).collect()
+    };
+    rig.put("a", 1).await;
+    let committed = rig.put("b", 1).await;
+    assert_eq!(list(&rig, committed).await, is(&[("a", 1), ("b", 1)]));
+    let committed = rig.put("a", 2).await;
+    assert_eq!(list(&rig, committed).await, is(&[("a", 2), ("b", 1)]));
+    let committed = rig.put("c", 1).await;
+    assert_eq!(list(&rig, committed).await, is(&[("a", 2), ("b", 1), ("c", 1)]));
+    let committed = rig.commit(Effects::default().delete("b", 2)).await;
+    assert_eq!(list(&rig, committed).await, is(&[("a", 2), ("c", 1)]));
+}
+
 /// The store's answer and the cache's are compared when the commit can be read and nobody knows of it yet, and after
 /// each other step of the commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

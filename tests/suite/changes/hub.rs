@@ -7,8 +7,10 @@ use futures_util::FutureExt;
 use millrace::error::Classify;
 use millrace::event::Position;
 use millrace::limits::CHANGE_QUEUE_BATCHES_MAX;
-use millrace::streams::{ChangeMode, ChangeRequest, ChangeStream, Delivery, GapCause, HubError, StreamName};
-use millrace_tests::conformance::change_streams::change;
+use millrace::streams::{
+    AggregateScopes, ChangeMode, ChangeRequest, ChangeStream, Delivery, GapCause, HubError, StreamName,
+};
+use millrace_tests::conformance::change_streams::{asset_scopes, change};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::ALL;
 
@@ -130,6 +132,36 @@ async fn u8_the_gate_denies_before_anything_is_resolved() {
         assert_eq!(hub.resolve(who, &request).unwrap_err(), HubError::Denied);
     }
     assert!(hub.subscribe(&acme, &of("id", "A1"), CONFLATED).is_ok());
+}
+
+/// A gate that allows one aggregate and denies another: whoever follows the first sees nothing of the second, though
+/// both have events in streams of the same scope and id.
+#[tokio::test]
+async fn sn26_a_live_follower_of_what_is_allowed_gets_nothing_of_what_is_denied() {
+    let rig = rig().await;
+    let mut scopes = asset_scopes();
+    scopes.push(AggregateScopes { aggregate: "pump".to_owned(), ..scopes[0].clone() });
+    rig.log.declare_scopes("assets", &scopes).await.unwrap();
+    let hub = rig.hub.clone().with_gate(Arc::new(|_, request| request.aggregate == "asset"));
+    let (acme, mut version) = (tenant("acme"), 0);
+    for mode in [ChangeMode::Raw, CONFLATED] {
+        for (scope, id) in [("id", "X"), ("site", "S1"), ("tenant", "")] {
+            let mut follower = hub.subscribe(&acme, &of(scope, id), mode).unwrap();
+            let denied = ChangeRequest { aggregate: "pump", scope, id };
+            assert_eq!(hub.subscribe(&acme, &denied, mode).unwrap_err(), HubError::Denied);
+            assert_eq!(hub.stats().subscriptions, 1, "who is denied is not there");
+            version += 3;
+            rig.append(change("pump", "X", version, "updated", r#"{"site_id":"S1"}"#)).await;
+            let position = rig.publish("X", version + 1).await;
+            rig.append(change("pump", "X", version + 2, "updated", r#"{"site_id":"S1"}"#)).await;
+            rig.end_windows().await;
+            assert_eq!(events(&mut follower).await, [is("X", version + 1, position.0)], "{scope}");
+            rig.end_windows().await;
+            assert!(follower.next().now_or_never().is_none(), "{scope}");
+            drop(follower);
+            settle().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use millrace::error::Classify;
 use millrace::event::{Event, Position};
 use millrace::limits::{CHANGE_AGGREGATES_MAX, CHANGE_SCOPES_MAX, NAME_BYTES_MAX};
+use millrace::streams::scopes::{FieldValues, StoredValues};
 use millrace::streams::{AggregateScopes, ChangeScopes, ChangeStream, Scope, ScopeError, StreamName};
 use millrace_tests::conformance::change_streams::asset_scopes;
 
@@ -16,9 +17,15 @@ fn event<'a>(payload: &'a str, event_type: &'a str) -> Event<'a> {
     Event { aggregate: "asset", agg_id: "A1", event_type, payload: payload.as_bytes(), ..Event::default() }
 }
 
-fn names(payload: &str, before: &[Option<String>]) -> Vec<String> {
+/// What is known before of the fields `site` and `kind`.
+fn known(values: &[(&str, &str)]) -> FieldValues {
+    let key = |name: &str| if name == "site" { "site:site_id".to_owned() } else { format!("{name}:{name}") };
+    values.iter().map(|(name, value)| (key(name), (*value).to_owned())).collect()
+}
+
+fn names(payload: &str, before: &[(&str, &str)]) -> Vec<String> {
     let scopes = declared();
-    let derived = scopes.of("asset").unwrap().derive(&event(payload, "asset.updated"), before);
+    let derived = scopes.of("asset").unwrap().derive(&event(payload, "asset.updated"), &known(before));
     derived.streams.iter().map(ToString::to_string).collect()
 }
 
@@ -59,12 +66,68 @@ fn c29_what_is_unknown_or_missing_resolves_to_nothing() {
 
 #[test]
 fn c30_streams_are_derived_in_the_order_of_declaration() {
-    let known = [Some("S0".to_owned())];
+    let known = [("site", "S0")];
     let all = ["changes:asset:id:A1", "changes:asset:tenant", "changes:asset:site:S1"];
     assert_eq!(names(r#"{"n":{"site_id":"no"},"site_id":"S1"}"#, &[]), all);
     assert_eq!(names(r#"{"site_id":"S1"}"#, &known)[2..], ["changes:asset:site:S1", "changes:asset:site:S0"]);
     assert_eq!(names(r#"{"site_id":"S0"}"#, &known)[2..], ["changes:asset:site:S0"], "each once");
     assert_eq!(names(r#"{"site\u005fid":"S\u0031"}"#, &[]), all, "as the JSON means, not as it is written");
+}
+
+#[test]
+fn c30_another_order_with_two_fields_is_kept_and_each_new_value_stands_before_its_old_one() {
+    let mut other = asset_scopes();
+    let kind = Scope::Field { name: "kind".to_owned(), member: "kind".to_owned() };
+    other[0].scopes.insert(0, kind);
+    other[0].scopes.reverse();
+    let derive = |payload: &str, before: &[(&str, &str)]| {
+        let derived = other[0].derive(&event(payload, "asset.updated"), &known(before));
+        (derived.streams.iter().map(ToString::to_string).collect::<Vec<_>>(), derived.values)
+    };
+    let payload = r#"{"kind":"pump","site_id":"S1"}"#;
+    let (names, values) = derive(payload, &[]);
+    let fresh =
+        ["changes:asset:site:S1", "changes:asset:tenant", "changes:asset:id:A1", "changes:asset:kind:pump"];
+    assert_eq!(names, fresh);
+    assert_eq!(values, known(&[("site", "S1"), ("kind", "pump")]));
+    let (names, _) = derive(payload, &[("site", "S0"), ("kind", "valve")]);
+    let moved = [
+        "changes:asset:site:S1",
+        "changes:asset:site:S0",
+        "changes:asset:tenant",
+        "changes:asset:id:A1",
+        "changes:asset:kind:pump",
+        "changes:asset:kind:valve",
+    ];
+    assert_eq!(names, moved);
+    let (names, values) = derive(r#"{"kind":null}"#, &[("site", "S0"), ("kind", "valve")]);
+    assert_eq!((&names[0][..], &names[3][..]), ("changes:asset:site:S0", "changes:asset:kind:valve"));
+    assert_eq!(values, known(&[("site", "S0")]));
+}
+
+/// Stores that were written before hold values as lists, in the order that was declared at that time.
+#[test]
+fn sn11_values_that_were_kept_as_a_list_keep_their_meaning_when_the_order_changes() {
+    let json = serde_json::to_value(declared()).unwrap();
+    let mut old = json.clone();
+    old["aggregates"]["asset"].as_object_mut().unwrap().remove("listed");
+    let mut scopes: ChangeScopes = serde_json::from_value(old).unwrap();
+    let listed = || serde_json::from_str::<StoredValues>(r#"["S1"]"#).unwrap();
+    let expected = known(&[("site", "S1")]);
+    assert_eq!(scopes.known_values("asset", listed()), expected);
+    let mut more = asset_scopes();
+    more[0].scopes.insert(0, Scope::Field { name: "kind".to_owned(), member: "kind".to_owned() });
+    for _ in 0..2 {
+        let useless = scopes.declare("assets", &more, Position(7)).unwrap();
+        assert_eq!((useless.len(), scopes.known_values("asset", listed())), (0, expected.clone()));
+    }
+    let keyed = serde_json::from_str(r#"{"site:site_id":"S1"}"#).unwrap();
+    assert_eq!(scopes.known_values("asset", keyed), expected);
+    // Without fields nothing keeps values up to date: they go, and are not taken up again.
+    let id = AggregateScopes { aggregate: "asset".to_owned(), scopes: vec![Scope::Id] };
+    assert_eq!(scopes.declare("assets", &[id], Position(8)).unwrap(), ["asset"]);
+    scopes.declare("assets", &asset_scopes(), Position(9)).unwrap();
+    assert_eq!(scopes.known_values("asset", listed()), FieldValues::new());
 }
 
 #[test]
@@ -79,7 +142,8 @@ fn c31_a_field_without_text_is_skipped() {
     let long = format!("{{\"site_id\":\"{}\"}}", "x".repeat(NAME_BYTES_MAX + 1));
     assert_eq!(names(&long, &[]).len(), 2, "a value that no id can have");
     let scopes = declared();
-    assert_eq!(scopes.of("asset").unwrap().derive(&event(&long, "asset.updated"), &[]).too_long, 1);
+    let derived = scopes.of("asset").unwrap().derive(&event(&long, "asset.updated"), &FieldValues::new());
+    assert_eq!(derived.too_long, 1);
 }
 
 #[test]

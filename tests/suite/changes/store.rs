@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use millrace::backends::sqlite::{CommitStep, SqliteOptions, SqliteStore, StepObserver};
 use millrace::checkpoints::CheckpointStore;
+use millrace::config::{ConfigError, Layers};
 use millrace::event::{Position, TenantId};
 use millrace::streams::{AggregateScopes, EventLog, PageLimit, Scope, StreamName};
 use millrace_tests::conformance::change_streams::{asset_scopes, change, named, stream};
@@ -66,6 +67,31 @@ async fn c13_a_cap_keeps_at_least_as_many_entries_and_not_many_more() {
     let limit = PageLimit { events: 4_096, ..ALL };
     let all = store.read(&tenant("acme"), Position::START, limit).await.unwrap();
     assert_eq!(all.events.len(), 400, "the log itself keeps everything");
+}
+
+/// A cap that would be ignored is refused before the host starts.
+#[test]
+fn c13_a_cap_of_change_streams_and_a_log_elsewhere_exclude_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let resolve = |text: &str| {
+        let file = dir.path().join("millrace.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut layers = Layers::new();
+        layers.file(&file).unwrap();
+        layers.resolve()
+    };
+    let (elsewhere, cap) =
+        ("[serve]\nlog = \"redis://127.0.0.1\"\n", "[store]\nchange_stream_events_max = 5\n");
+    match resolve(&format!("{elsewhere}{cap}")) {
+        Err(ConfigError::Invalid { key, detail, .. }) => {
+            assert_eq!(key, "store.change_stream_events_max");
+            assert!(detail.contains("serve.log") && detail.contains("retention_events"), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+    for text in [elsewhere, cap] {
+        assert!(resolve(text).is_ok(), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use millrace::backends::memory::MemoryLog;
 use millrace::event::{Event, EventBatch, Position};
 use millrace::limits::EVENT_PAYLOAD_BYTES_MAX;
-use millrace::streams::upcast::{InvalidUpcast, UpcastLog, Upcasters};
+use millrace::streams::upcast::{DeclaredUpcast, InvalidUpcast, UpcastLog, Upcasters};
 use millrace::streams::{EventLog, StreamName};
 use millrace_tests::conformance::change_streams::{asset_scopes, change, named, stream};
 use millrace_tests::conformance::effects::tenant;
@@ -67,7 +67,13 @@ fn c07_a_second_step_from_a_version_and_one_of_no_type_or_version_are_refused() 
     assert!(matches!(add("asset.updated", 2), Err(InvalidUpcast::Twice { from: 2, .. })));
     assert_eq!(add("", 1), Err(InvalidUpcast::Type));
     assert!(matches!(add("a", 0), Err(InvalidUpcast::Version { .. })));
+    assert!(matches!(add("a", u32::MAX), Err(InvalidUpcast::Last { .. })), "it would be applied for ever");
     assert_eq!(add("asset.updated", 3), Ok(()));
+    assert_eq!(add("a", u32::MAX - 1), Ok(()));
+    let upcast = DeclaredUpcast { event_type: "b".to_owned(), from: u32::MAX, steps: Vec::new() };
+    assert!(matches!(upcasters.declare(&[upcast]), Err(InvalidUpcast::Last { .. })));
+    let event = Event { event_type: "a", ..updated(u32::MAX - 1, "{}") };
+    assert_eq!(upcasters.apply(&event), Ok(Some((b"{}".to_vec(), u32::MAX))));
 }
 
 #[test]

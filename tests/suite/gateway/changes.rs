@@ -1,5 +1,7 @@
 //! Changes and streams with a name of their own, over HTTP.
 
+use std::time::Duration;
+
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::streams::{EventLog, Retention};
 use millrace_tests::conformance::change_streams::{asset_scopes, change_of};
@@ -118,7 +120,9 @@ async fn c38_changes_arrive_by_their_type_and_a_resume_has_exactly_what_follows(
     let mut client = follow(&rig, FROM_START, "").await;
     let mut seen = String::new();
     client.read_until(&mut seen, "\"version\":1,").await;
-    assert!(seen.contains("content-type: text/event-stream"), "{seen}");
+    for header in ["content-type: text/event-stream", "cache-control: no-store", "x-accel-buffering: no"] {
+        assert!(seen.contains(header), "{header}: {seen}");
+    }
     publish(&rig, "A1", 2).await;
     publish(&rig, "B", 1).await;
     publish(&rig, "A1", 3).await;
@@ -214,6 +218,88 @@ async fn sn07_an_id_that_means_nothing_any_more_is_a_gap_with_its_reason() {
     client.read_until(&mut seen, "\"version\":5,").await;
     assert!(!seen.contains("event: gap"), "nothing is missing after the oldest: {seen}");
     rig.stop().await;
+}
+
+#[tokio::test]
+async fn c38_a_follower_without_changes_gets_signs_of_life_and_its_place() {
+    let rig = declared(Rig::with(|options| options.sse_heartbeat = Duration::from_millis(20)).await).await;
+    let mut client = follow(&rig, FROM_START, "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, ": \n\n").await;
+    assert!(!seen.contains("event: progress"), "nothing has happened: {seen}");
+    publish(&rig, "B", 1).await;
+    client.read_until(&mut seen, &format!("event: progress\nid: {}.1\n", rig.store.epoch().0)).await;
+    assert!(!seen.contains("\"version\""), "what concerns another is not shown: {seen}");
+    rig.stop().await;
+}
+
+/// It is ended, with all that came before its place in order and whole, and has the rest when it comes again.
+#[tokio::test]
+async fn sn8_sn22_a_slow_client_of_changes_is_told_of_the_overflow_and_resumes_to_the_end() {
+    let rig = rig().await;
+    let mut client = follow(&rig, FROM_START, "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, "event: ready").await;
+    // It reads nothing until the hub has given it up: what the sockets and its queue hold is full then.
+    let (hub, padding) = (rig.services().hub, "x".repeat(500_000));
+    let mut last = 0;
+    while hub.stats().subscriptions > 0 {
+        last += 1;
+        assert!(last < 1_000, "it is never given up");
+        let payload = format!("{{\"padding\":\"{padding}\"}}");
+        rig.store
+            .append(change_of("default", "asset", "A1", last, "updated", &payload))
+            .await
+            .expect("appended");
+    }
+    publish(&rig, "A1", last + 1).await;
+    client.read_until(&mut seen, "\"code\":\"change_subscriber_overflow\"").await;
+    client.read_until(&mut seen, "\r\n0\r\n\r\n").await;
+    let epoch = rig.store.epoch().0;
+    let places: Vec<u64> = ids(&seen)
+        .iter()
+        .map(|id| id.strip_prefix(&format!("{epoch}.")).and_then(|id| id.parse().ok()).expect("a place"))
+        .collect();
+    let (reached, rest) = places.split_last().expect("the gap has an id");
+    assert_eq!(rest, (0..=*reached).collect::<Vec<_>>(), "all of it up to the gap's place");
+    assert!(*reached < last, "something was left out");
+    let extra = format!("Last-Event-ID: {epoch}.{reached}\r\n");
+    let mut again = follow(&rig, FROM_START, &extra).await;
+    let mut seen = String::new();
+    again.read_until(&mut seen, &format!("\"version\":{},", last + 1)).await;
+    let expected: Vec<String> = (*reached..=last + 1).map(|place| format!("{epoch}.{place}")).collect();
+    assert_eq!(ids(&seen), expected);
+    assert!(!seen.contains("event: gap"), "the log has the rest");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn sn7_a_follower_that_lives_through_a_new_life_of_the_log_is_told_and_goes_on_in_it() {
+    const LIFE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    for mode in ["raw", "conflated"] {
+        let rig = rig().await;
+        publish(&rig, "A1", 1).await;
+        let former = rig.store.epoch().0;
+        let path = format!("/v1/changes/asset/id/A1?after=oldest&mode={mode}");
+        let mut client = follow(&rig, &path, "").await;
+        let mut seen = String::new();
+        client.read_until(&mut seen, "\"version\":1,").await;
+        rig.log.begin_new_life(LIFE);
+        publish(&rig, "A1", 2).await;
+        let gap = format!("\"code\":\"cursor_foreign\",\"position\":\"{LIFE}.");
+        client.read_until(&mut seen, &gap).await;
+        publish(&rig, "A1", 3).await;
+        client.read_until(&mut seen, "\"version\":3,").await;
+        assert_eq!(seen.matches("event: gap").count(), 1, "{mode}: {seen}");
+        let (before, after): (Vec<&str>, Vec<&str>) = ids(&seen).iter().partition(|id| !id.starts_with(LIFE));
+        assert_eq!(
+            before,
+            [format!("{former}.0"), format!("{former}.1")],
+            "{mode}: no new place in the old life"
+        );
+        assert_eq!(after.last(), Some(&&format!("{LIFE}.3")[..]), "{mode}");
+        rig.stop().await;
+    }
 }
 
 #[tokio::test]

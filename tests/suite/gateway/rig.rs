@@ -1,8 +1,8 @@
 //! A gateway to test against, and a client that sends exactly what it is told.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -86,7 +86,8 @@ impl Rig {
         sqlite.disk_free_bytes_min = 0;
         change_store(&mut sqlite);
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
-        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left: AtomicUsize::new(usize::MAX) });
+        let appends_left = AtomicUsize::new(usize::MAX);
+        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left, life: OnceLock::new() });
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
         let clock = Arc::new(ManualClock::default());
@@ -431,11 +432,18 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
 pub(super) struct FaultyLog {
     inner: SqliteStore,
     appends_left: AtomicUsize,
+    /// The epoch of another life than the store's.
+    life: OnceLock<Epoch>,
 }
 
 impl FaultyLog {
     pub(super) fn fail_after(&self, appends: usize) {
         self.appends_left.store(appends, Ordering::SeqCst);
+    }
+
+    /// From now on it is another log, as one on a server that was emptied.
+    pub(super) fn begin_new_life(&self, epoch: &str) {
+        self.life.set(Epoch(epoch.into())).expect("it has begun no new life yet");
     }
 }
 
@@ -493,7 +501,7 @@ impl EventLog for FaultyLog {
     }
 
     fn epoch(&self) -> Epoch {
-        self.inner.epoch()
+        self.life.get().cloned().unwrap_or_else(|| self.inner.epoch())
     }
 
     fn tail(&self) -> &Tail {

@@ -199,12 +199,10 @@ impl State {
         for (index, event) in batch.iter().enumerate() {
             let Some(scopes) = scopes.of(event.aggregate) else { continue };
             let key = (batch.tenant.clone(), event.aggregate.to_owned(), event.agg_id.to_owned());
-            let before = self.values.get(&key).map_or(&[][..], Vec::as_slice);
-            let derived = scopes.derive(&event, before);
-            if derived.values.iter().any(Option::is_some) {
+            let before = self.values.remove(&key).unwrap_or_default();
+            let derived = scopes.derive(&event, &before);
+            if !derived.values.is_empty() {
                 self.values.insert(key, derived.values);
-            } else {
-                self.values.remove(&key);
             }
             marks.extend(derived.streams.iter().map(|stream| (index, Arc::from(stream.to_string()))));
         }

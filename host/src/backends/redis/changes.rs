@@ -14,7 +14,7 @@ use super::shared::{KnownScopes, Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{EventBatch, Position, TenantId};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_EVENTS_MAX, REDIS_TURNS_MAX};
-use crate::streams::scopes::FieldValues;
+use crate::streams::scopes::StoredValues;
 use crate::streams::{
     AggregateScopes, ChangeScopes, ChangeStream, PageLimit, StreamError, StreamName, StreamPage,
 };
@@ -45,13 +45,15 @@ pub(super) async fn describe(
             };
             let key = values_key(&request.batch.tenant, event.aggregate, event.agg_id);
             let before = values.get(&key).cloned().unwrap_or_default();
-            let fields: FieldValues = serde_json::from_str(&before).unwrap_or_default();
+            let fields = serde_json::from_str::<StoredValues>(&before)
+                .map(|stored| known.scopes.known_values(event.aggregate, stored))
+                .unwrap_or_default();
             let derived = scopes.derive(&event, &fields);
             let names: Vec<String> = derived.streams.iter().map(ChangeStream::to_string).collect();
             let (aggregate, id, after) = if scopes.has_fields() {
-                let after = match derived.values.iter().any(Option::is_some) {
-                    true => serde_json::to_string(&derived.values).unwrap_or_default(),
-                    false => String::new(),
+                let after = match derived.values.is_empty() {
+                    true => String::new(),
+                    false => serde_json::to_string(&derived.values).unwrap_or_default(),
                 };
                 values.insert(key.clone(), after.clone());
                 (event.aggregate, &key.1[..], after)

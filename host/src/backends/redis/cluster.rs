@@ -119,20 +119,24 @@ impl RedisCluster {
         Ok(number)
     }
 
-    /// How many entries a member's streams had before, and those of one of them after a number; waits for some.
+    /// How many entries a member's stream had before, and those after a number; waits for some. It has had fewer than the
+    /// number when the server has lost the newest.
     async fn read(
         &self,
         me: &Incarnation,
         stream: &'static str,
         after: u64,
         wait: Duration,
-    ) -> Result<([u64; 2], Vec<Entry>)> {
+    ) -> Result<(u64, Vec<Entry>)> {
         let end = Instant::now() + wait;
         loop {
             let (_, rest) = self.of("check", me, |_| {}).await?;
             let counts = rest.and_then(list).ok_or_else(odd)?;
             let count = |place: usize| counts.get(place).and_then(number::<u64>).ok_or_else(odd);
-            let counts = [count(0)?, count(1)?];
+            let count = count(usize::from(stream == "delta"))?;
+            if count < after {
+                return Ok((count, Vec::new()));
+            }
             let left = millis(end.saturating_duration_since(Instant::now()).min(REDIS_CHECK_EVERY));
             let mut command = redis::cmd("XREAD");
             command.arg("COUNT").arg(CLUSTER_READ_MAX);
@@ -143,9 +147,9 @@ impl RedisCluster {
             command.arg("STREAMS").arg(self.inner.link.key(&format!("cluster:{stream}:{me}")));
             command.arg(format!("{after}-0"));
             let found = entries(self.blocking(&command).await?).ok_or_else(odd)?;
-            let missing = stream == "delta" && counts[1] > after;
+            let missing = stream == "delta" && count > after;
             if !found.is_empty() || missing || left == 0 {
-                return Ok((counts, found));
+                return Ok((count, found));
             }
         }
     }
@@ -261,7 +265,11 @@ impl ControlBus for RedisCluster {
     ) -> BoxFuture<'_, Result<Vec<ControlMessage>>> {
         let me = me.clone();
         async move {
-            let (_, found) = self.read(&me, "control", after, wait).await?;
+            let (count, found) = self.read(&me, "control", after, wait).await?;
+            if count < after {
+                // Numbers that it has handled would come again, for other messages.
+                return Err(ClusterError::Gone { who: me });
+            }
             let message = |Entry { sequence, from, payload }| ControlMessage { sequence, from, payload };
             Ok(found.into_iter().map(message).collect())
         }
@@ -272,8 +280,9 @@ impl ControlBus for RedisCluster {
         let me = me.clone();
         async move {
             self.inner.limits.check_message(&answer)?;
+            let max = self.inner.limits.control_max;
             let done = self.of("acknowledge", &me, |command| {
-                command.arg(sequence).arg(&answer[..]).arg(millis(CLUSTER_ANSWERS_KEEP));
+                command.arg(sequence).arg(&answer[..]).arg(millis(CLUSTER_ANSWERS_KEEP)).arg(max);
             });
             done.await.map(|_| ())
         }
@@ -329,13 +338,15 @@ impl DeltaBus for RedisCluster {
     fn deltas(&self, me: &Incarnation, after: u64, wait: Duration) -> BoxFuture<'_, Result<DeltaPage>> {
         let me = me.clone();
         async move {
-            let (counts, found) = self.read(&me, "delta", after, wait).await?;
+            let (count, found) = self.read(&me, "delta", after, wait).await?;
+            if count < after {
+                return Ok(DeltaPage { lost: after - count, deltas: Vec::new(), next: count });
+            }
             let delta = |Entry { sequence, from, payload }| Delta { sequence, from, payload };
             let deltas: Vec<Delta> = found.into_iter().map(delta).collect();
             let Some((first, last)) = deltas.first().zip(deltas.last()) else {
                 // The server knows of more than it has.
-                let next = counts[1].max(after);
-                return Ok(DeltaPage { lost: next - after, deltas, next });
+                return Ok(DeltaPage { lost: count - after, deltas, next: count });
             };
             Ok(DeltaPage { lost: (first.sequence - after).saturating_sub(1), next: last.sequence, deltas })
         }

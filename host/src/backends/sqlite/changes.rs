@@ -14,7 +14,7 @@ use super::recent::Recent;
 use super::shared::{from_json, to_json};
 use crate::event::{EventBatch, Position, TenantId};
 use crate::limits::{CHANGE_NUMBERS_CACHED_MAX, CHANGE_VALUES_CACHED_MAX, NAMED_STREAMS_MAX};
-use crate::streams::scopes::FieldValues;
+use crate::streams::scopes::{FieldValues, StoredValues};
 use crate::streams::{AggregateScopes, Appended, ChangeScopes, StreamError, StreamName};
 use crate::telemetry::metrics::{CHANGE_ENTRIES_TRIMMED, CHANGE_SCOPES_SKIPPED};
 
@@ -214,7 +214,7 @@ impl Committer {
                 }
                 derived
             } else {
-                scopes.derive(&event, &[])
+                scopes.derive(&event, &FieldValues::new())
             };
             too_long += derived.too_long;
             for stream in derived.streams {
@@ -285,14 +285,16 @@ impl Committer {
             )?
             .query_row((key.0, &key.1, &key.2), |row| row.get(0))
             .optional()?;
-        let values: FieldValues = stored.map_or_else(|| Ok(Vec::new()), |text| from_json(&text))?;
+        let values = match stored {
+            Some(text) => self.changes.scopes.known_values(&key.1, from_json::<StoredValues>(&text)?),
+            None => FieldValues::new(),
+        };
         self.changes.values.put(key.clone(), values.clone());
         Ok(values)
     }
 
     fn write_values(&mut self, key: ValuesKey, values: FieldValues) -> Result<(), rusqlite::Error> {
-        let known = values.iter().any(Option::is_some);
-        if known {
+        if !values.is_empty() {
             self.conn
                 .prepare_cached(
                     "INSERT OR REPLACE INTO scope_values(tenant, aggregate, agg_id, \"values\") VALUES (?1, ?2, ?3, ?4)",
@@ -306,7 +308,7 @@ impl Committer {
                 .execute((key.0, &key.1, &key.2))?;
         }
         self.changes.touched.1.push(key.clone());
-        self.changes.values.put(key, if known { values } else { Vec::new() });
+        self.changes.values.put(key, values);
         Ok(())
     }
 

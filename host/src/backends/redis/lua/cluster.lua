@@ -12,10 +12,13 @@ local now = math.floor(micros / 1000)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- The next epoch. The first counts from the time on, so that it is above those that a server has forgotten.
+-- The next epoch: the time, or one more than the last, so that it is above those that a server has forgotten, whether
+-- it has lost all of them or the newest only.
 local function grown(field)
-  if redis.call('HSETNX', P .. 'meta', field, whole(micros)) == 1 then return whole(micros) end
-  return whole(redis.call('HINCRBY', P .. 'meta', field, 1))
+  local last = tonumber(redis.call('HGET', P .. 'meta', field) or 0)
+  local fresh = whole(math.max(last + 1, micros))
+  redis.call('HSET', P .. 'meta', field, fresh)
+  return fresh
 end
 
 local function forget(name)
@@ -67,13 +70,21 @@ if op == 'leave' then
   return {'ok'}
 end
 
--- sequence, answer, milliseconds to keep answers
+-- sequence, answer, milliseconds to keep answers, how many are kept: those of the newest messages
 if op == 'acknowledge' then
   local id = ARGV[5] .. '-0'
   if #redis.call('XRANGE', P .. 'control:' .. mine, id, id) == 1 then
-    redis.call('HSET', P .. 'answers:' .. mine, ARGV[5], ARGV[6])
-    redis.call('PEXPIRE', P .. 'answers:' .. mine, ARGV[7])
+    local answers, kept = P .. 'answers:' .. mine, tonumber(ARGV[8])
+    redis.call('HSET', answers, ARGV[5], ARGV[6])
+    redis.call('PEXPIRE', answers, ARGV[7])
     redis.call('XDEL', P .. 'control:' .. mine, id)
+    -- In order, the oldest is this one; who acknowledges in another order makes the script look for it.
+    if redis.call('HLEN', answers) > kept then redis.call('HDEL', answers, whole(tonumber(ARGV[5]) - kept)) end
+    if redis.call('HLEN', answers) > kept then
+      local all = redis.call('HKEYS', answers)
+      table.sort(all, function(one, other) return tonumber(one) < tonumber(other) end)
+      for i = 1, #all - kept do redis.call('HDEL', answers, all[i]) end
+    end
   end
   return {'ok'}
 end
@@ -92,16 +103,35 @@ local to, their = ARGV[5], ARGV[6]
 if not alive(to, their) then return {'gone', 2} end
 local theirs = to .. ':' .. their
 local max, last = tonumber(ARGV[7]), '0'
+
+-- Adds an entry under the next number, of which a stream that is cut keeps about so many; answers the number. Where the
+-- server has lost the count but not the stream, it goes on after the stream.
+local function add(field, stream, cut, payload)
+  local number = redis.call('HINCRBY', P .. 'at:' .. theirs, field, 1)
+  local function put(how)
+    local entry = {whole(number) .. '-0', 'f', member, 'e', epoch, 'p', payload}
+    if cut then return how('XADD', stream, 'MAXLEN', '~', cut, unpack(entry)) end
+    return how('XADD', stream, unpack(entry))
+  end
+  local added = put(redis.pcall)
+  if type(added) == 'table' and added.err then
+    if string.find(added.err, 'equal or smaller', 1, true) then
+      local about = redis.call('XINFO', 'STREAM', stream)
+      for i = 1, #about, 2 do
+        if about[i] == 'last-generated-id' then number = tonumber(string.match(about[i + 1], '^%d+')) + 1 end
+      end
+      redis.call('HSET', P .. 'at:' .. theirs, field, whole(number))
+    end
+    put(redis.call)
+  end
+  return whole(number)
+end
+
 if op == 'send' then
   local held = redis.call('XLEN', P .. 'control:' .. theirs)
   if held >= max then return {'full', held + 1} end
-  last = whole(redis.call('HINCRBY', P .. 'at:' .. theirs, 'c', 1))
-  redis.call('XADD', P .. 'control:' .. theirs, last .. '-0', 'f', member, 'e', epoch, 'p', ARGV[8])
-  return {'ok', last}
+  return {'ok', add('c', P .. 'control:' .. theirs, nil, ARGV[8])}
 end
 last = redis.call('HGET', P .. 'at:' .. theirs, 'd') or '0'
-for i = 8, #ARGV do
-  last = whole(redis.call('HINCRBY', P .. 'at:' .. theirs, 'd', 1))
-  redis.call('XADD', P .. 'delta:' .. theirs, 'MAXLEN', '~', max, last .. '-0', 'f', member, 'e', epoch, 'p', ARGV[i])
-end
+for i = 8, #ARGV do last = add('d', P .. 'delta:' .. theirs, max, ARGV[i]) end
 return {'ok', last}
