@@ -248,7 +248,7 @@ impl Follower {
             self.told = position;
             out.extend_from_slice(format!("id: {}\n", self.cursor(position)).as_bytes());
         }
-        out.extend_from_slice(format!("event: {}\ndata: ", event.event_type).as_bytes());
+        out.extend_from_slice(format!("event: {}\ndata: ", event_name(event.event_type)).as_bytes());
         json::write_event(out, event, &self.epoch.0);
         out.extend_from_slice(b"\n\n");
     }
@@ -301,5 +301,14 @@ impl Follower {
         let cursor = self.cursor(self.position);
         let data = format!("{{\"position\":\"{cursor}\"}}");
         Ok(format!("event: progress\nid: {cursor}\ndata: {data}\n\n").into_bytes())
+    }
+}
+
+/// What the frame of an event is called: its type, unless that is what the stream itself says things with. Then it is
+/// `event`, and its type is in its data, as everybody's is.
+fn event_name(event_type: &str) -> &str {
+    match event_type {
+        "ready" | "gap" | "error" | "closing" | "progress" => "event",
+        other => other,
     }
 }
