@@ -146,6 +146,25 @@ async fn c38_changes_arrive_by_their_type_and_a_resume_has_exactly_what_follows(
 }
 
 #[tokio::test]
+async fn no_event_passes_for_what_the_stream_says_itself() {
+    let rig = rig().await;
+    for (id, event_type) in [("1", "closing"), ("2", "gap"), ("3", "asset.updated")] {
+        let body = format!(
+            r#"{{"id":"{id}","aggregate":"asset","agg_id":"A1","version":{id},"type":"{event_type}","payload":{{}}}}"#
+        );
+        let sent = rig.send("POST", "/v1/events", &[], body.as_bytes()).await;
+        assert_eq!(sent.status, 200, "{}", sent.text());
+    }
+    let mut client = follow(&rig, "/v1/changes/asset/id/A1?mode=raw&after=oldest", "").await;
+    let mut seen = String::new();
+    client.read_until(&mut seen, "\"version\":3,").await;
+    assert!(!seen.contains("event: closing") && !seen.contains("event: gap"), "{seen}");
+    assert_eq!(seen.matches("event: event\ndata: {").count(), 2, "{seen}");
+    assert!(seen.contains(r#""type":"closing""#) && seen.contains("event: asset.updated\n"), "{seen}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_follower_without_a_place_begins_now_and_is_told_where() {
     let rig = rig().await;
     publish(&rig, "A1", 1).await;
