@@ -13,9 +13,11 @@ use millrace::streams::groups::{
 
 use super::effects::tenant;
 
+mod letters;
 mod refusals;
 mod stage;
 
+pub use letters::a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery;
 pub use refusals::{options_and_numbers_have_bounds, what_is_not_there_is_said_so};
 pub use stage::{Stage, THREE_TRIES, append, changes, events, group, label, labels, named, read_of};
 
@@ -476,6 +478,7 @@ macro_rules! groups_conformance {
             sn25_after_a_storm_of_dead_consumers_one_gets_everything_and_they_are_forgotten,
             a_dead_letter_is_replayed_or_discarded,
             a_replayed_letter_waits_for_what_is_leased_of_its_key,
+            a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery,
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,
@@ -499,6 +502,7 @@ macro_rules! groups_conformance {
             retention_behind_a_group_takes_nothing_from_it,
             a_dead_letter_is_replayed_or_discarded,
             a_replayed_letter_waits_for_what_is_leased_of_its_key,
+            a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery,
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,

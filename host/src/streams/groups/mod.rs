@@ -82,7 +82,7 @@ pub trait Groups: Send + Sync + Debug {
     fn status(&self, group: &GroupId) -> BoxFuture<'_, Result<GroupStatus, GroupError>>;
 
     /// Moves a group, forward or back, and lets one go on that has stopped. Receipts of before are good for
-    /// nothing afterwards. Dead letters stay.
+    /// nothing afterwards. Dead letters stay, one that it was moved back before until its entry is acknowledged.
     fn seek(&self, group: &GroupId, to: GroupStart) -> BoxFuture<'_, Result<GroupStatus, GroupError>>;
 
     /// Leases entries to a consumer, the oldest first; waits for one where there is none. An answer without
@@ -106,7 +106,7 @@ pub trait Groups: Send + Sync + Debug {
     ) -> BoxFuture<'_, Result<Vec<GroupLetter>, GroupError>>;
 
     /// Replays or discards a dead letter. One that is being replayed stays until it is acknowledged. Durable
-    /// when answered. Replaying twice is replaying once.
+    /// when answered. Replaying twice is replaying once, and so is replaying what the group was moved back before.
     fn decide(
         &self,
         group: &GroupId,

@@ -33,7 +33,7 @@ pub struct GroupState {
     window: Window,
     /// Of an earlier life, for entries that were not taken in yet.
     known: BTreeMap<u64, Tried>,
-    /// Dead letters that nobody has replayed.
+    /// Dead letters that nobody has replayed. One may be in the window, too, when the group was moved back before it.
     dead: BTreeSet<u64>,
     consumers: BTreeMap<ConsumerName, Consumer>,
     sequence: u64,
@@ -239,8 +239,8 @@ impl GroupState {
 
     /// Ends the leases and waits whose time has come.
     pub fn tick(&mut self, now: Micros) {
-        while let Some(position) = self.window.first_due(now) {
-            let Some(entry) = self.window.get(position) else { return };
+        while let Some(position) = self.window.pop_due(now) {
+            let Some(entry) = self.window.get(position) else { continue };
             if !entry.is_leased() {
                 self.window.release(position);
                 continue;

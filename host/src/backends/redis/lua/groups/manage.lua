@@ -101,8 +101,9 @@ elseif asked == 'decide' then
     call('HDEL', g.letters, name)
     call('ZREM', g.dead, name)
     call('ZREM', g.replaying, name)
-  elseif call('ZADD', g.replaying, name, name) == 1 and not entry then
-    -- One that the group was moved back before is delivered anyway.
+  elseif not entry then
+    -- One that is replayed already, or that the group was moved back before, is delivered anyway.
+    call('ZADD', g.replaying, name, name)
     insert(g, position, {letter[7], 'W', 0, letter[8], 1, '', '', 0, 0})
   end
 end

@@ -131,9 +131,10 @@ end
 local function finish(g, position, entry)
   remove(g, position, entry)
   call('ZREM', g.unfinished, text(position))
-  if call('ZREM', g.replaying, text(position)) == 1 then
+  -- Also one that the group was moved back before: what is done needs no letter.
+  if call('ZREM', g.dead, text(position)) == 1 then
     call('HDEL', g.letters, text(position))
-    call('ZREM', g.dead, text(position))
+    call('ZREM', g.replaying, text(position))
   end
   settle_low(g)
 end
@@ -201,6 +202,7 @@ local function forget(g, upto)
     if entry then
       if entry[PHASE] == 'L' then call('ZADD', g.lost_leases, name, name) end
       remove(g, position, entry)
+      call('ZREM', g.replaying, name)
     end
   end
   call('ZREMRANGEBYSCORE', g.unfinished, '-inf', text(upto))
