@@ -9,7 +9,7 @@ use millrace::backends::redis::{RedisGroups, RedisLink, RedisLog};
 use millrace::clock::ManualClock;
 use millrace::error::{BackendError, Classify, RemoteFault};
 use millrace::event::{Event, EventBatch, Micros, Position};
-use millrace::limits::REDIS_CONSUMERS_DUE_MAX;
+use millrace::limits::{REDIS_CONSUMERS_DUE_MAX, REDIS_CONSUMERS_SWEEP_MAX};
 use millrace::streams::groups::{
     Delivery, GroupChange, GroupError, GroupId, GroupLimits, GroupRead, GroupStart, Groups, OnLost, Refusal,
     Settle, Settled,
@@ -324,6 +324,30 @@ async fn sn25_a_storm_of_dead_consumers_is_claimed_to_its_end_and_they_are_forgo
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(groups.status(&id).await.unwrap().lag_events, 0);
+}
+
+#[tokio::test]
+async fn upkeep_comes_to_its_end_where_silent_consumers_hold_what_they_have() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (idle, clock) = (Duration::from_millis(400), Arc::new(ManualClock::default()));
+    clock.set(Micros(1_000_000));
+    let limits = GroupLimits { consumer_idle: idle, groups_max: 100, ..GroupLimits::default() };
+    let groups = RedisGroups::with_clock(link(&server), &log, as_seam(&log), limits, clock.clone());
+    publish(&log, &many(1, 1)).await;
+    // As many as one call looks after, and they come before the one that has something to do.
+    for n in 0..REDIS_CONSUMERS_SWEEP_MAX {
+        let id = group("acme", &format!("held-{n}"));
+        groups.ensure(&id, GroupStart::Oldest, patient(60_000)).await.unwrap();
+        assert_eq!(groups.read(&id, read_of("silent", 1)).await.unwrap().entries.len(), 1);
+    }
+    let due = group("acme", "due");
+    let once = GroupChange { attempts_max: Some(1), ..patient(500) };
+    groups.ensure(&due, GroupStart::Oldest, once).await.unwrap();
+    assert_eq!(groups.read(&due, read_of("dies", 1)).await.unwrap().entries.len(), 1);
+    clock.set(Micros(2_000_000));
+    tokio::time::timeout(SOON, groups.sweep()).await.expect("it ends").unwrap();
+    assert_eq!(server.number(&["ZCARD", "{millrace}:group:acme:events:due/dead"]), 1);
 }
 
 #[tokio::test]

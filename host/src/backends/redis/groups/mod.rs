@@ -33,7 +33,7 @@ use super::scripts::Keys;
 use super::shared::RedisStatus;
 use crate::clock::Clock;
 use crate::event::{Position, TenantId};
-use crate::limits::{GROUP_IDLE_MAX, GROUP_SWEEP};
+use crate::limits::{GROUP_IDLE_MAX, GROUP_SWEEP, REDIS_CONSUMERS_SWEEP_CALLS_MAX};
 use crate::streams::EventLog;
 use crate::streams::groups::{
     ConsumerStatus, Deliveries, GroupChange, GroupError, GroupId, GroupLag, GroupLetter, GroupLimits,
@@ -143,7 +143,11 @@ impl RedisGroups {
             let seen = here.lock();
             seen.waiters > 0 || seen.asked.elapsed() < GROUP_IDLE_MAX
         });
-        while inner.sweep_some().await? {}
+        for _ in 0..REDIS_CONSUMERS_SWEEP_CALLS_MAX {
+            if !inner.sweep_some().await? {
+                break;
+            }
+        }
         Ok(())
     }
 }

@@ -49,6 +49,7 @@ end
 
 -- Forgets consumers that hold nothing and were not heard of for long.
 local function reap(g)
+  g.looked = now
   for _, name in ipairs(call('ZRANGEBYSCORE', g.seen, '-inf', text(now - bounds.idle))) do
     if call('HEXISTS', g.flying, name) == 0 then
       call('ZREM', g.seen, name)
