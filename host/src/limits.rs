@@ -107,6 +107,8 @@ pub const GROUP_DELAY_MAX: Duration = Duration::from_secs(12 * 3600);
 pub const GROUP_REASON_BYTES_MAX: usize = 1 << 10;
 /// Dead letters of one group. With one more, an entry that fails is tried again after `GROUP_BACKOFF_MAX`, and its key waits.
 pub const GROUP_DEAD_LETTERS_MAX: usize = 10_000;
+/// Bytes of one page of dead letters; it always holds at least one, where there is one.
+pub const GROUP_LETTERS_BYTES_MAX: usize = PAGE_BYTES_MAX;
 /// How often leases that nobody waits for are looked at, and what was counted meanwhile is written.
 pub const GROUP_SWEEP: Duration = Duration::from_secs(1);
 /// A group that nobody has asked for anything for this long, and of which nothing is delivered, leaves memory.

@@ -142,7 +142,7 @@ async fn upkeep_ends_leases_that_nobody_waits_for_and_counts_what_happens() {
         clock.set(Micros(clock.now().0 + 10_000_000));
         groups.sweep().await;
     }
-    let letters = groups.letters(&id, Position::START, 10).await.unwrap();
+    let letters = groups.letters(&id, Position::START, 10).await.unwrap().letters;
     assert_eq!(letters.iter().map(|letter| letter.position()).collect::<Vec<_>>(), positions[..2]);
     let foreign = Receipt { incarnation: 999, life: 0, position: positions[0], sequence: 0 };
     let late = Settle::Ack(foreign);

@@ -8,8 +8,8 @@ use futures_util::future::{BoxFuture, ready};
 use super::{MemoryLog, State};
 use crate::event::{Micros, Position, TenantId};
 use crate::streams::groups::{
-    GroupError, GroupId, GroupLetter, GroupOptions, GroupStore, GroupWrite, LoadedGroup, Loss, LossReport,
-    NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
+    GroupError, GroupId, GroupLetter, GroupOptions, GroupStore, GroupWrite, LetterPage, LoadedGroup, Loss,
+    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
 };
 
 /// All groups of a log.
@@ -229,15 +229,10 @@ impl GroupStore for MemoryLog {
         self.on_groups(|kept| kept.seek(group, to))
     }
 
-    fn letters(
-        &self,
-        group: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>>> {
+    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> BoxFuture<'_, Result<LetterPage>> {
         self.on_groups(|kept| {
             let found = kept.group(group)?.letters.range(Position(after.0.saturating_add(1))..);
-            Ok(found.take(limit).map(|(_, letter)| letter.clone()).collect())
+            LetterPage::fill(found.map(|(_, letter)| Ok(letter.clone())), limit)
         })
     }
 

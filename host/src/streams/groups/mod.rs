@@ -44,7 +44,7 @@ pub use owner::GroupOwner;
 pub use ranges::Ranges;
 pub use status::{
     ConsumerStatus, DeadReason, Deliveries, Delivery, GroupLag, GroupLetter, GroupRead, GroupStatus,
-    LetterVerdict, Refusal, Settle, Settled,
+    LetterPage, LetterVerdict, Refusal, Settle, Settled,
 };
 pub use store::{
     GroupStore, GroupWrite, LoadedGroup, Loss, LossReport, NewGroup, StoredGroup, Tried, Unread, lose,
@@ -97,13 +97,13 @@ pub trait Groups: Send + Sync + Debug {
     /// Who reads from the group, by name. One that holds nothing and is silent for long is forgotten.
     fn consumers(&self, group: &GroupId) -> BoxFuture<'_, Result<Vec<ConsumerStatus>, GroupError>>;
 
-    /// Dead letters behind a position, the oldest first.
+    /// Dead letters behind a position, the oldest first: so many at most, and a page's bytes of them.
     fn letters(
         &self,
         group: &GroupId,
         after: Position,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>, GroupError>>;
+    ) -> BoxFuture<'_, Result<LetterPage, GroupError>>;
 
     /// Replays or discards a dead letter. One that is being replayed stays until it is acknowledged. Durable
     /// when answered. Replaying twice is replaying once, and so is replaying what the group was moved back before.

@@ -17,7 +17,7 @@ use super::names::GroupId;
 use super::options::{GroupChange, GroupLimits, GroupOptions, GroupStart};
 use super::state::{Filling, GroupState};
 use super::status::{
-    ConsumerStatus, Deliveries, GroupLag, GroupLetter, GroupRead, GroupStatus, LetterVerdict, Settle, Settled,
+    ConsumerStatus, Deliveries, GroupLag, GroupRead, GroupStatus, LetterPage, LetterVerdict, Settle, Settled,
 };
 use super::store::{GroupStore, NewGroup, StoredGroup, Unread};
 use super::streams::{horizon, start_of, stream_of};
@@ -283,7 +283,7 @@ impl Inner {
     async fn decide(&self, id: &GroupId, position: Position, verdict: LetterVerdict) -> Result<()> {
         stream_of(&id.stream)?;
         let after = Position(position.0.saturating_sub(1));
-        let letter = self.store.letters(id, after, 1).await?.pop();
+        let letter = self.store.letters(id, after, 1).await?.letters.pop();
         let Some(letter) = letter.filter(|letter| letter.position() == position) else {
             return Err(GroupError::UnknownLetter { group: id.clone(), position });
         };
@@ -388,12 +388,7 @@ impl Groups for GroupOwner {
         async move { self.inner.turn(&group, look).await }.boxed()
     }
 
-    fn letters(
-        &self,
-        group: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>>> {
+    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> BoxFuture<'_, Result<LetterPage>> {
         let group = group.clone();
         async move {
             // A lease that has ended may have made one.

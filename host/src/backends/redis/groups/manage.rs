@@ -8,11 +8,13 @@ use crate::backends::redis::faults::ends_session;
 use crate::backends::redis::scripts::{GROUP_MANAGE, GROUP_SETTLE, bytes, number, text};
 use crate::error::BackendError;
 use crate::event::{Micros, Position, TenantId};
-use crate::limits::{GROUP_REASON_BYTES_MAX, REDIS_CONSUMERS_SWEEP_MAX, REDIS_TURNS_MAX};
+use crate::limits::{
+    GROUP_LETTERS_BYTES_MAX, GROUP_REASON_BYTES_MAX, REDIS_CONSUMERS_SWEEP_MAX, REDIS_TURNS_MAX,
+};
 use crate::streams::groups::{
     ConsumerName, ConsumerStatus, DeadReason, GroupChange, GroupError, GroupId, GroupLag, GroupLetter,
-    GroupOptions, GroupStart, GroupStatus, LetterVerdict, Receipt, Refusal, Settle, Settled, check_settles,
-    horizon, start_of, stream_of,
+    GroupOptions, GroupStart, GroupStatus, LetterPage, LetterVerdict, Receipt, Refusal, Settle, Settled,
+    check_settles, horizon, start_of, stream_of,
 };
 
 /// How often a settlement is said when its connection is lost before it is known to have come to stay.
@@ -199,16 +201,14 @@ impl Inner {
         Ok(consumers)
     }
 
-    pub(super) async fn letters(
-        &self,
-        id: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<GroupLetter>> {
-        let answer = self.manage(id, &["letters", &after.to_string(), &limit.to_string()]).await?;
+    pub(super) async fn letters(&self, id: &GroupId, after: Position, limit: usize) -> Result<LetterPage> {
+        let (after, limit, bytes) =
+            (after.to_string(), limit.to_string(), GROUP_LETTERS_BYTES_MAX.to_string());
+        let answer = self.manage(id, &["letters", &after, &limit, &bytes]).await?;
         let parts = taken_list(&answer)?;
         let letters = parts.chunks(8).map(|parts| self.letter(&id.tenant, parts));
-        Ok(letters.collect::<Option<_>>().ok_or_else(shape)?)
+        let letters = letters.collect::<Option<_>>().ok_or_else(shape)?;
+        Ok(LetterPage { letters, more: answer.parts.get(1) == Some(&Value::Int(1)) })
     }
 
     fn letter(&self, tenant: &TenantId, parts: &[Value]) -> Option<GroupLetter> {

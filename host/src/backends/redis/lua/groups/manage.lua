@@ -61,7 +61,7 @@ if asked == 'sweep' then
 end
 local g, refused = opened()
 if not g then return refused end
-local told = {}
+local told, more = {}, 0
 local function tell(...)
   for _, value in ipairs({...}) do told[#told + 1] = value end
 end
@@ -79,10 +79,17 @@ elseif asked == 'consumers' then
   local seen = call('ZRANGE', g.seen, 0, -1, 'WITHSCORES')
   for i = 1, #seen, 2 do tell(seen[i], text(tonumber(seen[i + 1])), call('HGET', g.flying, seen[i]) or 0) end
 elseif asked == 'letters' then
-  -- letters: after, how many. Answers a list: for each position, whether it is replayed, and what is known of it.
-  local found = call('ZRANGEBYSCORE', g.dead, '(' .. ARGV[6], '+inf', 'LIMIT', 0, ARGV[7])
-  for _, name in ipairs(found) do
+  -- letters: after, how many, how many bytes unless it is one alone. Answers a list: for each position, whether it is
+  -- replayed, and what is known of it; and whether there are more.
+  local limit, bytes = tonumber(ARGV[7]), 0
+  local found = call('ZRANGEBYSCORE', g.dead, '(' .. ARGV[6], '+inf', 'LIMIT', 0, text(limit + 1))
+  for index, name in ipairs(found) do
     local letter = unpack_entry(call('HGET', g.letters, name))
+    bytes = bytes + #letter[6] + #letter[3]
+    if index > limit or (bytes > tonumber(ARGV[8]) and index > 1) then
+      more = 1
+      break
+    end
     tell(name, call('ZSCORE', g.replaying, name) and 1 or 0, letter[1], letter[2], letter[3], letter[4], letter[5], letter[6])
   end
 elseif asked == 'decide' then
@@ -108,4 +115,4 @@ elseif asked == 'decide' then
   end
 end
 save(g)
-return answer('ok', told)
+return answer('ok', told, more)
