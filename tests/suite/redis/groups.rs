@@ -470,6 +470,7 @@ async fn every_bound_of_a_shared_group_says_which_it_is() {
     let log = open(options(&server)).await;
     let limits = GroupLimits {
         groups_max: 2,
+        tenant_groups_max: 3,
         consumers_max: 2,
         in_flight_max: 3,
         consumer_in_flight_max: 2,
@@ -489,6 +490,10 @@ async fn every_bound_of_a_shared_group_says_which_it_is() {
     };
     let error = groups.ensure(&group("acme", "third"), GroupStart::Oldest, once).await.unwrap_err();
     assert_eq!(bound(error), ("groups_max", 3, 2));
+    let on = |stream: &str| GroupId { stream: stream.into(), ..group("acme", "elsewhere") };
+    groups.ensure(&on("orders"), GroupStart::Oldest, once).await.unwrap();
+    let error = groups.ensure(&on("returns"), GroupStart::Oldest, once).await.unwrap_err();
+    assert_eq!(bound(error), ("tenant_groups_max", 4, 3));
     groups.ensure(&group("rival", "third"), GroupStart::Oldest, once).await.unwrap();
     publish(&log, &many(6, 1)).await;
     let taken = groups.read(&id, read_of("one", 10)).await.unwrap().entries;

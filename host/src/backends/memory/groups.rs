@@ -9,7 +9,7 @@ use super::{MemoryLog, State};
 use crate::event::{Micros, Position, TenantId};
 use crate::streams::groups::{
     GroupError, GroupId, GroupLetter, GroupOptions, GroupStore, GroupWrite, LetterPage, LoadedGroup, Loss,
-    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
+    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, check_groups, lose,
 };
 
 /// All groups of a log.
@@ -44,16 +44,10 @@ impl Kept {
             return Ok((found.row.clone(), false));
         }
         let options = wanted.change.apply(GroupOptions::default())?;
-        let same = |other: &&GroupId| other.tenant == id.tenant && other.stream == id.stream;
-        let groups = self.groups.keys().filter(same).count() as u64;
-        if groups >= wanted.groups_max {
-            return Err(GroupError::Limit {
-                limit: "groups_max",
-                what: "with one more, the number of groups on this stream".into(),
-                asked: groups + 1,
-                max: wanted.groups_max,
-            });
-        }
+        let of_tenant = || self.groups.keys().filter(|other| other.tenant == id.tenant);
+        let on_stream = of_tenant().filter(|other| other.stream == id.stream).count() as u64;
+        let of_tenant = of_tenant().count() as u64;
+        check_groups((on_stream, wanted.groups_max), (of_tenant, wanted.tenant_groups_max))?;
         let row = StoredGroup {
             group: id.clone(),
             incarnation: self.incarnation(),

@@ -22,7 +22,7 @@ use crate::event::{Micros, Position, TenantId};
 use crate::streams::StreamName;
 use crate::streams::groups::{
     GroupError, GroupId, GroupName, GroupOptions, GroupStore, GroupWrite, LetterPage, LoadedGroup, Loss,
-    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
+    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, check_groups, lose,
 };
 use crate::streams::name::EVENTS;
 
@@ -288,20 +288,14 @@ impl Committer {
             return Ok((row, false));
         }
         let options = wanted.change.apply(GroupOptions::default()).map_err(Stop::Refused)?;
-        let groups: i64 = self
+        let (on_stream, of_tenant): (i64, i64) = self
             .conn
-            .prepare_cached("SELECT count(*) FROM consumer_groups WHERE tenant = ?1 AND stream = ?2")?
-            .query_row((id.tenant.as_str(), &*id.stream), |row| row.get(0))?;
-        let (groups, max) = (unsigned(groups), wanted.groups_max);
-        if groups >= max {
-            let what = "with one more, the number of groups on this stream".to_owned();
-            return Err(Stop::Refused(GroupError::Limit {
-                limit: "groups_max",
-                what,
-                asked: groups + 1,
-                max,
-            }));
-        }
+            .prepare_cached(
+                "SELECT count(*) FILTER (WHERE stream = ?2), count(*) FROM consumer_groups WHERE tenant = ?1",
+            )?
+            .query_row((id.tenant.as_str(), &*id.stream), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let on_stream = (unsigned(on_stream), wanted.groups_max);
+        check_groups(on_stream, (unsigned(of_tenant), wanted.tenant_groups_max)).map_err(Stop::Refused)?;
         let row = StoredGroup {
             group: id.clone(),
             incarnation: self.next_incarnation(),

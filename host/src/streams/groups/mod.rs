@@ -50,7 +50,7 @@ pub use store::{
     GroupStore, GroupWrite, LoadedGroup, Loss, LossReport, NewGroup, StoredGroup, Tried, Unread, lose,
 };
 
-pub(crate) use asked::{check_read, check_settles, count};
+pub(crate) use asked::{check_groups, check_read, check_settles, count};
 pub(crate) use streams::{follow, horizon, page, start_of, stream_of};
 
 use crate::event::{Position, TenantId};

@@ -247,7 +247,8 @@ impl Inner {
             Err(GroupError::Unknown { .. }) => start_of(&*self.log, id, start).await?,
             Err(error) => return Err(error),
         };
-        let wanted = NewGroup { change, start, groups_max: self.limits.groups_max };
+        let GroupLimits { groups_max, tenant_groups_max, .. } = self.limits;
+        let wanted = NewGroup { change, start, groups_max, tenant_groups_max };
         let (row, created) = self.store.ensure(id, wanted).await?;
         self.turn(id, |held, _| held.state.set_options(row.options)).await?;
         Ok((self.status(id).await?, created))

@@ -137,6 +137,7 @@ pub struct NewGroup {
     pub change: GroupChange,
     pub start: Position,
     pub groups_max: u64,
+    pub tenant_groups_max: u64,
 }
 
 /// What retention does to a group, decided in one place for every store.

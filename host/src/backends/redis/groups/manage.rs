@@ -13,8 +13,8 @@ use crate::limits::{
 };
 use crate::streams::groups::{
     ConsumerName, ConsumerStatus, DeadReason, GroupChange, GroupError, GroupId, GroupLag, GroupLetter,
-    GroupOptions, GroupStart, GroupStatus, LetterPage, LetterVerdict, Receipt, Refusal, Settle, Settled,
-    check_settles, horizon, start_of, stream_of,
+    GroupLimits, GroupOptions, GroupStart, GroupStatus, LetterPage, LetterVerdict, Receipt, Refusal, Settle,
+    Settled, check_groups, check_settles, horizon, start_of, stream_of,
 };
 
 /// How often a settlement is said when its connection is lost before it is known to have come to stay.
@@ -73,8 +73,10 @@ impl Inner {
             let begin =
                 if known.is_empty() { start_of(&*self.log, id, start).await? } else { Position::START };
             let wanted = serde_json::to_string(&change.apply(former)?).map_err(unread)?;
-            let (begin, groups_max) = (begin.to_string(), self.limits.groups_max.to_string());
-            let words = ["ensure", &known, &wanted, &begin, &groups_max, &incarnation()];
+            let GroupLimits { groups_max, tenant_groups_max, .. } = self.limits;
+            let (begin, on_stream, of_tenant) =
+                (begin.to_string(), groups_max.to_string(), tenant_groups_max.to_string());
+            let words = ["ensure", &known, &wanted, &begin, &on_stream, &incarnation(), &of_tenant];
             let answer = self.manage(id, &words).await?;
             let first = answer.parts.first().ok_or_else(shape)?;
             match answer.code.as_str() {
@@ -84,9 +86,10 @@ impl Inner {
                     return Ok((self.status(id).await?, created));
                 }
                 "groups" => {
-                    let what = "with one more, the number of groups on this stream".to_owned();
-                    let (asked, max) = (number(first).ok_or_else(shape)?, self.limits.groups_max);
-                    return Err(GroupError::Limit { limit: "groups_max", what, asked, max });
+                    let on_stream = number(first).ok_or_else(shape)?;
+                    let of_tenant = answer.parts.get(1).and_then(number).ok_or_else(shape)?;
+                    check_groups((on_stream, groups_max), (of_tenant, tenant_groups_max))?;
+                    return Err(shape().into());
                 }
                 // Somebody was faster.
                 _ => known = text(first).ok_or_else(shape)?.to_owned(),

@@ -4,7 +4,8 @@
 local id, asked = ARGV[4], ARGV[5]
 
 -- ensure: the options that it has as JSON or '' for none, those that it gets, where it begins, most groups of the stream,
--- an incarnation. Answers whether it is new; 'options' and those that it has when they are others.
+-- an incarnation, most groups of the tenant. Answers whether it is new; 'options' and those that it has when they are
+-- others; 'groups' and how many the stream and the tenant have when that is too many.
 local function ensure()
   if epoch ~= ARGV[1] then return answer('log') end
   local g = open(id)
@@ -17,9 +18,13 @@ local function ensure()
     save(g)
     return answer('ok', 0)
   end
-  local siblings = '[' .. string.match(id, '^(.*:)[^:]*$')
-  local groups = call('ZLEXCOUNT', KEYS[6] .. ':names', siblings, siblings .. '\255')
-  if groups >= tonumber(ARGV[9]) then return answer('groups', groups + 1) end
+  local function groups_of(prefix)
+    return call('ZLEXCOUNT', KEYS[6] .. ':names', '[' .. prefix, '[' .. prefix .. '\255')
+  end
+  local on_stream, of_tenant = groups_of(string.match(id, '^(.*:)[^:]*$')), groups_of(string.match(id, '^([^:]*:)'))
+  if on_stream >= tonumber(ARGV[9]) or of_tenant >= tonumber(ARGV[11]) then
+    return answer('groups', on_stream, of_tenant)
+  end
   local start = text(math.max(tonumber(ARGV[8]), trimmed))
   for _, part in ipairs(PARTS) do call('DEL', KEYS[5] .. id .. '/' .. part) end
   call('HSET', KEYS[5] .. id, 'incarnation', ARGV[10], 'epoch', epoch, 'options', ARGV[7], 'low', start, 'frontier', start,
