@@ -31,6 +31,7 @@ mod status;
 mod store;
 mod streams;
 mod window;
+mod writer;
 
 use std::fmt::Debug;
 

@@ -404,7 +404,8 @@ impl GroupState {
         *place || !(tried.is_empty() && dead.is_empty() && replaying.is_empty() && resolved.is_empty())
     }
 
-    /// What the store must know. It counts as written from here on: if that fails, the group is loaded anew.
+    /// What the store must know. It counts as written from here on: if that fails, the group is loaded anew. The next
+    /// may be sent when this one is known to be written.
     pub fn write(&mut self) -> GroupWrite {
         let Unwritten { tried, dead, replaying, resolved, .. } = std::mem::take(&mut self.unwritten);
         GroupWrite {
