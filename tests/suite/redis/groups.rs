@@ -403,6 +403,32 @@ async fn sn5_an_emptied_server_has_no_groups_and_makes_them_again() {
     assert!(settled.iter().all(|settled| *settled == Settled::Refused(Refusal::Unknown)), "{settled:?}");
 }
 
+#[tokio::test]
+async fn sn4_an_event_that_somebody_else_deletes_is_counted_and_keeps_no_group_busy() {
+    let server = RedisServer::durable(Engine::Redis);
+    let first = open(options(&server)).await;
+    for label in ["a1", "b1", "c1"] {
+        publish(&first, &[label.to_owned()]).await;
+    }
+    server.command(&["XDEL", "{millrace}:events", "2-1"]);
+    // One that has not seen it.
+    let log = open(options(&server)).await;
+    let groups = groups(&server, &log);
+    let (goes_on, stops) = (group("acme", "goes-on"), group("acme", "stops"));
+    let change = GroupChange { on_lost: Some(OnLost::FromOldest), ..THREE_TRIES };
+    groups.ensure(&goes_on, GroupStart::Oldest, change).await.unwrap();
+    let read = groups.read(&goes_on, read_of("one", 10)).await.unwrap();
+    assert_eq!((labels(&read.entries).join(" "), read.lost_events), ("a1 c1".to_owned(), 1));
+    groups.ensure(&stops, GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    let taken = groups.read(&stops, read_of("one", 10)).await.unwrap().entries;
+    assert_eq!(labels(&taken), ["a1"], "what was leased before it is answered");
+    let error = groups.read(&stops, read_of("one", 10)).await.unwrap_err();
+    assert!(matches!(error, GroupError::PositionLost { events: 1, until: Position(2), .. }), "{error:?}");
+    acknowledge(&groups, &stops, &taken).await;
+    groups.seek(&stops, GroupStart::After(Position(2))).await.unwrap();
+    assert_eq!(labels(&groups.read(&stops, read_of("one", 10)).await.unwrap().entries), ["c1"]);
+}
+
 /// The group's keys are there, and the log is another one.
 #[tokio::test]
 async fn sn5_a_log_that_begins_another_life_takes_a_groups_place_and_it_says_so() {

@@ -39,6 +39,13 @@ struct Standing {
     stopped: bool,
 }
 
+/// Where a group stands after it has stepped over what is gone.
+pub(super) struct Stepped {
+    pub(super) frontier: Position,
+    /// It had to say so, and does not go on.
+    pub(super) stopped: bool,
+}
+
 /// A number that no group has had: a sum of it and what is added later has to be exact in a script.
 fn incarnation() -> String {
     (ulid::Ulid::new().random() & u128::from(u64::MAX >> 12)).to_string()
@@ -264,6 +271,14 @@ impl Inner {
             }
         }
         Ok(lags)
+    }
+
+    /// Lets a group count as lost what somebody has deleted from the log next to where it stands, and go on behind it.
+    pub(super) async fn step_over(&self, id: &GroupId) -> Result<Stepped> {
+        let answer = self.manage(id, &["gone"]).await?;
+        let [frontier, stopped] = taken_list(&answer)? else { return Err(shape().into()) };
+        let frontier = Position(number(frontier).ok_or_else(shape)?);
+        Ok(Stepped { frontier, stopped: number::<u8>(stopped) == Some(1) })
     }
 
     /// Looks after some groups that have something due. Answers whether there may be more.

@@ -83,6 +83,19 @@ elseif asked == 'consumers' then
   reap(g)
   local seen = call('ZRANGE', g.seen, 0, -1, 'WITHSCORES')
   for i = 1, #seen, 2 do tell(seen[i], text(tonumber(seen[i + 1])), call('HGET', g.flying, seen[i]) or 0) end
+elseif asked == 'gone' then
+  -- gone: steps over what somebody has deleted next in the log, and counts it as lost. Answers where the group stands, and
+  -- whether it has stopped. What was taken in before is there, and stays.
+  local found = g.stream == 'events' and call('XRANGE', g.index, text(g.frontier + 1) .. '-0', '+', 'COUNT', bounds.due)
+  for _, each in ipairs(found or {}) do
+    if g.stopped == 1 or #call('XRANGE', KEYS[2], each[1], each[1]) > 0 then break end
+    local last, many = string.match(each[1], '^(%d+)-(%d+)$')
+    last = tonumber(last)
+    report(g, math.min(tonumber(many), last - g.frontier), last, 'foreign')
+    g.frontier, g.changed = last, true
+    if g.options.on_lost == 'stop' then g.stopped = 1 end
+  end
+  tell(text(g.frontier), g.stopped)
 elseif asked == 'letters' then
   -- letters: after, how many, how many bytes unless it is one alone. Answers a list: for each position, whether it is
   -- replayed, and what is known of it; and whether there are more.
