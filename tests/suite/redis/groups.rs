@@ -341,13 +341,13 @@ async fn upkeep_comes_to_its_end_where_silent_consumers_hold_what_they_have() {
         groups.ensure(&id, GroupStart::Oldest, patient(60_000)).await.unwrap();
         assert_eq!(groups.read(&id, read_of("silent", 1)).await.unwrap().entries.len(), 1);
     }
-    let due = group("acme", "due");
+    let late = group("acme", "late");
     let once = GroupChange { attempts_max: Some(1), ..patient(500) };
-    groups.ensure(&due, GroupStart::Oldest, once).await.unwrap();
-    assert_eq!(groups.read(&due, read_of("dies", 1)).await.unwrap().entries.len(), 1);
+    groups.ensure(&late, GroupStart::Oldest, once).await.unwrap();
+    assert_eq!(groups.read(&late, read_of("dies", 1)).await.unwrap().entries.len(), 1);
     clock.set(Micros(2_000_000));
     tokio::time::timeout(SOON, groups.sweep()).await.expect("it ends").unwrap();
-    assert_eq!(server.number(&["ZCARD", "{millrace}:group:acme:events:due/dead"]), 1);
+    assert_eq!(server.number(&["ZCARD", "{millrace}:group:acme:events:late/dead"]), 1);
 }
 
 #[tokio::test]
