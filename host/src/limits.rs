@@ -71,6 +71,8 @@ pub const CHANGE_PAGE_EVENTS_DEFAULT: usize = 500;
 pub const GROUP_NAME_BYTES_MAX: usize = 64;
 /// Groups of one tenant on one stream. More are refused: each is looked at when events are trimmed.
 pub const GROUPS_MAX: u64 = 64;
+/// Groups of one tenant on all of its streams, of which there may be any number.
+pub const TENANT_GROUPS_MAX: u64 = 1_000;
 /// Consumers that a group remembers. More are refused until some have been silent for `GROUP_CONSUMER_IDLE_MAX`.
 pub const GROUP_CONSUMERS_MAX: usize = 1_000;
 /// A consumer that holds nothing and was not heard of for this long is forgotten.
@@ -107,6 +109,8 @@ pub const GROUP_DELAY_MAX: Duration = Duration::from_secs(12 * 3600);
 pub const GROUP_REASON_BYTES_MAX: usize = 1 << 10;
 /// Dead letters of one group. With one more, an entry that fails is tried again after `GROUP_BACKOFF_MAX`, and its key waits.
 pub const GROUP_DEAD_LETTERS_MAX: usize = 10_000;
+/// Bytes of one page of dead letters; it always holds at least one, where there is one.
+pub const GROUP_LETTERS_BYTES_MAX: usize = PAGE_BYTES_MAX;
 /// How often leases that nobody waits for are looked at, and what was counted meanwhile is written.
 pub const GROUP_SWEEP: Duration = Duration::from_secs(1);
 /// A group that nobody has asked for anything for this long, and of which nothing is delivered, leaves memory.
@@ -120,6 +124,7 @@ pub const GROUP_LOST_LOG_EVERY: Duration = Duration::from_secs(60);
 /// Bytes of the body of a request to a group: receipts, reasons and options.
 pub const GROUP_BODY_BYTES_MAX: u64 = 2 << 20;
 
+const _: () = assert!(GROUPS_MAX <= TENANT_GROUPS_MAX, "one stream's share is a part");
 const _: () = assert!(GROUP_CONSUMER_IN_FLIGHT_MAX <= GROUP_IN_FLIGHT_MAX, "one consumer's share is a part");
 const _: () = assert!(GROUP_IN_FLIGHT_MAX <= GROUP_WINDOW_EVENTS_MAX, "what is delivered is in the window");
 const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < GROUP_WINDOW_BYTES_MAX, "any event fits the window");

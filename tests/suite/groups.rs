@@ -6,6 +6,7 @@ mod bounds;
 mod crowd;
 mod http;
 mod model;
+mod writes;
 
 use std::sync::Arc;
 

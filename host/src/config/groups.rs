@@ -13,6 +13,8 @@ use crate::limits;
 pub struct GroupsConfig {
     /// Groups of one tenant on one stream.
     pub groups_max: u64,
+    /// Groups of one tenant on all of its streams.
+    pub tenant_groups_max: u64,
     pub group_consumers_max: usize,
     /// After so long a consumer that holds nothing and is silent is forgotten.
     pub group_consumer_idle_ms_max: u64,
@@ -31,6 +33,7 @@ impl Default for GroupsConfig {
     fn default() -> Self {
         Self {
             groups_max: limits::GROUPS_MAX,
+            tenant_groups_max: limits::TENANT_GROUPS_MAX,
             group_consumers_max: limits::GROUP_CONSUMERS_MAX,
             group_consumer_idle_ms_max: millis(limits::GROUP_CONSUMER_IDLE_MAX),
             group_in_flight_max: limits::GROUP_IN_FLIGHT_MAX,
@@ -52,6 +55,7 @@ impl GroupsConfig {
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         for (key, value) in [
             ("groups_max", self.groups_max),
+            ("tenant_groups_max", self.tenant_groups_max),
             ("group_consumers_max", self.group_consumers_max as u64),
             ("group_in_flight_max", self.group_in_flight_max as u64),
             ("group_consumer_in_flight_max", self.group_consumer_in_flight_max as u64),

@@ -146,6 +146,7 @@ impl HostBuilder {
         let config = &self.config.groups;
         let limits = GroupLimits {
             groups_max: config.groups_max,
+            tenant_groups_max: config.tenant_groups_max,
             consumers_max: config.group_consumers_max,
             consumer_idle: config.group_consumer_idle_max(),
             in_flight_max: config.group_in_flight_max,

@@ -56,6 +56,8 @@ pub const REDIS_CONSUMERS_DUE_MAX: usize = 1_000;
 pub const REDIS_CONSUMERS_COUNT_MAX: usize = 10_000;
 /// Groups that one script call looks after.
 pub const REDIS_CONSUMERS_SWEEP_MAX: usize = 64;
+/// Such calls of one round of upkeep; the next round goes on.
+pub const REDIS_CONSUMERS_SWEEP_CALLS_MAX: usize = 100;
 /// Events of one page that a group takes in with one script call.
 pub const REDIS_CONSUMERS_PAGE_MAX: usize = 1_000;
 /// The least of them: what waits behind a key may leave little of a smaller page.

@@ -13,9 +13,14 @@ use millrace::streams::groups::{
 
 use super::effects::tenant;
 
+mod letters;
 mod refusals;
 mod stage;
 
+pub use letters::{
+    a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery,
+    a_page_of_letters_is_bound_in_bytes_and_says_whether_there_are_more,
+};
 pub use refusals::{options_and_numbers_have_bounds, what_is_not_there_is_said_so};
 pub use stage::{Stage, THREE_TRIES, append, changes, events, group, label, labels, named, read_of};
 
@@ -91,7 +96,7 @@ pub async fn sn1_a_failing_entry_is_tried_again_with_backoff_and_then_a_dead_let
     assert_eq!(third[0].attempt, 3);
     assert_eq!(stage.nack(&id, &third[0], None).await, Settled::DeadLetter);
     assert_eq!(labels(&stage.take(&id, "one", 10).await), ["a2"], "the key goes on");
-    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap();
+    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap().letters;
     assert_eq!(letters.len(), 1);
     let letter = &letters[0];
     assert_eq!((letter.position(), letter.attempts), (positions[0], 3));
@@ -109,7 +114,7 @@ pub async fn an_entry_whose_leases_run_out_is_a_dead_letter_in_the_end(stage: St
         stage.advance(10_000);
     }
     assert_eq!(stage.take(&id, "one", 10).await.len(), 0);
-    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap();
+    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap().letters;
     assert_eq!((letters[0].reason.as_str(), letters[0].consumer.as_str()), ("lease_expired", "c3"));
 }
 
@@ -215,7 +220,7 @@ pub async fn tries_waits_and_dead_letters_survive_a_restart(stage: Stage) {
     assert_eq!((taken[0].attempt, taken[1].attempt, taken[1].replayed), (2, 1, true));
     stage.ack(&id, &taken).await;
     let stage = stage.restarted();
-    assert_eq!(stage.groups.letters(&id, Position::START, 10).await.unwrap().len(), 0);
+    assert_eq!(stage.groups.letters(&id, Position::START, 10).await.unwrap().letters.len(), 0);
 }
 
 pub async fn sn3_a_slow_consumer_that_renews_keeps_its_entry(stage: Stage) {
@@ -333,7 +338,7 @@ pub async fn a_dead_letter_is_replayed_or_discarded(stage: Stage) {
     }
     let error = stage.groups.decide(&id, positions[2], LetterVerdict::Replay).await.unwrap_err();
     assert_eq!(code(&error), "group_dead_letter_unknown");
-    let page = stage.groups.letters(&id, positions[0], 1).await.unwrap();
+    let page = stage.groups.letters(&id, positions[0], 1).await.unwrap().letters;
     assert_eq!(page[0].position(), positions[1], "a page begins behind a letter");
     stage.groups.decide(&id, positions[1], LetterVerdict::Discard).await.unwrap();
     stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
@@ -347,12 +352,12 @@ pub async fn a_dead_letter_is_replayed_or_discarded(stage: Stage) {
         "before a2 of its key"
     );
     assert_eq!(stage.nack(&id, &taken[0], None).await, Settled::DeadLetter);
-    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap();
+    let letters = stage.groups.letters(&id, Position::START, 10).await.unwrap().letters;
     assert_eq!((letters.len(), letters[0].replaying), (1, false));
     stage.groups.decide(&id, positions[0], LetterVerdict::Replay).await.unwrap();
     let taken = stage.take(&id, "one", 1).await;
     stage.ack(&id, &taken).await;
-    assert_eq!(stage.groups.letters(&id, Position::START, 10).await.unwrap().len(), 0);
+    assert_eq!(stage.groups.letters(&id, Position::START, 10).await.unwrap().letters.len(), 0);
     let error = stage.groups.decide(&id, positions[0], LetterVerdict::Discard).await.unwrap_err();
     assert_eq!(code(&error), "group_dead_letter_unknown");
 }
@@ -476,6 +481,8 @@ macro_rules! groups_conformance {
             sn25_after_a_storm_of_dead_consumers_one_gets_everything_and_they_are_forgotten,
             a_dead_letter_is_replayed_or_discarded,
             a_replayed_letter_waits_for_what_is_leased_of_its_key,
+            a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery,
+            a_page_of_letters_is_bound_in_bytes_and_says_whether_there_are_more,
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,
@@ -499,6 +506,7 @@ macro_rules! groups_conformance {
             retention_behind_a_group_takes_nothing_from_it,
             a_dead_letter_is_replayed_or_discarded,
             a_replayed_letter_waits_for_what_is_leased_of_its_key,
+            a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery,
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,

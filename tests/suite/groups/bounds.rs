@@ -35,6 +35,7 @@ fn limit_of(error: &GroupError) -> (&'static str, u64, u64) {
 async fn every_bound_of_a_group_says_which_it_is() {
     let limits = GroupLimits {
         groups_max: 2,
+        tenant_groups_max: 3,
         consumers_max: 2,
         in_flight_max: 3,
         consumer_in_flight_max: 2,
@@ -48,6 +49,12 @@ async fn every_bound_of_a_group_says_which_it_is() {
     }
     let error = groups.ensure(&group("acme", "third"), GroupStart::Oldest, THREE_TRIES).await.unwrap_err();
     assert_eq!(limit_of(&error), ("groups_max", 3, 2));
+    // Any name makes a stream, so the tenant has a bound for all of them.
+    let on = |stream: &str| GroupId { stream: stream.into(), ..group("acme", "elsewhere") };
+    groups.ensure(&on("orders"), GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    let error = groups.ensure(&on("returns"), GroupStart::Oldest, THREE_TRIES).await.unwrap_err();
+    assert_eq!(limit_of(&error), ("tenant_groups_max", 4, 3));
+    assert!(!groups.ensure(&on("orders"), GroupStart::Oldest, THREE_TRIES).await.unwrap().1, "it is there");
     // Another tenant has its own.
     groups.ensure(&group("rival", "third"), GroupStart::Oldest, THREE_TRIES).await.unwrap();
     append(&log, &tenant("acme"), &["a1", "b1", "c1", "d1"]).await;
@@ -142,7 +149,7 @@ async fn upkeep_ends_leases_that_nobody_waits_for_and_counts_what_happens() {
         clock.set(Micros(clock.now().0 + 10_000_000));
         groups.sweep().await;
     }
-    let letters = groups.letters(&id, Position::START, 10).await.unwrap();
+    let letters = groups.letters(&id, Position::START, 10).await.unwrap().letters;
     assert_eq!(letters.iter().map(|letter| letter.position()).collect::<Vec<_>>(), positions[..2]);
     let foreign = Receipt { incarnation: 999, life: 0, position: positions[0], sequence: 0 };
     let late = Settle::Ack(foreign);

@@ -9,7 +9,7 @@ use millrace::backends::redis::{RedisGroups, RedisLink, RedisLog};
 use millrace::clock::ManualClock;
 use millrace::error::{BackendError, Classify, RemoteFault};
 use millrace::event::{Event, EventBatch, Micros, Position};
-use millrace::limits::REDIS_CONSUMERS_DUE_MAX;
+use millrace::limits::{REDIS_CONSUMERS_DUE_MAX, REDIS_CONSUMERS_SWEEP_MAX};
 use millrace::streams::groups::{
     Delivery, GroupChange, GroupError, GroupId, GroupLimits, GroupRead, GroupStart, Groups, OnLost, Refusal,
     Settle, Settled,
@@ -327,6 +327,30 @@ async fn sn25_a_storm_of_dead_consumers_is_claimed_to_its_end_and_they_are_forgo
 }
 
 #[tokio::test]
+async fn upkeep_comes_to_its_end_where_silent_consumers_hold_what_they_have() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (idle, clock) = (Duration::from_millis(400), Arc::new(ManualClock::default()));
+    clock.set(Micros(1_000_000));
+    let limits = GroupLimits { consumer_idle: idle, groups_max: 100, ..GroupLimits::default() };
+    let groups = RedisGroups::with_clock(link(&server), &log, as_seam(&log), limits, clock.clone());
+    publish(&log, &many(1, 1)).await;
+    // As many as one call looks after, and they come before the one that has something to do.
+    for n in 0..REDIS_CONSUMERS_SWEEP_MAX {
+        let id = group("acme", &format!("held-{n}"));
+        groups.ensure(&id, GroupStart::Oldest, patient(60_000)).await.unwrap();
+        assert_eq!(groups.read(&id, read_of("silent", 1)).await.unwrap().entries.len(), 1);
+    }
+    let late = group("acme", "late");
+    let once = GroupChange { attempts_max: Some(1), ..patient(500) };
+    groups.ensure(&late, GroupStart::Oldest, once).await.unwrap();
+    assert_eq!(groups.read(&late, read_of("dies", 1)).await.unwrap().entries.len(), 1);
+    clock.set(Micros(2_000_000));
+    tokio::time::timeout(SOON, groups.sweep()).await.expect("it ends").unwrap();
+    assert_eq!(server.number(&["ZCARD", "{millrace}:group:acme:events:late/dead"]), 1);
+}
+
+#[tokio::test]
 async fn sn4_what_retention_takes_is_counted_when_it_goes_and_told_once() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
@@ -377,6 +401,32 @@ async fn sn5_an_emptied_server_has_no_groups_and_makes_them_again() {
     assert_eq!(labels(&groups.read(&id, waiting("one", 2)).await.unwrap().entries), ["a1"]);
     let settled = acknowledge(&groups, &id, &taken).await;
     assert!(settled.iter().all(|settled| *settled == Settled::Refused(Refusal::Unknown)), "{settled:?}");
+}
+
+#[tokio::test]
+async fn sn4_an_event_that_somebody_else_deletes_is_counted_and_keeps_no_group_busy() {
+    let server = RedisServer::durable(Engine::Redis);
+    let first = open(options(&server)).await;
+    for label in ["a1", "b1", "c1"] {
+        publish(&first, &[label.to_owned()]).await;
+    }
+    server.command(&["XDEL", "{millrace}:events", "2-1"]);
+    // One that has not seen it.
+    let log = open(options(&server)).await;
+    let groups = groups(&server, &log);
+    let (goes_on, stops) = (group("acme", "goes-on"), group("acme", "stops"));
+    let change = GroupChange { on_lost: Some(OnLost::FromOldest), ..THREE_TRIES };
+    groups.ensure(&goes_on, GroupStart::Oldest, change).await.unwrap();
+    let read = groups.read(&goes_on, read_of("one", 10)).await.unwrap();
+    assert_eq!((labels(&read.entries).join(" "), read.lost_events), ("a1 c1".to_owned(), 1));
+    groups.ensure(&stops, GroupStart::Oldest, THREE_TRIES).await.unwrap();
+    let taken = groups.read(&stops, read_of("one", 10)).await.unwrap().entries;
+    assert_eq!(labels(&taken), ["a1"], "what was leased before it is answered");
+    let error = groups.read(&stops, read_of("one", 10)).await.unwrap_err();
+    assert!(matches!(error, GroupError::PositionLost { events: 1, until: Position(2), .. }), "{error:?}");
+    acknowledge(&groups, &stops, &taken).await;
+    groups.seek(&stops, GroupStart::After(Position(2))).await.unwrap();
+    assert_eq!(labels(&groups.read(&stops, read_of("one", 10)).await.unwrap().entries), ["c1"]);
 }
 
 /// The group's keys are there, and the log is another one.
@@ -446,6 +496,7 @@ async fn every_bound_of_a_shared_group_says_which_it_is() {
     let log = open(options(&server)).await;
     let limits = GroupLimits {
         groups_max: 2,
+        tenant_groups_max: 3,
         consumers_max: 2,
         in_flight_max: 3,
         consumer_in_flight_max: 2,
@@ -465,6 +516,10 @@ async fn every_bound_of_a_shared_group_says_which_it_is() {
     };
     let error = groups.ensure(&group("acme", "third"), GroupStart::Oldest, once).await.unwrap_err();
     assert_eq!(bound(error), ("groups_max", 3, 2));
+    let on = |stream: &str| GroupId { stream: stream.into(), ..group("acme", "elsewhere") };
+    groups.ensure(&on("orders"), GroupStart::Oldest, once).await.unwrap();
+    let error = groups.ensure(&on("returns"), GroupStart::Oldest, once).await.unwrap_err();
+    assert_eq!(bound(error), ("tenant_groups_max", 4, 3));
     groups.ensure(&group("rival", "third"), GroupStart::Oldest, once).await.unwrap();
     publish(&log, &many(6, 1)).await;
     let taken = groups.read(&id, read_of("one", 10)).await.unwrap().entries;

@@ -8,8 +8,8 @@ use futures_util::future::{BoxFuture, ready};
 use super::{MemoryLog, State};
 use crate::event::{Micros, Position, TenantId};
 use crate::streams::groups::{
-    GroupError, GroupId, GroupLetter, GroupOptions, GroupStore, GroupWrite, LoadedGroup, Loss, LossReport,
-    NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
+    GroupError, GroupId, GroupLetter, GroupOptions, GroupStore, GroupWrite, LetterPage, LoadedGroup, Loss,
+    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, check_groups, lose,
 };
 
 /// All groups of a log.
@@ -44,16 +44,10 @@ impl Kept {
             return Ok((found.row.clone(), false));
         }
         let options = wanted.change.apply(GroupOptions::default())?;
-        let same = |other: &&GroupId| other.tenant == id.tenant && other.stream == id.stream;
-        let groups = self.groups.keys().filter(same).count() as u64;
-        if groups >= wanted.groups_max {
-            return Err(GroupError::Limit {
-                limit: "groups_max",
-                what: "with one more, the number of groups on this stream".into(),
-                asked: groups + 1,
-                max: wanted.groups_max,
-            });
-        }
+        let of_tenant = || self.groups.keys().filter(|other| other.tenant == id.tenant);
+        let on_stream = of_tenant().filter(|other| other.stream == id.stream).count() as u64;
+        let of_tenant = of_tenant().count() as u64;
+        check_groups((on_stream, wanted.groups_max), (of_tenant, wanted.tenant_groups_max))?;
         let row = StoredGroup {
             group: id.clone(),
             incarnation: self.incarnation(),
@@ -229,15 +223,10 @@ impl GroupStore for MemoryLog {
         self.on_groups(|kept| kept.seek(group, to))
     }
 
-    fn letters(
-        &self,
-        group: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>>> {
+    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> BoxFuture<'_, Result<LetterPage>> {
         self.on_groups(|kept| {
             let found = kept.group(group)?.letters.range(Position(after.0.saturating_add(1))..);
-            Ok(found.take(limit).map(|(_, letter)| letter.clone()).collect())
+            LetterPage::fill(found.map(|(_, letter)| Ok(letter.clone())), limit)
         })
     }
 

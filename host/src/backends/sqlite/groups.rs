@@ -11,18 +11,18 @@ use tokio::sync::oneshot;
 
 use super::SqliteStore;
 use super::changes::stored_number;
-use super::committer::{Committer, Stop, text};
+use super::committer::{Committer, Stop};
 use super::database::{backend, signed, unsigned};
-use super::event_rows::{EVENT_COLUMN_COUNT, EVENT_COLUMNS, bind_event, read_event};
+use super::group_letters::{letter_page, replaying};
 use super::pages::ReadResult;
 use super::readers::ReadStop;
 use super::request::{Answer, GroupRequest, Request};
 use super::shared::{Shared, from_json, stored_tenant, to_json};
-use crate::event::{EventBatch, Micros, Position, TenantId};
+use crate::event::{Micros, Position, TenantId};
 use crate::streams::StreamName;
 use crate::streams::groups::{
-    DeadReason, GroupError, GroupId, GroupLetter, GroupName, GroupOptions, GroupStore, GroupWrite,
-    LoadedGroup, Loss, LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, lose,
+    GroupError, GroupId, GroupName, GroupOptions, GroupStore, GroupWrite, LetterPage, LoadedGroup, Loss,
+    LossReport, NewGroup, Ranges, StoredGroup, Tried, Unread, check_groups, lose,
 };
 use crate::streams::name::EVENTS;
 
@@ -119,38 +119,8 @@ fn load(conn: &Connection, id: &GroupId) -> ReadResult<LoadedGroup, GroupError> 
         conn.prepare_cached("SELECT position FROM group_letters WHERE grp = ?1 AND replaying = 0")?;
     let dead = statement.query_map([number], |row| Ok(Position(unsigned(row.get(0)?))))?;
     let dead = dead.collect::<rusqlite::Result<_>>()?;
-    let replaying = letters_where(conn, (number, &row.group.tenant), "AND replaying = 1", 0, u32::MAX)?;
+    let replaying = replaying(conn, number, &row.group.tenant)?;
     Ok(LoadedGroup { row, tried, dead, replaying })
-}
-
-fn letters_where(
-    conn: &Connection,
-    (number, tenant): (i64, &TenantId),
-    wanted: &str,
-    after: i64,
-    limit: u32,
-) -> rusqlite::Result<Vec<GroupLetter>> {
-    let mut statement = conn.prepare_cached(&format!(
-        "SELECT {EVENT_COLUMNS}, attempts, reason, message, consumer, dead_at, replaying FROM group_letters
-         WHERE grp = ?1 AND position > ?2 {wanted} ORDER BY position LIMIT ?3"
-    ))?;
-    let mut rows = statement.query((number, after, limit))?;
-    let mut letters = Vec::new();
-    while let Some(row) = rows.next()? {
-        let at = |column: usize| EVENT_COLUMN_COUNT + column;
-        let mut event = EventBatch::new(tenant.clone());
-        event.push_checked(&read_event(row, 0)?);
-        letters.push(GroupLetter {
-            event: Arc::new(event),
-            attempts: row.get(at(0))?,
-            reason: DeadReason::parse(row.get_ref(at(1))?.as_str()?),
-            message: row.get(at(2))?,
-            consumer: row.get(at(3))?,
-            at: Micros(row.get(at(4))?),
-            replaying: row.get(at(5))?,
-        });
-    }
-    Ok(letters)
 }
 
 fn list(conn: &Connection, of: Option<(&TenantId, &str)>, limit: i64) -> rusqlite::Result<Vec<StoredGroup>> {
@@ -318,20 +288,14 @@ impl Committer {
             return Ok((row, false));
         }
         let options = wanted.change.apply(GroupOptions::default()).map_err(Stop::Refused)?;
-        let groups: i64 = self
+        let (on_stream, of_tenant): (i64, i64) = self
             .conn
-            .prepare_cached("SELECT count(*) FROM consumer_groups WHERE tenant = ?1 AND stream = ?2")?
-            .query_row((id.tenant.as_str(), &*id.stream), |row| row.get(0))?;
-        let (groups, max) = (unsigned(groups), wanted.groups_max);
-        if groups >= max {
-            let what = "with one more, the number of groups on this stream".to_owned();
-            return Err(Stop::Refused(GroupError::Limit {
-                limit: "groups_max",
-                what,
-                asked: groups + 1,
-                max,
-            }));
-        }
+            .prepare_cached(
+                "SELECT count(*) FILTER (WHERE stream = ?2), count(*) FROM consumer_groups WHERE tenant = ?1",
+            )?
+            .query_row((id.tenant.as_str(), &*id.stream), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let on_stream = (unsigned(on_stream), wanted.groups_max);
+        check_groups(on_stream, (unsigned(of_tenant), wanted.tenant_groups_max)).map_err(Stop::Refused)?;
         let row = StoredGroup {
             group: id.clone(),
             incarnation: self.next_incarnation(),
@@ -451,22 +415,6 @@ impl Committer {
         Ok(())
     }
 
-    fn write_group_letter(&self, number: i64, letter: &GroupLetter) -> rusqlite::Result<()> {
-        let mut statement = self.conn.prepare_cached(&format!(
-            "INSERT OR REPLACE INTO group_letters({EVENT_COLUMNS}, grp, attempts, reason, message, consumer,
-             dead_at, replaying) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-             ?17, ?18, ?19, ?20, 0)"
-        ))?;
-        bind_event(&mut statement, 1, &letter.event, 0)?;
-        statement.raw_bind_parameter(15, number)?;
-        statement.raw_bind_parameter(16, letter.attempts)?;
-        statement.raw_bind_parameter(17, text(letter.reason.as_str()))?;
-        statement.raw_bind_parameter(18, text(&letter.message))?;
-        statement.raw_bind_parameter(19, text(&letter.consumer))?;
-        statement.raw_bind_parameter(20, letter.at.0)?;
-        statement.raw_execute().map(drop)
-    }
-
     /// What removing everything up to a position takes from groups. Before it is removed, in its transaction.
     pub(super) fn lose_from_groups(&mut self, trimmed: Position) -> rusqlite::Result<()> {
         self.lose_behind(trimmed, None)
@@ -575,11 +523,11 @@ impl GroupStore for SqliteStore {
         self.request(|reply| Request::Group(GroupRequest::Seek { group, to, reply }))
     }
 
-    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> Answered<'_, Vec<GroupLetter>> {
-        let (group, limit) = (group.clone(), u32::try_from(limit).unwrap_or(u32::MAX));
+    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> Answered<'_, LetterPage> {
+        let group = group.clone();
         self.read(move |conn, _| {
             let Numbered { number, row } = found(conn, &group)?;
-            Ok(letters_where(conn, (number, &row.group.tenant), "", signed(after.0), limit)?)
+            Ok(letter_page(conn, (number, &row.group.tenant), after, limit)?)
         })
     }
 

@@ -16,6 +16,7 @@ mod dedup;
 mod deployments;
 mod event_rows;
 mod forget;
+mod group_letters;
 mod groups;
 mod keeper;
 mod keyed_state;

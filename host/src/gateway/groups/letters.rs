@@ -30,7 +30,7 @@ const LETTERS_DEFAULT: usize = 100;
         ("stream" = String, Path, description = "`events`, or any other stream's name"),
         ("group" = String, Path, description = "The group's name"),
         ("after" = Option<u64>, Query, description = "Letters behind this number: the `next` of a page"),
-        ("limit" = Option<u32>, Query, description = "1 to 4096, or else 100"),
+        ("limit" = Option<u32>, Query, description = "1 to 4096, or else 100; large letters may make it fewer"),
     ),
     responses((status = 200, description = "The dead letters", body = GroupLetterList))
 )]
@@ -48,16 +48,16 @@ pub(in crate::gateway) async fn list(
         let problem = Problem::new("page_events_max", detail);
         return Err(problem.limit("page_events_max", limit as u64, PAGE_EVENTS_MAX as u64));
     }
-    let letters = edge.services.groups.letters(&group(&edge, &caller, path)?, after, limit).await?;
+    let page = edge.services.groups.letters(&group(&edge, &caller, path)?, after, limit).await?;
     let epoch = edge.services.log.epoch();
     let mut out = b"{\"dead_letters\":[".to_vec();
-    for (index, letter) in letters.iter().enumerate() {
+    for (index, letter) in page.letters.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
         write_letter(&mut out, letter, &epoch.0);
     }
-    let next = letters.last().filter(|_| letters.len() == limit).map(|last| last.position().0);
+    let next = page.letters.last().filter(|_| page.more).map(|last| last.position().0);
     write!(out, "],\"next\":{}}}", value!(next)).expect("writing to memory cannot fail");
     Ok(as_json(out))
 }
@@ -83,7 +83,7 @@ pub(in crate::gateway) async fn show(
     params.finish()?;
     let (group, position) = (group(&edge, &caller, (stream, name))?, number(&letter)?);
     let after = Position(position.0.saturating_sub(1));
-    let found = edge.services.groups.letters(&group, after, 1).await?.pop();
+    let found = edge.services.groups.letters(&group, after, 1).await?.letters.pop();
     let Some(letter) = found.filter(|letter| letter.position() == position) else {
         return Err(GroupError::UnknownLetter { group, position }.into());
     };

@@ -42,7 +42,7 @@ pub(super) async fn list(
     params: Params,
 ) -> Result<Response, Problem> {
     params.finish()?;
-    admit(&edge, &caller, &stream)?;
+    let stream = admit(&edge, &caller, &stream)?;
     let groups = edge.services.groups.list(&caller.tenant, &stream).await?;
     let (epoch, now) = (edge.services.log.epoch(), edge.services.clock.now());
     let groups = groups.into_iter().map(|status| GroupView::of(status, &epoch, now)).collect();
@@ -170,16 +170,16 @@ pub(super) async fn seek(
 /// The caller's own group of that name: another tenant's cannot be named. Who may not follow a change stream has no
 /// group on it.
 fn group(edge: &Edge, caller: &Caller, (stream, name): (String, String)) -> Result<GroupId, Problem> {
-    admit(edge, caller, &stream)?;
-    Ok(GroupId { tenant: caller.tenant.clone(), stream: stream.into(), name: GroupName::new(&name)? })
+    let stream = admit(edge, caller, &stream)?;
+    Ok(GroupId { tenant: caller.tenant.clone(), stream, name: GroupName::new(&name)? })
 }
 
-fn admit(edge: &Edge, caller: &Caller, stream: &str) -> Result<(), Problem> {
-    if let Ok(StreamName::Changes(changes)) = stream.parse() {
-        let ChangeStream { aggregate, scope, id } = &changes;
-        edge.services.hub.resolve(&caller.tenant, &ChangeRequest { aggregate, scope, id })?;
-    }
-    Ok(())
+/// The stream's own name: a change stream may be asked for by others, too.
+fn admit(edge: &Edge, caller: &Caller, stream: &str) -> Result<Arc<str>, Problem> {
+    let Ok(StreamName::Changes(changes)) = stream.parse() else { return Ok(stream.into()) };
+    let ChangeStream { aggregate, scope, id } = &changes;
+    let found = edge.services.hub.resolve(&caller.tenant, &ChangeRequest { aggregate, scope, id })?;
+    Ok(found.to_string().into())
 }
 
 fn start(text: &str, epoch: &Epoch) -> Result<GroupStart, Problem> {

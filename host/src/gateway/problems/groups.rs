@@ -65,6 +65,12 @@ pub(super) const GROUPS: &[ProblemKind] = &[
         "remove some, or raise groups.groups_max",
     ),
     caller(
+        409,
+        "tenant_groups_max",
+        "the tenant has as many groups as it may, on all of its streams",
+        "remove some that nobody reads, or raise groups.tenant_groups_max",
+    ),
+    caller(
         429,
         "group_consumers_max",
         "the group has as many consumers as it may",

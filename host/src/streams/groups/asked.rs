@@ -10,6 +10,19 @@ use crate::limits::{
 };
 use crate::telemetry::metrics as names;
 
+/// Refuses one group more: on a stream that has so many and may have so many, and of a tenant.
+pub(crate) fn check_groups(on_stream: (u64, u64), of_tenant: (u64, u64)) -> Result<()> {
+    for (limit, where_from, (groups, max)) in
+        [("groups_max", "on this stream", on_stream), ("tenant_groups_max", "of this tenant", of_tenant)]
+    {
+        if groups >= max {
+            let what = format!("with one more, the number of groups {where_from}");
+            return Err(GroupError::Limit { limit, what, asked: groups + 1, max });
+        }
+    }
+    Ok(())
+}
+
 /// Refuses a read that asks for too much, or for nothing.
 pub(crate) fn check_read(read: &GroupRead) -> Result<()> {
     let limit = |limit, what: &str, asked: usize, max: usize| {

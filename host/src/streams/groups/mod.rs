@@ -31,6 +31,7 @@ mod status;
 mod store;
 mod streams;
 mod window;
+mod writer;
 
 use std::fmt::Debug;
 
@@ -44,13 +45,13 @@ pub use owner::GroupOwner;
 pub use ranges::Ranges;
 pub use status::{
     ConsumerStatus, DeadReason, Deliveries, Delivery, GroupLag, GroupLetter, GroupRead, GroupStatus,
-    LetterVerdict, Refusal, Settle, Settled,
+    LetterPage, LetterVerdict, Refusal, Settle, Settled,
 };
 pub use store::{
     GroupStore, GroupWrite, LoadedGroup, Loss, LossReport, NewGroup, StoredGroup, Tried, Unread, lose,
 };
 
-pub(crate) use asked::{check_read, check_settles, count};
+pub(crate) use asked::{check_groups, check_read, check_settles, count};
 pub(crate) use streams::{follow, horizon, page, start_of, stream_of};
 
 use crate::event::{Position, TenantId};
@@ -82,7 +83,7 @@ pub trait Groups: Send + Sync + Debug {
     fn status(&self, group: &GroupId) -> BoxFuture<'_, Result<GroupStatus, GroupError>>;
 
     /// Moves a group, forward or back, and lets one go on that has stopped. Receipts of before are good for
-    /// nothing afterwards. Dead letters stay.
+    /// nothing afterwards. Dead letters stay, one that it was moved back before until its entry is acknowledged.
     fn seek(&self, group: &GroupId, to: GroupStart) -> BoxFuture<'_, Result<GroupStatus, GroupError>>;
 
     /// Leases entries to a consumer, the oldest first; waits for one where there is none. An answer without
@@ -97,16 +98,16 @@ pub trait Groups: Send + Sync + Debug {
     /// Who reads from the group, by name. One that holds nothing and is silent for long is forgotten.
     fn consumers(&self, group: &GroupId) -> BoxFuture<'_, Result<Vec<ConsumerStatus>, GroupError>>;
 
-    /// Dead letters behind a position, the oldest first.
+    /// Dead letters behind a position, the oldest first: so many at most, and a page's bytes of them.
     fn letters(
         &self,
         group: &GroupId,
         after: Position,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>, GroupError>>;
+    ) -> BoxFuture<'_, Result<LetterPage, GroupError>>;
 
     /// Replays or discards a dead letter. One that is being replayed stays until it is acknowledged. Durable
-    /// when answered. Replaying twice is replaying once.
+    /// when answered. Replaying twice is replaying once, and so is replaying what the group was moved back before.
     fn decide(
         &self,
         group: &GroupId,

@@ -10,7 +10,7 @@ use crate::limits::{
     GROUP_ATTEMPTS_CEILING, GROUP_ATTEMPTS_MAX, GROUP_BACKOFF_MAX, GROUP_BACKOFF_MIN,
     GROUP_CONSUMER_IDLE_MAX, GROUP_CONSUMER_IN_FLIGHT_MAX, GROUP_CONSUMERS_MAX, GROUP_DEAD_LETTERS_MAX,
     GROUP_DELAY_MAX, GROUP_IN_FLIGHT_MAX, GROUP_LEASE, GROUP_LEASE_CEILING, GROUP_LEASE_FLOOR,
-    GROUP_WAITERS_MAX, GROUP_WINDOW_BYTES_MAX, GROUP_WINDOW_EVENTS_MAX, GROUPS_MAX,
+    GROUP_WAITERS_MAX, GROUP_WINDOW_BYTES_MAX, GROUP_WINDOW_EVENTS_MAX, GROUPS_MAX, TENANT_GROUPS_MAX,
 };
 
 /// What a group does when retention has removed what it had not acknowledged.
@@ -110,6 +110,8 @@ pub enum GroupStart {
 pub struct GroupLimits {
     /// Of one tenant on one stream.
     pub groups_max: u64,
+    /// Of one tenant on all of its streams.
+    pub tenant_groups_max: u64,
     pub consumers_max: usize,
     pub consumer_idle: Duration,
     pub in_flight_max: usize,
@@ -124,6 +126,7 @@ impl Default for GroupLimits {
     fn default() -> Self {
         Self {
             groups_max: GROUPS_MAX,
+            tenant_groups_max: TENANT_GROUPS_MAX,
             consumers_max: GROUP_CONSUMERS_MAX,
             consumer_idle: GROUP_CONSUMER_IDLE_MAX,
             in_flight_max: GROUP_IN_FLIGHT_MAX,

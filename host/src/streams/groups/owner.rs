@@ -1,15 +1,15 @@
 //! Groups of a host that has its log to itself: state machines in memory, over the log and its store.
 //!
 //! A group is loaded when somebody asks for it and leaves memory when nobody has for a while. What is durable is
-//! written before it is answered. When a write fails, the group's memory is dropped and loaded anew, so that it
-//! never knows more than the store; leases end with it, and their entries are delivered again.
+//! written before it is answered, by `writer`. When a write fails, the group's memory is dropped and loaded anew, so
+//! that it never knows more than the store; leases end with it, and their entries are delivered again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Mutex as Turn, Notify, Semaphore, watch};
 
 use super::Groups;
 use super::error::GroupError;
@@ -17,14 +17,16 @@ use super::names::GroupId;
 use super::options::{GroupChange, GroupLimits, GroupOptions, GroupStart};
 use super::state::{Filling, GroupState};
 use super::status::{
-    ConsumerStatus, Deliveries, GroupLag, GroupLetter, GroupRead, GroupStatus, LetterVerdict, Settle, Settled,
+    ConsumerStatus, Deliveries, GroupLag, GroupRead, GroupStatus, LetterPage, LetterVerdict, Settle, Settled,
 };
 use super::store::{GroupStore, NewGroup, StoredGroup, Unread};
 use super::streams::{horizon, start_of, stream_of};
+use super::writer::{Turns, Written};
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
 use crate::limits::{GROUP_IDLE_MAX, GROUP_LAG_EVENTS_MAX, GROUP_SWEEP};
 use crate::streams::{Bounds, EventLog, StreamName};
+use crate::tasks::Tasks;
 
 use super::asked::{check_settles, count};
 use super::status::Result;
@@ -42,6 +44,10 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: GroupLimits,
     groups: Mutex<HashMap<GroupId, Arc<Group>>>,
+    /// Options reach memory in the order in which the store has got them.
+    ensuring: Turn<()>,
+    /// What writes.
+    pub(super) tasks: Tasks,
 }
 
 /// A group in memory.
@@ -54,6 +60,8 @@ pub(super) struct Group {
     pub(super) changed: Notify,
     /// Whose turn it is to take in more of the stream.
     pub(super) filler: Semaphore,
+    /// What has been written of it.
+    pub(super) written: watch::Sender<Written>,
 }
 
 #[derive(Debug)]
@@ -65,6 +73,7 @@ pub(super) struct Held {
     /// What retention had removed when that was last looked at.
     trimmed: Position,
     pub(super) asked_at: Micros,
+    pub(super) turns: Turns,
 }
 
 impl Group {
@@ -80,7 +89,8 @@ impl GroupOwner {
         clock: Arc<dyn Clock>,
         limits: GroupLimits,
     ) -> Self {
-        Self { inner: Arc::new(Inner { log, store, clock, limits, groups: Mutex::default() }) }
+        let (groups, ensuring, tasks) = (Mutex::default(), Turn::default(), Tasks::new());
+        Self { inner: Arc::new(Inner { log, store, clock, limits, groups, ensuring, tasks }) }
     }
 
     /// Looks after groups that nobody asks anything of, for as long as it is polled.
@@ -124,13 +134,15 @@ impl Inner {
         let row = loaded.row.clone();
         let mut state = GroupState::load(loaded, life, self.limits);
         state.forget(&row, trimmed);
-        let held = Held { state, closed: false, waiters: 0, trimmed, asked_at: self.clock.now() };
+        let (asked_at, turns) = (self.clock.now(), Turns::default());
+        let held = Held { state, closed: false, waiters: 0, trimmed, asked_at, turns };
         let group = Arc::new(Group {
             id: id.clone(),
             stream,
             held: Mutex::new(held),
             changed: Notify::new(),
             filler: Semaphore::new(1),
+            written: watch::Sender::default(),
         });
         Ok(Arc::clone(self.groups().entry(id.clone()).or_insert(group)))
     }
@@ -152,7 +164,8 @@ impl Inner {
             let held = group.lock();
             let since = self.clock.now().0.saturating_sub(held.asked_at.0);
             let filling = held.state.filling();
-            since > idle && held.waiters == 0 && filling.in_flight == 0 && !held.state.is_unwritten()
+            let written = !held.state.is_unwritten() && !held.turns.is_writing();
+            since > idle && held.waiters == 0 && filling.in_flight == 0 && written
         };
         if goes {
             self.close(group);
@@ -161,39 +174,38 @@ impl Inner {
 
     /// Does something with a group as it is, and writes what comes of it. None when it is in memory no more.
     pub(super) async fn turn_of<T>(
-        &self,
+        self: &Arc<Self>,
         group: &Arc<Group>,
         act: impl FnOnce(&mut Held, Micros) -> T,
     ) -> Result<Option<T>> {
-        let (answer, written, tally, wakes) = {
+        let (answer, turn, tally, wakes) = {
             let mut held = group.lock();
             if held.closed {
                 return Ok(None);
             }
             let answer = act(&mut held, self.clock.now());
-            let write = held.state.is_unwritten().then(|| held.state.write());
-            // It takes its place in line while nobody else can change the state.
-            let written = write.map(|write| self.store.write(&group.id, write));
             let tally = held.state.take_tally();
             // Only what a waiting read can use: reads that woke each other for nothing would never rest.
             let wakes = held.state.ready() > 0 || tally.acks > 0 || tally.dead > 0;
-            (answer, written, tally, wakes)
+            let unwritten = held.state.is_unwritten();
+            let turn = unwritten.then(|| self.begin_write(group, &mut held, wakes));
+            (answer, turn, tally, wakes)
         };
         count(tally);
-        if let Some(written) = written
-            && let Err(error) = written.await
-        {
-            self.close(group);
-            return Err(error);
-        }
-        if wakes {
-            group.changed.notify_waiters();
+        match turn {
+            Some(turn) => group.wrote(turn).await?,
+            None if wakes => group.changed.notify_waiters(),
+            None => {}
         }
         Ok(Some(answer))
     }
 
     /// The same, with what retention did taken in before, and again should the group have left memory meanwhile.
-    async fn turn<T>(&self, id: &GroupId, mut act: impl FnMut(&mut Held, Micros) -> T) -> Result<T> {
+    async fn turn<T>(
+        self: &Arc<Self>,
+        id: &GroupId,
+        mut act: impl FnMut(&mut Held, Micros) -> T,
+    ) -> Result<T> {
         loop {
             let group = self.group(id).await?;
             self.catch_up(&group).await?;
@@ -233,7 +245,7 @@ impl Inner {
     }
 
     async fn ensure(
-        &self,
+        self: &Arc<Self>,
         id: &GroupId,
         start: GroupStart,
         change: GroupChange,
@@ -247,13 +259,16 @@ impl Inner {
             Err(GroupError::Unknown { .. }) => start_of(&*self.log, id, start).await?,
             Err(error) => return Err(error),
         };
-        let wanted = NewGroup { change, start, groups_max: self.limits.groups_max };
+        let GroupLimits { groups_max, tenant_groups_max, .. } = self.limits;
+        let wanted = NewGroup { change, start, groups_max, tenant_groups_max };
+        let ensuring = self.ensuring.lock().await;
         let (row, created) = self.store.ensure(id, wanted).await?;
         self.turn(id, |held, _| held.state.set_options(row.options)).await?;
+        drop(ensuring);
         Ok((self.status(id).await?, created))
     }
 
-    async fn status(&self, id: &GroupId) -> Result<GroupStatus> {
+    async fn status(self: &Arc<Self>, id: &GroupId) -> Result<GroupStatus> {
         let (filling, consumers) = self
             .turn(id, |held, now| {
                 held.state.tick(now);
@@ -266,7 +281,7 @@ impl Inner {
         Ok(status_of(row, unread, bounds, filling, consumers))
     }
 
-    async fn settle(&self, id: &GroupId, said: Vec<Settle>) -> Result<Vec<Settled>> {
+    async fn settle(self: &Arc<Self>, id: &GroupId, said: Vec<Settle>) -> Result<Vec<Settled>> {
         check_settles(&said)?;
         self.turn(id, |held, now| {
             let state = &mut held.state;
@@ -280,10 +295,15 @@ impl Inner {
         .await
     }
 
-    async fn decide(&self, id: &GroupId, position: Position, verdict: LetterVerdict) -> Result<()> {
+    async fn decide(
+        self: &Arc<Self>,
+        id: &GroupId,
+        position: Position,
+        verdict: LetterVerdict,
+    ) -> Result<()> {
         stream_of(&id.stream)?;
         let after = Position(position.0.saturating_sub(1));
-        let letter = self.store.letters(id, after, 1).await?.pop();
+        let letter = self.store.letters(id, after, 1).await?.letters.pop();
         let Some(letter) = letter.filter(|letter| letter.position() == position) else {
             return Err(GroupError::UnknownLetter { group: id.clone(), position });
         };
@@ -388,12 +408,7 @@ impl Groups for GroupOwner {
         async move { self.inner.turn(&group, look).await }.boxed()
     }
 
-    fn letters(
-        &self,
-        group: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>>> {
+    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> BoxFuture<'_, Result<LetterPage>> {
         let group = group.clone();
         async move {
             // A lease that has ended may have made one.

@@ -57,7 +57,7 @@ enum Look {
 }
 
 impl Inner {
-    pub(super) async fn read(&self, id: &GroupId, read: GroupRead) -> Result<Deliveries> {
+    pub(super) async fn read(self: &Arc<Self>, id: &GroupId, read: GroupRead) -> Result<Deliveries> {
         check_read(&read)?;
         let end = Instant::now() + read.wait;
         loop {

@@ -33,7 +33,7 @@ pub struct GroupState {
     window: Window,
     /// Of an earlier life, for entries that were not taken in yet.
     known: BTreeMap<u64, Tried>,
-    /// Dead letters that nobody has replayed.
+    /// Dead letters that nobody has replayed. One may be in the window, too, when the group was moved back before it.
     dead: BTreeSet<u64>,
     consumers: BTreeMap<ConsumerName, Consumer>,
     sequence: u64,
@@ -239,8 +239,8 @@ impl GroupState {
 
     /// Ends the leases and waits whose time has come.
     pub fn tick(&mut self, now: Micros) {
-        while let Some(position) = self.window.first_due(now) {
-            let Some(entry) = self.window.get(position) else { return };
+        while let Some(position) = self.window.pop_due(now) {
+            let Some(entry) = self.window.get(position) else { continue };
             if !entry.is_leased() {
                 self.window.release(position);
                 continue;
@@ -404,7 +404,8 @@ impl GroupState {
         *place || !(tried.is_empty() && dead.is_empty() && replaying.is_empty() && resolved.is_empty())
     }
 
-    /// What the store must know. It counts as written from here on: if that fails, the group is loaded anew.
+    /// What the store must know. It counts as written from here on: if that fails, the group is loaded anew. The next
+    /// may be sent when this one is known to be written.
     pub fn write(&mut self) -> GroupWrite {
         let Unwritten { tried, dead, replaying, resolved, .. } = std::mem::take(&mut self.unwritten);
         GroupWrite {

@@ -6,6 +6,7 @@ use super::error::GroupError;
 use super::names::{ConsumerName, GroupId, Receipt};
 use super::options::GroupOptions;
 use crate::event::{EventBatch, Micros, Position};
+use crate::limits::GROUP_LETTERS_BYTES_MAX;
 
 /// What somebody wants to read.
 #[derive(Clone, Debug)]
@@ -127,6 +128,36 @@ pub struct GroupLetter {
 impl GroupLetter {
     pub fn position(&self) -> Position {
         self.event.last_position()
+    }
+}
+
+/// Dead letters, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct LetterPage {
+    pub letters: Vec<GroupLetter>,
+    /// There are more behind them.
+    pub more: bool,
+}
+
+impl LetterPage {
+    /// As many of these as a page may have: so many, and so many bytes unless it is one alone. Takes no more than it
+    /// has to.
+    pub fn fill<E>(
+        letters: impl Iterator<Item = std::result::Result<GroupLetter, E>>,
+        limit: usize,
+    ) -> std::result::Result<Self, E> {
+        let (mut page, mut bytes) = (Self::default(), 0);
+        for letter in letters {
+            let letter = letter?;
+            bytes += letter.event.bytes() + letter.message.len();
+            let full = bytes > GROUP_LETTERS_BYTES_MAX && !page.letters.is_empty();
+            if full || page.letters.len() >= limit {
+                page.more = true;
+                break;
+            }
+            page.letters.push(letter);
+        }
+        Ok(page)
     }
 }
 

@@ -11,7 +11,7 @@ use super::error::GroupError;
 use super::names::GroupId;
 use super::options::{GroupChange, GroupOptions, OnLost};
 use super::ranges::Ranges;
-use super::status::GroupLetter;
+use super::status::{GroupLetter, LetterPage};
 use crate::event::{Micros, Position, TenantId};
 
 /// A group as it is stored.
@@ -118,13 +118,13 @@ pub trait GroupStore: Send + Sync + Debug {
     /// on. It gets another incarnation, so that whoever held the former one notices.
     fn seek(&self, group: &GroupId, to: Position) -> BoxFuture<'_, Result<(), GroupError>>;
 
-    /// Dead letters behind a position, the oldest first.
+    /// Dead letters behind a position, as [`LetterPage::fill`] has them.
     fn letters(
         &self,
         group: &GroupId,
         after: Position,
         limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>, GroupError>>;
+    ) -> BoxFuture<'_, Result<LetterPage, GroupError>>;
 
     /// What of the group's stream after a position is not done by what is stored, counted up to `max`.
     fn unread(&self, group: &GroupId, after: Position, max: u64)
@@ -137,6 +137,7 @@ pub struct NewGroup {
     pub change: GroupChange,
     pub start: Position,
     pub groups_max: u64,
+    pub tenant_groups_max: u64,
 }
 
 /// What retention does to a group, decided in one place for every store.

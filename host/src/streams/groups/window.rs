@@ -107,13 +107,16 @@ impl Window {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The first entry whose lease or wait has ended.
-    pub(super) fn first_due(&self, now: Micros) -> Option<u64> {
-        self.due.first().filter(|(at, _)| *at <= now).map(|(_, position)| *position)
+    /// The first entry whose lease or wait has ended. It is answered once: whatever becomes of it, time goes on.
+    pub(super) fn pop_due(&mut self, now: Micros) -> Option<u64> {
+        self.due.first().filter(|(at, _)| *at <= now)?;
+        self.due.pop_first().map(|(_, position)| position)
     }
 
     /// Puts an entry in its place in its key. A replayed one may come before others, but never before what is leased.
     pub(super) fn insert(&mut self, position: u64, mut entry: Entry) {
+        // Nothing may be left of what another one had, such as the end of its lease.
+        self.remove(position);
         let queue = self.keys.entry(key_of(&entry.event)).or_default();
         let former = queue.next();
         queue.positions.insert(position);

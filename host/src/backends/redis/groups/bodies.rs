@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::manage::Stepped;
 use super::{Inner, Result};
 use crate::backends::redis::codec::decode_one;
 use crate::event::{Event, EventBatch, Position, TenantId};
@@ -69,16 +70,32 @@ impl Inner {
         if let Some(found) = self.held_in_tail(id, stream, after, newest, events_max) {
             return Ok(Some(found));
         }
-        let limit = PageLimit { events: events_max, bytes: PAGE_BYTES_MAX };
-        match page(&*self.log, &id.tenant, stream, after, limit).await {
-            Ok((events, upto)) => {
-                let bodies = events.records().iter().enumerate();
-                let bodies = bodies.map(|(index, record)| (record.position, (Arc::clone(&events), index)));
-                Ok(Some(Stretch { after, upto, events: bodies.collect() }))
+        let mut limit = PageLimit { events: events_max, bytes: PAGE_BYTES_MAX };
+        loop {
+            match page(&*self.log, &id.tenant, stream, after, limit).await {
+                Ok((events, upto)) => {
+                    let bodies = events.records().iter().enumerate();
+                    let bodies =
+                        bodies.map(|(index, record)| (record.position, (Arc::clone(&events), index)));
+                    return Ok(Some(Stretch { after, upto, events: bodies.collect() }));
+                }
+                // Somebody has deleted an event behind what retention removed. What comes before it is taken first.
+                Err(StreamError::PositionLost { trimmed, .. })
+                    if trimmed > self.log.bounds().trimmed && limit.events > 1 =>
+                {
+                    limit.events = 1;
+                }
+                Err(error @ StreamError::PositionLost { trimmed, .. })
+                    if trimmed > self.log.bounds().trimmed =>
+                {
+                    let Stepped { frontier, stopped } = self.step_over(id).await?;
+                    // Whoever looked again at once would find the same, and never rest.
+                    return if frontier == after && !stopped { Err(error.into()) } else { Ok(None) };
+                }
+                // Retention has just passed, or the log is another one: the script says what that means to the group.
+                Err(StreamError::PositionLost { .. } | StreamError::PositionAhead { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
             }
-            // Retention has just passed, or the log is another one: the script says what that means to the group.
-            Err(StreamError::PositionLost { .. } | StreamError::PositionAhead { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
         }
     }
 

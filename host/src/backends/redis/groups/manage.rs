@@ -8,11 +8,13 @@ use crate::backends::redis::faults::ends_session;
 use crate::backends::redis::scripts::{GROUP_MANAGE, GROUP_SETTLE, bytes, number, text};
 use crate::error::BackendError;
 use crate::event::{Micros, Position, TenantId};
-use crate::limits::{GROUP_REASON_BYTES_MAX, REDIS_CONSUMERS_SWEEP_MAX, REDIS_TURNS_MAX};
+use crate::limits::{
+    GROUP_LETTERS_BYTES_MAX, GROUP_REASON_BYTES_MAX, REDIS_CONSUMERS_SWEEP_MAX, REDIS_TURNS_MAX,
+};
 use crate::streams::groups::{
     ConsumerName, ConsumerStatus, DeadReason, GroupChange, GroupError, GroupId, GroupLag, GroupLetter,
-    GroupOptions, GroupStart, GroupStatus, LetterVerdict, Receipt, Refusal, Settle, Settled, check_settles,
-    horizon, start_of, stream_of,
+    GroupLimits, GroupOptions, GroupStart, GroupStatus, LetterPage, LetterVerdict, Receipt, Refusal, Settle,
+    Settled, check_groups, check_settles, horizon, start_of, stream_of,
 };
 
 /// How often a settlement is said when its connection is lost before it is known to have come to stay.
@@ -35,6 +37,13 @@ struct Standing {
     lost_until: Position,
     lost_at: Option<Micros>,
     stopped: bool,
+}
+
+/// Where a group stands after it has stepped over what is gone.
+pub(super) struct Stepped {
+    pub(super) frontier: Position,
+    /// It had to say so, and does not go on.
+    pub(super) stopped: bool,
 }
 
 /// A number that no group has had: a sum of it and what is added later has to be exact in a script.
@@ -71,8 +80,10 @@ impl Inner {
             let begin =
                 if known.is_empty() { start_of(&*self.log, id, start).await? } else { Position::START };
             let wanted = serde_json::to_string(&change.apply(former)?).map_err(unread)?;
-            let (begin, groups_max) = (begin.to_string(), self.limits.groups_max.to_string());
-            let words = ["ensure", &known, &wanted, &begin, &groups_max, &incarnation()];
+            let GroupLimits { groups_max, tenant_groups_max, .. } = self.limits;
+            let (begin, on_stream, of_tenant) =
+                (begin.to_string(), groups_max.to_string(), tenant_groups_max.to_string());
+            let words = ["ensure", &known, &wanted, &begin, &on_stream, &incarnation(), &of_tenant];
             let answer = self.manage(id, &words).await?;
             let first = answer.parts.first().ok_or_else(shape)?;
             match answer.code.as_str() {
@@ -82,9 +93,10 @@ impl Inner {
                     return Ok((self.status(id).await?, created));
                 }
                 "groups" => {
-                    let what = "with one more, the number of groups on this stream".to_owned();
-                    let (asked, max) = (number(first).ok_or_else(shape)?, self.limits.groups_max);
-                    return Err(GroupError::Limit { limit: "groups_max", what, asked, max });
+                    let on_stream = number(first).ok_or_else(shape)?;
+                    let of_tenant = answer.parts.get(1).and_then(number).ok_or_else(shape)?;
+                    check_groups((on_stream, groups_max), (of_tenant, tenant_groups_max))?;
+                    return Err(shape().into());
                 }
                 // Somebody was faster.
                 _ => known = text(first).ok_or_else(shape)?.to_owned(),
@@ -199,16 +211,14 @@ impl Inner {
         Ok(consumers)
     }
 
-    pub(super) async fn letters(
-        &self,
-        id: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> Result<Vec<GroupLetter>> {
-        let answer = self.manage(id, &["letters", &after.to_string(), &limit.to_string()]).await?;
+    pub(super) async fn letters(&self, id: &GroupId, after: Position, limit: usize) -> Result<LetterPage> {
+        let (after, limit, bytes) =
+            (after.to_string(), limit.to_string(), GROUP_LETTERS_BYTES_MAX.to_string());
+        let answer = self.manage(id, &["letters", &after, &limit, &bytes]).await?;
         let parts = taken_list(&answer)?;
         let letters = parts.chunks(8).map(|parts| self.letter(&id.tenant, parts));
-        Ok(letters.collect::<Option<_>>().ok_or_else(shape)?)
+        let letters = letters.collect::<Option<_>>().ok_or_else(shape)?;
+        Ok(LetterPage { letters, more: answer.parts.get(1) == Some(&Value::Int(1)) })
     }
 
     fn letter(&self, tenant: &TenantId, parts: &[Value]) -> Option<GroupLetter> {
@@ -261,6 +271,14 @@ impl Inner {
             }
         }
         Ok(lags)
+    }
+
+    /// Lets a group count as lost what somebody has deleted from the log next to where it stands, and go on behind it.
+    pub(super) async fn step_over(&self, id: &GroupId) -> Result<Stepped> {
+        let answer = self.manage(id, &["gone"]).await?;
+        let [frontier, stopped] = taken_list(&answer)? else { return Err(shape().into()) };
+        let frontier = Position(number(frontier).ok_or_else(shape)?);
+        Ok(Stepped { frontier, stopped: number::<u8>(stopped) == Some(1) })
     }
 
     /// Looks after some groups that have something due. Answers whether there may be more.

@@ -33,11 +33,11 @@ use super::scripts::Keys;
 use super::shared::RedisStatus;
 use crate::clock::Clock;
 use crate::event::{Position, TenantId};
-use crate::limits::{GROUP_IDLE_MAX, GROUP_SWEEP};
+use crate::limits::{GROUP_IDLE_MAX, GROUP_SWEEP, REDIS_CONSUMERS_SWEEP_CALLS_MAX};
 use crate::streams::EventLog;
 use crate::streams::groups::{
-    ConsumerStatus, Deliveries, GroupChange, GroupError, GroupId, GroupLag, GroupLetter, GroupLimits,
-    GroupRead, GroupStart, GroupStatus, Groups, LetterVerdict, Settle, Settled,
+    ConsumerStatus, Deliveries, GroupChange, GroupError, GroupId, GroupLag, GroupLimits, GroupRead,
+    GroupStart, GroupStatus, Groups, LetterPage, LetterVerdict, Settle, Settled,
 };
 
 pub(super) use answers::{Bounds, tell_losses};
@@ -143,7 +143,11 @@ impl RedisGroups {
             let seen = here.lock();
             seen.waiters > 0 || seen.asked.elapsed() < GROUP_IDLE_MAX
         });
-        while inner.sweep_some().await? {}
+        for _ in 0..REDIS_CONSUMERS_SWEEP_CALLS_MAX {
+            if !inner.sweep_some().await? {
+                break;
+            }
+        }
         Ok(())
     }
 }
@@ -218,12 +222,7 @@ impl Groups for RedisGroups {
         async move { self.inner.consumers(&group).await }.boxed()
     }
 
-    fn letters(
-        &self,
-        group: &GroupId,
-        after: Position,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<GroupLetter>>> {
+    fn letters(&self, group: &GroupId, after: Position, limit: usize) -> BoxFuture<'_, Result<LetterPage>> {
         let group = group.clone();
         async move { self.inner.letters(&group, after, limit).await }.boxed()
     }

@@ -130,15 +130,11 @@ impl Inner {
         let mut looked = Looked { deliveries: Deliveries::default(), due: None, after: None };
         loop {
             let page = wanted.events.clamp(REDIS_CONSUMERS_PAGE_MIN, REDIS_CONSUMERS_PAGE_MAX).min(left);
-            let stretch = match frontier {
-                Some(after) => self.stretch(id, stream, after, page).await?,
-                None => None,
-            };
             let asked = frontier;
-            let taken = match self.take(id, &wanted, stretch.as_ref()).await {
-                Ok(taken) => taken,
-                // What was leased before the bound was met is answered.
-                Err(GroupError::Limit { .. }) if !leases.is_empty() => break,
+            let (stretch, taken) = match self.round(id, stream, &wanted, frontier, page).await {
+                Ok(round) => round,
+                // What is leased is answered, whatever this round has met. The next read meets it, too.
+                Err(_) if !leases.is_empty() => break,
                 Err(error) => return Err(error),
             };
             here.lock().frontier = Some(taken.frontier);
@@ -164,6 +160,23 @@ impl Inner {
         }
         looked.deliveries.entries = self.deliveries(id, stream, leases, bodies).await?;
         Ok(looked)
+    }
+
+    /// Takes in what follows a position, and leases what can be.
+    async fn round(
+        &self,
+        id: &GroupId,
+        stream: &StreamName,
+        read: &GroupRead,
+        after: Option<Position>,
+        events_max: usize,
+    ) -> Result<(Option<Stretch>, Taken)> {
+        let stretch = match after {
+            Some(after) => self.stretch(id, stream, after, events_max).await?,
+            None => None,
+        };
+        let taken = self.take(id, read, stretch.as_ref()).await?;
+        Ok((stretch, taken))
     }
 
     async fn take(&self, id: &GroupId, read: &GroupRead, stretch: Option<&Stretch>) -> Result<Taken> {
@@ -211,7 +224,8 @@ impl Inner {
         Ok(taken)
     }
 
-    /// Leases with their events. What retention has removed since is left out: it was counted when it went.
+    /// Leases with their events. What retention has removed since is left out: it was counted when it went. When the log
+    /// cannot be read, those are answered whose events are at hand.
     async fn deliveries(
         &self,
         id: &GroupId,
@@ -220,7 +234,7 @@ impl Inner {
         mut bodies: Bodies,
     ) -> Result<Vec<Delivery>> {
         let own = leases.iter().filter(|lease| !lease.replayed).map(|lease| lease.receipt.position.0);
-        self.find(id, stream, own, &mut bodies).await?;
+        let found = self.find(id, stream, own, &mut bodies).await;
         leases.sort_by_key(|lease| lease.receipt.position);
         let mut entries = Vec::with_capacity(leases.len());
         for Lease { receipt, attempt, deadline, replayed, body } in leases {
@@ -232,7 +246,10 @@ impl Inner {
             let Some(event) = event else { continue };
             entries.push(Delivery { receipt, event, attempt, deadline, replayed });
         }
-        Ok(entries)
+        match found {
+            Err(error) if entries.is_empty() => Err(error),
+            _ => Ok(entries),
+        }
     }
 }
 

@@ -104,9 +104,11 @@ impl GroupState {
         if entry.noted {
             self.unwritten.tried.insert(position, None);
         }
-        if entry.replayed {
+        // Also one that the group was moved back before: what is done needs no letter.
+        if entry.replayed || self.dead.remove(&position) {
             self.unwritten.resolved.push(Position(position));
-        } else {
+        }
+        if !entry.replayed {
             self.mark_done(position);
         }
         self.unwritten.place = true;
@@ -114,7 +116,7 @@ impl GroupState {
 
     /// Makes an entry a dead letter; its key goes on. While there is no place for one, it is tried again later.
     pub(super) fn bury(&mut self, position: u64, reason: DeadReason, now: Micros) -> Settled {
-        if self.dead.len() >= self.limits.dead_letters_max {
+        if self.dead.len() >= self.limits.dead_letters_max && !self.dead.contains(&position) {
             return self.try_again(position, later(now, self.options.backoff_ms_max));
         }
         let consumer = self.window.get(position).and_then(Entry::consumer);
@@ -124,6 +126,9 @@ impl GroupState {
         if entry.noted {
             self.unwritten.tried.insert(position, None);
         }
+        // What was said of a former letter of this entry is over, and may not be written after this one.
+        self.unwritten.replaying.retain(|at| at.0 != position);
+        self.unwritten.resolved.retain(|at| at.0 != position);
         self.unwritten.dead.push(GroupLetter {
             event: entry.event,
             attempts: entry.attempts,
@@ -141,9 +146,13 @@ impl GroupState {
         Settled::DeadLetter
     }
 
-    /// Delivers a dead letter again, its attempts counted anew. Nothing changes for one that is being replayed.
+    /// Delivers a dead letter again, its attempts counted anew. Nothing changes for one that is being replayed, or that
+    /// the group was moved back before: it is delivered anyway.
     pub fn replay(&mut self, letter: GroupLetter) {
         let position = letter.position().0;
+        if self.window.get(position).is_some() {
+            return;
+        }
         if self.dead.remove(&position) {
             self.insert(position, letter.event, true);
             self.unwritten.replaying.push(Position(position));

@@ -131,9 +131,10 @@ end
 local function finish(g, position, entry)
   remove(g, position, entry)
   call('ZREM', g.unfinished, text(position))
-  if call('ZREM', g.replaying, text(position)) == 1 then
+  -- Also one that the group was moved back before: what is done needs no letter.
+  if call('ZREM', g.dead, text(position)) == 1 then
     call('HDEL', g.letters, text(position))
-    call('ZREM', g.dead, text(position))
+    call('ZREM', g.replaying, text(position))
   end
   settle_low(g)
 end
@@ -201,6 +202,7 @@ local function forget(g, upto)
     if entry then
       if entry[PHASE] == 'L' then call('ZADD', g.lost_leases, name, name) end
       remove(g, position, entry)
+      call('ZREM', g.replaying, name)
     end
   end
   call('ZREMRANGEBYSCORE', g.unfinished, '-inf', text(upto))
@@ -251,12 +253,13 @@ end
 local function open(id)
   local key = KEYS[5] .. id
   local found = call('HMGET', key, 'incarnation', 'epoch', 'options', 'low', 'frontier', 'sequence', 'lost', 'lost_until',
-    'lost_at', 'stopped', 'created', 'shape')
+    'lost_at', 'stopped', 'created', 'shape', 'looked')
   if not found[1] then return nil end
   local g = {id = id, key = key, incarnation = found[1], epoch = found[2], options_text = found[3],
     options = cjson.decode(found[3]), low = tonumber(found[4]), frontier = tonumber(found[5]),
     sequence = tonumber(found[6]), lost = tonumber(found[7]), lost_until = tonumber(found[8]),
-    lost_at = found[9], stopped = tonumber(found[10]), created = found[11]}
+    lost_at = found[9], stopped = tonumber(found[10]), created = found[11],
+    looked = tonumber(found[13] or 0)}
   for _, part in ipairs(PARTS) do g[part == 'lost' and 'lost_leases' or part] = key .. '/' .. part end
   g.tenant, g.stream = string.match(id, '^([^:]*):(.*):[^:]*$')
   g.index = g.stream == 'events' and KEYS[4] .. g.tenant or KEYS[3] .. g.tenant .. ':' .. g.stream
@@ -283,11 +286,13 @@ local function save(g)
   settle_low(g)
   call('HSET', g.key, 'incarnation', g.incarnation, 'epoch', g.epoch, 'options', g.options_text, 'low', text(g.low),
     'frontier', text(g.frontier), 'sequence', text(g.sequence), 'lost', text(g.lost), 'lost_until', text(g.lost_until),
-    'stopped', g.stopped, 'created', g.created, 'shape', shape(g))
+    'stopped', g.stopped, 'created', g.created, 'shape', shape(g), 'looked', text(g.looked))
   if g.lost_at then call('HSET', g.key, 'lost_at', g.lost_at) end
   call('ZADD', KEYS[6], text(g.low), g.id)
   local due, seen = call('ZRANGE', g.due, 0, 0, 'WITHSCORES')[2], call('ZRANGE', g.seen, 0, 0, 'WITHSCORES')[2]
-  local at = math.min(tonumber(due) or math.huge, seen and tonumber(seen) + bounds.idle or math.huge)
+  -- A consumer that holds something is not forgotten, however long it is silent: that is not looked at all the time.
+  local silent = seen and math.max(tonumber(seen) + bounds.idle, g.looked + 1000000)
+  local at = math.min(tonumber(due) or math.huge, silent or math.huge)
   if at < math.huge then
     call('ZADD', KEYS[6] .. ':due', text(at), g.id)
   else

@@ -3,17 +3,19 @@
 -- Makes an entry a dead letter; its key goes on. While there is no place for one, it is tried again later: then answers
 -- when.
 local function bury(g, position, entry, reason)
-  if call('ZCARD', g.dead) - call('ZCARD', g.replaying) >= bounds.dead then
+  local name, body = text(position), nil
+  -- One that the group was moved back before takes its own place.
+  local placed = call('ZSCORE', g.dead, name) and not call('ZSCORE', g.replaying, name)
+  if not placed and call('ZCARD', g.dead) - call('ZCARD', g.replaying) >= bounds.dead then
     return try_again(g, position, entry, now + g.options.backoff_ms_max * 1000)
   end
-  local name, body = text(position), nil
   if entry[REPLAYED] == 1 then
     local letter = call('HGET', g.letters, name)
     body = letter and unpack_entry(letter)[6]
-    call('ZREM', g.replaying, name)
   else
     body = body_of(g, position)
   end
+  call('ZREM', g.replaying, name)
   local message = call('HGET', g.messages, name) or ''
   remove(g, position, entry)
   call('ZREM', g.unfinished, name)
@@ -47,6 +49,7 @@ end
 
 -- Forgets consumers that hold nothing and were not heard of for long.
 local function reap(g)
+  g.looked = now
   for _, name in ipairs(call('ZRANGEBYSCORE', g.seen, '-inf', text(now - bounds.idle))) do
     if call('HEXISTS', g.flying, name) == 0 then
       call('ZREM', g.seen, name)
