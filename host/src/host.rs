@@ -281,6 +281,8 @@ impl HostBuilder {
             // Whoever gets an answer from it finds everything running.
             registry.start_deployed().await?;
             stage.send_replace(Stage::Ready);
+        } else {
+            registry.refuse_changes();
         }
         let live =
             LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);

@@ -56,6 +56,8 @@ impl Attempt {
 
 impl Registry {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<PluginStatus, ControlError> {
+        // Also before it is compiled, which takes its time.
+        self.has_started()?;
         let DeployRequest { component, expected_name, from, by, options } = request;
         let factory = match self.load(component.clone()).await {
             Ok(factory) => factory,

@@ -72,6 +72,8 @@ struct Inner {
     /// Held for reading by every change, so that an end can wait for them.
     changing: RwLock<()>,
     closing: AtomicBool,
+    /// What was deployed is still to be started: until then nobody knows what a change would change.
+    starting: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -103,8 +105,14 @@ impl Registry {
             deploying: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
+            starting: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Refuses changes until [`Registry::start_deployed`] has been through, for a host that answers before that.
+    pub fn refuse_changes(&self) {
+        self.inner.starting.store(true, Ordering::SeqCst);
     }
 
     /// Starts what was deployed when the host last ran: loads several at once, then starts all of them, so
@@ -115,7 +123,7 @@ impl Registry {
         let deployments = self.inner.parts.deployments.list().await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let loads = stream::iter(deployments).map(|deployment| async {
-            let turn = self.turn(&deployment.plugin).await?;
+            let turn = self.take_turn(&deployment.plugin).await?;
             let loaded = self.load_deployed(&deployment).await;
             Ok::<_, ControlError>((turn, deployment, loaded))
         });
@@ -140,6 +148,7 @@ impl Registry {
             }
             self.entries().insert(name, entry);
         }
+        self.inner.starting.store(false, Ordering::SeqCst);
         self.collect_artifacts().await;
         Ok(())
     }
@@ -159,6 +168,15 @@ impl Registry {
 
     /// Waits until nobody else changes this plugin.
     async fn turn(&self, plugin: &str) -> Result<Turn<'_>, ControlError> {
+        self.has_started()?;
+        self.take_turn(plugin).await
+    }
+
+    fn has_started(&self) -> Result<(), ControlError> {
+        if self.inner.starting.load(Ordering::SeqCst) { Err(ControlError::Starting) } else { Ok(()) }
+    }
+
+    async fn take_turn(&self, plugin: &str) -> Result<Turn<'_>, ControlError> {
         let change = self.inner.changing.read().await;
         if self.inner.closing.load(Ordering::SeqCst) {
             return Err(BackendError::Closed.into());
@@ -242,8 +260,13 @@ impl Registry {
     }
 
     fn entry(&self, plugin: &str) -> Result<Entry, ControlError> {
-        let unknown = || ControlError::Unknown { plugin: plugin.chars().take(80).collect() };
-        self.entries().get(plugin).cloned().ok_or_else(unknown)
+        // Asked first: an entry that comes in between is found.
+        let started = self.has_started();
+        if let Some(entry) = self.entries().get(plugin) {
+            return Ok(entry.clone());
+        }
+        started?;
+        Err(ControlError::Unknown { plugin: plugin.chars().take(80).collect() })
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
