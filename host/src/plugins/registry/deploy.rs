@@ -302,7 +302,7 @@ impl Registry {
     }
 
     /// After a candidate that did not take over: what runs has declared what stands again.
-    async fn restore_scopes(&self, entry: &Entry) {
+    pub(super) async fn restore_scopes(&self, entry: &Entry) {
         let Some(manifest) = &entry.manifest else { return };
         let log = &self.inner.parts.engine.log;
         if let Err(error) = log.declare_scopes(&manifest.name, &manifest.changes).await {
