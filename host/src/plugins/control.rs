@@ -381,6 +381,7 @@ impl Classify for ControlError {
         match self {
             Self::Resolve(e) => e.retry(),
             Self::Stream(e) => e.retry(),
+            Self::Table(e) => e.retry(),
             Self::Commit(e) => e.retry(),
             Self::Backend(e) => e.retry(),
             Self::DeployInProgress { .. } | Self::Starting => Retry::After(DEPLOY_AGAIN),

@@ -10,6 +10,7 @@ mod collect;
 mod deploy;
 mod letters;
 mod show;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +22,9 @@ use futures_util::stream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use self::candidates::Waiting;
+use self::starts::StartFailure;
 use super::{
     ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, Deployment, DeploymentStore,
     PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, ReplayReport, ReplayRequest,
@@ -82,7 +83,7 @@ struct Entry {
     manifest: Option<Manifest>,
     runner: Option<Runner>,
     /// Why it could not be started.
-    failure: Option<String>,
+    failure: Option<StartFailure>,
     /// What became of the last version that wanted to take over.
     last: Option<Candidate>,
     /// It has proved itself and waits to be confirmed.
@@ -134,18 +135,7 @@ impl Registry {
             let mut entry =
                 Entry { deployment, manifest: None, runner: None, failure: None, last, waiting: None };
             self.lose_candidate(&name, &mut entry, "the host was started again").await;
-            match factory {
-                Ok(factory) => {
-                    entry.manifest = Some(factory.manifest().clone());
-                    if !entry.deployment.paused {
-                        entry.runner = Some(self.run(factory, &entry.deployment));
-                    }
-                }
-                Err(error) => {
-                    warn!(error.kind = error.code(), error.blame = error.blame().as_str(), plugin.name = name, %error, "plugin could not be started");
-                    entry.failure = Some(error.to_string());
-                }
-            }
+            self.take_in(&mut entry, factory);
             self.entries().insert(name, entry);
         }
         self.inner.starting.store(false, Ordering::SeqCst);
@@ -206,9 +196,13 @@ impl Registry {
 
     /// At a start the server of a log elsewhere may be away for a moment, and a plugin is not given up for that.
     async fn declare_scopes(&self, plugin: &str, changes: &[AggregateScopes]) -> Result<(), StreamError> {
+        let log = &self.inner.parts.engine.log;
+        if changes.is_empty() && !log.scopes().has_owner(plugin) {
+            return Ok(());
+        }
         let begun = Instant::now();
         loop {
-            let error = match self.inner.parts.engine.log.declare_scopes(plugin, changes).await {
+            let error = match log.declare_scopes(plugin, changes).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
