@@ -184,7 +184,9 @@ async fn a_full_outbox_refuses_commits_that_emit_until_there_is_room() {
     let refused = emit(&store, &board, commits + 1, &["one more"]).await.unwrap_err();
     assert_eq!(refused.code(), "outbox_events_max");
     assert!(
-        refused.to_string().contains("100001 emitted events wait for the log; outbox_events_max is 100000")
+        refused
+            .to_string()
+            .contains("100001 emitted events of the plugin wait for the log; outbox_events_max is 100000")
     );
     emit(&store, &board, commits + 1, &[]).await.expect("what emits nothing goes on");
     let watch = task("watch", "globex", 0);
