@@ -48,7 +48,7 @@ pub enum BackendError {
     #[error("the store is closed")]
     Closed,
     /// The log does not take what processors emit.
-    #[error("{events} emitted events wait for the log; outbox_events_max is {max}")]
+    #[error("{events} emitted events of the plugin wait for the log; outbox_events_max is {max}")]
     OutboxFull { events: u64, max: u64 },
     #[error("storage failed: {detail}")]
     Failed { detail: String },

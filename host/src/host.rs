@@ -27,6 +27,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{BackendError, Classify as _};
 use crate::gateway::{Gateway, GatewayError, Readiness};
+use crate::limits::{RESTART_WAIT_MAX, RESTART_WAIT_MIN};
 use crate::live::LiveEngine;
 use crate::plugins::{ControlError, DirectoryWatcher, PluginControl, PluginError, Registry};
 use crate::processors::GuestPool;
@@ -98,7 +99,7 @@ enum Stage {
     /// It answers; what was deployed does not run yet.
     Starting,
     Ready,
-    /// It cannot.
+    /// It could not so far, and tries again.
     Failed(String),
     Stopping,
 }
@@ -169,10 +170,12 @@ impl Host {
     }
 
     /// Returns once requests are answered and what was deployed has been started. With a log elsewhere that is when the
-    /// log serves; until then `/readyz` says what stands in the way. Returns, too, when the host ends before.
-    pub async fn wait_ready(&self) {
+    /// log serves; until then `/readyz` says what stands in the way. False when the host ends before.
+    pub async fn wait_ready(&self) -> bool {
+        let mut stages = self.stage.clone();
+        let reached = stages.wait_for(|stage| matches!(stage, Stage::Ready | Stage::Stopping)).await;
         // The sender goes with the host's tasks.
-        drop(self.stage.clone().wait_for(|stage| *stage != Stage::Starting).await);
+        reached.is_ok_and(|stage| *stage == Stage::Ready)
     }
 
     /// Ends when the host stops by itself, with the reason.
@@ -281,6 +284,8 @@ impl HostBuilder {
             // Whoever gets an answer from it finds everything running.
             registry.start_deployed().await?;
             stage.send_replace(Stage::Ready);
+        } else {
+            registry.refuse_changes();
         }
         let live =
             LiveEngine::new(Arc::new(store.clone()), store.epoch(), self.config.gateway.live_views_max);
@@ -315,15 +320,16 @@ impl HostBuilder {
             let registry = registry.clone();
             tasks.spawn(TaskKind::BACKGROUND, "start", async move {
                 shared.reached().await;
-                let started = registry.start_deployed().await;
+                start_deployed(&shared, &registry, &stage).await;
                 shared.carry();
-                match started {
-                    Ok(()) => stage.send_if_modified(|stage| begun(stage, Stage::Ready)),
-                    Err(error) => {
-                        error!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "what was deployed does not start");
-                        stage.send_if_modified(|stage| begun(stage, Stage::Failed(error.to_string())))
-                    }
-                };
+                stage.send_if_modified(|stage| begun(stage, Stage::Ready));
+                registry.keep_starting().await;
+                Ok(())
+            });
+        } else {
+            let registry = registry.clone();
+            tasks.spawn(TaskKind::BACKGROUND, "start", async move {
+                registry.keep_starting().await;
                 Ok(())
             });
         }
@@ -337,7 +343,8 @@ impl HostBuilder {
                 let mut stages = stages.clone();
                 async move {
                     // It ends with the host otherwise.
-                    drop(stages.wait_for(|stage| *stage != Stage::Starting).await);
+                    let begun = |stage: &Stage| matches!(stage, Stage::Ready | Stage::Stopping);
+                    drop(stages.wait_for(begun).await);
                     watcher.run(control, cancel).await;
                     Ok(())
                 }
@@ -375,13 +382,29 @@ fn evict_by_events(tasks: &Tasks, cache: ReadThrough, log: Arc<dyn EventLog>) {
     });
 }
 
-/// The start has ended so, unless the host is stopping already.
+/// Starts what was deployed, once the store knows which log it is for. What fails is said, and tried again.
+async fn start_deployed(shared: &SharedLog, registry: &Registry, stage: &watch::Sender<Stage>) {
+    let mut wait = RESTART_WAIT_MIN;
+    loop {
+        let started = match shared.mark().await {
+            Ok(()) => registry.start_deployed().await,
+            Err(error) => Err(error.into()),
+        };
+        let Err(error) = started else { return };
+        error!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "what was deployed does not start; it is tried again");
+        stage.send_if_modified(|stage| begun(stage, Stage::Failed(error.to_string())));
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RESTART_WAIT_MAX);
+    }
+}
+
+/// The start has come so far, unless the host is stopping already.
 fn begun(stage: &mut Stage, now: Stage) -> bool {
-    let starting = *stage == Stage::Starting;
-    if starting {
+    let stopping = *stage == Stage::Stopping;
+    if !stopping {
         *stage = now;
     }
-    starting
+    !stopping
 }
 
 /// Whether a host does its work, asked at any time.

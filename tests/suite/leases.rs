@@ -127,3 +127,27 @@ async fn who_stands_by_takes_over_when_the_owner_gives_it_up() {
     assert_eq!(one.right("board"), Right::NotKept);
     assert!(second.gained().await > generation);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_twice_is_given_back_when_nobody_here_keeps_it_any_more() {
+    let leases: Arc<dyn LeaseStore> = Arc::new(MemoryLeases::default());
+    let owners = Ownerships::new(leases.clone(), "one", LONG);
+    let ends = [CancellationToken::new(), CancellationToken::new()];
+    let mut kept = JoinSet::new();
+    let (mut first, keeper) = owners.keep("board", ends[0].clone());
+    kept.spawn(keeper);
+    let generation = first.gained().await;
+    let (mut second, keeper) = owners.keep("board", ends[1].clone());
+    kept.spawn(keeper);
+    assert_eq!(second.gained().await, generation);
+    ends[0].cancel();
+    kept.join_next().await.unwrap().unwrap();
+    assert_eq!(owners.right("board"), Right::Held(Fence { name: "board".into(), generation }));
+    assert!(matches!(leases.acquire("board", "two", LONG).await.unwrap(), Asked::Taken { .. }));
+    let two = Ownerships::new(leases.clone(), "two", LONG);
+    assert_eq!((owners.is_elsewhere("board").await, two.is_elsewhere("board").await), (false, true));
+    ends[1].cancel();
+    kept.join_next().await.unwrap().unwrap();
+    assert_eq!(owners.right("board"), Right::NotKept);
+    assert!(matches!(leases.acquire("board", "two", LONG).await.unwrap(), Asked::Granted(_)));
+}

@@ -26,6 +26,7 @@ mod live;
 mod lost;
 mod order;
 mod outbox;
+mod owned;
 mod parking;
 mod plugins;
 mod powercut;

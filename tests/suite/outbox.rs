@@ -14,7 +14,7 @@ use millrace::backends::sqlite::{LogPlace, OpenError, SqliteOptions, SqliteStore
 use millrace::checkpoints::{
     CheckpointStore, CommitError, Generation, LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone, TaskId,
 };
-use millrace::cluster::Ownerships;
+use millrace::cluster::{Ownerships, Right};
 use millrace::error::{BackendError, Classify};
 use millrace::event::{Epoch, Event, EventBatch, Position};
 use millrace::limits::{BATCH_EVENTS_MAX, OUTBOX_EVENTS_MAX};
@@ -118,6 +118,10 @@ impl Outbox for EndsBeforeItSettles {
     fn len(&self) -> u64 {
         self.store.len()
     }
+
+    fn is_empty_of(&self, processor: &str) -> bool {
+        self.store.is_empty_of(processor)
+    }
 }
 
 #[tokio::test]
@@ -180,9 +184,15 @@ async fn a_full_outbox_refuses_commits_that_emit_until_there_is_room() {
     let refused = emit(&store, &board, commits + 1, &["one more"]).await.unwrap_err();
     assert_eq!(refused.code(), "outbox_events_max");
     assert!(
-        refused.to_string().contains("100001 emitted events wait for the log; outbox_events_max is 100000")
+        refused
+            .to_string()
+            .contains("100001 emitted events of the plugin wait for the log; outbox_events_max is 100000")
     );
     emit(&store, &board, commits + 1, &[]).await.expect("what emits nothing goes on");
+    let watch = task("watch", "globex", 0);
+    assert!(store.is_empty_of("watch") && !store.is_empty_of("board"));
+    emit(&store, &watch, 1, &["other"]).await.expect("another processor has its own room");
+    assert!(!store.is_empty_of("watch"));
     let log = Arc::new(MemoryLog::new());
     let first = relay(&store, &log).carry().await.unwrap();
     assert_eq!(first, Carried { events: BATCH_EVENTS_MAX as u64, refused: 0, left: false });
@@ -293,4 +303,35 @@ async fn what_a_plugin_emitted_that_runs_here_no_more_is_still_carried() {
     let relay = Relay::new(Arc::new(store.clone()), Arc::clone(&log) as Arc<dyn EventLog>, Some(owners));
     assert_eq!(relay.carry().await.unwrap(), Carried { events: 1, refused: 0, left: false });
     assert!(store.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_plugin_emitted_that_runs_here_no_more_waits_while_another_host_runs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    emit(&store, &task("moved", "acme", 0), 1, &["a"]).await.unwrap();
+    let leases = Arc::new(MemoryLeases::default());
+    let ttl = Duration::from_secs(60);
+    let other = Ownerships::new(leases.clone(), "other", ttl);
+    let (mut tasks, end) = (JoinSet::new(), CancellationToken::new());
+    let (mut theirs, keeper) = other.keep("moved", end.clone());
+    tasks.spawn(keeper);
+    theirs.gained().await;
+    let owners = Ownerships::new(leases, "this", ttl);
+    let log = Arc::new(MemoryLog::new());
+    let relay =
+        Relay::new(Arc::new(store.clone()), Arc::clone(&log) as Arc<dyn EventLog>, Some(owners.clone()));
+    assert_eq!(relay.carry().await.unwrap(), Carried { events: 0, refused: 0, left: true });
+    emit(&store, &task("removed", "acme", 0), 1, &["b"]).await.unwrap();
+    assert_eq!(relay.carry().await.unwrap().events, 1);
+    assert_eq!(logged(&*log).await, pairs(&[("b", 1)]), "what waits holds up nothing");
+    end.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+    tasks.spawn(async move { relay.run().await });
+    until("it is carried when nobody runs the plugin", || store.is_empty()).await;
+    assert_eq!(logged(&*log).await, pairs(&[("b", 1), ("a", 1)]));
+    until("and the lease is given back", || owners.right("moved") == Right::NotKept).await;
+    let (mut theirs, keeper) = other.keep("moved", CancellationToken::new());
+    tasks.spawn(keeper);
+    assert_eq!(theirs.gained().await, 3, "it was carried under a lease between the two");
 }

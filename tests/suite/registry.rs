@@ -4,6 +4,7 @@
 mod artifacts;
 mod candidates;
 mod scopes;
+mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

@@ -238,6 +238,11 @@ async fn a_host_without_its_server_starts_says_so_and_recovers() {
     let (status, problem) = publish().await;
     assert_eq!(status, 503, "{problem}");
     assert!(problem.contains("\"code\":\"backend_unreachable\""), "{problem}");
+    // What was deployed is not known to run yet, so nothing is changed about it.
+    let pause =
+        reqwest::Client::new().post(format!("{}/v1/plugins/board/pause", host.url)).send().await.unwrap();
+    assert_eq!((pause.status().as_u16(), pause.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    assert_eq!(pause.json::<Value>().await.unwrap()["code"], "host_starting");
     let mut server = RedisServer::on_port(Engine::Redis, Keeps::Always, port);
     ready(&host.url).await;
     assert_eq!(publish().await.0, 200);

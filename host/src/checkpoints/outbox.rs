@@ -51,6 +51,9 @@ pub trait Outbox: Send + Sync + Debug {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether none of a processor's wait.
+    fn is_empty_of(&self, processor: &str) -> bool;
 }
 
 /// How far a log was that a store has worked with.

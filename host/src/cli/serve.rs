@@ -71,7 +71,8 @@ async fn serve(
         () = signals.next() => return Ok(()),
     };
     tokio::select! {
-        () = host.wait_ready() => announce(args, &host, &data, output)?,
+        // It ends otherwise, and says why below. What stands in the way meanwhile is in the log and at `/readyz`.
+        ready = host.wait_ready() => if ready { announce(args, &host, &data, output)? },
         () = signals.next() => return drain(host, signals, drain_max).await,
     }
     let mut upkeep = tokio::time::interval(UPKEEP_EVERY);

@@ -107,6 +107,18 @@ impl Ownerships {
         }
     }
 
+    /// Whether another host has something now; asks where this host does not keep it. No, where that is not known in time.
+    pub async fn is_elsewhere(&self, name: &str) -> bool {
+        let end = CancellationToken::new();
+        let (mut ownership, keeper) = self.keep(name, end.clone());
+        let asking = async {
+            let told = tokio::time::timeout(LEASE_ASK_EVERY, ownership.told()).await;
+            end.cancel();
+            matches!(told, Ok(Standing::Standby { .. }))
+        };
+        tokio::join!(asking, keeper).0
+    }
+
     async fn keep_one(&self, name: Arc<str>, end: CancellationToken) {
         let mut told = false;
         loop {
@@ -143,10 +155,7 @@ impl Ownerships {
                 () = end.cancelled() => break,
             }
         }
-        let held = self.lock().get(&name).and_then(|kept| kept.standing.borrow().lease().cloned());
-        self.stand(&name, Standing::Unknown);
-        self.forget(&name);
-        if let Some(lease) = held
+        if let Some(lease) = self.forget(&name)
             && let Err(error) = self.inner.store.release(&lease).await
         {
             info!(%error, lease = %name, "a lease was not given back; it ends by itself");
@@ -188,15 +197,24 @@ impl Ownerships {
         gauge!(names::LEASES_HELD).set(owned as f64);
     }
 
-    /// Somebody does not keep it any more.
-    fn forget(&self, name: &str) {
+    /// Somebody does not keep it any more. Answers what is to be given back: nothing while somebody else here keeps it.
+    fn forget(&self, name: &Arc<str>) -> Option<Lease> {
         let mut standings = self.lock();
-        if let Some(kept) = standings.get_mut(name) {
-            kept.keepers -= 1;
-            if kept.keepers == 0 {
-                standings.remove(name);
-            }
+        let kept = standings.get_mut(name)?;
+        kept.keepers -= 1;
+        if kept.keepers > 0 {
+            return None;
         }
+        let lease = kept.standing.borrow().lease().cloned();
+        drop(standings);
+        self.stand(name, Standing::Unknown);
+        let mut standings = self.lock();
+        if standings.get(name).is_some_and(|kept| kept.keepers > 0) {
+            // Somebody has begun to in between, and asks for it by itself.
+            return None;
+        }
+        standings.remove(name);
+        lease
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Kept>> {
@@ -242,6 +260,13 @@ impl Ownership {
     pub async fn lost(&mut self, generation: u64) {
         // Nobody keeps it any more: that is an end, too.
         drop(self.standing.wait_for(|standing| standing.generation() != Some(generation)).await);
+    }
+
+    /// Returns once it is known whether this host or another one has it.
+    pub async fn told(&mut self) -> Standing {
+        let told = self.standing.wait_for(|standing| !matches!(standing, Standing::Unknown)).await;
+        // Unknown, too, when nobody keeps it any more.
+        told.map(|standing| standing.clone()).unwrap_or_default()
     }
 
     pub fn now(&self) -> Standing {

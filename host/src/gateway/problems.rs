@@ -574,6 +574,12 @@ const GENERAL: &[ProblemKind] = &[
         "too many emitted events wait for the log",
         "make the server of the log reachable; the commit is tried again by itself",
     ),
+    host(
+        503,
+        "host_starting",
+        "the host is starting",
+        "try again in a moment; /readyz says what it waits for",
+    ),
     host(503, "store_closed", "the store is closed", "try again in a moment"),
     host(503, "storage_failed", "the store failed", "try again; see the host's log"),
 ];

@@ -8,6 +8,7 @@ use super::HostError;
 use super::parts::Keep;
 use crate::backends::sqlite::SqliteStore;
 use crate::config::Config;
+use crate::error::BackendError;
 use crate::presence::{Presence, PresenceLimits};
 use crate::processors::SharedLog as ForProcessors;
 use crate::streams::EventLog;
@@ -48,6 +49,10 @@ impl SharedLog {
     }
 
     pub(super) async fn reached(&self) {
+        match self.0 {}
+    }
+
+    pub(super) async fn mark(&self) -> Result<(), BackendError> {
         match self.0 {}
     }
 

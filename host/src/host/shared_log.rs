@@ -17,7 +17,7 @@ use crate::backends::sqlite::SqliteStore;
 use crate::checkpoints::{LogMarks as _, Outbox as _};
 use crate::cluster::Ownerships;
 use crate::config::{Config, LogAddress, RedisAckConfig};
-use crate::error::Classify as _;
+use crate::error::{BackendError, Classify as _};
 use crate::limits::{LOG_MARK_EVERY, REDIS_EVENTS_MAX};
 use crate::presence::{Presence, PresenceLimits};
 use crate::processors::{Relay, SharedLog as ForProcessors};
@@ -130,25 +130,34 @@ impl SharedLog {
             loop {
                 tokio::time::sleep(LOG_MARK_EVERY).await;
                 let now = marker.log.mark();
-                if now != marked {
-                    marker.mark().await;
+                if now != marked && marker.mark_or_say().await {
                     marked = now;
                 }
             }
         });
     }
 
-    async fn mark(&self) {
-        let Some((epoch, newest)) = self.log.mark() else { return };
-        if let Err(error) = self.store.mark_log(epoch, newest).await {
+    /// Writes down how far the log is: before processors start, too, so that no commit is of a log that the store does
+    /// not know.
+    pub(super) async fn mark(&self) -> Result<(), BackendError> {
+        match self.log.mark() {
+            Some((epoch, newest)) => self.store.mark_log(epoch, newest).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn mark_or_say(&self) -> bool {
+        let marked = self.mark().await;
+        if let Err(error) = &marked {
             warn!(error.kind = error.code(), error.blame = "host", %error, "how far the log is was not written down");
         }
+        marked.is_ok()
     }
 
     /// Ends, once everything that processors emitted is carried, or at the deadline.
     pub(super) async fn end(&self, within: Duration) {
         let deadline = Instant::now() + within;
-        self.mark().await;
+        self.mark_or_say().await;
         let left = self.store.len();
         if left > 0 {
             info!(events = left, "emitted events stay in the store for the next start");

@@ -63,7 +63,7 @@ pub const REDIS_CONSUMERS_PAGE_MAX: usize = 1_000;
 /// The least of them: what waits behind a key may leave little of a smaller page.
 pub const REDIS_CONSUMERS_PAGE_MIN: usize = 64;
 
-/// Emitted events that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
+/// Emitted events of one plugin that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
 pub const OUTBOX_EVENTS_MAX: u64 = 100_000;
 /// Emitted events that the log refused for good and that are kept to be looked at.
 pub const OUTBOX_REFUSED_MAX: u64 = 1_000;

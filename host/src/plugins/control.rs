@@ -321,6 +321,9 @@ pub enum ControlError {
     Shadow { version: String, refusal: ShadowRefusal },
     #[error("another version of plugin `{plugin}` is being deployed")]
     DeployInProgress { plugin: String },
+    /// What was deployed before is not known to run yet.
+    #[error("the host is starting")]
+    Starting,
     #[error("version {version} of plugin `{plugin}` waits to be confirmed")]
     CandidateWaits { plugin: String, version: String },
     #[error("no candidate of plugin `{plugin}` {wanted}")]
@@ -358,6 +361,7 @@ impl Classify for ControlError {
             Self::SwapFailed { .. } => "swap_failed",
             Self::Shadow { refusal, .. } => refusal.fault.code(),
             Self::DeployInProgress { .. } => "deploy_in_progress",
+            Self::Starting => "host_starting",
             Self::CandidateWaits { .. } => "candidate_waits",
             Self::NoCandidate { .. } => "candidate_unknown",
             Self::NoDeployment { .. } => "deployment_unknown",
@@ -377,9 +381,10 @@ impl Classify for ControlError {
         match self {
             Self::Resolve(e) => e.retry(),
             Self::Stream(e) => e.retry(),
+            Self::Table(e) => e.retry(),
             Self::Commit(e) => e.retry(),
             Self::Backend(e) => e.retry(),
-            Self::DeployInProgress { .. } => Retry::After(DEPLOY_AGAIN),
+            Self::DeployInProgress { .. } | Self::Starting => Retry::After(DEPLOY_AGAIN),
             Self::CandidateWaits { .. } => Retry::After(DEPLOY_AGAIN * 10),
             Self::Shadow { refusal, .. } if refusal.fault == ShadowFault::Host => Retry::After(DEPLOY_AGAIN),
             _ => Retry::Never,
@@ -406,6 +411,7 @@ impl Classify for ControlError {
             | Self::StateTooLarge { .. }
             | Self::LoadLimit { .. }
             | Self::SwapFailed { .. } => Blame::Guest,
+            Self::Starting => Blame::Host,
             Self::Resolve(e) => e.blame(),
             Self::Stream(e) => e.blame(),
             Self::Plugin(e) => e.blame(),

@@ -17,6 +17,7 @@ mod lane;
 mod lost;
 mod manifest;
 mod measures;
+mod owned;
 mod parked;
 mod pool;
 mod proof;

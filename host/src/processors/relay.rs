@@ -4,16 +4,19 @@
 //! for is removed. A crash in between carries it over again, and the log knows the events by their ids. What the log
 //! will never take is kept apart and counted, so that it does not hold up what comes after it.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use metrics::counter;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::checkpoints::{Outbox, OutboxBatch, OutboxDone};
-use crate::cluster::{Fence, Ownerships, Right};
+use crate::cluster::{Fence, Ownerships, Right, Standing};
 use crate::error::{BackendError, Classify as _};
 use crate::event::EventBatch;
 use crate::limits::{OUTBOX_RETRY_WAIT_MAX, OUTBOX_RETRY_WAIT_MIN};
@@ -26,6 +29,8 @@ pub struct Relay {
     log: Arc<dyn EventLog>,
     /// Which processors this host may speak for; none where there is no other host.
     owners: Option<Ownerships>,
+    /// Processors that do not run here and that another host has, and when to ask again.
+    taken: Mutex<HashMap<Arc<str>, Instant>>,
 }
 
 impl fmt::Debug for Relay {
@@ -45,7 +50,7 @@ pub struct Carried {
 
 impl Relay {
     pub fn new(outbox: Arc<dyn Outbox>, log: Arc<dyn EventLog>, owners: Option<Ownerships>) -> Self {
-        Self { outbox, log, owners }
+        Self { outbox, log, owners, taken: Mutex::default() }
     }
 
     /// Carries for as long as it is polled.
@@ -79,7 +84,8 @@ impl Relay {
 
     /// One page.
     pub async fn carry(&self) -> Result<Carried, BackendError> {
-        let held = self.owners.as_ref().map(Ownerships::not_held).unwrap_or_default();
+        let mut held = self.owners.as_ref().map(Ownerships::not_held).unwrap_or_default();
+        held.extend(self.taken());
         let page = self.outbox.waiting(&held).await?;
         if page.is_empty() {
             return Ok(Carried::default());
@@ -101,20 +107,57 @@ impl Relay {
         Ok(carried)
     }
 
-    /// Sends a batch; one that the log refuses because of one event goes again without it. False when it was not sent
-    /// to its end.
+    /// Sends a batch, if this host may. False when it was not sent to its end.
     async fn send(&self, batch: &OutboxBatch) -> (OutboxDone, bool) {
-        let mut done = OutboxDone::default();
-        let fence = match self.owners.as_ref().map(|owners| owners.right(&batch.processor)) {
-            // What a plugin emitted that this host does not run any more is still to be published.
-            None | Some(Right::NotKept) => None,
-            Some(Right::Held(fence)) => Some(fence),
-            Some(Right::NotHeld) => return (done, false),
+        let Some(owners) = &self.owners else { return self.send_under(batch, None).await };
+        match owners.right(&batch.processor) {
+            Right::Held(fence) => self.send_under(batch, Some(&fence)).await,
+            Right::NotHeld => (OutboxDone::default(), false),
+            Right::NotKept => self.send_borrowing(batch, owners).await,
+        }
+    }
+
+    /// What a plugin emitted that does not run here any more is still to be published, unless another host runs it: that
+    /// one emits the same, and what was emitted here may be of a time when this host owned it no more.
+    async fn send_borrowing(&self, batch: &OutboxBatch, owners: &Ownerships) -> (OutboxDone, bool) {
+        let end = CancellationToken::new();
+        let (mut ownership, keeper) = owners.keep(&batch.processor, end.clone());
+        let sending = async {
+            let told = tokio::time::timeout(OUTBOX_RETRY_WAIT_MAX, ownership.told()).await;
+            let sent = match told {
+                Ok(Standing::Owner(lease)) => self.send_under(batch, Some(&lease.fence)).await,
+                // A server that does not answer is not worth another wait for the same, either.
+                Ok(Standing::Standby { .. } | Standing::Unknown) | Err(_) => {
+                    let again = Instant::now() + OUTBOX_RETRY_WAIT_MAX;
+                    self.lock().insert(Arc::clone(&batch.processor), again);
+                    (OutboxDone::default(), false)
+                }
+            };
+            end.cancel();
+            sent
         };
+        tokio::join!(sending, keeper).0
+    }
+
+    /// What is not to be asked for yet.
+    fn taken(&self) -> Vec<Arc<str>> {
+        let mut taken = self.lock();
+        let now = Instant::now();
+        taken.retain(|_, again| *again > now);
+        taken.keys().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a batch; one that the log refuses because of one event goes again without it.
+    async fn send_under(&self, batch: &OutboxBatch, fence: Option<&Fence>) -> (OutboxDone, bool) {
+        let mut done = OutboxDone::default();
         let mut entries = batch.entries.clone();
         let mut events = batch.events.clone();
         while !events.is_empty() {
-            match self.append(events.clone(), fence.as_ref()).await {
+            match self.append(events.clone(), fence).await {
                 Ok(()) => {
                     done.carried = entries;
                     return (done, true);

@@ -19,6 +19,7 @@ use super::counters::{Counts, VersionCounters};
 use super::feed::{Feed, FeedError};
 use super::lost::{LostError, PositionsLost};
 use super::measures::{CodeState, Measures, since};
+use super::owned::Owned;
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
@@ -28,10 +29,10 @@ use super::task::{End, Task};
 use super::{LoadError, ProcessorFactory};
 use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, Outbox, TaskId};
 use crate::clock::Clock;
-use crate::cluster::{Ownership, Ownerships, Standing};
+use crate::cluster::Ownerships;
 use crate::error::{Blame, Classify as _};
 use crate::event::{Position, TenantId};
-use crate::limits::{OUTBOX_DRAIN_MAX, OUTBOX_LOOK_EVERY, RESTART_WAIT_MAX, RESTART_WAIT_MIN};
+use crate::limits::{RESTART_WAIT_MAX, RESTART_WAIT_MIN};
 use crate::streams::EventLog;
 
 /// What all processors share.
@@ -69,17 +70,14 @@ pub(super) struct Shared {
     /// The candidate that handles what the tasks handle, if there is one.
     pub(super) shadow: Slot,
     runtime: tokio::runtime::Handle,
-    jobs: TaskTracker,
+    pub(super) jobs: TaskTracker,
     factory: RwLock<Arc<dyn ProcessorFactory>>,
     runs: Mutex<HashMap<TenantId, Run>>,
     /// Held for reading while a run starts, for writing while versions change.
     swapping: tokio::sync::RwLock<()>,
-    cancel: CancellationToken,
+    pub(super) cancel: CancellationToken,
     /// Who runs it, where several hosts could; none where this is the only one.
-    ownership: Option<Ownership>,
-    /// Gives it up to other hosts.
-    given_up: CancellationToken,
-    outbox: Option<Arc<dyn Outbox>>,
+    pub(super) owned: Option<Owned>,
 }
 
 /// A tenant's run, as others see it.
@@ -153,9 +151,7 @@ impl Runner {
         counters: Arc<VersionCounters>,
     ) -> Self {
         let name: Arc<str> = factory.manifest().name.as_str().into();
-        let given_up = CancellationToken::new();
-        let kept = engine.shared_log.as_ref().map(|log| log.owners.keep(&name, given_up.clone()));
-        let (ownership, keeper) = kept.unzip();
+        let (owned, keeper) = engine.shared_log.as_ref().map(|log| Owned::keep(&name, log)).unzip();
         // Its numbers are there from the beginning, at 0.
         counters.of(&factory.manifest().version.to_string());
         let shared = Arc::new(Shared {
@@ -173,12 +169,12 @@ impl Runner {
             runs: Mutex::default(),
             swapping: tokio::sync::RwLock::new(()),
             cancel: CancellationToken::new(),
-            ownership,
-            given_up,
-            outbox: engine.shared_log.as_ref().map(|log| Arc::clone(&log.outbox)),
+            owned,
         });
         if let Some(keeper) = keeper {
             shared.spawn(keeper);
+            let declarer = Arc::clone(&shared);
+            shared.spawn(async move { declarer.keep_declared().await });
         }
         let watcher = Arc::clone(&shared);
         shared.spawn(async move { watcher.watch_tenants().await });
@@ -270,10 +266,7 @@ impl Runner {
 
     pub fn status(&self) -> RunnerStatus {
         let shared = &self.shared;
-        let standby = shared.ownership.as_ref().and_then(|ownership| match ownership.now() {
-            Standing::Standby { holder } => Some(holder),
-            Standing::Owner(_) | Standing::Unknown => None,
-        });
+        let standby = shared.owned.as_ref().and_then(Owned::standby);
         // The newest position is read first: a tenant that is new after it has nothing before it.
         let newest = *shared.log.tail().newest().borrow();
         let runs = shared.runs();
@@ -342,6 +335,8 @@ enum RunError {
     Lost(PositionsLost),
     #[error("another host runs the processor now")]
     NotOwner,
+    #[error("position_lost for another tenant, so the processor is left to other hosts")]
+    LeftToOthers,
 }
 
 impl From<LostError> for RunError {
@@ -360,7 +355,7 @@ impl RunError {
             Self::Feed(FeedError::Stream(error)) => error.blame(),
             Self::Feed(_) => Blame::Host,
             Self::Claim(error) => error.blame(),
-            Self::Lost(_) | Self::NotOwner => Blame::Host,
+            Self::Lost(_) | Self::NotOwner | Self::LeftToOthers => Blame::Host,
         }
     }
 }
@@ -440,11 +435,10 @@ impl Shared {
     /// A tenant's run, again and again until the processor is stopped.
     async fn keep_running(self: Arc<Self>, tenant: TenantId) {
         let mut wait = RESTART_WAIT_MIN;
-        let mut ownership = self.ownership.clone();
         loop {
             let began_with = self.factory();
             let error = tokio::select! {
-                error = self.run_as_owner(&tenant, ownership.as_mut()) => error,
+                error = self.run_as_owner(&tenant) => error,
                 () = self.cancel.cancelled() => return,
             };
             let tasks =
@@ -459,7 +453,10 @@ impl Shared {
             let no_swap = self.swapping.read().await;
             let swapped = !Arc::ptr_eq(&began_with, &self.factory());
             let restart = (swapped || !matches!(&error, RunError::Task(end) if !end.restart))
-                && !matches!(&error, RunError::Feed(FeedError::Closed) | RunError::Lost(_));
+                && !matches!(
+                    &error,
+                    RunError::Feed(FeedError::Closed) | RunError::Lost(_) | RunError::LeftToOthers
+                );
             warn!(
                 plugin.name = %self.name,
                 %tenant,
@@ -473,10 +470,13 @@ impl Shared {
                 run.failure = Some(error.to_string());
                 run.fed = run.fed.min(reached);
             }
+            drop(no_swap);
+            if matches!(error, RunError::Lost(_)) {
+                self.leave_to_others().await;
+            }
             if !restart {
                 return;
             }
-            drop(no_swap);
             if did_something || swapped {
                 wait = RESTART_WAIT_MIN;
             }
@@ -490,29 +490,17 @@ impl Shared {
     }
 
     /// Runs while this host owns the processor.
-    async fn run_as_owner(self: &Arc<Self>, tenant: &TenantId, owns: Option<&mut Ownership>) -> RunError {
-        let Some(owns) = owns else { return self.run(tenant).await };
-        let generation = owns.gained().await;
+    async fn run_as_owner(self: &Arc<Self>, tenant: &TenantId) -> RunError {
+        let Some(owned) = &self.owned else { return self.run(tenant).await };
+        let (mut ownership, generation) = owned.declared().await;
         tokio::select! {
             biased;
-            () = owns.lost(generation) => RunError::NotOwner,
+            () = ownership.lost(generation) => match owned.is_given_up() {
+                true => RunError::LeftToOthers,
+                false => RunError::NotOwner,
+            },
             error = self.run(tenant) => error,
         }
-    }
-
-    /// Lets another host run it, once the log has what it emitted here.
-    async fn give_up(&self) {
-        let Some(outbox) = self.outbox.as_ref().filter(|_| !self.given_up.is_cancelled()) else { return };
-        let carried = async {
-            while !outbox.is_empty() {
-                tokio::time::sleep(OUTBOX_LOOK_EVERY).await;
-            }
-        };
-        // What is left then is carried when this host owns it again; the next owner emits the same events.
-        drop(tokio::time::timeout(OUTBOX_DRAIN_MAX, carried).await);
-        self.given_up.cancel();
-        // A lease that cannot be given back now ends by itself.
-        drop(tokio::time::timeout(OUTBOX_DRAIN_MAX, self.jobs.wait()).await);
     }
 
     /// Claims, starts the tasks and feeds them until something ends it.

@@ -201,6 +201,11 @@ impl ChangeScopes {
         self.aggregates.is_empty()
     }
 
+    /// Whether somebody declares any.
+    pub fn has_owner(&self, owner: &str) -> bool {
+        self.aggregates.values().any(|declared| declared.owners.contains(owner))
+    }
+
     /// An aggregate's scopes; none while nobody declares any.
     pub fn of(&self, aggregate: &str) -> Option<&AggregateScopes> {
         self.aggregates.get(aggregate).map(|declared| &declared.scopes)

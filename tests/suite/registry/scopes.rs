@@ -1,5 +1,11 @@
 //! Claims about the change scopes that plugins declare.
 
+use millrace::backends::memory::MemoryLeases;
+use millrace::cluster::Ownerships;
+use millrace::processors::SharedLog;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 impl Scene {
@@ -46,4 +52,27 @@ async fn a_candidate_that_is_refused_leaves_the_scopes_as_they_were() {
     scene.settle("alpha").await;
     scene.deploy("alpha 2 traps fewer").await.expect_err("it falls");
     assert_eq!(scene.scopes(), asset_scopes().pop());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_a_plugin_that_another_host_runs_leaves_its_scopes() {
+    let mut scene = Scene::new();
+    let leases = Arc::new(MemoryLeases::default());
+    let long = Duration::from_secs(60);
+    let (this, other) =
+        (Ownerships::new(leases.clone(), "this", long), Ownerships::new(leases, "other", long));
+    let (mut theirs, keeper) = other.keep("alpha", CancellationToken::new());
+    let mut kept = JoinSet::new();
+    kept.spawn(keeper);
+    theirs.gained().await;
+    let outbox = Arc::new(scene.store.clone());
+    scene.parts.engine.shared_log = Some(SharedLog { owners: this, outbox });
+    scene.registry = Registry::new(scene.parts.clone());
+    scene.deploy("alpha 1 scopes").await.expect("it is deployed, and stands by");
+    scene.registry.remove("alpha").await.expect("it is removed");
+    assert_eq!(scene.scopes(), asset_scopes().pop());
+    scene.deploy("beta 1 scopes").await.expect("it is deployed, and runs");
+    scene.registry.remove("beta").await.expect("it is removed");
+    scene.store.declare_scopes("alpha", &[]).await.expect("they are withdrawn");
+    assert_eq!(scene.scopes(), None, "beta's are gone");
 }

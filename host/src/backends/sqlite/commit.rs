@@ -60,7 +60,7 @@ impl Committer {
     /// Writes one commit, or leaves everything as it was.
     pub(super) fn commit(&mut self, commit: &Commit) -> CommitResult<Committed> {
         let tenant = self.tenant_number(&commit.task.tenant)?;
-        let counters = self.counters;
+        let counters = self.counters.clone();
         let appended = self.tenants.get(&commit.task.tenant).is_some_and(|t| t.appended);
         self.changes.begin();
         let losses = self.losses();
@@ -80,7 +80,7 @@ impl Committer {
                 self.counters = counters;
                 self.changes.undo();
                 self.forget_losses(losses);
-                self.window.truncate(counters.newest + 1);
+                self.window.truncate(self.counters.newest + 1);
                 if let Some(known) = self.tenants.get_mut(&commit.task.tenant) {
                     known.appended = appended;
                 }

@@ -19,6 +19,7 @@ use super::dedup::DedupWindow;
 use super::event_rows::Text;
 use super::keeper::KeeperHandle;
 use super::options::{CommitStep, LogPlace, SqliteOptions, StepObserver};
+use super::outbox::OutboxCounts;
 use super::request::{Answer, Request};
 use super::row_writes::TableRows;
 use super::shared::{Catalog, Shared, Tenant, Tenants};
@@ -46,14 +47,14 @@ impl<E> From<rusqlite::Error> for Stop<E> {
 }
 
 /// The counters that a failed transaction or savepoint sets back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) newest: u64,
     pub(super) trimmed: u64,
     pub(super) revision: u64,
     pub(super) generation: u64,
     /// Entries of the outbox.
-    pub(super) outbox: u64,
+    pub(super) outbox: OutboxCounts,
 }
 
 /// Bounds of one task's keyed state.
@@ -120,9 +121,9 @@ impl Committer {
             trimmed: bounds.trimmed.0,
             revision: meta(&conn, "revision")?,
             generation: meta(&conn, "generation")?,
-            outbox: shared.outbox_len(),
+            outbox: shared.outbox(),
         };
-        let window = load_window(&conn, counters, options)?;
+        let window = load_window(&conn, &counters, options)?;
         let wal_frames = Arc::new(AtomicI32::new(0));
         let seen = Arc::clone(&wal_frames);
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames| {
@@ -134,7 +135,7 @@ impl Committer {
             tenants: shared.all_tenants(),
             catalog: shared.catalog(),
             clock: Arc::clone(&options.clock),
-            counters,
+            counters: counters.clone(),
             dead_letters_max: options.dead_letters_max,
             observer: options.observer.clone(),
             watched: Arc::default(),
@@ -292,8 +293,8 @@ impl Committer {
     /// whoever has an answer finds its events.
     fn publish(&mut self) {
         let group = std::mem::take(&mut self.group);
-        self.shared.set_outbox(self.committed.outbox, self.counters.outbox);
-        self.committed = self.counters;
+        self.shared.set_outbox(&self.committed.outbox, &self.counters.outbox);
+        self.committed = self.counters.clone();
         self.shared.last_changed.group_ends(Revision(self.counters.revision));
         for name in group.tenants {
             if let Some(tenant) = self.tenants.get(&name) {
@@ -336,7 +337,7 @@ impl Committer {
             tracing::error!(error.kind = "storage_failed", error.blame = "host", %error, "a transaction could not be rolled back");
         }
         let group = std::mem::take(&mut self.group);
-        self.counters = self.committed;
+        self.counters = self.committed.clone();
         let revision = Revision(self.counters.revision);
         self.shared.last_changed.group_ends(revision);
         self.shared.watches.group_ends(revision, GroupChanges::default(), false);
@@ -480,7 +481,7 @@ impl Committer {
 /// Fills the dedup window with the newest events of the log.
 fn load_window(
     conn: &Connection,
-    counters: Counters,
+    counters: &Counters,
     options: &SqliteOptions,
 ) -> Result<DedupWindow, rusqlite::Error> {
     let events = u64::try_from(options.dedup_events_max).unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
 //! Emitted events that wait for a log elsewhere, as rows; and what is remembered of that log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -67,8 +67,39 @@ pub(super) fn check_place(conn: &Connection, place: LogPlace, dir: &str) -> Resu
     }
 }
 
-pub(super) fn count(conn: &Connection) -> rusqlite::Result<u64> {
-    conn.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0).map(unsigned))
+/// How many events of each processor wait. Of one that another host owns they may wait for long, and the others have
+/// their room all the same. A clone shares what is not changed after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OutboxCounts(Arc<BTreeMap<Box<str>, u64>>);
+
+impl OutboxCounts {
+    pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let mut statement = conn.prepare("SELECT processor, count(*) FROM outbox GROUP BY processor")?;
+        let counted = statement
+            .query_map([], |row| Ok((Box::<str>::from(row.get::<_, String>(0)?), unsigned(row.get(1)?))))?;
+        Ok(Self(Arc::new(counted.collect::<rusqlite::Result<_>>()?)))
+    }
+
+    pub(super) fn of(&self, processor: &str) -> u64 {
+        self.0.get(processor).copied().unwrap_or(0)
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn set(&mut self, processor: &str, events: u64) {
+        let counts = Arc::make_mut(&mut self.0);
+        if events == 0 {
+            counts.remove(processor);
+        } else {
+            counts.insert(processor.into(), events);
+        }
+    }
 }
 
 impl Committer {
@@ -79,7 +110,7 @@ impl Committer {
         revision: u64,
         batch: &EventBatch,
     ) -> Result<(), Stop<CommitError>> {
-        let events = self.counters.outbox + batch.len() as u64;
+        let events = self.counters.outbox.of(&commit.task.processor) + batch.len() as u64;
         if events > OUTBOX_EVENTS_MAX {
             let full = BackendError::OutboxFull { events, max: OUTBOX_EVENTS_MAX };
             return Err(Stop::Refused(full.into()));
@@ -97,7 +128,7 @@ impl Committer {
             bind_event(&mut statement, 6, batch, index)?;
             statement.raw_execute()?;
         }
-        self.counters.outbox = events;
+        self.counters.outbox.set(&commit.task.processor, events);
         Ok(())
     }
 
@@ -118,12 +149,20 @@ impl Committer {
                 )?
                 .execute([signed(OUTBOX_REFUSED_MAX)])?;
         }
-        let mut statement = self.conn.prepare_cached("DELETE FROM outbox WHERE seq = ?1")?;
-        let mut removed = 0;
+        let mut statement =
+            self.conn.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING processor")?;
+        let mut removed: BTreeMap<String, u64> = BTreeMap::new();
         for seq in done.carried.iter().chain(done.refused.iter().map(|(seq, ..)| seq)) {
-            removed += statement.execute([signed(*seq)])? as u64;
+            let processor: Option<String> =
+                statement.query_row([signed(*seq)], |row| row.get(0)).optional()?;
+            if let Some(processor) = processor {
+                *removed.entry(processor).or_default() += 1;
+            }
         }
-        self.counters.outbox = self.counters.outbox.saturating_sub(removed);
+        for (processor, events) in removed {
+            let left = self.counters.outbox.of(&processor).saturating_sub(events);
+            self.counters.outbox.set(&processor, left);
+        }
         Ok(())
     }
 
@@ -189,7 +228,11 @@ impl Outbox for SqliteStore {
     }
 
     fn len(&self) -> u64 {
-        self.inner.shared.outbox_len()
+        self.inner.shared.outbox().total()
+    }
+
+    fn is_empty_of(&self, processor: &str) -> bool {
+        self.inner.shared.outbox().of(processor) == 0
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::changes::load_scopes;
 use super::database::{meta, newest};
 use super::options::SqliteOptions;
-use super::outbox;
+use super::outbox::OutboxCounts;
 use super::watches::Watches;
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, Revision, TenantId};
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     free_bytes_low: AtomicU64,
     scopes: RwLock<Arc<ChangeScopes>>,
     /// Entries of the outbox, and how often some were added.
-    outbox: AtomicU64,
+    outbox: RwLock<OutboxCounts>,
     pub(super) outbox_added: watch::Sender<u64>,
     disk_free_bytes_min: u64,
 }
@@ -66,8 +66,8 @@ impl Shared {
         let newest = newest(conn, trimmed)?;
         let tenants = load_tenants(conn)?;
         let appended = tenants.iter().filter(|(_, t)| t.appended).map(|(name, _)| name.clone());
-        let outbox = outbox::count(conn)?;
-        gauge!(OUTBOX_EVENTS).set(outbox as f64);
+        let outbox = OutboxCounts::load(conn)?;
+        gauge!(OUTBOX_EVENTS).set(outbox.total() as f64);
         Ok(Self {
             epoch: Epoch(epoch.into()),
             tail: Tail::with_bytes_max(Position(newest), appended, options.tail_bytes_max),
@@ -78,7 +78,7 @@ impl Shared {
             catalog: RwLock::new(load_catalog(conn)?),
             free_bytes_low: AtomicU64::new(u64::MAX),
             scopes: RwLock::new(Arc::new(load_scopes(conn)?)),
-            outbox: AtomicU64::new(outbox),
+            outbox: RwLock::new(outbox),
             outbox_added: watch::Sender::new(0),
             disk_free_bytes_min: options.disk_free_bytes_min,
             tenants: RwLock::new(tenants),
@@ -96,15 +96,18 @@ impl Shared {
         self.trimmed.store(trimmed, Ordering::Release);
     }
 
-    pub(super) fn outbox_len(&self) -> u64 {
-        self.outbox.load(Ordering::Acquire)
+    pub(super) fn outbox(&self) -> OutboxCounts {
+        self.outbox.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// More than before: somebody has to carry them over. Entries that come and go in one group were never there.
-    pub(super) fn set_outbox(&self, before: u64, now: u64) {
-        self.outbox.store(now, Ordering::Release);
-        gauge!(OUTBOX_EVENTS).set(now as f64);
-        if now > before {
+    pub(super) fn set_outbox(&self, before: &OutboxCounts, now: &OutboxCounts) {
+        if now.is_same(before) {
+            return;
+        }
+        *self.outbox.write().unwrap_or_else(PoisonError::into_inner) = now.clone();
+        gauge!(OUTBOX_EVENTS).set(now.total() as f64);
+        if now.total() > before.total() {
             self.outbox_added.send_modify(|times| *times += 1);
         }
     }

@@ -51,21 +51,34 @@ impl Registry {
         self.end_shadows(Some(plugin));
         let _turn = self.turn(plugin).await?;
         let mut entry = self.entry(plugin)?;
+        // While this host owns it: the next owner declares them again.
+        self.withdraw_scopes(plugin).await;
         if let Some(runner) = &entry.runner {
             runner.stop(DRAIN_MAX).await;
         }
         if let Err(error) = self.inner.parts.deployments.remove(plugin).await {
             // It is still there, so it goes on.
+            self.restore_scopes(&entry).await;
             entry.runner = entry.runner.map(|runner| self.run(runner.factory(), &entry.deployment));
             self.entries().insert(plugin.into(), entry);
             return Err(error.into());
-        }
-        if let Err(error) = self.inner.parts.engine.log.declare_scopes(plugin, &[]).await {
-            warn!(plugin.name = plugin, error.kind = error.code(), error.blame = "host", %error, "the change scopes of a removed plugin stay");
         }
         self.entries().remove(plugin);
         self.forget_counters(plugin);
         info!(plugin.name = plugin, "plugin removed");
         Ok(())
+    }
+
+    /// Ends the change streams of a plugin, unless another host runs it.
+    async fn withdraw_scopes(&self, plugin: &str) {
+        let engine = &self.inner.parts.engine;
+        if let Some(shared_log) = &engine.shared_log
+            && shared_log.owners.is_elsewhere(plugin).await
+        {
+            return;
+        }
+        if let Err(error) = engine.log.declare_scopes(plugin, &[]).await {
+            warn!(plugin.name = plugin, error.kind = error.code(), error.blame = "host", %error, "the change scopes of a removed plugin stay");
+        }
     }
 }

@@ -56,6 +56,8 @@ impl Attempt {
 
 impl Registry {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<PluginStatus, ControlError> {
+        // Also before it is compiled, which takes its time.
+        self.has_started()?;
         let DeployRequest { component, expected_name, from, by, options } = request;
         let factory = match self.load(component.clone()).await {
             Ok(factory) => factory,
@@ -300,7 +302,7 @@ impl Registry {
     }
 
     /// After a candidate that did not take over: what runs has declared what stands again.
-    async fn restore_scopes(&self, entry: &Entry) {
+    pub(super) async fn restore_scopes(&self, entry: &Entry) {
         let Some(manifest) = &entry.manifest else { return };
         let log = &self.inner.parts.engine.log;
         if let Err(error) = log.declare_scopes(&manifest.name, &manifest.changes).await {

@@ -10,6 +10,7 @@ mod collect;
 mod deploy;
 mod letters;
 mod show;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +22,9 @@ use futures_util::stream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use self::candidates::Waiting;
+use self::starts::StartFailure;
 use super::{
     ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, Deployment, DeploymentStore,
     PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, ReplayReport, ReplayRequest,
@@ -72,6 +73,8 @@ struct Inner {
     /// Held for reading by every change, so that an end can wait for them.
     changing: RwLock<()>,
     closing: AtomicBool,
+    /// What was deployed is still to be started: until then nobody knows what a change would change.
+    starting: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +83,7 @@ struct Entry {
     manifest: Option<Manifest>,
     runner: Option<Runner>,
     /// Why it could not be started.
-    failure: Option<String>,
+    failure: Option<StartFailure>,
     /// What became of the last version that wanted to take over.
     last: Option<Candidate>,
     /// It has proved itself and waits to be confirmed.
@@ -103,8 +106,14 @@ impl Registry {
             deploying: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
+            starting: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Refuses changes until [`Registry::start_deployed`] has been through, for a host that answers before that.
+    pub fn refuse_changes(&self) {
+        self.inner.starting.store(true, Ordering::SeqCst);
     }
 
     /// Starts what was deployed when the host last ran: loads several at once, then starts all of them, so
@@ -115,7 +124,7 @@ impl Registry {
         let deployments = self.inner.parts.deployments.list().await?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let loads = stream::iter(deployments).map(|deployment| async {
-            let turn = self.turn(&deployment.plugin).await?;
+            let turn = self.take_turn(&deployment.plugin).await?;
             let loaded = self.load_deployed(&deployment).await;
             Ok::<_, ControlError>((turn, deployment, loaded))
         });
@@ -126,20 +135,10 @@ impl Registry {
             let mut entry =
                 Entry { deployment, manifest: None, runner: None, failure: None, last, waiting: None };
             self.lose_candidate(&name, &mut entry, "the host was started again").await;
-            match factory {
-                Ok(factory) => {
-                    entry.manifest = Some(factory.manifest().clone());
-                    if !entry.deployment.paused {
-                        entry.runner = Some(self.run(factory, &entry.deployment));
-                    }
-                }
-                Err(error) => {
-                    warn!(error.kind = error.code(), error.blame = error.blame().as_str(), plugin.name = name, %error, "plugin could not be started");
-                    entry.failure = Some(error.to_string());
-                }
-            }
+            self.take_in(&mut entry, factory);
             self.entries().insert(name, entry);
         }
+        self.inner.starting.store(false, Ordering::SeqCst);
         self.collect_artifacts().await;
         Ok(())
     }
@@ -159,6 +158,15 @@ impl Registry {
 
     /// Waits until nobody else changes this plugin.
     async fn turn(&self, plugin: &str) -> Result<Turn<'_>, ControlError> {
+        self.has_started()?;
+        self.take_turn(plugin).await
+    }
+
+    fn has_started(&self) -> Result<(), ControlError> {
+        if self.inner.starting.load(Ordering::SeqCst) { Err(ControlError::Starting) } else { Ok(()) }
+    }
+
+    async fn take_turn(&self, plugin: &str) -> Result<Turn<'_>, ControlError> {
         let change = self.inner.changing.read().await;
         if self.inner.closing.load(Ordering::SeqCst) {
             return Err(BackendError::Closed.into());
@@ -188,9 +196,13 @@ impl Registry {
 
     /// At a start the server of a log elsewhere may be away for a moment, and a plugin is not given up for that.
     async fn declare_scopes(&self, plugin: &str, changes: &[AggregateScopes]) -> Result<(), StreamError> {
+        let log = &self.inner.parts.engine.log;
+        if changes.is_empty() && !log.scopes().has_owner(plugin) {
+            return Ok(());
+        }
         let begun = Instant::now();
         loop {
-            let error = match self.inner.parts.engine.log.declare_scopes(plugin, changes).await {
+            let error = match log.declare_scopes(plugin, changes).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -242,8 +254,13 @@ impl Registry {
     }
 
     fn entry(&self, plugin: &str) -> Result<Entry, ControlError> {
-        let unknown = || ControlError::Unknown { plugin: plugin.chars().take(80).collect() };
-        self.entries().get(plugin).cloned().ok_or_else(unknown)
+        // Asked first: an entry that comes in between is found.
+        let started = self.has_started();
+        if let Some(entry) = self.entries().get(plugin) {
+            return Ok(entry.clone());
+        }
+        started?;
+        Err(ControlError::Unknown { plugin: plugin.chars().take(80).collect() })
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {

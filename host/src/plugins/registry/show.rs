@@ -60,9 +60,9 @@ impl Registry {
             nothing_changed: false,
         };
         match (entry.runner, entry.failure) {
-            (_, Some(message)) => {
+            (_, Some(failure)) => {
                 status.state = PluginState::Failed;
-                status.message = message;
+                status.message = failure.message;
             }
             (Some(runner), None) => {
                 self.show_running(&runner, &mut status).await;
