@@ -152,7 +152,8 @@ async fn no_event_passes_for_what_the_stream_says_itself() {
         let body = format!(
             r#"{{"id":"{id}","aggregate":"asset","agg_id":"A1","version":{id},"type":"{event_type}","payload":{{}}}}"#
         );
-        let sent = rig.send("POST", "/v1/events", &[("Content-Type", "application/json")], body.as_bytes()).await;
+        let sent =
+            rig.send("POST", "/v1/events", &[("Content-Type", "application/json")], body.as_bytes()).await;
         assert_eq!(sent.status, 200, "{}", sent.text());
     }
     let mut client = follow(&rig, "/v1/changes/asset/id/A1?mode=raw&after=oldest", "").await;
