@@ -2,6 +2,7 @@
 
 pub mod backends;
 pub mod cache;
+pub mod channels;
 pub mod checkpoints;
 pub mod cli;
 pub mod clock;

@@ -2,6 +2,7 @@
 //! change has a setting of the same name in the config file.
 
 mod cache;
+mod channels;
 mod cluster;
 mod presence;
 mod redis;
@@ -9,6 +10,7 @@ mod redis;
 use std::time::Duration;
 
 pub use cache::*;
+pub use channels::*;
 pub use cluster::*;
 pub use presence::*;
 pub use redis::*;

@@ -4,6 +4,7 @@
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
 mod cache;
+mod channels;
 mod cluster;
 mod groups;
 mod leases;
@@ -16,6 +17,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 pub use cache::MemoryCache;
+pub use channels::MemoryChannels;
+pub(crate) use channels::repeated;
 pub use cluster::MemoryCluster;
 pub use leases::MemoryLeases;
 pub use presence::MemoryPresence;

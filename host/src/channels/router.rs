@@ -1,0 +1,405 @@
+//! The router: what clients of channels call. It knows who may do what and how fast, lets entries wait for their
+//! forerunners, and hands out subscriptions. What is kept, and in which order, is the store's.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::causal::in_senders_order;
+use super::entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
+use super::error::ChannelError;
+use super::limiter::Limiters;
+use super::names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
+use super::options::{ChannelLimits, ChannelOptions, Gaps};
+use super::record::{Head, Process, ProcessView};
+use super::rules::{Actor, Append, Change, NewChannel, NewProcess, check_entries, may_append, may_read};
+use super::subscription::{Subscription, SubscriptionHandle, Who};
+use super::tail::Live;
+use super::{ChannelStats, ChannelStore, ReadLimit};
+use crate::event::{Position, TenantId};
+use crate::limits::{CHANNEL_PAGE_BYTES_MAX, CHANNEL_PAGE_ENTRIES_MAX};
+
+type Result<T> = std::result::Result<T, ChannelError>;
+
+/// Entries of one sender that wait: how many, by channel, sender and epoch.
+type Waiting = HashMap<(ChannelId, Party, u32), usize>;
+
+/// Channels and those who use them. Clones are the same router.
+#[derive(Clone, Debug)]
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn ChannelStore>,
+    limits: ChannelLimits,
+    limiters: Limiters,
+    waiting: Mutex<Waiting>,
+    denied: AtomicU64,
+}
+
+impl Router {
+    /// Over a store that was opened with the same limits.
+    pub fn new(store: Arc<dyn ChannelStore>) -> Self {
+        let limits = store.limits().clone();
+        let (limiters, waiting) = (Limiters::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { store, limits, limiters, waiting, denied: AtomicU64::new(0) }) }
+    }
+
+    pub fn limits(&self) -> &ChannelLimits {
+        &self.inner.limits
+    }
+
+    /// Makes a process with its channels. The same request again answers what is there, and false.
+    pub async fn create_process(&self, new: NewProcess) -> Result<(ProcessView, bool)> {
+        self.inner.store.create(new).await
+    }
+
+    /// A process with its channels.
+    pub async fn process(&self, id: &ProcessId) -> Result<ProcessView> {
+        self.inner.store.process(id).await
+    }
+
+    /// A process, for somebody who takes part in it or observes it.
+    pub async fn process_for(&self, id: &ProcessId, by: &Actor) -> Result<ProcessView> {
+        let view = self.process(id).await?;
+        let Actor::Party(party) = by else { return Ok(view) };
+        let process = &view.process;
+        let known = process.submitter == *party
+            || process.executor.as_ref() == Some(party)
+            || process.observers.contains(party)
+            || view.channels.iter().any(|channel| channel.executor.as_ref() == Some(party));
+        if known {
+            return Ok(view);
+        }
+        Err(ChannelError::Forbidden { process: id.to_string(), party: party.to_string() })
+    }
+
+    /// Processes of a tenant in the order of their names, after one.
+    pub async fn processes(
+        &self,
+        tenant: &TenantId,
+        after: Option<&ProcessName>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Process>>> {
+        self.inner.store.processes(tenant, after, limit).await
+    }
+
+    /// Changes a process, or finds that it is so already. Answers how it is now.
+    pub async fn change(&self, id: &ProcessId, by: Actor, change: Change) -> Result<ProcessView> {
+        self.inner.store.change(id, by, change).await
+    }
+
+    /// Makes a channel; one of the same name is an error.
+    pub async fn create(&self, id: &ChannelId, options: ChannelOptions) -> Result<Head> {
+        self.add(id, options, false).await
+    }
+
+    /// Makes a channel; one of the same name stays as it is.
+    pub async fn create_if_not_exists(&self, id: &ChannelId, options: ChannelOptions) -> Result<Head> {
+        self.add(id, options, true).await
+    }
+
+    async fn add(&self, id: &ChannelId, options: ChannelOptions, exists_ok: bool) -> Result<Head> {
+        let channel = NewChannel { name: id.name.clone(), options };
+        let change = Change::AddChannel { channel, exists_ok };
+        self.change(&id.process, Actor::Host, change).await?.head(&id.name)
+    }
+
+    /// A channel by its id on the wire, `<process>_<channel>`.
+    pub async fn get(&self, tenant: &TenantId, id: &str) -> Result<Head> {
+        let id = ChannelId::parse(tenant.clone(), id)?;
+        self.inner.store.head(&id).await
+    }
+
+    pub async fn get_by_process_and_name(&self, process: &ProcessId, name: &ChannelName) -> Result<Head> {
+        self.inner.store.head(&ChannelId { process: process.clone(), name: name.clone() }).await
+    }
+
+    /// In the order of their creation. None of a process that is not known.
+    pub async fn channels_by_process(&self, process: &ProcessId) -> Result<Vec<Head>> {
+        match self.process(process).await {
+            Ok(view) => {
+                let process = view.process;
+                let head = |channel| Head { process: Arc::clone(&process), channel };
+                Ok(view.channels.into_iter().map(head).collect())
+            }
+            Err(ChannelError::ProcessUnknown { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Appends data. Answers where it lies.
+    pub async fn append(
+        &self,
+        id: &ChannelId,
+        who: &Party,
+        sequence: u64,
+        in_reply_to: Option<u64>,
+        payload: impl Into<Bytes>,
+    ) -> Result<Appended> {
+        self.append_with_type(id, who, sequence, in_reply_to, payload, EntryType::Data).await
+    }
+
+    pub async fn append_with_type(
+        &self,
+        id: &ChannelId,
+        who: &Party,
+        sequence: u64,
+        in_reply_to: Option<u64>,
+        payload: impl Into<Bytes>,
+        entry_type: EntryType,
+    ) -> Result<Appended> {
+        let entry = NewEntry { in_reply_to, ..NewEntry::data(sequence, payload) }.of_type(entry_type);
+        let append = Append { who: who.clone(), epoch: None, entries: vec![entry] };
+        let mut appended = self.append_all(id, append).await?;
+        // One entry has one place.
+        appended.pop().ok_or_else(|| ChannelError::Entry { why: "nothing was appended".to_owned() })
+    }
+
+    /// Appends entries of one sender: all or none, one behind the other. Checked in this order: their size, the channel,
+    /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds.
+    pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
+        check_entries(&append.entries, &self.inner.limits)?;
+        let live = self.inner.store.tails().attach(id);
+        let head = self.head(&live).await?;
+        let epoch = may_append(&head, &append.who, append.epoch)?;
+        if append.entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.inner.limits.rate_limited {
+            let taken =
+                self.inner.limiters.take(&id.process, &append.who, append.entries.len(), &self.inner.limits);
+            taken.inspect_err(|_| drop(self.inner.denied.fetch_add(1, Ordering::Relaxed)))?;
+        }
+        match self.inner.store.append(id, append.clone()).await {
+            Err(ChannelError::Gap { expected, sequence, .. })
+                if head.channel.options.gaps == Gaps::Hold && sequence > expected =>
+            {
+                self.held(id, &live, append, epoch, sequence).await
+            }
+            answered => answered,
+        }
+    }
+
+    /// Waits until the forerunners of an entry are in the log, and appends it then. What waits is not acknowledged: who
+    /// gets an error or no answer sends it again.
+    async fn held(
+        &self,
+        id: &ChannelId,
+        live: &Live,
+        append: Append,
+        epoch: u32,
+        sequence: u64,
+    ) -> Result<Vec<Appended>> {
+        let deadline = Instant::now() + self.inner.limits.hold;
+        let mut changed = live.watch();
+        let place = Place::take(&self.inner, (id.clone(), append.who.clone(), epoch));
+        loop {
+            changed.mark_unchanged();
+            let head = self.head(live).await?;
+            let last = head.channel.sender(&append.who, epoch).map_or(0, |sender| sender.last);
+            // Whatever else stands in its way now, the store says.
+            let ready = last + 1 >= sequence || may_append(&head, &append.who, Some(epoch)).is_err();
+            if ready || place.is_none() {
+                match self.inner.store.append(id, append.clone()).await {
+                    Err(ChannelError::Gap { .. }) if place.is_some() => {}
+                    answered => return answered,
+                }
+            }
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return self.inner.store.append(id, append).await;
+            }
+        }
+    }
+
+    /// A channel's state: what is in memory, or else what the store has.
+    async fn head(&self, live: &Live) -> Result<Head> {
+        if let Some(head) = live.head() {
+            return Ok(head);
+        }
+        let head = self.inner.store.head(&live.id).await?;
+        live.read(&head);
+        Ok(head)
+    }
+
+    /// What comes after an index, which is the number of entries that were read before and the position of the last of
+    /// them. With a limit of 0 as much as fits a page.
+    pub async fn read_after(
+        &self,
+        id: &ChannelId,
+        by: &Actor,
+        index: u64,
+        limit: usize,
+    ) -> Result<EntryPage> {
+        let head = self.inner.store.head(id).await?;
+        if let Actor::Party(party) = by {
+            may_read(&head, party)?;
+        }
+        let entries = if limit == 0 { CHANNEL_PAGE_ENTRIES_MAX } else { limit.min(CHANNEL_PAGE_ENTRIES_MAX) };
+        let limit = ReadLimit { entries, bytes: CHANNEL_PAGE_BYTES_MAX };
+        self.inner.store.read(id, Position(index), limit).await
+    }
+
+    /// All that can be read of a channel up to a page's bytes, in the order of its senders; see [`in_senders_order`].
+    pub async fn read_in_senders_order(&self, id: &ChannelId, by: &Actor) -> Result<Vec<Arc<Entry>>> {
+        Ok(in_senders_order(&self.read_after(id, by, 0, 0).await?.entries))
+    }
+
+    /// Waits until there is something after an index, the channel can grow no more, or the time is over; then reads.
+    pub async fn wait_after(
+        &self,
+        id: &ChannelId,
+        by: &Actor,
+        index: u64,
+        limit: usize,
+        wait: std::time::Duration,
+    ) -> Result<EntryPage> {
+        let deadline = Instant::now() + wait;
+        let live = self.inner.store.tails().attach(id);
+        let mut changed = live.watch();
+        loop {
+            changed.mark_unchanged();
+            let page = self.read_after(id, by, index, limit).await?;
+            let grows = match live.head() {
+                Some(head) => head.process.closed.is_none() && !head.channel.is_ended(&head.process),
+                None => true,
+            };
+            if !page.entries.is_empty() || !grows {
+                return Ok(page);
+            }
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Follows a channel from an index on: what is there, then what comes, without hole or repeat.
+    pub async fn subscribe(&self, id: &ChannelId, by: &Actor, index: u64) -> Result<Subscription> {
+        let live = self.inner.store.tails().attach(id);
+        let head = self.head(&live).await?;
+        let who = match by {
+            Actor::Party(party) => Who::Party(party.clone(), may_read(&head, party)?),
+            Actor::Host => Who::Host,
+        };
+        let newest = head.channel.newest.0;
+        if index > newest {
+            let possible = format!("0 to {newest}, the newest position, are possible");
+            return Err(ChannelError::Option { option: "after", asked: index.to_string(), possible });
+        }
+        let max = self.inner.limits.subscribers_max;
+        if !live.enter(max) {
+            return Err(ChannelError::Limit {
+                limit: "channel_subscribers_max",
+                what: "followers of the channel on this host",
+                asked: max as u64 + 1,
+                max: max as u64,
+            });
+        }
+        let store = Arc::clone(&self.inner.store);
+        let lag_max = self.inner.limits.subscriber_entries_max;
+        Ok(Subscription::new(live, store, who, Position(index), lag_max))
+    }
+
+    /// Ends a subscription. One that has ended already is left alone.
+    pub fn unsubscribe(&self, subscription: &SubscriptionHandle) {
+        subscription.unsubscribe();
+    }
+
+    /// Followers of a channel on this host; 0 of one that is not known.
+    pub fn subscriber_count(&self, id: &ChannelId) -> usize {
+        self.inner.store.tails().find(id).map_or(0, |live| live.subscribers())
+    }
+
+    /// The newest position of a channel.
+    pub async fn sequence(&self, id: &ChannelId) -> Result<Position> {
+        Ok(self.inner.store.head(id).await?.channel.newest)
+    }
+
+    /// Entries of a channel that can be read.
+    pub async fn log_size(&self, id: &ChannelId) -> Result<u64> {
+        Ok(self.inner.store.head(id).await?.channel.entries())
+    }
+
+    /// Of all tenants.
+    pub async fn stats(&self) -> Result<ChannelStats> {
+        self.inner.store.stats().await
+    }
+
+    /// Appends that were refused for their rate, since the start.
+    pub fn rate_denied(&self) -> u64 {
+        self.inner.denied.load(Ordering::Relaxed)
+    }
+
+    /// Processes and senders have buckets of their own while they are not full.
+    pub fn limiters(&self) -> usize {
+        self.inner.limiters.len()
+    }
+
+    /// Gives one channel to an executor, in a new epoch.
+    pub async fn set_executor_id(&self, id: &ChannelId, executor: &Party) -> Result<Head> {
+        let change = Change::AssignChannel { channel: id.name.clone(), executor: Some(executor.clone()) };
+        let view = self.change(&id.process, Actor::Host, change).await;
+        view.map_err(|error| missing_channel(error, id))?.head(&id.name)
+    }
+
+    /// Gives all channels of a process to an executor, in a new epoch. A process that is not known is left alone.
+    pub async fn set_executor_id_for_process(&self, process: &ProcessId, executor: &Party) -> Result<()> {
+        match self.change(process, Actor::Host, Change::Assign(executor.clone())).await {
+            Ok(_) | Err(ChannelError::ProcessUnknown { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a process with its channels at once; who follows them is told. False where there was none.
+    pub async fn cleanup_process(&self, process: &ProcessId) -> Result<bool> {
+        let removed = self.inner.store.remove(process).await?;
+        self.inner.limiters.remove(process);
+        Ok(removed)
+    }
+}
+
+/// Who asks for a channel of a process that is not there misses the channel.
+fn missing_channel(error: ChannelError, id: &ChannelId) -> ChannelError {
+    match error {
+        ChannelError::ProcessUnknown { process } => {
+            ChannelError::Unknown { process, channel: id.name.to_string() }
+        }
+        error => error,
+    }
+}
+
+/// One of the entries of a sender that may wait.
+struct Place<'a> {
+    inner: &'a Inner,
+    of: (ChannelId, Party, u32),
+}
+
+impl<'a> Place<'a> {
+    /// None when enough wait already.
+    fn take(inner: &'a Inner, of: (ChannelId, Party, u32)) -> Option<Self> {
+        let mut waiting = inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.entry(of.clone()).or_default();
+        if *count >= inner.limits.hold_entries_max {
+            return None;
+        }
+        *count += 1;
+        Some(Self { inner, of })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = waiting.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.of);
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Channels that somebody uses now: their newest state and their newest entries, in memory. Whoever follows a channel is
+//! a place in its log; the tail wakes it, and spares it the store while it keeps up.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::entry::Entry;
+use super::names::{ChannelId, ProcessId};
+use super::record::{Head, ProcessView};
+use crate::event::Position;
+use crate::limits::{CHANNEL_TAIL_BYTES_MAX, CHANNEL_TAIL_ENTRIES_MAX, CHANNEL_TAILS_IDLE_MAX};
+
+const SHARDS: usize = 16;
+
+/// All channels of a host that are in use. A store owns it and tells it what it has committed.
+pub struct Tails {
+    shards: [Mutex<HashMap<ChannelId, Arc<Live>>>; SHARDS],
+    hasher: RandomState,
+}
+
+impl Default for Tails {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
+    }
+}
+
+impl fmt::Debug for Tails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tails").field("channels", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// A channel in use.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(super) id: ChannelId,
+    state: Mutex<State>,
+    /// Sent after each change of the state.
+    changed: watch::Sender<()>,
+    subscribers: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: Option<Head>,
+    removed: bool,
+    /// Without holes, up to the newest position.
+    recent: VecDeque<Arc<Entry>>,
+    recent_bytes: usize,
+}
+
+/// What a follower finds when it looks.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// The channel's newest state, and what comes next for a place, as far as it is in memory. None: the store has it.
+    Head(Head, Option<Vec<Arc<Entry>>>),
+    /// Nobody has read its state yet.
+    Unread,
+    Removed,
+}
+
+impl Tails {
+    fn shard(&self, id: &ChannelId) -> MutexGuard<'_, HashMap<ChannelId, Arc<Live>>> {
+        let at = usize::try_from(self.hasher.hash_one(id) % SHARDS as u64).unwrap_or_default();
+        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A channel that is in use from now on. What is committed from here on it is told.
+    pub(crate) fn attach(&self, id: &ChannelId) -> Arc<Live> {
+        let mut shard = self.shard(id);
+        if let Some(live) = shard.get(id) {
+            return Arc::clone(live);
+        }
+        if shard.len() >= CHANNEL_TAILS_IDLE_MAX / SHARDS {
+            // Whoever is there holds another reference.
+            shard.retain(|_, live| Arc::strong_count(live) > 1);
+        }
+        let live = Live {
+            id: id.clone(),
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+            subscribers: AtomicUsize::new(0),
+        };
+        let live = Arc::new(live);
+        shard.insert(id.clone(), Arc::clone(&live));
+        live
+    }
+
+    pub(crate) fn find(&self, id: &ChannelId) -> Option<Arc<Live>> {
+        self.shard(id).get(id).cloned()
+    }
+
+    /// Entries were committed to a channel. In the order of their positions.
+    pub(crate) fn appended(&self, id: &ChannelId, head: Head, entries: &[Arc<Entry>]) {
+        if let Some(live) = self.find(id) {
+            live.publish(head, entries);
+        }
+    }
+
+    /// A process has changed.
+    pub(crate) fn changed(&self, id: &ProcessId, view: &ProcessView) {
+        for channel in &view.channels {
+            let of = ChannelId { process: id.clone(), name: channel.name.clone() };
+            let head = Head { process: Arc::clone(&view.process), channel: Arc::clone(channel) };
+            self.appended(&of, head, &[]);
+        }
+    }
+
+    /// A process is gone with its channels.
+    pub(crate) fn removed(&self, id: &ProcessId) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|channel, live| {
+                if channel.process == *id {
+                    live.lock().removed = true;
+                    live.changed.send_replace(());
+                }
+                channel.process != *id
+            });
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Live {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the store has read, unless something newer was told meanwhile.
+    pub(super) fn read(&self, head: &Head) {
+        let mut state = self.lock();
+        if state.head.as_ref().is_none_or(|known| known.age() < head.age()) {
+            // What is in memory ends somewhere before.
+            state.recent.clear();
+            state.recent_bytes = 0;
+            state.head = Some(head.clone());
+        }
+    }
+
+    fn publish(&self, head: Head, entries: &[Arc<Entry>]) {
+        {
+            let mut state = self.lock();
+            if state.head.as_ref().is_some_and(|known| known.age() > head.age()) {
+                return;
+            }
+            let oldest = head.channel.oldest;
+            let newest = head.channel.newest;
+            for entry in entries {
+                if state.recent.back().is_some_and(|last| last.position.0 + 1 != entry.position.0) {
+                    state.recent.clear();
+                    state.recent_bytes = 0;
+                }
+                state.recent_bytes += entry.bytes();
+                state.recent.push_back(Arc::clone(entry));
+            }
+            if state.recent.back().is_some_and(|last| last.position != newest) {
+                state.recent.clear();
+                state.recent_bytes = 0;
+            }
+            while state.recent.len() > CHANNEL_TAIL_ENTRIES_MAX
+                || state.recent_bytes > CHANNEL_TAIL_BYTES_MAX
+                || state.recent.front().is_some_and(|first| first.position < oldest)
+            {
+                let Some(gone) = state.recent.pop_front() else { break };
+                state.recent_bytes -= gone.bytes();
+            }
+            // Nobody reads here; the state alone is kept.
+            if self.subscribers() == 0 {
+                state.recent.clear();
+                state.recent_bytes = 0;
+            }
+            state.head = Some(head);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// The channel's state, if somebody has read it.
+    pub(super) fn head(&self) -> Option<Head> {
+        let state = self.lock();
+        if state.removed { None } else { state.head.clone() }
+    }
+
+    pub(super) fn look(&self, after: Position, max: usize) -> Seen {
+        let state = self.lock();
+        if state.removed {
+            return Seen::Removed;
+        }
+        let Some(head) = &state.head else { return Seen::Unread };
+        let entries = if after >= head.channel.newest {
+            Some(Vec::new())
+        } else {
+            let first = state.recent.front().map(|first| first.position.0);
+            first.filter(|first| *first <= after.0 + 1).map(|first| {
+                let skip = usize::try_from(after.0 + 1 - first).unwrap_or(usize::MAX);
+                state.recent.iter().skip(skip).take(max).cloned().collect()
+            })
+        };
+        Seen::Head(head.clone(), entries)
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Wakes whoever waits here.
+    pub(super) fn wake(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Acquire)
+    }
+
+    /// Counts one more follower, unless there are enough.
+    pub(super) fn enter(&self, max: usize) -> bool {
+        let more = |count: usize| (count < max).then_some(count + 1);
+        self.subscribers.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    pub(super) fn leave(&self) {
+        self.subscribers.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,69 @@
+//! Bounds of processes and their channels.
+
+use std::time::Duration;
+
+/// Longest name of a process, of a channel, and of a party. Longer is refused.
+pub const PROCESS_NAME_BYTES_MAX: usize = 128;
+pub const CHANNEL_NAME_BYTES_MAX: usize = 64;
+pub const PARTY_BYTES_MAX: usize = 256;
+/// Processes of one tenant that are kept, closed ones included. One more is refused.
+pub const PROCESSES_MAX: usize = 100_000;
+/// Channels of one process. One more is refused.
+pub const CHANNELS_MAX: usize = 100;
+/// Parties that may read a process without taking part.
+pub const PROCESS_OBSERVERS_MAX: usize = 32;
+/// Largest payload of one entry. Larger is refused.
+pub const CHANNEL_PAYLOAD_BYTES_MAX: usize = 10 << 20;
+/// Longest text of an `error` entry.
+pub const CHANNEL_ERROR_BYTES_MAX: usize = 4 << 10;
+/// Entries and bytes that a channel holds; what happens beyond is the channel's policy.
+pub const CHANNEL_ENTRIES_MAX: u64 = 10_000;
+pub const CHANNEL_BYTES_MAX: u64 = 256 << 20;
+/// Bytes that all channels of a process hold together. More are refused.
+pub const PROCESS_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of a channel's archive. Beyond, its oldest entries go.
+pub const CHANNEL_ARCHIVE_BYTES_MAX: u64 = 1 << 30;
+/// Largest `end` or `error` entry that a full channel still takes: each sender has one.
+pub const CHANNEL_CLOSING_BYTES_MAX: usize = 64 << 10;
+/// Entries and bytes of one append. More are refused.
+pub const CHANNEL_BATCH_ENTRIES_MAX: usize = 1_000;
+pub const CHANNEL_BATCH_BYTES_MAX: usize = 16 << 20;
+/// Entries and bytes of one page of a read; a page holds at least one entry.
+pub const CHANNEL_PAGE_ENTRIES_MAX: usize = 10_000;
+pub const CHANNEL_PAGE_BYTES_MAX: usize = 4 << 20;
+/// Senders, each in each of its epochs, that a channel remembers. Those of long ago, who cannot append any more, go first.
+pub const CHANNEL_SENDERS_MAX: usize = 64;
+/// Stretches of numbers that a sender has sent ahead, on a channel that takes entries as they arrive. More are refused.
+pub const CHANNEL_AHEAD_MAX: usize = 64;
+/// The largest number of an entry: what JavaScript counts to.
+pub const CHANNEL_SEQUENCE_MAX: u64 = (1 << 53) - 1;
+/// How long an entry whose forerunner is missing waits for it, and how many of one sender do.
+pub const CHANNEL_HOLD: Duration = Duration::from_secs(5);
+pub const CHANNEL_HOLD_ENTRIES_MAX: usize = 64;
+/// Entries that a process and one sender may append at once, and how many come back each second.
+pub const CHANNEL_BURST: f64 = 500.0;
+pub const CHANNEL_RATE: f64 = 100.0;
+pub const CHANNEL_SENDER_BURST: f64 = 500.0;
+pub const CHANNEL_SENDER_RATE: f64 = 100.0;
+/// Rate limiters kept in memory; those that are full again are dropped beyond.
+pub const CHANNEL_LIMITERS_MAX: usize = 100_000;
+/// How far a follower may be behind before it is told that it is.
+pub const CHANNEL_SUBSCRIBER_ENTRIES_MAX: u64 = 10_000;
+/// Followers of one channel on one host. More are refused.
+pub const CHANNEL_SUBSCRIBERS_MAX: usize = 10_000;
+/// Newest entries and bytes of a channel that somebody follows, kept in memory. Who is further behind reads the store.
+pub const CHANNEL_TAIL_ENTRIES_MAX: usize = 256;
+pub const CHANNEL_TAIL_BYTES_MAX: usize = 256 << 10;
+/// Entries that a follower is given together.
+pub const CHANNEL_FOLLOW_ENTRIES_MAX: usize = 256;
+/// Channels that nobody follows whose state stays in memory.
+pub const CHANNEL_TAILS_IDLE_MAX: usize = 20_000;
+/// How long the channels of a process that was closed can be read.
+pub const CHANNEL_KEEP: Duration = Duration::from_secs(24 * 3_600);
+/// How often processes are looked for whose time is over, and how many go in one transaction.
+pub const CHANNEL_SWEEP: Duration = Duration::from_secs(10);
+pub const CHANNEL_SWEEP_PROCESSES_MAX: usize = 100;
+
+const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");
+const _: () =
+    assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
