@@ -166,8 +166,7 @@ impl Router {
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
         check_entries(&append.entries, &self.inner.limits)?;
         let live = self.inner.store.tails().attach(id);
-        let head = self.head(&live).await?;
-        let epoch = may_append(&head, &append.who, append.epoch)?;
+        let (head, epoch) = self.admitted(&live, &append).await?;
         if append.entries.is_empty() {
             return Ok(Vec::new());
         }
@@ -230,6 +229,31 @@ impl Router {
         Ok(head)
     }
 
+    /// In which epoch somebody may append. What memory refuses is asked of the store: another host may have changed it.
+    async fn admitted(&self, live: &Live, append: &Append) -> Result<(Head, u32)> {
+        let head = self.head(live).await?;
+        if let Ok(epoch) = may_append(&head, &append.who, append.epoch) {
+            return Ok((head, epoch));
+        }
+        let head = self.inner.store.head(&live.id).await?;
+        live.read(&head);
+        let epoch = may_append(&head, &append.who, append.epoch)?;
+        Ok((head, epoch))
+    }
+
+    /// A channel in use, as the store has it now.
+    async fn current(&self, id: &ChannelId) -> Result<(Arc<Live>, Head)> {
+        let mut live = self.inner.store.tails().attach(id);
+        let mut head = self.inner.store.head(id).await?;
+        if live.is_removed() {
+            // It was of another process of the same name.
+            live = self.inner.store.tails().attach(id);
+            head = self.inner.store.head(id).await?;
+        }
+        live.read(&head);
+        Ok((live, head))
+    }
+
     /// What comes after an index, which is the number of entries that were read before and the position of the last of
     /// them. With a limit of 0 as much as fits a page.
     pub async fn read_after(
@@ -263,9 +287,13 @@ impl Router {
         wait: std::time::Duration,
     ) -> Result<EntryPage> {
         let deadline = Instant::now() + wait;
-        let live = self.inner.store.tails().attach(id);
+        let mut live = self.inner.store.tails().attach(id);
         let mut changed = live.watch();
         loop {
+            if live.is_removed() {
+                live = self.inner.store.tails().attach(id);
+                changed = live.watch();
+            }
             changed.mark_unchanged();
             let page = self.read_after(id, by, index, limit).await?;
             let grows = match live.head() {
@@ -283,8 +311,7 @@ impl Router {
 
     /// Follows a channel from an index on: what is there, then what comes, without hole or repeat.
     pub async fn subscribe(&self, id: &ChannelId, by: &Actor, index: u64) -> Result<Subscription> {
-        let live = self.inner.store.tails().attach(id);
-        let head = self.head(&live).await?;
+        let (live, head) = self.current(id).await?;
         let who = match by {
             Actor::Party(party) => Who::Party(party.clone(), may_read(&head, party)?),
             Actor::Host => Who::Host,

@@ -77,8 +77,7 @@ impl Tails {
             return Arc::clone(live);
         }
         if shard.len() >= CHANNEL_TAILS_IDLE_MAX / SHARDS {
-            // Whoever is there holds another reference.
-            shard.retain(|_, live| Arc::strong_count(live) > 1);
+            shard.retain(|_, live| live.is_used());
         }
         let live = Live {
             id: id.clone(),
@@ -125,6 +124,33 @@ impl Tails {
         }
     }
 
+    /// Somebody else has changed a channel: it is answered if somebody uses it now. Otherwise what is known of it is
+    /// forgotten, and read again by whoever uses it next.
+    pub(crate) fn outdate(&self, id: &ChannelId) -> Option<Arc<Live>> {
+        let shard = self.shard(id);
+        let live = shard.get(id)?;
+        if live.is_used() {
+            return Some(Arc::clone(live));
+        }
+        live.forget();
+        None
+    }
+
+    /// The same of all channels, after it is not known what has changed.
+    pub(crate) fn outdate_all(&self) -> Vec<ChannelId> {
+        let mut used = Vec::new();
+        for shard in &self.shards {
+            for (id, live) in &*shard.lock().unwrap_or_else(PoisonError::into_inner) {
+                if live.is_used() {
+                    used.push(id.clone());
+                } else {
+                    live.forget();
+                }
+            }
+        }
+        used
+    }
+
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
@@ -139,15 +165,32 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether anybody holds it beside the list of all. Asked under the lock of that.
+    fn is_used(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
+
+    fn forget(&self) {
+        let mut state = self.lock();
+        state.head = None;
+        state.recent.clear();
+        state.recent_bytes = 0;
+    }
+
     /// Takes in what the store has read, unless something newer was told meanwhile.
     pub(super) fn read(&self, head: &Head) {
-        let mut state = self.lock();
-        if state.head.as_ref().is_none_or(|known| known.age() < head.age()) {
+        {
+            let mut state = self.lock();
+            if state.head.as_ref().is_some_and(|known| known.age() >= head.age()) {
+                return;
+            }
             // What is in memory ends somewhere before.
             state.recent.clear();
             state.recent_bytes = 0;
             state.head = Some(head.clone());
         }
+        // Others may wait for it.
+        self.changed.send_replace(());
     }
 
     fn publish(&self, head: Head, entries: &[Arc<Entry>]) {
@@ -188,9 +231,14 @@ impl Live {
     }
 
     /// The channel's state, if somebody has read it.
-    pub(super) fn head(&self) -> Option<Head> {
+    pub(crate) fn head(&self) -> Option<Head> {
         let state = self.lock();
         if state.removed { None } else { state.head.clone() }
+    }
+
+    /// Whether the process that it was of is gone.
+    pub(super) fn is_removed(&self) -> bool {
+        self.lock().removed
     }
 
     pub(super) fn look(&self, after: Position, max: usize) -> Seen {
@@ -220,7 +268,7 @@ impl Live {
         self.changed.send_replace(());
     }
 
-    pub(super) fn subscribers(&self) -> usize {
+    pub(crate) fn subscribers(&self) -> usize {
         self.subscribers.load(Ordering::Acquire)
     }
 
