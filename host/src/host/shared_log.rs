@@ -10,11 +10,13 @@ use tracing::{info, warn};
 use super::HostError;
 use super::parts::Keep;
 use crate::backends::redis::{
-    InvalidAddress, RedisAck, RedisAddress, RedisGroups, RedisLeases, RedisLink, RedisLog, RedisOptions,
-    RedisPresence,
+    InvalidAddress, RedisAck, RedisAddress, RedisChannels, RedisGroups, RedisLeases, RedisLink, RedisLog,
+    RedisOptions, RedisPresence,
 };
 use crate::backends::sqlite::SqliteStore;
+use crate::channels::{ChannelLimits, ChannelStore};
 use crate::checkpoints::{LogMarks as _, Outbox as _};
+use crate::clock::Clock;
 use crate::cluster::Ownerships;
 use crate::config::{Config, LogAddress, RedisAckConfig};
 use crate::error::{BackendError, Classify as _};
@@ -86,6 +88,11 @@ impl SharedLog {
             async move { keeper.keep().await }.boxed()
         };
         (Arc::new(groups), Arc::new(keep))
+    }
+
+    /// Processes and their channels beside the log.
+    pub(super) fn channels(&self, limits: ChannelLimits, clock: Arc<dyn Clock>) -> Arc<dyn ChannelStore> {
+        Arc::new(RedisChannels::open(self.log.options(), limits, clock))
     }
 
     pub(super) fn presence(&self, limits: PresenceLimits) -> Arc<dyn Presence> {

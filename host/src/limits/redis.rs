@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::BATCH_EVENTS_MAX;
+use super::{BATCH_EVENTS_MAX, CHANNEL_BATCH_BYTES_MAX};
 
 /// Events that a log on Redis keeps when nothing else is said: they lie in memory there. Older ones are trimmed.
 pub const REDIS_EVENTS_MAX: u64 = 1_000_000;
@@ -63,6 +63,34 @@ pub const REDIS_CONSUMERS_PAGE_MAX: usize = 1_000;
 /// The least of them: what waits behind a key may leave little of a smaller page.
 pub const REDIS_CONSUMERS_PAGE_MIN: usize = 64;
 
+/// Changes of processes and channels that the stream keeps in which hosts hear of them. A host that reads later reads
+/// again what its followers follow.
+pub const REDIS_CHANNELS_FEED_MAX: usize = 4_096;
+/// How long a call about a process or a channel is tried over lost connections and failovers. Appends take as long as
+/// those to the log.
+pub const REDIS_CHANNELS_CALL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Appends to channels that wait for the server, and their bytes. More are refused, and can be tried again.
+pub const REDIS_CHANNELS_WAITING_MAX: usize = 16_384;
+pub const REDIS_CHANNELS_WAITING_BYTES_MAX: usize = 256 << 20;
+/// Entries and bytes after which a script call takes in no more appends to a channel; one append may be larger.
+pub const REDIS_CHANNELS_GROUP_ENTRIES_MAX: usize = 1_000;
+pub const REDIS_CHANNELS_GROUP_BYTES_MAX: usize = 4 << 20;
+/// Calls whose answers wait to become durable together.
+pub const REDIS_CHANNELS_SETTLING_MAX: usize = 1_024;
+/// How often a change is decided again because others were faster, and the longest wait before.
+pub const REDIS_CHANNELS_TURNS_MAX: usize = 256;
+pub const REDIS_CHANNELS_TURN_WAIT_MAX: Duration = Duration::from_millis(10);
+/// Entries that one script call looks at for one that is repeated, and that one answers: others get their turn in
+/// between.
+pub const REDIS_CHANNELS_FIND_MAX: usize = 10_000;
+pub const REDIS_CHANNELS_PAGE_ENTRIES_MAX: usize = 2_000;
+/// Processes that one script call lists.
+pub const REDIS_CHANNELS_LIST_MAX: usize = 1_000;
+/// Keys that one script call removes before it begins with no more processes.
+pub const REDIS_CHANNELS_PURGE_KEYS: usize = 2_000;
+/// Processes and channels that a host reads at a time because others have changed them.
+pub const REDIS_CHANNELS_REFRESH_MAX: usize = 16;
+
 /// Emitted events of one plugin that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
 pub const OUTBOX_EVENTS_MAX: u64 = 100_000;
 /// Emitted events that the log refused for good and that are kept to be looked at.
@@ -88,3 +116,7 @@ pub const LEASE_ASK_EVERY: Duration = Duration::from_secs(1);
 pub const LEASE_TTL_MIN: Duration = Duration::from_millis(300);
 
 const _: () = assert!(BATCH_EVENTS_MAX <= REDIS_GROUP_EVENTS_MAX, "any batch fits a script call");
+const _: () = assert!(
+    CHANNEL_BATCH_BYTES_MAX <= REDIS_CHANNELS_WAITING_BYTES_MAX,
+    "any append to a channel can wait for the server"
+);

@@ -25,6 +25,8 @@ pub const REDIS_SESSIONS: &str = "millrace_redis_sessions_total";
 /// Label: `ack` (`memory`, `synced`, `synced_by_waitaof`, `replicated`).
 pub const REDIS_ACK: &str = "millrace_redis_ack";
 pub const REDIS_REPEATED_APPENDS: &str = "millrace_redis_repeated_appends_total";
+pub const REDIS_CHANNELS_NEW_LIVES: &str = "millrace_redis_channels_new_lives_total";
+pub const REDIS_CHANNELS_CONFLICTS: &str = "millrace_redis_channels_conflicts_total";
 pub const LOG_NEW_EPOCHS: &str = "millrace_log_new_epochs_total";
 pub const OUTBOX_EVENTS: &str = "millrace_outbox_events";
 pub const OUTBOX_CARRIED: &str = "millrace_outbox_carried_total";
@@ -198,6 +200,14 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(
         REDIS_REPEATED_APPENDS,
         "Appends that were sent to Redis again because their answer was lost; their ids keep them single.",
+    ),
+    counter(
+        REDIS_CHANNELS_NEW_LIVES,
+        "Times that channels on Redis turned out to be gone or to have gone back. Their followers were told.",
+    ),
+    counter(
+        REDIS_CHANNELS_CONFLICTS,
+        "Appends to channels, and changes of processes, that were decided again because another host was faster.",
     ),
     counter(
         LOG_NEW_EPOCHS,

@@ -7,12 +7,13 @@
 //! A position has one meaning for ever. A log that was emptied, restored or cut back begins another life with another
 //! epoch, far above all former positions, within a second; readers are told that their place is lost.
 //!
-//! Groups of consumers, leases, rooms, copies of rows and the fleet's buses lie beside the log, with connections of their
-//! own. Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
+//! Groups of consumers, channels, leases, rooms, copies of rows and the fleet's buses lie beside the log, with connections
+//! of their own. Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
 
 mod appender;
 mod cache;
 mod changes;
+mod channels;
 mod cluster;
 mod codec;
 mod connect;
@@ -39,6 +40,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 pub use cache::RedisCache;
+pub use channels::RedisChannels;
 pub use cluster::RedisCluster;
 pub use groups::RedisGroups;
 pub use leases::RedisLeases;
@@ -102,6 +104,11 @@ impl RedisLog {
             }
         });
         Self { inner: Arc::new(Inner { shared, queue, tasks }) }
+    }
+
+    /// What it was opened with.
+    pub fn options(&self) -> &RedisOptions {
+        &self.inner.shared.options
     }
 
     /// How it stands now.

@@ -43,6 +43,18 @@ pub(super) static CACHE_GET: Script = Script::new(include_str!("lua/cache_get.lu
 pub(super) static CACHE_PUT: Script = Script::new(include_str!("lua/cache_put.lua"));
 pub(super) static PRESENCE: Script = Script::new(include_str!("lua/presence.lua"));
 pub(super) static CLUSTER: Script = Script::new(include_str!("lua/cluster.lua"));
+pub(super) static CHANNEL_APPEND: Script =
+    Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/append.lua")));
+pub(super) static CHANNEL_MANAGE: Script =
+    Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/manage.lua")));
+/// This one makes room, so a full server takes it.
+pub(super) static CHANNEL_REMOVE: Script = Script::new(concat!(
+    "#!lua flags=allow-oom\n",
+    include_str!("lua/channels/state.lua"),
+    include_str!("lua/channels/remove.lua")
+));
+pub(super) static CHANNEL_READ: Script =
+    Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/read.lua")));
 
 impl Script {
     const fn new(text: &'static str) -> Self {
@@ -117,6 +129,8 @@ pub(super) struct Keys {
     /// What consumer groups are kept under, and the list of them: `lua/groups/state.lua` says how.
     pub(super) group: Vec<u8>,
     pub(super) groups: Vec<u8>,
+    /// What processes and channels are kept under: `lua/channels/state.lua` says how.
+    pub(super) channels: Vec<u8>,
     /// What a reader writes so that it can wait for replicas: all before it in the replication stream is with them, too.
     pub(super) barrier: Vec<u8>,
 }
@@ -138,6 +152,7 @@ impl Keys {
             leases: key(LEASES),
             group: key("group:"),
             groups: key("groups"),
+            channels: key("channels:"),
             barrier: key("barrier"),
         }
     }

@@ -1,4 +1,4 @@
-//! Waiting until what groups have written is as durable as the log's events: one wait for all who ask meanwhile.
+//! Waiting until what groups and channels have written is as durable as the log's events: one wait for all who ask meanwhile.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +21,10 @@ const MARK_SECONDS: u32 = 24 * 3600;
 const ROUNDS_MAX: usize = 3;
 
 #[derive(Debug)]
-pub(super) struct Barrier {
+pub(in crate::backends::redis) struct Barrier {
     link: RedisLink,
+    /// Whose changes: a part of the mark's name, and the words for one.
+    of: (&'static str, &'static str),
     /// Waits that were begun.
     begun: AtomicU64,
     turn: Mutex<Turn>,
@@ -37,12 +39,16 @@ struct Turn {
 }
 
 impl Barrier {
-    pub(super) fn new(link: RedisLink) -> Self {
-        Self { link, begun: AtomicU64::new(0), turn: Mutex::default() }
+    pub(in crate::backends::redis) fn new(link: RedisLink, of: (&'static str, &'static str)) -> Self {
+        Self { link, of, begun: AtomicU64::new(0), turn: Mutex::default() }
     }
 
     /// Returns once everything that the server had answered before on a connection has come to stay.
-    pub(super) async fn reached(&self, durability: Durability, linked: &Linked) -> Result<(), BackendError> {
+    pub(in crate::backends::redis) async fn reached(
+        &self,
+        durability: Durability,
+        linked: &Linked,
+    ) -> Result<(), BackendError> {
         let (command, wanted) = match durability {
             Durability::Memory | Durability::AppendAlways => return Ok(()),
             Durability::Replicated { replicas } => {
@@ -79,7 +85,7 @@ impl Barrier {
         let reached = reached?;
         turn.connection = Some((linked.number, connection));
         if reached < wanted {
-            let what = format_args!("a group's change: {reached} of {wanted} have it in time");
+            let what = format_args!("{}: {reached} of {wanted} have it in time", self.of.1);
             return Err(remote(RemoteFault::NotReplicated, what));
         }
         turn.reached = number;
@@ -126,13 +132,14 @@ impl Barrier {
     ) -> Result<u32, BackendError> {
         let mut wait = wait.clone();
         let mut commands = redis::pipe();
-        commands.cmd("SET").arg(self.link.key("groups:barrier")).arg("").arg("EX").arg(MARK_SECONDS).ignore();
+        let mark = self.link.key(&format!("{}:barrier", self.of.0));
+        commands.cmd("SET").arg(mark).arg("").arg("EX").arg(MARK_SECONDS).ignore();
         wait.arg(REDIS_DURABLE_WAIT.as_millis().to_string());
         commands.add_command(wait);
         let (reached,): (Value,) = commands
             .query_async(connection)
             .await
-            .map_err(|error| backend("waiting until a group's change is durable", &error))?;
+            .map_err(|error| backend(format_args!("waiting until {} is durable", self.of.1), &error))?;
         let reached = match list(reached.clone()) {
             Some(counts) => counts.first().and_then(number),
             None => number(&reached),

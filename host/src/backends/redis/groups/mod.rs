@@ -26,7 +26,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
-use self::durable::Barrier;
 use super::RedisLog;
 use super::link::RedisLink;
 use super::scripts::Keys;
@@ -41,6 +40,7 @@ use crate::streams::groups::{
 };
 
 pub(super) use answers::{Bounds, tell_losses};
+pub(super) use durable::Barrier;
 
 type Result<T> = std::result::Result<T, GroupError>;
 
@@ -118,7 +118,7 @@ impl RedisGroups {
         clock: Option<Arc<dyn Clock>>,
     ) -> Self {
         let keys = Keys::new(link.name());
-        let barrier = Barrier::new(link.clone());
+        let barrier = Barrier::new(link.clone(), ("groups", "a group's change"));
         let (statuses, bounds) = (redis.statuses(), Bounds::of(&limits));
         let here = Mutex::default();
         Self { inner: Arc::new(Inner { link, log, statuses, keys, limits, bounds, clock, barrier, here }) }

@@ -1,0 +1,44 @@
+-- Removes processes with all that they have.
+--
+-- ARGV: ..., what to do; remove: the process; expire: a time, how many at most, keys after which no more are begun with
+-- Answers {'ok', ..., incarnation or ''}; of expire {'ok', ..., those that were removed, 1 where there may be more}.
+
+local function remove(name)
+  local key = process_key(name)
+  local of = call('HMGET', key, 'incarnation', 'names')
+  if not of[1] then
+    call('ZREM', P .. 'closed', name)
+    return '', 0
+  end
+  tell('r', name, '', '0', of[1])
+  local keys = {key}
+  for channel in string.gmatch(of[2], '[^\n]+') do
+    keys[#keys + 1], keys[#keys + 2] = log_key(name, channel), marks_key(name, channel)
+  end
+  -- What they hold is freed beside what the server does.
+  for from = 1, #keys, 1000 do call('UNLINK', unpack(keys, from, math.min(from + 999, #keys))) end
+  local tenant, plain = string.match(name, '^([^:]+):(.*)$')
+  call('ZREM', P .. 'names:' .. tenant, plain)
+  call('ZREM', P .. 'closed', name)
+  call('HINCRBY', P .. 'meta', 'processes', -1)
+  call('HINCRBY', P .. 'meta', 'channels', -(#keys - 1) / 2)
+  return of[1], #keys
+end
+
+if ARGV[8] == 'remove' then
+  local incarnation = remove(ARGV[9])
+  return answer('ok', incarnation)
+end
+
+local found = call('ZRANGEBYSCORE', P .. 'closed', '-inf', '(' .. ARGV[9], 'LIMIT', 0, ARGV[10])
+local removed, keys, more = {}, 0, #found == tonumber(ARGV[10])
+for _, name in ipairs(found) do
+  if keys >= tonumber(ARGV[11]) then
+    more = true
+    break
+  end
+  local incarnation, of = remove(name)
+  keys = keys + of
+  if incarnation ~= '' then removed[#removed + 1] = name end
+end
+return answer('ok', removed, more and 1 or 0)
