@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod changes;
+mod channels;
 mod chaos;
 mod faults;
 mod gone;
