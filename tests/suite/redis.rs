@@ -5,6 +5,8 @@
 mod changes;
 mod chaos;
 mod faults;
+mod fleet;
+mod followers;
 mod gone;
 mod groups;
 mod log;
