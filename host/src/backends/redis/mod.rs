@@ -122,9 +122,7 @@ impl RedisLog {
 
     /// How far the log can be seen, and in which life of it; none before it was reached.
     pub fn mark(&self) -> Option<(Epoch, Position)> {
-        let epoch = self.inner.shared.known_epoch()?;
-        let published = self.inner.shared.published.borrow();
-        Some((published.epoch.clone(), published.newest)).filter(|(now, _)| *now == epoch)
+        self.inner.shared.mark()
     }
 
     /// Changes with what [`Self::status`] answers.

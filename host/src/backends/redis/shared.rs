@@ -91,7 +91,13 @@ impl Shared {
 
     /// The epoch, once there is one.
     pub(super) fn known_epoch(&self) -> Option<Epoch> {
-        Some(self.epoch()).filter(|epoch| &*epoch.0 != NO_EPOCH)
+        self.mark().map(|(epoch, _)| epoch)
+    }
+
+    /// The epoch, and how far the log can be seen in it, once there is one.
+    pub(super) fn mark(&self) -> Option<(Epoch, Position)> {
+        let published = self.published.borrow();
+        Some((published.epoch.clone(), published.newest)).filter(|(epoch, _)| &*epoch.0 != NO_EPOCH)
     }
 
     pub(super) fn bounds(&self) -> Bounds {
