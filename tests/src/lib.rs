@@ -13,6 +13,7 @@ pub mod flights;
 pub mod guests;
 pub mod handwritten;
 pub mod host;
+pub mod impostor;
 pub mod meddler;
 pub mod model;
 pub mod native;
