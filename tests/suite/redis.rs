@@ -7,6 +7,7 @@ mod changes;
 mod chaos;
 mod faults;
 mod gone;
+mod group_reads;
 mod groups;
 mod log;
 
