@@ -10,6 +10,7 @@ mod gone;
 mod group_reads;
 mod groups;
 mod log;
+mod names;
 
 use std::sync::Arc;
 use std::time::Duration;
