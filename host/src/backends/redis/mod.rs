@@ -145,7 +145,10 @@ impl RedisLog {
         match tokio::time::timeout_at(deadline, self.inner.queue.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BackendError::Closed.into()),
-            Err(_) => return Err(shared.problem().into()),
+            Err(_) => {
+                let late = shared.late("appending: too many appends wait, for append_wait_ms_max");
+                return Err(late.into());
+            }
         }
         answer.await.unwrap_or(Err(BackendError::Closed.into()))
     }

@@ -163,4 +163,10 @@ impl Shared {
         let problem = self.status.borrow().problem.clone();
         problem.unwrap_or_else(|| remote(RemoteFault::Unreachable, "the connection was lost"))
     }
+
+    /// Why something was not done in its time. A log that serves all the while was only too slow.
+    pub(super) fn late(&self, doing: &str) -> BackendError {
+        let problem = self.status.borrow().problem.clone();
+        problem.unwrap_or_else(|| remote(RemoteFault::Timeout, doing))
+    }
 }
