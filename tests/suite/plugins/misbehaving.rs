@@ -363,6 +363,7 @@ fn every_guest_has_a_test() {
     let tests: String = [
         "plugins/misbehaving.rs",
         "plugins/grants.rs",
+        "cache/tail.rs",
         "envelope.rs",
         "registry.rs",
         "state/versions.rs",
