@@ -65,6 +65,7 @@ impl HostBuilder {
             state_expired_keep: config.state_expired_keep(),
             wal_bytes_soft_max: config.wal_bytes_soft_max,
             wal_bytes_hard_max: config.wal_bytes_hard_max,
+            channels: self.channel_limits(),
             clock: Arc::clone(&self.clock),
             log: if self.config.serve.log.is_some() { LogPlace::Elsewhere } else { LogPlace::Own },
             ..SqliteOptions::new(&self.config.serve.data)
@@ -192,9 +193,18 @@ impl HostBuilder {
     }
 
     /// Where channels are kept. They are each host's own, whether its log is shared or not.
-    pub(super) fn channels(&self, _store: &SqliteStore) -> Arc<dyn ChannelStore> {
+    pub(super) fn channels(&self, store: &SqliteStore) -> Arc<dyn ChannelStore> {
+        match self.config.channels.store {
+            ChannelsStore::Durable => Arc::new(store.clone()),
+            ChannelsStore::Memory => {
+                Arc::new(MemoryChannels::new(self.channel_limits(), Arc::clone(&self.clock)))
+            }
+        }
+    }
+
+    fn channel_limits(&self) -> ChannelLimits {
         let config = &self.config.channels;
-        let limits = ChannelLimits {
+        ChannelLimits {
             processes_max: config.processes_max,
             channels_max: config.channels_max,
             observers_max: config.process_observers_max,
@@ -215,12 +225,6 @@ impl HostBuilder {
             subscriber_entries_max: config.channel_subscriber_entries_max,
             subscribers_max: config.channel_subscribers_max,
             keep: config.channel_keep(),
-        };
-        match config.store {
-            // THE ONE PLACE: `Durable` is to answer the SQLite store, opened with these limits.
-            ChannelsStore::Durable | ChannelsStore::Memory => {
-                Arc::new(MemoryChannels::new(limits, Arc::clone(&self.clock)))
-            }
         }
     }
 

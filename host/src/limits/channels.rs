@@ -80,6 +80,11 @@ pub const PROCESS_LIST_DEFAULT: usize = 100;
 pub const PROCESS_LIST_MAX: usize = 1_000;
 /// Processes that one page looks at for those that the caller may see. A page may be shorter for it, and has a next one.
 pub const PROCESS_LIST_LOOKS_MAX: usize = 1_000;
+/// Processes whose records the embedded store keeps in memory; others are read again.
+pub const CHANNEL_RECORDS_CACHED_MAX: usize = 20_000;
+/// Entries and bytes of removed channels that are deleted in one transaction.
+pub const CHANNEL_PURGE_ENTRIES: usize = 1_000;
+pub const CHANNEL_PURGE_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_BATCH_BYTES_CEILING, "the default is possible");
 const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");
