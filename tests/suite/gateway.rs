@@ -11,6 +11,7 @@ mod changes;
 mod changes_ends;
 mod changes_gate;
 mod changes_slow;
+mod channels;
 mod connections;
 mod deciding;
 mod documents;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::causal::in_senders_order;
+use super::counts;
 use super::entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::limiter::Limiters;
@@ -164,6 +165,13 @@ impl Router {
     /// Appends entries of one sender: all or none, one behind the other. Checked in this order: their size, the channel,
     /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds.
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
+        let sizes: Vec<usize> = append.entries.iter().map(NewEntry::bytes).collect();
+        let answer = self.take_in(id, append).await;
+        counts::answered(&sizes, &answer);
+        answer
+    }
+
+    async fn take_in(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
         check_entries(&append.entries, &self.inner.limits)?;
         let live = self.inner.store.tails().attach(id);
         let head = self.head(&live).await?;
@@ -202,6 +210,9 @@ impl Router {
         let deadline = Instant::now() + self.inner.limits.hold;
         let mut changed = live.watch();
         let place = Place::take(&self.inner, (id.clone(), append.who.clone(), epoch));
+        if place.is_some() {
+            counts::held();
+        }
         loop {
             changed.mark_unchanged();
             let head = self.head(live).await?;
@@ -268,11 +279,16 @@ impl Router {
         loop {
             changed.mark_unchanged();
             let page = self.read_after(id, by, index, limit).await?;
-            let grows = match live.head() {
-                Some(head) => head.process.closed.is_none() && !head.channel.is_ended(&head.process),
-                None => true,
-            };
-            if !page.entries.is_empty() || !grows {
+            let head = self.head(&live).await?;
+            let grows = head.process.closed.is_none() && !head.channel.is_ended(&head.process);
+            if !page.entries.is_empty() {
+                return Ok(page);
+            }
+            if !grows {
+                // What came between the two looks is not left out.
+                if head.channel.newest > page.newest {
+                    continue;
+                }
                 return Ok(page);
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
