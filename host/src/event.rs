@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::limits::{EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, TENANT_BYTES_MAX};
@@ -50,7 +51,8 @@ impl fmt::Debug for TenantId {
 }
 
 /// A place in the event stream. The first event has position 1; 0 stands before all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Position(pub u64);
 
 impl Position {
@@ -107,7 +109,8 @@ impl FromStr for Cursor {
 }
 
 /// Microseconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Micros(pub i64);
 
 impl Micros {

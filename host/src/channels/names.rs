@@ -11,18 +11,15 @@ use crate::limits::{CHANNEL_NAME_BYTES_MAX, PARTY_BYTES_MAX, PROCESS_NAME_BYTES_
 
 /// The name of a process, unique in its tenant: 1 to 128 of `a-z A-Z 0-9 . : -`, beginning with a letter or digit. It has
 /// no `_`, so that a channel's id is taken apart in one way only.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessName(Arc<str>);
 
 /// The name of a channel, unique in its process: 1 to 64 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
 /// Whoever takes part: the name of a credential. 1 to 256 bytes without control characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Party(Arc<str>);
 
 /// One process of one tenant.
@@ -120,8 +117,14 @@ impl fmt::Display for ChannelId {
     }
 }
 
-macro_rules! checked_when_read {
+macro_rules! as_text {
     ($($name:ident),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let name = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
@@ -131,4 +134,4 @@ macro_rules! checked_when_read {
     )*};
 }
 
-checked_when_read!(ProcessName, ChannelName, Party);
+as_text!(ProcessName, ChannelName, Party);

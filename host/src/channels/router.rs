@@ -174,7 +174,10 @@ impl Router {
         if self.inner.limits.rate_limited {
             let taken =
                 self.inner.limiters.take(&id.process, &append.who, append.entries.len(), &self.inner.limits);
-            taken.inspect_err(|_| drop(self.inner.denied.fetch_add(1, Ordering::Relaxed)))?;
+            if taken.is_err() {
+                self.inner.denied.fetch_add(1, Ordering::Relaxed);
+            }
+            taken?;
         }
         match self.inner.store.append(id, append.clone()).await {
             Err(ChannelError::Gap { expected, sequence, .. })

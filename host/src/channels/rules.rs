@@ -169,7 +169,7 @@ fn add_channel(
 
 /// Makes a process, or finds that it is there. The same request again answers what is there; another one is refused.
 /// `of_tenant` counts the tenant's processes.
-pub fn create(
+pub(crate) fn create(
     known: Option<&ProcessView>,
     new: NewProcess,
     of_tenant: u64,
@@ -234,7 +234,7 @@ fn needs(view: &ProcessView, by: &Actor, executor_too: bool, needed: &'static st
 }
 
 /// Carries a change out on a record. False: it is so already, and nothing has changed.
-pub fn change(
+pub(crate) fn change(
     view: &mut ProcessView,
     by: &Actor,
     change: Change,
@@ -309,12 +309,12 @@ fn assign(view: &mut ProcessView, executor: Option<&Party>) {
 }
 
 /// Who may read a channel.
-pub fn may_read(head: &Head, who: &Party) -> Result<Role> {
+pub(super) fn may_read(head: &Head, who: &Party) -> Result<Role> {
     head.role(who).ok_or_else(|| refused(head, who))
 }
 
 /// Who may append to a channel, and in which epoch.
-pub fn may_append(head: &Head, who: &Party, epoch: Option<u32>) -> Result<u32> {
+pub(super) fn may_append(head: &Head, who: &Party, epoch: Option<u32>) -> Result<u32> {
     let role = may_read(head, who)?;
     let process = || head.process.name.to_string();
     let Some(now) = role.epoch() else {
@@ -342,7 +342,7 @@ fn refused(head: &Head, who: &Party) -> ChannelError {
 }
 
 /// Refuses what no channel takes, before anybody is asked.
-pub fn check_entries(entries: &[NewEntry], limits: &ChannelLimits) -> Result<()> {
+pub(super) fn check_entries(entries: &[NewEntry], limits: &ChannelLimits) -> Result<()> {
     let within = |limit, what, asked: usize, max: usize| {
         if asked <= max {
             return Ok(());
@@ -377,7 +377,7 @@ pub fn check_entries(entries: &[NewEntry], limits: &ChannelLimits) -> Result<()>
 }
 
 /// Says what an append does. `process_bytes` is what all channels of the process hold.
-pub fn append(
+pub(crate) fn append(
     head: &Head,
     append: &Append,
     process_bytes: u64,

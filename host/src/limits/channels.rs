@@ -63,6 +63,11 @@ pub const CHANNEL_KEEP: Duration = Duration::from_secs(24 * 3_600);
 /// How often processes are looked for whose time is over, and how many go in one transaction.
 pub const CHANNEL_SWEEP: Duration = Duration::from_secs(10);
 pub const CHANNEL_SWEEP_PROCESSES_MAX: usize = 100;
+/// Processes whose records the embedded store keeps in memory; others are read again.
+pub const CHANNEL_RECORDS_CACHED_MAX: usize = 20_000;
+/// Entries and bytes of removed channels that are deleted in one transaction.
+pub const CHANNEL_PURGE_ENTRIES: usize = 1_000;
+pub const CHANNEL_PURGE_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");
 const _: () =

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::changes::Changes;
+use super::channels::Book;
 use super::database::{backend, meta, set_meta, signed};
 use super::dedup::DedupWindow;
 use super::event_rows::Text;
@@ -79,6 +80,7 @@ pub(super) struct Committer {
     pub(super) watched: Arc<Watched>,
     pub(super) keyed_limits: KeyedLimits,
     pub(super) changes: Changes,
+    pub(super) book: Book,
     /// Where emitted events go.
     pub(super) log: LogPlace,
     /// As of the last commit.
@@ -144,6 +146,7 @@ impl Committer {
                 entries_max: options.keyed_state_entries_max,
             },
             log: options.log,
+            book: Book::default(),
             changes: Changes::new(shared.scopes(), options.change_stream_events_max),
             committed: counters,
             group: Group::default(),
@@ -192,7 +195,8 @@ impl Committer {
             let room = items < GROUP_ITEMS_MAX && bytes < GROUP_BYTES_MAX;
             next = if room { requests.try_recv().ok() } else { None };
         }
-        match self.write_counters().and_then(|()| self.execute("COMMIT")) {
+        let written = self.write_channels().and_then(|()| self.write_counters());
+        match written.and_then(|()| self.execute("COMMIT")) {
             Ok(()) => {
                 self.step(CommitStep::Synced);
                 self.publish();
@@ -268,6 +272,7 @@ impl Committer {
                 answer!(Answer::Unit, reply, self.mark_log(&epoch, newest));
             }
             Request::Group(request) => self.apply_to_group(request)?,
+            Request::Channel(request) => self.apply_to_channels(request)?,
             Request::Close { reply } => {
                 requests.close();
                 self.group.answers.push(Answer::Closed(reply));
@@ -318,6 +323,7 @@ impl Committer {
         self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
         let revision = Revision(self.counters.revision);
         self.shared.watches.group_ends(revision, group.changes, group.catalog_changed);
+        self.book.publish(&self.shared.channel_tails);
         self.window.trim(self.counters.trimmed);
         self.window.shrink();
         self.step(CommitStep::Published);
@@ -345,6 +351,7 @@ impl Committer {
         self.tenants = self.shared.all_tenants();
         self.catalog = self.shared.catalog();
         self.changes.reset(self.shared.scopes());
+        self.book.reset();
         let error = backend(error);
         tracing::error!(error.kind = error.code(), error.blame = "host", %error, requests = group.answers.len() + 1, "a group commit failed");
         for answer in group.answers {

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::channels::ChannelRequest;
 use super::keyed_state::ExpiredAge;
 use super::readers::ReaderWatch;
 use super::request::Request;
@@ -131,6 +132,7 @@ impl Keeper {
                 self.apply_retention();
                 self.purge_tombstones();
                 self.purge_expired();
+                self.purge_channels();
             }
         }
     }
@@ -221,6 +223,30 @@ impl Keeper {
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(error.kind = error.code(), error.blame = "host", %error, "expired keyed state could not be removed");
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Entries of channels that were removed.
+    fn purge_channels(&self) {
+        loop {
+            let garbage = self.conn.prepare_cached("SELECT EXISTS(SELECT 1 FROM channel_garbage)");
+            let garbage = garbage.and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+            // The next look is a second away.
+            if !garbage.unwrap_or(false) {
+                return;
+            }
+            let (reply, answer) = oneshot::channel();
+            if !self.ask(Request::Channel(ChannelRequest::Purge { reply })) {
+                return;
+            }
+            match answer.blocking_recv() {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error.kind = error.code(), error.blame = "host", %error, "entries of removed channels could not be deleted");
                     return;
                 }
                 Err(_) => return,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::channels::ChannelLimits;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::limits::{
@@ -115,6 +116,8 @@ pub struct SqliteOptions {
     pub state_expired_keep: Duration,
     pub wal_bytes_soft_max: u64,
     pub wal_bytes_hard_max: u64,
+    /// Bounds of processes and their channels.
+    pub channels: ChannelLimits,
     pub clock: Arc<dyn Clock>,
     pub observer: Option<StepObserver>,
 }
@@ -139,6 +142,7 @@ impl SqliteOptions {
             state_expired_keep: STATE_EXPIRED_KEEP,
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
+            channels: ChannelLimits::default(),
             clock: Arc::new(SystemClock),
             observer: None,
         }

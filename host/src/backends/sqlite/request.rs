@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use super::channels::{ChannelRequest, Deferred};
 use super::keyed_state::ExpiredAge;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, OutboxDone, TaskId};
 use crate::error::BackendError;
@@ -97,6 +98,7 @@ pub(super) enum Request {
         reply: Sender<(), BackendError>,
     },
     Group(GroupRequest),
+    Channel(ChannelRequest),
     /// Takes no more requests, finishes those that wait, and ends the thread.
     Close {
         reply: oneshot::Sender<()>,
@@ -127,6 +129,7 @@ impl Request {
                 1 + write.tried.len() + write.dead.len(),
                 write.dead.iter().map(|dead| dead.event.bytes()).sum(),
             ),
+            Self::Channel(request) => request.weight(),
             Self::SettleOutbox { done, .. } => (1 + done.carried.len() + done.refused.len(), 0),
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
@@ -152,6 +155,7 @@ pub(super) enum Answer {
     GroupDone(Sender<(), GroupError>, Result<(), GroupError>),
     Unit(Sender<(), BackendError>, Result<(), BackendError>),
     Count(Sender<u64, BackendError>, Result<u64, BackendError>),
+    Channel(Deferred),
     Closed(oneshot::Sender<()>),
 }
 
@@ -169,6 +173,7 @@ impl Answer {
             Self::GroupDone(reply, result) => drop(reply.send(result)),
             Self::Unit(reply, result) => drop(reply.send(result)),
             Self::Count(reply, result) => drop(reply.send(result)),
+            Self::Channel(deferred) => deferred.send(),
             Self::Closed(reply) => drop(reply.send(())),
         }
     }
@@ -187,6 +192,7 @@ impl Answer {
             Self::GroupDone(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Unit(reply, _) => drop(reply.send(Err(error))),
             Self::Count(reply, _) => drop(reply.send(Err(error))),
+            Self::Channel(deferred) => deferred.fail(error),
             Self::Closed(reply) => drop(reply.send(())),
         }
     }
@@ -221,6 +227,7 @@ impl Request {
                 | GroupRequest::Seek { reply, .. }
                 | GroupRequest::Remove { reply, .. },
             ) => drop(reply.send(Err(error.into()))),
+            Self::Channel(request) => request.fail(&error),
             Self::Close { reply } => drop(reply.send(())),
         }
     }

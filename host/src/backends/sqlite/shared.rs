@@ -13,6 +13,7 @@ use super::database::{meta, newest};
 use super::options::SqliteOptions;
 use super::outbox::OutboxCounts;
 use super::watches::Watches;
+use crate::channels::{ChannelLimits, Tails};
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, Revision, TenantId};
 use crate::streams::{Bounds, ChangeScopes, Tail};
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) tail: Tail,
     pub(super) watches: Watches,
     pub(super) last_changed: LastChanged,
+    pub(super) channel_tails: Tails,
+    pub(super) channel_limits: ChannelLimits,
     newest: AtomicU64,
     trimmed: AtomicU64,
     tenants: RwLock<Tenants>,
@@ -73,6 +76,8 @@ impl Shared {
             tail: Tail::with_bytes_max(Position(newest), appended, options.tail_bytes_max),
             watches: Watches::new(Revision(revision(conn)?)),
             last_changed: LastChanged::new(Revision(revision(conn)?)),
+            channel_tails: Tails::default(),
+            channel_limits: options.channels.clone(),
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

@@ -1,0 +1,529 @@
+//! Channels as rows: processes and channels as JSON records, entries by channel and position.
+//!
+//! The committer keeps the records that it has worked with. An append writes its entries at once and its channel's record
+//! once per transaction, however many appends the transaction has.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::oneshot;
+
+use super::channel_reads::{find_repeat, load_process};
+use super::committer::{Committer, Stop};
+use super::database::{backend, signed, unsigned};
+use super::request::Answer;
+use super::shared::to_json;
+use crate::backends::memory::repeated;
+use crate::channels::{
+    Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head, NewProcess,
+    Outcomed, ProcessId, ProcessView, Tails, WhenFull, append, change, create,
+};
+use crate::error::BackendError;
+use crate::event::{Micros, Position};
+use crate::limits::{
+    CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_RECORDS_CACHED_MAX, CHANNEL_SWEEP_PROCESSES_MAX,
+};
+
+/// What channels add to the schema. Entries of a channel that was removed go little by little: it is in `channel_garbage`
+/// until they are gone.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE processes(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, name TEXT NOT NULL, process TEXT NOT NULL,
+  closed_at INTEGER, UNIQUE(tenant, name));
+CREATE INDEX processes_closed ON processes(closed_at) WHERE closed_at IS NOT NULL;
+CREATE TABLE channels(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, process INTEGER NOT NULL, name TEXT NOT NULL, channel TEXT NOT NULL,
+  UNIQUE(process, name));
+CREATE TABLE channel_entries(
+  channel INTEGER NOT NULL, position INTEGER NOT NULL, sender TEXT NOT NULL, epoch INTEGER NOT NULL,
+  sequence INTEGER NOT NULL, reply INTEGER, at INTEGER NOT NULL, type TEXT NOT NULL, bytes INTEGER NOT NULL,
+  error TEXT, payload BLOB, PRIMARY KEY(channel, position)) WITHOUT ROWID;
+CREATE TABLE channel_garbage(channel INTEGER PRIMARY KEY);
+";
+
+type Sender<T> = oneshot::Sender<Result<T, ChannelError>>;
+type Written<T> = Result<T, Stop<ChannelError>>;
+
+/// What channels ask for.
+#[derive(Debug)]
+pub(super) enum ChannelRequest {
+    Create {
+        new: Box<NewProcess>,
+        reply: Sender<(ProcessView, bool)>,
+    },
+    Change {
+        process: ProcessId,
+        by: Actor,
+        change: Box<Change>,
+        reply: Sender<ProcessView>,
+    },
+    Append {
+        channel: ChannelId,
+        append: Append,
+        reply: Sender<Vec<Appended>>,
+    },
+    Remove {
+        process: ProcessId,
+        reply: Sender<bool>,
+    },
+    Expire {
+        closed_before: Micros,
+        reply: Sender<usize>,
+    },
+    /// Deletes some entries of channels that were removed. Answers whether there are more.
+    Purge {
+        reply: Sender<bool>,
+    },
+}
+
+impl ChannelRequest {
+    /// What it adds to a transaction: (entries, bytes).
+    pub(super) fn weight(&self) -> (usize, usize) {
+        match self {
+            Self::Append { append, .. } => {
+                (append.entries.len(), append.entries.iter().map(crate::channels::NewEntry::bytes).sum())
+            }
+            Self::Purge { .. } => (CHANNEL_PURGE_ENTRIES, 0),
+            Self::Expire { .. } => (CHANNEL_SWEEP_PROCESSES_MAX, 0),
+            _ => (1, 0),
+        }
+    }
+
+    /// The answer that its transaction could not even begin.
+    pub(super) fn fail(self, error: &BackendError) {
+        let error = ChannelError::Backend(error.clone());
+        match self {
+            Self::Create { reply, .. } => drop(reply.send(Err(error))),
+            Self::Change { reply, .. } => drop(reply.send(Err(error))),
+            Self::Append { reply, .. } => drop(reply.send(Err(error))),
+            Self::Remove { reply, .. } | Self::Purge { reply } => drop(reply.send(Err(error))),
+            Self::Expire { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// An answer of any kind that waits for its transaction. It is told what the transaction failed with, if it did.
+pub(super) struct Deferred(Box<dyn FnOnce(Option<BackendError>) + Send>);
+
+impl fmt::Debug for Deferred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Deferred")
+    }
+}
+
+impl Deferred {
+    fn new<T: Send + 'static>(reply: Sender<T>, result: Result<T, ChannelError>) -> Self {
+        // Who has gone away is not waited for: what was written stays.
+        Self(Box::new(move |failed| drop(reply.send(failed.map_or(result, |error| Err(error.into()))))))
+    }
+
+    pub(super) fn send(self) {
+        (self.0)(None);
+    }
+
+    pub(super) fn fail(self, error: BackendError) {
+        (self.0)(Some(error));
+    }
+}
+
+/// The records that the committer has worked with, and what their followers will be told.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    open: HashMap<ProcessId, Open>,
+    /// Processes with records that are to be written in this transaction.
+    dirty: Vec<ProcessId>,
+    told: Vec<Told>,
+}
+
+/// A process in memory.
+#[derive(Debug)]
+struct Open {
+    number: i64,
+    view: ProcessView,
+    /// Of the channels, in their order.
+    numbers: Vec<i64>,
+    /// Which channels' records are to be written.
+    dirty: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum Told {
+    Appended(ChannelId, Head, Vec<Arc<Entry>>),
+    Changed(ProcessId, ProcessView),
+    Removed(ProcessId),
+}
+
+impl Book {
+    /// After the commit.
+    pub(super) fn publish(&mut self, tails: &Tails) {
+        for told in self.told.drain(..) {
+            match told {
+                Told::Appended(id, head, entries) => tails.appended(&id, head, &entries),
+                Told::Changed(id, view) => tails.changed(&id, &view),
+                Told::Removed(id) => tails.removed(&id),
+            }
+        }
+        if self.open.len() > CHANNEL_RECORDS_CACHED_MAX {
+            self.open.clear();
+        }
+    }
+
+    /// Nothing of the transaction has happened.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    fn tell_appended(&mut self, id: &ChannelId, head: Head, entries: Vec<Arc<Entry>>) {
+        if let Some(Told::Appended(last, known, before)) = self.told.last_mut()
+            && last == id
+        {
+            before.extend(entries);
+            *known = head;
+            return;
+        }
+        self.told.push(Told::Appended(id.clone(), head, entries));
+    }
+}
+
+fn unknown(id: &ProcessId) -> ChannelError {
+    ChannelError::ProcessUnknown { process: id.to_string() }
+}
+
+fn unknown_channel(id: &ChannelId) -> ChannelError {
+    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
+}
+
+impl Committer {
+    /// Carries out what channels ask for. An error means that the whole transaction fails.
+    pub(super) fn apply_to_channels(&mut self, request: ChannelRequest) -> rusqlite::Result<()> {
+        match request {
+            ChannelRequest::Create { new, reply } => {
+                let result = self.create_process(*new);
+                self.defer(reply, result)
+            }
+            ChannelRequest::Change { process, by, change, reply } => {
+                let result = self.change_process(&process, &by, *change);
+                self.defer(reply, result)
+            }
+            ChannelRequest::Append { channel, append, reply } => {
+                let result = self.append_to_channel(&channel, &append);
+                self.defer(reply, result)
+            }
+            ChannelRequest::Remove { process, reply } => {
+                let result = self.remove_process(&process);
+                self.defer(reply, result)
+            }
+            ChannelRequest::Expire { closed_before, reply } => {
+                let result = self.expire_processes(closed_before);
+                self.defer(reply, result)
+            }
+            ChannelRequest::Purge { reply } => {
+                let result = self.purge_entries();
+                self.defer(reply, result)
+            }
+        }
+    }
+
+    fn defer<T: Send + 'static>(&mut self, reply: Sender<T>, result: Written<T>) -> rusqlite::Result<()> {
+        let result = match result {
+            Ok(done) => Ok(done),
+            Err(Stop::Refused(refused)) => Err(refused),
+            Err(Stop::Storage(error)) => {
+                drop(reply.send(Err(backend(&error).into())));
+                return Err(error);
+            }
+        };
+        self.note_answer(Answer::Channel(Deferred::new(reply, result)));
+        Ok(())
+    }
+
+    /// A process in memory; read when it is not.
+    fn open_process(&mut self, id: &ProcessId) -> rusqlite::Result<Option<&mut Open>> {
+        if !self.book.open.contains_key(id) {
+            let Some((number, process)) = load_process(&self.conn, id)? else { return Ok(None) };
+            let (numbers, channels) = process.channels.into_iter().unzip();
+            let view = ProcessView { process: Arc::new(process.process), channels };
+            self.book.open.insert(id.clone(), Open { number, view, numbers, dirty: Vec::new() });
+        }
+        Ok(self.book.open.get_mut(id))
+    }
+
+    fn create_process(&mut self, new: NewProcess) -> Written<(ProcessView, bool)> {
+        let id = new.id.clone();
+        let known = self.open_process(&id)?.map(|open| open.view.clone());
+        let of_tenant: i64 = match known {
+            Some(_) => 0,
+            None => self
+                .conn
+                .prepare_cached("SELECT count(*) FROM processes WHERE tenant = ?1")?
+                .query_row([id.tenant.as_str()], |row| row.get(0))?,
+        };
+        let limits = &self.shared.channel_limits;
+        let made = create(known.as_ref(), new, unsigned(of_tenant), self.clock.now(), limits);
+        match (made.map_err(Stop::Refused)?, known) {
+            (Some(view), _) => {
+                self.conn
+                    .prepare_cached("INSERT INTO processes(tenant, name, process) VALUES (?1, ?2, ?3)")?
+                    .execute((id.tenant.as_str(), id.name.as_str(), to_json(&*view.process)?))?;
+                let number = self.conn.last_insert_rowid();
+                let mut numbers = Vec::with_capacity(view.channels.len());
+                for channel in &view.channels {
+                    numbers.push(insert_channel(&self.conn, number, channel)?);
+                }
+                self.book.open.insert(id, Open { number, view: view.clone(), numbers, dirty: Vec::new() });
+                Ok((view, true))
+            }
+            (None, Some(known)) => Ok((known, false)),
+            // What is the same as before was there before.
+            (None, None) => Err(Stop::Refused(unknown(&id))),
+        }
+    }
+
+    fn change_process(&mut self, id: &ProcessId, by: &Actor, asked: Change) -> Written<ProcessView> {
+        let (now, shared) = (self.clock.now(), Arc::clone(&self.shared));
+        let open = self.open_process(id)?.ok_or_else(|| Stop::Refused(unknown(id)))?;
+        let mut view = open.view.clone();
+        if !change(&mut view, by, asked, now, &shared.channel_limits).map_err(Stop::Refused)? {
+            return Ok(view);
+        }
+        let (number, known) = (open.number, open.view.channels.clone());
+        let mut added = None;
+        for (at, channel) in view.channels.iter().enumerate() {
+            match known.get(at) {
+                None => added = Some(insert_channel(&self.conn, number, channel)?),
+                Some(before) if Arc::ptr_eq(before, channel) => {}
+                Some(_) => self.mark_dirty(id, at),
+            }
+        }
+        let closed_at = view.process.closed.as_ref().map(|closed| closed.at.0);
+        self.conn
+            .prepare_cached("UPDATE processes SET process = ?2, closed_at = ?3 WHERE id = ?1")?
+            .execute((number, to_json(&*view.process)?, closed_at))?;
+        if let Some(open) = self.book.open.get_mut(id) {
+            open.numbers.extend(added);
+            open.view = view.clone();
+        }
+        self.book.told.push(Told::Changed(id.clone(), view.clone()));
+        Ok(view)
+    }
+
+    fn mark_dirty(&mut self, id: &ProcessId, at: usize) {
+        let Book { open, dirty, .. } = &mut self.book;
+        let Some(open) = open.get_mut(id) else { return };
+        if open.dirty.is_empty() {
+            dirty.push(id.clone());
+        }
+        if !open.dirty.contains(&at) {
+            open.dirty.push(at);
+        }
+    }
+
+    /// Entries go behind what the channel has. Used by clients and, in the commit of a task, by processors.
+    pub(super) fn append_to_channel(&mut self, id: &ChannelId, asked: &Append) -> Written<Vec<Appended>> {
+        let (now, shared) = (self.clock.now(), Arc::clone(&self.shared));
+        let open = self.open_process(&id.process)?.ok_or_else(|| Stop::Refused(unknown_channel(id)))?;
+        let head = open.view.head(&id.name).map_err(Stop::Refused)?;
+        let bytes = open.view.bytes();
+        let at = open.view.channels.iter().position(|known| known.name == id.name);
+        let Some((at, number)) = at.and_then(|at| Some((at, *open.numbers.get(at)?))) else {
+            return Err(Stop::Refused(unknown_channel(id)));
+        };
+        let planned = append(&head, asked, bytes, now, &shared.channel_limits).map_err(Stop::Refused)?;
+        let mut answers = Vec::with_capacity(planned.outcomes.len());
+        let mut new: Vec<Arc<Entry>> = Vec::with_capacity(planned.outcomes.len());
+        // Nothing is written before everything is known to be taken.
+        for outcome in planned.outcomes {
+            answers.push(match outcome {
+                Outcomed::New(entry) => {
+                    let (position, epoch, sequence) = (entry.position, entry.epoch, entry.sequence);
+                    new.push(entry);
+                    Appended { position, epoch, sequence, repeated: false }
+                }
+                Outcomed::Repeat { index, epoch, sequence } => {
+                    let mut before = new.iter().filter(|entry| entry.sequence == sequence);
+                    let first = match before.next() {
+                        Some(entry) => Some(Arc::clone(entry)),
+                        None => find_repeat(&self.conn, number, &asked.who, epoch, sequence)?.map(Arc::new),
+                    };
+                    repeated(first.as_deref(), asked, (index, epoch, sequence)).map_err(Stop::Refused)?
+                }
+            });
+        }
+        if new.is_empty() {
+            return Ok(answers);
+        }
+        for entry in &new {
+            insert_entry(&self.conn, number, entry)?;
+        }
+        let mut channel = planned.channel;
+        if !planned.excess.is_none() {
+            let (entries, bytes) = oldest(&self.conn, number, channel.hot, planned.excess)?;
+            match channel.options.full {
+                WhenFull::Archive => channel.archive(entries, bytes),
+                WhenFull::DropOldest | WhenFull::Reject => {
+                    drop_oldest(&self.conn, number, &mut channel, entries, bytes)?
+                }
+            }
+        }
+        let over = channel.archive_bytes.saturating_sub(shared.channel_limits.archive_bytes_max);
+        if over > 0 {
+            let (entries, bytes) =
+                oldest(&self.conn, number, channel.oldest, Excess { entries: 0, bytes: over })?;
+            drop_oldest(&self.conn, number, &mut channel, entries, bytes)?;
+        }
+        let channel = Arc::new(channel);
+        self.mark_dirty(&id.process, at);
+        if let Some(open) = self.book.open.get_mut(&id.process) {
+            open.view.channels[at] = Arc::clone(&channel);
+        }
+        self.book.tell_appended(id, Head { process: head.process, channel }, new);
+        Ok(answers)
+    }
+
+    fn remove_process(&mut self, id: &ProcessId) -> Written<bool> {
+        let number: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT id FROM processes WHERE tenant = ?1 AND name = ?2")?
+            .query_row((id.tenant.as_str(), id.name.as_str()), |row| row.get(0))
+            .optional()?;
+        let Some(number) = number else { return Ok(false) };
+        for sql in [
+            "INSERT INTO channel_garbage(channel) SELECT id FROM channels WHERE process = ?1",
+            "DELETE FROM channels WHERE process = ?1",
+            "DELETE FROM processes WHERE id = ?1",
+        ] {
+            self.conn.prepare_cached(sql)?.execute([number])?;
+        }
+        self.book.open.remove(id);
+        self.book.dirty.retain(|dirty| dirty != id);
+        self.book.told.push(Told::Removed(id.clone()));
+        Ok(true)
+    }
+
+    fn expire_processes(&mut self, closed_before: Micros) -> Written<usize> {
+        let gone = {
+            let mut statement = self.conn.prepare_cached(
+                "SELECT tenant, name FROM processes WHERE closed_at < ?1 ORDER BY closed_at LIMIT ?2",
+            )?;
+            let rows = statement.query_map(
+                (closed_before.0, i64::try_from(CHANNEL_SWEEP_PROCESSES_MAX).unwrap_or(i64::MAX)),
+                |row| super::channel_reads::process_id(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?),
+            )?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()?
+        };
+        for id in &gone {
+            self.remove_process(id)?;
+        }
+        Ok(gone.len())
+    }
+
+    fn purge_entries(&mut self) -> Written<bool> {
+        let garbage: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT channel FROM channel_garbage LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        let Some(channel) = garbage else { return Ok(false) };
+        let share = Excess { entries: CHANNEL_PURGE_ENTRIES as u64, bytes: u64::MAX };
+        let (entries, until) = {
+            let mut statement = self.conn.prepare_cached(
+                "SELECT position, bytes FROM channel_entries WHERE channel = ?1 ORDER BY position LIMIT ?2",
+            )?;
+            let mut rows = statement.query((channel, signed(share.entries)))?;
+            let (mut entries, mut bytes, mut until) = (0, 0, 0);
+            while let Some(row) = rows.next()? {
+                entries += 1;
+                until = row.get(0)?;
+                bytes += unsigned(row.get(1)?);
+                if bytes >= CHANNEL_PURGE_BYTES {
+                    break;
+                }
+            }
+            (entries, until)
+        };
+        if entries == 0 {
+            self.conn.prepare_cached("DELETE FROM channel_garbage WHERE channel = ?1")?.execute([channel])?;
+        } else {
+            delete_until(&self.conn, channel, until)?;
+        }
+        Ok(true)
+    }
+
+    /// Writes the records that have changed. The last step of a transaction.
+    pub(super) fn write_channels(&mut self) -> rusqlite::Result<()> {
+        let dirty = std::mem::take(&mut self.book.dirty);
+        for id in dirty {
+            let Some(open) = self.book.open.get_mut(&id) else { continue };
+            for at in open.dirty.drain(..) {
+                self.conn
+                    .prepare_cached("UPDATE channels SET channel = ?2 WHERE id = ?1")?
+                    .execute((open.numbers[at], to_json(&*open.view.channels[at])?))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn insert_channel(conn: &Connection, process: i64, channel: &Channel) -> rusqlite::Result<i64> {
+    conn.prepare_cached("INSERT INTO channels(process, name, channel) VALUES (?1, ?2, ?3)")?.execute((
+        process,
+        channel.name.as_str(),
+        to_json(channel)?,
+    ))?;
+    Ok(conn.last_insert_rowid())
+}
+
+fn insert_entry(conn: &Connection, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO channel_entries(channel, position, sender, epoch, sequence, reply, at, type, bytes, error, payload)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?
+    .execute((
+        channel,
+        signed(entry.position.0),
+        entry.sender.as_str(),
+        entry.epoch,
+        signed(entry.sequence),
+        entry.in_reply_to.map(signed),
+        entry.at.0,
+        entry.entry_type.as_str(),
+        signed(entry.bytes() as u64),
+        entry.error.as_deref(),
+        entry.payload.as_deref(),
+    ))
+    .map(drop)
+}
+
+/// How many entries from a position on are as many as must go, and their bytes.
+fn oldest(conn: &Connection, channel: i64, from: Position, excess: Excess) -> rusqlite::Result<(u64, u64)> {
+    let mut statement = conn.prepare_cached(
+        "SELECT bytes FROM channel_entries WHERE channel = ?1 AND position >= ?2 ORDER BY position",
+    )?;
+    let mut rows = statement.query((channel, signed(from.0)))?;
+    let (mut entries, mut bytes) = (0, 0);
+    while entries < excess.entries || bytes < excess.bytes {
+        let Some(row) = rows.next()? else { break };
+        entries += 1;
+        bytes += unsigned(row.get(0)?);
+    }
+    Ok((entries, bytes))
+}
+
+fn drop_oldest(
+    conn: &Connection,
+    number: i64,
+    channel: &mut Channel,
+    entries: u64,
+    bytes: u64,
+) -> rusqlite::Result<()> {
+    channel.forget(entries, bytes);
+    delete_until(conn, number, signed(channel.oldest.0) - 1)
+}
+
+fn delete_until(conn: &Connection, channel: i64, position: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM channel_entries WHERE channel = ?1 AND position <= ?2")?
+        .execute((channel, position))
+        .map(drop)
+}
