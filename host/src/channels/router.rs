@@ -209,8 +209,7 @@ impl Router {
             let last = sender.map_or(0, |sender| sender.last);
             let over = head.process.closed.is_some() || sender.is_some_and(|sender| sender.ended.is_some());
             // Whatever else stands in its way now, the store says.
-            let ready =
-                last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
+            let ready = last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
             if ready || place.is_none() {
                 match self.inner.store.append(id, append.clone()).await {
                     Err(ChannelError::Gap { .. }) if place.is_some() => {}
