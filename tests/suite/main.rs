@@ -4,6 +4,7 @@ mod bad_host;
 mod batches;
 mod cache;
 mod changes;
+mod channels;
 mod checklist;
 mod checkpoints;
 mod cli;

@@ -188,7 +188,8 @@ impl Channel {
 
 impl Sender {
     pub fn seen(&self, sequence: u64) -> bool {
-        sequence <= self.last || self.ahead.iter().any(|(from, to)| (*from..=*to).contains(&sequence))
+        (1..=self.last).contains(&sequence)
+            || self.ahead.iter().any(|(from, to)| (*from..=*to).contains(&sequence))
     }
 
     /// The largest number that it has used.

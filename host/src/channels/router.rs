@@ -216,9 +216,11 @@ impl Router {
         loop {
             changed.mark_unchanged();
             let head = self.head(live).await?;
-            let last = head.channel.sender(&append.who, epoch).map_or(0, |sender| sender.last);
+            let sender = head.channel.sender(&append.who, epoch);
+            let last = sender.map_or(0, |sender| sender.last);
+            let over = head.process.closed.is_some() || sender.is_some_and(|sender| sender.ended.is_some());
             // Whatever else stands in its way now, the store says.
-            let ready = last + 1 >= sequence || may_append(&head, &append.who, Some(epoch)).is_err();
+            let ready = last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
             if ready || place.is_none() {
                 match self.inner.store.append(id, append.clone()).await {
                     Err(ChannelError::Gap { .. }) if place.is_some() => {}
@@ -278,17 +280,11 @@ impl Router {
         let mut changed = live.watch();
         loop {
             changed.mark_unchanged();
-            let page = self.read_after(id, by, index, limit).await?;
+            // Before the page: what is read after the end is all there is.
             let head = self.head(&live).await?;
             let grows = head.process.closed.is_none() && !head.channel.is_ended(&head.process);
-            if !page.entries.is_empty() {
-                return Ok(page);
-            }
-            if !grows {
-                // What came between the two looks is not left out.
-                if head.channel.newest > page.newest {
-                    continue;
-                }
+            let page = self.read_after(id, by, index, limit).await?;
+            if !page.entries.is_empty() || !grows {
                 return Ok(page);
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {

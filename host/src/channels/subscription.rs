@@ -183,6 +183,7 @@ impl Subscription {
             if !self.begun {
                 self.begun = true;
                 let (oldest, newest) = (head.channel.oldest, head.channel.newest);
+                self.caught_up = self.after >= newest;
                 return Ok(Some(Notice::Ready { after: self.after, oldest, newest }));
             }
             if let Some(notice) = self.lagged(&head) {
@@ -208,6 +209,7 @@ impl Subscription {
             };
             if let Some(last) = entries.last() {
                 self.after = last.position;
+                self.caught_up |= self.after >= head.channel.newest;
                 return Ok(Some(Notice::Entries(entries)));
             }
             self.caught_up = true;

@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod change_streams;
+pub mod channels;
 pub mod checkpoints;
 pub mod cluster;
 pub mod effects;
