@@ -13,6 +13,7 @@
 //! is what clients call; `tail` wakes those who follow.
 
 mod causal;
+mod counts;
 mod entry;
 mod error;
 mod limiter;
@@ -38,7 +39,7 @@ pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
 pub use router::{Begun, Router};
 pub use rules::{Actor, Append, Change, Excess, NewChannel, NewProcess, Outcomed, Planned};
-pub(crate) use rules::{append, change, create};
+pub(crate) use rules::{append, change, create, may_read};
 pub use subscription::{CloseReason, Notice, Now, Subscription, SubscriptionHandle};
 pub use tail::Tails;
 

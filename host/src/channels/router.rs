@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::causal::in_senders_order;
+use super::counts;
 use super::entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::limiter::Limiters;
@@ -177,6 +178,17 @@ impl Router {
     /// The same in two steps, for who has much under way at once: when the first one is over, the store has the entries,
     /// and takes nothing that comes after it earlier. The second one waits for its answer.
     pub async fn begin_append(&self, id: &ChannelId, append: Append) -> Result<Begun> {
+        let sizes: Vec<usize> = append.entries.iter().map(NewEntry::bytes).collect();
+        match self.take_in(id, append).await {
+            Ok(rest) => Ok(rest.inspect(move |answer| counts::answered(&sizes, answer)).boxed()),
+            Err(error) => {
+                counts::answered(&sizes, &Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_in(&self, id: &ChannelId, append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
         let live = self.inner.store.tails().attach(id);
         let head = self.head(&live).await?;
@@ -223,6 +235,9 @@ impl Router {
         let deadline = Instant::now() + self.inner.limits.hold;
         let mut changed = live.watch();
         let place = Place::take(&self.inner, (id.clone(), append.who.clone(), epoch));
+        if place.is_some() {
+            counts::held();
+        }
         loop {
             changed.mark_unchanged();
             let head = self.head(live).await?;

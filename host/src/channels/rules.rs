@@ -309,7 +309,7 @@ fn assign(view: &mut ProcessView, executor: Option<&Party>) {
 }
 
 /// Who may read a channel.
-pub(super) fn may_read(head: &Head, who: &Party) -> Result<Role> {
+pub(crate) fn may_read(head: &Head, who: &Party) -> Result<Role> {
     head.role(who).ok_or_else(|| refused(head, who))
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
+use super::counts;
 use super::entry::Entry;
 use super::error::ChannelError;
 use super::names::Party;
@@ -117,6 +118,7 @@ impl Ended {
     fn leave(&self, live: &Live) {
         if !self.left.swap(true, Ordering::AcqRel) {
             live.leave();
+            counts::follower_left();
         }
     }
 }
@@ -136,6 +138,7 @@ impl Subscription {
         after: Position,
         lag_max: u64,
     ) -> Self {
+        counts::follower_came();
         Self {
             changed: live.watch(),
             live,
@@ -290,6 +293,7 @@ impl Subscription {
         }
         self.caught_up = false;
         self.after = after;
+        counts::lagged(missed);
         Some(Notice::Lagged { resume_at: Position(after.0 + 1), missed, behind })
     }
 

@@ -16,6 +16,7 @@ mod body;
 mod candidates;
 mod changes;
 mod changes_follow;
+mod channels;
 mod cloudevents;
 mod cors;
 mod filters;
@@ -60,6 +61,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channels::Router as ChannelRouter;
 use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
 use crate::limits;
@@ -130,6 +132,7 @@ pub struct Services {
     pub hub: Hub,
     pub groups: Arc<dyn Groups>,
     pub presence: Arc<dyn Presence>,
+    pub channels: ChannelRouter,
     pub tables: Arc<dyn TableStore>,
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,

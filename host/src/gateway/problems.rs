@@ -1,6 +1,7 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
 mod backends;
+mod channels;
 mod groups;
 mod parts;
 mod presence;
@@ -50,8 +51,8 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 5] =
-    [GENERAL, streams::STREAMS, groups::GROUPS, presence::PRESENCE, backends::BACKENDS];
+const PARTS: [&[ProblemKind]; 6] =
+    [GENERAL, streams::STREAMS, groups::GROUPS, presence::PRESENCE, channels::CHANNELS, backends::BACKENDS];
 
 const GENERAL: &[ProblemKind] = &[
     // The request itself.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
-use millrace::backends::memory::MemoryPresence;
+use millrace::backends::memory::{MemoryChannels, MemoryPresence};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
+use millrace::channels::{ChannelLimits, Router};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
 use millrace::clock::{ManualClock, SystemClock};
 use millrace::error::BackendError;
@@ -62,24 +63,34 @@ impl Rig {
     }
 
     pub(super) async fn with(change: impl FnOnce(&mut GatewayOptions)) -> Self {
-        Self::custom(change, |_| {}, Arc::new(|| "millrace_test 1\n".into())).await
+        Self::with_channels(ChannelLimits::default(), change).await
+    }
+
+    /// With other bounds of channels.
+    pub(super) async fn with_channels(
+        limits: ChannelLimits,
+        change: impl FnOnce(&mut GatewayOptions),
+    ) -> Self {
+        Self::custom(change, |_| {}, Arc::new(|| "millrace_test 1\n".into()), limits).await
     }
 
     /// With a tail that keeps the newest batch only: who is behind it reads from the store.
     pub(super) async fn with_short_tail() -> Self {
         let no_metrics = Arc::new(String::new);
-        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, no_metrics).await
+        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, no_metrics, ChannelLimits::default()).await
     }
 
     /// Shows what was recorded on this thread. The edge of a test runs on it.
     pub(super) async fn with_metrics(handle: PrometheusHandle) -> Self {
-        Self::custom(|_| {}, |_| {}, Arc::new(move || handle.render())).await
+        let render = Arc::new(move || handle.render());
+        Self::custom(|_| {}, |_| {}, render, ChannelLimits::default()).await
     }
 
     async fn custom(
         change: impl FnOnce(&mut GatewayOptions),
         change_store: impl FnOnce(&mut SqliteOptions),
         metrics: Arc<dyn Fn() -> String + Send + Sync>,
+        channels: ChannelLimits,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the store");
         let mut sqlite = SqliteOptions::new(directory.path());
@@ -101,6 +112,7 @@ impl Rig {
             hub: Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock)),
             groups: Arc::new(groups),
             presence: Arc::new(MemoryPresence::open(PresenceLimits::default(), clock.clone())),
+            channels: Router::new(Arc::new(MemoryChannels::new(channels, clock.clone()))),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),

@@ -49,6 +49,8 @@ use validity::{Identity, Standing, Validity};
 pub(super) struct Caller {
     pub(super) tenant: TenantId,
     pub(super) name: Arc<str>,
+    /// The name, where it is nobody else's: whole, and of somebody.
+    pub(super) party: Option<Arc<str>>,
     rights: Arc<[Right]>,
     /// The only tables that are read. None: all of the tenant's.
     tables: Option<Tables>,
@@ -109,6 +111,7 @@ impl Auth {
             open = Some(Caller {
                 tenant,
                 name: "loopback".into(),
+                party: Some("loopback".into()),
                 rights: [Right::Publish, Right::Read, Right::Admin].into(),
                 tables: None,
                 valid: Validity::new(&standing, Identity::Open, None),
@@ -176,6 +179,7 @@ impl Auth {
         let named = claims.subject.as_deref().or(claims.id.as_deref()).unwrap_or("jwt");
         // It stands in the log and in `deployed_by`.
         let name: String = named.chars().filter(|c| !c.is_control()).take(CALLER_NAME_CHARS_MAX).collect();
+        let party = claims.subject.as_deref().map(Arc::from);
         let identity = Identity::Signed {
             id: claims.id,
             subject: claims.subject,
@@ -185,6 +189,7 @@ impl Auth {
         Ok(Caller {
             tenant: claims.tenant,
             name: name.into(),
+            party,
             rights: claims.rights.into(),
             tables: claims.tables,
             valid: Validity::new(&self.standing, identity, Some(claims.expires_at)),
