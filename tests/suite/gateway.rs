@@ -8,6 +8,7 @@ mod auth_settings;
 mod auth_tables;
 mod auth_tokens;
 mod changes;
+mod channels;
 mod connections;
 mod deciding;
 mod documents;

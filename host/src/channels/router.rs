@@ -304,11 +304,16 @@ impl Router {
         loop {
             changed.mark_unchanged();
             let page = self.read_after(id, by, index, limit).await?;
-            let grows = match live.head() {
-                Some(head) => head.process.closed.is_none() && !head.channel.is_ended(&head.process),
-                None => true,
-            };
-            if !page.entries.is_empty() || !grows {
+            let head = self.head(&live).await?;
+            let grows = head.process.closed.is_none() && !head.channel.is_ended(&head.process);
+            if !page.entries.is_empty() {
+                return Ok(page);
+            }
+            if !grows {
+                // What came between the two looks is not left out.
+                if head.channel.newest > page.newest {
+                    continue;
+                }
                 return Ok(page);
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {

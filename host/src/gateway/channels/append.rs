@@ -11,7 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::views::{AppendRequest, AppendedList, AppendedView};
@@ -49,6 +50,29 @@ struct WireEntry<'a> {
     tenant: Option<IgnoredAny>,
     #[serde(default)]
     senderid: Option<IgnoredAny>,
+}
+
+/// An entry with the names of its members: serde would take a list of their values as well.
+struct Object<'a>(WireEntry<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = WireEntry<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an entry, which is an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                WireEntry::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        from.deserialize_map(ObjectVisitor).map(Self)
+    }
 }
 
 /// `null` is JSON, too.
@@ -141,7 +165,7 @@ impl Sent {
             .map_err(|e| Problem::new("json_malformed", format!("byte {} is not UTF-8", e.valid_up_to())))?;
         match text.trim_ascii_start().as_bytes().first() {
             Some(b'{') => {
-                let entry: WireEntry<'_> = serde_json::from_str(text).map_err(|e| malformed(&e))?;
+                let Object(entry) = serde_json::from_str(text).map_err(|e| malformed(&e))?;
                 entry.checked(limits).map(Self::One)
             }
             Some(b'[') => {
@@ -205,7 +229,7 @@ impl<'de> Visitor<'de> for UpTo {
         let mut entries = Vec::new();
         while entries.len() < self.max {
             match all.next_element()? {
-                Some(entry) => entries.push(entry),
+                Some(Object(entry)) => entries.push(entry),
                 None => break,
             }
         }

@@ -21,7 +21,7 @@ use crate::gateway::auth::Reader;
 use crate::gateway::json::{write_number, write_text};
 use crate::gateway::params::{self, Asked, Params};
 use crate::gateway::problem::Problem;
-use crate::limits::CHANNEL_WAIT_MAX;
+use crate::limits::{CHANNEL_SEQUENCE_MAX, CHANNEL_WAIT_MAX};
 
 /// An entry of a channel.
 #[derive(Debug, Serialize, ToSchema)]
@@ -169,15 +169,15 @@ enum Place {
 impl Place {
     fn parse(text: &str) -> Result<Self, Problem> {
         match text {
-            "oldest" => Ok(Self::At(0)),
-            "newest" | "tail" => Ok(Self::Newest),
-            number => number.parse().map(Self::At).map_err(|_| {
-                params::invalid(
-                    "after",
-                    format!("is `{}`, not a position, `oldest` or `newest`", params::cut(number)),
-                )
-            }),
+            "oldest" => return Ok(Self::At(0)),
+            "newest" | "tail" => return Ok(Self::Newest),
+            _ => {}
         }
+        let position = text.parse().ok().filter(|position| *position <= CHANNEL_SEQUENCE_MAX);
+        position.map(Self::At).ok_or_else(|| {
+            let found = params::cut(text);
+            params::invalid("after", format!("is `{found}`, not a position, `oldest` or `newest`"))
+        })
     }
 }
 
