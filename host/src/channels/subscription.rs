@@ -256,6 +256,9 @@ impl Subscription {
     async fn read(&self, limit: ReadLimit) -> Result<Vec<Arc<Entry>>, ChannelError> {
         if self.live.head().is_none() {
             self.live.read(&self.store.head(&self.live.id).await?);
+            if !self.begun {
+                return Ok(Vec::new());
+            }
         }
         let page = self.store.read(&self.live.id, self.after, limit).await?;
         if page.missed > 0 {
