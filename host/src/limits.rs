@@ -2,6 +2,7 @@
 //! change has a setting of the same name in the config file.
 
 mod cache;
+mod channel_sockets;
 mod channels;
 mod cluster;
 mod presence;
@@ -10,6 +11,7 @@ mod redis;
 use std::time::Duration;
 
 pub use cache::*;
+pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
 pub use presence::*;

@@ -1,6 +1,7 @@
 //! What the tests share: conformance suites over the seams, stand-ins, and helpers.
 
 pub mod bench;
+pub mod channel_socket;
 pub mod chaos;
 pub mod conformance;
 pub mod cuts;
@@ -10,6 +11,7 @@ pub mod embedded;
 pub mod failover;
 pub mod faulty;
 pub mod flights;
+pub mod gated_channels;
 pub mod guests;
 pub mod handwritten;
 pub mod host;

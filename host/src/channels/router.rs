@@ -2,10 +2,14 @@
 //! forerunners, and hands out subscriptions. What is kept, and in which order, is the store's.
 
 use std::collections::HashMap;
+use std::future::{poll_fn, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::causal::in_senders_order;
@@ -24,6 +28,9 @@ use crate::event::{Position, TenantId};
 use crate::limits::{CHANNEL_PAGE_BYTES_MAX, CHANNEL_PAGE_ENTRIES_MAX};
 
 type Result<T> = std::result::Result<T, ChannelError>;
+
+/// The second step of an append: where the entries lie. Dropping it leaves open whether they do.
+pub type Begun = BoxFuture<'static, Result<Vec<Appended>>>;
 
 /// Entries of one sender that wait: how many, by channel, sender and epoch.
 type Waiting = HashMap<(ChannelId, Party, u32), usize>;
@@ -165,19 +172,29 @@ impl Router {
     /// Appends entries of one sender: all or none, one behind the other. Checked in this order: their size, the channel,
     /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds.
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
-        let sizes: Vec<usize> = append.entries.iter().map(NewEntry::bytes).collect();
-        let answer = self.take_in(id, append).await;
-        counts::answered(&sizes, &answer);
-        answer
+        self.begin_append(id, append).await?.await
     }
 
-    async fn take_in(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
+    /// The same in two steps, for who has much under way at once: when the first one is over, the store has the entries,
+    /// and takes nothing that comes after it earlier. The second one waits for its answer.
+    pub async fn begin_append(&self, id: &ChannelId, append: Append) -> Result<Begun> {
+        let sizes: Vec<usize> = append.entries.iter().map(NewEntry::bytes).collect();
+        match self.take_in(id, append).await {
+            Ok(rest) => Ok(rest.inspect(move |answer| counts::answered(&sizes, answer)).boxed()),
+            Err(error) => {
+                counts::answered(&sizes, &Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_in(&self, id: &ChannelId, append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
         let live = self.inner.store.tails().attach(id);
         let head = self.head(&live).await?;
         let epoch = may_append(&head, &append.who, append.epoch)?;
         if append.entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(ready(Ok(Vec::new())).boxed());
         }
         if self.inner.limits.rate_limited {
             let taken =
@@ -187,14 +204,22 @@ impl Router {
             }
             taken?;
         }
-        match self.inner.store.append(id, append.clone()).await {
-            Err(ChannelError::Gap { expected, sequence, .. })
-                if head.channel.options.gaps == Gaps::Hold && sequence > expected =>
-            {
-                self.held(id, &live, append, epoch, sequence).await
+        let (router, id) = (self.clone(), id.clone());
+        let holds = head.channel.options.gaps == Gaps::Hold;
+        let mut rest = async move {
+            match router.inner.store.append(&id, append.clone()).await {
+                Err(ChannelError::Gap { expected, sequence, .. }) if holds && sequence > expected => {
+                    router.held(&id, &live, append, epoch, sequence).await
+                }
+                answered => answered,
             }
-            answered => answered,
         }
+        .boxed();
+        // With this the store has it.
+        Ok(match poll_fn(|context| Poll::Ready(rest.poll_unpin(context))).await {
+            Poll::Ready(answered) => ready(answered).boxed(),
+            Poll::Pending => rest,
+        })
     }
 
     /// Waits until the forerunners of an entry are in the log, and appends it then. What waits is not acknowledged: who

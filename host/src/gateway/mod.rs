@@ -43,6 +43,7 @@ mod state;
 mod streams;
 mod tables;
 mod traced;
+mod websocket;
 pub mod wire;
 
 use std::fmt;

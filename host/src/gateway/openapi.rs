@@ -60,6 +60,7 @@ use super::{
         channels::single::assign,
         channels::append::append,
         channels::read::read,
+        channels::socket::open,
         sessions::open,
         sessions::close,
         sessions::revoke,

@@ -110,6 +110,7 @@ fn table() -> Vec<Route> {
             methods: &["GET", "POST"],
             handlers: get(channels::read::read).post(channels::append::append),
         },
+        page("/v1/channels/ws", channels::socket::open),
         Route {
             path: "/v1/session",
             documented: Some("/v1/session"),

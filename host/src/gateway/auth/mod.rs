@@ -68,12 +68,23 @@ impl Caller {
         self.tenant == other.tenant && self.may(Right::Read) && self.tables == other.tables
     }
 
-    fn needs(&self, right: Right) -> Result<(), Problem> {
+    pub(super) fn needs(&self, right: Right) -> Result<(), Problem> {
         if self.may(right) {
             return Ok(());
         }
         let detail = format!("this needs the right `{}`, which the token does not have", right.as_str());
         Err(Problem::new("right_missing", detail).with("right", right.as_str().into()))
+    }
+
+    /// Refuses who may not read everything of the tenant.
+    pub(super) fn needs_everything(&self) -> Result<(), Problem> {
+        self.needs(Right::Read)?;
+        if !self.is_confined() {
+            return Ok(());
+        }
+        // The events behind the rows would show what the tables hide.
+        let detail = format!("the credential `{}` reads tables only, and not all of them", self.name);
+        Err(Problem::new("tables_only", detail))
     }
 }
 
@@ -284,15 +295,7 @@ right_extractor!(
 right_extractor!(
     /// Somebody who may read everything of the tenant.
     Reader,
-    |caller| {
-        caller.needs(Right::Read)?;
-        if !caller.is_confined() {
-            return Ok(());
-        }
-        // The events behind the rows would show what the tables hide.
-        let detail = format!("the credential `{}` reads tables only, and not all of them", caller.name);
-        Err(Problem::new("tables_only", detail))
-    }
+    Caller::needs_everything
 );
 right_extractor!(
     /// Somebody who may read tables, perhaps only some of them: [`Caller::table_filter`] says which rows.

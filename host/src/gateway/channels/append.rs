@@ -30,26 +30,26 @@ use crate::limits::{CHANNEL_ENTRY_EXTRA_BYTES, CHANNEL_SEQUENCE_MAX};
 /// An entry as clients write it; `AppendRequest` says what its members mean.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WireEntry<'a> {
+pub(super) struct WireEntry<'a> {
     #[serde(borrow, default)]
-    sequence: Option<&'a RawValue>,
+    pub(super) sequence: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    inreplyto: Option<&'a RawValue>,
+    pub(super) inreplyto: Option<&'a RawValue>,
     #[serde(borrow, default, rename = "type")]
-    entry_type: Option<Text<'a>>,
+    pub(super) entry_type: Option<Text<'a>>,
     #[serde(borrow, default)]
-    error: Option<Text<'a>>,
+    pub(super) error: Option<Text<'a>>,
     #[serde(borrow, default)]
-    payload: Option<Text<'a>>,
+    pub(super) payload: Option<Text<'a>>,
     #[serde(borrow, default)]
-    text: Option<Text<'a>>,
+    pub(super) text: Option<Text<'a>>,
     #[serde(borrow, default, deserialize_with = "given")]
-    json: Option<&'a RawValue>,
+    pub(super) json: Option<&'a RawValue>,
     /// These two are no members: here only to be refused in words that help.
     #[serde(default)]
-    tenant: Option<IgnoredAny>,
+    pub(super) tenant: Option<IgnoredAny>,
     #[serde(default)]
-    senderid: Option<IgnoredAny>,
+    pub(super) senderid: Option<IgnoredAny>,
 }
 
 /// An entry with the names of its members: serde would take a list of their values as well.
@@ -76,7 +76,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 }
 
 /// `null` is JSON, too.
-fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+pub(super) fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
 
@@ -148,19 +148,19 @@ pub(in crate::gateway) async fn append(
 }
 
 /// As much as a whole append takes as base64, with the members of its entries.
-fn body_limit(limits: &ChannelLimits) -> BodyLimit {
+pub(super) fn body_limit(limits: &ChannelLimits) -> BodyLimit {
     let base64 = limits.batch_bytes_max.div_ceil(3).saturating_mul(4);
     let extra = limits.batch_entries_max.saturating_mul(CHANNEL_ENTRY_EXTRA_BYTES);
     BodyLimit { name: "channel_body_bytes_max", bytes: base64.saturating_add(extra) as u64 }
 }
 
-enum Sent {
+pub(super) enum Sent {
     One(NewEntry),
     Array(Vec<NewEntry>),
 }
 
 impl Sent {
-    fn parse(body: &[u8], limits: &ChannelLimits) -> Result<Self, Problem> {
+    pub(super) fn parse(body: &[u8], limits: &ChannelLimits) -> Result<Self, Problem> {
         let text = std::str::from_utf8(body)
             .map_err(|e| Problem::new("json_malformed", format!("byte {} is not UTF-8", e.valid_up_to())))?;
         match text.trim_ascii_start().as_bytes().first() {
@@ -246,7 +246,19 @@ fn invalid(why: impl Into<String>) -> Problem {
 }
 
 impl WireEntry<'_> {
-    fn checked(self, limits: &ChannelLimits) -> Result<NewEntry, Problem> {
+    /// Whether no member is there.
+    pub(super) fn is_blank(&self) -> bool {
+        let Self { sequence, inreplyto, entry_type, error, payload, text, json, tenant, senderid } = self;
+        sequence.is_none()
+            && inreplyto.is_none()
+            && entry_type.is_none()
+            && [error, payload, text].into_iter().all(Option::is_none)
+            && json.is_none()
+            && tenant.is_none()
+            && senderid.is_none()
+    }
+
+    pub(super) fn checked(self, limits: &ChannelLimits) -> Result<NewEntry, Problem> {
         if self.tenant.is_some() {
             return Err(Problem::new("tenant_in_body", "the entry has a member `tenant`"));
         }

@@ -10,9 +10,11 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
 use crate::channels::Entry;
+use crate::event::Position;
 use crate::gateway::json::{write_number, write_text};
 use crate::gateway::params::{self, Params};
 use crate::gateway::problem::Problem;
+use crate::limits::CHANNEL_TAIL_BYTES_MAX;
 
 const INFALLIBLE: &str = "writing to memory cannot fail";
 
@@ -36,8 +38,20 @@ impl Shape {
     }
 }
 
+/// The usual form of an entry for a follower that began when `newest` was the newest position: what comes after it is
+/// sent to others at about the same time, and made once for all. What is replayed or large is not worth keeping as text
+/// beside the entry itself.
+pub(super) fn followed(entry: &Entry, newest: Position) -> Bytes {
+    if entry.position > newest && entry.bytes() <= CHANNEL_TAIL_BYTES_MAX {
+        return shared(entry);
+    }
+    let mut out = Vec::new();
+    write(&mut out, entry, Shape::Base64);
+    out.into()
+}
+
 /// The usual form of an entry, made once for all who are sent it.
-pub(super) fn shared(entry: &Entry) -> Bytes {
+fn shared(entry: &Entry) -> Bytes {
     entry.wire(|entry| {
         let mut out = Vec::new();
         write(&mut out, entry, Shape::Base64);

@@ -17,7 +17,7 @@ use crate::gateway::Edge;
 use crate::gateway::auth::Caller;
 use crate::gateway::metrics::{self, Living};
 use crate::gateway::problem::Problem;
-use crate::limits::{CHANNEL_FOLLOW_ENTRIES_MAX, CHANNEL_TAIL_BYTES_MAX};
+use crate::limits::CHANNEL_FOLLOW_ENTRIES_MAX;
 
 /// Bytes of text that are prepared at once. A slow client holds no more than this, one entry, and what it was given.
 const SSE_CHUNK_BYTES: usize = 256 << 10;
@@ -32,7 +32,7 @@ pub(super) struct Follower {
     gap: Option<&'static str>,
     /// What was given and is not yet sent.
     given: std::vec::IntoIter<Arc<Entry>>,
-    /// The newest position at the beginning. What comes after it is sent to others at about the same time.
+    /// The newest position at the beginning.
     replay_until: Position,
     ended: bool,
     _living: Living,
@@ -113,14 +113,9 @@ impl Follower {
         while out.len() < SSE_CHUNK_BYTES {
             let Some(entry) = self.given.next() else { break };
             out.extend_from_slice(format!("id: {}\nevent: entry\ndata: ", entry.position).as_bytes());
-            // What is replayed or large is not worth keeping as text beside the entry itself.
-            let is_shared = self.shape == Shape::Base64
-                && entry.position > self.replay_until
-                && entry.bytes() <= CHANNEL_TAIL_BYTES_MAX;
-            if is_shared {
-                out.extend_from_slice(&entry_json::shared(&entry));
-            } else {
-                entry_json::write(&mut out, &entry, self.shape);
+            match self.shape {
+                Shape::Base64 => out.extend_from_slice(&entry_json::followed(&entry, self.replay_until)),
+                shape => entry_json::write(&mut out, &entry, shape),
             }
             out.extend_from_slice(b"\n\n");
         }

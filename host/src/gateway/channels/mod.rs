@@ -1,4 +1,4 @@
-//! `/v1/processes…`: pieces of work, their channels, and what lies in these.
+//! `/v1/processes…`: pieces of work, their channels, and what lies in these. `/v1/channels/ws`: the same on one socket.
 //!
 //! Who somebody is comes from the credential: a party is known by the credential's name, inside of its tenant. Making
 //! and appending need the right `publish`, reading `read`; the rest is decided by who submitted a process, executes or
@@ -10,6 +10,7 @@ mod follow;
 pub(super) mod processes;
 pub(super) mod read;
 pub(super) mod single;
+pub(super) mod socket;
 pub(super) mod views;
 mod who;
 

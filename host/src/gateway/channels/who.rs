@@ -15,9 +15,14 @@ pub(super) struct Asker {
 impl Asker {
     /// Takes the parameter `as`, which is for whoever runs the host.
     pub(super) fn take(caller: Caller, params: &mut Params) -> Result<Self, Problem> {
-        let named = match params.take("as")? {
+        Self::named(caller, params.take("as")?.as_deref())
+    }
+
+    /// The same for who says it elsewhere.
+    pub(super) fn named(caller: Caller, name: Option<&str>) -> Result<Self, Problem> {
+        let named = match name {
             None => None,
-            Some(name) if caller.may(Right::Admin) => Some(Party::new(&name)?),
+            Some(name) if caller.may(Right::Admin) => Some(Party::new(name)?),
             Some(_) => {
                 let detail = "acting in the name of a party (`as`) needs the right `admin`";
                 return Err(Problem::new("right_missing", detail).with("right", "admin".into()));
