@@ -138,7 +138,7 @@ impl Effects {
         Ok(())
     }
 
-    /// Appends an event to the stream, with this payload.
+    /// Appends an event to the stream, with this payload. Its scope is that of the event that is handled.
     pub fn emit<T: Serialize + ?Sized>(&mut self, event: &NewEvent<'_>, payload: &T) -> Result<(), Failure> {
         check_new_event(event)?;
         let start = self.arena.len();

@@ -166,14 +166,15 @@ fn a_put_that_was_refused_leaves_nothing_behind() {
 }
 
 #[test]
-fn emitted_events_carry_payload_time_and_depth() {
+fn emitted_events_carry_payload_time_depth_and_the_scope_of_their_cause() {
     let setup = Setup { config: BTreeMap::from([("greeting".into(), "moin".into())]), ..Setup::default() };
     let mut driver = Driver::<Obedient>::start(setup).unwrap();
-    let deep = TestEvent { depth: 4, ..event("emit", "a", 1) };
+    let deep = TestEvent { depth: 4, scope: "north".into(), ..event("emit", "a", 1) };
     driver.send(&[event("put", "x", 1), deep]).unwrap();
     let emitted = &driver.emitted()[0];
     assert_eq!((emitted.aggregate.as_str(), emitted.agg_id.as_str(), emitted.depth), ("reply", "a", 5));
     assert_eq!((emitted.at, emitted.json()), (Timestamp(5), json!({"greeting": "moin"})));
+    assert_eq!(emitted.scope, "north");
 }
 
 #[test]

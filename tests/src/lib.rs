@@ -13,6 +13,7 @@ pub mod flights;
 pub mod guests;
 pub mod handwritten;
 pub mod host;
+pub mod impostor;
 pub mod meddler;
 pub mod model;
 pub mod native;
@@ -23,6 +24,7 @@ pub mod scene;
 pub mod scripted;
 pub mod shared_log;
 pub mod shelf;
+pub mod sleeper;
 pub mod swaps;
 pub mod viewer;
 

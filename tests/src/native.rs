@@ -127,11 +127,9 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
         self.depths.extend(batch.records().iter().map(|r| r.depth));
         let outcome = self.inner().handle(batch.arena(), &words);
         self.words = words;
-        Ok(Outcome {
-            handled: outcome.handled as usize,
-            effects: self.effects(outcome.effects)?,
-            failure: outcome.failure.map(failure),
-        })
+        let mut effects = self.effects(outcome.effects)?;
+        effects.carry_on(batch);
+        Ok(Outcome { handled: outcome.handled as usize, effects, failure: outcome.failure.map(failure) })
     }
 
     fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {

@@ -12,6 +12,7 @@ use millrace_tests::embedded::{Answer, Client, Embedded};
 use millrace_tests::guests::guest;
 use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::powercut::build_preloaded;
+use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::{until, workspace_binary};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -249,6 +250,36 @@ async fn a_drain_on_a_full_disk_ends_well_and_a_start_says_what_is_wrong() -> Re
     let host = HostProcess::start(&disk.data).await?;
     let client = Client::new(&host.url)?;
     assert_eq!(ids(&client).await?.len(), taken.len() + 1);
+    client.settle().await?;
+    assert_counted(&client).await
+}
+
+/// The log serves, and what has to be noted of it before anything runs cannot be written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_fails_on_a_full_disk_says_why_and_is_tried_again() -> Result<()> {
+    let disk = FullDisk::new()?;
+    let mut server = RedisServer::durable(Engine::Redis);
+    let setup = disk.setup.clone().log(&server.url());
+    let mut host = HostProcess::start_as(setup.clone(), &disk.data).await?;
+    let client = Client::new(&host.url)?;
+    client.deploy("counter").await?;
+    client.publish((1..=50).map(|n| event(&format!("k{}", n % 5), n) + "\n").collect::<String>()).await?;
+    client.settle().await?;
+    assert!(host.terminate()?, "{}", host.said());
+    server.kill();
+    let host = HostProcess::start_unready(setup, &disk.data).await?;
+    let client = Client::new(&host.url)?;
+    disk.fill()?;
+    server.start_again();
+    let why = "what was deployed does not start: the disk is full";
+    client.wait_for("/readyz", |answer| answer.status == 503 && answer.text().contains(why)).await?;
+    let pause = client.post("/v1/plugins/counter/pause", "application/json", "").await?;
+    assert_eq!(pause.refusal(), (503, "host_starting".into()), "{}", pause.text());
+    assert_eq!(client.get("/v1/tables/counters/k1").await?.ok()?["row"]["values"]["events"], 10);
+
+    disk.free()?;
+    client.wait_for("/readyz", |answer| answer.status == 200).await?;
+    client.publish(event("k1", 51)).await?;
     client.settle().await?;
     assert_counted(&client).await
 }

@@ -114,7 +114,7 @@ impl<P: Processor> Driver<P> {
             assert_eq!(handled, events.len(), "without a failure all events are handled");
         }
         self.position += handled as u64;
-        self.apply(&outcome.effects, |event| events[event].depth);
+        self.apply(&outcome.effects, events);
         match outcome.failure {
             Some(failure) => {
                 let failure = Failure { kind: failure.kind, message: failure.message };
@@ -154,7 +154,7 @@ impl<P: Processor> Driver<P> {
     pub fn flush(&mut self, reason: FlushReason) -> Result<(), Failure> {
         match self.instance.flush(reason) {
             Ok(effects) => {
-                self.apply(&effects, |_| 0);
+                self.apply(&effects, &[]);
                 Ok(())
             }
             Err(failure) => Err(Failure { kind: failure.kind, message: failure.message }),
@@ -217,7 +217,8 @@ impl<P: Processor> Driver<P> {
         self.instance.processor()
     }
 
-    fn apply(&mut self, effects: &Effects, depth: impl Fn(usize) -> u32) {
+    /// `events` are those that were handled; none in `flush`.
+    fn apply(&mut self, effects: &Effects, events: &[TestEvent]) {
         for record in &effects.records {
             let [key, aggregate, event_type, id, body] = parts(record, &effects.arena);
             match record.kind {
@@ -236,12 +237,14 @@ impl<P: Processor> Driver<P> {
                 }
                 EffectKind::Emit => {
                     let event = TestEvent::new(text(aggregate), text(key), record.version, text(event_type));
+                    let cause = events.get(record.event as usize);
                     let id = if id.is_empty() { event.id.clone() } else { text(id).into() };
                     self.emitted.push(TestEvent {
                         id,
                         at: Timestamp(record.at),
                         schema_version: record.schema_version,
-                        depth: depth(record.event as usize) + 1,
+                        depth: cause.map_or(0, |cause| cause.depth) + 1,
+                        scope: cause.map(|cause| cause.scope.clone()).unwrap_or_default(),
                         payload: body.to_vec(),
                         ..event
                     });

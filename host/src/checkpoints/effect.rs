@@ -2,6 +2,8 @@
 //! records of numbers. A batch is checked once, when it comes in, and then
 //! written as it is.
 
+use std::sync::Arc;
+
 use crate::event::{EventBatch, InvalidEvent, Micros};
 use crate::limits::{
     CAUSATION_DEPTH_MAX, EVENT_PAYLOAD_BYTES_MAX, GUEST_EFFECTS_MAX, GUEST_KEY_BYTES_MAX,
@@ -56,6 +58,8 @@ pub struct EffectBatch {
     records: Vec<EffectRecord>,
     /// Trace contexts of emitted events, by the index of the effect, ascending. Few events have one.
     traceparents: Vec<(usize, Box<str>)>,
+    /// Their scopes, in the same way.
+    scopes: Vec<(usize, Arc<str>)>,
 }
 
 /// One checked effect, borrowed.
@@ -79,6 +83,8 @@ pub struct EmitRef<'a> {
     pub at: Micros,
     pub schema_version: u32,
     pub depth: u32,
+    /// Of the event that caused it; often empty.
+    pub scope: &'a str,
     /// Of the event that caused it, or what goes on from that; often empty.
     pub traceparent: &'a str,
     pub payload: &'a [u8],
@@ -158,7 +164,7 @@ impl EffectBatch {
             record.depth = depths.get(event).copied().unwrap_or(0) + 1;
             check_one(index, record, &arena, tables)?;
         }
-        Ok(Self { arena, records, traceparents: Vec::new() })
+        Ok(Self { arena, records, traceparents: Vec::new(), scopes: Vec::new() })
     }
 
     /// Appends the effects of a later call.
@@ -168,21 +174,33 @@ impl EffectBatch {
         let before = self.records.len();
         let traceparents = later.traceparents.iter().map(|(index, text)| (before + index, text.clone()));
         self.traceparents.extend(traceparents);
+        self.scopes.extend(later.scopes.iter().map(|(index, scope)| (before + index, Arc::clone(scope))));
         self.records.extend(later.records.iter().map(|r| EffectRecord { start: r.start + base, ..*r }));
     }
 
-    /// Emitted events carry on the trace context of the event of this batch that caused them.
-    pub fn carry_traceparents(&mut self, batch: &EventBatch) {
-        if batch.records().iter().all(|record| record.traceparent_bytes == 0) {
+    /// Emitted events carry on the scope and the trace context of the event of this batch that caused them.
+    pub fn carry_on(&mut self, batch: &EventBatch) {
+        if batch.records().iter().all(|record| record.traceparent_bytes == 0 && record.scope_bytes == 0) {
             return;
         }
-        let emitted = self.records.iter().enumerate().filter(|(_, r)| r.kind == EffectKind::Emit);
-        let carried = emitted.filter_map(|(index, record)| {
-            let cause = batch.records().get(record.event as usize)?;
-            let text = (cause.traceparent_bytes > 0).then(|| batch.get(record.event as usize).traceparent)?;
-            Some((index, text.into()))
-        });
-        self.traceparents = carried.collect();
+        let (mut traceparents, mut scopes) = (Vec::new(), Vec::<(usize, Arc<str>)>::new());
+        for (index, record) in self.records.iter().enumerate().filter(|(_, r)| r.kind == EffectKind::Emit) {
+            let place = record.event as usize;
+            if place >= batch.len() {
+                continue;
+            }
+            let cause = batch.get(place);
+            if !cause.traceparent.is_empty() {
+                traceparents.push((index, cause.traceparent.into()));
+            }
+            if !cause.scope.is_empty() {
+                // One event may cause a hundred thousand.
+                let same = scopes.last().filter(|(_, scope)| **scope == *cause.scope);
+                let scope = same.map_or_else(|| cause.scope.into(), |(_, scope)| Arc::clone(scope));
+                scopes.push((index, scope));
+            }
+        }
+        (self.traceparents, self.scopes) = (traceparents, scopes);
     }
 
     /// Puts another trace context in the place of each that this answers one for.
@@ -197,6 +215,11 @@ impl EffectBatch {
     fn traceparent(&self, index: usize) -> &str {
         let found = self.traceparents.binary_search_by_key(&index, |(index, _)| *index);
         found.map_or("", |at| &self.traceparents[at].1)
+    }
+
+    fn scope(&self, index: usize) -> &str {
+        let found = self.scopes.binary_search_by_key(&index, |(index, _)| *index);
+        found.map_or("", |at| &self.scopes[at].1)
     }
 
     pub fn len(&self) -> usize {
@@ -245,6 +268,7 @@ impl EffectBatch {
                 at: Micros(record.at),
                 schema_version: record.schema_version,
                 depth: record.depth,
+                scope: self.scope(index),
                 traceparent: self.traceparent(index),
                 payload: body,
             }),

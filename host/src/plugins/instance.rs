@@ -296,7 +296,7 @@ impl WasmProcessor {
         // An effect of an event that is handed out again would be there twice.
         self.depths.truncate(handled);
         let mut effects = self.effects(outcome.effects)?;
-        effects.carry_traceparents(batch);
+        effects.carry_on(batch);
         Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
     }
 

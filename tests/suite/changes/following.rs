@@ -251,33 +251,6 @@ async fn c48_a_follower_of_another_tenant_stays_silent() {
     }
 }
 
-/// Subscribed while others publish as fast as they can: everything after the position that was answered arrives.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn06_nothing_is_lost_from_the_instant_a_subscribe_returns() {
-    const EVENTS: u64 = 30;
-    let rig = rig().await;
-    for round in 0..100 {
-        let log = Arc::clone(&rig.log);
-        let agg_id = format!("A{round}");
-        let mut writer = JoinSet::new();
-        writer.spawn(async move {
-            for version in 1..=EVENTS {
-                log.append(change("asset", &agg_id, version, "updated", "{}")).await.unwrap();
-                tokio::task::yield_now().await;
-            }
-        });
-        let mut follower = rig.follow("tenant", "", ChangeMode::Raw);
-        writer.join_next().await.unwrap().unwrap();
-        let (mut last, newest) = (follower.position().0, rig.log.bounds().newest.0);
-        while last < newest {
-            for (_, _, position) in events(&mut follower).await {
-                assert_eq!(position, last + 1, "every event, once, in order");
-                last = position;
-            }
-        }
-    }
-}
-
 #[tokio::test]
 async fn sn08_what_a_slow_follower_does_not_get_is_told() {
     let rig = rig().await;

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use millrace::event::Position;
 use millrace::streams::{EventLog, Retention, StreamName};
-use millrace_tests::conformance::change_streams::{asset_scopes, change, named, stream};
+use millrace_tests::conformance::change_streams::{
+    asset_scopes, change, everything_after_a_subscribe_arrives, named, stream,
+};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, batch};
 use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::until;
 
-use super::{open, options};
+use super::{as_seam, open, options};
 
 async fn positions(log: &dyn EventLog, stream: &StreamName) -> Vec<u64> {
     let after = log.bounds().trimmed;
@@ -30,6 +32,15 @@ async fn c12_scopes_that_one_host_declares_hold_for_what_another_appends() {
     let chunks = one.tail().read(&tenant("acme"), Position::START, 10).expect("the tail has it");
     assert_eq!(chunks[0].marks().len(), 3, "and its tail says where it belongs");
     assert_eq!(one.scopes(), other.scopes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn06_a_follower_at_another_host_misses_nothing_from_the_instant_it_subscribes() {
+    let server = RedisServer::durable(Engine::Redis);
+    let (one, other) = (open(options(&server)).await, open(options(&server)).await);
+    one.declare_scopes("assets", &asset_scopes()).await.unwrap();
+    until("the other host has heard of it", || !other.scopes().is_empty()).await;
+    everything_after_a_subscribe_arrives(&as_seam(&one), &as_seam(&other)).await;
 }
 
 /// Both hosts move the same assets all the time. Whoever was at a site is seen to leave it: each event that moves an

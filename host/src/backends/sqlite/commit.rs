@@ -212,6 +212,7 @@ fn event_of<'a>(emit: &EmitRef<'a>) -> Event<'a> {
         at: emit.at,
         schema_version: emit.schema_version,
         depth: emit.depth,
+        scope: emit.scope,
         traceparent: emit.traceparent,
         payload: emit.payload,
         ..Event::default()

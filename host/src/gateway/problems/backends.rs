@@ -61,6 +61,13 @@ const NOT_DURABLE: ProblemKind = host(
     "set appendonly and appendfsync always there, add a replica, or ask for less with `ack`",
 );
 
+const OTHER_LOG: ProblemKind = host(
+    503,
+    "backend_other_log",
+    "the log is another one than the host has worked with",
+    "give the host the former address of its log, or another data folder",
+);
+
 const NOT_REPLICATED: ProblemKind = host(
     503,
     "backend_not_replicated",
@@ -78,5 +85,6 @@ pub(super) const BACKENDS: &[ProblemKind] = &[
     WRONG_TYPE,
     UNSUPPORTED,
     NOT_DURABLE,
+    OTHER_LOG,
     NOT_REPLICATED,
 ];
