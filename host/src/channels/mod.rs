@@ -15,6 +15,7 @@
 mod causal;
 mod entry;
 mod error;
+mod event;
 mod limiter;
 mod names;
 mod options;
@@ -32,6 +33,8 @@ use futures_util::future::BoxFuture;
 pub use causal::in_senders_order;
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
+pub use event::Cause;
+pub(crate) use event::push_event;
 pub use limiter::RateLimiter;
 pub use names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
