@@ -78,6 +78,7 @@ use super::{
         pages::index,
         pages::docs,
         pages::demo,
+        pages::answers,
     ),
     components(schemas(ProblemBody)),
     tags(
