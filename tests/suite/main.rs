@@ -4,6 +4,7 @@ mod bad_host;
 mod batches;
 mod cache;
 mod changes;
+mod channels_plugins;
 mod checklist;
 mod checkpoints;
 mod cli;
