@@ -5,6 +5,7 @@ mod batches;
 mod cache;
 mod changes;
 mod channels;
+mod channels_plugins;
 mod checklist;
 mod checkpoints;
 mod cli;

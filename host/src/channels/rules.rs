@@ -10,8 +10,8 @@ use super::options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 use super::record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
 use crate::event::{Micros, Position};
 use crate::limits::{
-    CHANNEL_AHEAD_MAX, CHANNEL_CLOSING_BYTES_MAX, CHANNEL_ERROR_BYTES_MAX, CHANNEL_SENDERS_MAX,
-    CHANNEL_SEQUENCE_MAX,
+    CHANNEL_AHEAD_MAX, CHANNEL_CLOSING_BYTES_MAX, CHANNEL_ERROR_BYTES_MAX, CHANNEL_EVENT_PAYLOAD_BYTES_MAX,
+    CHANNEL_SENDERS_MAX, CHANNEL_SEQUENCE_MAX,
 };
 
 type Result<T> = std::result::Result<T, ChannelError>;
@@ -376,6 +376,21 @@ pub(super) fn check_entries(entries: &[NewEntry], limits: &ChannelLimits) -> Res
     within("channel_batch_bytes_max", "bytes of one append", bytes, limits.batch_bytes_max)
 }
 
+/// Refuses what does not fit an event.
+fn check_event_payloads(entries: &[NewEntry]) -> Result<()> {
+    let max = CHANNEL_EVENT_PAYLOAD_BYTES_MAX as u64;
+    let sizes = entries.iter().map(|entry| entry.payload.as_ref().map_or(0, bytes::Bytes::len) as u64);
+    match sizes.max() {
+        Some(asked) if asked > max => Err(ChannelError::Limit {
+            limit: "channel_event_payload_bytes_max",
+            what: "bytes of the payload of an entry that is also an event",
+            asked,
+            max,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Says what an append does. `process_bytes` is what all channels of the process hold.
 pub(crate) fn append(
     head: &Head,
@@ -386,6 +401,9 @@ pub(crate) fn append(
 ) -> Result<Planned> {
     check_entries(&append.entries, limits)?;
     let epoch = may_append(head, &append.who, append.epoch)?;
+    if head.channel.options.events {
+        check_event_payloads(&append.entries)?;
+    }
     let mut channel = (*head.channel).clone();
     let one_party = channel.executor.as_ref() == Some(&head.process.submitter);
     let at = match channel.senders.iter().position(|s| s.epoch == epoch && s.party == append.who) {

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use super::append::{AppendRef, ChannelGrant, InvalidAppend, check_append};
+use crate::channels::EntryType;
 use crate::event::{EventBatch, InvalidEvent, Micros};
 use crate::limits::{
     CAUSATION_DEPTH_MAX, EVENT_PAYLOAD_BYTES_MAX, GUEST_EFFECTS_MAX, GUEST_KEY_BYTES_MAX,
@@ -18,6 +20,7 @@ pub enum EffectKind {
     StatePut,
     StateDelete,
     Emit,
+    Append,
 }
 
 /// One effect's numbers. Its bytes lie in the arena from `start` on: key,
@@ -37,7 +40,7 @@ pub struct EffectRecord {
     pub type_bytes: u32,
     pub id_bytes: u32,
     pub body_bytes: u32,
-    /// For an emitted event: the depth it will have. Set by the host.
+    /// For an emitted event, and for an entry that becomes one: the depth it will have. Set by the host.
     pub depth: u32,
 }
 
@@ -56,7 +59,8 @@ impl EffectRecord {
 pub struct EffectBatch {
     arena: Vec<u8>,
     records: Vec<EffectRecord>,
-    /// Trace contexts of emitted events, by the index of the effect, ascending. Few events have one.
+    /// Trace contexts of emitted events and appended entries, by the index of the effect, ascending. Few events have
+    /// one.
     traceparents: Vec<(usize, Box<str>)>,
     /// Their scopes, in the same way.
     scopes: Vec<(usize, Arc<str>)>,
@@ -70,6 +74,7 @@ pub enum EffectRef<'a> {
     StatePut { key: &'a [u8], value: &'a [u8], expires_at: Option<Micros> },
     StateDelete { key: &'a [u8] },
     Emit(EmitRef<'a>),
+    Append(AppendRef<'a>),
 }
 
 /// An event to emit, borrowed. An empty id is derived.
@@ -122,6 +127,8 @@ pub enum InvalidEffect {
     Emit { index: usize, source: InvalidEvent },
     #[error("effect {index}: the emitted payload is not JSON")]
     EmitPayload { index: usize },
+    #[error("effect {index}: appended entry: {source}")]
+    Append { index: usize, source: InvalidAppend },
     #[error(
         "effect {index}: causation depth {depth} is over causation_depth_max = {CAUSATION_DEPTH_MAX}: does this processor feed itself?"
     )]
@@ -139,11 +146,24 @@ impl EffectBatch {
     /// nothing comes from outside any more, and a lie buys it nothing that the truth would not.
     /// A stricter rule (the deepest of the batch, or so far in it) would make the depth depend on how
     /// batches were cut, against "a batch means its events one by one".
+    ///
+    /// Nothing may be appended to a channel; for that there is [`Self::check_granted`].
     pub fn check(
+        arena: Vec<u8>,
+        records: Vec<EffectRecord>,
+        tables: &[TableSchema],
+        depths: &[u32],
+    ) -> Result<Self, InvalidEffect> {
+        Self::check_granted(arena, records, tables, depths, &ChannelGrant::default())
+    }
+
+    /// The same for a plugin that was granted channels.
+    pub fn check_granted(
         arena: Vec<u8>,
         mut records: Vec<EffectRecord>,
         tables: &[TableSchema],
         depths: &[u32],
+        channels: &ChannelGrant,
     ) -> Result<Self, InvalidEffect> {
         if records.len() > GUEST_EFFECTS_MAX {
             return Err(InvalidEffect::TooMany { effects: records.len() });
@@ -162,7 +182,7 @@ impl EffectBatch {
                 return Err(InvalidEffect::Event { index, event: record.event, events: depths.len() });
             }
             record.depth = depths.get(event).copied().unwrap_or(0) + 1;
-            check_one(index, record, &arena, tables)?;
+            check_one(index, record, &arena, tables, channels)?;
         }
         Ok(Self { arena, records, traceparents: Vec::new(), scopes: Vec::new() })
     }
@@ -178,13 +198,15 @@ impl EffectBatch {
         self.records.extend(later.records.iter().map(|r| EffectRecord { start: r.start + base, ..*r }));
     }
 
-    /// Emitted events carry on the scope and the trace context of the event of this batch that caused them.
+    /// Emitted events and appended entries carry on the scope and the trace context of the event of this batch that
+    /// caused them.
     pub fn carry_on(&mut self, batch: &EventBatch) {
         if batch.records().iter().all(|record| record.traceparent_bytes == 0 && record.scope_bytes == 0) {
             return;
         }
         let (mut traceparents, mut scopes) = (Vec::new(), Vec::<(usize, Arc<str>)>::new());
-        for (index, record) in self.records.iter().enumerate().filter(|(_, r)| r.kind == EffectKind::Emit) {
+        let goes_on = |kind| matches!(kind, EffectKind::Emit | EffectKind::Append);
+        for (index, record) in self.records.iter().enumerate().filter(|(_, r)| goes_on(r.kind)) {
             let place = record.event as usize;
             if place >= batch.len() {
                 continue;
@@ -272,6 +294,17 @@ impl EffectBatch {
                 traceparent: self.traceparent(index),
                 payload: body,
             }),
+            EffectKind::Append => EffectRef::Append(AppendRef {
+                process: checked_text(key),
+                channel: checked_text(aggregate),
+                entry_type: EntryType::parse(checked_text(event_type)).unwrap_or_default(),
+                in_reply_to: (record.version > 0).then_some(record.version),
+                error: (!id.is_empty()).then(|| checked_text(id)),
+                payload: (record.schema_version > 0).then_some(body),
+                depth: record.depth,
+                scope: self.scope(index),
+                traceparent: self.traceparent(index),
+            }),
         }
     }
 
@@ -308,6 +341,7 @@ fn check_one(
     record: &EffectRecord,
     arena: &[u8],
     tables: &[TableSchema],
+    channels: &ChannelGrant,
 ) -> Result<(), InvalidEffect> {
     let [key, aggregate, event_type, id, body] = parts(record, arena).ok_or(InvalidEffect::Span { index })?;
     let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| InvalidEffect::Utf8 { index });
@@ -347,6 +381,11 @@ fn check_one(
         }
         EffectKind::Emit => {
             check_emit(index, record, [utf8(key)?, utf8(aggregate)?, utf8(event_type)?, utf8(id)?], body)?
+        }
+        EffectKind::Append => {
+            let texts = [utf8(key)?, utf8(aggregate)?, utf8(event_type)?, utf8(id)?];
+            check_append(record, texts, body, channels)
+                .map_err(|source| InvalidEffect::Append { index, source })?;
         }
     }
     Ok(())

@@ -93,6 +93,7 @@ use super::{
         pages::index,
         pages::docs,
         pages::demo,
+        pages::answers,
     ),
     components(schemas(ProblemBody)),
     tags(

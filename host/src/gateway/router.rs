@@ -175,6 +175,10 @@ fn table() -> Vec<Route> {
         part("/demo/app.js", pages::demo_script),
         part("/demo/rows.js", pages::demo_rows),
         part("/demo/board.css", pages::demo_style),
+        part("/demo/answers", pages::answers_redirect),
+        page("/demo/answers/", pages::answers),
+        part("/demo/answers/answers.js", pages::answers_script),
+        part("/demo/answers/answers.css", pages::answers_style),
         part("/client.js", pages::client),
         part("/client.d.ts", pages::client_types),
     ]

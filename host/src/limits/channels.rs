@@ -14,6 +14,9 @@ pub const CHANNELS_MAX: usize = 100;
 pub const PROCESS_OBSERVERS_MAX: usize = 32;
 /// Largest payload of one entry. Larger is refused.
 pub const CHANNEL_PAYLOAD_BYTES_MAX: usize = 10 << 20;
+/// Largest payload of an entry that is also an event. Larger is refused: as base64 and as text, however it must be
+/// escaped, it still fits an event.
+pub const CHANNEL_EVENT_PAYLOAD_BYTES_MAX: usize = 120 << 10;
 /// Longest text of an `error` entry.
 pub const CHANNEL_ERROR_BYTES_MAX: usize = 4 << 10;
 /// Entries and bytes that a channel holds; what happens beyond is the channel's policy.
@@ -88,5 +91,12 @@ pub const CHANNEL_PURGE_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_BATCH_BYTES_CEILING, "the default is possible");
 const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");
+const _: () = assert!(
+    CHANNEL_EVENT_PAYLOAD_BYTES_MAX / 3 * 4
+        + 6 * (CHANNEL_EVENT_PAYLOAD_BYTES_MAX + CHANNEL_ERROR_BYTES_MAX)
+        + 4096
+        <= super::EVENT_PAYLOAD_BYTES_MAX,
+    "an entry that is also an event fits one: base64 takes 4 bytes for 3, and JSON escapes a byte with 6 at most"
+);
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");

@@ -47,6 +47,8 @@ struct Kept {
 
 impl MemoryChannels {
     pub fn new(limits: ChannelLimits, clock: Arc<dyn Clock>) -> Self {
+        // There is no log beside it.
+        let limits = ChannelLimits { events: false, ..limits };
         Self { inner: Arc::new(Inner { limits, clock, tails: Tails::default(), state: Mutex::default() }) }
     }
 }

@@ -1,6 +1,6 @@
-//! Problems with servers across the network: `error::RemoteFault` has their codes.
+//! Problems with servers across the network (`error::RemoteFault` has their codes), and with what lies there.
 
-use super::{ProblemKind, host};
+use super::{ProblemKind, caller, host};
 
 const UNREACHABLE: ProblemKind = host(
     503,
@@ -75,6 +75,13 @@ const NOT_REPLICATED: ProblemKind = host(
     "try again with the same ids; if it stays, see to the replicas",
 );
 
+const CHANNELS_ELSEWHERE: ProblemKind = caller(
+    422,
+    "channels_elsewhere",
+    "plugins cannot append to channels here, since the log and its channels lie elsewhere",
+    "remove the grant `channels`, or run the plugin on a host without serve.log",
+);
+
 pub(super) const BACKENDS: &[ProblemKind] = &[
     UNREACHABLE,
     TIMEOUT,
@@ -87,4 +94,5 @@ pub(super) const BACKENDS: &[ProblemKind] = &[
     NOT_DURABLE,
     OTHER_LOG,
     NOT_REPLICATED,
+    CHANNELS_ELSEWHERE,
 ];
