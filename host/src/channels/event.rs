@@ -121,6 +121,8 @@ mod tests {
             hot: Position(1),
             bytes: 0,
             archive_bytes: 0,
+            closing_entries: 0,
+            closing_bytes: 0,
             senders: Vec::new(),
         };
         let mut batch = EventBatch::new(tenant);

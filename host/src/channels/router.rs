@@ -425,6 +425,9 @@ impl<'a> Place<'a> {
         let mut waiting = inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let count = waiting.entry(of.clone()).or_default();
         if *count >= inner.limits.hold_entries_max {
+            if *count == 0 {
+                waiting.remove(&of);
+            }
             return None;
         }
         *count += 1;

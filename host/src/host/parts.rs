@@ -94,7 +94,8 @@ impl HostBuilder {
             compile_max: config.compile_max(),
             precompiled_bytes_max: config.precompiled_bytes_max,
             artifacts: Some(Arc::clone(&artifacts)),
-            channels_elsewhere: self.config.serve.log.is_some(),
+            channels_elsewhere: self.config.serve.log.is_some()
+                || self.config.channels.store == ChannelsStore::Memory,
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {
@@ -226,6 +227,8 @@ impl HostBuilder {
             subscriber_entries_max: config.channel_subscriber_entries_max,
             subscribers_max: config.channel_subscribers_max,
             keep: config.channel_keep(),
+            // Each store says it for itself.
+            events: false,
         }
     }
 

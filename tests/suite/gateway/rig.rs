@@ -78,7 +78,8 @@ impl Rig {
     /// With a tail that keeps the newest batch only: who is behind it reads from the store.
     pub(super) async fn with_short_tail() -> Self {
         let no_metrics = Arc::new(String::new);
-        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, ChannelLimits::default()).await
+        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, ChannelLimits::default())
+            .await
     }
 
     /// Shows what was recorded on this thread. The edge of a test runs on it.

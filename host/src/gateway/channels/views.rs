@@ -50,6 +50,8 @@ pub(in crate::gateway) struct ChannelNamed {
     pub entries_max: Option<u64>,
     #[serde(default)]
     pub bytes_max: Option<u64>,
+    #[serde(default)]
+    pub events: Option<bool>,
 }
 
 /// What a channel is made with. Everything may be left out.
@@ -66,6 +68,9 @@ pub(in crate::gateway) struct ChannelRequest {
     pub entries_max: Option<u64>,
     /// Bytes that it holds: 1 to channels.channel_bytes_max, which is the default.
     pub bytes_max: Option<u64>,
+    /// Whether each entry is also an event of the tenant, of type `channel.data`, `channel.end` or `channel.error`, for
+    /// processors. It is not by default.
+    pub events: Option<bool>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -154,8 +159,8 @@ impl<'de> Deserialize<'de> for ChannelWanted {
 
 impl ChannelWanted {
     pub(super) fn channel(self, limits: &ChannelLimits) -> Result<NewChannel> {
-        let Self(ChannelNamed { name, gaps, full, entries_max, bytes_max }) = self;
-        let options = ChannelRequest { gaps, full, entries_max, bytes_max }.options(limits)?;
+        let Self(ChannelNamed { name, gaps, full, entries_max, bytes_max, events }) = self;
+        let options = ChannelRequest { gaps, full, entries_max, bytes_max, events }.options(limits)?;
         Ok(NewChannel { name: ChannelName::new(&name)?, options })
     }
 }
@@ -181,7 +186,8 @@ impl ChannelRequest {
         })?;
         let entries_max = self.entries_max.unwrap_or(options.entries_max);
         let bytes_max = self.bytes_max.unwrap_or(options.bytes_max);
-        Ok(ChannelOptions { gaps, full, entries_max, bytes_max })
+        let events = self.events.unwrap_or(options.events);
+        Ok(ChannelOptions { gaps, full, entries_max, bytes_max, events })
     }
 }
 
@@ -248,6 +254,8 @@ pub(in crate::gateway) struct ChannelDescription {
     pub full: &'static str,
     pub entries_max: u64,
     pub bytes_max: u64,
+    /// Whether its entries are events, too.
+    pub events: bool,
     pub created_at: String,
     /// The position of the last entry; 0 where there is none.
     pub newest: u64,
@@ -350,6 +358,7 @@ impl ChannelDescription {
             },
             entries_max: options.entries_max,
             bytes_max: options.bytes_max,
+            events: options.events,
             created_at: channel.created_at.to_string(),
             newest: channel.newest.0,
             oldest: channel.oldest.0,

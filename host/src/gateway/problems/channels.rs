@@ -31,7 +31,7 @@ pub(super) const CHANNELS: &[ProblemKind] = &[
         403,
         "channel_party_missing",
         "the credential does not say who takes part",
-        "use a token whose `sub` has 1 to 256 bytes without control characters, or a static token with such a name",
+        "use a token whose `sub` has 1 to 256 bytes without control characters and does not begin with `plugin:`, or a static token with such a name",
     ),
     caller(
         409,
