@@ -6,8 +6,10 @@ use std::ops::{Bound, Range};
 use serde::Serialize;
 
 use crate::bindings::millrace::processor::types as wire;
+use crate::channel::{EntryType, NewEntry};
 use crate::limits::{
-    EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, ROW_BYTES_MAX, ROW_KEY_BYTES_MAX, STATE_KEY_BYTES_MAX,
+    CHANNEL_ERROR_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CHANNEL_PAYLOAD_BYTES_MAX, EVENT_PAYLOAD_BYTES_MAX,
+    NAME_BYTES_MAX, PROCESS_NAME_BYTES_MAX, ROW_BYTES_MAX, ROW_KEY_BYTES_MAX, STATE_KEY_BYTES_MAX,
     STATE_VALUE_BYTES_MAX,
 };
 use crate::state::{State, StateValue};
@@ -138,7 +140,7 @@ impl Effects {
         Ok(())
     }
 
-    /// Appends an event to the stream, with this payload.
+    /// Appends an event to the stream, with this payload. Its scope is that of the event that is handled.
     pub fn emit<T: Serialize + ?Sized>(&mut self, event: &NewEvent<'_>, payload: &T) -> Result<(), Failure> {
         check_new_event(event)?;
         let start = self.arena.len();
@@ -170,6 +172,33 @@ impl Effects {
             type_bytes: size(event.event_type.len()),
             id_bytes: size(event.id.len()),
             body_bytes: size(bytes),
+            ..self.record(start)
+        });
+        Ok(())
+    }
+
+    /// Appends an entry to a channel of a process, as `plugin:<name>`: the process must have been assigned to the plugin,
+    /// and its operator must have granted it the channel. The entry gets the plugin's next number there.
+    ///
+    /// What the channel refuses (it is full, closed, somebody else's) makes the event a dead letter.
+    pub fn append(&mut self, process: &str, channel: &str, entry: &NewEntry<'_>) -> Result<(), Failure> {
+        check_new_entry(process, channel, entry)?;
+        let start = self.arena.len();
+        let (entry_type, error) = (entry.entry_type.as_str(), entry.error.unwrap_or_default());
+        let payload = entry.payload.unwrap_or_default();
+        for text in [process, channel, entry_type, error] {
+            self.arena.extend_from_slice(text.as_bytes());
+        }
+        self.arena.extend_from_slice(payload);
+        self.push(EffectRecord {
+            kind: EffectKind::Append,
+            version: entry.in_reply_to.unwrap_or(0),
+            schema_version: u32::from(entry.payload.is_some()),
+            key_bytes: size(process.len()),
+            aggregate_bytes: size(channel.len()),
+            type_bytes: size(entry_type.len()),
+            id_bytes: size(error.len()),
+            body_bytes: size(payload.len()),
             ..self.record(start)
         });
         Ok(())
@@ -337,6 +366,9 @@ impl Effects {
     }
 }
 
+/// Types of events that only the host writes.
+const HOST_EVENT_TYPES: [&str; 3] = ["channel.data", "channel.end", "channel.error"];
+
 fn check_new_event(event: &NewEvent<'_>) -> Result<(), Failure> {
     let texts = [
         ("aggregate", event.aggregate),
@@ -356,11 +388,46 @@ fn check_new_event(event: &NewEvent<'_>) -> Result<(), Failure> {
             )));
         }
     }
+    if HOST_EVENT_TYPES.contains(&event.event_type) {
+        return Err(Failure::fatal(format!(
+            "`{}` is what the host says of entries of channels; append to a channel instead",
+            event.event_type
+        )));
+    }
     if event.version == 0 || i64::try_from(event.version).is_err() || event.schema_version == 0 {
         return Err(Failure::fatal(format!(
             "an emitted `{}` has version {} and schema version {}; both count from 1",
             event.event_type, event.version, event.schema_version
         )));
+    }
+    Ok(())
+}
+
+fn check_new_entry(process: &str, channel: &str, entry: &NewEntry<'_>) -> Result<(), Failure> {
+    for (what, name, max) in
+        [("process", process, PROCESS_NAME_BYTES_MAX), ("channel", channel, CHANNEL_NAME_BYTES_MAX)]
+    {
+        if name.is_empty() || name.len() > max {
+            return Err(Failure::reject(format!(
+                "the name of the {what} has {} bytes; 1 to {max} are possible",
+                name.len()
+            )));
+        }
+    }
+    let error = entry.error.unwrap_or_default();
+    if !error.is_empty() && entry.entry_type != EntryType::Error {
+        return Err(Failure::fatal("the text of an error goes with an entry of the type `error` only"));
+    }
+    let payload = entry.payload.unwrap_or_default();
+    for (what, bytes, name, max) in [
+        ("text of the error", error.len(), "channel_error_bytes_max", CHANNEL_ERROR_BYTES_MAX),
+        ("payload", payload.len(), "channel_payload_bytes_max", CHANNEL_PAYLOAD_BYTES_MAX),
+    ] {
+        if bytes > max {
+            return Err(Failure::reject(format!(
+                "the {what} of an entry for `{channel}` has {bytes} bytes; {name} is {max}"
+            )));
+        }
     }
     Ok(())
 }

@@ -43,6 +43,7 @@ extern crate self as millrace_guest;
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
+mod channel;
 pub mod config;
 mod effects;
 mod event;
@@ -65,6 +66,7 @@ mod time;
 pub use wit_bindgen as __wit_bindgen;
 
 pub use batch::Instance;
+pub use channel::{ChannelEntry, EntryType, NewEntry};
 pub use effects::{Effects, NewEvent};
 pub use event::{EVENT_WORDS, Event};
 pub use failure::{Failure, FailureKind};

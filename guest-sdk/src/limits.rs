@@ -12,6 +12,12 @@ pub const STATE_VALUE_BYTES_MAX: usize = 1 << 20;
 pub const NAME_BYTES_MAX: usize = 512;
 /// Bytes of an emitted event's payload.
 pub const EVENT_PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the names of a process and of a channel, of an entry's payload, and of the text of an `error` entry. The
+/// operator may have set the payload's bound lower; it is lower, too, where entries are events.
+pub const PROCESS_NAME_BYTES_MAX: usize = 128;
+pub const CHANNEL_NAME_BYTES_MAX: usize = 64;
+pub const CHANNEL_PAYLOAD_BYTES_MAX: usize = 10 << 20;
+pub const CHANNEL_ERROR_BYTES_MAX: usize = 4 << 10;
 /// Entries and bytes in one answer of the host to a scan.
 pub const SCAN_ENTRIES_MAX: u32 = 1_000;
 pub const SCAN_BYTES_MAX: usize = 4 << 20;

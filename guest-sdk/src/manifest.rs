@@ -117,7 +117,7 @@ impl Manifest {
         self
     }
 
-    /// The grants it needs: `clock`, `random`.
+    /// The grants it needs: `clock`, `random`, `env`, `http`, `read_dir`, `channels`.
     pub fn grants(mut self, grants: &[&'static str]) -> Self {
         self.grants = grants.to_vec();
         self

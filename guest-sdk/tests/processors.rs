@@ -6,8 +6,8 @@ use millrace_guest::log::Level;
 use millrace_guest::native::{NativeInstance, NoHost};
 use millrace_guest::testing::{Batch, Driver, Setup, TestEvent};
 use millrace_guest::{
-    Column, Context, Effects, Event, Failure, FailureKind, FlushReason, Manifest, NewEvent, Processor, Saved,
-    Table, Timestamp, config, log,
+    ChannelEntry, Column, Context, Effects, EntryType, Event, Failure, FailureKind, FlushReason, Manifest,
+    NewEntry, NewEvent, Processor, Saved, Table, Timestamp, config, log,
 };
 use serde_json::json;
 
@@ -63,6 +63,30 @@ impl Processor for Obedient {
                 let event =
                     NewEvent { aggregate: "reply", agg_id: key, event_type: "replied", ..Default::default() };
                 out.emit(&NewEvent { at: Timestamp(5), ..event }, &json!({"greeting": self.greeting}))?;
+            }
+            "append" => {
+                let answer = NewEntry::text("hello").replying_to(3);
+                out.append(key, "answers", &answer)?;
+                out.append(key, "answers", &NewEntry { payload: None, ..answer })?;
+                out.append(key, "answers", &NewEntry::data(b""))?;
+                out.append(key, "chat", &NewEntry::error("it broke"))?;
+                out.append(key, "answers", &NewEntry::end())?;
+            }
+            "append-and-fail" => {
+                out.append(key, "answers", &NewEntry::text("never seen"))?;
+                return Err(Failure::reject("as asked"));
+            }
+            "append-nameless" => out.append("", "answers", &NewEntry::end())?,
+            "append-long-name" => out.append(key, &"c".repeat(65), &NewEntry::end())?,
+            "append-error-text" => {
+                out.append(key, "answers", &NewEntry { error: Some("x"), ..NewEntry::text("y") })?;
+            }
+            "append-long-error" => out.append(key, "answers", &NewEntry::error(&"e".repeat(4_097)))?,
+            "append-large" => out.append(key, "answers", &NewEntry::data(&vec![0; (10 << 20) + 1]))?,
+            "forge" => {
+                let event =
+                    NewEvent { aggregate: "a", agg_id: key, event_type: "channel.end", ..Default::default() };
+                out.emit(&event, &1)?;
             }
             "emit-nameless" => out.emit(&NewEvent { aggregate: "reply", ..Default::default() }, &1)?,
             "payload" => out.put(&OTHER, key, 0, &json!({"number": event.payload_as::<i64>()?}))?,
@@ -146,6 +170,12 @@ fn what_the_host_would_refuse_is_refused_where_it_is_asked_for() {
         ("long-key", FailureKind::Reject, "row_key_bytes_max"),
         ("long-row", FailureKind::Reject, "row_bytes_max"),
         ("emit-nameless", FailureKind::Fatal, "`agg_id`"),
+        ("append-nameless", FailureKind::Reject, "the name of the process has 0 bytes"),
+        ("append-long-name", FailureKind::Reject, "the name of the channel has 65 bytes"),
+        ("append-error-text", FailureKind::Fatal, "goes with an entry of the type `error` only"),
+        ("append-long-error", FailureKind::Reject, "channel_error_bytes_max is 4096"),
+        ("append-large", FailureKind::Reject, "channel_payload_bytes_max is 10485760"),
+        ("forge", FailureKind::Fatal, "`channel.end` is what the host says"),
         ("payload", FailureKind::Reject, "the payload of `payload` a version 1 does not fit"),
         ("state-empty-key", FailureKind::Reject, "state_key_bytes_max"),
     ] {
@@ -166,14 +196,57 @@ fn a_put_that_was_refused_leaves_nothing_behind() {
 }
 
 #[test]
-fn emitted_events_carry_payload_time_and_depth() {
+fn emitted_events_carry_payload_time_depth_and_the_scope_of_their_cause() {
     let setup = Setup { config: BTreeMap::from([("greeting".into(), "moin".into())]), ..Setup::default() };
     let mut driver = Driver::<Obedient>::start(setup).unwrap();
-    let deep = TestEvent { depth: 4, ..event("emit", "a", 1) };
+    let deep = TestEvent { depth: 4, scope: "north".into(), ..event("emit", "a", 1) };
     driver.send(&[event("put", "x", 1), deep]).unwrap();
     let emitted = &driver.emitted()[0];
     assert_eq!((emitted.aggregate.as_str(), emitted.agg_id.as_str(), emitted.depth), ("reply", "a", 5));
     assert_eq!((emitted.at, emitted.json()), (Timestamp(5), json!({"greeting": "moin"})));
+    assert_eq!(emitted.scope, "north");
+}
+
+#[test]
+fn entries_are_appended_in_order_and_as_they_are() {
+    let mut driver = Driver::<Obedient>::new();
+    driver.send(&[event("append", "p-1", 1)]).unwrap();
+    driver.send(&[event("append-and-fail", "p-2", 1)]).unwrap_err();
+    let appended: Vec<_> = driver.appended().iter().map(|a| (a.channel.as_str(), a.entry_type)).collect();
+    let (data, end) = (EntryType::Data, EntryType::End);
+    let expected = [
+        ("answers", data),
+        ("answers", data),
+        ("answers", data),
+        ("chat", EntryType::Error),
+        ("answers", end),
+    ];
+    assert_eq!(appended, expected);
+    assert!(driver.appended().iter().all(|entry| entry.process == "p-1"));
+    let [first, none, empty, failed, _] = driver.appended() else { panic!("there are five") };
+    assert_eq!((first.text(), first.in_reply_to, &first.error), ("hello", Some(3), &None));
+    assert_eq!((&none.payload, none.in_reply_to), (&None, Some(3)));
+    assert_eq!((&empty.payload, empty.in_reply_to), (&Some(vec![]), None));
+    assert_eq!((failed.error.as_deref(), &failed.payload), (Some("it broke"), &None));
+}
+
+#[test]
+fn an_entry_of_a_channel_is_read_from_its_event() {
+    let event = TestEvent::entry("p-1", "requests", 4, "ada", "hé\n\"".as_bytes()).executed_by("plugin:a");
+    assert_eq!((event.aggregate.as_str(), event.agg_id.as_str()), ("channel", "p-1_requests"));
+    assert_eq!((event.event_type.as_str(), event.version), ("channel.data", 4));
+    let entry: ChannelEntry<'_> = serde_json::from_slice(&event.payload).unwrap();
+    assert_eq!((&*entry.process, &*entry.channel, &*entry.sender), ("p-1", "requests", "ada"));
+    assert_eq!((entry.position, entry.entry_type, entry.in_reply_to), (4, EntryType::Data, None));
+    assert_eq!((entry.text.as_deref(), entry.executor.as_deref()), (Some("hé\n\""), Some("plugin:a")));
+    assert_eq!(entry.bytes().unwrap(), "hé\n\"".as_bytes());
+    let event = TestEvent::entry("p-1", "requests", 5, "ada", &[0xff, 0, 1]);
+    let entry: ChannelEntry<'_> = serde_json::from_slice(&event.payload).unwrap();
+    assert_eq!((entry.text.as_deref(), entry.bytes()), (None, Some(vec![0xff, 0, 1])));
+    let event = TestEvent::entry_error("p-1", "requests", 6, "ada", "no more");
+    let entry: ChannelEntry<'_> = serde_json::from_slice(&event.payload).unwrap();
+    assert_eq!((entry.entry_type, entry.error.as_deref()), (EntryType::Error, Some("no more")));
+    assert_eq!((entry.bytes(), entry.executor), (None, None));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! and reads nothing but the config file. Limits have the names of `limits.rs`.
 
 mod cache;
+mod channels;
 mod check;
 mod groups;
 mod layers;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cache::CacheConfig;
+pub use channels::{ChannelsConfig, ChannelsStore};
 pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
 pub use presence::PresenceConfig;
@@ -42,6 +44,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub groups: GroupsConfig,
     pub presence: PresenceConfig,
+    pub channels: ChannelsConfig,
     pub redis: RedisConfig,
     pub cache: CacheConfig,
     pub processors: ProcessorsConfig,

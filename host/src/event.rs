@@ -222,6 +222,10 @@ impl Event<'_> {
     }
 }
 
+/// Types of events that only the host writes: their payload says who sent an entry of a channel, and that must not be
+/// open to whoever may publish.
+pub const HOST_EVENT_TYPES: [&str; 3] = ["channel.data", "channel.end", "channel.error"];
+
 /// Events of one tenant, in order. See the module's doc for the layout.
 #[derive(Clone, Debug)]
 pub struct EventBatch {
@@ -301,6 +305,9 @@ impl EventBatch {
         }
         if event.payload.len() > EVENT_PAYLOAD_BYTES_MAX {
             return Err(InvalidEvent::PayloadTooLarge { bytes: event.payload.len() });
+        }
+        if let Some(event_type) = HOST_EVENT_TYPES.into_iter().find(|own| *own == event.event_type) {
+            return Err(InvalidEvent::TypeReserved { event_type });
         }
         let derived;
         let event = if event.id.is_empty() {
@@ -536,6 +543,8 @@ pub enum InvalidEvent {
     SchemaVersion,
     #[error("the payload has {bytes} bytes; event_payload_bytes_max is {EVENT_PAYLOAD_BYTES_MAX}")]
     PayloadTooLarge { bytes: usize },
+    #[error("`{event_type}` is what the host says of entries of channels; name the type otherwise")]
+    TypeReserved { event_type: &'static str },
     #[error("`{text}` is not an RFC 3339 time such as 2013-01-01T08:15:00Z")]
     Time { text: String },
     #[error("`{text}` is not a cursor of this server")]

@@ -23,11 +23,13 @@ use shared_log::{InvalidLog, SharedLog};
 
 use crate::backends::sqlite::{OpenError, SqliteStore};
 use crate::cache::{CachedTables, ReadThrough};
+use crate::channels::{ChannelStore, Router};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{BackendError, Classify as _};
+use crate::event::Micros;
 use crate::gateway::{Gateway, GatewayError, Readiness};
-use crate::limits::{RESTART_WAIT_MAX, RESTART_WAIT_MIN};
+use crate::limits::{CHANNEL_SWEEP, CHANNEL_SWEEP_PROCESSES_MAX, RESTART_WAIT_MAX, RESTART_WAIT_MIN};
 use crate::live::LiveEngine;
 use crate::plugins::{ControlError, DirectoryWatcher, PluginControl, PluginError, Registry};
 use crate::processors::GuestPool;
@@ -36,7 +38,7 @@ use crate::streams::hub::Gate;
 use crate::streams::upcast::{InvalidUpcast, Upcasters};
 use crate::streams::{EventLog, Hub};
 use crate::tables::TableStore;
-use crate::tasks::{OnCancel, OnError, TaskKind, Tasks};
+use crate::tasks::{OnCancel, OnError, TaskError, TaskKind, Tasks};
 
 /// The edge ends by itself only when it is told to, or when it broke.
 const EDGE: TaskKind = TaskKind { on_cancel: OnCancel::Wait, on_error: OnError::StopHost };
@@ -49,6 +51,7 @@ pub struct Host {
     live: LiveEngine,
     hub: Hub,
     groups: Arc<dyn Groups>,
+    channels: Router,
     cache: ReadThrough,
     tables: Arc<dyn TableStore>,
     log: Arc<dyn EventLog>,
@@ -163,6 +166,11 @@ impl Host {
     /// Groups of consumers, for embedders that consume without HTTP.
     pub fn groups(&self) -> Arc<dyn Groups> {
         Arc::clone(&self.groups)
+    }
+
+    /// Channels, for embedders that submit or execute without HTTP.
+    pub fn channels(&self) -> &Router {
+        &self.channels
     }
 
     pub fn plugins(&self) -> Arc<dyn PluginControl> {
@@ -303,9 +311,12 @@ impl HostBuilder {
         });
         evict_by_events(&tasks, cache.clone(), Arc::clone(&log));
         let presence = self.presence(shared_log.as_ref());
+        let kept = self.channels(&store);
+        let channels = Router::new(Arc::clone(&kept));
+        remove_closed_processes(&tasks, kept, Arc::clone(&self.clock));
         let ready = readiness(stages.clone(), shared_log.clone());
-        let services =
-            self.services((&store, &log, &tables), &registry, (&live, &hub, &groups), presence, ready);
+        let seen = (&live, &hub, &groups);
+        let services = self.services((&store, &log, &tables), &registry, seen, (presence, &channels), ready);
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -360,6 +371,7 @@ impl HostBuilder {
             live,
             hub,
             groups,
+            channels,
             cache,
             tables,
             pool,
@@ -380,6 +392,23 @@ fn evict_by_events(tasks: &Tasks, cache: ReadThrough, log: Arc<dyn EventLog>) {
             Ok(())
         }
     });
+}
+
+/// What was closed long ago goes, with all that lies in its channels.
+fn remove_closed_processes(tasks: &Tasks, store: Arc<dyn ChannelStore>, clock: Arc<dyn Clock>) {
+    tasks.supervise(TaskKind::BACKGROUND, "channels", move || {
+        keep_removing(Arc::clone(&store), Arc::clone(&clock))
+    });
+}
+
+async fn keep_removing(store: Arc<dyn ChannelStore>, clock: Arc<dyn Clock>) -> Result<(), TaskError> {
+    let keep = i64::try_from(store.limits().keep.as_micros()).unwrap_or(i64::MAX);
+    loop {
+        let before = Micros(clock.now().0.saturating_sub(keep));
+        // Each is a transaction of its own, so that appends get their turn in between.
+        while store.expire(before).await? >= CHANNEL_SWEEP_PROCESSES_MAX {}
+        tokio::time::sleep(CHANNEL_SWEEP).await;
+    }
 }
 
 /// Starts what was deployed, once the store knows which log it is for. What fails is said, and tried again.

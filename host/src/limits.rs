@@ -2,6 +2,7 @@
 //! change has a setting of the same name in the config file.
 
 mod cache;
+mod channel_sockets;
 mod channels;
 mod cluster;
 mod presence;
@@ -10,6 +11,7 @@ mod redis;
 use std::time::Duration;
 
 pub use cache::*;
+pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
 pub use presence::*;
@@ -337,6 +339,8 @@ pub const GUEST_RANDOM_BYTES_MAX: u64 = 64 << 10;
 pub const GUEST_ENV_BYTES_MAX: usize = 64 << 10;
 /// Hosts in one plugin's list.
 pub const GUEST_HTTP_HOSTS_MAX: usize = 256;
+/// Channels, or beginnings of their names, that one plugin is granted.
+pub const GUEST_CHANNELS_MAX: usize = 64;
 /// HTTP requests of one instance, and of all instances of a plugin, that may be under way. More are refused.
 pub const GUEST_HTTP_REQUESTS_MAX: usize = 8;
 pub const GUEST_HTTP_CONNECTIONS_MAX: usize = 64;

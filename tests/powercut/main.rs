@@ -1,12 +1,16 @@
 //! The process that the power-cut harness cuts: publishers, and a processor
-//! that writes rows, on a store in `DIR`. Each acknowledged event is noted in
-//! `DIR/acknowledged`, a line each, before the next one is published.
+//! that writes rows, on a store in `DIR`, and both sides of a process with channels. Each acknowledged event and entry is
+//! noted in `DIR/acknowledged`, a line each, before the next one is published.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore, Synchronous};
+use millrace::channels::{
+    Append, ChannelId, ChannelName, ChannelOptions, ChannelStore, EntryType, NewChannel, NewEntry,
+    NewProcess, Party, ProcessId, ProcessName, WhenFull,
+};
 use millrace::clock::SystemClock;
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::processors::{Engine, GuestPool, ProcessorSettings, Runner};
@@ -48,6 +52,29 @@ async fn main() -> Result<()> {
     for publisher in 0..PUBLISHERS {
         publishers.spawn(publish(store.clone(), Arc::clone(&notes), publisher, events / PUBLISHERS));
     }
+    let process = ProcessId { tenant: TenantId::new("default")?, name: ProcessName::new("job")? };
+    let parties = [Party::new("submitter")?, Party::new("executor")?];
+    let options = ChannelOptions::default();
+    let short = ChannelOptions { full: WhenFull::DropOldest, entries_max: 20, ..options.clone() };
+    let channel =
+        |name: &str, options| Ok::<_, anyhow::Error>(NewChannel { name: ChannelName::new(name)?, options });
+    let new = NewProcess {
+        id: process.clone(),
+        submitter: parties[0].clone(),
+        executor: Some(parties[1].clone()),
+        observers: Vec::new(),
+        channels: vec![channel("all", options)?, channel("short", short)?],
+    };
+    ChannelStore::create(&store, new).await?;
+    for party in parties {
+        publishers.spawn(send(
+            store.clone(),
+            Arc::clone(&notes),
+            process.clone(),
+            party,
+            events / PUBLISHERS,
+        ));
+    }
     while let Some(done) = publishers.join_next().await {
         done??;
     }
@@ -79,6 +106,28 @@ async fn publish(
         let appended = store.append(batch).await?;
         let line = format!("{agg_id} {version} {}\n", appended[0].position);
         notes.lock().expect("no publisher panics").write_all(line.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Sends entries to both channels, the last one of which ends its half.
+async fn send(
+    store: SqliteStore,
+    notes: Arc<Mutex<std::fs::File>>,
+    process: ProcessId,
+    who: Party,
+    entries: u64,
+) -> Result<()> {
+    for sequence in 1..=entries {
+        for name in ["all", "short"] {
+            let channel = ChannelId { process: process.clone(), name: ChannelName::new(name)? };
+            let last = if sequence == entries { EntryType::End } else { EntryType::Data };
+            let entry = NewEntry::data(sequence, format!("{who} {sequence}")).of_type(last);
+            let append = Append { who: who.clone(), epoch: None, entries: vec![entry] };
+            let appended = ChannelStore::append(&store, &channel, append).await?;
+            let line = format!("entry {name} {who} {sequence} {}\n", appended[0].position);
+            notes.lock().expect("nobody panics").write_all(line.as_bytes())?;
+        }
     }
     Ok(())
 }

@@ -427,7 +427,7 @@ const HOST_IMPORTS: [(Import, &str, &str, &str); 7] = [
 
 /// The types of `wit/types.wit`. An exported function may only speak of exported types.
 const TYPES: &str = r#"
-  (type $effect-kind' (enum "put" "delete" "state-put" "state-delete" "emit"))
+  (type $effect-kind' (enum "put" "delete" "state-put" "state-delete" "emit" "append"))
   (export $effect-kind "effect-kind" (type $effect-kind'))
   (type $effect-record' (record (field "kind" $effect-kind) (field "table" u32) (field "event" u32)
     (field "version" u64) (field "at" s64) (field "schema-version" u32) (field "start" u32)

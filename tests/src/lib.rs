@@ -1,6 +1,7 @@
 //! What the tests share: conformance suites over the seams, stand-ins, and helpers.
 
 pub mod bench;
+pub mod channel_socket;
 pub mod chaos;
 pub mod conformance;
 pub mod cuts;
@@ -10,9 +11,11 @@ pub mod embedded;
 pub mod failover;
 pub mod faulty;
 pub mod flights;
+pub mod gated_channels;
 pub mod guests;
 pub mod handwritten;
 pub mod host;
+pub mod impostor;
 pub mod meddler;
 pub mod model;
 pub mod native;
@@ -23,6 +26,7 @@ pub mod scene;
 pub mod scripted;
 pub mod shared_log;
 pub mod shelf;
+pub mod sleeper;
 pub mod swaps;
 pub mod viewer;
 

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState, ScanLimit};
+use millrace::checkpoints::{ChannelGrant, EffectBatch, EffectKind, EffectRecord, SavedState, ScanLimit};
 use millrace::event::EventBatch;
 use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
@@ -94,7 +94,8 @@ impl Host for State {
 impl<P: millrace_guest::Processor> Instance<P> {
     fn effects(&self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
         let records = effects.records.iter().map(effect).collect();
-        EffectBatch::check(effects.arena, records, &self.manifest.tables, &self.depths)
+        let (tables, all) = (&self.manifest.tables, ChannelGrant::all());
+        EffectBatch::check_granted(effects.arena, records, tables, &self.depths, &all)
             .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))
     }
 
@@ -127,11 +128,9 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
         self.depths.extend(batch.records().iter().map(|r| r.depth));
         let outcome = self.inner().handle(batch.arena(), &words);
         self.words = words;
-        Ok(Outcome {
-            handled: outcome.handled as usize,
-            effects: self.effects(outcome.effects)?,
-            failure: outcome.failure.map(failure),
-        })
+        let mut effects = self.effects(outcome.effects)?;
+        effects.carry_on(batch);
+        Ok(Outcome { handled: outcome.handled as usize, effects, failure: outcome.failure.map(failure) })
     }
 
     fn flush(&mut self, reason: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
@@ -160,6 +159,7 @@ fn effect(r: &wire::EffectRecord) -> EffectRecord {
             wire::EffectKind::StatePut => EffectKind::StatePut,
             wire::EffectKind::StateDelete => EffectKind::StateDelete,
             wire::EffectKind::Emit => EffectKind::Emit,
+            wire::EffectKind::Append => EffectKind::Append,
         },
         table: r.table,
         event: r.event,

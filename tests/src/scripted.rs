@@ -6,13 +6,14 @@
 //! instances · `trap` falls over ·
 //! `panic` panics the first time, as the host's own code may · `trap-in-snapshot` falls at the next snapshot ·
 //! `emit` emits an `add` for the aggregate id `emitted` · `steal` writes the row
-//! of another key · `remember` appends its agg_id to the keyed entry `seen`.
+//! of another key · `remember` appends its agg_id to the keyed entry `seen` · `append` appends to a channel what its
+//! payload says ([`Appends`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use millrace::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
+use millrace::checkpoints::{ChannelGrant, EffectBatch, EffectKind, EffectRecord, SavedState};
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
@@ -176,6 +177,35 @@ pub fn applied(state: &[u8]) -> BTreeMap<String, Vec<u64>> {
     serde_json::from_slice::<State>(state).expect("scripted states are JSON").applied
 }
 
+/// What an event of type `append` has appended.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub struct Appends {
+    pub process: String,
+    pub channel: String,
+    #[serde(rename = "type")]
+    pub entry_type: String,
+    pub error: String,
+    pub text: Option<String>,
+    pub reply: u64,
+    /// So many of it, one behind the other.
+    pub times: u32,
+}
+
+impl Default for Appends {
+    fn default() -> Self {
+        Self {
+            process: "p".into(),
+            channel: "c".into(),
+            entry_type: "data".into(),
+            error: String::new(),
+            text: None,
+            reply: 0,
+            times: 1,
+        }
+    }
+}
+
 /// Effects of one call, as a guest would lay them out.
 #[derive(Default)]
 struct Out {
@@ -204,6 +234,20 @@ impl Out {
         });
         for part in parts {
             self.arena.extend_from_slice(part);
+        }
+    }
+
+    fn append(&mut self, event: usize, entry: &Appends) {
+        let text = entry.text.as_deref().unwrap_or_default();
+        let parts = [entry.process.as_bytes(), entry.channel.as_bytes(), entry.entry_type.as_bytes()];
+        // The text of an error stands before the payload.
+        let rest = [entry.error.as_bytes(), text.as_bytes()].concat();
+        self.push(EffectKind::Append, event, [parts[0], parts[1], parts[2], &rest]);
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("test effects are small");
+        if let Some(record) = self.records.last_mut() {
+            record.version = entry.reply;
+            record.schema_version = u32::from(entry.text.is_some());
+            (record.id_bytes, record.body_bytes) = (length(entry.error.as_bytes()), length(text.as_bytes()));
         }
     }
 }
@@ -282,6 +326,12 @@ impl Instance {
                 seen.extend_from_slice(event.agg_id.as_bytes());
                 out.push(EffectKind::StatePut, index, [b"seen", b"", b"", &seen]);
             }
+            "append" => {
+                let entry: Appends = serde_json::from_slice(event.payload).expect("a good payload");
+                for _ in 0..entry.times {
+                    out.append(index, &entry);
+                }
+            }
             _ => {}
         }
         self.state.applied.entry(event.agg_id.to_owned()).or_default().push(event.version);
@@ -337,7 +387,8 @@ impl Processor for Instance {
             }
         }
         let depths: Vec<u32> = batch.records().iter().map(|r| r.depth).collect();
-        let effects = EffectBatch::check(out.arena, out.records, &self.manifest.tables, &depths)
+        let (tables, all) = (&self.manifest.tables, ChannelGrant::all());
+        let effects = EffectBatch::check_granted(out.arena, out.records, tables, &depths, &all)
             .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))?;
         Ok(Outcome { handled, effects, failure })
     }

@@ -6,6 +6,7 @@ mod following;
 mod hub;
 mod rig;
 mod scopes;
+mod slow;
 mod store;
 mod upcasting;
 

@@ -9,6 +9,10 @@
 //! 21 errors; 22 presence; 23 wakes; 24 to 27 and 75 to 77 the cache; 28 to 45, 47 and 48 changes and who follows them; 78
 //! to 82 the cluster), SN what it lacks. A test may stand for several: `sn4_sn7_…`. Not asserted here: what belongs to the
 //! reference's outbox, its documents, its projections and its sharded tier.
+//!
+//! Channels: K, 1 to 21 the bullets of the router and its flows, in their order. Not asserted here: the reference's shared
+//! memory, which sends every entry to every host. Nothing here does: a store has one router's records, and hosts that
+//! share channels share a store.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -36,25 +40,39 @@ const ITEMS: [(&str, &[u8]); 14] = [
 const STREAM_ITEMS: [(&str, &[RangeInclusive<u32>]); 2] =
     [("c", &[1..=14, 16..=45, 47..=48, 75..=82]), ("sn", &[1..=12, 14..=14, 16..=17, 20..=26])];
 
+const CHANNEL_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("k", &[1..=21])];
+
 #[test]
 fn every_item_of_the_checklist_of_streams_has_a_test_of_its_name() {
-    let mut found = BTreeSet::new();
-    for test in tests_of_this_binary() {
-        found.extend(test.split('_').map_while(item));
-    }
-    let items = STREAM_ITEMS
-        .iter()
-        .flat_map(|(list, numbers)| numbers.iter().cloned().flatten().map(move |n| (*list, n)));
-    let items: BTreeSet<(&str, u32)> = items.collect();
-    let missing: Vec<_> = items.iter().filter(|item| !found.contains(item)).collect();
+    let missing = missing_of(&STREAM_ITEMS);
     assert!(missing.is_empty(), "no test is named after these: {missing:?}");
 }
 
+#[test]
+fn every_item_of_the_checklist_of_channels_has_a_test_of_its_name() {
+    let missing = missing_of(&CHANNEL_ITEMS);
+    assert!(missing.is_empty(), "no test is named after these: {missing:?}");
+}
+
+type Lists<'a> = &'a [(&'static str, &'a [RangeInclusive<u32>])];
+
+/// Items that no test is named after.
+fn missing_of(lists: Lists<'_>) -> Vec<(&'static str, u32)> {
+    let mut found = BTreeSet::new();
+    for test in tests_of_this_binary() {
+        found.extend(test.split('_').map_while(|part| item(lists, part)));
+    }
+    let items =
+        lists.iter().flat_map(|(list, numbers)| numbers.iter().cloned().flatten().map(move |n| (*list, n)));
+    let items: BTreeSet<_> = items.collect();
+    items.difference(&found).copied().collect()
+}
+
 /// `c5`, `c05` and `sn12` name items.
-fn item(part: &str) -> Option<(&'static str, u32)> {
+fn item(lists: Lists<'_>, part: &str) -> Option<(&'static str, u32)> {
     let digits = part.find(|c: char| c.is_ascii_digit())?;
     let (list, number) = part.split_at(digits);
-    let list = STREAM_ITEMS.iter().find(|(known, _)| *known == list)?.0;
+    let list = lists.iter().find(|(known, _)| *known == list)?.0;
     Some((list, number.parse().ok()?))
 }
 

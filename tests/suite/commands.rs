@@ -189,7 +189,7 @@ async fn bounds_of_the_edge_are_those_that_were_set() {
 
 // Helpers.
 
-fn config(dir: &Path) -> Config {
+pub(crate) fn config(dir: &Path) -> Config {
     let mut config = Config::default();
     config.serve.bind = SocketAddr::from(([127, 0, 0, 1], 0));
     config.serve.data = dir.join("data");
@@ -197,7 +197,7 @@ fn config(dir: &Path) -> Config {
     config
 }
 
-async fn start(config: &Config) -> Host {
+pub(crate) async fn start(config: &Config) -> Host {
     Host::builder().config(config.clone()).start().await.expect("a host")
 }
 
@@ -229,13 +229,13 @@ pub(crate) async fn ran(arguments: &[&str]) -> (Result<(), CliError>, String) {
 }
 
 /// A command on a thread of its own: it makes its own runtime.
-fn run(arguments: &[&str], written: &Written) -> JoinHandle<Result<(), CliError>> {
+pub(crate) fn run(arguments: &[&str], written: &Written) -> JoinHandle<Result<(), CliError>> {
     let cli = Cli::try_parse_from(["millrace"].iter().chain(arguments)).expect("a command line");
     let written = written.clone();
     tokio::task::spawn_blocking(move || millrace::cli::run(cli, &mut Output::new(written)))
 }
 
-async fn until(mut done: impl FnMut() -> bool) {
+pub(crate) async fn until(mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < PATIENCE, "it did not happen");
@@ -244,10 +244,10 @@ async fn until(mut done: impl FnMut() -> bool) {
 }
 
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Written {
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("UTF-8")
     }
 }

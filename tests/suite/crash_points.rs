@@ -2,7 +2,7 @@
 //! the same end as a run that nobody disturbed.
 //!
 //! One scenario file for each point, in `tests/scenarios`: `step`, how often that step has passed when the
-//! host ends (`times`), the events, and after a line of dashes the store at the end. The store's files are copied on the committer's own
+//! host ends (`times`), the channels that there are, the events, and after a line of dashes the store at the end. The store's files are copied on the committer's own
 //! thread at that very step: that is what `kill -9` leaves, since what a process has written is the system's.
 
 use std::collections::BTreeSet;
@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use millrace::backends::sqlite::{CommitStep, SqliteOptions, SqliteStore, StepObserver};
+use millrace::channels::{
+    ChannelName, ChannelOptions, ChannelStore, NewChannel, NewProcess, Party, ProcessId, ProcessName,
+};
 use millrace::checkpoints::CheckpointStore;
 use millrace::event::{Position, TenantId};
 use millrace::processors::{ProcessorSettings, Runner, Verdict};
@@ -25,6 +28,8 @@ struct Scenario {
     head: String,
     step: CommitStep,
     times: usize,
+    /// Channels of the process `p`, which the processor executes.
+    channels: Vec<String>,
     events: Vec<(String, String, String)>,
 }
 
@@ -39,7 +44,7 @@ fn scenarios() -> Vec<Scenario> {
 fn scenario(file: PathBuf) -> Scenario {
     let text = std::fs::read_to_string(&file).expect("a scenario is text");
     let head = text.split_once("\n---\n").map_or(text.trim_end(), |(head, _)| head).to_owned();
-    let (mut step, mut times, mut events) = (None, 0, Vec::new());
+    let (mut step, mut times, mut channels, mut events) = (None, 0, Vec::new(), Vec::new());
     for line in head.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
@@ -47,15 +52,16 @@ fn scenario(file: PathBuf) -> Scenario {
                 step = CommitStep::ALL.into_iter().find(|step| format!("{step:?}") == name);
             }
             ["times", count] => times = count.parse().expect("a count"),
+            ["channel", name] => channels.push(name.into()),
             ["event", key, of, payload] => events.push((key.into(), of.into(), payload.into())),
             _ => panic!("{}: `{line}` is not understood", file.display()),
         }
     }
     let step = step.unwrap_or_else(|| panic!("{} names no step", file.display()));
-    Scenario { file, head, step, times, events }
+    Scenario { file, head, step, times, channels, events }
 }
 
-fn settings() -> ProcessorSettings {
+pub(crate) fn settings() -> ProcessorSettings {
     ProcessorSettings {
         commit_events: 3,
         retry_wait_min: Duration::from_millis(1),
@@ -65,7 +71,7 @@ fn settings() -> ProcessorSettings {
 }
 
 /// Until nothing waits: what is held is given up, what is tried again is waited for.
-async fn to_the_end(scene: &Scene, runner: &Runner) {
+pub(crate) async fn to_the_end(scene: &Scene, runner: &Runner) {
     let begin = Instant::now();
     loop {
         assert!(begin.elapsed() < Duration::from_secs(60), "it does not end: {:?}", runner.status());
@@ -104,6 +110,7 @@ async fn run(scenario: &Scenario, copy_to: Option<&Path>) -> (String, usize) {
         SqliteOptions { observer: Some(observer), ..options }
     };
     let scene = Scene::with(options, |store| store).await;
+    make_channels(&scene.store, &scenario.channels).await;
     let events: Vec<_> =
         scenario.events.iter().map(|(k, t, p)| (k.as_str(), t.as_str(), p.as_str())).collect();
     scene.publish("a", &events).await;
@@ -113,8 +120,29 @@ async fn run(scenario: &Scenario, copy_to: Option<&Path>) -> (String, usize) {
     (scene.close().await, passed.load(Ordering::SeqCst))
 }
 
+async fn make_channels(store: &SqliteStore, names: &[String]) {
+    if names.is_empty() {
+        return;
+    }
+    let channel = |name: &String| NewChannel {
+        name: ChannelName::new(name).expect("a good name"),
+        options: ChannelOptions::default(),
+    };
+    let new = NewProcess {
+        id: ProcessId {
+            tenant: TenantId::new("a").expect("a good name"),
+            name: ProcessName::new("p").expect("a good name"),
+        },
+        submitter: Party::new("ada").expect("a good name"),
+        executor: Some(Party::new("plugin:scripted").expect("a good name")),
+        observers: Vec::new(),
+        channels: names.iter().map(channel).collect(),
+    };
+    store.create(new).await.expect("a process can be made");
+}
+
 /// The database and its WAL; the WAL's index is made anew from it.
-fn copy_store(from: &Path, to: &Path) {
+pub(crate) fn copy_store(from: &Path, to: &Path) {
     for name in ["millrace.db", "millrace.db-wal"] {
         if from.join(name).exists() {
             std::fs::copy(from.join(name), to.join(name)).expect("the store can be copied");

@@ -1,16 +1,16 @@
-//! Claims about events from one end to the other: order, names, errors, deletes, digits, upcasts of a configuration.
+//! Claims about events from one end to the other: order, types, errors, deletes, digits, upcasts of a configuration.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use millrace::backends::memory::MemoryLog;
 use millrace::checkpoints::CommitError;
 use millrace::config::{Config, Layers};
 use millrace::error::{BackendError, Blame, Classify, RemoteFault, Retry};
-use millrace::event::{Event, EventBatch, InvalidEvent, Position, TenantId};
+use millrace::event::{Event, EventBatch, InvalidEvent, TenantId};
 use millrace::streams::groups::GroupError;
 use millrace::streams::upcast::{DeclaredUpcast, InvalidUpcast, UpcastStep, Upcasters};
 use millrace::streams::{AggregateScopes, EventLog, Scope, StreamError};
@@ -18,8 +18,6 @@ use millrace::tables::TableError;
 use millrace_tests::embedded::{Client, Embedded};
 use reqwest::Method;
 use serde_json::{Value, json};
-
-use super::layering::sources;
 
 fn tenant(name: &str) -> TenantId {
     TenantId::new(name).unwrap()
@@ -73,26 +71,6 @@ async fn c08_an_event_type_is_a_name_and_readers_choose_by_it() -> Result<()> {
     Ok(())
 }
 
-/// The reference's graph and index names have no counterpart; what names there are is made in one file each.
-#[test]
-fn c11_names_of_streams_and_keys_are_made_in_one_place() {
-    for (what, mark, place) in [
-        ("change streams", "\"changes:", &["streams/name.rs"][..]),
-        ("keys on Redis", "format!(\"{{{", &["redis/scripts.rs", "redis/link.rs"]),
-        ("entries and marks of the cache", "\"/v{}/\"", &["cache/names.rs"]),
-    ] {
-        let files: Vec<String> = sources(&["host/src"])
-            .into_iter()
-            .filter(|(_, text)| text.contains(mark))
-            .map(|(path, _)| path.to_string_lossy().into_owned())
-            .collect();
-        assert!(!files.is_empty(), "{what} have names");
-        let elsewhere: Vec<_> =
-            files.iter().filter(|file| !place.iter().any(|place| file.ends_with(place))).collect();
-        assert!(elsewhere.is_empty(), "{what} are named in {elsewhere:?}, too");
-    }
-}
-
 #[test]
 fn c21_an_error_of_a_backend_keeps_its_code_and_its_blame_through_every_layer() {
     let remote = |fault| BackendError::Remote { fault, detail: "redis, reading: …".into() };
@@ -118,21 +96,6 @@ fn c21_an_error_of_a_backend_keeps_its_code_and_its_blame_through_every_layer() 
     }
     assert_ne!(remote(RemoteFault::Timeout).retry(), Retry::Never, "it may come back");
     assert_eq!(remote(RemoteFault::Denied).retry(), Retry::Never, "somebody has to correct it");
-}
-
-#[tokio::test]
-async fn c23_a_commit_wakes_those_who_follow_its_tenant_and_nobody_else() {
-    let log = MemoryLog::new();
-    let (mut own, mut other) = (log.tail().follow(&tenant("acme")), log.tail().follow(&tenant("rival")));
-    let mut woken = Box::pin(own.wait_after(Position::START));
-    assert_eq!(woken.as_mut().now_or_never(), None);
-    let mut batch = EventBatch::new(tenant("acme"));
-    batch.push(&Event { aggregate: "thing", agg_id: "a", event_type: "t", ..Event::default() }).unwrap();
-    log.append(batch).await.unwrap();
-    assert!(woken.await);
-    assert_eq!(own.newest(), Position(1));
-    assert_eq!(other.wait_after(Position::START).now_or_never(), None, "it sleeps on");
-    assert_eq!(log.tenants(), [tenant("acme")]);
 }
 
 async fn mirror(config: impl FnOnce(&mut Config)) -> Result<Embedded> {

@@ -22,13 +22,20 @@ use millrace_tests::conformance::groups::Stage;
 fn stage<S: EventLog + GroupStore + 'static>(store: Arc<S>, clock: Arc<ManualClock>) -> Stage {
     let owner = {
         let (store, clock) = (Arc::clone(&store), Arc::clone(&clock));
-        move || -> Arc<dyn Groups> {
+        move |limits| -> Arc<dyn Groups> {
             let (log, groups) = (Arc::clone(&store) as Arc<dyn EventLog>, Arc::clone(&store) as _);
-            Arc::new(GroupOwner::new(log, groups, clock.clone(), GroupLimits::default()))
+            Arc::new(GroupOwner::new(log, groups, clock.clone(), limits))
         }
     };
     let again = Arc::new(owner);
-    Stage { stream: StreamName::Events, log: store, groups: again(), clock, again, shared: false }
+    Stage {
+        stream: StreamName::Events,
+        log: store,
+        groups: again(GroupLimits::default()),
+        clock,
+        again,
+        shared: false,
+    }
 }
 
 /// With what it is about: `events` as they are, other streams amid others' events.

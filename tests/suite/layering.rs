@@ -53,7 +53,7 @@ fn domains_do_not_know_the_edge_or_the_command_line() {
 #[test]
 fn the_transport_of_live_queries_names_no_web_framework_and_no_backend() {
     let foreign = ["axum", "hyper", "tungstenite", "backends", "redis", "rusqlite", "Edge", "http::"];
-    let files = ["shell.rs", "sse.rs", "socket.rs", "commands.rs", "meter.rs"];
+    let files = ["shell.rs", "sse.rs", "socket.rs", "pulse.rs", "commands.rs", "meter.rs"];
     let found: Vec<_> = sources(&["host/src/gateway/live"])
         .into_iter()
         .filter(|(path, _)| files.iter().any(|file| path.ends_with(file)))

@@ -1,5 +1,7 @@
 //! Claims about power cuts: what was acknowledged is there, and rows agree with positions.
 
+mod channels;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -77,7 +79,10 @@ async fn look(dir: &Path) -> Found {
         }
         after = page.next;
     }
-    for line in notes.lines() {
+    if let Err(lost) = channels::look(&store, &tenant, &notes).await {
+        return Found::Lost(lost);
+    }
+    for line in notes.lines().filter(|line| !line.starts_with("entry ")) {
         let mut words = line.split(' ');
         let (Some(agg_id), Some(version), Some(position)) = (words.next(), words.next(), words.next()) else {
             continue;

@@ -2,13 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod answers;
 mod changes;
 mod channels;
 mod chaos;
 mod faults;
+mod fleet;
+mod followers;
 mod gone;
+mod group_reads;
 mod groups;
 mod log;
+mod names;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod following;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;

@@ -1,27 +1,37 @@
-//! Claims about the JavaScript client and the demo's board: those under `tests/web`, which Node runs.
+//! Claims about the JavaScript client and the demo's pages: those under `tests/web`, which Node runs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const BOARD: &str = "board.test.mjs";
+const ANSWERS: &str = "answers.test.mjs";
 
 #[test]
 fn the_javascript_client_keeps_its_claims() {
     let mut files = claims();
-    files.retain(|path| !path.ends_with(BOARD));
+    files.retain(|path| !path.ends_with(BOARD) && !path.ends_with(ANSWERS));
     assert!(files.len() >= 4, "{files:?}");
     run(&files);
 }
 
 #[test]
 fn the_board_keeps_its_claims_in_a_browser() {
+    run_in_a_browser(BOARD);
+}
+
+#[test]
+fn the_page_of_answers_keeps_its_claims_in_a_browser() {
+    run_in_a_browser(ANSWERS);
+}
+
+fn run_in_a_browser(file: &str) {
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
     assert!(
         starts(&chromium),
         "`{chromium}` does not start: install Chromium, on Debian as root: apt-get install chromium"
     );
     let mut files = claims();
-    files.retain(|path| path.ends_with(BOARD));
+    files.retain(|path| path.ends_with(file));
     assert_eq!(files.len(), 1);
     run(&files);
 }

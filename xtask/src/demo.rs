@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a month of real flights through the sample plugins.
+//! `cargo xtask demo`: a month of real flights through the sample plugins, and one more that answers over channels.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -14,7 +14,9 @@ use crate::run::{cargo, finish, print, say};
 use crate::{guests, paths};
 
 const EVENTS: &str = "plugins/flight-board/data/flights-2013-01.ndjson.gz";
-const PLUGINS: [&str; 3] = ["flight-board", "carrier-stats", "delay-watch"];
+const PLUGINS: [&str; 4] = ["flight-board", "carrier-stats", "delay-watch", "answers"];
+/// Nothing is granted that is not named.
+const CONFIG: &str = "[plugins.answers]\ngrants = [\"channels\"]\nchannels = [\"answers\"]\n";
 const TABLES: [&str; 4] = ["flights", "carriers", "airports", "alerts"];
 /// How long the host and the plugins may take to be ready: the first start compiles the components.
 const READY_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -54,7 +56,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         let component = components.get(name).with_context(|| format!("there is no plugin {name}"))?;
         guests::place(component, &plugins_dir.join(format!("{name}.wasm")))?;
     }
-    let mut demo = Demo::start(&options, &data, &plugins_dir, folder.join("host.log"))?;
+    let config = folder.join("demo.toml");
+    fs::write(&config, CONFIG).with_context(|| format!("{} cannot be written", config.display()))?;
+    let mut demo = Demo::start(&options, &data, (&plugins_dir, &config), folder.join("host.log"))?;
     demo.wait_until_ready()?;
     demo.replay(&events, &options, &data)?;
     if options.exit {
@@ -111,12 +115,19 @@ struct Demo {
 }
 
 impl Demo {
-    fn start(options: &Options, data: &Path, plugins: &Path, messages: PathBuf) -> Result<Self> {
+    fn start(
+        options: &Options,
+        data: &Path,
+        (plugins, config): (&Path, &Path),
+        messages: PathBuf,
+    ) -> Result<Self> {
         let binary = paths::target().join("release/millrace");
         let stderr =
             File::create(&messages).with_context(|| format!("{} cannot be written", messages.display()))?;
         let host = Command::new(&binary)
             .arg("serve")
+            .arg("--config")
+            .arg(config)
             .args(["--bind", &format!("127.0.0.1:{}", options.port)])
             .arg("--data")
             .arg(data)
@@ -185,7 +196,8 @@ impl Demo {
         }
         print(&format!("  store         {}", data.display()))?;
         print(&format!("  messages      {}", self.messages.display()))?;
-        print(&format!("  departures    {}/demo/", self.url))
+        print(&format!("  departures    {}/demo/", self.url))?;
+        print(&format!("  answers       {}/demo/answers/", self.url))
     }
 
     /// Until no plugin has an event before it: what they wrote is committed then.

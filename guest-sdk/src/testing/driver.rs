@@ -12,13 +12,33 @@ use crate::log::Level;
 use crate::native::{Host, NativeInstance};
 use crate::state::from_wire;
 use crate::wire::{EffectKind, EffectRecord, Effects, Manifest};
-use crate::{Context, Entry, Failure, FlushReason, Processor, Saved, StatePage, StateValue, Timestamp};
+use crate::{
+    Context, Entry, EntryType, Failure, FlushReason, Processor, Saved, StatePage, StateValue, Timestamp,
+};
 
 /// A message that the processor logged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     pub level: Level,
     pub text: String,
+}
+
+/// An entry that the processor appended to a channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Appended {
+    pub process: String,
+    pub channel: String,
+    pub entry_type: EntryType,
+    pub in_reply_to: Option<u64>,
+    pub error: Option<String>,
+    pub payload: Option<Vec<u8>>,
+}
+
+impl Appended {
+    /// The payload as text; empty where there is none. Panics when it is no text.
+    pub fn text(&self) -> &str {
+        text(self.payload.as_deref().unwrap_or_default())
+    }
 }
 
 /// What a processor starts with.
@@ -64,6 +84,7 @@ pub struct Driver<P> {
     host: Arc<FakeHost>,
     tables: BTreeMap<String, Rows>,
     emitted: Vec<TestEvent>,
+    appended: Vec<Appended>,
     position: u64,
     stale: u64,
 }
@@ -94,7 +115,8 @@ impl<P: Processor> Driver<P> {
         let instance = NativeInstance::load(host.clone(), context.clone(), saved)?;
         let manifest = P::manifest().to_wire();
         let tables = manifest.tables.iter().map(|table| (table.name.clone(), Rows::default())).collect();
-        Ok(Self { instance, manifest, context, host, tables, emitted: vec![], position: 0, stale: 0 })
+        let (emitted, appended) = (vec![], vec![]);
+        Ok(Self { instance, manifest, context, host, tables, emitted, appended, position: 0, stale: 0 })
     }
 
     /// Hands events over in one batch, whatever the subscription says. After a failure the effects and
@@ -114,7 +136,7 @@ impl<P: Processor> Driver<P> {
             assert_eq!(handled, events.len(), "without a failure all events are handled");
         }
         self.position += handled as u64;
-        self.apply(&outcome.effects, |event| events[event].depth);
+        self.apply(&outcome.effects, events);
         match outcome.failure {
             Some(failure) => {
                 let failure = Failure { kind: failure.kind, message: failure.message };
@@ -154,7 +176,7 @@ impl<P: Processor> Driver<P> {
     pub fn flush(&mut self, reason: FlushReason) -> Result<(), Failure> {
         match self.instance.flush(reason) {
             Ok(effects) => {
-                self.apply(&effects, |_| 0);
+                self.apply(&effects, &[]);
                 Ok(())
             }
             Err(failure) => Err(Failure { kind: failure.kind, message: failure.message }),
@@ -197,6 +219,11 @@ impl<P: Processor> Driver<P> {
         &self.emitted
     }
 
+    /// What was appended to channels, in order. Every channel takes it here.
+    pub fn appended(&self) -> &[Appended] {
+        &self.appended
+    }
+
     /// Writes to versioned tables that were left out as stale.
     pub fn stale(&self) -> u64 {
         self.stale
@@ -217,7 +244,8 @@ impl<P: Processor> Driver<P> {
         self.instance.processor()
     }
 
-    fn apply(&mut self, effects: &Effects, depth: impl Fn(usize) -> u32) {
+    /// `events` are those that were handled; none in `flush`.
+    fn apply(&mut self, effects: &Effects, events: &[TestEvent]) {
         for record in &effects.records {
             let [key, aggregate, event_type, id, body] = parts(record, &effects.arena);
             match record.kind {
@@ -236,16 +264,30 @@ impl<P: Processor> Driver<P> {
                 }
                 EffectKind::Emit => {
                     let event = TestEvent::new(text(aggregate), text(key), record.version, text(event_type));
+                    let cause = events.get(record.event as usize);
                     let id = if id.is_empty() { event.id.clone() } else { text(id).into() };
                     self.emitted.push(TestEvent {
                         id,
                         at: Timestamp(record.at),
                         schema_version: record.schema_version,
-                        depth: depth(record.event as usize) + 1,
+                        depth: cause.map_or(0, |cause| cause.depth) + 1,
+                        scope: cause.map(|cause| cause.scope.clone()).unwrap_or_default(),
                         payload: body.to_vec(),
                         ..event
                     });
                 }
+                EffectKind::Append => self.appended.push(Appended {
+                    process: text(key).into(),
+                    channel: text(aggregate).into(),
+                    entry_type: match event_type {
+                        b"end" => EntryType::End,
+                        b"error" => EntryType::Error,
+                        _ => EntryType::Data,
+                    },
+                    in_reply_to: (record.version > 0).then_some(record.version),
+                    error: (!id.is_empty()).then(|| text(id).into()),
+                    payload: (record.schema_version > 0).then(|| body.to_vec()),
+                }),
             }
         }
     }
@@ -278,6 +320,7 @@ pub fn batch_equals_singles<P: Processor>(events: &[TestEvent]) {
     assert_eq!(batch.send(events), singles.send_singly(events), "the outcomes differ");
     assert_eq!(batch.tables, singles.tables, "the rows differ");
     assert_eq!(batch.emitted, singles.emitted, "the emitted events differ");
+    assert_eq!(batch.appended, singles.appended, "the appended entries differ");
     assert_eq!(batch.state(), singles.state(), "the keyed states differ");
     assert!(batch.saved() == singles.saved(), "the snapshots differ");
 }

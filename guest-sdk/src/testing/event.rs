@@ -1,9 +1,11 @@
 //! Events for tests, and batches of them in the layout they cross in.
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::EVENT_WORDS;
 use crate::Timestamp;
+use crate::channel::to_base64;
 
 /// An event, owned. What is not said is empty; `version`, `schema_version` are 1.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,47 @@ impl TestEvent {
             traceparent: String::new(),
             payload: b"null".to_vec(),
         }
+    }
+
+    /// An entry of a channel, as the host tells it: `data`, at this place, with these bytes. Its number is its place, and
+    /// nobody executes the channel.
+    pub fn entry(process: &str, channel: &str, position: u64, sender: &str, payload: &[u8]) -> Self {
+        let event = Self::of_entry("data", (process, channel), position, sender);
+        let event = event.with("payload", to_base64(payload).into());
+        match std::str::from_utf8(payload) {
+            Ok(text) => event.with("text", text.into()),
+            Err(_) => event,
+        }
+    }
+
+    /// The end of a sender's half of a channel.
+    pub fn entry_end(process: &str, channel: &str, position: u64, sender: &str) -> Self {
+        Self::of_entry("end", (process, channel), position, sender)
+    }
+
+    /// The same half, ended by what went wrong.
+    pub fn entry_error(process: &str, channel: &str, position: u64, sender: &str, error: &str) -> Self {
+        Self::of_entry("error", (process, channel), position, sender).with("error", error.into())
+    }
+
+    /// The entry's channel is executed by this party; a plugin is `plugin:<name>`.
+    pub fn executed_by(self, executor: &str) -> Self {
+        self.with("executorid", executor.into())
+    }
+
+    fn of_entry(entry_type: &str, (process, channel): (&str, &str), position: u64, sender: &str) -> Self {
+        let agg_id = format!("{process}_{channel}");
+        Self::new("channel", &agg_id, position, &format!("channel.{entry_type}")).payload(&json!({
+            "process": process, "channel": channel, "position": position, "epoch": 0, "sequence": position,
+            "senderid": sender, "type": entry_type, "payload": null,
+        }))
+    }
+
+    /// Gives a member of the payload, which is an object, another value.
+    fn with(self, member: &str, value: Value) -> Self {
+        let mut payload = self.json();
+        payload[member] = value;
+        self.payload(&payload)
     }
 
     /// When it happened, in RFC 3339. Panics when it is not.

@@ -13,8 +13,10 @@
 //! is what clients call; `tail` wakes those who follow.
 
 mod causal;
+mod counts;
 mod entry;
 mod error;
+mod event;
 mod limiter;
 mod names;
 mod options;
@@ -32,14 +34,16 @@ use futures_util::future::BoxFuture;
 pub use causal::in_senders_order;
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
+pub use event::Cause;
+pub(crate) use event::push_event;
 pub use limiter::RateLimiter;
 pub use names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
-pub use router::Router;
+pub use router::{Begun, Router};
 pub use rules::{Actor, Append, Change, Excess, NewChannel, NewProcess, Outcomed, Planned};
-pub(crate) use rules::{append, change, create};
-pub use subscription::{CloseReason, Notice, Subscription, SubscriptionHandle};
+pub(crate) use rules::{append, change, create, may_read};
+pub use subscription::{CloseReason, Notice, Now, Subscription, SubscriptionHandle};
 pub use tail::Tails;
 
 use crate::event::{Micros, Position, TenantId};
@@ -68,7 +72,8 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     /// Answers how the process is afterwards. What changes nothing writes nothing.
     fn change(&self, id: &ProcessId, by: Actor, change: Change) -> BoxFuture<'_, Result<ProcessView>>;
 
-    /// All of it or nothing. Answers in the order of the entries. A repeat is answered with the first position if it says
+    /// All of it or nothing. Calls take effect in the order in which their futures were first polled, or earlier in that in
+    /// which they were made. Answers in the order of the entries. A repeat is answered with the first position if it says
     /// the same; an entry that repeats another of the same call does, too.
     fn append(&self, id: &ChannelId, append: Append) -> BoxFuture<'_, Result<Vec<Appended>>>;
 

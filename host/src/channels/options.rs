@@ -41,6 +41,9 @@ pub struct ChannelOptions {
     /// Entries and bytes that it holds; no more than the host allows.
     pub entries_max: u64,
     pub bytes_max: u64,
+    /// Each entry is also an event of the tenant's log, which processors may subscribe to. So whoever may read the
+    /// tenant's events reads the entries, whether it takes part in the process or not.
+    pub events: bool,
 }
 
 impl Default for ChannelOptions {
@@ -50,6 +53,7 @@ impl Default for ChannelOptions {
             full: WhenFull::default(),
             entries_max: limits::CHANNEL_ENTRIES_MAX,
             bytes_max: limits::CHANNEL_BYTES_MAX,
+            events: false,
         }
     }
 }
@@ -79,6 +83,8 @@ pub struct ChannelLimits {
     pub subscribers_max: usize,
     /// How long what was closed can be read.
     pub keep: Duration,
+    /// Whether entries can be events, too. The store says it, when it is opened: it must have the log as well.
+    pub events: bool,
 }
 
 impl Default for ChannelLimits {
@@ -104,6 +110,7 @@ impl Default for ChannelLimits {
             subscriber_entries_max: limits::CHANNEL_SUBSCRIBER_ENTRIES_MAX,
             subscribers_max: limits::CHANNEL_SUBSCRIBERS_MAX,
             keep: limits::CHANNEL_KEEP,
+            events: false,
         }
     }
 }
@@ -128,6 +135,12 @@ impl ChannelLimits {
                 let possible = format!("1 to {max} are possible");
                 return Err(ChannelError::Option { option, asked: asked.to_string(), possible });
             }
+        }
+        if options.events && !self.events {
+            let possible =
+                "it needs a store that has the log, too, as the embedded one has without serve.log";
+            let (option, asked) = ("events", "true".to_owned());
+            return Err(ChannelError::Option { option, asked, possible: possible.to_owned() });
         }
         Ok(())
     }

@@ -76,6 +76,11 @@ pub struct Channel {
     pub bytes: u64,
     /// Of entries before it.
     pub archive_bytes: u64,
+    /// Entries that closed a half and take nobody's room, ever since the channel was made, and their bytes.
+    #[serde(default)]
+    pub closing_entries: u64,
+    #[serde(default)]
+    pub closing_bytes: u64,
     /// Who has sent something here.
     pub senders: Vec<Sender>,
 }
@@ -188,7 +193,8 @@ impl Channel {
 
 impl Sender {
     pub fn seen(&self, sequence: u64) -> bool {
-        sequence <= self.last || self.ahead.iter().any(|(from, to)| (*from..=*to).contains(&sequence))
+        (1..=self.last).contains(&sequence)
+            || self.ahead.iter().any(|(from, to)| (*from..=*to).contains(&sequence))
     }
 
     /// The largest number that it has used.

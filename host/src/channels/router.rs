@@ -2,13 +2,18 @@
 //! forerunners, and hands out subscriptions. What is kept, and in which order, is the store's.
 
 use std::collections::HashMap;
+use std::future::{poll_fn, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::causal::in_senders_order;
+use super::counts;
 use super::entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::limiter::Limiters;
@@ -23,6 +28,9 @@ use crate::event::{Position, TenantId};
 use crate::limits::{CHANNEL_PAGE_BYTES_MAX, CHANNEL_PAGE_ENTRIES_MAX};
 
 type Result<T> = std::result::Result<T, ChannelError>;
+
+/// The second step of an append: where the entries lie. Dropping it leaves open whether they do.
+pub type Begun = BoxFuture<'static, Result<Vec<Appended>>>;
 
 /// Entries of one sender that wait: how many, by channel, sender and epoch.
 type Waiting = HashMap<(ChannelId, Party, u32), usize>;
@@ -164,11 +172,28 @@ impl Router {
     /// Appends entries of one sender: all or none, one behind the other. Checked in this order: their size, the channel,
     /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds.
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
+        self.begin_append(id, append).await?.await
+    }
+
+    /// The same in two steps, for who has much under way at once: when the first one is over, the store has the entries,
+    /// and takes nothing that comes after it earlier. The second one waits for its answer.
+    pub async fn begin_append(&self, id: &ChannelId, append: Append) -> Result<Begun> {
+        let sizes: Vec<usize> = append.entries.iter().map(NewEntry::bytes).collect();
+        match self.take_in(id, append).await {
+            Ok(rest) => Ok(rest.inspect(move |answer| counts::answered(&sizes, answer)).boxed()),
+            Err(error) => {
+                counts::answered(&sizes, &Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn take_in(&self, id: &ChannelId, append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
         let live = self.inner.store.tails().attach(id);
         let (head, epoch) = self.admitted(&live, &append).await?;
         if append.entries.is_empty() {
-            return Ok(Vec::new());
+            return Ok(ready(Ok(Vec::new())).boxed());
         }
         if self.inner.limits.rate_limited {
             let taken =
@@ -178,14 +203,22 @@ impl Router {
             }
             taken?;
         }
-        match self.inner.store.append(id, append.clone()).await {
-            Err(ChannelError::Gap { expected, sequence, .. })
-                if head.channel.options.gaps == Gaps::Hold && sequence > expected =>
-            {
-                self.held(id, &live, append, epoch, sequence).await
+        let (router, id) = (self.clone(), id.clone());
+        let holds = head.channel.options.gaps == Gaps::Hold;
+        let mut rest = async move {
+            match router.inner.store.append(&id, append.clone()).await {
+                Err(ChannelError::Gap { expected, sequence, .. }) if holds && sequence > expected => {
+                    router.held(&id, &live, append, epoch, sequence).await
+                }
+                answered => answered,
             }
-            answered => answered,
         }
+        .boxed();
+        // With this the store has it.
+        Ok(match poll_fn(|context| Poll::Ready(rest.poll_unpin(context))).await {
+            Poll::Ready(answered) => ready(answered).boxed(),
+            Poll::Pending => rest,
+        })
     }
 
     /// Waits until the forerunners of an entry are in the log, and appends it then. What waits is not acknowledged: who
@@ -201,12 +234,17 @@ impl Router {
         let deadline = Instant::now() + self.inner.limits.hold;
         let mut changed = live.watch();
         let place = Place::take(&self.inner, (id.clone(), append.who.clone(), epoch));
+        if place.is_some() {
+            counts::held();
+        }
         loop {
             changed.mark_unchanged();
             let head = self.head(live).await?;
-            let last = head.channel.sender(&append.who, epoch).map_or(0, |sender| sender.last);
+            let sender = head.channel.sender(&append.who, epoch);
+            let last = sender.map_or(0, |sender| sender.last);
+            let over = head.process.closed.is_some() || sender.is_some_and(|sender| sender.ended.is_some());
             // Whatever else stands in its way now, the store says.
-            let ready = last + 1 >= sequence || may_append(&head, &append.who, Some(epoch)).is_err();
+            let ready = last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
             if ready || place.is_none() {
                 match self.inner.store.append(id, append.clone()).await {
                     Err(ChannelError::Gap { .. }) if place.is_some() => {}
@@ -295,11 +333,10 @@ impl Router {
                 changed = live.watch();
             }
             changed.mark_unchanged();
+            // Before the page: what is read after the end is all there is.
+            let head = self.head(&live).await?;
+            let grows = head.process.closed.is_none() && !head.channel.is_ended(&head.process);
             let page = self.read_after(id, by, index, limit).await?;
-            let grows = match live.head() {
-                Some(head) => head.process.closed.is_none() && !head.channel.is_ended(&head.process),
-                None => true,
-            };
             if !page.entries.is_empty() || !grows {
                 return Ok(page);
             }
@@ -415,6 +452,9 @@ impl<'a> Place<'a> {
         let mut waiting = inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let count = waiting.entry(of.clone()).or_default();
         if *count >= inner.limits.hold_entries_max {
+            if *count == 0 {
+                waiting.remove(&of);
+            }
             return None;
         }
         *count += 1;

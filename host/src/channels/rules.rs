@@ -10,8 +10,8 @@ use super::options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 use super::record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
 use crate::event::{Micros, Position};
 use crate::limits::{
-    CHANNEL_AHEAD_MAX, CHANNEL_CLOSING_BYTES_MAX, CHANNEL_ERROR_BYTES_MAX, CHANNEL_SENDERS_MAX,
-    CHANNEL_SEQUENCE_MAX,
+    CHANNEL_AHEAD_MAX, CHANNEL_CLOSING_BYTES_MAX, CHANNEL_ERROR_BYTES_MAX, CHANNEL_EVENT_PAYLOAD_BYTES_MAX,
+    CHANNEL_REASON_BYTES_MAX, CHANNEL_SENDERS_MAX, CHANNEL_SEQUENCE_MAX,
 };
 
 type Result<T> = std::result::Result<T, ChannelError>;
@@ -129,6 +129,8 @@ fn new_channel(process: &Process, new: NewChannel, now: Micros) -> Channel {
         hot: Position(1),
         bytes: 0,
         archive_bytes: 0,
+        closing_entries: 0,
+        closing_bytes: 0,
         senders: Vec::new(),
     }
 }
@@ -288,6 +290,12 @@ pub(crate) fn change(
             changed
         }
         Change::Close { outcome, reason } => {
+            within(
+                "channel_reason_bytes_max",
+                "bytes of the reason",
+                reason.len(),
+                CHANNEL_REASON_BYTES_MAX,
+            )?;
             Arc::make_mut(&mut view.process).closed = Some(Closed { at: now, outcome, reason });
             true
         }
@@ -309,7 +317,7 @@ fn assign(view: &mut ProcessView, executor: Option<&Party>) {
 }
 
 /// Who may read a channel.
-pub(super) fn may_read(head: &Head, who: &Party) -> Result<Role> {
+pub(crate) fn may_read(head: &Head, who: &Party) -> Result<Role> {
     head.role(who).ok_or_else(|| refused(head, who))
 }
 
@@ -341,14 +349,15 @@ fn refused(head: &Head, who: &Party) -> ChannelError {
     }
 }
 
+fn within(limit: &'static str, what: &'static str, asked: usize, max: usize) -> Result<()> {
+    if asked <= max {
+        return Ok(());
+    }
+    Err(ChannelError::Limit { limit, what, asked: asked as u64, max: max as u64 })
+}
+
 /// Refuses what no channel takes, before anybody is asked.
 pub(super) fn check_entries(entries: &[NewEntry], limits: &ChannelLimits) -> Result<()> {
-    let within = |limit, what, asked: usize, max: usize| {
-        if asked <= max {
-            return Ok(());
-        }
-        Err(ChannelError::Limit { limit, what, asked: asked as u64, max: max as u64 })
-    };
     for entry in entries {
         let bytes = entry.payload.as_ref().map_or(0, bytes::Bytes::len);
         if bytes > limits.payload_bytes_max {
@@ -376,6 +385,21 @@ pub(super) fn check_entries(entries: &[NewEntry], limits: &ChannelLimits) -> Res
     within("channel_batch_bytes_max", "bytes of one append", bytes, limits.batch_bytes_max)
 }
 
+/// Refuses what does not fit an event.
+fn check_event_payloads(entries: &[NewEntry]) -> Result<()> {
+    let max = CHANNEL_EVENT_PAYLOAD_BYTES_MAX as u64;
+    let sizes = entries.iter().map(|entry| entry.payload.as_ref().map_or(0, bytes::Bytes::len) as u64);
+    match sizes.max() {
+        Some(asked) if asked > max => Err(ChannelError::Limit {
+            limit: "channel_event_payload_bytes_max",
+            what: "bytes of the payload of an entry that is also an event",
+            asked,
+            max,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Says what an append does. `process_bytes` is what all channels of the process hold.
 pub(crate) fn append(
     head: &Head,
@@ -386,6 +410,9 @@ pub(crate) fn append(
 ) -> Result<Planned> {
     check_entries(&append.entries, limits)?;
     let epoch = may_append(head, &append.who, append.epoch)?;
+    if head.channel.options.events {
+        check_event_payloads(&append.entries)?;
+    }
     let mut channel = (*head.channel).clone();
     let one_party = channel.executor.as_ref() == Some(&head.process.submitter);
     let at = match channel.senders.iter().position(|s| s.epoch == epoch && s.party == append.who) {
@@ -437,7 +464,10 @@ pub(crate) fn append(
         channel.newest.0 += 1;
         let bytes = new.bytes() as u64;
         channel.bytes += bytes;
-        if !new.entry_type.closes() || new.bytes() > CHANNEL_CLOSING_BYTES_MAX {
+        if new.entry_type.closes() && new.bytes() <= CHANNEL_CLOSING_BYTES_MAX {
+            channel.closing_entries += 1;
+            channel.closing_bytes += bytes;
+        } else {
             data_entries += 1;
             data_bytes += bytes;
         }
@@ -471,34 +501,39 @@ fn excess(
 ) -> Result<Excess> {
     let ChannelOptions { full, entries_max, bytes_max, .. } = channel.options;
     let before = &head.channel;
-    let over = Excess {
-        entries: channel.hot_entries().saturating_sub(entries_max),
-        bytes: channel.bytes.saturating_sub(bytes_max),
+    // Where entries go, those that closed a half long ago go like others; this append does not push its own end out.
+    let (entries, bytes) = match full {
+        WhenFull::Reject => (channel.closing_entries, channel.closing_bytes),
+        WhenFull::DropOldest | WhenFull::Archive => {
+            (channel.closing_entries - before.closing_entries, channel.closing_bytes - before.closing_bytes)
+        }
     };
-    let full_error = || ChannelError::Full {
-        channel: channel.name.to_string(),
-        entries: before.hot_entries(),
-        bytes: before.bytes,
-        entries_max,
-        bytes_max,
+    let mut over = Excess {
+        entries: channel.hot_entries().saturating_sub(entries_max.saturating_add(entries)),
+        bytes: channel.bytes.saturating_sub(bytes_max.saturating_add(bytes)),
     };
     // What one append brings must fit by itself.
-    if data_entries > entries_max || data_bytes > bytes_max {
-        return Err(full_error());
+    let fits = data_entries <= entries_max && data_bytes <= bytes_max;
+    if !fits || full == WhenFull::Reject && !over.is_none() {
+        return Err(ChannelError::Full {
+            channel: channel.name.to_string(),
+            entries: before.hot_entries(),
+            bytes: before.bytes,
+            entries_max,
+            bytes_max,
+        });
     }
-    let grows = channel.bytes - before.bytes;
-    let freed = if full == WhenFull::DropOldest { over.bytes } else { 0 };
-    let process = (process_bytes + grows).saturating_sub(freed);
-    if process > limits.process_bytes_max {
+    let process = process_bytes + (channel.bytes - before.bytes);
+    let too_many = process.saturating_sub(limits.process_bytes_max);
+    if full == WhenFull::DropOldest && too_many <= before.bytes {
+        over.bytes = over.bytes.max(too_many);
+    } else if too_many > 0 {
         return Err(ChannelError::Limit {
             limit: "process_bytes_max",
             what: "bytes of all channels of the process",
             asked: process,
             max: limits.process_bytes_max,
         });
-    }
-    if full == WhenFull::Reject && !over.is_none() {
-        return Err(full_error());
     }
     Ok(over)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
+use super::counts;
 use super::entry::Entry;
 use super::error::ChannelError;
 use super::names::Party;
@@ -28,6 +29,16 @@ pub enum Notice {
     Lagged { resume_at: Position, missed: u64, behind: u64 },
     /// The last one.
     Closed { reason: CloseReason, last: Position },
+}
+
+/// What a follower finds when it looks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Now {
+    Notice(Notice),
+    /// There is something that is not in memory: [`Subscription::stored`] reads it.
+    Stored,
+    /// Nothing until [`Subscription::changed`].
+    Nothing,
 }
 
 /// Why nothing more comes.
@@ -107,6 +118,7 @@ impl Ended {
     fn leave(&self, live: &Live) {
         if !self.left.swap(true, Ordering::AcqRel) {
             live.leave();
+            counts::follower_left();
         }
     }
 }
@@ -126,6 +138,7 @@ impl Subscription {
         after: Position,
         lag_max: u64,
     ) -> Self {
+        counts::follower_came();
         Self {
             changed: live.watch(),
             live,
@@ -149,74 +162,122 @@ impl Subscription {
         self.after
     }
 
+    /// What its follower is to the channel; none where that is the host itself.
+    pub fn role(&self) -> Option<Role> {
+        match self.who {
+            Who::Party(_, role) => Some(role),
+            Who::Host => None,
+        }
+    }
+
     /// What comes next, `max` entries at most; none after the end. Dropping the future loses nothing.
     pub async fn next(&mut self, max: usize) -> Result<Option<Notice>, ChannelError> {
         if self.closed {
             return Ok(None);
         }
-        let max = max.clamp(1, CHANNEL_FOLLOW_ENTRIES_MAX);
+        let max = max.max(1);
+        let limit = ReadLimit { entries: max, bytes: CHANNEL_PAGE_BYTES_MAX };
         loop {
-            self.changed.mark_unchanged();
-            if self.ended.asked.load(Ordering::Acquire) {
-                return Ok(Some(self.close(CloseReason::Unsubscribed)));
-            }
-            let (head, entries) = match self.live.look(self.after, max) {
-                Seen::Removed => return Ok(Some(self.close(CloseReason::Removed))),
-                Seen::Unread => {
-                    match self.store.head(&self.live.id).await {
-                        Ok(head) => self.live.read(&head),
-                        Err(ChannelError::ProcessUnknown { .. } | ChannelError::Unknown { .. }) => {
-                            return Ok(Some(self.close(CloseReason::Removed)));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    continue;
+            let mut now = self.now(max);
+            if let Now::Stored = now {
+                match self.stored(limit).await? {
+                    Some(notice) => return Ok(Some(notice)),
+                    None => now = self.now(max),
                 }
-                Seen::Head(head, entries) => (head, entries),
-            };
-            if !self.may_go_on(&head) {
-                return Ok(Some(self.close(CloseReason::Revoked)));
             }
-            if !self.begun {
-                self.begun = true;
-                let (oldest, newest) = (head.channel.oldest, head.channel.newest);
-                return Ok(Some(Notice::Ready { after: self.after, oldest, newest }));
+            match now {
+                Now::Notice(notice) => return Ok(Some(notice)),
+                Now::Stored | Now::Nothing => self.changed().await,
             }
-            if let Some(notice) = self.lagged(&head) {
-                return Ok(Some(notice));
-            }
-            let entries = match entries {
-                Some(entries) => entries,
-                None => {
-                    let limit = ReadLimit { entries: max, bytes: CHANNEL_PAGE_BYTES_MAX };
-                    match self.store.read(&self.live.id, self.after, limit).await {
-                        // Something was dropped since: look again.
-                        Ok(page) if page.missed > 0 => {
-                            self.live.read(&self.store.head(&self.live.id).await?);
-                            continue;
-                        }
-                        Ok(page) => page.entries,
-                        Err(ChannelError::ProcessUnknown { .. } | ChannelError::Unknown { .. }) => {
-                            return Ok(Some(self.close(CloseReason::Removed)));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-            };
-            if let Some(last) = entries.last() {
-                self.after = last.position;
-                return Ok(Some(Notice::Entries(entries)));
-            }
-            self.caught_up = true;
-            if let Some(closed) = &head.process.closed {
-                return Ok(Some(self.close(CloseReason::Closed(closed.outcome))));
-            }
-            if head.channel.is_ended(&head.process) {
-                return Ok(Some(self.close(CloseReason::Ended)));
-            }
-            // Only the end of the channel's sender could be an error, and this holds it.
-            let _ = self.changed.changed().await;
         }
+    }
+
+    /// What there is at once, from memory. With a `max` of 0 entries stay where they are: then it is only told what has
+    /// to do with no entry, and the end once there is none before it.
+    pub fn now(&mut self, max: usize) -> Now {
+        if self.closed {
+            return Now::Nothing;
+        }
+        let take = max.min(CHANNEL_FOLLOW_ENTRIES_MAX);
+        self.changed.mark_unchanged();
+        if self.ended.asked.load(Ordering::Acquire) {
+            return self.close(CloseReason::Unsubscribed);
+        }
+        let (head, entries) = match self.live.look(self.after, take) {
+            Seen::Removed => return self.close(CloseReason::Removed),
+            Seen::Unread => return Now::Stored,
+            Seen::Head(head, entries) => (head, entries),
+        };
+        if !self.may_go_on(&head) {
+            return self.close(CloseReason::Revoked);
+        }
+        if !self.begun {
+            self.begun = true;
+            let (oldest, newest) = (head.channel.oldest, head.channel.newest);
+            self.caught_up = self.after >= newest;
+            return Now::Notice(Notice::Ready { after: self.after, oldest, newest });
+        }
+        if max == 0 && head.channel.newest > self.after {
+            return Now::Nothing;
+        }
+        if let Some(notice) = self.lagged(&head) {
+            return Now::Notice(notice);
+        }
+        let Some(entries) = entries else { return Now::Stored };
+        if let Some(last) = entries.last() {
+            self.after = last.position;
+            self.caught_up |= self.after >= head.channel.newest;
+            return Now::Notice(Notice::Entries(entries));
+        }
+        self.caught_up = true;
+        if let Some(closed) = &head.process.closed {
+            return self.close(CloseReason::Closed(closed.outcome));
+        }
+        if head.channel.is_ended(&head.process) {
+            return self.close(CloseReason::Ended);
+        }
+        Now::Nothing
+    }
+
+    /// What the store has, after [`now`](Self::now) has said so. None: look again, and where it is still said, wait.
+    /// Dropping the future loses nothing.
+    pub async fn stored(&mut self, limit: ReadLimit) -> Result<Option<Notice>, ChannelError> {
+        let limit = ReadLimit { entries: limit.entries.clamp(1, CHANNEL_FOLLOW_ENTRIES_MAX), ..limit };
+        match self.read(limit).await {
+            Ok(entries) => Ok(entries.last().map(|last| last.position).map(|last| {
+                self.after = last;
+                self.caught_up |= self.live.head().is_some_and(|head| last >= head.channel.newest);
+                Notice::Entries(entries)
+            })),
+            Err(ChannelError::ProcessUnknown { .. } | ChannelError::Unknown { .. }) => {
+                Ok(Some(self.end(CloseReason::Removed)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read(&self, limit: ReadLimit) -> Result<Vec<Arc<Entry>>, ChannelError> {
+        if self.live.head().is_none() {
+            self.live.read(&self.store.head(&self.live.id).await?);
+            if !self.begun {
+                return Ok(Vec::new());
+            }
+        }
+        let page = self.store.read(&self.live.id, self.after, limit).await?;
+        if page.missed > 0 {
+            // Something was dropped since: that is told first.
+            self.live.read(&self.store.head(&self.live.id).await?);
+            return Ok(Vec::new());
+        }
+        // What was read under the name of a channel that is gone may be another one's.
+        Ok(if self.live.head().is_some() { page.entries } else { Vec::new() })
+    }
+
+    /// Waits until something has changed since the last look. It holds nothing of the subscription.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut changed = self.changed.clone();
+        // It fails when the channel is gone from memory, which is a change.
+        async move { drop(changed.changed().await) }
     }
 
     fn may_go_on(&self, head: &Head) -> bool {
@@ -238,10 +299,15 @@ impl Subscription {
         }
         self.caught_up = false;
         self.after = after;
+        counts::lagged(missed);
         Some(Notice::Lagged { resume_at: Position(after.0 + 1), missed, behind })
     }
 
-    fn close(&mut self, reason: CloseReason) -> Notice {
+    fn close(&mut self, reason: CloseReason) -> Now {
+        Now::Notice(self.end(reason))
+    }
+
+    fn end(&mut self, reason: CloseReason) -> Notice {
         self.closed = true;
         self.ended.leave(&self.live);
         Notice::Closed { reason, last: self.after }

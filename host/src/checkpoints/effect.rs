@@ -2,6 +2,10 @@
 //! records of numbers. A batch is checked once, when it comes in, and then
 //! written as it is.
 
+use std::sync::Arc;
+
+use super::append::{AppendRef, ChannelGrant, InvalidAppend, check_append};
+use crate::channels::EntryType;
 use crate::event::{EventBatch, InvalidEvent, Micros};
 use crate::limits::{
     CAUSATION_DEPTH_MAX, EVENT_PAYLOAD_BYTES_MAX, GUEST_EFFECTS_MAX, GUEST_KEY_BYTES_MAX,
@@ -16,6 +20,7 @@ pub enum EffectKind {
     StatePut,
     StateDelete,
     Emit,
+    Append,
 }
 
 /// One effect's numbers. Its bytes lie in the arena from `start` on: key,
@@ -35,7 +40,7 @@ pub struct EffectRecord {
     pub type_bytes: u32,
     pub id_bytes: u32,
     pub body_bytes: u32,
-    /// For an emitted event: the depth it will have. Set by the host.
+    /// For an emitted event, and for an entry that becomes one: the depth it will have. Set by the host.
     pub depth: u32,
 }
 
@@ -54,8 +59,11 @@ impl EffectRecord {
 pub struct EffectBatch {
     arena: Vec<u8>,
     records: Vec<EffectRecord>,
-    /// Trace contexts of emitted events, by the index of the effect, ascending. Few events have one.
+    /// Trace contexts of emitted events and appended entries, by the index of the effect, ascending. Few events have
+    /// one.
     traceparents: Vec<(usize, Box<str>)>,
+    /// Their scopes, in the same way.
+    scopes: Vec<(usize, Arc<str>)>,
 }
 
 /// One checked effect, borrowed.
@@ -66,6 +74,7 @@ pub enum EffectRef<'a> {
     StatePut { key: &'a [u8], value: &'a [u8], expires_at: Option<Micros> },
     StateDelete { key: &'a [u8] },
     Emit(EmitRef<'a>),
+    Append(AppendRef<'a>),
 }
 
 /// An event to emit, borrowed. An empty id is derived.
@@ -79,6 +88,8 @@ pub struct EmitRef<'a> {
     pub at: Micros,
     pub schema_version: u32,
     pub depth: u32,
+    /// Of the event that caused it; often empty.
+    pub scope: &'a str,
     /// Of the event that caused it, or what goes on from that; often empty.
     pub traceparent: &'a str,
     pub payload: &'a [u8],
@@ -116,6 +127,8 @@ pub enum InvalidEffect {
     Emit { index: usize, source: InvalidEvent },
     #[error("effect {index}: the emitted payload is not JSON")]
     EmitPayload { index: usize },
+    #[error("effect {index}: appended entry: {source}")]
+    Append { index: usize, source: InvalidAppend },
     #[error(
         "effect {index}: causation depth {depth} is over causation_depth_max = {CAUSATION_DEPTH_MAX}: does this processor feed itself?"
     )]
@@ -133,11 +146,24 @@ impl EffectBatch {
     /// nothing comes from outside any more, and a lie buys it nothing that the truth would not.
     /// A stricter rule (the deepest of the batch, or so far in it) would make the depth depend on how
     /// batches were cut, against "a batch means its events one by one".
+    ///
+    /// Nothing may be appended to a channel; for that there is [`Self::check_granted`].
     pub fn check(
+        arena: Vec<u8>,
+        records: Vec<EffectRecord>,
+        tables: &[TableSchema],
+        depths: &[u32],
+    ) -> Result<Self, InvalidEffect> {
+        Self::check_granted(arena, records, tables, depths, &ChannelGrant::default())
+    }
+
+    /// The same for a plugin that was granted channels.
+    pub fn check_granted(
         arena: Vec<u8>,
         mut records: Vec<EffectRecord>,
         tables: &[TableSchema],
         depths: &[u32],
+        channels: &ChannelGrant,
     ) -> Result<Self, InvalidEffect> {
         if records.len() > GUEST_EFFECTS_MAX {
             return Err(InvalidEffect::TooMany { effects: records.len() });
@@ -156,9 +182,9 @@ impl EffectBatch {
                 return Err(InvalidEffect::Event { index, event: record.event, events: depths.len() });
             }
             record.depth = depths.get(event).copied().unwrap_or(0) + 1;
-            check_one(index, record, &arena, tables)?;
+            check_one(index, record, &arena, tables, channels)?;
         }
-        Ok(Self { arena, records, traceparents: Vec::new() })
+        Ok(Self { arena, records, traceparents: Vec::new(), scopes: Vec::new() })
     }
 
     /// Appends the effects of a later call.
@@ -168,21 +194,35 @@ impl EffectBatch {
         let before = self.records.len();
         let traceparents = later.traceparents.iter().map(|(index, text)| (before + index, text.clone()));
         self.traceparents.extend(traceparents);
+        self.scopes.extend(later.scopes.iter().map(|(index, scope)| (before + index, Arc::clone(scope))));
         self.records.extend(later.records.iter().map(|r| EffectRecord { start: r.start + base, ..*r }));
     }
 
-    /// Emitted events carry on the trace context of the event of this batch that caused them.
-    pub fn carry_traceparents(&mut self, batch: &EventBatch) {
-        if batch.records().iter().all(|record| record.traceparent_bytes == 0) {
+    /// Emitted events and appended entries carry on the scope and the trace context of the event of this batch that
+    /// caused them.
+    pub fn carry_on(&mut self, batch: &EventBatch) {
+        if batch.records().iter().all(|record| record.traceparent_bytes == 0 && record.scope_bytes == 0) {
             return;
         }
-        let emitted = self.records.iter().enumerate().filter(|(_, r)| r.kind == EffectKind::Emit);
-        let carried = emitted.filter_map(|(index, record)| {
-            let cause = batch.records().get(record.event as usize)?;
-            let text = (cause.traceparent_bytes > 0).then(|| batch.get(record.event as usize).traceparent)?;
-            Some((index, text.into()))
-        });
-        self.traceparents = carried.collect();
+        let (mut traceparents, mut scopes) = (Vec::new(), Vec::<(usize, Arc<str>)>::new());
+        let goes_on = |kind| matches!(kind, EffectKind::Emit | EffectKind::Append);
+        for (index, record) in self.records.iter().enumerate().filter(|(_, r)| goes_on(r.kind)) {
+            let place = record.event as usize;
+            if place >= batch.len() {
+                continue;
+            }
+            let cause = batch.get(place);
+            if !cause.traceparent.is_empty() {
+                traceparents.push((index, cause.traceparent.into()));
+            }
+            if !cause.scope.is_empty() {
+                // One event may cause a hundred thousand.
+                let same = scopes.last().filter(|(_, scope)| **scope == *cause.scope);
+                let scope = same.map_or_else(|| cause.scope.into(), |(_, scope)| Arc::clone(scope));
+                scopes.push((index, scope));
+            }
+        }
+        (self.traceparents, self.scopes) = (traceparents, scopes);
     }
 
     /// Puts another trace context in the place of each that this answers one for.
@@ -197,6 +237,11 @@ impl EffectBatch {
     fn traceparent(&self, index: usize) -> &str {
         let found = self.traceparents.binary_search_by_key(&index, |(index, _)| *index);
         found.map_or("", |at| &self.traceparents[at].1)
+    }
+
+    fn scope(&self, index: usize) -> &str {
+        let found = self.scopes.binary_search_by_key(&index, |(index, _)| *index);
+        found.map_or("", |at| &self.scopes[at].1)
     }
 
     pub fn len(&self) -> usize {
@@ -245,8 +290,20 @@ impl EffectBatch {
                 at: Micros(record.at),
                 schema_version: record.schema_version,
                 depth: record.depth,
+                scope: self.scope(index),
                 traceparent: self.traceparent(index),
                 payload: body,
+            }),
+            EffectKind::Append => EffectRef::Append(AppendRef {
+                process: checked_text(key),
+                channel: checked_text(aggregate),
+                entry_type: EntryType::parse(checked_text(event_type)).unwrap_or_default(),
+                in_reply_to: (record.version > 0).then_some(record.version),
+                error: (!id.is_empty()).then(|| checked_text(id)),
+                payload: (record.schema_version > 0).then_some(body),
+                depth: record.depth,
+                scope: self.scope(index),
+                traceparent: self.traceparent(index),
             }),
         }
     }
@@ -284,6 +341,7 @@ fn check_one(
     record: &EffectRecord,
     arena: &[u8],
     tables: &[TableSchema],
+    channels: &ChannelGrant,
 ) -> Result<(), InvalidEffect> {
     let [key, aggregate, event_type, id, body] = parts(record, arena).ok_or(InvalidEffect::Span { index })?;
     let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| InvalidEffect::Utf8 { index });
@@ -323,6 +381,11 @@ fn check_one(
         }
         EffectKind::Emit => {
             check_emit(index, record, [utf8(key)?, utf8(aggregate)?, utf8(event_type)?, utf8(id)?], body)?
+        }
+        EffectKind::Append => {
+            let texts = [utf8(key)?, utf8(aggregate)?, utf8(event_type)?, utf8(id)?];
+            check_append(record, texts, body, channels)
+                .map_err(|source| InvalidEffect::Append { index, source })?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 //! The position never moves back. Nothing here decides *when* to commit or what
 //! a failure means; that is `processors`.
 
+mod append;
 mod effect;
 mod outbox;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use outbox::{LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone};
 
+pub use append::{AppendRef, ChannelGrant, InvalidAppend, PLUGIN_PARTY};
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 
 use futures_util::future::BoxFuture;

@@ -49,7 +49,7 @@ pub(super) struct ShadowArgs {
     /// Take over only after `millrace plugin confirm`
     #[arg(long)]
     confirm: bool,
-    /// Refuse it if its rows or emitted events differ
+    /// Refuse it if its rows, emitted events or appended entries differ
     #[arg(long, value_name = "WHAT", value_parser = ["identical-rows"])]
     expect: Option<String>,
 }
@@ -150,6 +150,7 @@ fn tell(plugin: &Value, output: &mut Output) -> Result<(), CliError> {
     output.line(&format!("in the shadow: {} events in {} ms", of("/events"), of("/milliseconds")))?;
     output.line(&format!("rows: {}", counts("rows")))?;
     output.line(&format!("emitted events: {}", counts("emitted")))?;
+    output.line(&format!("appended entries: {}", counts("appended")))?;
     output.line(&format!(
         "time for an event: {} ns before, {} ns now; state: {} bytes before, {} now",
         of("/old/nanoseconds_per_event"),

@@ -7,9 +7,11 @@
 //! other command is an HTTP client like another.
 
 mod backoff;
+mod channel;
 mod client;
 mod deploy;
 mod error;
+mod frames;
 mod groups;
 mod letters;
 mod output;
@@ -67,6 +69,8 @@ enum Command {
     DeadLetter(letters::DeadLetterArgs),
     /// Groups of consumers: make them, read from them, look after them
     Group(groups::GroupArgs),
+    /// Channels between who submits a process and who executes it: send, read, follow
+    Channel(channel::ChannelArgs),
     /// Do an event once more in an instance of its own, without any effect
     Replay(letters::ReplayArgs),
     /// Show every setting, its value, and where the value came from
@@ -141,6 +145,7 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::State(args) => block_on(state::run(args, output)),
         Command::DeadLetter(args) => block_on(letters::run(args, output)),
         Command::Group(args) => block_on(groups::run(args, output)),
+        Command::Channel(args) => block_on(channel::run(args, output)),
         Command::Replay(args) => block_on(letters::replay(args, output)),
         Command::Config(args) => settings::run(&args, output),
         Command::Version(args) => version::run(&args, output),

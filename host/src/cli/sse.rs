@@ -1,7 +1,10 @@
 //! Reads `text/event-stream`: bytes in, frames out.
 
-/// Most bytes of one frame; a longer one is not from a Millrace host.
-const FRAME_BYTES_MAX: usize = 8 << 20;
+use crate::limits::CHANNEL_PAYLOAD_BYTES_MAX;
+
+/// Most bytes of one frame; a longer one is not from a Millrace host. The largest is an entry of a channel, whose payload
+/// is written as base64.
+const FRAME_BYTES_MAX: usize = CHANNEL_PAYLOAD_BYTES_MAX.div_ceil(3) * 4 + (64 << 10);
 
 /// One event of the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::client::{self, Client, Connect};
-use super::{Backoff, CliError, Exit, Output, SseFrame, SseParser, printable};
-use crate::limits::SSE_HEARTBEAT;
+use super::frames::Frames;
+use super::{Backoff, CliError, Exit, Output, SseFrame, printable};
 
 /// Events of one page.
 const PAGE_EVENTS: u64 = 1_000;
@@ -160,27 +160,15 @@ async fn connection(
     if let Some(cursor) = &place.cursor {
         request = request.header("last-event-id", cursor);
     }
-    let mut response = client.send(request).await?;
-    let mut parser = SseParser::default();
+    let mut frames = Frames::new(client.send(request).await?);
     while printer.left > 0 {
-        printer.output.flush()?;
-        let part = match tokio::time::timeout(3 * SSE_HEARTBEAT, response.chunk()).await {
-            Ok(part) => part.map_err(|e| client.unreachable(&e))?,
-            Err(_) => {
-                let sentence = format!("the host was silent for {} s", (3 * SSE_HEARTBEAT).as_secs());
-                return Err(CliError::new(Exit::Unreachable, sentence, "look whether the host runs"));
+        match frames.next() {
+            Some(frame) => take(frame, place, printer)?,
+            None => {
+                printer.output.flush()?;
+                frames.more(client).await?;
+                place.heard = Instant::now();
             }
-        };
-        let Some(part) = part else {
-            return Err(CliError::new(
-                Exit::Unreachable,
-                "the host ended the stream",
-                "look whether the host runs",
-            ));
-        };
-        place.heard = Instant::now();
-        for frame in parser.feed(&part).map_err(|detail| client.unexpected(&detail))? {
-            take(frame, place, printer)?;
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::error::{BackendError, Blame, Classify, Retry};
 pub enum ClusterError {
     #[error("`{name}` is no member's name: 1 to 64 letters, digits, `.`, `_` and `-`")]
     Name { name: String },
-    /// It left, its time was over, or another incarnation has its name.
+    /// It left, its time was over, another incarnation has its name, or the server was started or promoted since.
     #[error("{who} is not alive")]
     Gone { who: Incarnation },
     /// A bound by its name, which is also the code.

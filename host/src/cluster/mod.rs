@@ -2,7 +2,9 @@
 //!
 //! A member is a host under a name; each time it comes in it is another incarnation, with an epoch above all former ones
 //! of the fleet. Whatever is said names the incarnation that says it and the one that it is for: what a replaced or
-//! dead owner still sends is refused, and nothing that was meant for it reaches the next one.
+//! dead owner still sends is refused, and nothing that was meant for it reaches the next one. No incarnation outlives the
+//! server that members share: after a restart, a failover or older data all of them are gone and enter again. So nothing
+//! that a server has forgotten is taken for delivered, and no number stands for two messages.
 //!
 //! `placement` says which member owns a partition; it is pure. Deliberately absent: retries. A sender that is
 //! told `Gone` looks at who is alive and sends to the new owner; handling a control message twice must do no harm.
@@ -37,8 +39,8 @@ pub trait Membership: Send + Sync + fmt::Debug {
     /// for it is dropped.
     fn enter(&self, member: &MemberId) -> BoxFuture<'_, Result<Incarnation>>;
 
-    /// Stays alive for another TTL. `Gone` when it was replaced, or its time was over: it has to enter again, since what
-    /// it owned may be another's.
+    /// Stays alive for another TTL. `Gone` when it was replaced, its time was over, or the server is not what it was: it
+    /// has to enter again, since what it owned may be another's.
     fn heartbeat(&self, me: &Incarnation) -> BoxFuture<'_, Result<()>>;
 
     /// Goes at once. An incarnation that is gone already changes nothing.

@@ -17,6 +17,7 @@ impl Config {
         self.check_telemetry()?;
         self.groups.check()?;
         self.presence.check()?;
+        self.channels.check()?;
         self.redis.check(self.serve.log.is_some(), &self.store)?;
         self.cache.check()?;
         if let Err(error) = Upcasters::default().declare(&self.upcasters) {

@@ -321,5 +321,9 @@ fn effect_json(effect: &EffectRef<'_>, report: &ReplayReport) -> Value {
             "kind": "emit", "aggregate": emit.aggregate, "agg_id": emit.agg_id, "type": emit.event_type,
             "version": emit.version, "payload": String::from_utf8_lossy(emit.payload),
         }),
+        EffectRef::Append(entry) => json!({
+            "kind": "append", "process": entry.process, "channel": entry.channel, "type": entry.entry_type.as_str(),
+            "inreplyto": entry.in_reply_to, "error": entry.error, "payload_base64": entry.payload.map(base64),
+        }),
     }
 }

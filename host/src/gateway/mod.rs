@@ -16,6 +16,7 @@ mod body;
 mod candidates;
 mod changes;
 mod changes_follow;
+mod channels;
 mod cloudevents;
 mod cors;
 mod filters;
@@ -42,6 +43,7 @@ mod state;
 mod streams;
 mod tables;
 mod traced;
+mod websocket;
 pub mod wire;
 
 use std::fmt;
@@ -60,6 +62,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channels::Router as ChannelRouter;
 use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
 use crate::limits;
@@ -130,6 +133,7 @@ pub struct Services {
     pub hub: Hub,
     pub groups: Arc<dyn Groups>,
     pub presence: Arc<dyn Presence>,
+    pub channels: ChannelRouter,
     pub tables: Arc<dyn TableStore>,
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,

@@ -45,7 +45,7 @@ struct NativeEvent<'a> {
 
 /// Text that is borrowed where the JSON has no escapes; empty for null.
 #[derive(Debug, Default)]
-struct Text<'a>(Cow<'a, str>);
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

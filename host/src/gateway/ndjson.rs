@@ -32,7 +32,7 @@ use super::problem::Problem;
 use super::traced::RequestTrace;
 use super::{Edge, json, metrics, native};
 use crate::error::Blame;
-use crate::event::EventBatch;
+use crate::event::{Epoch, EventBatch};
 use crate::limits::{
     ANSWER_BATCHES_MAX, BATCH_BYTES_MAX, BATCH_EVENTS_MAX, EVENT_LINE_BYTES_MAX, UPLOAD_BATCHES_MAX,
 };
@@ -87,6 +87,8 @@ enum Stop {
 /// What became of a batch.
 struct Settled {
     pending: Lines,
+    /// Of the log when it answered: an upload may outlive it.
+    epoch: Epoch,
     result: Result<Vec<Appended>, StreamError>,
 }
 
@@ -105,7 +107,6 @@ struct Lines {
 struct Upload {
     edge: Arc<Edge>,
     caller: Caller,
-    epoch: Arc<str>,
     stream: Arc<StreamName>,
     body: BodyReader,
     answers: mpsc::Sender<Answer>,
@@ -129,12 +130,10 @@ impl Upload {
         (stream, body): (StreamName, BodyReader),
         (answers, trace): (mpsc::Sender<Answer>, RequestTrace),
     ) -> Self {
-        let epoch = edge.services.log.epoch().0;
         Self {
             edge,
             batch: EventBatch::new(caller.tenant.clone()),
             caller,
-            epoch,
             stream: Arc::new(stream),
             body,
             answers,
@@ -316,7 +315,7 @@ impl Upload {
                 true => Ok(Vec::new()),
                 false => trace.append(&*log, &stream, batch).await,
             };
-            Settled { pending, result }
+            Settled { pending, epoch: log.epoch(), result }
         }));
     }
 
@@ -334,12 +333,12 @@ impl Upload {
 
     /// Answers the lines of a batch.
     async fn settle(&mut self, settled: Settled) -> Result<(), Stop> {
-        let Settled { pending, result } = settled;
+        let Settled { pending, epoch, result } = settled;
         match result {
             Ok(appended) => {
                 let repeated = appended.iter().filter(|answer| answer.repeated).count() as u64;
                 metrics::published(appended.len() as u64 - repeated, repeated);
-                let lines = pending.answer(&appended, &self.epoch);
+                let lines = pending.answer(&appended, &epoch.0);
                 self.send(lines).await
             }
             Err(error) => {

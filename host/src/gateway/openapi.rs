@@ -9,7 +9,8 @@ use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{
-    candidates, changes, groups, letters, live, pages, plugins, presence, publish, state, streams, tables,
+    candidates, changes, channels, groups, letters, live, pages, plugins, presence, publish, state, streams,
+    tables,
 };
 
 #[derive(OpenApi)]
@@ -46,6 +47,20 @@ use super::{
         presence::join,
         presence::leave,
         presence::say,
+        channels::processes::list,
+        channels::processes::ensure,
+        channels::processes::show,
+        channels::processes::remove,
+        channels::processes::observe,
+        channels::processes::assign,
+        channels::processes::unassign,
+        channels::processes::close,
+        channels::single::ensure,
+        channels::single::show,
+        channels::single::assign,
+        channels::append::append,
+        channels::read::read,
+        channels::socket::open,
         sessions::open,
         sessions::close,
         sessions::revoke,
@@ -78,12 +93,14 @@ use super::{
         pages::index,
         pages::docs,
         pages::demo,
+        pages::answers,
     ),
     components(schemas(ProblemBody)),
     tags(
         (name = "events", description = "Publishing and reading events"),
         (name = "groups", description = "Handing a stream out to groups of consumers"),
         (name = "presence", description = "Rooms with members, and what is said to them"),
+        (name = "channels", description = "Ordered logs between who submits work and who executes it"),
         (name = "tables", description = "Rows that plugins write"),
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),

@@ -117,6 +117,25 @@ pub(super) async fn demo_style() -> Response {
     asset(STYLE, include_str!("demo/board.css"))
 }
 
+pub(super) async fn answers_redirect() -> Redirect {
+    Redirect::permanent("/demo/answers/")
+}
+
+/// A conversation with the demo's plugin `answers`, over channels.
+#[utoipa::path(get, path = "/demo/answers/", tag = "pages",
+    responses((status = 200, description = "A page", content_type = "text/html", body = String)))]
+pub(super) async fn answers() -> Response {
+    asset(HTML, include_str!("demo/answers.html"))
+}
+
+pub(super) async fn answers_script() -> Response {
+    asset(SCRIPT, include_str!("demo/answers.js"))
+}
+
+pub(super) async fn answers_style() -> Response {
+    asset(STYLE, include_str!("demo/answers.css"))
+}
+
 /// The JavaScript client of live queries.
 pub(super) async fn client() -> Response {
     asset(SCRIPT, include_str!("client/client.js"))

@@ -46,7 +46,7 @@ pub(super) async fn list(
         ("shadow_ms" = Option<u64>, Query, description = "How long it does so where there is traffic"),
         ("no_shadow" = Option<bool>, Query, description = "Leave that out; the history says so"),
         ("confirm" = Option<bool>, Query, description = "Take over only after `POST /v1/plugins/{plugin}/confirm`"),
-        ("expect" = Option<String>, Query, description = "`identical-rows`: refuse it if its rows or emitted events differ"),
+        ("expect" = Option<String>, Query, description = "`identical-rows`: refuse it if its rows, emitted events or appended entries differ"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 200, description = "It runs", body = PluginView))

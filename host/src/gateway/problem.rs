@@ -24,6 +24,9 @@ use crate::plugins::{ControlError, PluginError};
 use crate::streams::{HubError, ScopeError, StreamError};
 use crate::tables::{InvalidQuery, TableError};
 
+/// The most that `Retry-After` says: who has to wait for longer should look again all the same.
+const RETRY_AFTER_SECONDS_MAX: u64 = 24 * 3_600;
+
 /// An error on its way to a client.
 #[derive(Clone, Debug)]
 pub struct Problem(Box<Inner>);
@@ -166,8 +169,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.0.retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
+            // Some waits have no end.
+            let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
+            headers.insert(header::RETRY_AFTER, seconds.clamp(1, RETRY_AFTER_SECONDS_MAX).into());
         }
         if let Some(challenge) = self.challenge() {
             headers.insert(header::WWW_AUTHENTICATE, challenge);

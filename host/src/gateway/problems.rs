@@ -1,6 +1,8 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
 mod backends;
+mod channel_sockets;
+mod channels;
 mod groups;
 mod parts;
 mod presence;
@@ -50,8 +52,15 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 5] =
-    [GENERAL, streams::STREAMS, groups::GROUPS, presence::PRESENCE, backends::BACKENDS];
+const PARTS: [&[ProblemKind]; 7] = [
+    GENERAL,
+    streams::STREAMS,
+    groups::GROUPS,
+    presence::PRESENCE,
+    channels::CHANNELS,
+    channel_sockets::CHANNEL_SOCKETS,
+    backends::BACKENDS,
+];
 
 const GENERAL: &[ProblemKind] = &[
     // The request itself.
@@ -329,7 +338,7 @@ const GENERAL: &[ProblemKind] = &[
         426,
         "websocket_expected",
         "this path is for WebSockets",
-        "connect with a WebSocket client, or use GET /v1/live for server-sent events",
+        "connect with a WebSocket client; for server-sent events there are other paths at /docs",
     ),
     caller(400, "websocket_malformed", "the client broke the WebSocket protocol", "correct the client"),
     caller(400, "message_not_utf8", "a text message is not UTF-8", "send texts as UTF-8"),
@@ -338,7 +347,7 @@ const GENERAL: &[ProblemKind] = &[
         400,
         "command_invalid",
         "the message is not a command, or not one that can stand here",
-        "see GET /v1/live/ws at /docs for the commands",
+        "see the path of the socket at /docs for its commands",
     ),
     caller(400, "action_unknown", "there is no such action", "use an action that the detail lists"),
     caller(

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, changes, cors, groups, letters, live, metrics, pages, plugins, presence, publish,
-    state, streams, tables,
+    Edge, auth, candidates, changes, channels, cors, groups, letters, live, metrics, pages, plugins,
+    presence, publish, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -84,6 +84,33 @@ fn table() -> Vec<Route> {
             handlers: put(presence::join).delete(presence::leave),
         },
         action("/v1/presence/{room}/messages", presence::say),
+        page("/v1/processes", channels::processes::list),
+        Route {
+            path: "/v1/processes/{process}",
+            documented: Some("/v1/processes/{process}"),
+            methods: &["GET", "PUT", "DELETE"],
+            handlers: get(channels::processes::show)
+                .put(channels::processes::ensure)
+                .delete(channels::processes::remove),
+        },
+        action("/v1/processes/{process}/observers", channels::processes::observe),
+        action("/v1/processes/{process}/assign", channels::processes::assign),
+        action("/v1/processes/{process}/unassign", channels::processes::unassign),
+        action("/v1/processes/{process}/close", channels::processes::close),
+        Route {
+            path: "/v1/processes/{process}/channels/{channel}",
+            documented: Some("/v1/processes/{process}/channels/{channel}"),
+            methods: &["GET", "PUT"],
+            handlers: get(channels::single::show).put(channels::single::ensure),
+        },
+        action("/v1/processes/{process}/channels/{channel}/assign", channels::single::assign),
+        Route {
+            path: "/v1/processes/{process}/channels/{channel}/entries",
+            documented: Some("/v1/processes/{process}/channels/{channel}/entries"),
+            methods: &["GET", "POST"],
+            handlers: get(channels::read::read).post(channels::append::append),
+        },
+        page("/v1/channels/ws", channels::socket::open),
         Route {
             path: "/v1/session",
             documented: Some("/v1/session"),
@@ -148,6 +175,10 @@ fn table() -> Vec<Route> {
         part("/demo/app.js", pages::demo_script),
         part("/demo/rows.js", pages::demo_rows),
         part("/demo/board.css", pages::demo_style),
+        part("/demo/answers", pages::answers_redirect),
+        page("/demo/answers/", pages::answers),
+        part("/demo/answers/answers.js", pages::answers_script),
+        part("/demo/answers/answers.css", pages::answers_style),
         part("/client.js", pages::client),
         part("/client.d.ts", pages::client_types),
     ]

@@ -8,9 +8,11 @@ use futures_util::future::BoxFuture;
 use super::auth::auth_options;
 use super::shared_log::SharedLog;
 use super::{HostBuilder, HostError, off_the_runtime};
-use crate::backends::memory::MemoryPresence;
+use crate::backends::memory::{MemoryChannels, MemoryPresence};
 use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
 use crate::cache::{Cache, CacheOptions, ReadThrough};
+use crate::channels::{ChannelLimits, ChannelStore, Router};
+use crate::config::ChannelsStore;
 use crate::gateway::{GatewayOptions, Readiness, Services};
 use crate::live::LiveEngine;
 use crate::plugins::{ArtifactStore, FileArtifacts, Registry, RegistryParts, RuntimeOptions, WasmRuntime};
@@ -63,6 +65,7 @@ impl HostBuilder {
             state_expired_keep: config.state_expired_keep(),
             wal_bytes_soft_max: config.wal_bytes_soft_max,
             wal_bytes_hard_max: config.wal_bytes_hard_max,
+            channels: self.channel_limits(),
             clock: Arc::clone(&self.clock),
             log: if self.config.serve.log.is_some() { LogPlace::Elsewhere } else { LogPlace::Own },
             ..SqliteOptions::new(&self.config.serve.data)
@@ -91,6 +94,8 @@ impl HostBuilder {
             compile_max: config.compile_max(),
             precompiled_bytes_max: config.precompiled_bytes_max,
             artifacts: Some(Arc::clone(&artifacts)),
+            channels_elsewhere: self.config.serve.log.is_some()
+                || self.config.channels.store == ChannelsStore::Memory,
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {
@@ -189,6 +194,44 @@ impl HostBuilder {
         }
     }
 
+    /// Where channels are kept. They are each host's own, whether its log is shared or not.
+    pub(super) fn channels(&self, store: &SqliteStore) -> Arc<dyn ChannelStore> {
+        match self.config.channels.store {
+            ChannelsStore::Durable => Arc::new(store.clone()),
+            ChannelsStore::Memory => {
+                Arc::new(MemoryChannels::new(self.channel_limits(), Arc::clone(&self.clock)))
+            }
+        }
+    }
+
+    fn channel_limits(&self) -> ChannelLimits {
+        let config = &self.config.channels;
+        ChannelLimits {
+            processes_max: config.processes_max,
+            channels_max: config.channels_max,
+            observers_max: config.process_observers_max,
+            payload_bytes_max: config.channel_payload_bytes_max,
+            entries_max: config.channel_entries_max,
+            bytes_max: config.channel_bytes_max,
+            process_bytes_max: config.process_bytes_max,
+            archive_bytes_max: config.channel_archive_bytes_max,
+            batch_entries_max: config.channel_batch_entries_max,
+            batch_bytes_max: config.channel_batch_bytes_max,
+            hold: config.channel_hold(),
+            hold_entries_max: config.channel_hold_entries_max,
+            rate_limited: config.channel_rate_limited,
+            burst: config.channel_burst.into(),
+            rate: config.channel_rate.into(),
+            sender_burst: config.channel_sender_burst.into(),
+            sender_rate: config.channel_sender_rate.into(),
+            subscriber_entries_max: config.channel_subscriber_entries_max,
+            subscribers_max: config.channel_subscribers_max,
+            keep: config.channel_keep(),
+            // Each store says it for itself.
+            events: false,
+        }
+    }
+
     pub(super) fn gateway_options(&self) -> GatewayOptions {
         let config = &self.config.gateway;
         GatewayOptions {
@@ -217,7 +260,7 @@ impl HostBuilder {
         (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
         registry: &Registry,
         (live, hub, groups): (&LiveEngine, &Hub, &Arc<dyn Groups>),
-        presence: Arc<dyn Presence>,
+        (presence, channels): (Arc<dyn Presence>, &Router),
         ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     ) -> Services {
         Services {
@@ -225,6 +268,7 @@ impl HostBuilder {
             hub: hub.clone(),
             groups: Arc::clone(groups),
             presence,
+            channels: channels.clone(),
             tables: Arc::clone(tables),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),

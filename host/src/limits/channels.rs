@@ -14,6 +14,9 @@ pub const CHANNELS_MAX: usize = 100;
 pub const PROCESS_OBSERVERS_MAX: usize = 32;
 /// Largest payload of one entry. Larger is refused.
 pub const CHANNEL_PAYLOAD_BYTES_MAX: usize = 10 << 20;
+/// Largest payload of an entry that is also an event. Larger is refused: as base64 and as text, however it must be
+/// escaped, it still fits an event.
+pub const CHANNEL_EVENT_PAYLOAD_BYTES_MAX: usize = 120 << 10;
 /// Longest text of an `error` entry.
 pub const CHANNEL_ERROR_BYTES_MAX: usize = 4 << 10;
 /// Entries and bytes that a channel holds; what happens beyond is the channel's policy.
@@ -63,12 +66,37 @@ pub const CHANNEL_KEEP: Duration = Duration::from_secs(24 * 3_600);
 /// How often processes are looked for whose time is over, and how many go in one transaction.
 pub const CHANNEL_SWEEP: Duration = Duration::from_secs(10);
 pub const CHANNEL_SWEEP_PROCESSES_MAX: usize = 100;
+/// The most that `channel_batch_bytes_max` and `channel_hold_ms` may be set to: an append is held in memory, and whoever
+/// sends it waits for the answer.
+pub const CHANNEL_BATCH_BYTES_CEILING: usize = 64 << 20;
+pub const CHANNEL_HOLD_CEILING: Duration = Duration::from_secs(60);
+/// The longest that a read waits for an entry. More is refused.
+pub const CHANNEL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What the JSON of an entry has beside its payload, about: with it and base64's third, the body of an append is bound.
+pub const CHANNEL_ENTRY_EXTRA_BYTES: usize = 512;
+/// Bytes of the body of any other request about processes and channels.
+pub const CHANNEL_REQUEST_BYTES_MAX: u64 = 256 << 10;
+/// Longest reason that a process is closed with. Longer is refused.
+pub const CHANNEL_REASON_BYTES_MAX: usize = 1 << 10;
+/// Processes of one page of a list, when the request does not say and at most.
+pub const PROCESS_LIST_DEFAULT: usize = 100;
+pub const PROCESS_LIST_MAX: usize = 1_000;
+/// Processes that one page looks at for those that the caller may see. A page may be shorter for it, and has a next one.
+pub const PROCESS_LIST_LOOKS_MAX: usize = 1_000;
 /// Processes whose records the embedded store keeps in memory; others are read again.
 pub const CHANNEL_RECORDS_CACHED_MAX: usize = 20_000;
 /// Entries and bytes of removed channels that are deleted in one transaction.
 pub const CHANNEL_PURGE_ENTRIES: usize = 1_000;
 pub const CHANNEL_PURGE_BYTES: u64 = 16 << 20;
 
+const _: () = assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_BATCH_BYTES_CEILING, "the default is possible");
 const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");
+const _: () = assert!(
+    CHANNEL_EVENT_PAYLOAD_BYTES_MAX / 3 * 4
+        + 6 * (CHANNEL_EVENT_PAYLOAD_BYTES_MAX + CHANNEL_ERROR_BYTES_MAX)
+        + 4096
+        <= super::EVENT_PAYLOAD_BYTES_MAX,
+    "an entry that is also an event fits one: base64 takes 4 bytes for 3, and JSON escapes a byte with 6 at most"
+);
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");

@@ -1,8 +1,8 @@
 //! What an operator may give a plugin beyond the world's own imports: clock, randomness, environment,
-//! outgoing HTTP, one folder.
+//! outgoing HTTP, one folder, channels to append to.
 //!
 //! Promises: nothing is given that `grants` does not name, and what a grant reaches (hosts, variables, the
-//! folder) is said beside it; the one without the other is an error, so that the list of grants tells all
+//! folder, the channels) is said beside it; the one without the other is an error, so that the list of grants tells all
 //! that a plugin may do. Values of environment variables are never shown.
 
 use std::collections::BTreeMap;
@@ -16,12 +16,13 @@ use super::hosts::HostPattern;
 use super::http::HttpAccess;
 use super::tls;
 use super::{GrantStatus, PluginError, PluginSettings};
+use crate::checkpoints::ChannelGrant;
 use crate::limits::{
     GUEST_CALL_CEILING, GUEST_ENV_BYTES_MAX, GUEST_HTTP_HOSTS_MAX, GUEST_MEMORY_BYTES_CEILING,
 };
 
 /// Every grant there is, in the order in which they are shown.
-pub const GRANTS: [&str; 5] = ["clock", "random", "env", "http", "read_dir"];
+pub const GRANTS: [&str; 6] = ["clock", "random", "env", "http", "read_dir", "channels"];
 
 /// Where a guest finds the folder of `read_dir`.
 pub(super) const DATA_DIR: &str = "/data";
@@ -45,16 +46,18 @@ pub(super) struct Grants {
     pub(super) env: Arc<BTreeMap<String, EnvValue>>,
     pub(super) http: Option<Arc<HttpAccess>>,
     pub(super) read_dir: Option<PathBuf>,
+    pub(super) channels: ChannelGrant,
 }
 
 impl PluginSettings {
     /// Whether these settings can be meant: the key that is wrong, and why.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
         self.check_grants()?;
-        let reach: [(&'static str, bool, &str); 3] = [
+        let reach: [(&'static str, bool, &str); 4] = [
             ("env", !self.env.is_empty(), "env"),
             ("http_hosts", !self.http_hosts.is_empty(), "http"),
             ("read_dir", self.read_dir.is_some(), "read_dir"),
+            ("channels", !self.channels.is_empty(), "channels"),
         ];
         for (key, said, grant) in reach {
             match (self.grants(grant), said) {
@@ -76,6 +79,7 @@ impl PluginSettings {
         }
         self.check_env()?;
         hosts(&self.http_hosts).map_err(|why| ("http_hosts", why))?;
+        ChannelGrant::parse(&self.channels).map_err(|why| ("channels", why))?;
         self.check_ceilings()
     }
 
@@ -132,6 +136,7 @@ impl PluginSettings {
                 "env" => self.env.keys().cloned().collect(),
                 "http" => self.http_hosts.clone(),
                 "read_dir" => self.read_dir.iter().map(|path| path.display().to_string()).collect(),
+                "channels" => self.channels.clone(),
                 _ => Vec::new(),
             },
         };
@@ -167,6 +172,7 @@ impl Grants {
             env: Arc::new(settings.env.clone()),
             http,
             read_dir: settings.read_dir.clone(),
+            channels: ChannelGrant::parse(&settings.channels).map_err(|why| unusable("channels", why))?,
         })
     }
 
@@ -179,6 +185,7 @@ impl Grants {
                 "env" => !self.env.is_empty(),
                 "http" => self.http.is_some(),
                 "read_dir" => self.read_dir.is_some(),
+                "channels" => !self.channels.is_empty(),
                 _ => return Err(PluginError::GrantUnknown { grant: super::sandbox::cut(grant, 80).into() }),
             };
             if !given {
@@ -195,6 +202,7 @@ pub(super) fn missing(plugin: &str, grant: &str, why: &str) -> PluginError {
         "env" => ", and the variables to plugins.NAME.env",
         "http" => ", and the hosts to plugins.NAME.http_hosts",
         "read_dir" => ", and the folder to plugins.NAME.read_dir",
+        "channels" => ", and the channels to plugins.NAME.channels",
         _ => "",
     };
     PluginError::GrantMissing {

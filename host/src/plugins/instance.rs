@@ -11,7 +11,7 @@ use super::bindings::{self, exported, wire};
 use super::call_time::CallTime;
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
-use crate::checkpoints::{EffectBatch, EffectKind, EffectRecord, SavedState};
+use crate::checkpoints::{ChannelGrant, EffectBatch, EffectKind, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord};
 use crate::limits::{
     COMMIT_BYTES_MAX, GUEST_BACKTRACE_BYTES_MAX, GUEST_CORE_DUMP_BYTES_MAX, GUEST_EFFECTS_MAX,
@@ -224,38 +224,44 @@ fn classify(error: &wasmtime::Error, call_max: Duration, guest: &Guest) -> (Trap
     }
 }
 
+/// What an instance may hand back.
+pub(super) struct OutputBounds {
+    /// That it declares.
+    pub(super) tables: Arc<[TableSchema]>,
+    /// That it was granted.
+    pub(super) channels: ChannelGrant,
+    /// Size of a snapshot, taken or loaded.
+    pub(super) state_bytes_max: usize,
+}
+
 /// An instance at work for a task.
 pub(super) struct WasmProcessor {
     instance: Instance,
     context: TaskContext,
-    tables: std::sync::Arc<[TableSchema]>,
+    bounds: OutputBounds,
     /// Kept between calls, so that a batch costs no allocation for its numbers.
     words: Vec<u64>,
     depths: Vec<u32>,
     /// It reads the clock without the grant: each event crosses alone, so that the clock can stand at it.
     one_by_one: bool,
     snapshot_compared: bool,
-    /// Size of a snapshot, taken or loaded.
-    state_bytes_max: usize,
 }
 
 impl WasmProcessor {
     pub(super) fn new(
         instance: Instance,
         context: TaskContext,
-        tables: std::sync::Arc<[TableSchema]>,
+        bounds: OutputBounds,
         one_by_one: bool,
-        state_bytes_max: usize,
     ) -> Self {
         Self {
             instance,
             context,
-            tables,
+            bounds,
             words: Vec::new(),
             depths: Vec::new(),
             one_by_one,
             snapshot_compared: false,
-            state_bytes_max,
         }
     }
 
@@ -296,7 +302,7 @@ impl WasmProcessor {
         // An effect of an event that is handed out again would be there twice.
         self.depths.truncate(handled);
         let mut effects = self.effects(outcome.effects)?;
-        effects.carry_traceparents(batch);
+        effects.carry_on(batch);
         Ok(Outcome { handled, effects, failure: outcome.failure.map(failure) })
     }
 
@@ -327,14 +333,15 @@ impl WasmProcessor {
 
     fn effects(&mut self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
         let records = effects.records.iter().map(effect_record).collect();
-        EffectBatch::check(effects.arena, records, &self.tables, &self.depths)
+        let OutputBounds { tables, channels, .. } = &self.bounds;
+        EffectBatch::check_granted(effects.arena, records, tables, &self.depths, channels)
             .map_err(|error| self.instance.break_with(TrapKind::Output, error.to_string()))
     }
 }
 
 impl Processor for WasmProcessor {
     fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
-        let max = self.state_bytes_max;
+        let max = self.bounds.state_bytes_max;
         if let Some(saved) = saved.filter(|saved| saved.state.len() > max) {
             let (bytes, max) = (saved.state.len() as u64, max as u64);
             return Err(LoadError::StateTooLarge { bytes, max });
@@ -398,7 +405,7 @@ impl Processor for WasmProcessor {
 
 impl WasmProcessor {
     fn take_snapshot(&mut self) -> Result<Vec<u8>, Trap> {
-        let max = self.state_bytes_max;
+        let max = self.bounds.state_bytes_max;
         // A snapshot may be larger than the effects of a call; one byte more than it may tells the two apart.
         let room = GUEST_OUTPUT_BYTES_MAX.max(max + 1);
         self.instance.set_output_room(room);
@@ -436,6 +443,7 @@ fn effect_record(r: &wire::EffectRecord) -> EffectRecord {
             wire::EffectKind::StatePut => EffectKind::StatePut,
             wire::EffectKind::StateDelete => EffectKind::StateDelete,
             wire::EffectKind::Emit => EffectKind::Emit,
+            wire::EffectKind::Append => EffectKind::Append,
         },
         table: r.table,
         event: r.event,

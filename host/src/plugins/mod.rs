@@ -65,7 +65,7 @@ use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
 pub struct PluginSettings {
     /// Answers to the guest's `config.get`.
     pub config: BTreeMap<String, String>,
-    /// Granted capabilities: `clock`, `random`, `env`, `http`, `read_dir`. None is given by default.
+    /// Granted capabilities: `clock`, `random`, `env`, `http`, `read_dir`, `channels`. None is given by default.
     pub grants: Vec<String>,
     /// What the grant `env` shows: the guest's environment variables.
     pub env: BTreeMap<String, EnvValue>,
@@ -76,6 +76,9 @@ pub struct PluginSettings {
     pub http_ca_file: Option<PathBuf>,
     /// What the grant `read_dir` shows, read-only, as the guest's `/data`.
     pub read_dir: Option<PathBuf>,
+    /// What the grant `channels` reaches: channels that it may append to, `answers` or `chat-*`, in processes that it
+    /// takes part in as `plugin:<name>`.
+    pub channels: Vec<String>,
     /// Lanes, at the first deploy. Fixed from then on.
     pub lanes: Option<u32>,
     /// What happens to the ordering key of a dead letter: `hold` or `skip`.
@@ -212,6 +215,10 @@ pub enum PluginError {
     GrantUnknown { grant: String },
     #[error("`{key}` is not usable: {detail}")]
     Settings { key: String, detail: String },
+    #[error(
+        "plugin {plugin} is granted channels, but processors append only to channels that lie in the same store as the log, and serve.log says that it lies elsewhere: remove `channels` from plugins.{plugin}.grants"
+    )]
+    ChannelsElsewhere { plugin: String },
     #[error("the component has {bytes} bytes; component_bytes_max is {max}")]
     TooLarge { bytes: usize, max: usize },
     #[error("compiling the component needs more than {limit} = {max}{}", raise(limit))]
@@ -246,6 +253,7 @@ impl Classify for PluginError {
             Self::ImportUnknown { .. } => "import_unknown",
             Self::GrantUnknown { .. } => "grant_unknown",
             Self::Settings { .. } => "plugin_settings_invalid",
+            Self::ChannelsElsewhere { .. } => "channels_elsewhere",
             Self::TooLarge { .. } => "component_bytes_max",
             Self::CompileLimit { .. } => "compile_limit",
             Self::Compiler { .. } => "compiler_failed",
@@ -268,7 +276,10 @@ impl Classify for PluginError {
             | Self::Storage { .. }
             | Self::Engine { .. }
             | Self::Compiler { .. } => Blame::Host,
-            Self::ArtifactMissing { .. } | Self::GrantUnknown { .. } | Self::Settings { .. } => Blame::Caller,
+            Self::ArtifactMissing { .. }
+            | Self::GrantUnknown { .. }
+            | Self::Settings { .. }
+            | Self::ChannelsElsewhere { .. } => Blame::Caller,
             _ => Blame::Guest,
         }
     }

@@ -15,7 +15,7 @@ use super::code::{Code, Loader};
 use super::compiler::Compiler;
 use super::describe;
 use super::grants::{self, Grants};
-use super::instance::{Instance, Linked, WasmProcessor};
+use super::instance::{Instance, Linked, OutputBounds, WasmProcessor};
 use super::sandbox::{Guest, Sandbox, cut};
 use super::{ArtifactStore, Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
@@ -47,6 +47,8 @@ pub struct RuntimeOptions {
     /// Where a component is read again whose code was given back and is gone from the cache, too. None never
     /// gives code back.
     pub artifacts: Option<Arc<dyn ArtifactStore>>,
+    /// The log, and with it the channels, do not lie in the store of the processors: none may append to any.
+    pub channels_elsewhere: bool,
 }
 
 impl Default for RuntimeOptions {
@@ -62,6 +64,7 @@ impl Default for RuntimeOptions {
             compile_max: COMPILE_MAX,
             precompiled_bytes_max: PRECOMPILED_BYTES_MAX,
             artifacts: None,
+            channels_elsewhere: false,
         }
     }
 }
@@ -143,6 +146,9 @@ impl WasmRuntime {
     ) -> Result<(Sandbox, Duration), PluginError> {
         let plugin = manifest.name.as_str();
         let grants = Grants::given(plugin, &settings)?;
+        if self.options.channels_elsewhere && !grants.channels.is_empty() {
+            return Err(PluginError::ChannelsElsewhere { plugin: plugin.into() });
+        }
         let (call_max, call_limit) = match settings.call_ms_max {
             Some(own) => (Duration::from_millis(own), format!("raise plugins.{plugin}.call_ms_max")),
             None => (self.options.call_max, "raise processors.guest_call_ms_max".to_owned()),
@@ -248,9 +254,12 @@ impl WasmFactory {
             )
         })?;
         let instance = Instance::new(&linked, &self.sandbox, Some(context.clone()), self.call_max)?;
-        let tables = Arc::clone(&self.tables);
-        let state_bytes_max = self.sandbox.state_bytes_max;
-        Ok(WasmProcessor::new(instance, context, tables, self.one_by_one, state_bytes_max))
+        let bounds = OutputBounds {
+            tables: Arc::clone(&self.tables),
+            channels: self.sandbox.grants.channels.clone(),
+            state_bytes_max: self.sandbox.state_bytes_max,
+        };
+        Ok(WasmProcessor::new(instance, context, bounds, self.one_by_one))
     }
 }
 

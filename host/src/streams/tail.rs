@@ -44,6 +44,8 @@ struct TenantTail {
     /// The tail holds every event of the tenant after this position.
     complete_after: Position,
     wake: watch::Sender<Position>,
+    /// Whether the log has the tenant. It may be followed before.
+    known: bool,
 }
 
 /// How full the tail is.
@@ -87,7 +89,7 @@ impl Tail {
     ) -> Self {
         let mut inner = Inner::default();
         for tenant in tenants {
-            inner.tenants.insert(tenant, TenantTail::new(newest));
+            inner.tenants.insert(tenant, TenantTail { known: true, ..TenantTail::new(newest) });
         }
         let count = inner.tenants.len() as u64;
         Self {
@@ -140,10 +142,8 @@ impl Tail {
                 let tenant = batch.tenant.clone();
                 inner.bytes += held_bytes(&batch);
                 inner.order.push_back(tenant.clone());
-                let tail = inner.tenants.entry(tenant).or_insert_with(|| {
-                    new_tenants += 1;
-                    TenantTail::new(before)
-                });
+                let tail = inner.tenants.entry(tenant).or_insert_with(|| TenantTail::new(before));
+                new_tenants += u64::from(!std::mem::replace(&mut tail.known, true));
                 tail.chunks.push_back(batch);
                 tail.wake.send_replace(last);
             }
@@ -183,10 +183,8 @@ impl Tail {
             let newest = *self.newest.borrow();
             let mut inner = self.lock();
             for tenant in tenants {
-                inner.tenants.entry(tenant).or_insert_with(|| {
-                    new += 1;
-                    TenantTail::new(newest)
-                });
+                let tail = inner.tenants.entry(tenant).or_insert_with(|| TenantTail::new(newest));
+                new += u64::from(!std::mem::replace(&mut tail.known, true));
             }
         }
         if new > 0 {
@@ -284,7 +282,12 @@ fn held_bytes(chunk: &EventBatch) -> usize {
 
 impl TenantTail {
     fn new(complete_after: Position) -> Self {
-        Self { chunks: VecDeque::new(), complete_after, wake: watch::Sender::new(complete_after) }
+        Self {
+            chunks: VecDeque::new(),
+            complete_after,
+            wake: watch::Sender::new(complete_after),
+            known: false,
+        }
     }
 }
 

@@ -54,6 +54,23 @@ pub const PRESENCE_MESSAGES: &str = "millrace_presence_messages_total";
 pub const PRESENCE_GAPS: &str = "millrace_presence_gaps_total";
 pub const PRESENCE_FOLLOWERS: &str = "millrace_presence_followers";
 
+// Channels. Label of the refused: `code`.
+pub const CHANNEL_ENTRIES: &str = "millrace_channel_entries_total";
+pub const CHANNEL_BYTES: &str = "millrace_channel_bytes_total";
+pub const CHANNEL_REPEATS: &str = "millrace_channel_repeats_total";
+pub const CHANNEL_HELD: &str = "millrace_channel_held_total";
+pub const CHANNEL_DENIED: &str = "millrace_channel_rate_denied_total";
+pub const CHANNEL_REFUSED: &str = "millrace_channel_refused_total";
+pub const CHANNEL_FOLLOWERS: &str = "millrace_channel_followers";
+pub const CHANNEL_LAGGED: &str = "millrace_channel_lagged_total";
+pub const CHANNEL_MISSED: &str = "millrace_channel_missed_entries_total";
+// Their WebSockets. Label of the closes: `cause`.
+pub const CHANNEL_SOCKETS: &str = "millrace_channel_sockets";
+pub const CHANNEL_SOCKET_ENTRIES: &str = "millrace_channel_socket_sent_entries_total";
+pub const CHANNEL_SOCKET_BYTES: &str = "millrace_channel_socket_sent_bytes_total";
+pub const CHANNEL_SOCKET_WRITES: &str = "millrace_channel_socket_writes_total";
+pub const CHANNEL_SOCKET_CLOSES: &str = "millrace_channel_socket_closes_total";
+
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
 
@@ -223,6 +240,20 @@ pub const RECORDED_METRICS: &[Metric] = &[
         "Followers of rooms that were given the roster anew because something was not told of, by cause: overflow, reconnected, feed_lost.",
     ),
     gauge(PRESENCE_FOLLOWERS, "Followers of rooms now."),
+    counter(CHANNEL_ENTRIES, "Entries that were appended to channels."),
+    counter(CHANNEL_BYTES, "Bytes of their payloads and error texts."),
+    counter(CHANNEL_REPEATS, "Entries that lay in their channel already and were not appended again."),
+    counter(CHANNEL_HELD, "Appends to channels that waited for a forerunner."),
+    counter(CHANNEL_DENIED, "Appends to channels that were refused for their rate."),
+    counter(CHANNEL_REFUSED, "Appends to channels that were refused, by problem code."),
+    gauge(CHANNEL_FOLLOWERS, "Followers of channels now."),
+    counter(CHANNEL_LAGGED, "Times that followers of channels were told that they are behind."),
+    counter(CHANNEL_MISSED, "Entries that were dropped before a follower of their channel had them."),
+    gauge(CHANNEL_SOCKETS, "WebSockets of channels that are open."),
+    counter(CHANNEL_SOCKET_ENTRIES, "Entries that were sent on WebSockets of channels."),
+    counter(CHANNEL_SOCKET_BYTES, "Bytes of all messages that were sent on them."),
+    counter(CHANNEL_SOCKET_WRITES, "Writes that they were sent in."),
+    counter(CHANNEL_SOCKET_CLOSES, "WebSockets of channels that ended, by cause."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

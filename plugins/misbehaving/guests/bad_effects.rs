@@ -72,6 +72,12 @@ mod component {
             b"bad.event" => effect.event = 1_000_000,
             b"bad.version" => effect.version = u64::MAX,
             b"bad.emit" => effect.kind = EffectKind::Emit,
+            // To a channel without a name, and to one that it was not granted.
+            b"bad.append" => (effect.kind, effect.schema_version) = (EffectKind::Append, 1),
+            b"bad.grant" => {
+                (effect.kind, effect.schema_version) = (EffectKind::Append, 1);
+                (effect.key_bytes, effect.aggregate_bytes) = (1, effect.key_bytes - 1);
+            }
             b"bad.state-key" => {
                 effect.kind = EffectKind::StatePut;
                 effect.key_bytes = 0;

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace::clock::SystemClock;
 use millrace::event::{Event, EventBatch, Position, TenantId};
 use millrace::limits::NAMED_STREAMS_MAX;
 use millrace::streams::scopes::FieldValues;
 use millrace::streams::{
-    AggregateScopes, ChangeStream, EventLog, PageLimit, Retention, Scope, ScopeError, StreamError,
-    StreamName, StreamPage,
+    AggregateScopes, ChangeMode, ChangeRequest, ChangeStream, Delivery, EventLog, Hub, PageLimit, Retention,
+    Scope, ScopeError, StreamError, StreamName, StreamPage,
 };
+use millrace::tasks::Tasks;
+use tokio::task::JoinSet;
 
 use super::effects::tenant;
 use super::event_log::{ALL, append_one, batch, ids};
@@ -389,6 +392,49 @@ pub async fn the_tail_marks_changes(log: Log) {
     assert_eq!(marks, expected.map(|(position, name)| (position, name.to_owned())));
 }
 
+pub async fn sn06_nothing_is_lost_from_the_instant_a_subscribe_returns(log: Log) {
+    declared(&log).await;
+    everything_after_a_subscribe_arrives(&log, &log).await;
+}
+
+/// Subscribed while somebody publishes as fast as it goes, be it at another host of the log: everything after the
+/// position that was answered arrives, once and in order. Assets have change scopes, and nobody else publishes.
+pub async fn everything_after_a_subscribe_arrives(written: &Log, followed: &Log) {
+    const EVENTS: u64 = 15;
+    let hub = Hub::new(Arc::clone(followed), Tasks::new(), Arc::new(SystemClock));
+    let all = ChangeRequest { aggregate: "asset", scope: "tenant", id: "" };
+    for round in 0..45 {
+        let before = followed.bounds().newest.0;
+        let (log, asset) = (Arc::clone(written), format!("A{round}"));
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
+            let mut last = Position::START;
+            for version in 1..=EVENTS {
+                let appended = log.append(change("asset", &asset, version, "updated", "{}")).await.unwrap();
+                last = appended[0].position;
+                tokio::task::yield_now().await;
+            }
+            last
+        });
+        // In the first instant, in the midst of it, and when it is about to end.
+        let mut newest = followed.tail().newest();
+        newest.wait_for(|newest| newest.0 >= before + round % EVENTS).await.expect("the log lives");
+        let mut follower = hub.subscribe(&tenant("acme"), &all, ChangeMode::Raw).unwrap();
+        let last = writing.join_next().await.unwrap().unwrap();
+        let mut seen = follower.position();
+        while seen < last {
+            let told = tokio::time::timeout(Duration::from_secs(20), follower.next()).await;
+            let Ok(Some(Delivery::Events(events))) = told else {
+                panic!("round {round}: {told:?} after {seen}, before {last}");
+            };
+            for record in events.records() {
+                assert_eq!(record.position, seen.0 + 1, "round {round}: every event, once, in order");
+                seen = Position(record.position);
+            }
+        }
+    }
+}
+
 /// Runs this whole suite for a backend.
 #[macro_export]
 macro_rules! change_streams_conformance {
@@ -410,6 +456,7 @@ macro_rules! change_streams_conformance {
             a_named_stream_is_apart_from_the_main_one,
             streams_that_take_no_appends_say_so,
             a_follower_of_a_named_stream_wakes,
+            sn06_nothing_is_lost_from_the_instant_a_subscribe_returns,
             the_tail_marks_changes);
     };
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace::checkpoints::{
-    Commit, EffectBatch, EffectKind, EffectRecord, Generation, ParkedWrites, SavedState, TaskId,
+    ChannelGrant, Commit, EffectBatch, EffectKind, EffectRecord, Generation, ParkedWrites, SavedState, TaskId,
 };
 use millrace::event::{Micros, Position, TenantId};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema};
@@ -84,9 +84,39 @@ impl Effects {
         self
     }
 
+    /// Appends data to a channel.
+    pub fn append(&mut self, process: &str, channel: &str, payload: &str) -> &mut Self {
+        self.append_of_type("data", process, channel, payload)
+    }
+
+    pub fn append_of_type(
+        &mut self,
+        entry_type: &str,
+        process: &str,
+        channel: &str,
+        payload: &str,
+    ) -> &mut Self {
+        let texts = [process, channel, entry_type, "", payload].map(str::as_bytes);
+        self.push(EffectKind::Append, texts);
+        self
+    }
+
+    /// The last effect is an entry that answers this number.
+    pub fn replying_to(&mut self, sequence: u64) -> &mut Self {
+        self.records.last_mut().expect("there is one").version = sequence;
+        self
+    }
+
     pub fn check(&mut self, tables: &[TableSchema]) -> Arc<EffectBatch> {
+        self.check_at_depth(tables, 0)
+    }
+
+    /// As effects of an event to which so many processors have led.
+    pub fn check_at_depth(&mut self, tables: &[TableSchema], depth: u32) -> Arc<EffectBatch> {
         let (arena, records) = (std::mem::take(&mut self.arena), std::mem::take(&mut self.records));
-        Arc::new(EffectBatch::check(arena, records, tables, &[0]).expect("the test's effects are valid"))
+        let all = ChannelGrant::all();
+        let checked = EffectBatch::check_granted(arena, records, tables, &[depth], &all);
+        Arc::new(checked.expect("the test's effects are valid"))
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
-use millrace::limits::BATCH_EVENTS_MAX;
-use millrace::streams::{Appended, EventLog, PageLimit, Retention, StreamError};
+use millrace::limits::{BATCH_EVENTS_MAX, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
+use millrace::streams::{Appended, EventLog, PageLimit, Retention, StreamError, StreamName};
 
 use super::effects::tenant;
+use crate::sleeper::Sleeper;
 
 type Log = Arc<dyn EventLog>;
 
@@ -75,6 +76,104 @@ pub async fn append_then_read(log: Log) {
     assert_eq!(page.events.len(), 2);
     assert_eq!((page.next, page.oldest), (Position(2), Position(1)));
     assert_eq!(log.bounds().newest, Position(2));
+}
+
+/// A JSON text that is odd in every way that it may be.
+pub const ODD_JSON: &str = r#"{ "big" :9223372036854775807, "min":-9223372036854775808,"u":18446744073709551615,
+  "huge":123456789012345678901234567890.10, "e":1E+2,"tiny":-0.0e-400,"dup":1,"dup":2, "":[ ],"z":{"b":1,"a":2},
+  "esc":"\u0000\ud83d\ude00\/\b\f\n\r\t\"\\\u2028", "half":"\ud800", "text":"Zürich 😀 <&>'" ,"n":null,"t":true}"#;
+
+/// Payloads that somebody may have, and some that nobody should.
+fn payloads() -> Vec<Vec<u8>> {
+    let bytes = (0..=u8::MAX).cycle();
+    let large = ["\"", &"ü\u{1f600}\\n".repeat(EVENT_PAYLOAD_BYTES_MAX / 8 - 1), "\""].concat();
+    let texts = ["null", "\"\"", "0", " [1 ,\t2]\r\n", "7", "true", ODD_JSON, &large];
+    let mut payloads: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    // A log looks into no payload: neither nothing nor what is no text may become something else.
+    payloads.extend([Vec::new(), vec![0], bytes.clone().take(1_000).collect()]);
+    payloads.push(bytes.take(EVENT_PAYLOAD_BYTES_MAX).collect());
+    payloads
+}
+
+/// Events with every field at its bounds, and with every field that may be left out left out.
+fn odd_events(of: &TenantId) -> EventBatch {
+    let longest = "ü".repeat(NAME_BYTES_MAX / 2);
+    let odd = r#"'"; DROP TABLE events; -- \ %s {1}:/?#[]@!$&()*+,= 😀"#;
+    let mut batch = EventBatch::new(of.clone());
+    for (number, payload) in (0_u32..).zip(payloads()) {
+        let (name, at) = if number % 2 == 0 { (odd, i64::MIN) } else { (&*longest, i64::MAX) };
+        let whole = Event {
+            position: Position(0),
+            id: &format!("{number} {odd}"),
+            aggregate: name,
+            agg_id: name,
+            version: u64::try_from(i64::MAX).unwrap() - u64::from(number),
+            event_type: name,
+            at: Micros(at),
+            schema_version: u32::MAX - number,
+            depth: u32::MAX - number,
+            scope: name,
+            kind: name,
+            cursor: name,
+            traceparent: name,
+            payload: &payload,
+        };
+        batch.push(&whole).unwrap();
+    }
+    let least = Event { aggregate: "a", agg_id: "b", event_type: "c", ..Event::default() };
+    batch.push(&least).unwrap();
+    batch
+}
+
+/// What a stream of a tenant has, page by page.
+async fn whole(log: &Log, of: &TenantId, stream: &StreamName) -> EventBatch {
+    let (mut all, mut after) = (EventBatch::new(of.clone()), Position::START);
+    while after < log.bounds().newest {
+        let page = log.read_stream(of, stream, after, ALL).await.unwrap();
+        all.extend_from(&page.events);
+        after = page.next;
+    }
+    all
+}
+
+fn same_events(found: &EventBatch, sent: &EventBatch, appended: &[Appended], how: &str) {
+    assert_eq!((found.len(), &found.tenant), (sent.len(), &sent.tenant), "{how}");
+    for (index, (event, sent)) in found.iter().zip(sent.iter()).enumerate() {
+        assert!(event.payload == sent.payload, "{how}: the payload of event {index} is another one");
+        assert_eq!(event, Event { position: appended[index].position, ..sent }, "{how}: event {index}");
+    }
+}
+
+pub async fn c02_every_field_and_every_byte_comes_back(log: Log) {
+    let (acme, rival) = (tenant("acme"), tenant("a.b-c_0"));
+    let orders: StreamName = "orders".parse().unwrap();
+    // Two tenants have the same events, and a named stream, too: each is told apart.
+    for (of, stream) in [(&acme, &StreamName::Events), (&rival, &StreamName::Events), (&acme, &orders)] {
+        let sent = odd_events(of);
+        let appended = log.append_to(stream, sent.clone()).await.unwrap();
+        assert!(appended.iter().all(|one| !one.repeated));
+        same_events(&whole(&log, of, stream).await, &sent, &appended, "a stream");
+        // What was sent is recognised in what was kept.
+        let again = log.append_to(stream, sent.clone()).await.unwrap();
+        let repeated = appended.iter().map(|one| Appended { repeated: true, ..*one });
+        assert_eq!(again, repeated.collect::<Vec<_>>());
+        if *stream != StreamName::Events {
+            continue;
+        }
+        let (mut read, mut after) = (EventBatch::new(of.clone()), Position::START);
+        while after < log.bounds().newest {
+            let page = log.read(of, after, PageLimit { events: 3, ..ALL }).await.unwrap();
+            read.extend_from(&page.events);
+            after = page.next;
+        }
+        same_events(&read, &sent, &appended, "pages");
+        let mut tail = EventBatch::new(of.clone());
+        let before = Position(appended[0].position.0 - 1);
+        for chunk in log.tail().read(of, before, 1_000).expect("the tail reaches back") {
+            tail.extend_from(&chunk);
+        }
+        same_events(&tail, &sent, &appended, "the tail");
+    }
 }
 
 pub async fn empty_batch_appends_nothing(log: Log) {
@@ -277,6 +376,35 @@ pub async fn follower_wakes(log: Log) {
     assert_eq!(seen.expect("the follower woke").unwrap().unwrap(), ["a"]);
 }
 
+pub async fn c23_an_append_wakes_those_who_follow_its_tenants_and_nobody_else(log: Log) {
+    let [acme, beta, rival] = ["acme", "beta", "rival"].map(tenant);
+    let from = append_one(&log, &rival, "r").await.position;
+    let (mut ours, mut theirs) = (log.tail().follow(&acme), log.tail().follow(&beta));
+    let (mut rivals, mut strangers) = (log.tail().follow(&rival), log.tail().follow(&tenant("nobody")));
+    let mut rival_sleeps = Sleeper::new(rivals.wait_after(from));
+    let mut stranger_sleeps = Sleeper::new(strangers.wait_after(from));
+    // Two tenants in what may be one commit: each is named.
+    let waking = async {
+        let (a, b) = tokio::join!(append_one(&log, &acme, "a"), append_one(&log, &beta, "b"));
+        assert!(ours.wait_after(from).await && theirs.wait_after(from).await);
+        assert_eq!((ours.newest(), theirs.newest()), (a.position, b.position));
+    };
+    tokio::time::timeout(Duration::from_secs(20), waking).await.expect("both are woken");
+    assert!(rival_sleeps.sleeps() && stranger_sleeps.sleeps(), "they sleep on");
+    let newest = ours.newest();
+    let mut sleeps = Sleeper::new(ours.wait_after(newest));
+    assert!(append_one(&log, &acme, "a").await.repeated);
+    append_one(&log, &beta, "c").await;
+    assert!(sleeps.sleeps(), "a repeat is nothing new");
+    drop(rival_sleeps);
+    let last = append_one(&log, &rival, "s").await.position;
+    let woken = tokio::time::timeout(Duration::from_secs(20), rivals.wait_after(from)).await;
+    assert!(woken.expect("it is woken") && rivals.newest() == last);
+    let mut names = log.tenants();
+    names.sort();
+    assert_eq!(names, [acme, beta, rival]);
+}
+
 pub async fn new_tenant_is_announced(log: Log) {
     let mut announced = log.tail().tenants();
     announced.mark_unchanged();
@@ -315,7 +443,8 @@ pub async fn concurrent_appends_get_positions_without_holes(log: Log) {
 macro_rules! event_log_conformance {
     ($backend:ident, $setup:expr) => {
         $crate::conformance!($backend, event_log, $setup;
-            append_then_read, empty_batch_appends_nothing, tenants_do_not_see_each_other,
+            append_then_read, c02_every_field_and_every_byte_comes_back,
+            c23_an_append_wakes_those_who_follow_its_tenants_and_nobody_else, empty_batch_appends_nothing, tenants_do_not_see_each_other,
             known_id_keeps_position, other_content_under_a_known_id_is_refused, refused_batch_leaves_nothing,
             repeat_inside_a_batch_is_recognised, batch_beyond_its_bound_is_refused, page_keeps_its_limits,
             reader_of_a_quiet_tenant_moves_on, trimmed_position_is_lost, trimmed_id_is_new_again,

@@ -13,10 +13,17 @@ use millrace::streams::groups::{
 
 use super::effects::tenant;
 
+mod ensuring;
 mod letters;
 mod refusals;
 mod stage;
 
+pub use ensuring::{
+    a_tenants_groups_are_counted_on_all_of_its_streams_and_one_that_goes_makes_room,
+    options_that_two_change_at_once_are_the_same_for_the_store_and_for_leases,
+    sn06_a_group_that_begins_with_what_comes_gets_all_of_it,
+    those_who_make_one_group_at_once_make_one_and_are_answered_alike,
+};
 pub use letters::{
     a_letter_that_the_group_was_moved_back_before_is_replayed_by_its_delivery,
     a_page_of_letters_is_bound_in_bytes_and_says_whether_there_are_more,
@@ -489,7 +496,11 @@ macro_rules! groups_conformance {
             what_is_not_there_is_said_so,
             options_and_numbers_have_bounds,
             a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement,
-            a_page_of_bytes_holds_one_entry_at_least);
+            a_page_of_bytes_holds_one_entry_at_least,
+            those_who_make_one_group_at_once_make_one_and_are_answered_alike,
+            options_that_two_change_at_once_are_the_same_for_the_store_and_for_leases,
+            a_tenants_groups_are_counted_on_all_of_its_streams_and_one_that_goes_makes_room,
+            sn06_a_group_that_begins_with_what_comes_gets_all_of_it);
     };
     ($backend:ident, $setup:expr, $stream:ident) => {
         $crate::conformance!($backend, groups, || $setup($crate::conformance::groups::$stream());
@@ -510,6 +521,7 @@ macro_rules! groups_conformance {
             lag_is_told_in_events_and_in_time,
             a_group_can_be_moved_back_and_forward,
             tenants_have_groups_of_their_own,
-            a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement);
+            a_waiting_read_wakes_for_an_event_and_for_an_acknowledgement,
+            sn06_a_group_that_begins_with_what_comes_gets_all_of_it);
     };
 }

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a suite is test code, though it lives in a library")]
 
+pub mod appends;
 pub mod cache;
 pub mod change_streams;
+pub mod channels;
 pub mod checkpoints;
 pub mod cluster;
 pub mod effects;

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use millrace::backends::memory::MemoryLog;
 use millrace::backends::redis::{RedisLog, RedisOptions};
 use millrace::cache::{Ask, CacheOptions, Holds, Keyspace, Partition, ReadThrough};
+use millrace::config::LogAddress;
 use millrace::event::{Event, EventBatch};
 use millrace::streams::EventLog;
 use millrace_tests::embedded::Embedded;
+use millrace_tests::guests::variant;
 use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::until;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::tenant;
@@ -117,6 +119,64 @@ async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() -> 
     let scopes: Vec<String> =
         tail.unwrap().iter().flat_map(|chunk| chunk.iter()).map(|event| event.scope.to_owned()).collect();
     assert_eq!(scopes, ["north", "north"], "what processors and groups are fed from");
+    Ok(())
+}
+
+/// What a plugin emits is in the scope of what it was made from: through the outbox of the host that runs the plugin, over
+/// the log that hosts share, to readers, a projection and the copies of another host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host()
+-> Result<()> {
+    let server = RedisServer::durable(Engine::Redis);
+    let start = async || {
+        let host = Embedded::start_with(|config| config.serve.log = Some(LogAddress(server.url()))).await?;
+        ensure!(host.host().wait_ready().await, "the log serves");
+        Ok(host)
+    };
+    let (one, other) = (start().await?, start().await?);
+    // Each event of the type `make` makes one of the aggregate `made`.
+    one.client.deploy_bytes(variant(1, "good")).await?.ok()?;
+    other.client.deploy("scoped").await?;
+    let event = |agg_id: &str, version: u64| json!({"aggregate": "thing", "agg_id": agg_id, "version": version, "type": "make", "payload": {}});
+    let in_north = |version: u64| {
+        let mut event = event("a", version);
+        event["scope"] = "north".into();
+        event.to_string()
+    };
+    let cache = other.host().cache();
+    let rows = cache.keyspace(Keyspace::new("rows", Holds::RowsOf("made".into())));
+    let copy = |scope: &str| Ask::new(&rows, &Partition::Scope(tenant("default"), scope.into()), "a");
+    let (north, south) = (copy("north"), copy("south"));
+    // The follower begins with a first level that is empty.
+    set(cache, &north).await;
+    one.client.publish(in_north(1)).await?;
+    gone(cache, &north).await;
+    set(cache, &north).await;
+    set(cache, &south).await;
+    one.client.publish(in_north(2)).await?;
+    gone(cache, &north).await;
+    assert!(cache.get(&south).await.is_some(), "another scope's copy stays");
+    one.client.publish(event("b", 1).to_string()).await?;
+
+    for (key, scope) in [("a", json!("north")), ("b", Value::Null)] {
+        let projected = |row: &Value| row["row"]["key"] == key && row["row"]["values"]["scope"] == scope;
+        let path = format!("/v1/tables/scoped/{key}");
+        other.client.wait_for(&path, |answer| answer.status == 200 && projected(&answer.json())).await?;
+    }
+    let read = other.client.events("made").await?;
+    let read: Vec<_> = read.iter().map(|event| (event["agg_id"].clone(), event["scope"].clone())).collect();
+    let expected = [("a", json!("north")), ("a", json!("north")), ("b", Value::Null)];
+    assert_eq!(read, expected.map(|(agg_id, scope)| (json!(agg_id), scope)));
+    let tail = other.host().log().tail().read(&tenant("default"), Default::default(), 100);
+    let shown: Vec<_> = tail
+        .unwrap()
+        .iter()
+        .flat_map(|chunk| chunk.iter())
+        .filter(|event| event.aggregate == "made")
+        .map(|event| (event.agg_id.to_owned(), event.scope.to_owned()))
+        .collect();
+    let expected = [("a", "north"), ("a", "north"), ("b", "")];
+    assert_eq!(shown, expected.map(|(agg_id, scope)| (agg_id.to_owned(), scope.to_owned())));
     Ok(())
 }
 

@@ -212,14 +212,17 @@ async fn the_effects_of_an_event_done_once_more_are_told_up_to_a_thousand() {
     };
     let mut one_of_each = Effects::default();
     one_of_each.delete("k", 4).state_put(b"a", b"xyz").state_delete(b"b").emit("e", 5, "{\"p\":1}");
+    one_of_each.append("p-1", "answers", "hi").replying_to(3);
     let told = replayed(&rig, done(&mut one_of_each), "").await.json();
     let expected = json!([
         { "kind": "delete", "table": "counts", "key": "k", "version": 4 },
         { "kind": "state-put", "key_base64": "YQ==", "value_bytes": 3 },
         { "kind": "state-delete", "key_base64": "Yg==" },
         { "kind": "emit", "aggregate": "leg", "agg_id": "e", "type": "leg.changed", "version": 5, "payload": "{\"p\":1}" },
+        { "kind": "append", "process": "p-1", "channel": "answers", "type": "data", "inreplyto": 3, "error": null,
+          "payload_base64": "aGk=" },
     ]);
-    assert_eq!((&told["effects"], &told["effects_total"]), (&expected, &json!(4)));
+    assert_eq!((&told["effects"], &told["effects_total"]), (&expected, &json!(5)));
     assert_eq!(
         (&told["state_after"]["bytes"], &told["state_after"]["content_type"]),
         (&json!(8), &json!("application/vnd.scripted+json"))

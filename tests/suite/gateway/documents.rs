@@ -75,6 +75,9 @@ async fn pages_load_nothing_from_elsewhere() {
         "/demo/app.js",
         "/demo/rows.js",
         "/demo/board.css",
+        "/demo/answers/",
+        "/demo/answers/answers.js",
+        "/demo/answers/answers.css",
         "/docs/docs.js",
         "/page.css",
         "/client.js",
@@ -92,6 +95,7 @@ async fn pages_load_nothing_from_elsewhere() {
         );
     }
     assert_eq!(rig.get("/demo").await.header("location"), Some("/demo/"));
+    assert_eq!(rig.get("/demo/answers").await.header("location"), Some("/demo/answers/"));
     rig.stop().await;
 }
 

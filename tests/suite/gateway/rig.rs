@@ -8,8 +8,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
-use millrace::backends::memory::MemoryPresence;
+use millrace::backends::memory::{MemoryChannels, MemoryPresence};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
+use millrace::channels::{ChannelLimits, Router};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
 use millrace::clock::{ManualClock, SystemClock};
 use millrace::error::BackendError;
@@ -17,6 +18,7 @@ use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::presence::PresenceLimits;
 use millrace::streams::groups::{GroupLimits, GroupOwner};
+use millrace::streams::hub::Gate;
 use millrace::streams::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Hub, PageLimit, Retention, StreamError,
     StreamName, StreamPage, Tail,
@@ -25,7 +27,7 @@ use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, Tabl
 use millrace::tasks::Tasks;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,24 +64,41 @@ impl Rig {
     }
 
     pub(super) async fn with(change: impl FnOnce(&mut GatewayOptions)) -> Self {
-        Self::custom(change, |_| {}, Arc::new(|| "millrace_test 1\n".into())).await
+        Self::with_channels(ChannelLimits::default(), change).await
+    }
+
+    /// With other bounds of channels.
+    pub(super) async fn with_channels(
+        limits: ChannelLimits,
+        change: impl FnOnce(&mut GatewayOptions),
+    ) -> Self {
+        Self::custom(change, |_| {}, None, Arc::new(|| "millrace_test 1\n".into()), limits).await
     }
 
     /// With a tail that keeps the newest batch only: who is behind it reads from the store.
     pub(super) async fn with_short_tail() -> Self {
         let no_metrics = Arc::new(String::new);
-        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, no_metrics).await
+        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, ChannelLimits::default())
+            .await
     }
 
     /// Shows what was recorded on this thread. The edge of a test runs on it.
     pub(super) async fn with_metrics(handle: PrometheusHandle) -> Self {
-        Self::custom(|_| {}, |_| {}, Arc::new(move || handle.render())).await
+        let render = Arc::new(move || handle.render());
+        Self::custom(|_| {}, |_| {}, None, render, ChannelLimits::default()).await
+    }
+
+    /// With a gate before changes.
+    pub(super) async fn with_gate(gate: Gate) -> Self {
+        Self::custom(|_| {}, |_| {}, Some(gate), Arc::new(String::new), ChannelLimits::default()).await
     }
 
     async fn custom(
         change: impl FnOnce(&mut GatewayOptions),
         change_store: impl FnOnce(&mut SqliteOptions),
+        gate: Option<Gate>,
         metrics: Arc<dyn Fn() -> String + Send + Sync>,
+        channels: ChannelLimits,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the store");
         let mut sqlite = SqliteOptions::new(directory.path());
@@ -87,7 +106,8 @@ impl Rig {
         change_store(&mut sqlite);
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let appends_left = AtomicUsize::new(usize::MAX);
-        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left, life: OnceLock::new() });
+        let looks = AtomicUsize::new(0);
+        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left, life: OnceLock::new(), looks });
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
         let clock = Arc::new(ManualClock::default());
@@ -96,11 +116,16 @@ impl Rig {
         change(&mut options);
         let groups =
             GroupOwner::new(log.clone(), Arc::new(store.clone()), clock.clone(), GroupLimits::default());
+        let mut hub = Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock));
+        if let Some(gate) = gate {
+            hub = hub.with_gate(gate);
+        }
         let services = Services {
             log: log.clone(),
-            hub: Hub::new(log.clone(), Tasks::new(), Arc::new(SystemClock)),
+            hub,
             groups: Arc::new(groups),
             presence: Arc::new(MemoryPresence::open(PresenceLimits::default(), clock.clone())),
+            channels: Router::new(Arc::new(MemoryChannels::new(channels, clock.clone()))),
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),
@@ -171,6 +196,13 @@ impl Rig {
 
     pub(super) async fn connect(&self) -> Client {
         Client(TcpStream::connect(self.address).await.expect("the gateway listens"))
+    }
+
+    /// A client whose system takes in little that it does not read.
+    pub(super) async fn connect_narrow(&self) -> Client {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(256 << 10).expect("a size");
+        Client(socket.connect(self.address).await.expect("the gateway listens"))
     }
 
     /// Appends events behind the gateway's back.
@@ -434,11 +466,17 @@ pub(super) struct FaultyLog {
     appends_left: AtomicUsize,
     /// The epoch of another life than the store's.
     life: OnceLock<Epoch>,
+    /// How often somebody asked which scopes there are, or for a stream's events.
+    looks: AtomicUsize,
 }
 
 impl FaultyLog {
     pub(super) fn fail_after(&self, appends: usize) {
         self.appends_left.store(appends, Ordering::SeqCst);
+    }
+
+    pub(super) fn looks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
     }
 
     /// From now on it is another log, as one on a server that was emptied.
@@ -481,6 +519,7 @@ impl EventLog for FaultyLog {
         after: Position,
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.inner.read_stream(tenant, stream, after, limit)
     }
 
@@ -493,6 +532,7 @@ impl EventLog for FaultyLog {
     }
 
     fn scopes(&self) -> Arc<ChangeScopes> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.inner.scopes()
     }
 

@@ -224,6 +224,33 @@ async fn groups_stay_when_the_store_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_tenants_groups_are_counted_as_they_are_when_the_store_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { disk_free_bytes_min: 0, ..SqliteOptions::new(dir.path()) };
+    let limits = GroupLimits { tenant_groups_max: 2, ..GroupLimits::default() };
+    let on = |stream: &str, name: &str| GroupId { stream: stream.into(), ..group("acme", name) };
+    let (events, orders, returns) = (on("events", "a"), on("orders", "a"), on("returns", "a"));
+    // Each time somebody else goes, and somebody else finds the place.
+    for (goes, comes) in [(None, None), (Some(&events), Some(&returns)), (Some(&orders), Some(&events))] {
+        let store = Arc::new(SqliteStore::open(options.clone()).unwrap());
+        let groups = GroupOwner::new(store.clone(), store.clone(), super::manual_clock(), limits);
+        let make = async |id: &GroupId| groups.ensure(id, GroupStart::Oldest, THREE_TRIES).await;
+        if let (Some(goes), Some(comes)) = (goes, comes) {
+            assert_eq!(limit_of(&make(comes).await.unwrap_err()), ("tenant_groups_max", 3, 2), "{comes}");
+            assert!(!make(goes).await.unwrap().1, "{goes} is there");
+            groups.remove(goes).await.unwrap();
+            assert!(make(comes).await.unwrap().1, "{comes} has its place");
+        } else {
+            assert!(make(&events).await.unwrap().1 && make(&orders).await.unwrap().1);
+        }
+        assert_eq!(limit_of(&make(&on("more", "a")).await.unwrap_err()), ("tenant_groups_max", 3, 2));
+        let rival = GroupId { tenant: tenant("rival"), ..events.clone() };
+        assert_eq!(make(&rival).await.unwrap().1, goes.is_none(), "another tenant has its own");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_store_of_version_2_learns_of_streams_and_groups_and_keeps_its_events() {
     let dir = tempfile::tempdir().unwrap();
     let options = SqliteOptions { disk_free_bytes_min: 0, ..SqliteOptions::new(dir.path()) };

@@ -2,6 +2,7 @@
 
 use millrace::cli::{Cli, Output};
 use millrace::config::Right;
+use millrace::streams::{AggregateScopes, Scope};
 use millrace_tests::embedded::{Answer, Client, Embedded, token};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -269,6 +270,68 @@ async fn sn4_a_group_that_retention_has_passed_says_so_until_it_is_moved() {
         metrics.contains("millrace_group_lag_events{stream=\"events\",group=\"billing\"} 1\n"),
         "{metrics}"
     );
+}
+
+/// A stream's name as a part of a path.
+fn part(stream: &str) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b":-._".contains(b);
+    stream.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_on_a_change_stream_is_one_however_the_stream_is_asked_for() {
+    let (host, reader, all, rival) = start().await;
+    let scopes = AggregateScopes { aggregate: "thing".into(), scopes: vec![Scope::Id, Scope::Tenant] };
+    host.host().log().declare_scopes("things", &[scopes]).await.unwrap();
+    let group = |stream: &str| format!("/v1/streams/{}/groups/billing", part(stream));
+    // The scope `tenant` needs no id and ignores one: nobody gets to another tenant's stream that way.
+    let tenants = ["changes:thing:tenant", "changes:thing:tenant:acme", "changes:thing:tenant:rival"];
+    for (stream, status) in tenants.iter().zip([201, 200, 200]) {
+        let made = put(&reader, &group(stream), json!({})).await;
+        assert_eq!(
+            (made.status, &made.json()["stream"]),
+            (status, &json!("changes:thing:tenant")),
+            "{stream}"
+        );
+    }
+    assert_eq!(put(&rival, &group(tenants[2]), json!({})).await.status, 201);
+    // An id may have every character; in the name of its stream some are escaped.
+    let one = "changes:thing:id:a%3Ab/\u{fc} %25";
+    assert_eq!(put(&reader, &group(one), json!({})).await.json()["stream"], one);
+
+    publish(&all, &["a:b/\u{fc} %", "c"]).await;
+    let read = async |client: &Client, stream: &str| {
+        let answer =
+            post(client, &format!("{}/read", group(stream)), json!({ "consumer": "one" })).await.json();
+        let entries = answer["entries"].as_array().unwrap_or_else(|| panic!("{stream}: {answer}")).clone();
+        entries.iter().map(|entry| entry["event"]["agg_id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&reader, tenants[1]).await, ["a:b/\u{fc} %", "c"]);
+    assert_eq!(read(&reader, tenants[2]).await.len(), 0, "they are leased, under whichever name");
+    assert_eq!(read(&reader, one).await, ["a:b/\u{fc} %"]);
+    assert_eq!(read(&rival, tenants[1]).await.len(), 0, "it is the rival's own");
+    for stream in tenants {
+        let listed = get(&reader, &format!("/v1/streams/{}/groups", part(stream))).await;
+        let listed = listed["groups"].as_array().unwrap();
+        assert_eq!((listed.len(), &listed[0]["in_flight"]), (1, &json!(2)), "{stream}");
+    }
+
+    // What names no stream that there is makes no group.
+    for (stream, status, code) in [
+        ("changes:thing:id", 400, "scope_id_missing"),
+        ("changes:thing:colour:red", 404, "scope_unknown"),
+        ("changes:other:tenant", 404, "aggregate_unknown"),
+        ("changes:thing:id:a:b", 404, "stream_unknown"),
+        ("changes:thing:id:%61", 404, "stream_unknown"),
+        ("changes:thing", 404, "stream_unknown"),
+        ("changes", 404, "stream_unknown"),
+    ] {
+        is_problem(&put(&reader, &group(stream), json!({})).await, status, code);
+        is_problem(&ask(&reader, Method::GET, &group(stream), None).await, status, code);
+    }
+    assert_eq!(ask(&all, Method::DELETE, &group(tenants[2]), None).await.status, 204);
+    is_problem(&ask(&reader, Method::GET, &group(tenants[0]), None).await, 404, "group_unknown");
+    assert_eq!(ask(&rival, Method::GET, &group(tenants[0]), None).await.status, 200);
 }
 
 /// Runs a command line in this process; answers what it wrote.

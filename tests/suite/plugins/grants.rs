@@ -93,6 +93,17 @@ fn what_is_not_meant_by_the_settings_is_refused_by_its_key() {
         (settings(&["env"]), "grants", "`env` is granted without `env`"),
         (settings(&["http"]), "grants", "`http` is granted without `http_hosts`"),
         (settings(&["read_dir"]), "grants", "`read_dir` is granted without `read_dir`"),
+        (settings(&["channels"]), "grants", "`channels` is granted without `channels`"),
+        (
+            PluginSettings { channels: vec!["answers".into()], ..settings(&[]) },
+            "channels",
+            "`grants` does not name",
+        ),
+        (
+            PluginSettings { channels: vec!["a/b".into()], ..settings(&["channels"]) },
+            "channels",
+            "`a/b` is no channel's name",
+        ),
         (PluginSettings { env: variable("A"), ..settings(&[]) }, "env", "`grants` does not name"),
         (
             PluginSettings { http_hosts: hosts(&["a.org"]), ..settings(&[]) },

@@ -136,6 +136,8 @@ async fn bad_output_of_every_kind_costs_only_its_event() {
         "event",
         "version",
         "emit",
+        "append",
+        "grant",
         "state-key",
         "handled",
         "silent",
@@ -325,7 +327,10 @@ async fn the_clock_is_a_grant() {
     let settings =
         PluginSettings { grants: vec!["clock".into(), "disk".into()], ..PluginSettings::default() };
     let error = load(&rig.runtime, &bytes, &settings).expect_err("there is no such grant");
-    assert_eq!(error.to_string(), "`disk` is not a grant; there are: clock, random, env, http, read_dir");
+    assert_eq!(
+        error.to_string(),
+        "`disk` is not a grant; there are: clock, random, env, http, read_dir, channels"
+    );
 
     let before = SystemClock.now();
     let last = rig.publish(&[("a", "x", "1")]).await;
@@ -363,6 +368,7 @@ fn every_guest_has_a_test() {
     let tests: String = [
         "plugins/misbehaving.rs",
         "plugins/grants.rs",
+        "cache/tail.rs",
         "envelope.rs",
         "registry.rs",
         "state/versions.rs",

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use millrace::event::Position;
-use millrace::streams::{EventLog, Retention, StreamName};
-use millrace_tests::conformance::change_streams::{asset_scopes, change, named, stream};
+use millrace::event::{Event, EventBatch, Position};
+use millrace::streams::{EventLog, PageLimit, Retention, StreamName};
+use millrace_tests::conformance::change_streams::{
+    asset_scopes, change, everything_after_a_subscribe_arrives, named, stream,
+};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, batch};
 use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::until;
 
-use super::{open, options};
+use super::{as_seam, open, options};
 
 async fn positions(log: &dyn EventLog, stream: &StreamName) -> Vec<u64> {
     let after = log.bounds().trimmed;
@@ -30,6 +32,15 @@ async fn c12_scopes_that_one_host_declares_hold_for_what_another_appends() {
     let chunks = one.tail().read(&tenant("acme"), Position::START, 10).expect("the tail has it");
     assert_eq!(chunks[0].marks().len(), 3, "and its tail says where it belongs");
     assert_eq!(one.scopes(), other.scopes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn06_a_follower_at_another_host_misses_nothing_from_the_instant_it_subscribes() {
+    let server = RedisServer::durable(Engine::Redis);
+    let (one, other) = (open(options(&server)).await, open(options(&server)).await);
+    one.declare_scopes("assets", &asset_scopes()).await.unwrap();
+    until("the other host has heard of it", || !other.scopes().is_empty()).await;
+    everything_after_a_subscribe_arrives(&as_seam(&one), &as_seam(&other)).await;
 }
 
 /// Both hosts move the same assets all the time. Whoever was at a site is seen to leave it: each event that moves an
@@ -67,6 +78,77 @@ async fn sn11_moves_through_two_hosts_reach_every_old_scope() {
     }
     for (site, expected) in expected {
         assert_eq!(positions(&logs[1], &stream("asset", "site", &site)).await, expected, "{site}");
+    }
+}
+
+/// A server has no cap for each change stream: they are an index of the log, and what bounds all of them is the log's
+/// retention. A stream has what it ever had among the events that are kept, and says that it lacks the rest.
+#[tokio::test]
+async fn c13_change_streams_keep_what_retention_keeps_whatever_the_size_of_a_page() {
+    const EVENTS: u64 = 400;
+    const CAP: usize = 100;
+    const ENTRY: u64 = 7;
+    for engine in [Engine::Redis, Engine::Valkey] {
+        let server = RedisServer::durable(engine);
+        let log = open(options(&server)).await;
+        log.declare_scopes("assets", &asset_scopes()).await.unwrap();
+        let acme = tenant("acme");
+        let retention = Retention { events: Some(CAP as u64), age: None };
+        let key = |stream: &StreamName| format!("{{millrace}}:stream:acme:{stream}");
+        let all = stream("asset", "tenant", "");
+        let mut position = 0;
+        while position < EVENTS {
+            let mut batch = EventBatch::new(acme.clone());
+            // Several events in an entry, so that cuts fall into the middle of one.
+            for _ in 0..ENTRY.min(EVENTS - position) {
+                position += 1;
+                let agg_id = if position % 40 == 0 { "rare" } else { "busy" };
+                let (aggregate, event_type, payload) = ("asset", "asset.updated", &b"{}"[..]);
+                let version = position;
+                let event = Event { aggregate, agg_id, version, event_type, payload, ..Event::default() };
+                batch.push(&event).unwrap();
+            }
+            log.append(batch).await.unwrap();
+            log.trim(retention).await.unwrap();
+            let held = server.number(&["XLEN", &key(&all)]);
+            let bound = CAP as u64 + ENTRY;
+            assert!((position.min(CAP as u64)..=bound).contains(&held), "{engine:?}: {held} at {position}");
+        }
+        assert_eq!(log.bounds().trimmed, Position(EVENTS - CAP as u64));
+        let kept = |of: &dyn Fn(u64) -> bool| -> Vec<u64> { (301..=EVENTS).filter(|at| of(*at)).collect() };
+        for (stream, kept) in [
+            (all, kept(&|_| true)),
+            (stream("asset", "id", "busy"), kept(&|at| at % 40 != 0)),
+            (stream("asset", "id", "rare"), vec![320, 360, 400]),
+        ] {
+            let read = async |after, events| {
+                let limit = PageLimit { events, ..ALL };
+                let page = log.read_stream(&acme, &stream, Position(after), limit).await.unwrap();
+                let positions: Vec<u64> =
+                    page.events.records().iter().map(|record| record.position).collect();
+                assert_eq!(page.oldest, Position(300), "{stream}");
+                (positions, page.next.0, page.truncated)
+            };
+            for limit in [1, CAP / 2, CAP - 1, CAP, CAP + 1, 4 * CAP] {
+                // Also where the page is not full, and where it is full to the last event.
+                for after in [0, 1, 299] {
+                    let (found, _, truncated) = read(after, limit).await;
+                    assert!(
+                        truncated,
+                        "{stream}: a page of {limit} after {after} does not say what it lacks"
+                    );
+                    assert_eq!(found, kept[..limit.min(kept.len())], "{stream} {limit} {after}");
+                }
+                let (mut found, mut after) = (Vec::new(), 300);
+                while after < EVENTS {
+                    let (page, next, truncated) = read(after, limit).await;
+                    assert!(!truncated && page.len() <= limit && next > after, "{stream} {limit} {after}");
+                    found.extend(page);
+                    after = next;
+                }
+                assert_eq!(found, kept, "{stream} {limit}");
+            }
+        }
     }
 }
 

@@ -287,7 +287,7 @@ async fn a_clock_that_goes_back_changes_no_order_and_no_retention() {
 }
 
 /// Shorter than what a sentinel takes for the end of a replica.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sn5_five_failovers_lose_nothing_that_a_replica_was_waited_for() {

@@ -19,7 +19,7 @@ use super::log::all;
 use super::{SOON, as_seam, open, options};
 
 /// What stands in the way of a log, once that has this code.
-async fn problem(log: &RedisLog, code: &str) -> BackendError {
+pub(super) async fn problem(log: &RedisLog, code: &str) -> BackendError {
     let mut found = None;
     until(code, || {
         found = log.status().problem.filter(|problem| problem.code() == code);
@@ -27,12 +27,17 @@ async fn problem(log: &RedisLog, code: &str) -> BackendError {
     })
     .await;
     let problem = found.expect("it was waited for");
-    assert_eq!(problem.blame(), Blame::Host);
-    // A client gets the code and a fix, and not the server's words.
-    let shown = Problem::from(problem.clone());
+    shown(&problem, code);
+    problem
+}
+
+/// A client gets the code and a fix, and not the server's words.
+#[track_caller]
+pub(super) fn shown(error: &BackendError, code: &str) {
+    assert_eq!((error.code(), error.blame()), (code, Blame::Host), "{error}");
+    let shown = Problem::from(error.clone());
     assert_eq!(shown.code(), code);
     assert!(!shown.to_json().to_string().contains("redis,"), "{}", shown.to_json());
-    problem
 }
 
 fn at(port: u16) -> RedisOptions {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use millrace::backends::redis::{RedisLog, RedisOptions};
+use millrace::checkpoints::LogMark;
 use millrace::error::Classify as _;
-use millrace::event::Position;
+use millrace::event::{Epoch, Position};
 use millrace::limits::REDIS_CHECK_EVERY;
 use millrace::streams::{EventLog, Retention, StreamError, StreamName};
 use millrace_tests::conformance::change_streams::{asset_scopes, change, stream};
@@ -212,4 +213,31 @@ async fn sn4_a_change_that_somebody_else_deletes_is_not_stepped_over_and_no_othe
     let page = log.read_stream(&acme, &site, page.next, ALL).await.unwrap();
     let found: Vec<_> = page.events.iter().map(|event| (event.position.0, event.version)).collect();
     assert_eq!((found, page.next, page.truncated), (vec![(3, 3)], Position(3), true));
+}
+
+/// A host's store may have noted that its log is empty, and its tasks have gone on since.
+#[tokio::test]
+async fn a_log_in_its_first_life_is_no_later_life_of_another_one() {
+    let server = RedisServer::durable(Engine::Redis);
+    let log = open(options(&server)).await;
+    let (epoch, _) = with_ten(&log).await;
+    let begun = |reached| {
+        let known =
+            LogMark { epoch: Epoch("another".into()), newest: Position::START, reached: Position(reached) };
+        RedisLog::open(RedisOptions { known: Some(known), ..options(&server) })
+    };
+    let refused = begun(3);
+    let other_log = || refused.status().problem.is_some_and(|problem| problem.code() == "backend_other_log");
+    until("it is refused", other_log).await;
+    assert_eq!((log.epoch(), log.bounds().newest), (epoch.clone(), Position(10)), "it is left alone");
+    // Of a host that has seen no event, nothing belongs to the former one.
+    let taken = begun(0);
+    taken.ready(SOON).await.unwrap();
+    assert_eq!((taken.epoch(), taken.bounds()), (epoch, log.bounds()));
+    // What its own log begins after it was emptied is later than all that it has seen.
+    drop(refused);
+    let own = RedisServer::durable(Engine::Redis);
+    let known = LogMark { epoch: Epoch("own".into()), newest: Position::START, reached: Position(3) };
+    let anew = open(RedisOptions { known: Some(known), ..options(&own) }).await;
+    assert!(anew.bounds().trimmed.0 >= 1 << 32, "{:?}", anew.bounds());
 }

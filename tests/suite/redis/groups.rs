@@ -40,13 +40,12 @@ async fn stage(engine: Engine, stream: StreamName) -> (Stage, RedisServer) {
     clock.set(Micros(1_000_000));
     let again = {
         let (url, log, clock) = (server.url(), log.clone(), clock.clone());
-        move || -> Arc<dyn Groups> {
+        move |limits| -> Arc<dyn Groups> {
             let link = RedisLink::new(url.parse().expect("the server has an address"), None, "millrace");
-            let limits = GroupLimits::default();
             Arc::new(RedisGroups::with_clock(link, &log, as_seam(&log), limits, clock.clone()))
         }
     };
-    let (log, groups, again) = (as_seam(&log), again(), Arc::new(again));
+    let (log, groups, again) = (as_seam(&log), again(GroupLimits::default()), Arc::new(again));
     let stage = Stage { stream: StreamName::Events, log, groups, clock, again, shared: true };
     (if stream == StreamName::Events { stage } else { stage.on(stream).await }, server)
 }

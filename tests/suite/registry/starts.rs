@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use millrace::error::{BackendError, Retry};
 use millrace::event::{Revision, TenantId};
+use millrace::plugins::{Candidate, Deployment, DeploymentStore};
 use millrace::tables::{Row, RowChanges, RowPage, TableError, TableSchema};
 
 use super::*;
@@ -103,4 +104,79 @@ async fn a_plugin_that_a_passing_failure_kept_from_starting_is_started_again() {
     scene.publish(X).await;
     scene.settle("alpha").await;
     assert_eq!(scene.count("alpha").await, ints(2, 1));
+}
+
+/// Cannot list deployments, so often.
+#[derive(Debug)]
+struct Unreadable {
+    store: SqliteStore,
+    left: AtomicUsize,
+}
+
+impl DeploymentStore for Unreadable {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>> {
+        let less = |left: usize| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            return ready(Err(BackendError::Failed { detail: "told to fail".into() })).boxed();
+        }
+        DeploymentStore::list(&self.store)
+    }
+
+    fn put(&self, deployment: Deployment) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.store.put(deployment)
+    }
+
+    fn withdraw(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.store.withdraw(plugin)
+    }
+
+    fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.store.remove(plugin)
+    }
+
+    fn digests(&self) -> BoxFuture<'_, Result<BTreeSet<String>, BackendError>> {
+        self.store.digests()
+    }
+
+    fn history(&self, plugin: &str) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>> {
+        self.store.history(plugin)
+    }
+
+    fn put_candidate(&self, plugin: &str, candidate: Candidate) -> BoxFuture<'_, Result<(), BackendError>> {
+        self.store.put_candidate(plugin, candidate)
+    }
+
+    fn candidates(&self) -> BoxFuture<'_, Result<BTreeMap<String, Candidate>, BackendError>> {
+        self.store.candidates()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_could_not_read_what_was_deployed_is_tried_again_as_a_whole() {
+    let mut scene = Scene::new();
+    for name in ["alpha", "beta"] {
+        scene.deploy(format!("{name} 1")).await.expect("it is deployed");
+    }
+    scene.publish(X).await;
+    for name in ["alpha", "beta"] {
+        scene.settle(name).await;
+    }
+    assert!(scene.registry.shut_down(Duration::from_secs(20)).await, "it stops in time");
+    scene.parts.deployments = Arc::new(Unreadable { store: scene.store.clone(), left: AtomicUsize::new(2) });
+    scene.registry = Registry::new(scene.parts.clone());
+    scene.registry.refuse_changes();
+    for _ in 0..2 {
+        let failed = scene.registry.start_deployed().await.expect_err("nothing can be listed");
+        assert!(failed.to_string().contains("told to fail") && failed.retry() != Retry::Never, "{failed}");
+        refused(scene.registry.list().await);
+        refused(scene.registry.show("alpha").await);
+        refused(scene.deploy("gamma 1").await);
+    }
+    scene.registry.start_deployed().await.expect("what was deployed can be listed");
+    assert_eq!(scene.registry.list().await.expect("it has started").len(), 2);
+    scene.publish(X).await;
+    for name in ["alpha", "beta"] {
+        scene.settle(name).await;
+        assert_eq!(scene.count(name).await, ints(2, 1), "{name}");
+    }
 }

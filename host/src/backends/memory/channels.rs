@@ -47,6 +47,8 @@ struct Kept {
 
 impl MemoryChannels {
     pub fn new(limits: ChannelLimits, clock: Arc<dyn Clock>) -> Self {
+        // There is no log beside it.
+        let limits = ChannelLimits { events: false, ..limits };
         Self { inner: Arc::new(Inner { limits, clock, tails: Tails::default(), state: Mutex::default() }) }
     }
 }
@@ -174,7 +176,7 @@ impl Inner {
         let state = self.lock();
         let head = state.head(id)?;
         let (oldest, newest) = (head.channel.oldest, head.channel.newest);
-        let missed = oldest.0.saturating_sub(after.0 + 1);
+        let missed = oldest.0.saturating_sub(after.0.saturating_add(1));
         let from = after.0 + missed;
         let mut page = EntryPage {
             next: Position(from.min(newest.0.max(after.0))),
@@ -184,7 +186,7 @@ impl Inner {
             ..EntryPage::default()
         };
         let Some(log) = state.kept(&id.process)?.logs.get(&id.name) else { return Ok(page) };
-        let skip = usize::try_from((from + 1).saturating_sub(oldest.0)).unwrap_or(usize::MAX);
+        let skip = usize::try_from(from.saturating_add(1).saturating_sub(oldest.0)).unwrap_or(usize::MAX);
         let mut bytes = 0;
         for entry in log.iter().skip(skip).take(limit.entries.max(1)) {
             bytes += entry.bytes();

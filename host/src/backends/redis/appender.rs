@@ -197,9 +197,14 @@ impl Appender {
         if let Some(session) = self.session.take() {
             self.shared.failed(&session, &error);
         }
-        // The calls behind it went the same way.
-        let requests = requests.into_iter().chain(self.take_back()).collect();
-        self.put_back(requests);
+        // The calls behind it went the same way. What has had its time is told why, and not sent again.
+        let now = Instant::now();
+        let requests = requests.into_iter().chain(self.take_back());
+        let (late, again): (Vec<_>, Vec<_>) = requests.partition(|request| request.deadline <= now);
+        for request in late {
+            request.finish(Err(error.clone().into()));
+        }
+        self.put_back(again);
     }
 
     /// Another session, or none: what was sent and not seen has to be sent again.
@@ -254,7 +259,7 @@ impl Appender {
 
     fn expire(&mut self) {
         let now = Instant::now();
-        let problem = self.shared.problem();
+        let problem = self.shared.late("appending: not durable within append_wait_ms_max");
         let due = |request: &Request| request.deadline <= now;
         if self.waiting.iter().any(due) {
             for request in std::mem::take(&mut self.waiting) {

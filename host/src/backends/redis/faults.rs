@@ -41,7 +41,9 @@ fn fault(error: &RedisError) -> Option<RemoteFault> {
             | ServerErrorKind::ClusterDown => Some(Unsupported),
             _ => None,
         },
-        ErrorKind::Extension => match error.code() {
+        // An answer that is not what was asked for.
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Some(Unsupported),
+        ErrorKind::Extension => match code(error).as_deref() {
             Some("NOAUTH" | "WRONGPASS") => Some(Denied),
             Some("OOM") => Some(Full),
             Some("WRONGTYPE" | "FOREIGN") => Some(WrongType),
@@ -53,6 +55,12 @@ fn fault(error: &RedisError) -> Option<RemoteFault> {
         },
         _ => None,
     }
+}
+
+/// What the server calls it; of commands that were sent together, the first that failed.
+fn code(error: &RedisError) -> Option<String> {
+    let failed = error.clone().into_server_errors()?;
+    failed.first().map(|(_, error)| error.code().to_owned())
 }
 
 /// Whether the connection is of no more use, or the server behind it not the one that is wanted.

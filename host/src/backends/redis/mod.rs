@@ -129,9 +129,7 @@ impl RedisLog {
 
     /// How far the log can be seen, and in which life of it; none before it was reached.
     pub fn mark(&self) -> Option<(Epoch, Position)> {
-        let epoch = self.inner.shared.known_epoch()?;
-        let published = self.inner.shared.published.borrow();
-        Some((published.epoch.clone(), published.newest)).filter(|(now, _)| *now == epoch)
+        self.inner.shared.mark()
     }
 
     /// Changes with what [`Self::status`] answers.
@@ -154,7 +152,10 @@ impl RedisLog {
         match tokio::time::timeout_at(deadline, self.inner.queue.send(request)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(BackendError::Closed.into()),
-            Err(_) => return Err(shared.problem().into()),
+            Err(_) => {
+                let late = shared.late("appending: too many appends wait, for append_wait_ms_max");
+                return Err(late.into());
+            }
         }
         answer.await.unwrap_or(Err(BackendError::Closed.into()))
     }

@@ -103,12 +103,16 @@ pub(super) const LEASES: &str = "lease:";
 /// The keys of one log. All have its name in braces, so that they lie together wherever keys are spread.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
-    /// Hash: epoch, position, trimmed, base, time, ids_from, scopes (their version).
+    /// Hash: epoch, position, trimmed, base (where this life began), time (of the newest entry), ids_from (`ids` has what
+    /// came after it), scopes (their version), tenants (how many there are), evictions (the server's run and how many keys
+    /// it had removed when it was looked at last), evicted (1: among keys that it removed may be the log's).
     pub(super) meta: Vec<u8>,
     /// Stream: entries with the id `{last position}-{events}` and the fields t(enant), a(ppended at), e(vents), and
     /// s(tream) where that is another one than `events`, or c(hange streams) by the number of the event in the entry.
     pub(super) events: Vec<u8>,
-    /// Hash of the dedup window: key of (tenant, id) to hash of the content and position. And the one before it.
+    /// Hash of the dedup window. Its fields are keys of (tenant, stream, id), 16 bytes; a value is the hash of the content
+    /// (16 bytes), the event's number in the group that it was appended with (2 bytes), and as text what its position is
+    /// more than that. And the hash before it.
     pub(super) ids: Vec<u8>,
     pub(super) older_ids: Vec<u8>,
     /// Set of every tenant that has appended.

@@ -91,7 +91,13 @@ impl Shared {
 
     /// The epoch, once there is one.
     pub(super) fn known_epoch(&self) -> Option<Epoch> {
-        Some(self.epoch()).filter(|epoch| &*epoch.0 != NO_EPOCH)
+        self.mark().map(|(epoch, _)| epoch)
+    }
+
+    /// The epoch, and how far the log can be seen in it, once there is one.
+    pub(super) fn mark(&self) -> Option<(Epoch, Position)> {
+        let published = self.published.borrow();
+        Some((published.epoch.clone(), published.newest)).filter(|(epoch, _)| &*epoch.0 != NO_EPOCH)
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -156,5 +162,11 @@ impl Shared {
     pub(super) fn problem(&self) -> BackendError {
         let problem = self.status.borrow().problem.clone();
         problem.unwrap_or_else(|| remote(RemoteFault::Unreachable, "the connection was lost"))
+    }
+
+    /// Why something was not done in its time. A log that serves all the while was only too slow.
+    pub(super) fn late(&self, doing: &str) -> BackendError {
+        let problem = self.status.borrow().problem.clone();
+        problem.unwrap_or_else(|| remote(RemoteFault::Timeout, doing))
     }
 }

@@ -52,6 +52,28 @@ impl Committer {
             }
             batch = kept;
         }
+        let batch = self.write_admitted(tenant, batch)?;
+        Ok((admitted.appended, Some(batch)))
+    }
+
+    /// Writes events that the host has made itself, under ids that it gives once: they are no repeats, and whoever has
+    /// published something under such an id is in nobody's way.
+    pub(super) fn write_new_events(
+        &mut self,
+        tenant: i64,
+        batch: EventBatch,
+    ) -> Result<EventBatch, rusqlite::Error> {
+        for record in batch.records() {
+            let id = &batch.arena()[record.start as usize..][..record.id_bytes as usize];
+            let hash = self.window.hash(tenant, id);
+            self.window.push(hash);
+        }
+        self.write_admitted(tenant, batch)
+    }
+
+    /// Writes events that the window knows by now, and their change streams.
+    fn write_admitted(&mut self, tenant: i64, mut batch: EventBatch) -> Result<EventBatch, rusqlite::Error> {
+        let before = self.counters.newest;
         for index in 0..batch.len() {
             batch.set_position(index, Position(before + 1 + index as u64));
         }
@@ -64,7 +86,7 @@ impl Committer {
             }
         }
         self.counters.newest = batch.last_position().0;
-        Ok((admitted.appended, Some(batch)))
+        Ok(batch)
     }
 
     /// Gives each event its position: a new one, which the window knows from now on, or its first.

@@ -114,7 +114,7 @@ fn page(
 ) -> ReadResult<EntryPage, ChannelError> {
     let (number, head) = find_head(conn, id)?;
     let (oldest, newest) = (head.channel.oldest, head.channel.newest);
-    let missed = oldest.0.saturating_sub(after.0 + 1);
+    let missed = oldest.0.saturating_sub(after.0.saturating_add(1));
     let from = after.0 + missed;
     let mut page = EntryPage { entries: Vec::new(), next: Position(from), oldest, newest, missed };
     let mut statement = conn.prepare_cached(&format!(

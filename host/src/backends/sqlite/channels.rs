@@ -1,30 +1,29 @@
 //! Channels as rows: processes and channels as JSON records, entries by channel and position.
 //!
-//! The committer keeps the records that it has worked with. An append writes its entries at once and its channel's record
-//! once per transaction, however many appends the transaction has.
+//! The committer keeps the records that it has worked with (`channel_book`). An append writes its entries at once and its
+//! channel's record once per transaction, however many appends the transaction has.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
-use super::channel_reads::{find_repeat, load_process};
+use super::channel_book::Open;
+use super::channel_events::{EntryEvents, check_depth};
+use super::channel_reads::find_repeat;
 use super::committer::{Committer, Stop};
 use super::database::{backend, signed, unsigned};
 use super::request::Answer;
 use super::shared::to_json;
 use crate::backends::memory::repeated;
 use crate::channels::{
-    Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head, NewProcess,
-    Outcomed, ProcessId, ProcessView, Tails, WhenFull, append, change, create,
+    Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
+    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
-use crate::limits::{
-    CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_RECORDS_CACHED_MAX, CHANNEL_SWEEP_PROCESSES_MAX,
-};
+use crate::limits::{CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_SWEEP_PROCESSES_MAX};
 
 /// What channels add to the schema. Entries of a channel that was removed go little by little: it is in `channel_garbage`
 /// until they are gone.
@@ -44,7 +43,7 @@ CREATE TABLE channel_garbage(channel INTEGER PRIMARY KEY);
 ";
 
 type Sender<T> = oneshot::Sender<Result<T, ChannelError>>;
-type Written<T> = Result<T, Stop<ChannelError>>;
+pub(super) type Written<T> = Result<T, Stop<ChannelError>>;
 
 /// What channels ask for.
 #[derive(Debug)]
@@ -128,65 +127,6 @@ impl Deferred {
     }
 }
 
-/// The records that the committer has worked with, and what their followers will be told.
-#[derive(Debug, Default)]
-pub(super) struct Book {
-    open: HashMap<ProcessId, Open>,
-    /// Processes with records that are to be written in this transaction.
-    dirty: Vec<ProcessId>,
-    told: Vec<Told>,
-}
-
-/// A process in memory.
-#[derive(Debug)]
-struct Open {
-    number: i64,
-    view: ProcessView,
-    /// Of the channels, in their order.
-    numbers: Vec<i64>,
-    /// Which channels' records are to be written.
-    dirty: Vec<usize>,
-}
-
-#[derive(Debug)]
-enum Told {
-    Appended(ChannelId, Head, Vec<Arc<Entry>>),
-    Changed(ProcessId, ProcessView),
-    Removed(ProcessId),
-}
-
-impl Book {
-    /// After the commit.
-    pub(super) fn publish(&mut self, tails: &Tails) {
-        for told in self.told.drain(..) {
-            match told {
-                Told::Appended(id, head, entries) => tails.appended(&id, head, &entries),
-                Told::Changed(id, view) => tails.changed(&id, &view),
-                Told::Removed(id) => tails.removed(&id),
-            }
-        }
-        if self.open.len() > CHANNEL_RECORDS_CACHED_MAX {
-            self.open.clear();
-        }
-    }
-
-    /// Nothing of the transaction has happened.
-    pub(super) fn reset(&mut self) {
-        *self = Self::default();
-    }
-
-    fn tell_appended(&mut self, id: &ChannelId, head: Head, entries: Vec<Arc<Entry>>) {
-        if let Some(Told::Appended(last, known, before)) = self.told.last_mut()
-            && last == id
-        {
-            before.extend(entries);
-            *known = head;
-            return;
-        }
-        self.told.push(Told::Appended(id.clone(), head, entries));
-    }
-}
-
 fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
 }
@@ -208,7 +148,13 @@ impl Committer {
                 self.defer(reply, result)
             }
             ChannelRequest::Append { channel, append, reply } => {
-                let result = self.append_to_channel(&channel, &append);
+                let result = self.append_to_channel(&channel, &append, Cause::default());
+                let result = result.map(|(appended, events)| {
+                    if let Some(EntryEvents { tenant, batch }) = events {
+                        self.add_chunk(tenant, batch);
+                    }
+                    appended
+                });
                 self.defer(reply, result)
             }
             ChannelRequest::Remove { process, reply } => {
@@ -239,17 +185,6 @@ impl Committer {
         Ok(())
     }
 
-    /// A process in memory; read when it is not.
-    fn open_process(&mut self, id: &ProcessId) -> rusqlite::Result<Option<&mut Open>> {
-        if !self.book.open.contains_key(id) {
-            let Some((number, process)) = load_process(&self.conn, id)? else { return Ok(None) };
-            let (numbers, channels) = process.channels.into_iter().unzip();
-            let view = ProcessView { process: Arc::new(process.process), channels };
-            self.book.open.insert(id.clone(), Open { number, view, numbers, dirty: Vec::new() });
-        }
-        Ok(self.book.open.get_mut(id))
-    }
-
     fn create_process(&mut self, new: NewProcess) -> Written<(ProcessView, bool)> {
         let id = new.id.clone();
         let known = self.open_process(&id)?.map(|open| open.view.clone());
@@ -272,7 +207,7 @@ impl Committer {
                 for channel in &view.channels {
                     numbers.push(insert_channel(&self.conn, number, channel)?);
                 }
-                self.book.open.insert(id, Open { number, view: view.clone(), numbers, dirty: Vec::new() });
+                self.book.insert(id, Open::new(number, view.clone(), numbers));
                 Ok((view, true))
             }
             (None, Some(known)) => Ok((known, false)),
@@ -294,34 +229,29 @@ impl Committer {
             match known.get(at) {
                 None => added = Some(insert_channel(&self.conn, number, channel)?),
                 Some(before) if Arc::ptr_eq(before, channel) => {}
-                Some(_) => self.mark_dirty(id, at),
+                Some(_) => self.book.mark_dirty(id, at),
             }
         }
         let closed_at = view.process.closed.as_ref().map(|closed| closed.at.0);
         self.conn
             .prepare_cached("UPDATE processes SET process = ?2, closed_at = ?3 WHERE id = ?1")?
             .execute((number, to_json(&*view.process)?, closed_at))?;
-        if let Some(open) = self.book.open.get_mut(id) {
+        if let Some(open) = self.book.get_mut(id) {
             open.numbers.extend(added);
             open.view = view.clone();
         }
-        self.book.told.push(Told::Changed(id.clone(), view.clone()));
+        self.book.changed(id, view.clone());
         Ok(view)
     }
 
-    fn mark_dirty(&mut self, id: &ProcessId, at: usize) {
-        let Book { open, dirty, .. } = &mut self.book;
-        let Some(open) = open.get_mut(id) else { return };
-        if open.dirty.is_empty() {
-            dirty.push(id.clone());
-        }
-        if !open.dirty.contains(&at) {
-            open.dirty.push(at);
-        }
-    }
-
-    /// Entries go behind what the channel has. Used by clients and, in the commit of a task, by processors.
-    pub(super) fn append_to_channel(&mut self, id: &ChannelId, asked: &Append) -> Written<Vec<Appended>> {
+    /// Entries go behind what the channel has. Used by clients and, in the commit of a task, by processors. Answers the
+    /// events that they are, too, for [`Self::add_chunk`] once they are sure to stay.
+    pub(super) fn append_to_channel(
+        &mut self,
+        id: &ChannelId,
+        asked: &Append,
+        cause: Cause<'_>,
+    ) -> Written<(Vec<Appended>, Option<EntryEvents>)> {
         let (now, shared) = (self.clock.now(), Arc::clone(&self.shared));
         let open = self.open_process(&id.process)?.ok_or_else(|| Stop::Refused(unknown_channel(id)))?;
         let head = open.view.head(&id.name).map_err(Stop::Refused)?;
@@ -352,8 +282,9 @@ impl Committer {
             });
         }
         if new.is_empty() {
-            return Ok(answers);
+            return Ok((answers, None));
         }
+        check_depth(&planned.channel, cause)?;
         for entry in &new {
             insert_entry(&self.conn, number, entry)?;
         }
@@ -374,12 +305,9 @@ impl Committer {
             drop_oldest(&self.conn, number, &mut channel, entries, bytes)?;
         }
         let channel = Arc::new(channel);
-        self.mark_dirty(&id.process, at);
-        if let Some(open) = self.book.open.get_mut(&id.process) {
-            open.view.channels[at] = Arc::clone(&channel);
-        }
-        self.book.tell_appended(id, Head { process: head.process, channel }, new);
-        Ok(answers)
+        let events = self.write_entry_events(id, &channel, &new, cause)?;
+        self.book.appended(id, at, Head { process: head.process, channel }, new);
+        Ok((answers, events))
     }
 
     fn remove_process(&mut self, id: &ProcessId) -> Written<bool> {
@@ -396,9 +324,7 @@ impl Committer {
         ] {
             self.conn.prepare_cached(sql)?.execute([number])?;
         }
-        self.book.open.remove(id);
-        self.book.dirty.retain(|dirty| dirty != id);
-        self.book.told.push(Told::Removed(id.clone()));
+        self.book.removed(id);
         Ok(true)
     }
 
@@ -449,20 +375,6 @@ impl Committer {
             delete_until(&self.conn, channel, until)?;
         }
         Ok(true)
-    }
-
-    /// Writes the records that have changed. The last step of a transaction.
-    pub(super) fn write_channels(&mut self) -> rusqlite::Result<()> {
-        let dirty = std::mem::take(&mut self.book.dirty);
-        for id in dirty {
-            let Some(open) = self.book.open.get_mut(&id) else { continue };
-            for at in open.dirty.drain(..) {
-                self.conn
-                    .prepare_cached("UPDATE channels SET channel = ?2 WHERE id = ?1")?
-                    .execute((open.numbers[at], to_json(&*open.view.channels[at])?))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
-//! Applying a commit: fence, rows, keyed state, emitted events, dead letters,
-//! snapshot and position, inside a savepoint of the group's transaction.
+//! Applying a commit: fence, rows, keyed state, emitted events, appended entries, dead
+//! letters, snapshot and position, inside a savepoint of the group's transaction.
 
 use rusqlite::OptionalExtension;
 
@@ -25,6 +25,15 @@ pub(super) struct StoredTask {
 }
 
 pub(super) type CommitResult<T> = Result<T, Stop<CommitError>>;
+
+/// What came of a commit.
+struct Written {
+    committed: Committed,
+    /// Events that it wrote, in the order of their positions.
+    events: Vec<EventBatch>,
+    /// In tables that are watched.
+    changed: Vec<TableRows>,
+}
 
 impl Committer {
     /// Gives a task to a new owner.
@@ -63,14 +72,16 @@ impl Committer {
         let counters = self.counters.clone();
         let appended = self.tenants.get(&commit.task.tenant).is_some_and(|t| t.appended);
         self.changes.begin();
+        self.book.begin();
         let losses = self.losses();
         self.execute("SAVEPOINT one")?;
         match self.write_commit(tenant, commit) {
-            Ok((committed, emitted, changed)) => {
+            Ok(Written { committed, events, changed }) => {
                 self.execute("RELEASE one")?;
+                self.book.keep();
                 self.note_changes(&commit.task.tenant, committed.revision.0, changed);
-                if let Some(emitted) = emitted {
-                    self.add_chunk(tenant, emitted);
+                for batch in events {
+                    self.add_chunk(tenant, batch);
                 }
                 Ok(committed)
             }
@@ -79,6 +90,7 @@ impl Committer {
                 self.execute("RELEASE one")?;
                 self.counters = counters;
                 self.changes.undo();
+                self.book.undo();
                 self.forget_losses(losses);
                 self.window.truncate(self.counters.newest + 1);
                 if let Some(known) = self.tenants.get_mut(&commit.task.tenant) {
@@ -90,11 +102,7 @@ impl Committer {
         }
     }
 
-    fn write_commit(
-        &mut self,
-        tenant: i64,
-        commit: &Commit,
-    ) -> CommitResult<(Committed, Option<EventBatch>, Vec<TableRows>)> {
+    fn write_commit(&mut self, tenant: i64, commit: &Commit) -> CommitResult<Written> {
         let task = self.fenced_task(commit)?;
         self.step(CommitStep::Begun);
         self.counters.revision += 1;
@@ -105,6 +113,8 @@ impl Committer {
         self.step(CommitStep::KeyedState);
         let emitted = self.write_emitted(tenant, revision, commit)?;
         self.step(CommitStep::Emitted);
+        let appended = self.write_appends(commit)?;
+        self.step(CommitStep::Appended);
         self.write_dead_letters(commit)?;
         self.step(CommitStep::DeadLetters);
         self.write_parked(task, commit)?;
@@ -129,7 +139,8 @@ impl Committer {
                 commit.passed_at.map(|at| at.0),
             ))?;
         self.step(CommitStep::Position);
-        Ok((Committed { revision: Revision(revision), stale }, emitted, changed))
+        let committed = Committed { revision: Revision(revision), stale };
+        Ok(Written { committed, events: emitted.into_iter().chain(appended).collect(), changed })
     }
 
     /// The number of the commit's task, if its owner still is the owner and it does not go back.
@@ -212,6 +223,7 @@ fn event_of<'a>(emit: &EmitRef<'a>) -> Event<'a> {
         at: emit.at,
         schema_version: emit.schema_version,
         depth: emit.depth,
+        scope: emit.scope,
         traceparent: emit.traceparent,
         payload: emit.payload,
         ..Event::default()

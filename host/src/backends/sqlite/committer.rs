@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::changes::Changes;
-use super::channels::Book;
+use super::channel_book::Book;
 use super::database::{backend, meta, set_meta, signed};
 use super::dedup::DedupWindow;
 use super::event_rows::Text;

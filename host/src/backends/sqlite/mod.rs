@@ -9,6 +9,8 @@
 mod append;
 mod catalog;
 mod changes;
+mod channel_book;
+mod channel_events;
 mod channel_reads;
 mod channels;
 mod commit;

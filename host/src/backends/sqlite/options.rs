@@ -45,6 +45,8 @@ pub enum CommitStep {
     KeyedState,
     /// The emitted events are in the log.
     Emitted,
+    /// What was appended is in its channels, and in the log where it is events, too.
+    Appended,
     /// Dead letters are written or removed.
     DeadLetters,
     /// What is parked is written.
@@ -53,18 +55,19 @@ pub enum CommitStep {
     Position,
     /// The transaction is committed and synced; nobody knows.
     Synced,
-    /// The tail shows the emitted events; nobody has an answer.
+    /// The tail shows the emitted events, and followers of channels are told; nobody has an answer.
     Published,
     /// The answers are given.
     Answered,
 }
 
 impl CommitStep {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Begun,
         Self::Rows,
         Self::KeyedState,
         Self::Emitted,
+        Self::Appended,
         Self::DeadLetters,
         Self::Parked,
         Self::Position,

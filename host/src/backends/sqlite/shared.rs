@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::changes::load_scopes;
 use super::database::{meta, newest};
-use super::options::SqliteOptions;
+use super::options::{LogPlace, SqliteOptions};
 use super::outbox::OutboxCounts;
 use super::watches::Watches;
 use crate::channels::{ChannelLimits, Tails};
@@ -77,7 +77,10 @@ impl Shared {
             watches: Watches::new(Revision(revision(conn)?)),
             last_changed: LastChanged::new(Revision(revision(conn)?)),
             channel_tails: Tails::default(),
-            channel_limits: options.channels.clone(),
+            channel_limits: ChannelLimits {
+                events: options.log == LogPlace::Own,
+                ..options.channels.clone()
+            },
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

@@ -49,6 +49,8 @@ use validity::{Identity, Standing, Validity};
 pub(super) struct Caller {
     pub(super) tenant: TenantId,
     pub(super) name: Arc<str>,
+    /// The name, where it is nobody else's: whole, and of somebody.
+    pub(super) party: Option<Arc<str>>,
     rights: Arc<[Right]>,
     /// The only tables that are read. None: all of the tenant's.
     tables: Option<Tables>,
@@ -66,12 +68,23 @@ impl Caller {
         self.tenant == other.tenant && self.may(Right::Read) && self.tables == other.tables
     }
 
-    fn needs(&self, right: Right) -> Result<(), Problem> {
+    pub(super) fn needs(&self, right: Right) -> Result<(), Problem> {
         if self.may(right) {
             return Ok(());
         }
         let detail = format!("this needs the right `{}`, which the token does not have", right.as_str());
         Err(Problem::new("right_missing", detail).with("right", right.as_str().into()))
+    }
+
+    /// Refuses who may not read everything of the tenant.
+    pub(super) fn needs_everything(&self) -> Result<(), Problem> {
+        self.needs(Right::Read)?;
+        if !self.is_confined() {
+            return Ok(());
+        }
+        // The events behind the rows would show what the tables hide.
+        let detail = format!("the credential `{}` reads tables only, and not all of them", self.name);
+        Err(Problem::new("tables_only", detail))
     }
 }
 
@@ -109,6 +122,7 @@ impl Auth {
             open = Some(Caller {
                 tenant,
                 name: "loopback".into(),
+                party: Some("loopback".into()),
                 rights: [Right::Publish, Right::Read, Right::Admin].into(),
                 tables: None,
                 valid: Validity::new(&standing, Identity::Open, None),
@@ -176,6 +190,7 @@ impl Auth {
         let named = claims.subject.as_deref().or(claims.id.as_deref()).unwrap_or("jwt");
         // It stands in the log and in `deployed_by`.
         let name: String = named.chars().filter(|c| !c.is_control()).take(CALLER_NAME_CHARS_MAX).collect();
+        let party = claims.subject.as_deref().map(Arc::from);
         let identity = Identity::Signed {
             id: claims.id,
             subject: claims.subject,
@@ -185,6 +200,7 @@ impl Auth {
         Ok(Caller {
             tenant: claims.tenant,
             name: name.into(),
+            party,
             rights: claims.rights.into(),
             tables: claims.tables,
             valid: Validity::new(&self.standing, identity, Some(claims.expires_at)),
@@ -279,15 +295,7 @@ right_extractor!(
 right_extractor!(
     /// Somebody who may read everything of the tenant.
     Reader,
-    |caller| {
-        caller.needs(Right::Read)?;
-        if !caller.is_confined() {
-            return Ok(());
-        }
-        // The events behind the rows would show what the tables hide.
-        let detail = format!("the credential `{}` reads tables only, and not all of them", caller.name);
-        Err(Problem::new("tables_only", detail))
-    }
+    Caller::needs_everything
 );
 right_extractor!(
     /// Somebody who may read tables, perhaps only some of them: [`Caller::table_filter`] says which rows.

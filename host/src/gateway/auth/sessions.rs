@@ -50,8 +50,9 @@ struct SessionRequest {
 ///
 /// Without a body the answer sets a cookie that only this host gets back and no script can read. A request by
 /// cookie that is more than a GET must come from a page of this host or of `cors_origins`. With
-/// `{"ticket":true}` the answer holds a ticket: `?ticket=` opens one stream (`/v1/live`, `/v1/live/ws`, the
-/// tail of a stream or a room), once, within seconds. Both end no later than the token.
+/// `{"ticket":true}` the answer holds a ticket: `?ticket=` opens one stream (`/v1/live`, `/v1/live/ws`,
+/// `/v1/channels/ws`, the tail of a stream, a room or a channel), once, within seconds. Both end no later than the
+/// token.
 #[utoipa::path(post, path = "/v1/session", tag = "host",
     request_body(content = Object, description = "Nothing, or `{\"ticket\":true}`"),
     responses((status = 200, description = "The session or the ticket", body = crate::gateway::wire::SessionView)))]

@@ -31,6 +31,7 @@ impl Tokens {
             let caller = Caller {
                 tenant,
                 name: name.as_str().into(),
+                party: Some(name.as_str().into()),
                 rights: token.rights.clone().into(),
                 tables: token.tables.as_ref().map(Tables::configured),
                 valid: Validity::new(standing, Identity::Static { name: name.clone() }, None),

@@ -57,8 +57,10 @@ fn opens_a_stream(request: &Request) -> bool {
         accepts.iter().any(|value| value.to_str().is_ok_and(|text| text.contains("text/event-stream")))
     };
     let followed = || ["/v1/streams/", "/v1/presence/"].iter().any(|beginning| path.starts_with(beginning));
+    let entries = || path.starts_with("/v1/processes/") && path.ends_with("/entries");
     *request.method() == Method::GET
-        && (matches!(path, "/v1/live" | "/v1/live/ws") || (followed() && follows()))
+        && (matches!(path, "/v1/live" | "/v1/live/ws" | "/v1/channels/ws")
+            || ((followed() || entries()) && follows()))
 }
 
 fn without_query(uri: &Uri, query: &str) -> Result<Uri, Problem> {

@@ -21,7 +21,7 @@ struct Shown {
 }
 
 /// Comes when the host stops, or a credential that nothing can renew is not good any more.
-pub(super) fn until_ended(caller: &Caller, edge: &Edge) -> Until {
+pub(in super::super) fn until_ended(caller: &Caller, edge: &Edge) -> Until {
     let (ended, stopped) = (caller.valid.ended(), until_cancelled(edge.stopping.clone()));
     async move {
         tokio::select! {

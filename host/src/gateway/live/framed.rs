@@ -43,16 +43,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
 
     /// Writes messages of a kind, in order, and flushes once.
     pub async fn write(&mut self, kind: MessageKind, messages: &[Text]) -> io::Result<()> {
+        self.write_parts(messages.iter().map(|message| (kind, message.0.as_slice()))).await
+    }
+
+    /// Writes messages, each in parts that follow each other, in order, and flushes once.
+    pub async fn write_parts<'a>(
+        &mut self,
+        messages: impl Iterator<Item = (MessageKind, &'a [Bytes])> + Clone,
+    ) -> io::Result<()> {
         // A pong may be half written, and must end first.
         self.socket.flush().await.map_err(io::Error::other)?;
-        let first = match kind {
-            MessageKind::Text => 0x81,
-            MessageKind::Binary => 0x82,
-        };
-        let mut out = Vec::with_capacity(messages.iter().map(|message| message.len() + 10).sum());
-        for message in messages {
-            write_head(&mut out, first, message.len());
-            message.0.iter().for_each(|part| out.extend_from_slice(part));
+        let length = |parts: &[Bytes]| parts.iter().map(Bytes::len).sum::<usize>();
+        let mut out = Vec::with_capacity(messages.clone().map(|(_, parts)| length(parts) + 10).sum());
+        for (kind, parts) in messages {
+            let first = match kind {
+                MessageKind::Text => 0x81,
+                MessageKind::Binary => 0x82,
+            };
+            write_head(&mut out, first, length(parts));
+            parts.iter().for_each(|part| out.extend_from_slice(part));
         }
         self.socket.get_mut().write_all(&out).await
     }

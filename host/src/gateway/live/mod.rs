@@ -4,7 +4,7 @@
 //! goes out in one write; nothing is pulled from a subscription that could not be written, so that a slow client
 //! costs what it costs its subscription and no more; every end that the host decides on has a last frame with a code.
 //!
-//! `shell`, `sse`, `socket` and `commands` are the transport: they know a [`Backend`] and two small sinks, and no web
+//! `shell`, `sse`, `socket`, `pulse` and `commands` are the transport: they know a [`Backend`] and two small sinks, and no web
 //! framework. `query` and `inprocess` bind it to the tables of this host, `http`, `ws` and `framed` to its edge.
 
 mod commands;
@@ -13,6 +13,7 @@ mod framed;
 pub(super) mod http;
 mod inprocess;
 mod meter;
+pub(super) mod pulse;
 mod query;
 mod shell;
 mod socket;
@@ -20,11 +21,13 @@ mod sse;
 pub(super) mod ws;
 
 pub use commands::{Command, Request};
+pub(super) use credential::until_ended;
 pub use framed::{Framed, MessageKind};
 pub use inprocess::InProcess;
 pub use shell::{
     Anchor, Ask, Authenticate, Backend, Broken, End, Fault, Incoming, Rows, SseOptions, SseSink, Sub, Text,
     Until, WsConn, WsOptions, WsProtocol, until_cancelled,
 };
+pub(super) use shell::{cause, millis};
 pub use socket::serve_ws;
 pub use sse::serve_sse;

@@ -187,14 +187,14 @@ impl Fault {
             ("websocket_malformed", _) => 1002,
             ("message_binary", _) => 1003,
             ("message_not_utf8", _) => 1007,
-            ("live_message_bytes_max", _) => 1009,
+            ("live_message_bytes_max" | "channel_message_bytes_max", _) => 1009,
             (_, Blame::Host | Blame::Guest) => 1011,
             (_, Blame::Caller) => 1008,
         }
     }
 }
 
-pub(super) fn millis(time: Duration) -> u64 {
+pub(in super::super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -382,7 +382,7 @@ impl Broken {
 }
 
 /// What counts a connection's end.
-pub(super) fn cause(end: &Result<End, Broken>) -> &'static str {
+pub(in super::super) fn cause(end: &Result<End, Broken>) -> &'static str {
     match end {
         Ok(End::Stopped(fault)) | Err(Broken::Fault(fault)) => fault.code,
         Ok(End::Ended) => "ended",

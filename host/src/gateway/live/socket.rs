@@ -11,18 +11,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{AbortHandle, Abortable, SelectAll};
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::commands::{self, Command, Request};
 use super::meter::Meter;
+use super::pulse::{Pulse, expired, in_time, leave};
 use super::shell::{
     Anchor, Ask, Backend, Broken, End, Fault, Incoming, Rows, Sub, Text, Until, WsConn, WsOptions,
     WsProtocol, cause,
 };
 use crate::live::Batch;
-
-/// Pings without an answer after which nobody is there.
-const UNANSWERED_MAX: u32 = 2;
 
 /// Serves a client until it goes, breaks a rule that a socket cannot go on after, or `until` says so. Then all of
 /// its subscriptions are closed, and the socket too. Dropping the future closes them without a word to the client.
@@ -46,7 +44,7 @@ pub async fn serve_ws(
         told: None,
         serials: 0,
         begun: false,
-        unanswered: 0,
+        pulse: Pulse::default(),
         meter: Meter::new("websocket"),
     };
     let end = socket.serve().await;
@@ -75,7 +73,7 @@ struct Socket<'a> {
     serials: u64,
     /// A command has come.
     begun: bool,
-    unanswered: u32,
+    pulse: Pulse,
     meter: Meter,
 }
 
@@ -153,7 +151,7 @@ impl Socket<'_> {
                 Happened::Over(fault) => Some(End::Stopped(fault)),
                 Happened::Heard(None) => Some(End::Disconnected),
                 Happened::Heard(Some(incoming)) => {
-                    self.unanswered = 0;
+                    self.pulse.heard();
                     match Box::pin(self.heard(incoming)).await? {
                         // An acknowledgement does not travel alone if there are rows already.
                         None => self.gather(None)?,
@@ -210,16 +208,7 @@ impl Socket<'_> {
             (Err(broken), Ok(_)) => Err(broken),
             (_, end) => end,
         };
-        match &end {
-            Ok(End::Disconnected) | Err(Broken::Stalled(_) | Broken::Io(_) | Broken::Silent) => {
-                self.conn.cut()
-            }
-            Ok(End::Unsubscribed) => self.conn.close(1000, "").await,
-            Ok(End::Ended) => self.conn.close(1001, "the subscription is over").await,
-            Ok(End::Stopped(fault)) | Err(Broken::Fault(fault)) => {
-                self.conn.close(fault.close_code(), fault.code).await;
-            }
-        }
+        leave(self.conn, &end).await;
         self.meter.ended(cause(&end));
         end
     }
@@ -227,23 +216,13 @@ impl Socket<'_> {
     /// Does what a message asks for. Answers the end, when it was one.
     async fn heard(&mut self, incoming: Incoming) -> Result<Option<End>, Broken> {
         let max = self.options.message_bytes_max;
-        let too_large = || {
-            let detail = format!("a message has more than live_message_bytes_max = {max} bytes");
-            Broken::Fault(Fault::new("live_message_bytes_max", detail))
-        };
-        let text = match incoming {
-            Incoming::Alive => return Ok(None),
-            Incoming::TooLarge => return Err(too_large()),
-            Incoming::Text(text) if text.len() > max => return Err(too_large()),
-            Incoming::Malformed(what) => return Err(Fault::new("websocket_malformed", what).into()),
-            Incoming::NotUtf8 => {
-                return Err(Fault::new("message_not_utf8", "a text message is not UTF-8").into());
-            }
+        let text = match incoming.readable("live_message_bytes_max", max)? {
+            Incoming::Text(text) => text,
             Incoming::Binary(_) => {
                 let fault = Fault::new("message_binary", "a message was binary; commands are text");
                 return self.complain(None, fault);
             }
-            Incoming::Text(text) => text,
+            _ => return Ok(None),
         };
         let Request { id, command } = match Request::parse(&text, self.options.protocol) {
             Ok(request) => request,
@@ -450,29 +429,15 @@ impl Socket<'_> {
         }
         let (bytes, frames) = (std::mem::take(&mut self.out_bytes), std::mem::take(&mut self.out_frames));
         let committed = self.committed.take();
-        let within = self.options.write_wait_max;
-        match Box::pin(timeout(within, self.conn.send(&out))).await {
-            Ok(Ok(())) => {
-                // After a full write the next one has no reason to wait.
-                self.told = (frames > 0 && bytes < self.options.write_bytes).then(Instant::now);
-                self.meter.wrote(frames, bytes, committed);
-                Ok(())
-            }
-            Ok(Err(error)) => Err(Broken::io(&error)),
-            Err(_) => Err(Broken::Stalled(within)),
-        }
+        Box::pin(in_time(self.options.write_wait_max, self.conn.send(&out))).await?;
+        // After a full write the next one has no reason to wait.
+        self.told = (frames > 0 && bytes < self.options.write_bytes).then(Instant::now);
+        self.meter.wrote(frames, bytes, committed);
+        Ok(())
     }
 
     async fn ping(&mut self) -> Result<(), Broken> {
-        if self.unanswered >= UNANSWERED_MAX {
-            return Err(Broken::Silent);
-        }
-        self.unanswered += 1;
-        let within = self.options.write_wait_max;
-        match timeout(within, self.conn.ping()).await {
-            Ok(written) => written.map_err(|error| Broken::io(&error)),
-            Err(_) => Err(Broken::Stalled(within)),
-        }
+        self.pulse.ping(self.conn, self.options.write_wait_max).await
     }
 
     fn next_ping(&self) -> Instant {
@@ -483,14 +448,6 @@ impl Socket<'_> {
         let wait = self.options.first_command_wait_max;
         let detail = format!("no command came for {wait:?}; live_first_command_wait_max is {wait:?}");
         Fault::new("live_first_command_wait_max", detail)
-    }
-}
-
-/// When a timer that may be there has run out.
-async fn expired(timer: &mut Option<Pin<Box<Sleep>>>) {
-    match timer {
-        Some(timer) => timer.as_mut().await,
-        None => std::future::pending().await,
     }
 }
 

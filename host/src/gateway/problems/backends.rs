@@ -1,6 +1,6 @@
-//! Problems with servers across the network: `error::RemoteFault` has their codes.
+//! Problems with servers across the network (`error::RemoteFault` has their codes), and with what lies there.
 
-use super::{ProblemKind, host};
+use super::{ProblemKind, caller, host};
 
 const UNREACHABLE: ProblemKind = host(
     503,
@@ -61,11 +61,25 @@ const NOT_DURABLE: ProblemKind = host(
     "set appendonly and appendfsync always there, add a replica, or ask for less with `ack`",
 );
 
+const OTHER_LOG: ProblemKind = host(
+    503,
+    "backend_other_log",
+    "the log is another one than the host has worked with",
+    "give the host the former address of its log, or another data folder",
+);
+
 const NOT_REPLICATED: ProblemKind = host(
     503,
     "backend_not_replicated",
     "too few replicas have taken what was written",
     "try again with the same ids; if it stays, see to the replicas",
+);
+
+const CHANNELS_ELSEWHERE: ProblemKind = caller(
+    422,
+    "channels_elsewhere",
+    "plugins cannot append to channels here, since the log and its channels lie elsewhere",
+    "remove the grant `channels`, or run the plugin on a host without serve.log",
 );
 
 pub(super) const BACKENDS: &[ProblemKind] = &[
@@ -78,5 +92,7 @@ pub(super) const BACKENDS: &[ProblemKind] = &[
     WRONG_TYPE,
     UNSUPPORTED,
     NOT_DURABLE,
+    OTHER_LOG,
     NOT_REPLICATED,
+    CHANNELS_ELSEWHERE,
 ];

@@ -34,6 +34,12 @@ pub(super) const STREAMS: &[ProblemKind] = &[
         "go on with after=<the cursor in `oldest`>",
     ),
     caller(409, "position_ahead", "the position is beyond the newest event", "begin again with after=newest"),
+    caller(
+        413,
+        "channel_event_payload_bytes_max",
+        "a payload is too large for an entry of a channel that is also an event",
+        "cut it into several entries, or make the channel without `events`",
+    ),
     caller(400, "page_events_max", "the page is too large", "ask for fewer events and follow `next`"),
     caller(
         409,

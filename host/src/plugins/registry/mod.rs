@@ -270,7 +270,12 @@ impl Registry {
 
 impl PluginControl for Registry {
     fn list(&self) -> BoxFuture<'_, Result<Vec<PluginStatus>, ControlError>> {
-        self.statuses().boxed()
+        async move {
+            // A list without what is still to be started would look whole.
+            self.has_started()?;
+            self.statuses().await
+        }
+        .boxed()
     }
 
     fn show(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {

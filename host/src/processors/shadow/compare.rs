@@ -1,12 +1,12 @@
 //! What two versions have made of the same events, side by side. Rows and keyed
 //! state count as they are at the end of a stretch: the last write of each. An
-//! emitted event counts by itself, since each becomes one.
+//! emitted event and an appended entry count by themselves, since each becomes one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::report::{RowDifference, ShadowReport};
-use crate::checkpoints::{EffectBatch, EffectRef, EmitRef};
+use crate::checkpoints::{AppendRef, EffectBatch, EffectRef, EmitRef};
 use crate::event::TenantId;
 use crate::limits::{SHADOW_EXAMPLE_CHARS_MAX, SHADOW_EXAMPLES_MAX, SHADOW_STRETCH_BYTES_MAX};
 use crate::tables::{Cell, Cells, TableSchema};
@@ -119,14 +119,12 @@ impl Comparison {
         for effects in new {
             self.collect(Side::New, effects);
         }
-        let mut emitted = old.iter().filter_map(emit);
-        let mut others = new.iter().flat_map(EffectBatch::iter).filter_map(emit);
-        loop {
-            match (emitted.next(), others.next()) {
-                (None, None) => break,
-                (one, other) => report.emitted.count(one, other, same_event),
-            }
-        }
+        let (emitted, others) = (old.iter().filter_map(emit), new.iter().flat_map(EffectBatch::iter));
+        in_turn(emitted, others.filter_map(emit), |one, other| report.emitted.count(one, other, same_event));
+        let (appended, others) = (old.iter().filter_map(append), new.iter().flat_map(EffectBatch::iter));
+        in_turn(appended, others.filter_map(append), |one, other| {
+            report.appended.count(one, other, same_entry);
+        });
     }
 
     /// Whether it should come to an end for its size.
@@ -145,7 +143,7 @@ impl Comparison {
                 }
                 EffectRef::StatePut { key, value, .. } => self.set(side, key, Some(value.to_vec())),
                 EffectRef::StateDelete { key } => self.set(side, key, None),
-                EffectRef::Emit(_) => {}
+                EffectRef::Emit(_) | EffectRef::Append(_) => {}
             }
         }
     }
@@ -250,6 +248,34 @@ fn emit(effect: EffectRef<'_>) -> Option<EmitRef<'_>> {
     if let EffectRef::Emit(event) = effect { Some(event) } else { None }
 }
 
+/// Neither depth nor trace is of the version's making.
+fn same_entry(one: &AppendRef<'_>, other: &AppendRef<'_>) -> bool {
+    let place =
+        |entry: &AppendRef<'_>| (entry.process.to_owned(), entry.channel.to_owned(), entry.in_reply_to);
+    place(one) == place(other)
+        && one.entry_type == other.entry_type
+        && one.error == other.error
+        && one.payload == other.payload
+}
+
+fn append(effect: EffectRef<'_>) -> Option<AppendRef<'_>> {
+    if let EffectRef::Append(entry) = effect { Some(entry) } else { None }
+}
+
+/// The first of both, the second of both, and so on, until both have come to an end.
+fn in_turn<T>(
+    mut old: impl Iterator<Item = T>,
+    mut new: impl Iterator<Item = T>,
+    mut each: impl FnMut(Option<T>, Option<T>),
+) {
+    loop {
+        match (old.next(), new.next()) {
+            (None, None) => return,
+            (one, other) => each(one, other),
+        }
+    }
+}
+
 fn shown(cell: &Cell<'_>) -> Option<String> {
     Some(match cell {
         Cell::Null => return None,
@@ -268,8 +294,9 @@ fn short(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Differences;
     use super::*;
-    use crate::checkpoints::{EffectKind, EffectRecord};
+    use crate::checkpoints::{ChannelGrant, EffectKind, EffectRecord};
     use crate::tables::{CellsBuilder, Column, ColumnType};
 
     fn table(name: &str, columns: &[&str], versioned: bool) -> TableSchema {
@@ -341,6 +368,46 @@ mod tests {
         assert_eq!((example.old.as_deref(), example.new.as_deref()), (Some("2"), Some("3")));
         assert_eq!(report.added_tables, ["u"]);
         assert_eq!(report.added_columns, ["t.c"]);
+    }
+
+    /// Channel and payload of entries that are appended.
+    fn appends(entries: &[(&str, &str)]) -> EffectBatch {
+        let (mut arena, mut records) = (Vec::new(), Vec::new());
+        for (channel, payload) in entries {
+            let length = |bytes: usize| u32::try_from(bytes).expect("small");
+            records.push(EffectRecord {
+                kind: EffectKind::Append,
+                table: 0,
+                event: 0,
+                version: 0,
+                at: 0,
+                schema_version: 1,
+                start: length(arena.len()),
+                key_bytes: 1,
+                aggregate_bytes: length(channel.len()),
+                type_bytes: 0,
+                id_bytes: 0,
+                body_bytes: length(payload.len()),
+                depth: 0,
+            });
+            arena.extend_from_slice(b"p");
+            arena.extend_from_slice(channel.as_bytes());
+            arena.extend_from_slice(payload.as_bytes());
+        }
+        EffectBatch::check_granted(arena, records, &[], &[0], &ChannelGrant::all()).expect("good effects")
+    }
+
+    #[test]
+    fn each_appended_entry_is_compared_with_the_one_in_its_place() {
+        let mut report = ShadowReport::default();
+        let mapping = Arc::new(Mapping::new(&[], &[], &mut report));
+        let mut comparison = Comparison::new(mapping, TenantId::new("a").expect("a name"));
+        let old = appends(&[("c", "1"), ("c", "2"), ("c", "3"), ("c", "4")]);
+        let new = [appends(&[("c", "1"), ("d", "2")]), appends(&[("c", "3!")])];
+        comparison.take(&old, &new, &mut report);
+        comparison.finish(&mut report);
+        let expected = Differences { same: 1, different: 2, only_old: 1, only_new: 0 };
+        assert_eq!((report.appended, report.emitted), (expected, Differences::default()));
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl Shadow {
         for (sum, part) in [
             (&mut report.rows, &part.rows),
             (&mut report.emitted, &part.emitted),
+            (&mut report.appended, &part.appended),
             (&mut report.state_entries, &part.state_entries),
         ] {
             sum.same += part.same;

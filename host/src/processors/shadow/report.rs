@@ -29,7 +29,7 @@ pub enum Expect {
     /// Differences are told and refuse nobody.
     #[default]
     Anything,
-    /// Rows and emitted events are those of the running version, in the columns that both have.
+    /// Rows, emitted events and appended entries are those of the running version, in the columns that both have.
     IdenticalRows,
 }
 
@@ -120,6 +120,9 @@ pub struct ShadowReport {
     pub rows: Differences,
     /// Emitted events, in order.
     pub emitted: Differences,
+    /// Entries appended to channels, in order.
+    #[serde(default)]
+    pub appended: Differences,
     /// Entries of keyed state at the end of a stretch.
     pub state_entries: Differences,
     /// A few of the differences.

@@ -204,7 +204,8 @@ impl Run<'_> {
 
 /// What was expected to be equal and is not.
 fn differs(report: &ShadowReport, expect: Expect) -> Option<ShadowRefusal> {
-    if expect == Expect::Anything || !(report.rows.any() || report.emitted.any()) {
+    let any = report.rows.any() || report.emitted.any() || report.appended.any();
+    if expect == Expect::Anything || !any {
         return None;
     }
     let example = report.examples.first().map(|example| {
@@ -224,9 +225,10 @@ fn differs(report: &ShadowReport, expect: Expect) -> Option<ShadowRefusal> {
     Some(ShadowRefusal {
         fault: ShadowFault::RowsDiffer,
         message: format!(
-            "identical rows were expected; {} rows and {} emitted events differ{}",
+            "identical rows were expected; {} rows, {} emitted events and {} appended entries differ{}",
             other(&report.rows),
             other(&report.emitted),
+            other(&report.appended),
             example.unwrap_or_default()
         ),
     })

@@ -7,8 +7,8 @@ use std::time::Duration;
 use millrace::clock::{Clock, ManualClock};
 use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
 use millrace::streams::groups::{
-    ConsumerName, Delivery, GroupChange, GroupId, GroupName, GroupRead, GroupStart, GroupStatus, Groups,
-    Settle, Settled,
+    ConsumerName, Delivery, GroupChange, GroupId, GroupLimits, GroupName, GroupRead, GroupStart, GroupStatus,
+    Groups, Settle, Settled,
 };
 use millrace::streams::{AggregateScopes, EventLog, Retention, Scope, StreamName};
 
@@ -23,7 +23,7 @@ pub struct Stage {
     pub groups: Arc<dyn Groups>,
     pub clock: Arc<ManualClock>,
     /// The groups as a process finds them that starts now, after a kill.
-    pub again: Arc<dyn Fn() -> Arc<dyn Groups> + Send + Sync>,
+    pub again: Arc<dyn Fn(GroupLimits) -> Arc<dyn Groups> + Send + Sync>,
     /// The state lies where several hosts share it: leases are another's concern, too, and outlive a host. The log's
     /// times are its own.
     pub shared: bool,
@@ -114,7 +114,13 @@ impl Stage {
     /// What a killed process leaves behind.
     #[must_use]
     pub fn restarted(&self) -> Self {
-        Self { groups: (self.again)(), ..self.clone() }
+        self.restarted_with(GroupLimits::default())
+    }
+
+    /// The same with bounds of its own.
+    #[must_use]
+    pub(super) fn restarted_with(&self, limits: GroupLimits) -> Self {
+        Self { groups: (self.again)(limits), ..self.clone() }
     }
 
     /// The same with groups on another stream, and other streams' events between its own.

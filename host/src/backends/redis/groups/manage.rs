@@ -197,6 +197,20 @@ impl Inner {
         Ok(settled)
     }
 
+    /// Takes leases back that nobody has got, as if there had been none. Where that fails, they end by themselves, and each
+    /// was an attempt.
+    pub(super) async fn give_back(&self, id: &GroupId, receipts: &[Receipt]) {
+        if receipts.is_empty() {
+            return;
+        }
+        let call = self.call(&GROUP_SETTLE, Some(id), |command, _| {
+            receipts.iter().for_each(|receipt| write(command, "b", receipt, (None, "")));
+        });
+        if let Err(error) = call.await {
+            tracing::debug!(%error, group = %id, "leases that nobody has got wait for their end");
+        }
+    }
+
     pub(super) async fn consumers(&self, id: &GroupId) -> Result<Vec<ConsumerStatus>> {
         let answer = self.manage(id, &["consumers"]).await?;
         let parts = taken_list(&answer)?;
@@ -348,6 +362,10 @@ fn add(command: &mut redis::Cmd, said: &Settle) {
         Settle::Nack { receipt, delay_ms, reason } => ("n", receipt, *delay_ms, reason.as_str()),
         Settle::Renew { receipt, lease_ms } => ("r", receipt, *lease_ms, ""),
     };
+    write(command, what, receipt, (ms, reason));
+}
+
+fn write(command: &mut redis::Cmd, what: &str, receipt: &Receipt, (ms, reason): (Option<u64>, &str)) {
     let Receipt { incarnation, life, position, sequence } = *receipt;
     command.arg(what).arg(incarnation).arg(life).arg(position.0).arg(sequence);
     command.arg(ms.map(|ms| ms.to_string()).unwrap_or_default());

@@ -2,7 +2,8 @@
 //!
 //! Each step is one script, so that hosts need not know of each other; times are the server's. A script is given
 //! positions and keys of events, which the host has read from the log anyway, and answers positions: payloads go through
-//! a script only when an event becomes a dead letter, which outlives the log's events. Leases outlive a host.
+//! a script only when an event becomes a dead letter, which outlives the log's events. Leases outlive a host. A lease whose
+//! event a host then cannot read goes back at once, and was no attempt.
 //!
 //! A group goes by the life of the log that it has seen. When the log begins another one, the group loses its place and
 //! says so by its policy. Trimming takes from groups in its own script (`reads::trim`).

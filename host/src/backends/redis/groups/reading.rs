@@ -225,7 +225,7 @@ impl Inner {
     }
 
     /// Leases with their events. What retention has removed since is left out: it was counted when it went. When the log
-    /// cannot be read, those are answered whose events are at hand.
+    /// cannot be read, those are answered whose events are at hand, and the others are given back.
     async fn deliveries(
         &self,
         id: &GroupId,
@@ -236,20 +236,21 @@ impl Inner {
         let own = leases.iter().filter(|lease| !lease.replayed).map(|lease| lease.receipt.position.0);
         let found = self.find(id, stream, own, &mut bodies).await;
         leases.sort_by_key(|lease| lease.receipt.position);
-        let mut entries = Vec::with_capacity(leases.len());
+        let (mut entries, mut unseen) = (Vec::with_capacity(leases.len()), Vec::new());
         for Lease { receipt, attempt, deadline, replayed, body } in leases {
             let position = receipt.position;
             let event = match bodies.get(&position.0) {
                 _ if replayed => self.kept(&id.tenant, position, &body),
                 found => found.map(|(batch, index)| alone(batch, *index)),
             };
-            let Some(event) = event else { continue };
-            entries.push(Delivery { receipt, event, attempt, deadline, replayed });
+            match event {
+                Some(event) => entries.push(Delivery { receipt, event, attempt, deadline, replayed }),
+                None => unseen.push(receipt),
+            }
         }
-        match found {
-            Err(error) if entries.is_empty() => Err(error),
-            _ => Ok(entries),
-        }
+        let Err(error) = found else { return Ok(entries) };
+        self.give_back(id, &unseen).await;
+        if entries.is_empty() { Err(error) } else { Ok(entries) }
     }
 }
 

@@ -1,8 +1,9 @@
 -- Members of a fleet, and what they tell each other.
 --
--- KEYS: the prefix of all keys of the fleet: behind it `meta`, a hash of the last epoch and the view's; `until`, a sorted
---       set of members by when their time is over; `epochs`, the hash of who is alive; and by incarnation, called
---       `name:epoch`, `at:`, a hash of the last numbers (c, d), `control:` and `delta:`, the streams, `answers:`, a hash
+-- KEYS: the prefix of all keys of the fleet: behind it `meta`, a hash of the last epoch and the view's, and the server's
+--       history; `until`, a sorted set of members by when their time is over; `epochs`, the hash of who is alive; and by
+--       incarnation, called `name:epoch`, `at:`, a hash of the last numbers (c, d), `control:` and `delta:`, the streams,
+--       `answers:`, a hash
 -- ARGV: what to do, a member, its epoch, milliseconds that it lives from now on; then what each needs
 -- Answers {what came of it, ...}; {'gone', which} when one is not alive: 1 the first, 2 the second.
 local P, op, member, epoch, ttl = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -29,6 +30,18 @@ local function forget(name)
 end
 
 local function alive(name, of) return redis.call('HGET', P .. 'epochs', name) == of end
+
+-- A server that was started again, restored or promoted may have lost the newest of what it had told, and would give the
+-- same numbers to something else. So nobody outlives the server's run, nor its change to the primary, which leaves the
+-- former primary's replication id as the second one: all have to enter again.
+local said = redis.call('INFO', 'server', 'replication')
+local function field(name) return string.match(said, '\n' .. name .. ':([^\r\n]*)') or '' end
+local history = field('run_id') .. ' ' .. field('master_replid2')
+if redis.call('HGET', P .. 'meta', 'history') ~= history then
+  for _, name in ipairs(redis.call('HKEYS', P .. 'epochs')) do forget(name) end
+  grown('view')
+  redis.call('HSET', P .. 'meta', 'history', history)
+end
 
 local over = redis.call('ZRANGEBYSCORE', P .. 'until', '-inf', now)
 if #over > 0 then

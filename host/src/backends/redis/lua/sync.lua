@@ -80,8 +80,9 @@ elseif known == epoch then
   elseif position < newest then why = 'the newest position went back'
   elseif not verified() then why = 'another event stands at a known position' end
 elseif known ~= '' and ARGV[10] ~= '' then
-  -- Not for a host that begins to decide: it may have been given the address of somebody else's log.
-  if base < tonumber(ARGV[10]) then
+  -- Not for a host that begins to decide: it may have been given the address of somebody else's log. A later life of its
+  -- own begins above what it has written down, and never at 0: that is a log's first life.
+  if base < tonumber(ARGV[10]) or (base == 0 and newest > 0) then
     return redis.error_reply('OTHERLOG the log has epoch ' .. epoch .. ', this host has worked with ' .. known)
   end
 elseif known ~= '' and base < newest then

@@ -1,9 +1,9 @@
--- Acknowledges, refuses or renews leases.
+-- Acknowledges, refuses or renews leases, and takes back those that nobody has got.
 --
--- ARGV: ..., group, and for each: a(ck), n(ack) or r(enew), incarnation, token, position, sequence,
+-- ARGV: ..., group, and for each: a(ck), n(ack), r(enew) or b(ack), incarnation, token, position, sequence,
 --       milliseconds or '', reason
--- Answers a list: for each a letter and a time: A(cknowledged), Y (it was before), T(ried again), D(ead letter), N (renewed), or
--- why not: X (the lease has ended), L(ost), U(nknown).
+-- Answers a list: for each a letter and a time: A(cknowledged), Y (it was before), T(ried again), D(ead letter), N (renewed),
+-- B (taken back), or why not: X (the lease has ended), L(ost), U(nknown).
 local g, refused = opened()
 if not g then return refused end
 tick(g)
@@ -36,7 +36,7 @@ local function one(what, incarnation, token, position, sequence, ms, reason)
     -- The answer to the first time may have got lost.
     if what == 'n' and tried then return 'T', tried end
     if what == 'r' and why == 'Y' then why = 'X' end
-    if why ~= 'Y' then count(8) end
+    if why ~= 'Y' and what ~= 'b' then count(8) end
     return why, 0
   end
   g.changed = true
@@ -50,6 +50,11 @@ local function one(what, incarnation, token, position, sequence, ms, reason)
     write(g, position, entry)
     call('ZADD', g.due, text(entry[AT]), text(position))
     return 'N', entry[AT]
+  elseif what == 'b' then
+    -- Its event could not be read: that was no attempt.
+    entry[ATTEMPTS] = entry[ATTEMPTS] - 1
+    release(g, position, entry)
+    return 'B', 0
   end
   count(4)
   call('HSET', g.messages, text(position), reason)

@@ -1,0 +1,46 @@
+//! What is counted of channels, wherever a request comes from.
+
+use metrics::{counter, gauge};
+
+use super::entry::Appended;
+use super::error::ChannelError;
+use crate::error::Classify as _;
+use crate::telemetry::metrics as names;
+
+/// What came of an append whose entries have these sizes.
+pub(super) fn answered(sizes: &[usize], answer: &Result<Vec<Appended>, ChannelError>) {
+    match answer {
+        Ok(appended) => {
+            let new = || appended.iter().zip(sizes).filter(|(answer, _)| !answer.repeated);
+            let entries = new().count() as u64;
+            counter!(names::CHANNEL_ENTRIES).increment(entries);
+            counter!(names::CHANNEL_BYTES).increment(new().map(|(_, bytes)| *bytes as u64).sum());
+            counter!(names::CHANNEL_REPEATS).increment(appended.len() as u64 - entries);
+        }
+        Err(error) => {
+            counter!(names::CHANNEL_REFUSED, "code" => error.code()).increment(1);
+            if matches!(error, ChannelError::RateLimited { .. }) {
+                counter!(names::CHANNEL_DENIED).increment(1);
+            }
+        }
+    }
+}
+
+/// An append waits for a forerunner.
+pub(super) fn held() {
+    counter!(names::CHANNEL_HELD).increment(1);
+}
+
+pub(super) fn follower_came() {
+    gauge!(names::CHANNEL_FOLLOWERS).increment(1);
+}
+
+pub(super) fn follower_left() {
+    gauge!(names::CHANNEL_FOLLOWERS).decrement(1);
+}
+
+/// A follower was told that it is behind, and how many entries were gone.
+pub(super) fn lagged(missed: u64) {
+    counter!(names::CHANNEL_LAGGED).increment(1);
+    counter!(names::CHANNEL_MISSED).increment(missed);
+}

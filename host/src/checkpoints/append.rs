@@ -1,0 +1,198 @@
+//! Entries that a processor appends to channels: what its operator lets it reach, and what is checked before the store
+//! is asked.
+
+use std::sync::Arc;
+
+use super::effect::EffectRecord;
+use crate::channels::{ChannelName, EntryType, ProcessName};
+use crate::limits::{
+    CHANNEL_ERROR_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CHANNEL_PAYLOAD_BYTES_MAX, CHANNEL_SEQUENCE_MAX,
+    GUEST_CHANNELS_MAX,
+};
+
+/// As whom a processor appends: this, and its name.
+pub const PLUGIN_PARTY: &str = "plugin:";
+
+/// An entry to append, borrowed. Its number is the next one of its sender, which is the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendRef<'a> {
+    pub process: &'a str,
+    pub channel: &'a str,
+    pub entry_type: EntryType,
+    /// The number of another sender's entry that this one answers.
+    pub in_reply_to: Option<u64>,
+    /// Only with the type `error`.
+    pub error: Option<&'a str>,
+    pub payload: Option<&'a [u8]>,
+    /// The depth that its event has, where the channel's entries are events.
+    pub depth: u32,
+    /// Of the event that caused it; often empty.
+    pub scope: &'a str,
+    pub traceparent: &'a str,
+}
+
+/// The channels that a plugin was granted, by name: in whatever process of its tenant it takes part in. The default has
+/// none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChannelGrant(Arc<[Pattern]>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    Name(Box<str>),
+    Beginning(Box<str>),
+}
+
+impl ChannelGrant {
+    /// Every channel there is.
+    pub fn all() -> Self {
+        Self([Pattern::Beginning("".into())].into())
+    }
+
+    /// Reads names and, with a trailing `*`, beginnings of names. The error says what is wrong with which.
+    pub fn parse(patterns: &[String]) -> Result<Self, String> {
+        if patterns.len() > GUEST_CHANNELS_MAX {
+            let asked = patterns.len();
+            return Err(format!("it has {asked} channels; guest_channels_max is {GUEST_CHANNELS_MAX}"));
+        }
+        let read = |text: &String| {
+            let beginning = text.strip_suffix('*');
+            // A beginning may end where a name must not, and with nothing it is all of them.
+            let sound = match beginning {
+                Some("") => true,
+                Some(beginning) => {
+                    beginning.len() < CHANNEL_NAME_BYTES_MAX && ChannelName::new(beginning).is_ok()
+                }
+                None => ChannelName::new(text).is_ok(),
+            };
+            if !sound {
+                let shown: String = text.chars().take(80).collect();
+                return Err(format!("`{shown}` is no channel's name, nor the beginning of one before a `*`"));
+            }
+            Ok(match beginning {
+                Some(beginning) => Pattern::Beginning(beginning.into()),
+                None => Pattern::Name(text.as_str().into()),
+            })
+        };
+        Ok(Self(patterns.iter().map(read).collect::<Result<_, _>>()?))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn allows(&self, channel: &str) -> bool {
+        self.0.iter().any(|pattern| match pattern {
+            Pattern::Name(name) => **name == *channel,
+            Pattern::Beginning(beginning) => channel.starts_with(&**beginning),
+        })
+    }
+}
+
+/// What is wrong with an entry to append, by itself; what its channel says to it, the store says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidAppend {
+    #[error("`{name}` is no {what}'s name")]
+    Name { what: &'static str, name: String },
+    #[error(
+        "the plugin lacks the grant `channels`, so it cannot append to `{channel}`: add it to plugins.<name>.grants, and the channel to plugins.<name>.channels"
+    )]
+    NotGranted { channel: String },
+    #[error("channel `{channel}` is none of those that were granted: add it to plugins.<name>.channels")]
+    OtherGranted { channel: String },
+    #[error("an entry's type is `data`, `end` or `error`, not `{name}`")]
+    Type { name: String },
+    #[error("the text of an error goes with the type `error` only")]
+    ErrorText,
+    #[error("the text of the error has {bytes} bytes; channel_error_bytes_max is {CHANNEL_ERROR_BYTES_MAX}")]
+    ErrorTooLong { bytes: usize },
+    #[error("the payload has {bytes} bytes; channel_payload_bytes_max is {CHANNEL_PAYLOAD_BYTES_MAX}")]
+    PayloadTooLarge { bytes: usize },
+    #[error("whether there is a payload is said by 1 or 0, not by {said}, and without one it has no bytes")]
+    Payload { said: u32 },
+    #[error("it answers number {sequence}; numbers end at {CHANNEL_SEQUENCE_MAX}")]
+    Reply { sequence: u64 },
+}
+
+/// Checks an entry as far as that needs no store.
+pub(super) fn check_append(
+    record: &EffectRecord,
+    [process, channel, entry_type, error]: [&str; 4],
+    payload: &[u8],
+    granted: &ChannelGrant,
+) -> Result<(), InvalidAppend> {
+    let shown = |text: &str| text.chars().take(80).collect::<String>();
+    if ProcessName::new(process).is_err() {
+        return Err(InvalidAppend::Name { what: "process", name: shown(process) });
+    }
+    if ChannelName::new(channel).is_err() {
+        return Err(InvalidAppend::Name { what: "channel", name: shown(channel) });
+    }
+    if !granted.allows(channel) {
+        let channel = channel.to_owned();
+        return Err(match granted.is_empty() {
+            true => InvalidAppend::NotGranted { channel },
+            false => InvalidAppend::OtherGranted { channel },
+        });
+    }
+    let Some(entry_type) = EntryType::parse(entry_type) else {
+        return Err(InvalidAppend::Type { name: shown(entry_type) });
+    };
+    if !error.is_empty() && entry_type != EntryType::Error {
+        return Err(InvalidAppend::ErrorText);
+    }
+    if error.len() > CHANNEL_ERROR_BYTES_MAX {
+        return Err(InvalidAppend::ErrorTooLong { bytes: error.len() });
+    }
+    if payload.len() > CHANNEL_PAYLOAD_BYTES_MAX {
+        return Err(InvalidAppend::PayloadTooLarge { bytes: payload.len() });
+    }
+    if record.schema_version > 1 || record.schema_version == 0 && !payload.is_empty() {
+        return Err(InvalidAppend::Payload { said: record.schema_version });
+    }
+    if record.version > CHANNEL_SEQUENCE_MAX {
+        return Err(InvalidAppend::Reply { sequence: record.version });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(patterns: &[&str]) -> Result<ChannelGrant, String> {
+        ChannelGrant::parse(&patterns.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_grant_reaches_what_it_names() {
+        let granted = grant(&["answers", "chat-*"]).unwrap();
+        for (channel, allowed) in [
+            ("answers", true),
+            ("chat-1", true),
+            ("chat-", true),
+            ("answers2", false),
+            ("answer", false),
+            ("chat", false),
+            ("my-chat-1", false),
+            ("", false),
+        ] {
+            assert_eq!(granted.allows(channel), allowed, "{channel}");
+        }
+        assert!(!ChannelGrant::default().allows("answers"));
+        assert!(!grant(&[]).unwrap().allows("answers"));
+        assert!(grant(&["*"]).unwrap().allows("answers"));
+        assert!(ChannelGrant::all().allows("answers"));
+    }
+
+    #[test]
+    fn what_names_no_channel_is_no_grant() {
+        let long = "c".repeat(CHANNEL_NAME_BYTES_MAX + 1);
+        for text in ["", "-a", "a/b", "*a", "a**", "chat-*x", " ", "ä", &long, &format!("{long}*")] {
+            let refused = grant(&["answers", text]).unwrap_err();
+            assert!(refused.contains(&format!("`{text}`")), "{refused}");
+        }
+        let many: Vec<_> = (0..=GUEST_CHANNELS_MAX).map(|n| format!("c{n}")).collect();
+        assert!(ChannelGrant::parse(&many).unwrap_err().contains("guest_channels_max is 64"));
+    }
+}

@@ -1,0 +1,166 @@
+//! `millrace channel follow`: a channel as it grows, until it ends.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{Method, header};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{Common, Which, print, say_missed};
+use crate::cli::client::{self, Client};
+use crate::cli::frames::Frames;
+use crate::cli::{Backoff, CliError, Exit, Output, SseFrame, printable};
+
+#[derive(Debug, Args)]
+pub(super) struct FollowArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Begin after this position
+    #[arg(long, value_name = "POSITION", default_value_t = 0)]
+    after: u64,
+    /// End after so many entries
+    #[arg(long, short = 'n', value_name = "N")]
+    limit: Option<u64>,
+    /// Give up after this many seconds without a connection
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    give_up_after: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Where printing stands.
+struct Place<'a> {
+    output: &'a mut Output,
+    json: bool,
+    /// The position of the last entry that was printed, or that is gone.
+    position: u64,
+    left: u64,
+    /// When the host last sent something.
+    heard: Instant,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Lagged {
+    resume_at: u64,
+    missed: u64,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Closed {
+    reason: String,
+}
+
+pub(super) async fn run(args: &FollowArgs, output: &mut Output) -> Result<(), CliError> {
+    let client = Client::new(&args.common.connect)?;
+    let mut place = Place {
+        output,
+        json: args.common.json,
+        position: args.after,
+        left: args.limit.unwrap_or(u64::MAX),
+        heard: Instant::now(),
+    };
+    let mut backoff = Backoff::default();
+    let give_up_after = Duration::from_secs(args.give_up_after);
+    loop {
+        let heard = place.heard;
+        let error = match connection(&client, args, &mut place).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if place.heard != heard {
+            backoff.reset();
+        }
+        // A refusal is an answer; only what may pass is tried again.
+        let passes = matches!(error.exit(), Exit::Unreachable | Exit::Failure);
+        if !passes || place.heard.elapsed() >= give_up_after {
+            return Err(error);
+        }
+        place.output.flush()?;
+        eprintln!("{}; trying again", error.sentence());
+        backoff.sleep().await;
+    }
+}
+
+/// One connection. `Ok` when the channel has ended, or enough was printed.
+async fn connection(client: &Client, args: &FollowArgs, place: &mut Place<'_>) -> Result<(), CliError> {
+    let after = place.position.to_string();
+    let query = args.common.query(&[("after", &after)]);
+    let request = client
+        .request(Method::GET, client.address(&args.which.path(&["entries"]), &query))
+        .header(header::ACCEPT, "text/event-stream")
+        .header("last-event-id", &after);
+    let mut frames = Frames::new(client.send(request).await?);
+    while place.left > 0 {
+        match frames.next() {
+            Some(frame) => {
+                if take(client, &frame, place)? {
+                    return Ok(());
+                }
+            }
+            None => {
+                place.output.flush()?;
+                frames.more(client).await?;
+                place.heard = Instant::now();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether this was the last one. What a later host may name otherwise is left out.
+fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool, CliError> {
+    match frame.event.as_deref() {
+        Some("entry") => {
+            let position = frame.id.as_deref().and_then(|id| id.parse().ok());
+            let position: u64 = position.ok_or_else(|| client.unexpected("an entry has no position"))?;
+            if position > place.position {
+                print(&frame.data, place.json, place.output)?;
+                place.position = position;
+                place.left -= 1;
+            }
+        }
+        Some("lagged") => {
+            let lagged: Lagged = serde_json::from_str(&frame.data).unwrap_or_default();
+            if lagged.missed > 0 {
+                place.output.flush()?;
+                say_missed(lagged.missed, lagged.resume_at);
+                place.position = place.position.max(lagged.resume_at.saturating_sub(1));
+            }
+        }
+        Some("closed") => {
+            let closed: Closed = serde_json::from_str(&frame.data).unwrap_or_default();
+            place.output.flush()?;
+            return ended(&closed.reason).map(|()| true);
+        }
+        Some("error") => return Err(client::refused(&frame.data)),
+        Some("closing") => {
+            let sentence = "the host is stopping";
+            let next = format!("start it again, then go on with --after {}", place.position);
+            return Err(CliError::new(Exit::Unreachable, sentence, next));
+        }
+        _ => {}
+    }
+    Ok(false)
+}
+
+fn ended(reason: &str) -> Result<(), CliError> {
+    match reason {
+        "ended" => eprintln!("both sides have ended the channel"),
+        "success" | "failed" | "cancelled" => eprintln!("the process was closed: {reason}"),
+        "removed" => {
+            let sentence = "the process was removed with its channels";
+            let next = "look with `millrace channel ls` which there are";
+            return Err(CliError::new(Exit::Refused, sentence, next));
+        }
+        "revoked" => {
+            let sentence = "the right to read the channel has ended";
+            let next = "ask the submitter to assign or name you again";
+            return Err(CliError::new(Exit::Denied, sentence, next));
+        }
+        other => eprintln!("the host ended it: {}", printable(other)),
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! `GET /v1/channels/ws`: any number of channels over one WebSocket.
+//!
+//! Promises: what a subscription is sent has neither hole nor repeat, replay included, and never more entries than it has
+//! credit; whoever reads slowly is read from slowly, and what is held for it is bounded whatever its channels hold; one
+//! subscription that is slow, without credit or failing holds up no other one of the socket; every subscription that ends
+//! is told so, with a reason and the place to go on from, and every socket that the host ends has a last message with a
+//! code. Appends reach the store in the order in which they were sent, many of them under way at once.
+//!
+//! `serving` is the task of a socket, `follows` its subscriptions, `appends` its appends, `commands` and `binary` what
+//! clients say, `out` what they are sent.
+
+mod appends;
+mod binary;
+mod commands;
+mod follows;
+mod meter;
+mod out;
+mod serving;
+mod work;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+
+use self::serving::{SocketOptions, serve};
+use super::append::body_limit;
+use crate::channels::ChannelLimits;
+use crate::gateway::Edge;
+use crate::gateway::auth::{Caller, Right, Somebody};
+use crate::gateway::live::{Framed, until_ended};
+use crate::gateway::params::Params;
+use crate::gateway::problem::Problem;
+use crate::gateway::websocket::{Opened, upgrade};
+use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
+
+/// Channels over a WebSocket: many subscriptions and appends, of any of the tenant's processes.
+///
+/// Text messages are JSON objects with an `op`. A client says
+///
+/// - `{"op":"subscribe","id","process","channel","after","credit","as","binary"}`: follows a channel after a position (0,
+///   the beginning, where it is left out). The `id` is the client's, up to 64 bytes. At most `credit` entries are sent, 256
+///   where it is left out, and then more as there is more credit;
+/// - `{"op":"credit","id","add"}`: so many more entries;
+/// - `{"op":"unsubscribe","id"}`;
+/// - `{"op":"append","ref","process","channel","as","epoch"}` with `entries`, an array, or with the members of one entry as
+///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Any number may be sent
+///   without waiting: they reach the log in the order in which they were sent, and answers to one sender in one channel
+///   come in that order. An append that was not answered when the socket ended may have been done; sent again under its
+///   sequence, it is there once;
+/// - `{"op":"ping","nonce"}`, which is answered by a `heartbeat` with the same nonce.
+///
+/// The host says
+///
+/// - `ready` with `id`, `number`, `role`, `after`, `oldest` and `newest`: what comes up to `newest` is replay;
+/// - `entries` with `id` and `entries`, as `GET …/entries` shows them: in the order of their positions, each once;
+/// - `lagged` with `id`, `resume_at`, `missed` and `behind`: so many entries were dropped by the channel before they could be
+///   sent (often 0: then the follower is only far behind), and it goes on at `resume_at`;
+/// - `closed` with `id`, `reason` and `last`: the last message of a subscription. Reasons are `ended`, `success`, `failed`,
+///   `cancelled`, `removed`, `revoked`, `unsubscribed`, and `interrupted` behind an `error` of the host: to go on, subscribe
+///   after `last`;
+/// - `appended` with `ref` and `appended`: `position`, `sequence`, `epoch` and `repeated` of each entry;
+/// - `error` with the `id` or `ref` that it is about, the members of a problem, and at times `retry_ms`. The socket goes on;
+/// - `heartbeat` after some silence, along with a ping of the protocol below;
+/// - `closing` with `code`, `detail`, `fix` and `retry_ms`, last of all: the host stops, the credential is over, or a message
+///   was too large or no message at all.
+///
+/// With `"binary":true` entries come as binary messages, one each, and an append may be one too. Numbers are big-endian. An
+/// entry: version 1 (1 byte), the `number` of the subscription (4), flags (1), position (8), epoch (4), sequence (8), the
+/// sequence that it answers or 0 (8), microseconds since 1970 (8, signed), length (2) and text of the sender, length (2) and
+/// text of the error, the payload. An append: version 1 (1), `ref` (8), flags (1), epoch (4), sequence or 0 for the next one
+/// (8), the sequence that it answers or 0 (8), length (1) and name of the process, length (1) and name of the channel, length
+/// (2) and name of the party as `as` (empty: nobody), length (2) and text of the error, the payload. Flags: the lowest two bits
+/// are the type (0 `data`, 1 `end`, 2 `error`), 4 says that there is a payload, 8 that an entry has an error, 16 that the
+/// epoch of an append counts.
+///
+/// Subscribing needs the right `read`, appending `publish`, and `as` the right `admin`.
+#[utoipa::path(
+    get,
+    path = "/v1/channels/ws",
+    tag = "channels",
+    responses((status = 101, description = "A WebSocket"))
+)]
+pub(in crate::gateway) async fn open(
+    State(edge): State<Arc<Edge>>,
+    Somebody(caller): Somebody,
+    params: Params,
+    mut request: Request,
+) -> Result<Response, Problem> {
+    params.finish()?;
+    if !caller.may(Right::Publish) {
+        caller.needs(Right::Read)?;
+    }
+    upgrade(&edge, &mut request, None, move |edge, opened| attend(edge, caller, opened))
+}
+
+async fn attend(edge: Arc<Edge>, caller: Caller, Opened { stream, early, place: _place }: Opened) {
+    let router = edge.services.channels.clone();
+    let options = SocketOptions {
+        heartbeat: edge.options.sse_heartbeat,
+        write_wait_max: edge.options.write_wait_max,
+        first_command_wait_max: edge.options.live_first_command_wait_max,
+        message_bytes_max: message_bytes_max(router.limits()),
+    };
+    let mut conn = Framed::server(stream, early, options.message_bytes_max).await;
+    let until = until_ended(&caller, &edge);
+    tokio::select! {
+        end = serve(router, caller, &mut conn, &options, until) => {
+            tracing::debug!(end = ?end, "socket of channels ended");
+        }
+        () = edge.hard.cancelled() => {}
+    }
+}
+
+/// Any append over HTTP fits, with what stands in its address there.
+fn message_bytes_max(limits: &ChannelLimits) -> usize {
+    let entries = usize::try_from(body_limit(limits).bytes).unwrap_or(usize::MAX);
+    entries.saturating_add(8 * CHANNEL_ENTRY_EXTRA_BYTES)
+}

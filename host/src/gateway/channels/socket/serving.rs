@@ -1,0 +1,260 @@
+//! Serving a socket: one task reads a command or takes what is ready, writes what came of it, and only then goes on. So
+//! a client that does not read is not read from either, and nothing is read from logs for it.
+
+use std::future::ready;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::appends::Appends;
+use super::binary;
+use super::commands::{self, About, Appending, Command, Refused, Subscribe};
+use super::follows::Follows;
+use super::meter::Meter;
+use super::out::Out;
+use super::work::{Done, Work};
+use crate::channels::{Append, ChannelId, ChannelName, Router};
+use crate::gateway::auth::{Caller, Right};
+use crate::gateway::channels::process_id;
+use crate::gateway::channels::who::Asker;
+use crate::gateway::live::pulse::{Pulse, expired, leave};
+use crate::gateway::live::{Broken, End, Fault, Framed, Incoming, Until, WsConn as _, cause};
+use crate::gateway::metrics;
+use crate::gateway::problem::Problem;
+use crate::gateway::serve::WriteBound;
+
+/// How a socket is kept.
+#[derive(Clone, Debug)]
+pub(super) struct SocketOptions {
+    /// Silence of the host after which it says something.
+    pub(super) heartbeat: Duration,
+    pub(super) write_wait_max: Duration,
+    pub(super) first_command_wait_max: Duration,
+    pub(super) message_bytes_max: usize,
+}
+
+/// Serves a client until it goes, breaks a rule that a socket cannot go on after, or `until` says so. Then all of its
+/// subscriptions are over. Dropping the future ends them without a word to the client.
+pub(super) async fn serve(
+    router: Router,
+    caller: Caller,
+    conn: &mut Framed<WriteBound>,
+    options: &SocketOptions,
+    until: Until,
+) -> Result<End, Broken> {
+    let mut socket = Socket {
+        follows: Follows::new(router.clone()),
+        appends: Appends::new(router.clone()),
+        router,
+        caller,
+        conn,
+        options,
+        until,
+        work: Work::new(),
+        out: Out::default(),
+        begun: false,
+        pulse: Pulse::default(),
+        meter: Meter::new(),
+    };
+    let end = socket.serve().await;
+    // Boxed, as all that is rare: most sockets only wait, and are small then.
+    Box::pin(socket.finish(end)).await
+}
+
+struct Socket<'a> {
+    router: Router,
+    caller: Caller,
+    conn: &'a mut Framed<WriteBound>,
+    options: &'a SocketOptions,
+    until: Until,
+    follows: Follows,
+    appends: Appends,
+    work: Work,
+    /// What is written next.
+    out: Out,
+    /// A command has come.
+    begun: bool,
+    pulse: Pulse,
+    meter: Meter,
+}
+
+enum Happened {
+    Over(Fault),
+    Heard(Option<Incoming>),
+    Done(Done),
+    /// Somebody stands in line.
+    Turn,
+    Late,
+    Quiet,
+}
+
+impl Socket<'_> {
+    async fn serve(&mut self) -> Result<End, Broken> {
+        let mut late = Some(Box::pin(sleep(self.options.first_command_wait_max)));
+        let quiet = sleep(self.options.heartbeat);
+        tokio::pin!(quiet);
+        loop {
+            let listens = self.appends.have_room() && self.follows.have_room();
+            // Whatever arm is dropped loses nothing: `recv` and `next` are cancel-safe.
+            let happened = tokio::select! {
+                fault = &mut self.until => Happened::Over(fault),
+                heard = self.conn.recv(), if listens => Happened::Heard(heard),
+                Some(done) = self.work.next(), if !self.work.is_empty() => Happened::Done(done),
+                () = ready(()), if self.follows.have_turns() => Happened::Turn,
+                () = expired(&mut late), if late.is_some() => Happened::Late,
+                () = &mut quiet => Happened::Quiet,
+            };
+            match happened {
+                Happened::Over(fault) => return Ok(End::Stopped(fault)),
+                Happened::Heard(None) => return Ok(End::Disconnected),
+                Happened::Heard(Some(incoming)) => {
+                    self.pulse.heard();
+                    self.heard(incoming)?;
+                }
+                Happened::Done(done) => self.done(done),
+                Happened::Turn => {}
+                Happened::Late => return Err(self.too_late().into()),
+                Happened::Quiet => {
+                    self.out.text(&json!({ "op": "heartbeat" }));
+                    // What reads on its own, like a browser, says nothing without being asked.
+                    Box::pin(self.pulse.ping(self.conn, self.options.write_wait_max)).await?;
+                }
+            }
+            if self.begun {
+                late = None;
+            }
+            self.gather();
+            let says = !self.out.is_empty();
+            self.flush().await?;
+            if says {
+                quiet.as_mut().reset(Instant::now() + self.options.heartbeat.max(Duration::from_millis(1)));
+            }
+        }
+    }
+
+    /// Takes all that is ready, up to the bound.
+    fn gather(&mut self) {
+        while !self.out.is_full() {
+            if let Some(Some(done)) = self.work.next().now_or_never() {
+                self.done(done);
+            } else if !self.follows.take_turn(&self.work, &mut self.out) {
+                return;
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let out = &mut self.out;
+        match done {
+            Done::Opened(number, opened) => self.follows.opened(number, opened, out),
+            Done::Changed(number) => self.follows.changed(number),
+            Done::Read(number, subscription, read) => self.follows.was_read(number, subscription, read, out),
+            Done::Begun(number, begun) => self.appends.begun(number, begun, &self.work, out),
+            Done::Appended(number, answer) => self.appends.appended(number, answer, out),
+        }
+    }
+
+    /// Does what a message asks for.
+    fn heard(&mut self, incoming: Incoming) -> Result<(), Broken> {
+        let limits = self.router.limits();
+        let read = match incoming.readable("channel_message_bytes_max", self.options.message_bytes_max)? {
+            Incoming::Text(text) => commands::read(&text, limits),
+            Incoming::Binary(bytes) => binary::read(&bytes),
+            _ => return Ok(()),
+        };
+        let done = read.and_then(|command| {
+            self.begun = true;
+            self.obey(command)
+        });
+        if let Err((about, problem)) = done {
+            self.out.refuse(&about, &problem);
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Refused> {
+        match command {
+            Command::Subscribe(asked) => {
+                let about = About::Subscription(asked.id.clone());
+                self.subscribe(asked).map_err(|problem| (about, problem))
+            }
+            Command::Credit { id, add } => {
+                self.follows.credit(&id, add).map_err(|problem| (About::Subscription(id), problem))
+            }
+            Command::Unsubscribe { id } => {
+                let ended = self.follows.unsubscribe(&id, &mut self.out);
+                ended.map_err(|problem| (About::Subscription(id), problem))
+            }
+            Command::Append(asked) => {
+                let about = About::Append(asked.reference.clone());
+                self.append(asked).map_err(|problem| (about, problem))
+            }
+            Command::Ping { nonce } => {
+                let answer = match nonce {
+                    Some(nonce) => json!({ "op": "heartbeat", "nonce": nonce }),
+                    None => json!({ "op": "heartbeat" }),
+                };
+                self.out.text(&answer);
+                Ok(())
+            }
+        }
+    }
+
+    fn subscribe(&mut self, asked: Subscribe) -> Result<(), Problem> {
+        self.caller.needs_everything()?;
+        let actor = Asker::named(self.caller.clone(), asked.party.as_deref())?.actor()?;
+        let channel = self.channel(&asked.process, &asked.channel)?;
+        self.follows.subscribe(asked, channel, actor, &self.work)
+    }
+
+    fn append(&mut self, asked: Appending) -> Result<(), Problem> {
+        self.caller.needs(Right::Publish)?;
+        let who = Asker::named(self.caller.clone(), asked.party.as_deref())?.party()?;
+        let channel = self.channel(&asked.process, &asked.channel)?;
+        let append = Append { who, epoch: asked.epoch, entries: asked.entries };
+        self.appends.push(asked.reference, channel, append, &self.work);
+        Ok(())
+    }
+
+    fn channel(&self, process: &str, channel: &str) -> Result<ChannelId, Problem> {
+        Ok(ChannelId { process: process_id(&self.caller, process)?, name: ChannelName::new(channel)? })
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let wrote = Box::pin(self.out.write(self.conn, self.options.write_wait_max)).await?;
+        self.meter.wrote(wrote);
+        Ok(())
+    }
+
+    /// The last words, and the close.
+    async fn finish(mut self, end: Result<End, Broken>) -> Result<End, Broken> {
+        // Nothing more comes of them while the rest is said.
+        self.work.clear();
+        if let Ok(End::Stopped(fault)) | Err(Broken::Fault(fault)) = &end {
+            metrics::problem(fault.code, 1);
+            self.out.closing(fault);
+        }
+        let said = match &end {
+            Err(Broken::Stalled(_) | Broken::Io(_)) | Ok(End::Disconnected) => Ok(()),
+            _ => self.flush().await,
+        };
+        let end = match (said, end) {
+            (Err(broken), Ok(_)) => Err(broken),
+            (_, end) => end,
+        };
+        leave(self.conn, &end).await;
+        self.meter.ended(cause(&end));
+        end
+    }
+
+    fn too_late(&self) -> Fault {
+        let wait = self.options.first_command_wait_max;
+        let detail = format!("no command came for {wait:?}; live_first_command_wait_max is {wait:?}");
+        Fault::new("live_first_command_wait_max", detail)
+    }
+}

@@ -1,0 +1,192 @@
+//! What can go wrong with processes and channels.
+
+use super::{ProblemKind, caller};
+
+pub(super) const CHANNELS: &[ProblemKind] = &[
+    caller(
+        404,
+        "process_unknown",
+        "there is no such process",
+        "make it with PUT /v1/processes/{process}; one that was closed goes after channels.channel_keep_ms",
+    ),
+    caller(
+        404,
+        "channel_unknown",
+        "the process has no such channel",
+        "GET /v1/processes/{process} lists its channels; make one with PUT",
+    ),
+    caller(
+        403,
+        "channel_forbidden",
+        "this is not for the caller's role in the process",
+        "ask its submitter to assign the process to you, or to name you an observer; observers only read",
+    ),
+    caller(
+        403,
+        "channel_access_revoked",
+        "the caller's epoch as executor is over",
+        "stop working on the process, unless it is assigned to you again: then begin a new epoch from sequence 1",
+    ),
+    caller(
+        403,
+        "channel_party_missing",
+        "the credential does not say who takes part",
+        "use a token whose `sub` has 1 to 256 bytes without control characters and does not begin with `plugin:`, or a static token with such a name",
+    ),
+    caller(
+        409,
+        "process_exists",
+        "there is another process of this name",
+        "choose another name, or repeat the request exactly as it was",
+    ),
+    caller(
+        409,
+        "channel_exists",
+        "there is another channel of this name",
+        "choose another name, or repeat the request with the same options",
+    ),
+    caller(
+        409,
+        "process_closed",
+        "the process is closed, and takes nothing more",
+        "read what lies in its channels, and begin another process",
+    ),
+    caller(
+        409,
+        "processes_max",
+        "the tenant has as many processes as it may",
+        "remove some that are done, or raise channels.processes_max or lower channels.channel_keep_ms",
+    ),
+    caller(
+        409,
+        "channels_max",
+        "the process has as many channels as it may",
+        "use fewer, or raise channels.channels_max",
+    ),
+    caller(
+        400,
+        "process_observers_max",
+        "there are too many observers",
+        "name fewer, or raise channels.process_observers_max",
+    ),
+    caller(
+        409,
+        "channel_full",
+        "the channel holds as much as it may",
+        "send `end` or `error`, for which there is always room; make channels with `full` drop_oldest or archive",
+    ),
+    caller(
+        409,
+        "process_bytes_max",
+        "the channels of the process hold as much as they may together",
+        "close the process, or raise channels.process_bytes_max",
+    ),
+    caller(
+        409,
+        "channel_sequence_gap",
+        "entries of the sender are missing before this one",
+        "send those from `expected` on first",
+    ),
+    caller(
+        409,
+        "channel_sequence_taken",
+        "the sender has sent something else under this sequence",
+        "give a new entry the sender's next sequence; repeat an old one unchanged",
+    ),
+    caller(
+        409,
+        "channel_sequence_forgotten",
+        "the entry of this sequence was dropped, so a repeat cannot be compared",
+        "go on with the sender's next sequence, which GET …/channels/{channel} tells",
+    ),
+    caller(
+        409,
+        "channel_reply_unknown",
+        "there is no such entry to answer",
+        "answer a sequence of the other side that is in the channel, or leave `inreplyto` out",
+    ),
+    caller(
+        409,
+        "channel_half_closed",
+        "the sender has said that nothing more comes from it",
+        "nothing: after `end` or `error` a sender is done in this epoch",
+    ),
+    caller(
+        429,
+        "channel_rate_limited",
+        "the sender, or its process, appends too fast",
+        "wait as Retry-After says, and send several entries at once; or raise channels.channel_rate and channel_sender_rate",
+    ),
+    caller(
+        413,
+        "channel_payload_bytes_max",
+        "the payload is too large",
+        "cut it into several entries, or raise channels.channel_payload_bytes_max",
+    ),
+    caller(
+        413,
+        "channel_error_bytes_max",
+        "the text of the error is too long",
+        "keep it under 4096 bytes, and send what is longer as data before it",
+    ),
+    caller(
+        413,
+        "channel_batch_entries_max",
+        "there are too many entries at once",
+        "send the rest after them, or raise channels.channel_batch_entries_max",
+    ),
+    caller(
+        413,
+        "channel_batch_bytes_max",
+        "there are too many bytes at once",
+        "send the rest after them, or raise channels.channel_batch_bytes_max",
+    ),
+    caller(
+        413,
+        "channel_body_bytes_max",
+        "the body is too large for an append",
+        "send fewer entries at once; it grows with channels.channel_batch_bytes_max",
+    ),
+    caller(
+        413,
+        "channel_request_bytes_max",
+        "the body is too large",
+        "name fewer channels and observers; further channels can be made one by one",
+    ),
+    caller(
+        413,
+        "channel_reason_bytes_max",
+        "the reason is too long",
+        "keep it under 1024 bytes, and append what is longer before closing",
+    ),
+    caller(
+        429,
+        "channel_subscribers_max",
+        "the channel has as many followers on this host as it may",
+        "follow it elsewhere, or raise channels.channel_subscribers_max",
+    ),
+    caller(
+        400,
+        "channel_sequence_invalid",
+        "this is not a sequence",
+        "count a sender's entries from 1 on, as whole JSON numbers; or leave it out, and repeats are not recognised",
+    ),
+    caller(
+        400,
+        "channel_entry_invalid",
+        "this is not an entry",
+        "send `sequence`, `inreplyto`, `type`, `error`, and one of `payload`, `text` and `json`",
+    ),
+    caller(
+        400,
+        "channel_name_invalid",
+        "this is not a name of a process, a channel or a party",
+        "a process has 1 to 128 letters, digits, `.`, `:` and `-`, a channel 1 to 64 letters, digits, `.`, `_` and `-`, the first a letter or digit; a party has 1 to 256 bytes without control characters",
+    ),
+    caller(
+        400,
+        "channel_option_invalid",
+        "this value is not possible here",
+        "choose one that the detail lists",
+    ),
+];

@@ -1,0 +1,32 @@
+//! Bounds of WebSockets of channels.
+
+use std::time::Duration;
+
+use super::{CHANNEL_BATCH_BYTES_MAX, CHANNEL_FOLLOW_ENTRIES_MAX};
+
+/// Subscriptions of one WebSocket. More are refused.
+pub const CHANNEL_SOCKET_SUBSCRIPTIONS_MAX: usize = 1_000;
+/// Longest id of a subscription, reference of an append, and nonce of a ping: they are kept and repeated. Longer is
+/// refused.
+pub const CHANNEL_SOCKET_ID_BYTES_MAX: usize = 64;
+/// Entries that a subscription is sent before it is given credit, where it does not say.
+pub const CHANNEL_CREDIT: u64 = 256;
+/// Credit that a subscription can have at once. More is refused.
+pub const CHANNEL_CREDIT_MAX: u64 = 1_000_000;
+/// Appends of one WebSocket that are under way, and the bytes of their payloads; one may be larger. Beyond, nothing more
+/// is read from it until one is answered.
+pub const CHANNEL_SOCKET_APPENDS_MAX: usize = 256;
+pub const CHANNEL_SOCKET_APPEND_BYTES: usize = 16 << 20;
+/// Reads of the store that are under way for one WebSocket, and the bytes of each; an entry may be larger. With them, and
+/// with what one write takes, everything is said that is held for a client that does not read.
+pub const CHANNEL_SOCKET_READS_MAX: usize = 4;
+pub const CHANNEL_SOCKET_READ_BYTES: usize = 256 << 10;
+/// Bytes of messages after which a write takes in no more; one message may be larger.
+pub const CHANNEL_SOCKET_WRITE_BYTES: usize = 64 << 10;
+/// The longest wait that a refusal names: some have no end, and who has to wait longer looks again all the same.
+pub const CHANNEL_RETRY_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+const _: () = assert!(CHANNEL_CREDIT <= CHANNEL_CREDIT_MAX, "the default is possible");
+const _: () = assert!(CHANNEL_CREDIT >= CHANNEL_FOLLOW_ENTRIES_MAX as u64, "one turn needs no second credit");
+const _: () =
+    assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_SOCKET_APPEND_BYTES, "one append needs no exception");

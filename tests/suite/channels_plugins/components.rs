@@ -1,0 +1,99 @@
+//! The same over the border of a component: grants, and the sample as it ships.
+
+use millrace::channels::{ChannelId, EntryType};
+use millrace::error::Classify;
+use millrace::plugins::{PluginSettings, RuntimeOptions, WasmRuntime};
+use millrace::streams::EventLog;
+
+use super::{channel, make, send, texts};
+use crate::plugins::rig::{Rig, component, load, options, tenant};
+
+fn settings(grants: &[&str], channels: &[&str]) -> PluginSettings {
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    PluginSettings { grants: owned(grants), channels: owned(channels), ..PluginSettings::default() }
+}
+
+/// A request that the plugin is to answer, in the rig's tenant.
+async fn asked(rig: &Rig, text: &str) -> ChannelId {
+    make_for(rig, "plugin:answers").await;
+    send(&rig.store, &of("requests"), EntryType::Data, text).await.unwrap();
+    of("answers")
+}
+
+fn of(name: &str) -> ChannelId {
+    let mut id = channel("p", name);
+    id.process.tenant = tenant();
+    id
+}
+
+async fn make_for(rig: &Rig, executor: &str) {
+    make(&rig.store, &tenant(), "p", executor, &[("requests", true), ("answers", false)]).await;
+}
+
+#[test]
+fn a_plugin_is_told_which_grant_it_lacks_to_append() {
+    let runtime = WasmRuntime::new(options()).unwrap();
+    let refused = load(&runtime, &component("answers"), &PluginSettings::default()).unwrap_err();
+    assert_eq!(refused.code(), "grant_missing");
+    assert!(
+        refused
+            .to_string()
+            .ends_with("add it to plugins.answers.grants, and the channels to plugins.answers.channels"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_plugin_with_channels_is_refused_where_these_lie_elsewhere() {
+    let runtime = WasmRuntime::new(RuntimeOptions { channels_elsewhere: true, ..options() }).unwrap();
+    let given = settings(&["channels"], &["answers"]);
+    let refused = load(&runtime, &component("answers"), &given).unwrap_err();
+    assert_eq!(refused.code(), "channels_elsewhere");
+    assert!(refused.to_string().contains("remove `channels` from plugins.answers.grants"), "{refused}");
+    // Others are none the worse for it.
+    load(&runtime, &component("crossing"), &PluginSettings::default()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sample_answers_as_a_component() {
+    let rig = Rig::new();
+    let answers = asked(&rig, "Hello mill").await;
+    let runner = rig.run("answers", settings(&["channels"], &["other-*", "ans*"])).await;
+    rig.done(&runner, rig.store.bounds().newest).await;
+    let text = texts(&rig.store, &answers).await;
+    assert_eq!(text.concat(), "I read 2 words with 9 letters. The longest is “hello”.\n");
+    assert_eq!(text.len(), 11, "a word is a piece");
+    assert!(rig.dead("answers").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_was_not_granted_costs_its_event() {
+    let rig = Rig::new();
+    let answers = asked(&rig, "Hello").await;
+    let runner = rig.run("answers", settings(&["channels"], &["other"])).await;
+    rig.done(&runner, rig.store.bounds().newest).await;
+    let dead = rig.dead("answers").await;
+    assert_eq!((dead.len(), dead[0].0.as_str(), dead[0].1.as_str()), (1, "p_requests", "output"));
+    assert!(
+        dead[0].2.contains(
+            "channel `answers` is none of those that were granted: add it to plugins.<name>.channels"
+        ),
+        "{}",
+        dead[0].2
+    );
+    assert!(texts(&rig.store, &answers).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_is_no_part_in_a_process() {
+    let rig = Rig::new();
+    let answers = asked(&rig, "Hello").await;
+    let unassigned = millrace::channels::Change::Unassign;
+    let host = millrace::channels::Actor::Host;
+    millrace::channels::ChannelStore::change(&rig.store, &answers.process, host, unassigned).await.unwrap();
+    let runner = rig.run("answers", settings(&["channels"], &["*"])).await;
+    rig.done(&runner, rig.store.bounds().newest).await;
+    let dead = rig.dead("answers").await;
+    assert_eq!((dead.len(), dead[0].1.as_str()), (1, "refused"));
+    assert!(dead[0].2.contains("channel_forbidden"), "{}", dead[0].2);
+}
