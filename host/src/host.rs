@@ -311,7 +311,7 @@ impl HostBuilder {
         });
         evict_by_events(&tasks, cache.clone(), Arc::clone(&log));
         let presence = self.presence(shared_log.as_ref());
-        let kept = self.channels(&store);
+        let kept = self.channels(&store, shared_log.as_ref());
         let channels = Router::new(Arc::clone(&kept));
         remove_closed_processes(&tasks, kept, Arc::clone(&self.clock));
         let ready = readiness(stages.clone(), shared_log.clone());

@@ -103,7 +103,7 @@ async fn publish(
             ..Event::default()
         };
         batch.push(&event)?;
-        let appended = store.append(batch).await?;
+        let appended = EventLog::append(&store, batch).await?;
         let line = format!("{agg_id} {version} {}\n", appended[0].position);
         notes.lock().expect("no publisher panics").write_all(line.as_bytes())?;
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::HostError;
 use super::parts::Keep;
 use crate::backends::sqlite::SqliteStore;
+use crate::channels::{ChannelLimits, ChannelStore};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::BackendError;
 use crate::presence::{Presence, PresenceLimits};
@@ -33,6 +35,10 @@ impl SharedLog {
     }
 
     pub(super) fn groups(&self, _: &Arc<dyn EventLog>, _: GroupLimits) -> (Arc<dyn Groups>, Keep) {
+        match self.0 {}
+    }
+
+    pub(super) fn channels(&self, _: ChannelLimits, _: Arc<dyn Clock>) -> Arc<dyn ChannelStore> {
         match self.0 {}
     }
 

@@ -194,13 +194,17 @@ impl HostBuilder {
         }
     }
 
-    /// Where channels are kept. They are each host's own, whether its log is shared or not.
-    pub(super) fn channels(&self, store: &SqliteStore) -> Arc<dyn ChannelStore> {
-        match self.config.channels.store {
-            ChannelsStore::Durable => Arc::new(store.clone()),
-            ChannelsStore::Memory => {
-                Arc::new(MemoryChannels::new(self.channel_limits(), Arc::clone(&self.clock)))
-            }
+    /// Where channels are kept: where the log is, unless they are to be in memory.
+    pub(super) fn channels(
+        &self,
+        store: &SqliteStore,
+        shared_log: Option<&SharedLog>,
+    ) -> Arc<dyn ChannelStore> {
+        let (limits, clock) = (self.channel_limits(), Arc::clone(&self.clock));
+        match (self.config.channels.store, shared_log) {
+            (ChannelsStore::Memory, _) => Arc::new(MemoryChannels::new(limits, clock)),
+            (ChannelsStore::Durable, Some(shared)) => shared.channels(limits, clock),
+            (ChannelsStore::Durable, None) => Arc::new(store.clone()),
         }
     }
 

@@ -505,3 +505,13 @@ where
 fn every_reader_sees_the_list_whatever_happens_to_a_channel_in_memory() {
     runs(300, super::memory);
 }
+
+#[test]
+fn every_reader_sees_the_list_whatever_happens_to_a_channel_in_the_embedded_store() {
+    runs(24, super::sqlite);
+}
+
+#[test]
+fn every_reader_sees_the_list_whatever_happens_to_a_channel_on_redis() {
+    runs(24, super::on_redis);
+}

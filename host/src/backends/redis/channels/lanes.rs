@@ -16,7 +16,7 @@ use super::calls::{Answer, key_of};
 use super::decide::{Before, Decided, Found, Plan, Wanted, decide};
 use super::entries::{Encoded, decode, encode, mark};
 use super::manage::outrun;
-use super::records::{Numbered, Seen, set_numbers, shape, to_json};
+use super::records::{Numbered, Seen, sent, set_numbers, shape};
 use super::settling::{Settling, Told};
 use super::{Result, Shared, unknown_channel};
 use crate::backends::redis::faults::{ends_session, remote};
@@ -337,7 +337,7 @@ impl<'a> Turn<'a> {
         let encoded =
             plan.entries.iter().map(|entry| encode(entry)).collect::<std::result::Result<Vec<_>, _>>()?;
         let channel = &plan.head.channel;
-        let senders = to_json(&channel.senders)?;
+        let senders = sent(channel)?;
         let limits = &self.shared.limits;
         let archive = match channel.options.full {
             WhenFull::Archive => limits.archive_bytes_max.to_string(),

@@ -62,6 +62,27 @@ struct Assigned {
     created_at: Micros,
 }
 
+/// What of a channel changes with each append and is decided by the host.
+#[derive(Debug, Deserialize)]
+struct Sent {
+    senders: Vec<Sender>,
+    closing_entries: u64,
+    closing_bytes: u64,
+}
+
+/// What is written of it.
+#[derive(Serialize)]
+struct SentRef<'a> {
+    senders: &'a [Sender],
+    closing_entries: u64,
+    closing_bytes: u64,
+}
+
+pub(super) fn sent(channel: &Channel) -> Result<String, BackendError> {
+    let Channel { senders, closing_entries, closing_bytes, .. } = channel;
+    to_json(&SentRef { senders, closing_entries: *closing_entries, closing_bytes: *closing_bytes })
+}
+
 /// An answer that the scripts never give.
 pub(super) fn shape() -> BackendError {
     remote(RemoteFault::Unsupported, "channels: the answer has another shape")
@@ -107,7 +128,7 @@ pub(super) fn set_numbers(channel: &mut Channel, value: &Value) -> Result<u64, B
 fn numbered(name: &Value, part: &Value, senders: &Value, numbers: &Value) -> Result<Numbered, BackendError> {
     let name = text(name).and_then(|name| ChannelName::new(name).ok()).ok_or_else(shape)?;
     let Assigned { executor, epoch, options, created_at } = json(part)?;
-    let senders: Vec<Sender> = json(senders)?;
+    let Sent { senders, closing_entries, closing_bytes } = json(senders)?;
     let start = Position::START;
     let mut channel = Channel {
         name,
@@ -120,6 +141,8 @@ fn numbered(name: &Value, part: &Value, senders: &Value, numbers: &Value) -> Res
         hot: start,
         bytes: 0,
         archive_bytes: 0,
+        closing_entries,
+        closing_bytes,
         senders,
     };
     let life = set_numbers(&mut channel, numbers)?;
@@ -187,6 +210,7 @@ impl Seen {
             anew.oldest = Position(anew.newest.0 + 1);
             anew.hot = anew.oldest;
             (anew.bytes, anew.archive_bytes) = (0, 0);
+            (anew.closing_entries, anew.closing_bytes) = (0, 0);
         }
         Self { incarnation, head: Head { process, channel }, bytes: left }
     }

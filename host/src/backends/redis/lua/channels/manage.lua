@@ -16,7 +16,7 @@ local function changed() return answer('changed', record(name), of_tenant) end
 
 local function begin(channel)
   call('UNLINK', log_key(name, channel), marks_key(name, channel))
-  call('HSET', key, 'senders:' .. channel, '[]', 'numbers:' .. channel, '0 1 1 0 0 ' .. whole(life))
+  call('HSET', key, 'senders:' .. channel, '{"senders":[],"closing_entries":0,"closing_bytes":0}', 'numbers:' .. channel, '0 1 1 0 0 ' .. whole(life))
 end
 
 if op == 'create' then
