@@ -188,7 +188,7 @@ impl Router {
         }
     }
 
-    async fn take_in(&self, id: &ChannelId, append: Append) -> Result<Begun> {
+    async fn take_in(&self, id: &ChannelId, mut append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
         let live = self.inner.store.tails().attach(id);
         let (head, epoch) = self.admitted(&live, &append).await?;
@@ -203,6 +203,8 @@ impl Router {
             }
             taken?;
         }
+        // However long it waits: its sender's rights end with its epoch.
+        append.epoch = Some(epoch);
         let (router, id) = (self.clone(), id.clone());
         let holds = head.channel.options.gaps == Gaps::Hold;
         let mut rest = async move {

@@ -255,10 +255,16 @@ pub(crate) fn change(
     if view.process.closed.is_some() {
         return match change {
             Change::Close { .. } => Ok(false),
+            // Who reads what is left can still be changed.
+            Change::Observe(_) | Change::Unassign => apply(view, change, now, limits),
             Change::AddChannel { channel, exists_ok: true } if view.head(&channel.name).is_ok() => Ok(false),
             _ => Err(ChannelError::ProcessClosed { process: view.process.name.to_string() }),
         };
     }
+    apply(view, change, now, limits)
+}
+
+fn apply(view: &mut ProcessView, change: Change, now: Micros, limits: &ChannelLimits) -> Result<bool> {
     let changed = match change {
         Change::AddChannel { channel, exists_ok } => add_channel(view, channel, exists_ok, now, limits)?,
         Change::Assign(executor) => {
@@ -435,6 +441,9 @@ pub(crate) fn append(
     for (index, new) in append.entries.iter().enumerate() {
         let sender = &mut channel.senders[at];
         let sequence = new.sequence.unwrap_or(sender.highest() + 1);
+        if sequence > CHANNEL_SEQUENCE_MAX {
+            return Err(ChannelError::Sequence { sequence: sequence.into() });
+        }
         if sender.seen(sequence) {
             outcomes.push(Outcomed::Repeat { index, epoch, sequence });
             continue;

@@ -15,7 +15,7 @@ use super::rules::may_read;
 use super::tail::{Live, Seen};
 use super::{ChannelStore, ReadLimit};
 use crate::event::Position;
-use crate::limits::{CHANNEL_FOLLOW_ENTRIES_MAX, CHANNEL_PAGE_BYTES_MAX};
+use crate::limits::{CHANNEL_FOLLOW_BYTES_MAX, CHANNEL_FOLLOW_ENTRIES_MAX};
 
 /// What a follower gets.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,7 +176,7 @@ impl Subscription {
             return Ok(None);
         }
         let max = max.max(1);
-        let limit = ReadLimit { entries: max, bytes: CHANNEL_PAGE_BYTES_MAX };
+        let limit = ReadLimit { entries: max, bytes: CHANNEL_FOLLOW_BYTES_MAX };
         loop {
             let mut now = self.now(max);
             if let Now::Stored = now {

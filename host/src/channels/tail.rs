@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::entry::Entry;
-use super::names::{ChannelId, ProcessId};
+use super::names::{ChannelId, ChannelName, ProcessId};
 use super::record::{Head, ProcessView};
 use crate::event::Position;
 use crate::limits::{CHANNEL_TAIL_BYTES_MAX, CHANNEL_TAIL_ENTRIES_MAX, CHANNEL_TAILS_IDLE_MAX};
@@ -110,8 +110,20 @@ impl Tails {
         }
     }
 
-    /// A process is gone with its channels.
-    pub(crate) fn removed(&self, id: &ProcessId) {
+    /// A process is gone with these channels.
+    pub(crate) fn removed(&self, id: &ProcessId, channels: &[ChannelName]) {
+        for name in channels {
+            let of = ChannelId { process: id.clone(), name: name.clone() };
+            let gone = self.shard(&of).remove(&of);
+            if let Some(live) = gone {
+                live.lock().removed = true;
+                live.changed.send_replace(());
+            }
+        }
+    }
+
+    /// A process is gone with its channels, whichever they were.
+    pub(crate) fn all_removed(&self, id: &ProcessId) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|channel, live| {
@@ -278,7 +290,12 @@ impl Live {
         self.subscribers.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
+    /// With the last follower its entries go; the state stays for who appends.
     pub(super) fn leave(&self) {
-        self.subscribers.fetch_sub(1, Ordering::AcqRel);
+        if self.subscribers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let mut state = self.lock();
+            state.recent = VecDeque::new();
+            state.recent_bytes = 0;
+        }
     }
 }

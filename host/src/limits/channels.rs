@@ -25,7 +25,7 @@ pub const CHANNEL_BYTES_MAX: u64 = 256 << 20;
 /// Bytes that all channels of a process hold together. More are refused.
 pub const PROCESS_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of a channel's archive. Beyond, its oldest entries go.
-pub const CHANNEL_ARCHIVE_BYTES_MAX: u64 = 1 << 30;
+pub const CHANNEL_ARCHIVE_BYTES_MAX: u64 = 512 << 20;
 /// Largest `end` or `error` entry that a full channel still takes: each sender has one.
 pub const CHANNEL_CLOSING_BYTES_MAX: usize = 64 << 10;
 /// Entries and bytes of one append. More are refused.
@@ -57,8 +57,9 @@ pub const CHANNEL_SUBSCRIBERS_MAX: usize = 10_000;
 /// Newest entries and bytes of a channel that somebody follows, kept in memory. Who is further behind reads the store.
 pub const CHANNEL_TAIL_ENTRIES_MAX: usize = 256;
 pub const CHANNEL_TAIL_BYTES_MAX: usize = 256 << 10;
-/// Entries that a follower is given together.
+/// Entries and bytes that a follower is given together; one entry at least.
 pub const CHANNEL_FOLLOW_ENTRIES_MAX: usize = 256;
+pub const CHANNEL_FOLLOW_BYTES_MAX: usize = 256 << 10;
 /// Channels that nobody follows whose state stays in memory.
 pub const CHANNEL_TAILS_IDLE_MAX: usize = 20_000;
 /// How long the channels of a process that was closed can be read.
@@ -88,6 +89,8 @@ pub const CHANNEL_RECORDS_CACHED_MAX: usize = 20_000;
 /// Entries and bytes of removed channels that are deleted in one transaction.
 pub const CHANNEL_PURGE_ENTRIES: usize = 1_000;
 pub const CHANNEL_PURGE_BYTES: u64 = 16 << 20;
+/// Such transactions in a row, before the keeper looks at other things.
+pub const CHANNEL_PURGE_ROUNDS: usize = 8;
 
 const _: () = assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_BATCH_BYTES_CEILING, "the default is possible");
 const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");

@@ -77,7 +77,7 @@ impl State {
             if let Some(count) = self.of_tenant.get_mut(&id.tenant) {
                 *count -= 1;
             }
-            tails.removed(id);
+            tails.all_removed(id);
         }
         found
     }
@@ -133,7 +133,7 @@ impl Inner {
                     let same = |entry: &&Arc<Entry>| {
                         entry.epoch == epoch && entry.sequence == sequence && entry.sender == asked.who
                     };
-                    let first = log.iter().chain(&new).find(same);
+                    let first = new.iter().chain(log.iter().rev()).find(same);
                     repeated(first.map(|first| &**first), asked, (index, epoch, sequence))?
                 }
             });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::channel_reads::load_process;
 use super::committer::Committer;
 use super::shared::to_json;
-use crate::channels::{Channel, ChannelId, Entry, Head, ProcessId, ProcessView, Tails};
+use crate::channels::{Channel, ChannelId, ChannelName, Entry, Head, ProcessId, ProcessView, Tails};
 use crate::limits::CHANNEL_RECORDS_CACHED_MAX;
 
 #[derive(Debug, Default)]
@@ -41,7 +41,8 @@ impl Open {
 enum Told {
     Appended(ChannelId, Head, Vec<Arc<Entry>>),
     Changed(ProcessId, ProcessView),
-    Removed(ProcessId),
+    /// With its channels.
+    Removed(ProcessId, Vec<ChannelName>),
 }
 
 #[derive(Debug)]
@@ -59,7 +60,7 @@ impl Book {
             match told {
                 Told::Appended(id, head, entries) => tails.appended(&id, head, &entries),
                 Told::Changed(id, view) => tails.changed(&id, &view),
-                Told::Removed(id) => tails.removed(&id),
+                Told::Removed(id, channels) => tails.removed(&id, &channels),
             }
         }
         if self.open.len() > CHANNEL_RECORDS_CACHED_MAX {
@@ -137,10 +138,10 @@ impl Book {
         self.told.push(Told::Changed(id.clone(), view));
     }
 
-    pub(super) fn removed(&mut self, id: &ProcessId) {
+    pub(super) fn removed(&mut self, id: &ProcessId, channels: Vec<ChannelName>) {
         self.open.remove(id);
         self.dirty.retain(|dirty| dirty != id);
-        self.told.push(Told::Removed(id.clone()));
+        self.told.push(Told::Removed(id.clone(), channels));
     }
 
     /// Records that have changed since this was asked last: the number of each and what it is now.

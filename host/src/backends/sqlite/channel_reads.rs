@@ -15,9 +15,9 @@ use super::readers::ReadStop;
 use super::request::Request;
 use super::shared::{from_json, stored_tenant};
 use crate::channels::{
-    Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelStats,
-    ChannelStore, Entry, EntryPage, EntryType, Head, NewProcess, Party, Process, ProcessId, ProcessName,
-    ProcessView, ReadLimit, Tails,
+    Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
+    ChannelStats, ChannelStore, Entry, EntryPage, EntryType, Head, NewProcess, Party, Process, ProcessId,
+    ProcessName, ProcessView, ReadLimit, Tails,
 };
 use crate::event::{Micros, Position, TenantId};
 
@@ -34,6 +34,10 @@ fn damaged(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite
 pub(super) fn process_id(tenant: &str, name: &str) -> rusqlite::Result<ProcessId> {
     let name = ProcessName::new(name).map_err(damaged)?;
     Ok(ProcessId { tenant: stored_tenant(tenant)?, name })
+}
+
+pub(super) fn channel_name(name: &str) -> rusqlite::Result<ChannelName> {
+    ChannelName::new(name).map_err(damaged)
 }
 
 fn find_process(conn: &Connection, id: &ProcessId) -> rusqlite::Result<Option<(i64, Process)>> {
@@ -99,7 +103,7 @@ pub(super) fn find_repeat(
     sequence: u64,
 ) -> rusqlite::Result<Option<Entry>> {
     conn.prepare_cached(&format!(
-        "SELECT {ENTRY_COLUMNS} FROM channel_entries
+        "SELECT {ENTRY_COLUMNS} FROM channel_entries INDEXED BY channel_entries_sequence
          WHERE channel = ?1 AND sequence = ?2 AND epoch = ?3 AND sender = ?4 ORDER BY position DESC LIMIT 1"
     ))?
     .query_row((channel, signed(sequence), epoch, sender.as_str()), entry_of)

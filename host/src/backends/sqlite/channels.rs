@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::channel_book::Open;
 use super::channel_events::{EntryEvents, check_depth};
-use super::channel_reads::find_repeat;
+use super::channel_reads::{channel_name, find_repeat, process_id};
 use super::committer::{Committer, Stop};
 use super::database::{backend, signed, unsigned};
 use super::request::Answer;
@@ -39,8 +39,12 @@ CREATE TABLE channel_entries(
   channel INTEGER NOT NULL, position INTEGER NOT NULL, sender TEXT NOT NULL, epoch INTEGER NOT NULL,
   sequence INTEGER NOT NULL, reply INTEGER, at INTEGER NOT NULL, type TEXT NOT NULL, bytes INTEGER NOT NULL,
   error TEXT, payload BLOB, PRIMARY KEY(channel, position)) WITHOUT ROWID;
+CREATE INDEX channel_entries_sequence ON channel_entries(channel, sequence);
 CREATE TABLE channel_garbage(channel INTEGER PRIMARY KEY);
 ";
+
+/// What making a process adds to a transaction, in entries.
+const CREATE_WEIGHT: usize = 100;
 
 type Sender<T> = oneshot::Sender<Result<T, ChannelError>>;
 pub(super) type Written<T> = Result<T, Stop<ChannelError>>;
@@ -86,6 +90,8 @@ impl ChannelRequest {
             }
             Self::Purge { .. } => (CHANNEL_PURGE_ENTRIES, 0),
             Self::Expire { .. } => (CHANNEL_SWEEP_PROCESSES_MAX, 0),
+            // Counting the tenant's processes is the work.
+            Self::Create { new, .. } => (CREATE_WEIGHT + new.channels.len(), 0),
             _ => (1, 0),
         }
     }
@@ -317,6 +323,11 @@ impl Committer {
             .query_row((id.tenant.as_str(), id.name.as_str()), |row| row.get(0))
             .optional()?;
         let Some(number) = number else { return Ok(false) };
+        let channels = {
+            let mut statement = self.conn.prepare_cached("SELECT name FROM channels WHERE process = ?1")?;
+            let rows = statement.query_map([number], |row| channel_name(row.get_ref(0)?.as_str()?))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()?
+        };
         for sql in [
             "INSERT INTO channel_garbage(channel) SELECT id FROM channels WHERE process = ?1",
             "DELETE FROM channels WHERE process = ?1",
@@ -324,7 +335,7 @@ impl Committer {
         ] {
             self.conn.prepare_cached(sql)?.execute([number])?;
         }
-        self.book.removed(id);
+        self.book.removed(id, channels);
         Ok(true)
     }
 
@@ -335,7 +346,7 @@ impl Committer {
             )?;
             let rows = statement.query_map(
                 (closed_before.0, i64::try_from(CHANNEL_SWEEP_PROCESSES_MAX).unwrap_or(i64::MAX)),
-                |row| super::channel_reads::process_id(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?),
+                |row| process_id(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?),
             )?;
             rows.collect::<rusqlite::Result<Vec<_>>>()?
         };
@@ -346,33 +357,37 @@ impl Committer {
     }
 
     fn purge_entries(&mut self) -> Written<bool> {
-        let garbage: Option<i64> = self
-            .conn
-            .prepare_cached("SELECT channel FROM channel_garbage LIMIT 1")?
-            .query_row([], |row| row.get(0))
-            .optional()?;
-        let Some(channel) = garbage else { return Ok(false) };
-        let share = Excess { entries: CHANNEL_PURGE_ENTRIES as u64, bytes: u64::MAX };
-        let (entries, until) = {
-            let mut statement = self.conn.prepare_cached(
-                "SELECT position, bytes FROM channel_entries WHERE channel = ?1 ORDER BY position LIMIT ?2",
-            )?;
-            let mut rows = statement.query((channel, signed(share.entries)))?;
-            let (mut entries, mut bytes, mut until) = (0, 0, 0);
-            while let Some(row) = rows.next()? {
-                entries += 1;
-                until = row.get(0)?;
-                bytes += unsigned(row.get(1)?);
-                if bytes >= CHANNEL_PURGE_BYTES {
-                    break;
+        let (mut entries, mut bytes) = (0, 0);
+        while entries < CHANNEL_PURGE_ENTRIES && bytes < CHANNEL_PURGE_BYTES {
+            let garbage: Option<i64> = self
+                .conn
+                .prepare_cached("SELECT channel FROM channel_garbage LIMIT 1")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            let Some(channel) = garbage else { return Ok(false) };
+            let share = CHANNEL_PURGE_ENTRIES - entries;
+            let (mut found, mut until) = (0, 0);
+            {
+                let mut statement = self.conn.prepare_cached(
+                    "SELECT position, bytes FROM channel_entries WHERE channel = ?1 ORDER BY position LIMIT ?2",
+                )?;
+                let mut rows = statement.query((channel, i64::try_from(share).unwrap_or(i64::MAX)))?;
+                while bytes < CHANNEL_PURGE_BYTES
+                    && let Some(row) = rows.next()?
+                {
+                    found += 1;
+                    until = row.get(0)?;
+                    bytes += unsigned(row.get(1)?);
                 }
             }
-            (entries, until)
-        };
-        if entries == 0 {
-            self.conn.prepare_cached("DELETE FROM channel_garbage WHERE channel = ?1")?.execute([channel])?;
-        } else {
-            delete_until(&self.conn, channel, until)?;
+            if found > 0 {
+                delete_until(&self.conn, channel, until)?;
+            }
+            if found < share && bytes < CHANNEL_PURGE_BYTES {
+                let done = "DELETE FROM channel_garbage WHERE channel = ?1";
+                self.conn.prepare_cached(done)?.execute([channel])?;
+            }
+            entries += found + 1;
         }
         Ok(true)
     }

@@ -19,7 +19,7 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::event::Micros;
-use crate::limits::{READER_CUT_AFTER, WAL_COPY_WAIT_MAX};
+use crate::limits::{CHANNEL_PURGE_ROUNDS, READER_CUT_AFTER, WAL_COPY_WAIT_MAX};
 use crate::streams::Retention;
 
 /// How often disk, retention and tombstones are looked at.
@@ -232,7 +232,7 @@ impl Keeper {
 
     /// Entries of channels that were removed.
     fn purge_channels(&self) {
-        loop {
+        for _ in 0..CHANNEL_PURGE_ROUNDS {
             let garbage = self.conn.prepare_cached("SELECT EXISTS(SELECT 1 FROM channel_garbage)");
             let garbage = garbage.and_then(|mut statement| statement.query_row([], |row| row.get(0)));
             // The next look is a second away.

@@ -79,7 +79,7 @@ impl Book {
         }
         kept.at = at;
         if kept.there.as_ref().is_some_and(|there| there.incarnation != record.incarnation) {
-            tails.removed(id);
+            tails.all_removed(id);
             kept.there = None;
         }
         let there = kept.there.get_or_insert_with(|| There {
@@ -106,7 +106,7 @@ impl Book {
             return;
         }
         *kept = Kept { at, there: None };
-        tails.removed(id);
+        tails.all_removed(id);
     }
 
     fn make_room(&mut self, tails: &Tails) {
