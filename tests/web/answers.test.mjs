@@ -26,6 +26,7 @@ class Host {
   begun = []; // Where each follower has begun.
   isDeployed = true;
   holds = false; // While it does, the plugin says nothing.
+  refusal = null; // The status that followers get instead of a stream.
 
   async start() {
     this.server = http.createServer((request, response) => this.answer(request, response));
@@ -66,6 +67,7 @@ class Host {
       return;
     }
     if (channel !== "answers" || request.headers.accept !== "text/event-stream") return json(404, { code: "path_unknown" });
+    if (this.refusal) return json(this.refusal, { code: "refused" });
     const after = Number(request.headers["last-event-id"] ?? 0);
     this.begun.push(after);
     response.writeHead(200, { "Content-Type": "text/event-stream" });
@@ -153,6 +155,19 @@ test("a broken connection costs no piece and doubles none", async (t) => {
   const other = page.errors.filter((text) => !/ERR_/.test(text));
   assert.deepEqual(other, []);
 });
+
+for (const status of [401, 403, 404]) {
+  test(`who is refused with ${status} when coming back is told that it is over, and to reload`, async (t) => {
+    const host = await rig(t);
+    await page.wait(state("live"));
+    host.refusal = status;
+    host.cut();
+    await page.wait(state("finished"));
+    const text = await page.evaluate("document.getElementById('state').textContent");
+    assert.match(text, /^Ended: .*because.*Reload the page/);
+    assert.equal(await page.evaluate("document.getElementById('ask').hidden"), true);
+  });
+}
 
 test("who finishes is told so, and follows no more", async (t) => {
   const host = await rig(t);

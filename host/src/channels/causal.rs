@@ -1,6 +1,6 @@
 //! The order of the senders: a view of a channel whose entries arrived out of order. Nothing in the log changes for it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::entry::Entry;
@@ -27,11 +27,13 @@ pub fn in_senders_order(entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         own.sort_by_key(|entry| entry.sequence);
         next.insert(sender, own.into());
     }
-    let mut places: BTreeMap<usize, Of<'_>> =
-        entries.iter().enumerate().map(|(place, entry)| (place, (&entry.sender, entry.epoch))).collect();
+    let mut places: HashMap<Of<'_>, VecDeque<usize>> = HashMap::new();
+    for (place, entry) in entries.iter().enumerate() {
+        places.entry((&entry.sender, entry.epoch)).or_default().push_back(place);
+    }
     let mut given: HashSet<(Of<'_>, u64)> = HashSet::with_capacity(entries.len());
     let mut ordered = Vec::with_capacity(entries.len());
-    while let Some((&first, _)) = places.first_key_value() {
+    loop {
         let ready = |sender: &Of<'_>| {
             let entry = next.get(sender).and_then(VecDeque::front);
             entry.is_some_and(|entry| {
@@ -42,9 +44,17 @@ pub fn in_senders_order(entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
                 others.peek().is_none() || others.any(|other| given.contains(&(*other, answered)))
             })
         };
-        // Answers that wait for each other stay where they are.
-        let place = places.iter().find(|(_, sender)| ready(sender)).map_or(first, |(place, _)| *place);
-        let Some(sender) = places.remove(&place) else { break };
+        // A step looks at the first place of each sender only. Answers that wait for each other stay where they are.
+        let first =
+            |(sender, places): (&Of<'_>, &VecDeque<usize>)| Some((*places.front()?, sender.0, sender.1));
+        let open = places.iter().filter_map(first).min_by_key(|(place, ..)| *place);
+        let Some(open) = open else { break };
+        let can = places.iter().filter(|(sender, _)| ready(sender)).filter_map(first);
+        let (_, sender, epoch) = can.min_by_key(|(place, ..)| *place).unwrap_or(open);
+        let sender = (sender, epoch);
+        if let Some(places) = places.get_mut(&sender) {
+            places.pop_front();
+        }
         if let Some(entry) = next.get_mut(&sender).and_then(VecDeque::pop_front) {
             given.insert((sender, entry.sequence));
             ordered.push(Arc::clone(entry));

@@ -219,12 +219,13 @@ pub(crate) fn create(
     Ok(Some(view))
 }
 
+/// The submitter, and for some changes the executor of the process. Who executes one channel of it decides on nothing else.
 fn needs(view: &ProcessView, by: &Actor, executor_too: bool, needed: &'static str) -> Result<()> {
     let Actor::Party(party) = by else { return Ok(()) };
     let process = &view.process;
     let executes = process.executor.as_ref() == Some(party)
         || view.channels.iter().any(|channel| channel.executor.as_ref() == Some(party));
-    if process.submitter == *party || executor_too && executes {
+    if process.submitter == *party || executor_too && process.executor.as_ref() == Some(party) {
         return Ok(());
     }
     let (process, party) = (process.name.to_string(), party.to_string());

@@ -1,10 +1,10 @@
 //! Reads `text/event-stream`: bytes in, frames out.
 
-use crate::limits::CHANNEL_PAYLOAD_BYTES_MAX;
+use crate::limits::CHANNEL_BATCH_BYTES_CEILING;
 
 /// Most bytes of one frame; a longer one is not from a Millrace host. The largest is an entry of a channel, whose payload
-/// is written as base64.
-const FRAME_BYTES_MAX: usize = CHANNEL_PAYLOAD_BYTES_MAX.div_ceil(3) * 4 + (64 << 10);
+/// is written as base64, and may be as large as any host lets an append be.
+const FRAME_BYTES_MAX: usize = CHANNEL_BATCH_BYTES_CEILING.div_ceil(3) * 4 + (64 << 10);
 
 /// One event of the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -100,9 +100,17 @@ impl List {
     /// Room for data that a channel that refuses has.
     pub(super) fn room(&self) -> u64 {
         match self.full {
-            WhenFull::Reject => self.entries_max.saturating_sub(self.newest() + 1 - self.hot),
+            WhenFull::Reject => {
+                (self.entries_max + self.closings(0)).saturating_sub(self.newest() + 1 - self.hot)
+            }
             WhenFull::DropOldest | WhenFull::Archive => u64::MAX,
         }
+    }
+
+    /// Entries after a position that have closed a half. They take nobody's room.
+    fn closings(&self, after: u64) -> u64 {
+        let after = usize::try_from(after).expect("a place in a list");
+        self.log[after..].iter().filter(|said| said.new.entry_type != EntryType::Data).count() as u64
     }
 
     fn numbers(&self, who: &str, epoch: u32) -> BTreeSet<u64> {
@@ -143,6 +151,7 @@ impl List {
             return Err("denied");
         }
         let one_party = self.executor.as_deref() == Some(SUBMITTER);
+        let before = self.newest();
         let mut repeats = Vec::new();
         let mut answers = Vec::new();
         for new in entries {
@@ -185,11 +194,12 @@ impl List {
         }
         let (oldest, data) = (self.oldest, self.data_of(entries, &answers));
         if data > 0 {
-            let over = (self.newest() + 1 - self.hot).saturating_sub(self.entries_max);
+            let exempt = self.closings(if self.full == WhenFull::Reject { 0 } else { before });
+            let over = (self.newest() + 1 - self.hot).saturating_sub(self.entries_max + exempt);
             if data > self.entries_max || self.full == WhenFull::Reject && over > 0 {
                 return Err("channel_full");
             }
-            self.trim();
+            self.trim(over);
         }
         for (position, said) in repeats {
             let first = self.at(position);
@@ -211,8 +221,7 @@ impl List {
     }
 
     /// After data came: what is too much goes.
-    fn trim(&mut self) {
-        let over = (self.newest() + 1 - self.hot).saturating_sub(self.entries_max);
+    fn trim(&mut self, over: u64) {
         self.hot += over;
         if self.full == WhenFull::DropOldest {
             self.oldest = self.hot;
@@ -233,7 +242,8 @@ impl List {
             self.log.push(said);
         }
         if self.newest() > newest {
-            self.trim();
+            let exempt = if self.full == WhenFull::Reject { self.closings(0) } else { 0 };
+            self.trim((self.newest() + 1 - self.hot).saturating_sub(self.entries_max + exempt));
         }
     }
 

@@ -12,7 +12,7 @@ use millrace_tests::until;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::channels_scene::{Scene, channel, memory, unlimited};
+use super::channels_scene::{Scene, channel, memory, process, unlimited};
 
 /// A gateway over a store that can be held up, with process `work`.
 async fn gated(channels: &[&str]) -> (Scene, GatedChannels) {
@@ -297,6 +297,34 @@ async fn a_log_that_is_slow_or_fails_holds_up_no_other_subscription_of_the_socke
 }
 
 #[tokio::test]
+async fn whoever_waits_for_a_read_has_its_turn_when_those_before_it_need_none() {
+    let names: Vec<String> =
+        (0..3 * CHANNEL_SOCKET_READS_MAX).map(|number| format!("out-{number}")).collect();
+    // The first ones read; as many wait and will have nothing to read; the others wait behind them.
+    let (gone, stay) = names.split_at(2 * CHANNEL_SOCKET_READS_MAX);
+    let (scene, store) = gated(&[]).await;
+    let mut socket = scene.socket("exe").await;
+    for (of, names) in [("gone", gone), ("stay", stay)] {
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        scene.process(of, &all).await;
+        for name in names {
+            scene.fill(&channel(of, name), 5).await;
+            store.shut(name, Gate::ReadsWait);
+            socket.subscribe(name, of, name, json!({})).await;
+        }
+    }
+    assert!(scene.channels.cleanup_process(&process("gone")).await.expect("removed"));
+    store.open();
+    for name in stay {
+        socket.until_entries(name, 5).await;
+    }
+    for name in gone {
+        assert_eq!(socket.until_closed(name).await, "removed");
+    }
+    scene.stop().await;
+}
+
+#[tokio::test]
 async fn a_follower_that_missed_something_is_told_how_much() {
     let scene = Scene::start().await;
     let options = ChannelOptions { full: WhenFull::DropOldest, entries_max: 5, ..ChannelOptions::default() };
@@ -318,8 +346,8 @@ async fn appends_reach_the_log_in_the_order_in_which_they_were_sent_and_are_answ
     let scene = Scene::durable().await;
     scene.process("work", &["a", "b"]).await;
     let mut socket = scene.socket("sub").await;
-    // More than are under way at once, in turns to two channels, and none of them waited for.
-    let count = CHANNEL_SOCKET_APPENDS_MAX as u64 + 100;
+    // As many as may be under way at once, in turns to two channels, and none of them waited for.
+    let count = CHANNEL_SOCKET_APPENDS_MAX as u64;
     for number in 0..count {
         let channel = ["a", "b"][usize::try_from(number % 2).expect("small")];
         if number % 5 == 0 {
@@ -379,21 +407,38 @@ async fn an_answer_waits_for_those_before_it_of_its_sender_and_channel_only() {
 }
 
 #[tokio::test]
-async fn no_more_appends_are_under_way_than_may_be() {
-    let (scene, store) = gated(&["slow"]).await;
+async fn no_more_appends_are_under_way_than_may_be_and_all_else_is_heard_meanwhile() {
+    let (scene, store) = gated(&["slow", "quick"]).await;
+    scene.fill(&channel("work", "quick"), 5).await;
     store.shut("slow", Gate::AnswersWait);
     let mut socket = scene.socket("sub").await;
-    let count = 2 * CHANNEL_SOCKET_APPENDS_MAX;
-    for number in 0..count {
-        let append = json!({ "op": "append", "ref": number, "process": "work", "channel": "slow" });
-        socket.say(&append).await;
+    socket.subscribe("a", "work", "quick", json!({ "credit": 0 })).await;
+    let append =
+        |number: usize| json!({ "op": "append", "ref": number, "process": "work", "channel": "slow" });
+    let max = CHANNEL_SOCKET_APPENDS_MAX;
+    for number in 0..max + 10 {
+        socket.say(&append(number)).await;
     }
-    until("as many are under way as may be", || store.waiting() == CHANNEL_SOCKET_APPENDS_MAX).await;
+    for number in max..max + 10 {
+        let error = socket.hear("error").await;
+        let told = (&error["code"], &error["ref"], &error["max"]);
+        assert_eq!(told, (&json!("channel_socket_appends_max"), &json!(number), &json!(max)), "{error}");
+    }
+    until("as many are under way as may be", || store.waiting() == max).await;
+    socket.give_credit("a", 5).await;
+    socket.until_entries("a", 5).await;
+    socket.say(&json!({ "op": "unsubscribe", "id": "a" })).await;
+    assert_eq!(socket.until_closed("a").await, "unsubscribed");
+    assert_eq!(socket.round_trip("heard").await, Vec::<Value>::new());
     store.open();
-    for number in 0..count {
+    for number in 0..max {
         assert_eq!(socket.hear("appended").await["ref"], number);
     }
-    assert_eq!(store.waiting_max(), CHANNEL_SOCKET_APPENDS_MAX);
+    assert_eq!(store.waiting_max(), max);
+    // Then there is room again, and what was refused was not appended.
+    socket.say(&append(max)).await;
+    let answer = socket.hear("appended").await;
+    assert_eq!(answer["appended"][0]["position"], max + 1, "{answer}");
     scene.stop().await;
 }
 

@@ -121,6 +121,7 @@ async fn what_cannot_be_obeyed_is_answered_with_a_code_and_the_socket_goes_on() 
         |members: &str| format!(r#"{{"op":"append","ref":1,"process":"work","channel":"out",{members}}}"#);
     let subscribe = |members: &str| format!(r#"{{"op":"subscribe","id":"s",{members}}}"#);
     let (none, one, s) = (json!({}), json!({ "ref": 1 }), json!({ "id": "s" }));
+    let empty = json!({ "id": "" });
     let cases: Vec<(String, &str, &Value)> = vec![
         ("nonsense".into(), "json_malformed", &none),
         (String::new(), "json_malformed", &none),
@@ -134,7 +135,7 @@ async fn what_cannot_be_obeyed_is_answered_with_a_code_and_the_socket_goes_on() 
         (r#"{"op":"ping","nonce":1}"#.into(), "command_invalid", &none),
         (json!({ "op": "ping", "nonce": long }).to_string(), "command_invalid", &none),
         (r#"{"op":"subscribe","process":"work","channel":"out"}"#.into(), "command_invalid", &none),
-        (r#"{"op":"subscribe","id":"","process":"work","channel":"out"}"#.into(), "command_invalid", &none),
+        (r#"{"op":"subscribe","id":"","process":"work","channel":"out"}"#.into(), "command_invalid", &empty),
         (json!({ "op": "unsubscribe", "id": long }).to_string(), "command_invalid", &none),
         (subscribe(r#""process":"work""#), "command_invalid", &s),
         (subscribe(r#""process":"work","channel":"out","limit":1"#), "command_invalid", &s),
@@ -161,6 +162,9 @@ async fn what_cannot_be_obeyed_is_answered_with_a_code_and_the_socket_goes_on() 
         (to(r#""tenant":"alpha""#), "tenant_in_body", &one),
         (to(r#""senderid":"exe""#), "channel_entry_invalid", &one),
         (to(r#""entries":{}"#), "command_invalid", &one),
+        (to(r#""entries":null"#), "command_invalid", &one),
+        (to(r#""entries":null,"text":"hi""#), "command_invalid", &one),
+        (to(r#""entries":7"#), "command_invalid", &one),
         (to(r#""entries":[],"text":"hi""#), "command_invalid", &one),
         (to(r#""entries":[7]"#), "channel_entry_invalid", &one),
         (to(r#""epoch":4,"text":"hi""#), "channel_access_revoked", &one),

@@ -67,7 +67,7 @@ async fn h1_a_posted_query_streams_its_rows() {
 async fn h2_the_path_of_the_websocket_is_there() {
     let rig = rig_with_rows().await;
     let problem = rig.get("/v1/live/ws").await.is_problem(426, "websocket_expected");
-    assert!(problem["fix"].as_str().is_some_and(|fix| fix.contains("/v1/live")));
+    assert!(problem["fix"].as_str().is_some_and(|fix| fix.contains("/docs")));
     rig.stop().await;
 }
 

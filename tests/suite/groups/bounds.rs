@@ -262,6 +262,7 @@ async fn a_store_of_version_2_learns_of_streams_and_groups_and_keeps_its_events(
     let conn = rusqlite::Connection::open(dir.path().join("millrace.db")).unwrap();
     let gone = "DROP TABLE consumer_groups; DROP TABLE group_tried; DROP TABLE group_letters;
         DROP TABLE streams; DROP TABLE stream_entries; DROP TABLE scope_values;
+        DROP TABLE processes; DROP TABLE channels; DROP TABLE channel_entries; DROP TABLE channel_garbage;
         DROP TABLE outbox; DROP TABLE outbox_refused; ALTER TABLE tasks DROP COLUMN passed_at;
         DELETE FROM meta WHERE name LIKE 'log%';";
     conn.execute_batch(&format!("{gone} PRAGMA user_version = 2")).unwrap();

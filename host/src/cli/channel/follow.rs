@@ -53,6 +53,35 @@ struct Closed {
     reason: String,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Gap {
+    code: String,
+}
+
+/// Why a connection has ended before the channel did.
+struct Broken {
+    error: CliError,
+    /// Whether another connection may go better.
+    passes: bool,
+}
+
+impl Broken {
+    /// By what the host says: its own trouble may pass.
+    fn by_host(error: CliError) -> Self {
+        let passes = matches!(error.exit(), Exit::Unreachable | Exit::Failure);
+        Self { error, passes }
+    }
+}
+
+impl From<CliError> for Broken {
+    /// An answer that cannot be read, or output that nobody takes, would be the same again.
+    fn from(error: CliError) -> Self {
+        let passes = error.exit() == Exit::Unreachable;
+        Self { error, passes }
+    }
+}
+
 pub(super) async fn run(args: &FollowArgs, output: &mut Output) -> Result<(), CliError> {
     let client = Client::new(&args.common.connect)?;
     let mut place = Place {
@@ -66,15 +95,12 @@ pub(super) async fn run(args: &FollowArgs, output: &mut Output) -> Result<(), Cl
     let give_up_after = Duration::from_secs(args.give_up_after);
     loop {
         let heard = place.heard;
-        let error = match connection(&client, args, &mut place).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
+        let Err(Broken { error, passes }) = connection(&client, args, &mut place).await else {
+            return Ok(());
         };
         if place.heard != heard {
             backoff.reset();
         }
-        // A refusal is an answer; only what may pass is tried again.
-        let passes = matches!(error.exit(), Exit::Unreachable | Exit::Failure);
         if !passes || place.heard.elapsed() >= give_up_after {
             return Err(error);
         }
@@ -85,14 +111,14 @@ pub(super) async fn run(args: &FollowArgs, output: &mut Output) -> Result<(), Cl
 }
 
 /// One connection. `Ok` when the channel has ended, or enough was printed.
-async fn connection(client: &Client, args: &FollowArgs, place: &mut Place<'_>) -> Result<(), CliError> {
+async fn connection(client: &Client, args: &FollowArgs, place: &mut Place<'_>) -> Result<(), Broken> {
     let after = place.position.to_string();
     let query = args.common.query(&[("after", &after)]);
     let request = client
         .request(Method::GET, client.address(&args.which.path(&["entries"]), &query))
         .header(header::ACCEPT, "text/event-stream")
         .header("last-event-id", &after);
-    let mut frames = Frames::new(client.send(request).await?);
+    let mut frames = Frames::new(client.send(request).await.map_err(Broken::by_host)?);
     while place.left > 0 {
         match frames.next() {
             Some(frame) => {
@@ -111,7 +137,7 @@ async fn connection(client: &Client, args: &FollowArgs, place: &mut Place<'_>) -
 }
 
 /// Whether this was the last one. What a later host may name otherwise is left out.
-fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool, CliError> {
+fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool, Broken> {
     match frame.event.as_deref() {
         Some("entry") => {
             let position = frame.id.as_deref().and_then(|id| id.parse().ok());
@@ -130,16 +156,27 @@ fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool
                 place.position = place.position.max(lagged.resume_at.saturating_sub(1));
             }
         }
+        Some("gap") => {
+            let gap: Gap = serde_json::from_str(&frame.data).unwrap_or_default();
+            place.output.flush()?;
+            eprintln!(
+                "position {} means nothing to the host ({}): the channel is read from its beginning",
+                place.position,
+                printable(&gap.code)
+            );
+            place.position = 0;
+        }
         Some("closed") => {
             let closed: Closed = serde_json::from_str(&frame.data).unwrap_or_default();
             place.output.flush()?;
-            return ended(&closed.reason).map(|()| true);
+            ended(&closed.reason)?;
+            return Ok(true);
         }
-        Some("error") => return Err(client::refused(&frame.data)),
+        Some("error") => return Err(Broken::by_host(client::refused(&frame.data))),
         Some("closing") => {
             let sentence = "the host is stopping";
             let next = format!("start it again, then go on with --after {}", place.position);
-            return Err(CliError::new(Exit::Unreachable, sentence, next));
+            return Err(CliError::new(Exit::Unreachable, sentence, next).into());
         }
         _ => {}
     }

@@ -259,7 +259,7 @@ fn channels(client: &Client, view: Value, output: &mut Output) -> Result<(), Cli
         .iter()
         .map(|channel| {
             let at = |name: &str| text(channel.get(name));
-            vec![name(channel), at("executor"), at("entries"), at("bytes"), at("oldest"), at("newest")]
+            vec![at("channel"), at("executor"), at("entries"), at("bytes"), at("oldest"), at("newest")]
         })
         .collect();
     let head = [
@@ -282,10 +282,9 @@ async fn processes(client: &Client, common: &Common, output: &mut Output) -> Res
         let query = common.query(if after.is_empty() { &[] } else { &place });
         let answer: Value = client.get(&["v1", "processes"], &query).await?;
         let next = answer.get("next").map(|next| text(Some(next))).unwrap_or_default();
-        let page = items(client, answer, "processes")?;
-        let ended = page.is_empty() || next.is_empty() || next == after;
-        processes.extend(page);
-        if ended {
+        processes.extend(items(client, answer, "processes")?);
+        // A page may be empty and have a next one; one that leads to itself would never end.
+        if next.is_empty() || next == after {
             break;
         }
         after = next;
@@ -302,7 +301,7 @@ async fn processes(client: &Client, common: &Common, output: &mut Output) -> Res
             let at = |path: &str| text(process.pointer(path));
             let state = at("/closed/outcome");
             let state = if state.is_empty() { "open".to_owned() } else { state };
-            vec![name(process), at("/submitter"), at("/executor"), state]
+            vec![at("/process"), at("/submitter"), at("/executor"), state]
         })
         .collect();
     let head = [
@@ -312,10 +311,4 @@ async fn processes(client: &Client, common: &Common, output: &mut Output) -> Res
         ("STATE", Align::Left),
     ];
     output.table(&head, &rows)
-}
-
-/// Of a process or a channel in a list, which may be its name alone.
-fn name(of: &Value) -> String {
-    let named = ["name", "process", "channel"].into_iter().find_map(|field| of.get(field));
-    text(Some(named.unwrap_or(of)))
 }

@@ -80,11 +80,6 @@ struct Sent {
     error: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Batch<'a> {
-    entries: &'a [Sent],
-}
-
 #[derive(Deserialize)]
 struct Appended {
     appended: Vec<Value>,
@@ -250,7 +245,7 @@ impl Sender<'_> {
         let give_up_at = Instant::now() + Duration::from_secs(self.args.give_up_after);
         loop {
             let request = self.client.request(Method::POST, address.clone());
-            let request = request.json(&Batch { entries }).timeout(ANSWER_WAIT_MAX);
+            let request = request.json(entries).timeout(ANSWER_WAIT_MAX);
             let (error, wait) = match attempt(&self.client, request).await {
                 Ok(appended) => return self.print(&appended),
                 Err(Stop::Wait(error, wait)) => (error, wait),

@@ -31,7 +31,8 @@ impl Tokens {
             let caller = Caller {
                 tenant,
                 name: name.as_str().into(),
-                party: Some(name.as_str().into()),
+                // A place in the configuration is nobody's name.
+                party: token.name.as_deref().map(Into::into),
                 rights: token.rights.clone().into(),
                 tables: token.tables.as_ref().map(Tables::configured),
                 valid: Validity::new(standing, Identity::Static { name: name.clone() }, None),

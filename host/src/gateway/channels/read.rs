@@ -73,9 +73,9 @@ pub(in crate::gateway) struct ChannelPage {
 /// its id the position. It goes on after `Last-Event-ID` (or `last_event_id`), or else after `after`. `lagged` says that
 /// the follower is behind, from where it goes on, and how many entries the channel has dropped before that. `closed` is
 /// the last event, with a `reason` (`ended`, `success`, `failed`, `cancelled`, `removed`, `revoked`) and the last
-/// position: whoever comes back with its id is answered 204, after which an EventSource stays away. `gap` says that
-/// the id of the last event means nothing here, and that everything follows. `error` carries a problem and ends the
-/// stream, and `closing` says that the host stops.
+/// position: whoever comes back with its id while the channel is there and has grown no more is answered 204, after which
+/// an EventSource stays away. `gap` says that the id of the last event means nothing here, and that everything follows.
+/// `error` carries a problem and ends the stream, and `closing` says that the host stops.
 #[utoipa::path(
     get,
     path = "/v1/processes/{process}/channels/{channel}/entries",

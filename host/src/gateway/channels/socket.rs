@@ -44,9 +44,10 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 /// - `{"op":"credit","id","add"}`: so many more entries;
 /// - `{"op":"unsubscribe","id"}`;
 /// - `{"op":"append","ref","process","channel","as","epoch"}` with `entries`, an array, or with the members of one entry as
-///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Any number may be sent
-///   without waiting: they reach the log in the order in which they were sent, and answers to one sender in one channel
-///   come in that order. An append that was not answered when the socket ended may have been done; sent again under its
+///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Up to 256
+///   may be sent without waiting for answers, or 16 MiB; one beyond that is refused at once, with
+///   `channel_socket_appends_max`. They reach the log in the order in which they were sent, and answers to one sender in
+///   one channel come in that order. An append that was not answered when the socket ended may have been done; sent again under its
 ///   sequence, it is there once;
 /// - `{"op":"ping","nonce"}`, which is answered by a `heartbeat` with the same nonce.
 ///

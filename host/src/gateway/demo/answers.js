@@ -3,6 +3,9 @@
 
 const PARTY = "plugin:answers";
 const AGAIN_MS = 1000;
+const REFUSED =
+  "Ended: the host refused to go on, because the token is no longer good, the conversation is gone, or the host is not ready. " +
+  "Reload the page to begin a new one; it asks for a token if it needs one";
 
 const byId = (id) => document.getElementById(id);
 const letters = crypto.getRandomValues(new Uint8Array(8));
@@ -70,6 +73,8 @@ function follow() {
   source.addEventListener("closed", ({ data }) => finished(`The channel is closed: ${JSON.parse(data).reason}`));
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CONNECTING) tell("lost", "Connection lost; the page keeps trying");
+    // Any refusal ends an EventSource for good, and it does not say which one it was.
+    if (source.readyState === EventSource.CLOSED) finished(REFUSED);
   });
 }
 

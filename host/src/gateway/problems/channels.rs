@@ -115,7 +115,7 @@ pub(super) const CHANNELS: &[ProblemKind] = &[
         429,
         "channel_rate_limited",
         "the sender, or its process, appends too fast",
-        "wait as Retry-After says, and send several entries at once; or raise channels.channel_rate and channel_sender_rate",
+        "wait as Retry-After says, and send several entries at once; or raise channels.channel_rate and channel_sender_rate, or turn it off with channels.channel_rate_limited",
     ),
     caller(
         413,

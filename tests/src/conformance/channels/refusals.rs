@@ -56,10 +56,14 @@ pub async fn an_executor_closes_and_gives_back_and_changes_nothing_else(stage: S
             assert_eq!(code::<()>(Err(error)), "channel_forbidden");
         }
     }
-    // The executor of one channel is one, too.
+    // Who executes one channel does not end the work of others.
     let router = made(&stage).await;
     router.set_executor_id(&channel_of(&process("job"), "side"), &party("eli")).await.unwrap();
-    router.change(&process("job"), by("eli"), Change::Unassign).await.unwrap();
+    for change in [Change::Unassign, Change::Close { outcome: Outcome::Failed, reason: String::new() }] {
+        let refused = router.change(&process("job"), by("eli"), change).await;
+        assert_eq!(code(refused), "channel_forbidden");
+    }
+    router.change(&process("job"), by("eve"), Change::Unassign).await.unwrap();
     let refused = router.change(&process("job"), by("eve"), Change::Unassign).await;
     assert_eq!(code(refused), "channel_forbidden", "it has been unassigned");
 }

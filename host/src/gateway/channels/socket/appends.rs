@@ -14,6 +14,7 @@ use super::out::{Message, Out};
 use super::work::{Done, Work};
 use crate::channels::{Append, Appended, Begun, ChannelError, ChannelId, NewEntry, Party, Router};
 use crate::gateway::channels::views::AppendedView;
+use crate::gateway::problem::Problem;
 use crate::limits::{CHANNEL_SOCKET_APPEND_BYTES, CHANNEL_SOCKET_APPENDS_MAX};
 
 /// Answers to the same sender in the same channel keep their order.
@@ -55,20 +56,41 @@ impl Appends {
         }
     }
 
-    /// Whether more are taken now.
-    pub(super) fn have_room(&self) -> bool {
-        self.open.len() < CHANNEL_SOCKET_APPENDS_MAX && self.bytes < CHANNEL_SOCKET_APPEND_BYTES
-    }
-
-    pub(super) fn push(&mut self, reference: Reference, channel: ChannelId, append: Append, work: &Work) {
+    /// Refuses it where enough are under way: those may wait for long, and what else the client says is heard meanwhile.
+    pub(super) fn push(
+        &mut self,
+        reference: Reference,
+        channel: ChannelId,
+        append: Append,
+        work: &Work,
+    ) -> Result<(), Problem> {
+        let bytes: usize = append.entries.iter().map(NewEntry::bytes).sum();
+        self.has_room(bytes)?;
         self.last_number += 1;
         let number = self.last_number;
-        let bytes = append.entries.iter().map(NewEntry::bytes).sum();
         let lane = (channel.clone(), append.who.clone());
         self.bytes += bytes;
         self.open.push_back(Open { number, lane, reference, bytes, answer: None });
         self.queue.push_back((number, channel, append));
         self.begin_next(work);
+        Ok(())
+    }
+
+    fn has_room(&self, bytes: usize) -> Result<(), Problem> {
+        let code = "channel_socket_appends_max";
+        let (count, max) = (self.open.len(), CHANNEL_SOCKET_APPENDS_MAX);
+        if count >= max {
+            let detail = format!("{count} appends are under way; channel_socket_appends_max is {max}");
+            return Err(Problem::new(code, detail).limit(code, count as u64 + 1, max as u64));
+        }
+        let (held, max) = (self.bytes, CHANNEL_SOCKET_APPEND_BYTES);
+        if held >= max {
+            let detail =
+                format!("the appends under way have {held} bytes; channel_socket_append_bytes is {max}");
+            let asked = held.saturating_add(bytes) as u64;
+            return Err(Problem::new(code, detail).limit("channel_socket_append_bytes", asked, max as u64));
+        }
+        Ok(())
     }
 
     fn begin_next(&mut self, work: &Work) {

@@ -127,7 +127,7 @@ struct AppendFields<'a> {
     #[serde(rename = "as")]
     party: Option<String>,
     epoch: Option<u32>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     entries: Option<&'a RawValue>,
     #[serde(borrow)]
     sequence: Option<&'a RawValue>,
@@ -221,10 +221,12 @@ fn append(
         Some(_) if !one.is_blank() => {
             return Err(invalid("`append` has `entries`, and members of one entry beside them"));
         }
-        Some(entries) => match Sent::parse(entries.get().as_bytes(), limits)? {
-            Sent::Array(entries) => entries,
-            Sent::One(_) => return Err(invalid("`entries` is an array")),
-        },
+        Some(entries) => {
+            let text = entries.get();
+            let sent = text.starts_with('[').then(|| Sent::parse(text.as_bytes(), limits)).transpose()?;
+            let Some(Sent::Array(entries)) = sent else { return Err(invalid("`entries` is an array")) };
+            entries
+        }
     };
     Ok(Appending {
         reference,

@@ -88,7 +88,12 @@ impl Follows {
 
     /// Whether somebody stands in line.
     pub(super) fn have_turns(&self) -> bool {
-        !self.turns.is_empty()
+        !self.turns.is_empty() || self.may_read_next()
+    }
+
+    /// Whether one of those that wait for a read may have it.
+    fn may_read_next(&self) -> bool {
+        !self.behind.is_empty() && self.reading < CHANNEL_SOCKET_READS_MAX
     }
 
     pub(super) fn subscribe(
@@ -209,10 +214,6 @@ impl Follows {
         out: &mut Out,
     ) {
         self.reading -= 1;
-        // Before whoever stands in line: one of them could take its place again and again.
-        if let Some(next) = self.behind.pop_front() {
-            self.turns.push_front(next);
-        }
         let Some(follow) = self.open.get_mut(&number) else { return };
         follow.subscription = Some(subscription);
         match read {
@@ -231,7 +232,10 @@ impl Follows {
 
     /// Serves whoever is first in line. False when nobody is.
     pub(super) fn take_turn(&mut self, work: &Work, out: &mut Out) -> bool {
-        let Some(number) = self.turns.pop_front() else { return false };
+        // Who waits for a read comes before the others: one of them could take its place again and again. Not everyone
+        // that waited reads in the end, so the place is offered until somebody takes it.
+        let next = if self.may_read_next() { self.behind.pop_front() } else { self.turns.pop_front() };
+        let Some(number) = next else { return false };
         let Some(follow) = self.open.get_mut(&number) else { return true };
         follow.queued = false;
         let Some(subscription) = &mut follow.subscription else { return true };

@@ -96,14 +96,17 @@ impl Socket<'_> {
         let quiet = sleep(self.options.heartbeat);
         tokio::pin!(quiet);
         loop {
-            let listens = self.appends.have_room() && self.follows.have_room();
-            // Whatever arm is dropped loses nothing: `recv` and `next` are cancel-safe.
+            let listens = self.follows.have_room();
+            // Whatever arm is dropped loses nothing: `recv` and `next` are cancel-safe. In this order: nothing is done any
+            // more once it is over, and who talks all the time cannot put off its first command. What is done and whose
+            // turn it is is looked at below, too, after each message.
             let happened = tokio::select! {
+                biased;
                 fault = &mut self.until => Happened::Over(fault),
+                () = expired(&mut late), if late.is_some() => Happened::Late,
                 heard = self.conn.recv(), if listens => Happened::Heard(heard),
                 Some(done) = self.work.next(), if !self.work.is_empty() => Happened::Done(done),
                 () = ready(()), if self.follows.have_turns() => Happened::Turn,
-                () = expired(&mut late), if late.is_some() => Happened::Late,
                 () = &mut quiet => Happened::Quiet,
             };
             match happened {
@@ -214,8 +217,7 @@ impl Socket<'_> {
         let who = Asker::named(self.caller.clone(), asked.party.as_deref())?.party()?;
         let channel = self.channel(&asked.process, &asked.channel)?;
         let append = Append { who, epoch: asked.epoch, entries: asked.entries };
-        self.appends.push(asked.reference, channel, append, &self.work);
-        Ok(())
+        self.appends.push(asked.reference, channel, append, &self.work)
     }
 
     fn channel(&self, process: &str, channel: &str) -> Result<ChannelId, Problem> {

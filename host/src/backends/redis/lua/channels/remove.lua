@@ -21,7 +21,8 @@ local function remove(name)
   call('ZREM', P .. 'names:' .. tenant, plain)
   call('ZREM', P .. 'closed', name)
   call('HINCRBY', P .. 'meta', 'processes', -1)
-  call('HINCRBY', P .. 'meta', 'channels', -(#keys - 1) / 2)
+  -- There is no -0.
+  if #keys > 1 then call('HINCRBY', P .. 'meta', 'channels', -(#keys - 1) / 2) end
   return of[1], #keys
 end
 
