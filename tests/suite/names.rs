@@ -1,8 +1,6 @@
 //! Claims about the names that are derived: of streams, of events, of entries and marks of the cache. Those of keys on a
 //! server are in `redis/names.rs`.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
-
 use std::collections::BTreeSet;
 
 use millrace::cache::{Holds, Keyspace, Partition};

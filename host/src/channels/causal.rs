@@ -45,13 +45,10 @@ pub fn in_senders_order(entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
             })
         };
         // A step looks at the first place of each sender only. Answers that wait for each other stay where they are.
-        let first =
-            |(sender, places): (&Of<'_>, &VecDeque<usize>)| Some((*places.front()?, sender.0, sender.1));
-        let open = places.iter().filter_map(first).min_by_key(|(place, ..)| *place);
+        let open = places.iter().filter_map(first_place).min_by_key(|(place, _)| *place);
         let Some(open) = open else { break };
-        let can = places.iter().filter(|(sender, _)| ready(sender)).filter_map(first);
-        let (_, sender, epoch) = can.min_by_key(|(place, ..)| *place).unwrap_or(open);
-        let sender = (sender, epoch);
+        let can = places.iter().filter(|(sender, _)| ready(sender)).filter_map(first_place);
+        let (_, sender) = can.min_by_key(|(place, _)| *place).unwrap_or(open);
         if let Some(places) = places.get_mut(&sender) {
             places.pop_front();
         }
@@ -61,6 +58,11 @@ pub fn in_senders_order(entries: &[Arc<Entry>]) -> Vec<Arc<Entry>> {
         }
     }
     ordered
+}
+
+/// The first of a sender's places that are left.
+fn first_place<'a>((sender, places): (&Of<'a>, &VecDeque<usize>)) -> Option<(usize, Of<'a>)> {
+    Some((*places.front()?, *sender))
 }
 
 #[cfg(test)]

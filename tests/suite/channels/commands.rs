@@ -195,7 +195,8 @@ async fn follow_stops_after_so_many_entries_and_the_largest_fits() {
     ended.unwrap();
     assert_eq!(text.lines().count(), 1);
     // Its text is too long to be shown.
-    assert!(text.trim_end() == entry(41, &largest).to_string(), "it is not what was sent");
+    let sent = entry(41, &largest).to_string();
+    assert!(text.trim_end() == sent, "it is not what was sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
