@@ -179,7 +179,7 @@ fn neighbour(suite: &mut Suite) -> Result<()> {
 }
 
 /// Resident bytes of this process.
-fn resident() -> Result<f64> {
+pub(crate) fn resident() -> Result<f64> {
     let statm = std::fs::read_to_string("/proc/self/statm").context("the kernel tells it")?;
     let pages: f64 = statm.split(' ').nth(1).context("the second number")?.parse()?;
     Ok(pages * 4_096.0)

@@ -14,6 +14,7 @@ use millrace_tests::bench::{Better, Figure, ROUNDS, Suite, median, percentile};
 
 use clients::{Client, Crowd, Transport};
 use server::Server;
+pub(crate) use server::{own_bytes, raise_open_files};
 
 /// Sockets that are open and idle, and that drop and come back.
 const IDLE: usize = 10_000;
@@ -58,7 +59,7 @@ struct Found {
 }
 
 pub(crate) fn run(suite: &mut Suite) -> Result<()> {
-    server::raise_open_files(IDLE as u64 + 2_000)?;
+    raise_open_files(IDLE as u64 + 2_000)?;
     super::runtime()?.block_on(async {
         let mut found = Found::default();
         for round in 0..ROUNDS {

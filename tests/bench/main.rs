@@ -1,5 +1,6 @@
 //! The benchmarks: what the README quotes. `cargo xtask bench [SUITE…]` builds and runs them in release.
 
+mod channels;
 mod hostile;
 mod live;
 mod live_sockets;
@@ -19,7 +20,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 11] = [
+const SUITES: [(&str, Run); 12] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -31,10 +32,14 @@ const SUITES: [(&str, Run); 11] = [
     ("hostile", hostile::run),
     ("streams", streams::run),
     ("live", live_all),
+    ("channels", channels::run),
 ];
 
 fn main() -> Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted == [channels::IDLE] {
+        return channels::print_idle();
+    }
     // What swaps promise holds for a host full of processors: whoever asks for the one gets the other.
     if wanted.iter().any(|name| name == "swaps") && !wanted.iter().any(|name| name == "resident") {
         wanted.push("resident".into());

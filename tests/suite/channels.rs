@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod commands;
+mod kills;
 mod limiter;
 mod list;
+mod many;
 mod model;
 
 use std::sync::Arc;

@@ -76,7 +76,7 @@ impl RateLimiter {
 
 /// The buckets of processes and of their senders.
 #[derive(Debug, Default)]
-pub(super) struct Limiters(Mutex<HashMap<ProcessId, Buckets>>);
+pub struct Limiters(Mutex<HashMap<ProcessId, Buckets>>);
 
 #[derive(Debug)]
 struct Buckets {
@@ -86,7 +86,7 @@ struct Buckets {
 
 impl Limiters {
     /// Takes tokens for entries of one sender: its own first, so that what it is denied costs its process nothing.
-    pub(super) fn take(
+    pub fn take(
         &self,
         process: &ProcessId,
         who: &Party,

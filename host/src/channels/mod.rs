@@ -36,7 +36,7 @@ pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
 pub use event::Cause;
 pub(crate) use event::push_event;
-pub use limiter::RateLimiter;
+pub use limiter::{Limiters, RateLimiter};
 pub use names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 const FILL_EVENTS: usize = 20_000;
 
 /// Lets this process, and hosts that it starts, have so many files open.
-pub(super) fn raise_open_files(wanted: u64) -> Result<()> {
+pub(crate) fn raise_open_files(wanted: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
         return Ok(());
@@ -29,6 +29,14 @@ pub(super) fn raise_open_files(wanted: u64) -> Result<()> {
         bail!("the sockets need {wanted} open files and the limit is {:?}: raise it with `ulimit -n`", limit);
     }
     Ok(())
+}
+
+/// A process's share of the memory that it has mapped: what is resident, and what it shares with others in parts.
+pub(crate) fn own_bytes(pid: u32) -> Result<f64> {
+    let rollup = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps_rollup"))?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("a line of Pss")?;
+    let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
+    Ok(kib * 1024.0)
 }
 
 #[derive(Debug)]
@@ -131,12 +139,8 @@ impl Server {
         Ok(ticks.iter().sum::<f64>() / 100.0)
     }
 
-    /// Its share of the memory that it has mapped: what is resident, and what it shares with others in parts.
     pub(super) fn own_bytes(&self) -> Result<f64> {
-        let rollup = std::fs::read_to_string(self.proc().join("smaps_rollup"))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).context("a line of Pss")?;
-        let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
-        Ok(kib * 1024.0)
+        own_bytes(self.host.pid())
     }
 
     fn proc(&self) -> PathBuf {
