@@ -296,10 +296,12 @@ async fn a_closed_process_takes_nothing_more_and_can_be_read_until_it_is_removed
     assert_eq!((&repeat["position"], &repeat["repeated"]), (&json!(1), &json!(true)));
     let page = good(&send(&rig, "GET", ENTRIES, "oz", "").await, 200);
     assert_eq!((positions(&page), &page["closed"]), (vec![1], &json!("failed")));
-    for rest in ["/assign", "/observers", "/channels/other"] {
+    let observers = format!("{JOB}/observers");
+    good(&send(&rig, "POST", &observers, "sam", "{\"observers\":[]}").await, 200);
+    assert_eq!(send(&rig, "GET", ENTRIES, "oz", "").await.status, 403, "it reads no more");
+    for rest in ["/assign", "/channels/other"] {
         let (method, body) = match rest {
             "/assign" => ("POST", "{\"executor\":\"eve\"}"),
-            "/observers" => ("POST", "{\"observers\":[]}"),
             _ => ("PUT", ""),
         };
         send(&rig, method, &format!("{JOB}{rest}"), "sam", body).await.is_problem(409, "process_closed");

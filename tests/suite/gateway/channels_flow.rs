@@ -220,7 +220,7 @@ async fn a_socket_has_as_many_subscriptions_as_it_may() {
     scene.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_far_behind_takes_turns_with_others() {
     let scene = Scene::start().await;
     scene.process("work", &["long", "short"]).await;

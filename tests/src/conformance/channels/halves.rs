@@ -89,9 +89,15 @@ pub async fn a_closed_process_is_read_to_the_end_and_takes_nothing_more(stage: S
         assert_eq!(code(talk.router.create(&side, ChannelOptions::default()).await), "process_closed");
         let there = talk.router.create_if_not_exists(&talk.id, ChannelOptions::default()).await.unwrap();
         assert_eq!(there.channel.newest, Position(3));
-        for change in [Change::Assign(party("eli")), Change::Unassign, Change::Observe(Vec::new())] {
-            let refused = talk.router.change(&talk.job, Actor::Host, change).await;
-            assert_eq!(code(refused), "process_closed");
+        let refused = talk.router.change(&talk.job, Actor::Host, Change::Assign(party("eli"))).await;
+        assert_eq!(code(refused), "process_closed");
+        // But who reads what is left.
+        for change in [Change::Unassign, Change::Observe(Vec::new())] {
+            talk.router.change(&talk.job, Actor::Host, change).await.unwrap();
+        }
+        for who in ["eve", "oscar"] {
+            let read = talk.router.read_after(&talk.id, &by(who), 0, 0).await;
+            assert!(["channel_forbidden", "channel_access_revoked"].contains(&code(read)), "{who}");
         }
     }
 }
