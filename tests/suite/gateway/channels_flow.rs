@@ -220,24 +220,6 @@ async fn a_socket_has_as_many_subscriptions_as_it_may() {
     scene.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_far_behind_takes_turns_with_others() {
-    let scene = Scene::start().await;
-    scene.process("work", &["long", "short"]).await;
-    scene.fill(&channel("work", "long"), 8_000).await;
-    scene.fill(&channel("work", "short"), 10).await;
-    let mut socket = scene.socket("exe").await;
-    socket.subscribe("long", "work", "long", json!({ "credit": 0 })).await;
-    socket.subscribe("short", "work", "short", json!({ "credit": 0 })).await;
-    socket.give_credit("long", 10_000).await;
-    socket.give_credit("short", 10).await;
-    socket.until_entries("short", 10).await;
-    let before = socket.follow("long").entries.len();
-    assert!(before < 8_000, "the whole of the long one came first");
-    socket.until_entries("long", 8_000).await;
-    scene.stop().await;
-}
-
 #[tokio::test]
 async fn a_slow_reader_holds_up_nobody_else() {
     let scene = Scene::start().await;
