@@ -272,6 +272,8 @@ async fn a_commit_that_fails_while_versions_change_loses_and_doubles_nothing() {
                 runner.swap(Arc::new(next)).await.expect("a good version takes over");
             }
             until("the faulty commit was reached", || faulty.is_spent()).await;
+            // What is done may still be of the run that the fault has ended: what is in the log is committed.
+            until("all seven are emitted", || scene.last() == Position(7 * 4 + 7)).await;
             scene.done(&runner, last).await;
             let emitted = scene.last();
             scene.done(&runner, emitted).await;
