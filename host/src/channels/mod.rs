@@ -35,7 +35,7 @@ pub use causal::in_senders_order;
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
 pub use event::Cause;
-pub(crate) use event::push_event;
+pub(crate) use event::{check_depth, push_event};
 pub use limiter::{Limiters, RateLimiter};
 pub use names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};

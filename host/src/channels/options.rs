@@ -137,8 +137,7 @@ impl ChannelLimits {
             }
         }
         if options.events && !self.events {
-            let possible =
-                "it needs a store that has the log, too, as the embedded one has without serve.log";
+            let possible = "it needs a store that has the log, too, as channels.store = \"durable\" has";
             let (option, asked) = ("events", "true".to_owned());
             return Err(ChannelError::Option { option, asked, possible: possible.to_owned() });
         }

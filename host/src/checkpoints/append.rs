@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::effect::EffectRecord;
 use crate::channels::{ChannelName, EntryType, ProcessName};
+use crate::event::Position;
 use crate::limits::{
     CHANNEL_ERROR_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CHANNEL_PAYLOAD_BYTES_MAX, CHANNEL_SEQUENCE_MAX,
     GUEST_CHANNELS_MAX,
@@ -29,6 +30,14 @@ pub struct AppendRef<'a> {
     /// Of the event that caused it; often empty.
     pub scope: &'a str,
     pub traceparent: &'a str,
+}
+
+/// What an entry is known by wherever its event is handled again: the event, and which of the entries that it has
+/// caused it is. How events were cut into batches does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendCause {
+    pub position: Position,
+    pub index: u32,
 }
 
 /// The channels that a plugin was granted, by name: in whatever process of its tenant it takes part in. The default has

@@ -13,9 +13,12 @@ mod outbox;
 use std::fmt::{self, Debug, Write as _};
 use std::sync::Arc;
 
-pub use outbox::{LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone};
+pub use outbox::{
+    CarriedAppend, CarriedAppends, CarryError, ChannelCarrier, Fate, LogMark, LogMarks, Outbox, OutboxBatch,
+    OutboxDone, OutboxPart, OutboxWhat, WhileFull,
+};
 
-pub use append::{AppendRef, ChannelGrant, InvalidAppend, PLUGIN_PARTY};
+pub use append::{AppendCause, AppendRef, ChannelGrant, InvalidAppend, PLUGIN_PARTY};
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 
 use futures_util::future::BoxFuture;

@@ -94,8 +94,7 @@ impl HostBuilder {
             compile_max: config.compile_max(),
             precompiled_bytes_max: config.precompiled_bytes_max,
             artifacts: Some(Arc::clone(&artifacts)),
-            channels_elsewhere: self.config.serve.log.is_some()
-                || self.config.channels.store == ChannelsStore::Memory,
+            channels_elsewhere: self.config.channels.store == ChannelsStore::Memory,
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use super::channels::Written;
 use super::commit::CommitResult;
 use super::committer::{Committer, Stop};
-use super::options::LogPlace;
 use crate::channels::{
     Append, Cause, Channel, ChannelError, ChannelId, ChannelName, Entry, NewEntry, Party, ProcessId,
     ProcessName, push_event,
@@ -16,26 +15,12 @@ use crate::channels::{
 use crate::checkpoints::{AppendRef, Commit, CommitError, EffectRef, PLUGIN_PARTY};
 use crate::error::Classify as _;
 use crate::event::EventBatch;
-use crate::limits::CAUSATION_DEPTH_MAX;
 
 /// Entries as events that are written, with their positions.
 #[derive(Debug)]
 pub(super) struct EntryEvents {
     pub(super) tenant: i64,
     pub(super) batch: EventBatch,
-}
-
-/// A processor that answers itself over a channel comes to an end, as one that emits what it handles does.
-pub(super) fn check_depth(channel: &Channel, cause: Cause<'_>) -> Written<()> {
-    if !channel.options.events || cause.depth <= CAUSATION_DEPTH_MAX {
-        return Ok(());
-    }
-    Err(Stop::Refused(ChannelError::Limit {
-        limit: "causation_depth_max",
-        what: "processors in a row on the way to this entry, of which one seems to feed itself",
-        asked: cause.depth.into(),
-        max: CAUSATION_DEPTH_MAX.into(),
-    }))
 }
 
 impl Committer {
@@ -75,14 +60,6 @@ impl Committer {
                 );
                 CommitError::Refused { task: commit.task.clone(), reason }
             };
-            if self.log == LogPlace::Elsewhere {
-                return Err(Stop::Refused(CommitError::Refused {
-                    task: commit.task.clone(),
-                    reason: "channels_elsewhere: processors append only to channels that lie in the same store as \
-                             the log, and serve.log says that it lies elsewhere"
-                        .to_owned(),
-                }));
-            }
             let named = || -> Result<_, ChannelError> {
                 let name = ProcessName::new(entry.process)?;
                 let process = ProcessId { tenant: commit.task.tenant.clone(), name };

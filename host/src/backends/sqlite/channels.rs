@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::channel_book::Open;
-use super::channel_events::{EntryEvents, check_depth};
+use super::channel_events::EntryEvents;
 use super::channel_reads::{channel_name, find_repeat, process_id};
 use super::committer::{Committer, Stop};
 use super::database::{backend, signed, unsigned};
@@ -19,7 +19,7 @@ use super::shared::to_json;
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
-    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
+    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, check_depth, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
@@ -290,7 +290,7 @@ impl Committer {
         if new.is_empty() {
             return Ok((answers, None));
         }
-        check_depth(&planned.channel, cause)?;
+        check_depth(&planned.channel, cause).map_err(Stop::Refused)?;
         for entry in &new {
             insert_entry(&self.conn, number, entry)?;
         }

@@ -113,7 +113,13 @@ impl Committer {
         self.step(CommitStep::KeyedState);
         let emitted = self.write_emitted(tenant, revision, commit)?;
         self.step(CommitStep::Emitted);
-        let appended = self.write_appends(commit)?;
+        let appended = match self.log {
+            LogPlace::Own => self.write_appends(commit)?,
+            LogPlace::Elsewhere => {
+                self.write_outbox_appends(commit, revision)?;
+                Vec::new()
+            }
+        };
         self.step(CommitStep::Appended);
         self.write_dead_letters(commit)?;
         self.step(CommitStep::DeadLetters);

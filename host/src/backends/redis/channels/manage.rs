@@ -10,7 +10,10 @@ use crate::backends::redis::scripts::{CHANNEL_MANAGE, CHANNEL_REMOVE, list, numb
 use crate::channels::{Actor, Change, NewProcess, ProcessId, ProcessName, ProcessView, change, create};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Micros, TenantId};
-use crate::limits::{CHANNEL_SWEEP_PROCESSES_MAX, REDIS_CHANNELS_PURGE_KEYS, REDIS_CHANNELS_TURNS_MAX};
+use crate::limits::{
+    CHANNEL_SWEEP_PROCESSES_MAX, REDIS_CHANNELS_CARRIED_SWEEP, REDIS_CHANNELS_PURGE_KEYS,
+    REDIS_CHANNELS_TURNS_MAX,
+};
 
 /// Somebody was faster each time.
 pub(super) fn outrun() -> BackendError {
@@ -48,7 +51,7 @@ impl Shared {
             self.turn(turn).await;
             answer = self.write_new(&id, &tag, &incarnation, &made).await?;
             let record = self.taken(&id, &mut answer)?;
-            if answer.done {
+            if answer.done() {
                 self.settled(&answer).await?;
                 return Ok((record.ok_or_else(shape)?.view(), true));
             }
@@ -93,7 +96,7 @@ impl Shared {
                 self.turn(turn).await;
                 answer = self.write_change(id, &tag, &record, &view).await?;
                 known = self.taken(id, &mut answer)?;
-                if !answer.done {
+                if !answer.done() {
                     continue;
                 }
                 view = known.ok_or_else(shape)?.view();
@@ -158,6 +161,7 @@ impl Shared {
             let most = CHANNEL_SWEEP_PROCESSES_MAX - count;
             let fill = |command: &mut redis::Cmd| {
                 command.arg("expire").arg(closed_before.0).arg(most).arg(REDIS_CHANNELS_PURGE_KEYS);
+                command.arg(REDIS_CHANNELS_CARRIED_SWEEP);
             };
             let mut answer = self.call(&CHANNEL_REMOVE, &self.tag(), fill).await?;
             let removed = list(answer.next()?).ok_or_else(shape)?;

@@ -132,7 +132,7 @@ impl Reader {
     /// it is shows that: it was emptied or went back, it has lost the end of the feed, or this host was too slow.
     async fn next(&self, connection: &mut MultiplexedConnection, reached: &Stamp) -> Read<Option<Heard>> {
         let mut commands = redis::pipe();
-        let key = |rest: &[u8]| [&self.shared.prefix[..], rest].concat();
+        let key = |rest: &[u8]| [&self.shared.keys.channels[..], rest].concat();
         commands.cmd("HMGET").arg(key(b"meta")).arg("id").arg("count");
         let read = commands.cmd("XREAD").arg("COUNT").arg(REDIS_READ_ENTRIES_MAX);
         read.arg("BLOCK").arg(REDIS_CHECK_EVERY.as_millis().to_string());
