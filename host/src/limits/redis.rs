@@ -19,6 +19,8 @@ pub const REDIS_GROUP_EVENTS_AIM: usize = 400;
 /// Script calls under way at a time.
 pub const REDIS_CALLS_MAX: usize = 2;
 pub const REDIS_GROUP_REQUESTS_MAX: usize = 2_000;
+/// Entries of one append to a channel that are events, too: the script numbers its events in two bytes.
+pub const REDIS_CALL_EVENTS_MAX: usize = u16::MAX as usize;
 pub const REDIS_GROUP_BYTES_MAX: usize = 4 << 20;
 /// Bytes of events after which an entry of the stream takes in no more; one event may be larger.
 pub const REDIS_ENTRY_BYTES_MAX: usize = 64 << 10;
@@ -130,6 +132,12 @@ pub const LEASE_ASK_EVERY: Duration = Duration::from_secs(1);
 pub const LEASE_TTL_MIN: Duration = Duration::from_millis(300);
 
 const _: () = assert!(BATCH_EVENTS_MAX <= REDIS_GROUP_EVENTS_MAX, "any batch fits a script call");
+const _: () =
+    assert!(REDIS_GROUP_EVENTS_MAX <= REDIS_CALL_EVENTS_MAX, "an event's number in its group has two bytes");
+const _: () = assert!(
+    REDIS_CHANNELS_GROUP_ENTRIES_MAX <= REDIS_CALL_EVENTS_MAX,
+    "appends that are sent together can be numbered"
+);
 const _: () = assert!(
     CHANNEL_BATCH_BYTES_MAX <= REDIS_CHANNELS_WAITING_BYTES_MAX,
     "any append to a channel can wait for the server"

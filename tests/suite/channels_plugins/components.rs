@@ -1,7 +1,9 @@
-//! The same over the border of a component: grants, and the sample as it ships.
+//! The same over the border of a component: grants, the sample as it ships, and what an entry is known by.
 
 use millrace::channels::{ChannelId, EntryType};
+use millrace::checkpoints::{AppendCause, ChannelGrant, EffectBatch, EffectKind, EffectRecord};
 use millrace::error::Classify;
+use millrace::event::{Event, EventBatch, Position};
 use millrace::plugins::{PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::streams::EventLog;
 
@@ -96,4 +98,58 @@ async fn a_grant_is_no_part_in_a_process() {
     let dead = rig.dead("answers").await;
     assert_eq!((dead.len(), dead[0].1.as_str()), (1, "refused"));
     assert!(dead[0].2.contains("channel_forbidden"), "{}", dead[0].2);
+}
+
+/// Effects of one call: of each the event of the batch that caused it. Every other one emits.
+fn effects_of(events: &[u32], first: u64, count: u64) -> EffectBatch {
+    let mut batch = EventBatch::new(tenant());
+    for position in first..first + count {
+        let at = Position(position);
+        let event = Event { position: at, aggregate: "a", agg_id: "x", event_type: "t", ..Event::default() };
+        batch.push(&Event { version: position, ..event }).unwrap();
+    }
+    let (mut arena, mut records) = (Vec::new(), Vec::new());
+    for event in events {
+        for (kind, parts) in
+            [(EffectKind::Append, ["p", "c", "data", "x"]), (EffectKind::Emit, ["e", "leg", "leg.made", "1"])]
+        {
+            let bytes = |part: &str| u32::try_from(part.len()).unwrap();
+            records.push(EffectRecord {
+                kind,
+                table: 0,
+                event: *event,
+                version: 1,
+                at: 0,
+                schema_version: 1,
+                start: u32::try_from(arena.len()).unwrap(),
+                key_bytes: bytes(parts[0]),
+                aggregate_bytes: bytes(parts[1]),
+                type_bytes: bytes(parts[2]),
+                id_bytes: 0,
+                body_bytes: bytes(parts[3]),
+                depth: 0,
+            });
+            arena.extend_from_slice(parts.concat().as_bytes());
+        }
+    }
+    let depths = vec![0; usize::try_from(count).unwrap()];
+    let checked = EffectBatch::check_granted(arena, records, &[], &depths, &ChannelGrant::all());
+    let mut effects = checked.unwrap();
+    effects.carry_on(&batch);
+    effects
+}
+
+#[test]
+fn an_appended_entry_is_known_by_its_event_however_events_are_cut_into_batches() {
+    let causes = |effects: &EffectBatch| -> Vec<AppendCause> {
+        let found = (0..effects.len()).map(|index| effects.cause_of(index));
+        assert!(found.clone().skip(1).step_by(2).all(|cause| cause.is_none()), "events have ids");
+        found.step_by(2).map(|cause| cause.unwrap()).collect()
+    };
+    let together = effects_of(&[0, 0, 1, 2, 2, 2], 7, 3);
+    let mut apart = effects_of(&[0, 0], 7, 1);
+    apart.append(&effects_of(&[0, 1, 1, 1], 8, 2));
+    let of = |position, index| AppendCause { position: Position(position), index };
+    let expected = [of(7, 0), of(7, 1), of(8, 0), of(9, 0), of(9, 1), of(9, 2)];
+    assert_eq!((causes(&together), causes(&apart)), (expected.to_vec(), expected.to_vec()));
 }

@@ -13,7 +13,7 @@ use super::scripts::{APPEND, bytes, list, number};
 use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position};
-use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX, REDIS_GROUP_EVENTS_MAX};
+use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX};
 use crate::streams::{Appended, StreamError};
 
 /// What became of one request.
@@ -122,12 +122,6 @@ impl<'a> Asked<'a> {
         }
     }
 }
-
-const _: () =
-    assert!(REDIS_GROUP_EVENTS_MAX <= u16::MAX as usize, "an event's number in its group has two bytes");
-
-/// The most events that one script call numbers.
-pub(super) const EVENTS_OF_A_CALL_MAX: usize = u16::MAX as usize;
 
 /// The events of a group, as the script takes them.
 struct Parts<'a> {

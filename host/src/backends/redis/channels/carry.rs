@@ -17,7 +17,7 @@ use super::manage::outrun;
 use super::records::{Seen, shape};
 use super::settling::{Settling, Told};
 use super::write::By;
-use super::{RedisChannels, Shared, unknown_channel};
+use super::{RedisChannels, Shared};
 use crate::backends::redis::faults::ends_session;
 use crate::backends::redis::scripts::{list, number};
 use crate::channels::{Append, Cause, ChannelError, ChannelId, Party, check_depth};
@@ -214,7 +214,8 @@ impl Carrying<'_> {
     fn outlook(&self) -> Outlook {
         let mut outlook = Outlook::default();
         let Some(seen) = &self.seen else {
-            let unknown = refused(&unknown_channel(self.id));
+            let (process, channel) = (self.id.process.to_string(), self.id.name.to_string());
+            let unknown = refused(&ChannelError::Unknown { process, channel });
             outlook.left = self.rest().into_iter().map(|at| (at, unknown.clone())).collect();
             return outlook;
         };

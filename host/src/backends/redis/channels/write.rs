@@ -8,13 +8,13 @@ use super::decide::Plan;
 use super::entries::{Encoded, encode};
 use super::records::{Numbered, Seen, sent, set_numbers, shape};
 use crate::backends::redis::faults::remote;
-use crate::backends::redis::group::{Asked, EVENTS_OF_A_CALL_MAX};
+use crate::backends::redis::group::Asked;
 use crate::backends::redis::requests::Request;
 use crate::backends::redis::scripts::{CHANNEL_APPEND, number};
 use crate::channels::{Cause, ChannelId, Head, WhenFull, push_event};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::EventBatch;
-use crate::limits::REDIS_CHANNELS_CARRIED_MAX;
+use crate::limits::{REDIS_CALL_EVENTS_MAX, REDIS_CHANNELS_CARRIED_MAX};
 
 type Called<T> = Result<T, BackendError>;
 
@@ -100,7 +100,7 @@ impl Shared {
                 "channels: entries of this channel are events, and the store was opened without a log";
             return Err(remote(RemoteFault::Unsupported, detail));
         }
-        if plan.entries.len() > EVENTS_OF_A_CALL_MAX {
+        if plan.entries.len() > REDIS_CALL_EVENTS_MAX {
             let detail = "channels: an append has more entries than a log on Redis takes events at once";
             return Err(remote(RemoteFault::Unsupported, detail));
         }
