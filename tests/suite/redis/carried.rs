@@ -242,7 +242,9 @@ async fn what_was_carried_and_not_crossed_off_is_in_its_channel_once() {
     assert_eq!(place.said("c").await, ["1", "2", ""]);
     assert_eq!(place.said("d").await, ["1", "flushed", "flushed", "flushed", "flushed", "last"]);
     until("the log has the events", || place.log.bounds().newest == Position(3)).await;
-    assert!(at.is_empty() && kept_apart(dir.path()).is_empty());
+    assert!(at.is_empty());
+    at.close().await;
+    assert!(kept_apart(dir.path()).is_empty());
 }
 
 /// The other host has a store of its own, cuts its batches in another way, and begins with the oldest event.
