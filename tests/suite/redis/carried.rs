@@ -277,6 +277,26 @@ async fn a_host_that_takes_over_and_handles_everything_again_appends_nothing_twi
     assert_eq!(place.said("d").await, ["1", "2", "3", "4"]);
 }
 
+#[tokio::test]
+async fn what_was_refused_once_is_not_appended_by_a_host_that_takes_over_later() {
+    let server = RedisServer::durable(Engine::Redis);
+    let (place, elsewhere) = (Place::on(options(&server)).await, Place::on(options(&server)).await);
+    make(&place.channels, "p", &[("c", plain())]).await;
+    place.channels.change(&process("p"), Actor::Host, Change::Unassign).await.unwrap();
+    let carry = async |place: &Place, keys: &[&str]| {
+        let appends = to_c(keys.iter().map(|key| one(key, key)).collect());
+        place.beside.carry("board", &appends, None, WhileFull::Wait).await.unwrap()
+    };
+    let refused = carry(&place, &["1.0"]).await;
+    assert!(matches!(&refused[..], [Fate::Refused { code: "channel_forbidden", .. }]), "{refused:?}");
+    let assign = Change::Assign(party("plugin:board"));
+    place.channels.change(&process("p"), Actor::Host, assign).await.unwrap();
+    assert_eq!(carry(&place, &["2.0"]).await, [Fate::Appended]);
+    let fates = carry(&elsewhere, &["1.0", "2.0", "3.0"]).await;
+    assert_eq!(fates, [Fate::Repeated, Fate::Repeated, Fate::Appended]);
+    assert_eq!(place.said("c").await, ["2.0", "3.0"]);
+}
+
 fn one(key: &str, text: &str) -> CarriedAppend {
     let entry = NewEntry { payload: Some(text.to_owned().into()), ..NewEntry::default() };
     CarriedAppend { key: key.into(), entry, depth: 1, scope: "".into(), traceparent: "".into() }

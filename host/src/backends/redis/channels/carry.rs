@@ -19,13 +19,15 @@ use super::settling::{Settling, Told};
 use super::write::By;
 use super::{RedisChannels, Shared};
 use crate::backends::redis::faults::ends_session;
-use crate::backends::redis::scripts::{list, number};
+use crate::backends::redis::scripts::{CHANNEL_MANAGE, list, number};
 use crate::channels::{Append, Cause, ChannelError, ChannelId, Party, check_depth};
 use crate::checkpoints::{
     CarriedAppend, CarriedAppends, CarryError, ChannelCarrier, Fate, PLUGIN_PARTY, WhileFull,
 };
 use crate::error::{BackendError, Classify as _};
-use crate::limits::{REDIS_CHANNELS_TURNS_MAX, REDIS_RETRY_WAIT_MAX, REDIS_RETRY_WAIT_MIN};
+use crate::limits::{
+    REDIS_CHANNELS_CARRIED_MAX, REDIS_CHANNELS_TURNS_MAX, REDIS_RETRY_WAIT_MAX, REDIS_RETRY_WAIT_MIN,
+};
 
 impl ChannelCarrier for RedisChannels {
     fn carry<'a>(
@@ -162,10 +164,33 @@ impl Carrying<'_> {
         {
             self.shared.settled(heard).await?;
         }
+        self.give_up(&left).await?;
         for (at, fate) in left {
             self.fates[at] = Some(fate);
         }
         Ok(true)
+    }
+
+    /// Has it remembered what is refused. A host that takes over handles its event again, and must not append it behind what
+    /// came later, because what refused it is over.
+    async fn give_up(&self, left: &[(usize, Fate)]) -> Result<(), CarryError> {
+        let refused = left.iter().filter(|(_, fate)| matches!(fate, Fate::Refused { .. }));
+        let refused: Vec<&str> = refused.map(|(at, _)| &*self.appends[*at].key).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let (lease, generation) = self.fence.unwrap_or_default();
+        let names = &self.shared.keys;
+        let keys: [&[u8]; 3] = [&names.channels, &names.meta, &names.leases];
+        let tag = self.shared.tag();
+        let call = self.shared.once_on(&keys, &CHANNEL_MANAGE, &tag, |command| {
+            command.arg("drop").arg(&self.carrier).arg(lease).arg(generation);
+            command.arg(REDIS_CHANNELS_CARRIED_MAX).arg(&refused);
+        });
+        match call.await?.said {
+            Said::Fenced => Err(CarryError::Fenced),
+            _ => Ok(()),
+        }
     }
 
     /// Asks the server how the channel is.

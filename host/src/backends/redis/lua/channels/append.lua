@@ -92,14 +92,5 @@ if gone > 0 then
   call('LTRIM', marks, whole(gone), '-1')
 end
 call('HSET', key, 'senders:' .. channel, ARGV[13], 'numbers:' .. channel, text(n), 'bytes', whole(total))
-if by ~= '' then
-  local carried, at = P .. 'carried:' .. by, call('HMGET', KEYS[2], 'position', 'trimmed')
-  if call('HGET', P .. 'carriers', by) ~= epoch then
-    call('UNLINK', carried)
-    call('HSET', P .. 'carriers', by, epoch)
-  end
-  for _, key in ipairs(keys) do call('ZADD', carried, at[1] or '0', key) end
-  call('ZREMRANGEBYSCORE', carried, '-inf', '(' .. (at[2] or '0'))
-  call('ZREMRANGEBYRANK', carried, 0, -1 - tonumber(ARGV[24]))
-end
+if by ~= '' then remember(by, keys, ARGV[24]) end
 return answer('ok', text(n), whole(total))
