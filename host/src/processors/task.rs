@@ -98,6 +98,7 @@ struct Seen {
     parked: AtomicU64,
     held: AtomicU64,
     blocked: Mutex<Option<Blocked>>,
+    last_refused: Mutex<Option<Arc<str>>>,
     committed_at: AtomicI64,
     /// 1 above the instance's memory; 0 without an instance.
     memory_bytes: AtomicU64,
@@ -113,7 +114,10 @@ pub(super) struct Holds {
 }
 
 impl Seen {
-    fn note(&self, worker: &Worker) {
+    fn note(&self, worker: &mut Worker) {
+        if let Some(refused) = worker.take_refused() {
+            *self.last_refused.lock().expect("no code panics while it holds what is seen") = Some(refused);
+        }
         self.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
         self.committed_at.store(worker.committed_at().0, Ordering::Relaxed);
         let memory = worker.memory_bytes().map_or(0, |bytes| bytes.saturating_add(1));
@@ -319,6 +323,12 @@ impl Task {
         *self.seen.blocked.lock().expect("no code panics while it holds what is seen")
     }
 
+    /// What was refused last and cost no event.
+    pub(super) fn last_refused(&self) -> Option<String> {
+        let refused = self.seen.last_refused.lock().expect("no code panics while it holds what is seen");
+        refused.as_ref().map(|refused| refused.to_string())
+    }
+
     fn wake(self: &Arc<Self>) {
         self.shared.pool.wake(self);
     }
@@ -382,7 +392,7 @@ impl Task {
                 task.committed(answer);
             });
         }
-        self.seen.note(&worker);
+        self.seen.note(&mut worker);
         self.settle(&worker);
         Turned { again, fell: worker.take_fell(), cpu }
     }
