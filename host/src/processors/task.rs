@@ -114,10 +114,7 @@ pub(super) struct Holds {
 }
 
 impl Seen {
-    fn note(&self, worker: &mut Worker) {
-        if let Some(refused) = worker.take_refused() {
-            *self.last_refused.lock().expect("no code panics while it holds what is seen") = Some(refused);
-        }
+    fn note(&self, worker: &Worker) {
         self.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
         self.committed_at.store(worker.committed_at().0, Ordering::Relaxed);
         let memory = worker.memory_bytes().map_or(0, |bytes| bytes.saturating_add(1));
@@ -358,6 +355,10 @@ impl Task {
         let closed = inputs.closed;
         let next = if closed { Ok(Next::Over) } else { worker.turn(inputs) };
         self.seen.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
+        if let Some(refused) = worker.take_refused() {
+            let mut last = self.seen.last_refused.lock().expect("no code panics while it holds what is seen");
+            *last = Some(refused);
+        }
         // First what waits, then how far: who sees a position sees what waits before it.
         let (parked, held) = worker.parked();
         self.seen.parked.store(parked as u64, Ordering::SeqCst);
@@ -392,7 +393,7 @@ impl Task {
                 task.committed(answer);
             });
         }
-        self.seen.note(&mut worker);
+        self.seen.note(&worker);
         self.settle(&worker);
         Turned { again, fell: worker.take_fell(), cpu }
     }
