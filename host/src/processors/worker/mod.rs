@@ -501,8 +501,7 @@ impl Worker {
             return Ok(());
         }
         let rested = self.resting.is_some_and(|since| since.elapsed() >= self.shared.settings.idle_max);
-        let again = self.flush_alone && self.committed_saved.is_some();
-        if self.instance.is_none() && (rested || again) && self.fatal.is_none() {
+        if self.instance.is_none() && (rested || self.flush_alone) && self.fatal.is_none() {
             self.load_instance()?;
         }
         self.flush(FlushReason::Tick)
