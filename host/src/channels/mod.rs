@@ -32,6 +32,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 pub use causal::in_senders_order;
+pub(crate) use counts::{count_refused, count_written};
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
 pub use event::Cause;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::channel_reads::load_process;
 use super::committer::Committer;
 use super::shared::to_json;
-use crate::channels::{Channel, ChannelId, ChannelName, Entry, Head, ProcessId, ProcessView, Tails};
+use crate::channels::{
+    Channel, ChannelId, ChannelName, Entry, Head, ProcessId, ProcessView, Tails, count_written,
+};
 use crate::limits::CHANNEL_RECORDS_CACHED_MAX;
 
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct Book {
     /// Processes with records that are to be written in this transaction.
     dirty: Vec<ProcessId>,
     told: Vec<Told>,
+    /// Entries of processors, and their bytes. What clients append, the router counts.
+    by_processors: (u64, u64),
     /// Where the savepoint began, while there is one.
     savepoint: Option<Savepoint>,
 }
@@ -49,6 +53,7 @@ enum Told {
 struct Savepoint {
     told: usize,
     dirty: usize,
+    by_processors: (u64, u64),
     /// Processes as they were before their first append since.
     before: HashMap<ProcessId, Open>,
 }
@@ -56,6 +61,10 @@ struct Savepoint {
 impl Book {
     /// After the commit.
     pub(super) fn publish(&mut self, tails: &Tails) {
+        let (entries, bytes) = std::mem::take(&mut self.by_processors);
+        if entries > 0 {
+            count_written(entries, bytes);
+        }
         for told in self.told.drain(..) {
             match told {
                 Told::Appended(id, head, entries) => tails.appended(&id, head, &entries),
@@ -75,8 +84,8 @@ impl Book {
 
     /// What is appended from now on can be taken back with [`Self::undo`]. Nothing else is done to processes until then.
     pub(super) fn begin(&mut self) {
-        let (told, dirty) = (self.told.len(), self.dirty.len());
-        self.savepoint = Some(Savepoint { told, dirty, before: HashMap::new() });
+        let (told, dirty, by_processors) = (self.told.len(), self.dirty.len(), self.by_processors);
+        self.savepoint = Some(Savepoint { told, dirty, by_processors, before: HashMap::new() });
     }
 
     /// What was appended since `begin` stays.
@@ -89,6 +98,7 @@ impl Book {
         let Some(savepoint) = self.savepoint.take() else { return };
         self.told.truncate(savepoint.told);
         self.dirty.truncate(savepoint.dirty);
+        self.by_processors = savepoint.by_processors;
         self.open.extend(savepoint.before);
     }
 
@@ -132,6 +142,14 @@ impl Book {
             return;
         }
         self.told.push(Told::Appended(id.clone(), head, entries));
+    }
+
+    /// Entries of these sizes were appended for a processor.
+    pub(super) fn written_by_processor(&mut self, sizes: impl Iterator<Item = usize>) {
+        for bytes in sizes {
+            self.by_processors.0 += 1;
+            self.by_processors.1 += bytes as u64;
+        }
     }
 
     pub(super) fn changed(&mut self, id: &ProcessId, view: ProcessView) {
