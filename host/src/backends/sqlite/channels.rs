@@ -19,7 +19,7 @@ use super::shared::to_json;
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
-    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
+    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, archive_excess, change, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
@@ -304,10 +304,9 @@ impl Committer {
                 }
             }
         }
-        let over = channel.archive_bytes.saturating_sub(shared.channel_limits.archive_bytes_max);
-        if over > 0 {
-            let (entries, bytes) =
-                oldest(&self.conn, number, channel.oldest, Excess { entries: 0, bytes: over })?;
+        let over = archive_excess(&channel, &shared.channel_limits);
+        if !over.is_none() {
+            let (entries, bytes) = oldest(&self.conn, number, channel.oldest, over)?;
             drop_oldest(&self.conn, number, &mut channel, entries, bytes)?;
         }
         let channel = Arc::new(channel);
