@@ -36,6 +36,9 @@ pub struct GatedChannels {
     /// Appends that are not answered, and the most there ever were.
     waiting: Arc<AtomicUsize>,
     waiting_max: Arc<AtomicUsize>,
+    /// Appends, and questions for the state of a channel, that have come this far.
+    appends: Arc<AtomicUsize>,
+    heads: Arc<AtomicUsize>,
 }
 
 impl GatedChannels {
@@ -46,6 +49,8 @@ impl GatedChannels {
             opened: watch::Sender::new(()),
             waiting: Arc::default(),
             waiting_max: Arc::default(),
+            appends: Arc::default(),
+            heads: Arc::default(),
         }
     }
 
@@ -71,6 +76,14 @@ impl GatedChannels {
 
     pub fn waiting_max(&self) -> usize {
         self.waiting_max.load(Ordering::SeqCst)
+    }
+
+    pub fn appends(&self) -> usize {
+        self.appends.load(Ordering::SeqCst)
+    }
+
+    pub fn heads(&self) -> usize {
+        self.heads.load(Ordering::SeqCst)
     }
 
     fn gate(&self, id: &ChannelId) -> Option<Gate> {
@@ -103,6 +116,7 @@ impl ChannelStore for GatedChannels {
     }
 
     fn head(&self, id: &ChannelId) -> Answered<'_, Head> {
+        self.heads.fetch_add(1, Ordering::SeqCst);
         self.inner.head(id)
     }
 
@@ -111,6 +125,7 @@ impl ChannelStore for GatedChannels {
     }
 
     fn append(&self, id: &ChannelId, append: Append) -> Answered<'_, Vec<Appended>> {
+        self.appends.fetch_add(1, Ordering::SeqCst);
         let waiting = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
         self.waiting_max.fetch_max(waiting, Ordering::SeqCst);
         let (answer, id) = (self.inner.append(id, append), id.clone());
@@ -149,6 +164,10 @@ impl ChannelStore for GatedChannels {
 
     fn tails(&self) -> &Tails {
         self.inner.tails()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     fn limits(&self) -> &ChannelLimits {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::Party;
 use crate::event::{Micros, Position};
+use crate::limits::CHANNEL_ENTRY_BYTES;
 
 /// What an entry says about its sender's half of the channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -130,6 +131,8 @@ impl NewEntry {
         self.payload.as_ref().map_or(0, Bytes::len) + self.error.as_ref().map_or(0, |text| text.len())
     }
 }
+
+const _: () = assert!(size_of::<NewEntry>() <= CHANNEL_ENTRY_BYTES, "an entry that waits is not larger");
 
 /// Where an entry lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,10 +21,12 @@ mod limiter;
 mod names;
 mod options;
 mod record;
+mod room;
 mod router;
 mod rules;
 mod subscription;
 mod tail;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,8 +43,10 @@ pub use limiter::{Limiters, RateLimiter};
 pub use names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
+pub use room::Excess;
+pub(crate) use room::archive_excess;
 pub use router::{Begun, Router};
-pub use rules::{Actor, Append, Change, Excess, NewChannel, NewProcess, Outcomed, Planned};
+pub use rules::{Actor, Append, Change, NewChannel, NewProcess, Outcomed, Planned};
 pub(crate) use rules::{append, change, create, may_read};
 pub use subscription::{CloseReason, Notice, Now, Subscription, SubscriptionHandle};
 pub use tail::Tails;
@@ -93,6 +97,9 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     fn stats(&self) -> BoxFuture<'_, Result<ChannelStats>>;
 
     fn tails(&self) -> &Tails;
+
+    /// Whether others change what is here, too, so that [`Self::tails`] may not have been told yet.
+    fn is_shared(&self) -> bool;
 
     fn limits(&self) -> &ChannelLimits;
 }

@@ -76,7 +76,8 @@ pub struct Channel {
     pub bytes: u64,
     /// Of entries before it.
     pub archive_bytes: u64,
-    /// Entries that closed a half and take nobody's room, ever since the channel was made, and their bytes.
+    /// Entries that closed a half and took nobody's room, ever since the channel was made, and their bytes; bound by
+    /// `CHANNEL_CLOSINGS_MAX` and its bytes, but for the submitter's.
     #[serde(default)]
     pub closing_entries: u64,
     #[serde(default)]
@@ -146,6 +147,11 @@ impl Channel {
     /// Entries that count towards what it may hold.
     pub fn hot_entries(&self) -> u64 {
         self.newest.0 + 1 - self.hot.0
+    }
+
+    /// Entries before those.
+    pub fn archived_entries(&self) -> u64 {
+        self.hot.0 - self.oldest.0
     }
 
     /// Entries that can be read.

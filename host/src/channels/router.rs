@@ -1,10 +1,9 @@
 //! The router: what clients of channels call. It knows who may do what and how fast, lets entries wait for their
 //! forerunners, and hands out subscriptions. What is kept, and in which order, is the store's.
 
-use std::collections::HashMap;
 use std::future::{poll_fn, ready};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -23,6 +22,7 @@ use super::record::{Head, Process, ProcessView};
 use super::rules::{Actor, Append, Change, NewChannel, NewProcess, check_entries, may_append, may_read};
 use super::subscription::{Subscription, SubscriptionHandle, Who};
 use super::tail::Live;
+use super::waiting::{NoRoom, Waiting};
 use super::{ChannelStats, ChannelStore, ReadLimit};
 use crate::event::{Position, TenantId};
 use crate::limits::{CHANNEL_PAGE_BYTES_MAX, CHANNEL_PAGE_ENTRIES_MAX};
@@ -31,9 +31,6 @@ type Result<T> = std::result::Result<T, ChannelError>;
 
 /// The second step of an append: where the entries lie. Dropping it leaves open whether they do.
 pub type Begun = BoxFuture<'static, Result<Vec<Appended>>>;
-
-/// Entries of one sender that wait: how many, by channel, sender and epoch.
-type Waiting = HashMap<(ChannelId, Party, u32), usize>;
 
 /// Channels and those who use them. Clones are the same router.
 #[derive(Clone, Debug)]
@@ -46,7 +43,7 @@ struct Inner {
     store: Arc<dyn ChannelStore>,
     limits: ChannelLimits,
     limiters: Limiters,
-    waiting: Mutex<Waiting>,
+    waiting: Waiting,
     denied: AtomicU64,
 }
 
@@ -54,7 +51,7 @@ impl Router {
     /// Over a store that was opened with the same limits.
     pub fn new(store: Arc<dyn ChannelStore>) -> Self {
         let limits = store.limits().clone();
-        let (limiters, waiting) = (Limiters::default(), Mutex::default());
+        let (limiters, waiting) = (Limiters::default(), Waiting::default());
         Self { inner: Arc::new(Inner { store, limits, limiters, waiting, denied: AtomicU64::new(0) }) }
     }
 
@@ -195,13 +192,9 @@ impl Router {
         if append.entries.is_empty() {
             return Ok(ready(Ok(Vec::new())).boxed());
         }
-        if self.inner.limits.rate_limited {
-            let taken =
-                self.inner.limiters.take(&id.process, &append.who, append.entries.len(), &self.inner.limits);
-            if taken.is_err() {
-                self.inner.denied.fetch_add(1, Ordering::Relaxed);
-            }
-            taken?;
+        let limits = &self.inner.limits;
+        if limits.rate_limited {
+            self.counted(self.inner.limiters.take(&id.process, &append.who, append.entries.len(), limits))?;
         }
         // However long it waits: its sender's rights end with its epoch.
         append.epoch = Some(epoch);
@@ -223,6 +216,26 @@ impl Router {
         })
     }
 
+    /// Refuses who is too fast already before what it sends is read. What passes is asked again with its entries.
+    pub fn check_rate(&self, id: &ChannelId, who: &Party) -> Result<()> {
+        let limits = &self.inner.limits;
+        if !limits.rate_limited {
+            return Ok(());
+        }
+        let asked = self.counted(self.inner.limiters.ask(&id.process, who, limits));
+        if let Err(error) = &asked {
+            counts::answered(&[], &Err(error.clone()));
+        }
+        asked
+    }
+
+    fn counted(&self, asked: Result<()>) -> Result<()> {
+        if asked.is_err() {
+            self.inner.denied.fetch_add(1, Ordering::Relaxed);
+        }
+        asked
+    }
+
     /// Waits until the forerunners of an entry are in the log, and appends it then. What waits is not acknowledged: who
     /// gets an error or no answer sends it again.
     async fn held(
@@ -235,10 +248,18 @@ impl Router {
     ) -> Result<Vec<Appended>> {
         let deadline = Instant::now() + self.inner.limits.hold;
         let mut changed = live.watch();
-        let place = Place::take(&self.inner, (id.clone(), append.who.clone(), epoch));
-        if place.is_some() {
-            counts::held();
-        }
+        let whose = (id.clone(), append.who.clone(), epoch);
+        let _wait = match self.inner.waiting.take(whose, append.held_bytes(), &self.inner.limits) {
+            Ok(wait) => wait,
+            // What is missing may have come meanwhile.
+            Err(full) => {
+                return match (self.inner.store.append(id, append).await, full) {
+                    (Err(ChannelError::Gap { .. }), NoRoom::Bytes(bound)) => Err(bound),
+                    (answered, _) => answered,
+                };
+            }
+        };
+        counts::held();
         loop {
             changed.mark_unchanged();
             let head = self.head(live).await?;
@@ -247,9 +268,9 @@ impl Router {
             let over = head.process.closed.is_some() || sender.is_some_and(|sender| sender.ended.is_some());
             // Whatever else stands in its way now, the store says.
             let ready = last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
-            if ready || place.is_none() {
+            if ready {
                 match self.inner.store.append(id, append.clone()).await {
-                    Err(ChannelError::Gap { .. }) if place.is_some() => {}
+                    Err(ChannelError::Gap { .. }) => {}
                     answered => return answered,
                 }
             }
@@ -269,11 +290,13 @@ impl Router {
         Ok(head)
     }
 
-    /// In which epoch somebody may append. What memory refuses is asked of the store: another host may have changed it.
+    /// In which epoch somebody may append. What memory refuses is asked of a store that others change, too.
     async fn admitted(&self, live: &Live, append: &Append) -> Result<(Head, u32)> {
         let head = self.head(live).await?;
-        if let Ok(epoch) = may_append(&head, &append.who, append.epoch) {
-            return Ok((head, epoch));
+        match may_append(&head, &append.who, append.epoch) {
+            Ok(epoch) => return Ok((head, epoch)),
+            Err(refused) if !self.inner.store.is_shared() => return Err(refused),
+            Err(_) => {}
         }
         let head = self.inner.store.head(&live.id).await?;
         live.read(&head);
@@ -439,39 +462,5 @@ fn missing_channel(error: ChannelError, id: &ChannelId) -> ChannelError {
             ChannelError::Unknown { process, channel: id.name.to_string() }
         }
         error => error,
-    }
-}
-
-/// One of the entries of a sender that may wait.
-struct Place<'a> {
-    inner: &'a Inner,
-    of: (ChannelId, Party, u32),
-}
-
-impl<'a> Place<'a> {
-    /// None when enough wait already.
-    fn take(inner: &'a Inner, of: (ChannelId, Party, u32)) -> Option<Self> {
-        let mut waiting = inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(of.clone()).or_default();
-        if *count >= inner.limits.hold_entries_max {
-            if *count == 0 {
-                waiting.remove(&of);
-            }
-            return None;
-        }
-        *count += 1;
-        Some(Self { inner, of })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.of) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.of);
-            }
-        }
     }
 }

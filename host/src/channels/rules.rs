@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::entry::{Entry, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::names::{ChannelName, Party, ProcessId, ProcessName};
-use super::options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
+use super::options::{ChannelLimits, ChannelOptions, Gaps};
 use super::record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
+use super::room::{Excess, excess, takes_nobodys_room};
 use crate::event::{Micros, Position};
 use crate::limits::{
-    CHANNEL_AHEAD_MAX, CHANNEL_CLOSING_BYTES_MAX, CHANNEL_ERROR_BYTES_MAX, CHANNEL_EVENT_PAYLOAD_BYTES_MAX,
+    CHANNEL_AHEAD_MAX, CHANNEL_ENTRY_BYTES, CHANNEL_ERROR_BYTES_MAX, CHANNEL_EVENT_PAYLOAD_BYTES_MAX,
     CHANNEL_REASON_BYTES_MAX, CHANNEL_SENDERS_MAX, CHANNEL_SEQUENCE_MAX,
 };
 
@@ -66,12 +67,21 @@ pub struct Append {
     pub entries: Vec<NewEntry>,
 }
 
+impl Append {
+    /// What it takes of memory before it is in the store.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.bytes() + CHANNEL_ENTRY_BYTES).sum()
+    }
+}
+
 /// What comes of an append: what the store writes, and in which order it answers.
 #[derive(Debug)]
 pub struct Planned {
     /// The channel afterwards, before anything is dropped.
     pub channel: Channel,
     pub outcomes: Vec<Outcomed>,
+    /// Whether anything of it counts towards what the channel and its process may hold.
+    pub counts: bool,
     /// What has to leave before the channel is within its bounds.
     pub excess: Excess,
 }
@@ -85,19 +95,6 @@ pub enum Outcomed {
         epoch: u32,
         sequence: u64,
     },
-}
-
-/// At least so many of the oldest entries that count, and at least so many of their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Excess {
-    pub entries: u64,
-    pub bytes: u64,
-}
-
-impl Excess {
-    pub fn is_none(self) -> bool {
-        self == Self::default()
-    }
 }
 
 fn unknown_channel(process: &ProcessName, channel: &ChannelName) -> ChannelError {
@@ -474,7 +471,7 @@ pub(crate) fn append(
         channel.newest.0 += 1;
         let bytes = new.bytes() as u64;
         channel.bytes += bytes;
-        if new.entry_type.closes() && new.bytes() <= CHANNEL_CLOSING_BYTES_MAX {
+        if new.entry_type.closes() && takes_nobodys_room(&channel, epoch, bytes) {
             channel.closing_entries += 1;
             channel.closing_bytes += bytes;
         } else {
@@ -499,53 +496,7 @@ pub(crate) fn append(
     } else {
         excess(head, &channel, (data_entries, data_bytes), process_bytes, limits)?
     };
-    Ok(Planned { channel, outcomes, excess })
-}
-
-fn excess(
-    head: &Head,
-    channel: &Channel,
-    (data_entries, data_bytes): (u64, u64),
-    process_bytes: u64,
-    limits: &ChannelLimits,
-) -> Result<Excess> {
-    let ChannelOptions { full, entries_max, bytes_max, .. } = channel.options;
-    let before = &head.channel;
-    // Where entries go, those that closed a half long ago go like others; this append does not push its own end out.
-    let (entries, bytes) = match full {
-        WhenFull::Reject => (channel.closing_entries, channel.closing_bytes),
-        WhenFull::DropOldest | WhenFull::Archive => {
-            (channel.closing_entries - before.closing_entries, channel.closing_bytes - before.closing_bytes)
-        }
-    };
-    let mut over = Excess {
-        entries: channel.hot_entries().saturating_sub(entries_max.saturating_add(entries)),
-        bytes: channel.bytes.saturating_sub(bytes_max.saturating_add(bytes)),
-    };
-    // What one append brings must fit by itself.
-    let fits = data_entries <= entries_max && data_bytes <= bytes_max;
-    if !fits || full == WhenFull::Reject && !over.is_none() {
-        return Err(ChannelError::Full {
-            channel: channel.name.to_string(),
-            entries: before.hot_entries(),
-            bytes: before.bytes,
-            entries_max,
-            bytes_max,
-        });
-    }
-    let process = process_bytes + (channel.bytes - before.bytes);
-    let too_many = process.saturating_sub(limits.process_bytes_max);
-    if full == WhenFull::DropOldest && too_many <= before.bytes {
-        over.bytes = over.bytes.max(too_many);
-    } else if too_many > 0 {
-        return Err(ChannelError::Limit {
-            limit: "process_bytes_max",
-            what: "bytes of all channels of the process",
-            asked: process,
-            max: limits.process_bytes_max,
-        });
-    }
-    Ok(over)
+    Ok(Planned { channel, outcomes, counts: data_entries > 0, excess })
 }
 
 /// The oldest of those that cannot append any more makes room.

@@ -13,8 +13,8 @@ pub const CHANNEL_SOCKET_ID_BYTES_MAX: usize = 64;
 pub const CHANNEL_CREDIT: u64 = 256;
 /// Credit that a subscription can have at once. More is refused.
 pub const CHANNEL_CREDIT_MAX: u64 = 1_000_000;
-/// Appends of one WebSocket that are under way, and the bytes of their payloads; one may be larger. More are
-/// refused until one is answered.
+/// Appends of one WebSocket that are under way, and the bytes of their entries, each with `CHANNEL_ENTRY_BYTES`; one may be
+/// larger. More are refused until one is answered.
 pub const CHANNEL_SOCKET_APPENDS_MAX: usize = 256;
 pub const CHANNEL_SOCKET_APPEND_BYTES: usize = 16 << 20;
 /// Reads of the store that are under way for one WebSocket, and the bytes of each; an entry may be larger. With them, and

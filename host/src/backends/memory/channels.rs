@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, ready};
 use crate::channels::{
     Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
     ChannelStats, ChannelStore, Entry, EntryPage, Head, NewProcess, Outcomed, Process, ProcessId,
-    ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, change, create,
+    ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, archive_excess, change, create,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -153,15 +153,16 @@ impl Inner {
             WhenFull::Archive => channel.archive(entries, bytes),
             WhenFull::DropOldest | WhenFull::Reject => forget(&mut channel, log, entries),
         }
-        let (mut gone, mut over) = (0, channel.archive_bytes.saturating_sub(self.limits.archive_bytes_max));
+        let over = archive_excess(&channel, &self.limits);
+        let (mut entries, mut bytes) = (0, 0);
         for entry in log.iter().take_while(|entry| entry.position < channel.hot) {
-            if over == 0 {
+            if entries >= over.entries && bytes >= over.bytes {
                 break;
             }
-            gone += 1;
-            over = over.saturating_sub(entry.bytes() as u64);
+            entries += 1;
+            bytes += entry.bytes() as u64;
         }
-        forget(&mut channel, log, gone);
+        forget(&mut channel, log, entries);
         let channel = Arc::new(channel);
         if let Some(known) = kept.view.channels.iter_mut().find(|known| known.name == id.name) {
             *known = Arc::clone(&channel);
@@ -294,6 +295,10 @@ impl ChannelStore for MemoryChannels {
 
     fn tails(&self) -> &Tails {
         &self.inner.tails
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn limits(&self) -> &ChannelLimits {

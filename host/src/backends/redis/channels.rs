@@ -216,6 +216,10 @@ impl ChannelStore for RedisChannels {
         &self.inner.shared.tails
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn limits(&self) -> &ChannelLimits {
         &self.inner.shared.limits
     }

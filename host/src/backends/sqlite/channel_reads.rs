@@ -267,6 +267,10 @@ impl ChannelStore for SqliteStore {
         &self.inner.shared.channel_tails
     }
 
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn limits(&self) -> &ChannelLimits {
         &self.inner.shared.channel_limits
     }

@@ -19,7 +19,7 @@ use super::shared::to_json;
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
-    NewProcess, Outcomed, Party, ProcessId, ProcessView, WhenFull, append, change, create,
+    NewProcess, Outcomed, Party, ProcessId, ProcessView, WhenFull, append, archive_excess, change, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
@@ -305,8 +305,8 @@ impl Committer {
         }
         check_depth(&planned.channel, cause)?;
         let mut channel = planned.channel;
-        let archive_max = shared.channel_limits.archive_bytes_max;
-        let is_over = !planned.excess.is_none() || channel.archive_bytes > archive_max;
+        let is_over =
+            !planned.excess.is_none() || !archive_excess(&channel, &shared.channel_limits).is_none();
         if is_over {
             // The oldest ones may be among those that are not settled.
             self.settle_channel(id, number)?;
@@ -356,10 +356,9 @@ impl Committer {
                 }
             }
         }
-        let over = channel.archive_bytes.saturating_sub(self.shared.channel_limits.archive_bytes_max);
-        if over > 0 {
-            let (entries, bytes) =
-                oldest(&self.conn, number, channel.oldest, Excess { entries: 0, bytes: over })?;
+        let over = archive_excess(channel, &self.shared.channel_limits);
+        if !over.is_none() {
+            let (entries, bytes) = oldest(&self.conn, number, channel.oldest, over)?;
             drop_oldest(&self.conn, number, channel, entries, bytes)?;
         }
         Ok(())

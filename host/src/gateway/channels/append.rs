@@ -119,6 +119,8 @@ pub(in crate::gateway) async fn append(
     let id = channel_id(&asker.caller, &path)?;
     let who = asker.party()?;
     let router = &edge.services.channels;
+    // Who sends too much costs no reading of it.
+    router.check_rate(&id, &who)?;
     let limit = body_limit(router.limits());
     let body = BodyReader::new(&headers, body, edge.options.body_idle_max, limit)?.whole().await?;
     let sent = Sent::parse(&body, router.limits())?;

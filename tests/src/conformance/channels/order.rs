@@ -8,11 +8,11 @@ use millrace::channels::{
     Actor, Append, Change, ChannelError, ChannelLimits, ChannelOptions, EntryType, Gaps, NewEntry, Outcome,
     WhenFull,
 };
-use millrace::limits::{CHANNEL_AHEAD_MAX, CHANNEL_SEQUENCE_MAX};
+use millrace::limits::{CHANNEL_AHEAD_MAX, CHANNEL_ENTRY_BYTES, CHANNEL_SEQUENCE_MAX};
 
 use super::{
     Stage, Talk, batch, channel_of, code, free, heard, label, labels, limit, numbered, party, positions,
-    soon, text,
+    soon, talk_of, text, work,
 };
 
 pub async fn a_repeat_answers_the_first_position_and_adds_nothing(stage: Stage) {
@@ -189,6 +189,48 @@ pub async fn so_many_wait_and_one_more_is_refused_at_once(stage: Stage) {
     })
     .await;
     assert!(five.position < six.position);
+}
+
+/// Of one process, whoever sends it, and of all of them.
+pub async fn what_waits_is_bound_in_bytes_and_more_is_refused_by_name(stage: Stage) {
+    let limits = ChannelLimits { hold_bytes_max: 1_000, hold_host_bytes_max: 1_500, ..free() };
+    let talk = stage.talk(limits.clone(), limits.default_options()).await;
+    talk.router.create_process(work("other", &["talk"])).await.unwrap();
+    let large = "x".repeat(700);
+    let takes = 700 + CHANNEL_ENTRY_BYTES as u64;
+    let say = |sequence: u64| {
+        let (talk, large) = (&talk, &large);
+        async move { (sequence, talk.try_say("ann", sequence, large).await) }
+    };
+    let mut waiting: FuturesUnordered<_> = [2, 3].map(say).into_iter().collect();
+    let (refused, answer) = soon(waiting.next()).await.unwrap();
+    assert_eq!(limit(answer), ("channel_hold_bytes_max", 2 * takes, 1_000));
+    let other = soon(talk.try_say("eve", 2, &large)).await;
+    assert_eq!(limit(other), ("channel_hold_bytes_max", 2 * takes, 1_000), "it is the process's");
+    let (other, ann) = (talk_of("other"), party("ann"));
+    let elsewhere = soon(talk.router.append(&other, &ann, 2, None, large.clone())).await;
+    assert_eq!(limit(elsewhere), ("channel_hold_host_bytes_max", 2 * takes, 1_500));
+    // A small one still fits, and what is not early needs no room.
+    let (second, first) =
+        soon(async { tokio::join!(talk.say("eve", 2, "y"), talk.say("eve", 1, &large)) }).await;
+    assert!(first.position < second.position);
+    waiting.push(say(1));
+    let mut early = Some(refused);
+    soon(async {
+        while let Some((sequence, answer)) = waiting.next().await {
+            // With the first answer there may be room again.
+            waiting.extend(early.take().map(say));
+            if answer.is_err() {
+                waiting.push(say(sequence));
+            }
+        }
+    })
+    .await;
+    assert_eq!(talk.log().await[2..], ["ann1", "ann2", "ann3"]);
+    // What they held is free again.
+    let (five, four) =
+        soon(async { tokio::join!(talk.say("ann", 5, &large), talk.say("ann", 4, "x")) }).await;
+    assert!(four.position < five.position);
 }
 
 /// Whatever ends its right to wait is answered, and not waited for.

@@ -99,6 +99,39 @@ async fn who_appends_too_fast_is_told_when_to_come_back() {
     rig.stop().await;
 }
 
+/// A body that nobody could parse is not even looked at, and whoever has not been too fast is told what is wrong with it.
+#[tokio::test]
+async fn who_appends_too_fast_is_refused_before_its_body_is_read() {
+    let limits = ChannelLimits { sender_burst: 2.0, sender_rate: 0.0, ..ChannelLimits::default() };
+    let rig = rig_with(limits).await;
+    job(&rig, &json!("chat")).await;
+    send(&rig, "POST", ENTRIES, "sam", "{no JSON").await.is_problem(400, "json_malformed");
+    say(&rig, "sam", 1, "x").await;
+    send(&rig, "POST", ENTRIES, "sam", "{no JSON").await.is_problem(400, "json_malformed");
+    say(&rig, "sam", 2, "x").await;
+    for _ in 0..3 {
+        send(&rig, "POST", ENTRIES, "sam", "{no JSON").await.is_problem(429, "channel_rate_limited");
+    }
+    // Others have not been too fast.
+    send(&rig, "POST", ENTRIES, "eve", "{no JSON").await.is_problem(400, "json_malformed");
+    say(&rig, "eve", 1, "x").await;
+    append(&rig, "kim", &json!({ "text": "x" })).await.is_problem(403, "channel_forbidden");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_missing_entry_is_bound_in_bytes() {
+    let limits = ChannelLimits { hold_bytes_max: 1_000, ..ChannelLimits::default() };
+    let rig = rig_with(limits).await;
+    job(&rig, &json!("chat")).await;
+    let early = json!({ "sequence": 2, "text": "x".repeat(1_000) });
+    let problem = append(&rig, "sam", &early).await.is_problem(429, "channel_hold_bytes_max");
+    assert_eq!((&problem["limit"], &problem["max"]), (&json!("channel_hold_bytes_max"), &json!(1_000)));
+    say(&rig, "sam", 1, "x").await;
+    assert_eq!(good(&append(&rig, "sam", &early).await, 201)["position"], 2);
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_channel_takes_the_end_and_one_that_drops_says_what_is_missing() {
     let rig = rig().await;
@@ -179,6 +212,8 @@ fn every_refusal_of_a_channel_is_known_to_the_edge() {
         "channel_batch_entries_max",
         "channel_batch_bytes_max",
         "channel_subscribers_max",
+        "channel_hold_bytes_max",
+        "channel_hold_host_bytes_max",
         "channel_sequence_invalid",
         "channel_sequence_gap",
         "channel_sequence_taken",

@@ -21,7 +21,7 @@ use super::settling::{Settling, Told};
 use super::{Result, Shared, unknown_channel};
 use crate::backends::redis::faults::{ends_session, remote};
 use crate::backends::redis::scripts::{CHANNEL_APPEND, list, number};
-use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, NewEntry, ReadLimit, WhenFull};
+use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, ReadLimit, WhenFull};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::Position;
 use crate::limits::{
@@ -51,7 +51,7 @@ pub(super) struct Lanes {
 
 impl Request {
     fn bytes(&self) -> usize {
-        self.append.entries.iter().map(NewEntry::bytes).sum()
+        self.append.held_bytes()
     }
 }
 
@@ -340,7 +340,10 @@ impl<'a> Turn<'a> {
         let senders = sent(channel)?;
         let limits = &self.shared.limits;
         let archive = match channel.options.full {
-            WhenFull::Archive => limits.archive_bytes_max.to_string(),
+            WhenFull::Archive => {
+                let drop = limits.archive_drop_entries();
+                format!("{} {} {drop}", limits.archive_bytes_max, limits.archive_entries_max)
+            }
             WhenFull::Reject | WhenFull::DropOldest => String::new(),
         };
         let checked = plan.checked.map(|bytes| bytes.to_string()).unwrap_or_default();

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::commands::{About, Reference};
 use super::out::{Message, Out};
 use super::work::{Done, Work};
-use crate::channels::{Append, Appended, Begun, ChannelError, ChannelId, NewEntry, Party, Router};
+use crate::channels::{Append, Appended, Begun, ChannelError, ChannelId, Party, Router};
 use crate::gateway::channels::views::AppendedView;
 use crate::gateway::problem::Problem;
 use crate::limits::{CHANNEL_SOCKET_APPEND_BYTES, CHANNEL_SOCKET_APPENDS_MAX};
@@ -25,7 +25,7 @@ pub(super) struct Appends {
     router: Router,
     /// Not answered yet, in the order in which they came.
     open: VecDeque<Open>,
-    /// Of their payloads.
+    /// Of their entries, empty ones as well.
     bytes: usize,
     /// Of these, the ones that the store was not given yet.
     queue: VecDeque<(u64, ChannelId, Append)>,
@@ -64,7 +64,7 @@ impl Appends {
         append: Append,
         work: &Work,
     ) -> Result<(), Problem> {
-        let bytes: usize = append.entries.iter().map(NewEntry::bytes).sum();
+        let bytes = append.held_bytes();
         self.has_room(bytes)?;
         self.last_number += 1;
         let number = self.last_number;

@@ -1,8 +1,9 @@
 -- Appends to a channel what a host has decided to, if everything is still as it was then.
 --
 -- ARGV: ..., process, channel, its incarnation, its version, the newest position; senders as JSON; entries and bytes that
---       have to leave, what an archive may hold or '' where they are dropped; what the process may hold, and what it is
---       asked to hold more than now, or ''; bytes of the new entries; then of each its header, payload, mark
+--       have to leave; bytes and entries that an archive may hold and how many leave it at once, or '' where they are
+--       dropped; what the process may hold, and what it is asked to hold more than now, or ''; bytes of the new entries;
+--       then of each its header, payload, mark
 -- Answers {'ok', ..., numbers, bytes of the process}, or {'changed', ..., the record as it is}.
 local name, channel = ARGV[8], ARGV[9]
 adopt(name)
@@ -58,7 +59,9 @@ if ARGV[16] == '' then
 else
   local put, size = first(n.hot - n.oldest, over_entries, over_bytes)
   n.hot, n.bytes, n.archived = n.hot + put, n.bytes - size, n.archived + size
-  gone, freed = first(0, 0, n.archived - tonumber(ARGV[16]))
+  local bytes_max, entries_max, once = string.match(ARGV[16], '^(%d+) (%d+) (%d+)$')
+  local over = math.min(n.hot - n.oldest - tonumber(entries_max), tonumber(once))
+  gone, freed = first(0, over, n.archived - tonumber(bytes_max))
   n.oldest, n.archived = n.oldest + gone, n.archived - freed
 end
 if gone > 0 then
