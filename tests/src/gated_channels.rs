@@ -33,6 +33,8 @@ pub struct GatedChannels {
     inner: Arc<dyn ChannelStore>,
     gates: Arc<Mutex<BTreeMap<String, Gate>>>,
     opened: watch::Sender<()>,
+    /// Reads that have waited at a gate, or wait.
+    held: watch::Sender<usize>,
     /// Appends that are not answered, and the most there ever were.
     waiting: Arc<AtomicUsize>,
     waiting_max: Arc<AtomicUsize>,
@@ -44,6 +46,7 @@ impl GatedChannels {
             inner,
             gates: Arc::default(),
             opened: watch::Sender::new(()),
+            held: watch::Sender::new(0),
             waiting: Arc::default(),
             waiting_max: Arc::default(),
         }
@@ -71,6 +74,13 @@ impl GatedChannels {
 
     pub fn waiting_max(&self) -> usize {
         self.waiting_max.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a read has come to a gate.
+    pub async fn until_read(&self) {
+        let mut held = self.held.subscribe();
+        // The sender is held here.
+        let _ = held.wait_for(|held| *held > 0).await;
     }
 
     fn gate(&self, id: &ChannelId) -> Option<Gate> {
@@ -128,6 +138,9 @@ impl ChannelStore for GatedChannels {
         async move {
             if self.gate(&id) == Some(Gate::ReadsFail) {
                 return Err(BackendError::Failed { detail: "a test".into() }.into());
+            }
+            if self.gate(&id) == Some(Gate::ReadsWait) {
+                self.held.send_modify(|held| *held += 1);
             }
             self.pass(&id, Gate::ReadsWait).await;
             self.inner.read(&id, after, limit).await

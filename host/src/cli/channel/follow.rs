@@ -158,8 +158,9 @@ fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool
         }
         // From here on it is this process, and not another one of its name.
         Some("ready") => {
-            if let Some(after) = frame.id.as_deref().and_then(|id| Cursor::read(id).ok()) {
-                place.cursor = after.text;
+            let after = frame.id.as_deref().and_then(|id| Cursor::read(id).ok());
+            if let Some(after) = after.filter(|after| after.position == place.position) {
+                place.go_on(after);
             }
         }
         Some("lagged") => {

@@ -1,12 +1,12 @@
 //! One follower of a channel, as server-sent events.
 
+use std::io;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::Extension;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::stream::unfold;
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::entry_json::{self, Shape};
@@ -17,12 +17,13 @@ use crate::gateway::Edge;
 use crate::gateway::auth::Caller;
 use crate::gateway::metrics::{self, Living};
 use crate::gateway::problem::Problem;
+use crate::gateway::serve::{RawStream, TakeOver};
 use crate::limits::CHANNEL_FOLLOW_ENTRIES_MAX;
 
 /// Bytes of text that are prepared at once. A slow client holds no more than this, one entry, and what it was given.
 const SSE_CHUNK_BYTES: usize = 256 << 10;
 
-/// Lives inside of its response's body and ends with it.
+/// Lives as long as its connection.
 pub(super) struct Follower {
     edge: Arc<Edge>,
     caller: Caller,
@@ -59,18 +60,39 @@ impl Follower {
         }
     }
 
+    /// There are many such streams and most are idle: each is served on its bare socket, without the buffers that come
+    /// with a connection of HTTP.
     pub(super) fn answer(self) -> Response {
-        let stream = unfold(Box::new(self), |mut follower| async move {
-            let chunk = follower.next().await?;
-            Some((Ok::<_, std::convert::Infallible>(Bytes::from(chunk)), follower))
-        });
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-store"),
             // A proxy that buffers would hold events back.
             (header::HeaderName::from_static("x-accel-buffering"), "no"),
         ];
-        (headers, Body::from_stream(stream)).into_response()
+        let serve = move |stream| self.serve(stream).boxed();
+        (headers, Extension(TakeOver::new(serve))).into_response()
+    }
+
+    async fn serve(mut self, stream: RawStream) {
+        let (hard, stopping) = (self.edge.hard.clone(), self.edge.stopping.clone());
+        let within = self.edge.options.write_wait_max;
+        let said = async {
+            while let Some(chunk) = self.next().await {
+                stream.write(&chunk, within).await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        tokio::select! {
+            said = said => {
+                if said.is_err() {
+                    return;
+                }
+            }
+            // Dropping the rest ends the subscription.
+            () = stream.gone() => return,
+            () = hard.cancelled() => return,
+        }
+        stream.finish(&stopping).await;
     }
 
     /// The next piece of text; none when the stream is over.
