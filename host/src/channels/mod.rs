@@ -2,7 +2,8 @@
 //!
 //! A process belongs to a tenant and has a submitter, at times an executor, observers, and channels by name. Both sides
 //! append and read; observers read. An entry gets a position when it is appended, from 1 on without holes, and keeps it:
-//! a position is the only cursor, and what is replayed comes in the order in which it came live.
+//! a position, with the process that it is of, is the only cursor, and what is replayed comes in the order in which it
+//! came live.
 //!
 //! Promises: what was acknowledged lies at its position for as long as it is kept; a sender's entries are in the order of
 //! its numbers, unless the channel was made to take them as they arrive; (sender, epoch, sequence) is there once, and a

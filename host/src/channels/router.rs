@@ -193,8 +193,13 @@ impl Router {
 
     async fn take_in(&self, id: &ChannelId, mut append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
-        let live = self.inner.store.tails().attach(id);
+        let mut live = self.inner.store.tails().attach(id);
         let (head, epoch) = self.admitted(&live, &append).await?;
+        if live.is_removed() {
+            // It was of another process of the same name, and is told nothing of this one.
+            live = self.inner.store.tails().attach(id);
+            live.read(&head);
+        }
         if append.entries.is_empty() {
             return Ok(ready(Ok(Vec::new())).boxed());
         }

@@ -12,7 +12,7 @@ use super::views::{
     ProcessList, ProcessRequest, option, outcome, parties, role_in, role_of,
 };
 use super::who::Asker;
-use super::{json, process_id, read_json, required};
+use super::{json, process_id, read_json, required_json};
 use crate::channels::{
     Actor, Change, ChannelError, ChannelId, NewProcess, Party, Process, ProcessId, ProcessName, ProcessView,
 };
@@ -226,7 +226,7 @@ pub(in crate::gateway) async fn observe(
     body: Body,
 ) -> Result<Response, Problem> {
     let asker = Asker::to_change(caller, params)?;
-    let ObserversRequest { observers } = required(read_json(&edge, &headers, body).await?)?;
+    let ObserversRequest { observers } = required_json(&edge, &headers, body).await?;
     change(&edge, &asker, &process, Change::Observe(parties(&observers)?)).await
 }
 
@@ -254,7 +254,7 @@ pub(in crate::gateway) async fn assign(
     body: Body,
 ) -> Result<Response, Problem> {
     let asker = Asker::to_change(caller, params)?;
-    let AssignRequest { executor } = required(read_json(&edge, &headers, body).await?)?;
+    let AssignRequest { executor } = required_json(&edge, &headers, body).await?;
     change(&edge, &asker, &process, Change::Assign(Party::new(&executor)?)).await
 }
 
@@ -301,7 +301,7 @@ pub(in crate::gateway) async fn close(
     body: Body,
 ) -> Result<Response, Problem> {
     let asker = Asker::to_change(caller, params)?;
-    let CloseRequest { outcome: asked, reason } = required(read_json(&edge, &headers, body).await?)?;
+    let CloseRequest { outcome: asked, reason } = required_json(&edge, &headers, body).await?;
     change(&edge, &asker, &process, Change::Close { outcome: outcome(&asked)?, reason }).await
 }
 

@@ -9,7 +9,7 @@ use axum::response::Response;
 
 use super::views::{ChannelAssignRequest, ChannelDescription, ChannelRequest};
 use super::who::Asker;
-use super::{channel_id, json, read_json, required};
+use super::{channel_id, json, read_json, required_json};
 use crate::channels::{Actor, Change, ChannelError, ChannelId, Head, NewChannel, Party, may_see};
 use crate::gateway::Edge;
 use crate::gateway::auth::{Publisher, Reader, Somebody};
@@ -116,7 +116,7 @@ pub(in crate::gateway) async fn assign(
 ) -> Result<Response, Problem> {
     let asker = Asker::to_change(caller, params)?;
     let id = channel_id(&asker.caller, &path)?;
-    let ChannelAssignRequest { executor } = required(read_json(&edge, &headers, body).await?)?;
+    let ChannelAssignRequest { executor } = required_json(&edge, &headers, body).await?;
     let executor = executor.map(|name| Party::new(&name)).transpose()?;
     let by = asker.actor()?;
     let change = Change::AssignChannel { channel: id.name.clone(), executor };
