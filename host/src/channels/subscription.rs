@@ -275,23 +275,28 @@ impl Subscription {
                 return Ok(Vec::new());
             }
         }
-        let page = self.store.read(&self.live.id, self.after, limit).await?;
-        self.own(&page.head)?;
-        if page.missed > 0 || !self.may_go_on(&page.head) {
+        loop {
+            let page = self.store.read(&self.live.id, self.after, limit).await?;
+            self.own(&page.head)?;
+            if page.missed == 0 && self.may_go_on(&page.head) {
+                // What was read under the name of a channel that is gone may be another one's.
+                return Ok(if self.live.head().is_some() { page.entries } else { Vec::new() });
+            }
             // Something was dropped since, or the right to read has ended: that is told first.
-            self.look_up().await?;
-            return Ok(Vec::new());
+            let head = self.look_up().await?;
+            if page.missed > 0 || !self.may_go_on(&head) {
+                return Ok(Vec::new());
+            }
+            // It was taken and given back meanwhile.
         }
-        // What was read under the name of a channel that is gone may be another one's.
-        Ok(if self.live.head().is_some() { page.entries } else { Vec::new() })
     }
 
-    /// Has the channel's state as the store has it now.
-    async fn look_up(&self) -> Result<(), ChannelError> {
+    /// The channel's state as the store has it now, for everybody who follows it.
+    async fn look_up(&self) -> Result<Head, ChannelError> {
         let head = self.store.head(&self.live.id).await?;
         self.own(&head)?;
         self.live.read(&head);
-        Ok(())
+        Ok(head)
     }
 
     /// Refuses what is another process's that has the same name now.
