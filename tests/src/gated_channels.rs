@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::channels::{
     Actor, Append, Appended, Change, ChannelError, ChannelId, ChannelLimits, ChannelStats, ChannelStore,
-    EntryPage, Head, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
+    EntryPage, Head, Incarnation, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use millrace::error::BackendError;
 use millrace::event::{Micros, Position, TenantId};
@@ -33,6 +33,8 @@ pub struct GatedChannels {
     inner: Arc<dyn ChannelStore>,
     gates: Arc<Mutex<BTreeMap<String, Gate>>>,
     opened: watch::Sender<()>,
+    /// Reads that have waited at a gate, or wait.
+    held: watch::Sender<usize>,
     /// Appends that are not answered, and the most there ever were.
     waiting: Arc<AtomicUsize>,
     waiting_max: Arc<AtomicUsize>,
@@ -47,6 +49,7 @@ impl GatedChannels {
             inner,
             gates: Arc::default(),
             opened: watch::Sender::new(()),
+            held: watch::Sender::new(0),
             waiting: Arc::default(),
             waiting_max: Arc::default(),
             appends: Arc::default(),
@@ -84,6 +87,13 @@ impl GatedChannels {
 
     pub fn heads(&self) -> usize {
         self.heads.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a read has come to a gate.
+    pub async fn until_read(&self) {
+        let mut held = self.held.subscribe();
+        // The sender is held here.
+        let _ = held.wait_for(|held| *held > 0).await;
     }
 
     fn gate(&self, id: &ChannelId) -> Option<Gate> {
@@ -144,14 +154,17 @@ impl ChannelStore for GatedChannels {
             if self.gate(&id) == Some(Gate::ReadsFail) {
                 return Err(BackendError::Failed { detail: "a test".into() }.into());
             }
+            if self.gate(&id) == Some(Gate::ReadsWait) {
+                self.held.send_modify(|held| *held += 1);
+            }
             self.pass(&id, Gate::ReadsWait).await;
             self.inner.read(&id, after, limit).await
         }
         .boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> Answered<'_, bool> {
-        self.inner.remove(id)
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Answered<'_, bool> {
+        self.inner.remove(id, only)
     }
 
     fn expire(&self, closed_before: Micros) -> Answered<'_, usize> {

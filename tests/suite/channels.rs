@@ -9,6 +9,7 @@ mod limiter;
 mod list;
 mod many;
 mod model;
+mod rights;
 
 use std::sync::Arc;
 

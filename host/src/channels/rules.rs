@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::cursor::Incarnation;
 use super::entry::{Entry, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::names::{ChannelName, Party, ProcessId, ProcessName};
@@ -172,7 +173,7 @@ pub(crate) fn create(
     known: Option<&ProcessView>,
     new: NewProcess,
     of_tenant: u64,
-    now: Micros,
+    (incarnation, now): (Incarnation, Micros),
     limits: &ChannelLimits,
 ) -> Result<Option<ProcessView>> {
     if let Some(known) = known {
@@ -201,6 +202,7 @@ pub(crate) fn create(
     check_observers(&new.observers, limits)?;
     let process = Process {
         name: new.id.name,
+        incarnation,
         submitter: new.submitter,
         epoch: u32::from(new.executor.is_some()),
         executor: new.executor,
@@ -250,6 +252,9 @@ pub(crate) fn change(
         Change::Close { .. } => "close",
     };
     needs(view, by, executor_too, needed)?;
+    if let Change::Close { reason, .. } = &change {
+        within("channel_reason_bytes_max", "bytes of the reason", reason.len(), CHANNEL_REASON_BYTES_MAX)?;
+    }
     if view.process.closed.is_some() {
         return match change {
             Change::Close { .. } => Ok(false),
@@ -294,12 +299,6 @@ fn apply(view: &mut ProcessView, change: Change, now: Micros, limits: &ChannelLi
             changed
         }
         Change::Close { outcome, reason } => {
-            within(
-                "channel_reason_bytes_max",
-                "bytes of the reason",
-                reason.len(),
-                CHANNEL_REASON_BYTES_MAX,
-            )?;
             Arc::make_mut(&mut view.process).closed = Some(Closed { at: now, outcome, reason });
             true
         }
@@ -317,6 +316,19 @@ fn assign(view: &mut ProcessView, executor: Option<&Party>) {
     for channel in &mut view.channels {
         let channel = Arc::make_mut(channel);
         (channel.executor, channel.epoch) = (executor.cloned(), process.epoch);
+    }
+}
+
+/// Refuses whoever may not remove a process: that is for its submitter.
+pub(super) fn may_remove(view: &ProcessView, by: &Actor) -> Result<()> {
+    needs(view, by, false, "remove")
+}
+
+/// Refuses whoever may not see what lies in a channel.
+pub(crate) fn may_see(head: &Head, by: &Actor) -> Result<()> {
+    match by {
+        Actor::Party(party) => may_read(head, party).map(drop),
+        Actor::Host => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::views::{AppendRequest, AppendedList, AppendedView};
 use super::who::Asker;
-use super::{channel_id, json};
+use super::{channel_id, json, said};
 use crate::channels::{Append, ChannelError, ChannelLimits, EntryType, NewEntry};
 use crate::gateway::Edge;
 use crate::gateway::auth::Publisher;
@@ -198,12 +198,9 @@ impl Sent {
 
 /// What serde says, under the right code: no JSON at all, or JSON that is no entry.
 fn malformed(error: &serde_json::Error) -> Problem {
-    let said = error.to_string();
-    let what: String = said.split(" at line ").next().unwrap_or_default().chars().take(300).collect();
-    let detail = format!("{what} (line {}, column {})", error.line(), error.column());
     match error.classify() {
-        serde_json::error::Category::Data => Problem::new("channel_entry_invalid", detail),
-        _ => Problem::new("json_malformed", detail),
+        serde_json::error::Category::Data => Problem::new("channel_entry_invalid", said(error)),
+        _ => Problem::new("json_malformed", said(error)),
     }
 }
 
