@@ -34,6 +34,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 pub use causal::in_senders_order;
+pub(crate) use counts::{count_refused, count_written};
 pub use cursor::{Incarnation, Place};
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;

@@ -108,3 +108,13 @@ const _: () = assert!(
 );
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
+/// Entries and bytes that were appended to channels and lie in runs: what is beyond is settled, oldest first.
+pub const CHANNEL_UNSETTLED_ENTRIES_MAX: usize = 16_384;
+pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 16 << 20;
+/// What a transaction appends to one channel goes into a run up to so many bytes. More is settled at once, since it would
+/// be written twice and gain nothing.
+pub const CHANNEL_RUN_BYTES_MAX: usize = 64 << 10;
+/// About how many entries are settled in one transaction.
+pub const CHANNEL_RUN_SHARE: usize = 256;
+/// Transactions of that kind that a look of the store's keeper asks for.
+pub const CHANNEL_SETTLE_ROUNDS: usize = 16;

@@ -19,11 +19,13 @@ use super::shared::{from_json, to_json};
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
-    Incarnation, NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
+    Incarnation, NewProcess, Outcomed, Party, ProcessId, ProcessView, WhenFull, append, change, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
-use crate::limits::{CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_SWEEP_PROCESSES_MAX};
+use crate::limits::{
+    CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_RUN_SHARE, CHANNEL_SWEEP_PROCESSES_MAX,
+};
 
 /// What channels add to the schema. Entries of a channel that was removed go little by little: it is in `channel_garbage`
 /// until they are gone.
@@ -80,6 +82,10 @@ pub(super) enum ChannelRequest {
     Purge {
         reply: Sender<bool>,
     },
+    /// Settles some entries that wait for it (`channel_runs`). Answers whether there are more.
+    Settle {
+        reply: Sender<bool>,
+    },
 }
 
 impl ChannelRequest {
@@ -90,6 +96,7 @@ impl ChannelRequest {
                 (append.entries.len(), append.entries.iter().map(crate::channels::NewEntry::bytes).sum())
             }
             Self::Purge { .. } => (CHANNEL_PURGE_ENTRIES, 0),
+            Self::Settle { .. } => (CHANNEL_RUN_SHARE, 0),
             Self::Expire { .. } => (CHANNEL_SWEEP_PROCESSES_MAX, 0),
             // Counting the tenant's processes is the work.
             Self::Create { new, .. } => (CREATE_WEIGHT + new.channels.len(), 0),
@@ -104,7 +111,9 @@ impl ChannelRequest {
             Self::Create { reply, .. } => drop(reply.send(Err(error))),
             Self::Change { reply, .. } => drop(reply.send(Err(error))),
             Self::Append { reply, .. } => drop(reply.send(Err(error))),
-            Self::Remove { reply, .. } | Self::Purge { reply } => drop(reply.send(Err(error))),
+            Self::Remove { reply, .. } | Self::Purge { reply } | Self::Settle { reply } => {
+                drop(reply.send(Err(error)))
+            }
             Self::Expire { reply, .. } => drop(reply.send(Err(error))),
         }
     }
@@ -170,6 +179,10 @@ impl Committer {
             }
             ChannelRequest::Purge { reply } => {
                 let result = self.purge_entries();
+                self.defer(reply, result)
+            }
+            ChannelRequest::Settle { reply } => {
+                let result = self.settle_some(CHANNEL_RUN_SHARE).map_err(Stop::Storage);
                 self.defer(reply, result)
             }
         }
@@ -279,7 +292,7 @@ impl Committer {
                     let mut before = new.iter().filter(|entry| entry.sequence == sequence);
                     let first = match before.next() {
                         Some(entry) => Some(Arc::clone(entry)),
-                        None => find_repeat(&self.conn, number, &asked.who, epoch, sequence)?.map(Arc::new),
+                        None => self.find_first(id, number, &asked.who, epoch, sequence)?,
                     };
                     repeated(first.as_deref(), asked, (index, epoch, sequence)).map_err(Stop::Refused)?
                 }
@@ -289,29 +302,65 @@ impl Committer {
             return Ok((answers, None));
         }
         check_depth(&planned.channel, cause)?;
-        for entry in &new {
-            insert_entry(&self.conn, number, entry)?;
-        }
         let mut channel = planned.channel;
-        if !planned.excess.is_none() {
-            let (entries, bytes) = oldest(&self.conn, number, channel.hot, planned.excess)?;
-            match channel.options.full {
-                WhenFull::Archive => channel.archive(entries, bytes),
-                WhenFull::DropOldest | WhenFull::Reject => {
-                    drop_oldest(&self.conn, number, &mut channel, entries, bytes)?
-                }
+        let archive_max = shared.channel_limits.archive_bytes_max;
+        let is_over = !planned.excess.is_none() || channel.archive_bytes > archive_max;
+        if is_over {
+            // The oldest ones may be among those that are not settled.
+            self.settle_channel(id, number)?;
+            for entry in &new {
+                insert_entry(&self.conn, number, entry)?;
             }
-        }
-        let over = channel.archive_bytes.saturating_sub(shared.channel_limits.archive_bytes_max);
-        if over > 0 {
-            let (entries, bytes) =
-                oldest(&self.conn, number, channel.oldest, Excess { entries: 0, bytes: over })?;
-            drop_oldest(&self.conn, number, &mut channel, entries, bytes)?;
+            self.make_room(number, &mut channel, planned.excess)?;
         }
         let channel = Arc::new(channel);
         let events = self.write_entry_events(id, &channel, &new, cause)?;
         self.book.appended(id, at, Head { process: head.process, channel }, new);
+        if is_over {
+            self.book.mark_dirty(&id.process, at);
+            self.book.note_settled(id);
+        }
         Ok((answers, events))
+    }
+
+    /// The entry that a sender has appended under a number, wherever it lies.
+    fn find_first(
+        &self,
+        id: &ChannelId,
+        number: i64,
+        sender: &Party,
+        epoch: u32,
+        sequence: u64,
+    ) -> rusqlite::Result<Option<Arc<Entry>>> {
+        let says =
+            |entry: &Entry| (entry.sequence, entry.epoch) == (sequence, epoch) && entry.sender == *sender;
+        if let Some(entry) = self.book.fresh_of(id).into_iter().rev().find(|entry| says(entry)) {
+            return Ok(Some(entry));
+        }
+        if let Some(entry) = self.shared.unsettled.find(id, number, says) {
+            return Ok(Some(entry));
+        }
+        Ok(find_repeat(&self.conn, number, sender, epoch, sequence)?.map(Arc::new))
+    }
+
+    /// The oldest entries go, into the archive or for good; all of them are settled.
+    fn make_room(&self, number: i64, channel: &mut Channel, excess: Excess) -> rusqlite::Result<()> {
+        if !excess.is_none() {
+            let (entries, bytes) = oldest(&self.conn, number, channel.hot, excess)?;
+            match channel.options.full {
+                WhenFull::Archive => channel.archive(entries, bytes),
+                WhenFull::DropOldest | WhenFull::Reject => {
+                    drop_oldest(&self.conn, number, channel, entries, bytes)?
+                }
+            }
+        }
+        let over = channel.archive_bytes.saturating_sub(self.shared.channel_limits.archive_bytes_max);
+        if over > 0 {
+            let (entries, bytes) =
+                oldest(&self.conn, number, channel.oldest, Excess { entries: 0, bytes: over })?;
+            drop_oldest(&self.conn, number, channel, entries, bytes)?;
+        }
+        Ok(())
     }
 
     fn remove_process(&mut self, id: &ProcessId, only: Option<Incarnation>) -> Written<bool> {
@@ -405,7 +454,7 @@ fn insert_channel(conn: &Connection, process: i64, channel: &Channel) -> rusqlit
     Ok(conn.last_insert_rowid())
 }
 
-fn insert_entry(conn: &Connection, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
+pub(super) fn insert_entry(conn: &Connection, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO channel_entries(channel, position, sender, epoch, sequence, reply, at, type, bytes, error, payload)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",

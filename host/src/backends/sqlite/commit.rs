@@ -113,7 +113,7 @@ impl Committer {
         self.step(CommitStep::KeyedState);
         let emitted = self.write_emitted(tenant, revision, commit)?;
         self.step(CommitStep::Emitted);
-        let appended = self.write_appends(commit)?;
+        let (appended, dropped) = self.write_appends(commit)?;
         self.step(CommitStep::Appended);
         self.write_dead_letters(commit)?;
         self.step(CommitStep::DeadLetters);
@@ -139,7 +139,7 @@ impl Committer {
                 commit.passed_at.map(|at| at.0),
             ))?;
         self.step(CommitStep::Position);
-        let committed = Committed { revision: Revision(revision), stale };
+        let committed = Committed { revision: Revision(revision), stale, dropped };
         Ok(Written { committed, events: emitted.into_iter().chain(appended).collect(), changed })
     }
 

@@ -12,6 +12,7 @@ mod changes;
 mod channel_book;
 mod channel_events;
 mod channel_reads;
+mod channel_runs;
 mod channels;
 mod commit;
 mod committer;
