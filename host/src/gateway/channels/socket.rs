@@ -4,7 +4,8 @@
 //! credit; whoever reads slowly is read from slowly, and what is held for it is bounded whatever its channels hold; one
 //! subscription that is slow, without credit or failing holds up no other one of the socket; every subscription that ends
 //! is told so, with a reason and the place to go on from, and every socket that the host ends has a last message with a
-//! code. Appends reach the store in the order in which they were sent, many of them under way at once.
+//! code. Appends reach the store in the order in which they were sent, many of them under way at once, and none is refused for
+//! their number: a client that sends more than the store takes is read from more slowly.
 //!
 //! `serving` is the task of a socket, `follows` its subscriptions, `appends` its appends, `commands` and `binary` what
 //! clients say, `out` what they are sent.
@@ -44,11 +45,12 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 /// - `{"op":"credit","id","add"}`: so many more entries;
 /// - `{"op":"unsubscribe","id"}`;
 /// - `{"op":"append","ref","process","channel","as","epoch"}` with `entries`, an array, or with the members of one entry as
-///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Up to 256
-///   may be sent without waiting for answers, or 16 MiB; one beyond that is refused at once, with
-///   `channel_socket_appends_max`. They reach the log in the order in which they were sent, and answers to one sender in
-///   one channel come in that order. An append that was not answered when the socket ended may have been done; sent again under its
-///   sequence, it is there once;
+///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Any number may be
+///   sent without waiting for answers: 256 are under way in the log at once, and while 1,024 are not answered, or 16 MiB,
+///   the host reads nothing more from the socket. They reach the log in the order in which they were sent, and answers to
+///   one sender in one channel come in that order. An append that was not answered when the socket ended may have been
+///   done; sent again under its sequence, it is there once. One that is refused stops none behind it: who does not wait
+///   for answers gives its entries sequences, so that an `end` is not taken before what belongs before it;
 /// - `{"op":"ping","nonce"}`, which is answered by a `heartbeat` with the same nonce.
 ///
 /// The host says

@@ -2,7 +2,8 @@
 //!
 //! One that has nothing to say is a waiter in its channel. One that has something waits for its turn, is given what is in
 //! memory, up to its credit, and stands at the end of the line again. What is not in memory is read beside that, for a
-//! few at a time, so that a slow read holds up nobody else. One without credit is given what has to do with no entry.
+//! few at a time, so that a slow read holds up nobody else; they are opened in the same way. One without credit is given
+//! what has to do with no entry.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::event::Position;
 use crate::gateway::channels::views::ADMIN;
 use crate::gateway::problem::Problem;
 use crate::limits::{
-    CHANNEL_CREDIT_MAX, CHANNEL_SOCKET_READ_BYTES, CHANNEL_SOCKET_READS_MAX, CHANNEL_SOCKET_SUBSCRIPTIONS_MAX,
+    CHANNEL_CREDIT_MAX, CHANNEL_SOCKET_OPENS_MAX, CHANNEL_SOCKET_READ_BYTES, CHANNEL_SOCKET_READS_MAX, CHANNEL_SOCKET_SUBSCRIPTIONS_MAX,
 };
 
 #[derive(Debug)]
@@ -35,12 +36,24 @@ pub(super) struct Follows {
     turns: VecDeque<u32>,
     behind: VecDeque<u32>,
     reading: usize,
+    /// Those that are opened next, and how many are now. No more wait than there are subscriptions.
+    unopened: VecDeque<u32>,
     opening: usize,
+}
+
+/// What a subscription is opened with.
+#[derive(Debug)]
+struct Wanted {
+    channel: ChannelId,
+    actor: Actor,
+    after: u64,
 }
 
 #[derive(Debug)]
 struct Follow {
     id: Arc<str>,
+    /// It waits until others are open.
+    wanted: Option<Box<Wanted>>,
     binary: bool,
     /// Entries that it may still be given.
     credit: u64,
@@ -77,13 +90,9 @@ impl Follows {
             turns: VecDeque::new(),
             behind: VecDeque::new(),
             reading: 0,
+            unopened: VecDeque::new(),
             opening: 0,
         }
-    }
-
-    /// Whether more are opened now.
-    pub(super) fn have_room(&self) -> bool {
-        self.opening < CHANNEL_SOCKET_READS_MAX
     }
 
     /// Whether somebody stands in line.
@@ -116,6 +125,7 @@ impl Follows {
         let follow = Follow {
             head: entries_head(&id),
             id: Arc::clone(&id),
+            wanted: Some(Box::new(Wanted { channel, actor, after: asked.after })),
             binary: asked.binary,
             credit: asked.credit,
             last: Position(asked.after),
@@ -127,16 +137,29 @@ impl Follows {
         };
         self.open.insert(number, follow);
         self.numbers.insert(id, number);
-        self.opening += 1;
-        let (router, after) = (self.router.clone(), asked.after);
-        work.push(
-            async move {
-                let opened = router.subscribe(&channel, &actor, after).await;
-                Done::Opened(number, opened.map(Box::new))
-            }
-            .boxed(),
-        );
+        self.unopened.push_back(number);
+        self.open_next(work);
         Ok(())
+    }
+
+    /// A few at a time: what else the client says is heard meanwhile.
+    fn open_next(&mut self, work: &Work) {
+        while self.opening < CHANNEL_SOCKET_OPENS_MAX {
+            let Some(number) = self.unopened.pop_front() else { return };
+            let Some(wanted) = self.open.get_mut(&number).and_then(|follow| follow.wanted.take()) else {
+                continue;
+            };
+            self.opening += 1;
+            let router = self.router.clone();
+            work.push(
+                async move {
+                    let Wanted { channel, actor, after } = *wanted;
+                    let opened = router.subscribe(&channel, &actor, after).await;
+                    Done::Opened(number, opened.map(Box::new))
+                }
+                .boxed(),
+            );
+        }
     }
 
     /// Clients compare it with what stands in binary messages.
@@ -180,9 +203,11 @@ impl Follows {
         &mut self,
         number: u32,
         opened: Result<Box<Subscription>, ChannelError>,
+        work: &Work,
         out: &mut Out,
     ) {
         self.opening -= 1;
+        self.open_next(work);
         let Some(follow) = self.open.get_mut(&number) else { return };
         match opened {
             Ok(subscription) => {
@@ -335,6 +360,9 @@ impl Follows {
     fn remove(&mut self, number: u32) -> Option<Follow> {
         let follow = self.open.remove(&number)?;
         self.numbers.remove(&follow.id);
+        if follow.wanted.is_some() {
+            self.unopened.retain(|unopened| *unopened != number);
+        }
         if follow.queued {
             self.turns.retain(|queued| *queued != number);
             self.behind.retain(|queued| *queued != number);
