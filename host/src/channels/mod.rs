@@ -14,6 +14,7 @@
 
 mod causal;
 mod counts;
+pub mod cursor;
 mod entry;
 mod error;
 mod event;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 pub use causal::in_senders_order;
+pub use cursor::{Incarnation, Place};
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
 pub use event::Cause;

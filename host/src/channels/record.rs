@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::cursor::Incarnation;
 use super::entry::EntryType;
 use super::names::{ChannelName, Party, ProcessName};
 use super::options::ChannelOptions;
@@ -13,6 +14,9 @@ use crate::event::{Micros, Position};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub name: ProcessName,
+    /// [`Incarnation::of`] reads it.
+    #[serde(default)]
+    pub(super) incarnation: Incarnation,
     pub submitter: Party,
     /// Of channels that are made from now on; a channel may have another one.
     pub executor: Option<Party>,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::cursor::Incarnation;
 use super::entry::{Entry, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::names::{ChannelName, Party, ProcessId, ProcessName};
@@ -175,7 +176,7 @@ pub(crate) fn create(
     known: Option<&ProcessView>,
     new: NewProcess,
     of_tenant: u64,
-    now: Micros,
+    (incarnation, now): (Incarnation, Micros),
     limits: &ChannelLimits,
 ) -> Result<Option<ProcessView>> {
     if let Some(known) = known {
@@ -204,6 +205,7 @@ pub(crate) fn create(
     check_observers(&new.observers, limits)?;
     let process = Process {
         name: new.id.name,
+        incarnation,
         submitter: new.submitter,
         epoch: u32::from(new.executor.is_some()),
         executor: new.executor,

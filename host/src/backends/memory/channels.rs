@@ -9,8 +9,8 @@ use futures_util::future::{BoxFuture, ready};
 
 use crate::channels::{
     Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
-    ChannelStats, ChannelStore, Entry, EntryPage, Head, NewProcess, Outcomed, Process, ProcessId,
-    ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, change, create,
+    ChannelStats, ChannelStore, Entry, EntryPage, Head, Incarnation, NewProcess, Outcomed, Process,
+    ProcessId, ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, change, create,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -93,7 +93,8 @@ impl Inner {
         let id = new.id.clone();
         let of_tenant = state.of_tenant.get(&id.tenant).copied().unwrap_or_default();
         let known = state.processes.get(&id).map(|kept| &kept.view);
-        match create(known, new, of_tenant, self.clock.now(), &self.limits)? {
+        let made = (Incarnation::new(), self.clock.now());
+        match create(known, new, of_tenant, made, &self.limits)? {
             None => Ok((state.kept(&id)?.view.clone(), false)),
             Some(view) => {
                 *state.of_tenant.entry(id.tenant.clone()).or_default() += 1;

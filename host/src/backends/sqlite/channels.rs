@@ -19,7 +19,7 @@ use super::shared::to_json;
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
-    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
+    Incarnation, NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
@@ -202,7 +202,8 @@ impl Committer {
                 .query_row([id.tenant.as_str()], |row| row.get(0))?,
         };
         let limits = &self.shared.channel_limits;
-        let made = create(known.as_ref(), new, unsigned(of_tenant), self.clock.now(), limits);
+        let anew = (Incarnation::new(), self.clock.now());
+        let made = create(known.as_ref(), new, unsigned(of_tenant), anew, limits);
         match (made.map_err(Stop::Refused)?, known) {
             (Some(view), _) => {
                 self.conn

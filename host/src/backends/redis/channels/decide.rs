@@ -160,7 +160,7 @@ fn before(
 mod tests {
     use super::*;
     use crate::channels::{Actor, Change, ChannelName, ChannelOptions, NewChannel, NewEntry, NewProcess};
-    use crate::channels::{EntryType, ProcessId, ProcessName, change, create};
+    use crate::channels::{EntryType, Incarnation, ProcessId, ProcessName, change, create};
     use crate::event::TenantId;
 
     const NOW: Micros = Micros(7);
@@ -178,7 +178,7 @@ mod tests {
             observers: Vec::new(),
             channels: vec![NewChannel { name: name.clone(), options }],
         };
-        let view = create(None, new, 0, NOW, limits).unwrap().unwrap();
+        let view = create(None, new, 0, (Incarnation::new(), NOW), limits).unwrap().unwrap();
         Seen { incarnation: "one".into(), head: view.head(&name).unwrap(), bytes: 0 }
     }
 

@@ -7,7 +7,9 @@ use super::records::{Record, assigned, shape, to_json};
 use super::{Result, Shared, unknown};
 use crate::backends::redis::faults::remote;
 use crate::backends::redis::scripts::{CHANNEL_MANAGE, CHANNEL_REMOVE, list, number, text};
-use crate::channels::{Actor, Change, NewProcess, ProcessId, ProcessName, ProcessView, change, create};
+use crate::channels::{
+    Actor, Change, Incarnation, NewProcess, ProcessId, ProcessName, ProcessView, change, create,
+};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Micros, TenantId};
 use crate::limits::{CHANNEL_SWEEP_PROCESSES_MAX, REDIS_CHANNELS_PURGE_KEYS, REDIS_CHANNELS_TURNS_MAX};
@@ -30,7 +32,7 @@ fn process_id(name: &str) -> Option<ProcessId> {
 impl Shared {
     pub(super) async fn create(&self, new: NewProcess) -> Result<(ProcessView, bool)> {
         let id = new.id.clone();
-        let incarnation = ulid::Ulid::new().to_string();
+        let (incarnation, anew) = (ulid::Ulid::new().to_string(), Incarnation::new());
         let tag = self.tag();
         let (mut known, mut of_tenant, mut answer) = self.look_up(&id).await?;
         for turn in 0..REDIS_CHANNELS_TURNS_MAX {
@@ -40,7 +42,8 @@ impl Shared {
                 return Ok((made.view(), true));
             }
             let view = known.as_ref().map(Record::view);
-            let made = create(view.as_ref(), new.clone(), of_tenant, self.clock.now(), &self.limits)?;
+            let now = (anew, self.clock.now());
+            let made = create(view.as_ref(), new.clone(), of_tenant, now, &self.limits)?;
             let Some(made) = made else {
                 self.settled(&answer).await?;
                 return Ok((view.ok_or_else(|| unknown(&id))?, false));
