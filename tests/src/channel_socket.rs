@@ -141,8 +141,14 @@ impl ChannelSocket {
 
     /// The next message of a kind that no subscription has taken. Others stay.
     pub async fn hear(&mut self, op: &str) -> Value {
+        self.next_of(&[op]).await
+    }
+
+    /// The same of any of these kinds: the one that came first.
+    pub async fn next_of(&mut self, ops: &[&str]) -> Value {
         loop {
-            if let Some(at) = self.heard.iter().position(|message| message["op"] == op) {
+            let is_one = |message: &Value| message["op"].as_str().is_some_and(|op| ops.contains(&op));
+            if let Some(at) = self.heard.iter().position(is_one) {
                 return self.heard.remove(at).expect("it is there");
             }
             self.take().await;

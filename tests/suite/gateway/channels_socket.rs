@@ -1,5 +1,5 @@
 //! Claims about `GET /v1/channels/ws`: what is said on it, who may say it, and how it ends. How entries and appends flow
-//! is in `channels_flow`.
+//! is in `channels_flow` and `channels_appends`.
 
 use std::time::Duration;
 
