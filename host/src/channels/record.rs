@@ -16,7 +16,7 @@ pub struct Process {
     pub name: ProcessName,
     /// [`Incarnation::of`] reads it.
     #[serde(default)]
-    pub(super) incarnation: Incarnation,
+    pub incarnation: Incarnation,
     pub submitter: Party,
     /// Of channels that are made from now on; a channel may have another one.
     pub executor: Option<Party>,
