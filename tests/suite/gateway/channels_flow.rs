@@ -308,8 +308,12 @@ async fn a_follower_that_missed_something_is_told_how_much() {
     }
     socket.give_credit("a", 5).await;
     socket.until_entries("a", 5).await;
-    let lagged = json!([{ "op": "lagged", "id": "a", "resume_at": 16, "missed": 15, "behind": 5 }]);
-    assert_eq!(json!(socket.follow("a").lagged), lagged);
+    let mut lagged = socket.follow("a").lagged.clone();
+    let cursor = lagged[0]["cursor"].take();
+    assert!(cursor.as_str().is_some_and(|cursor| cursor.ends_with(".15")), "{cursor}");
+    let told =
+        json!([{ "op": "lagged", "id": "a", "resume_at": 16, "cursor": null, "missed": 15, "behind": 5 }]);
+    assert_eq!(json!(lagged), told);
     scene.stop().await;
 }
 

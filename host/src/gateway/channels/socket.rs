@@ -39,9 +39,11 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 ///
 /// Text messages are JSON objects with an `op`. A client says
 ///
-/// - `{"op":"subscribe","id","process","channel","after","credit","as","binary"}`: follows a channel after a position (0,
-///   the beginning, where it is left out). The `id` is the client's, up to 64 bytes. At most `credit` entries are sent, 256
-///   where it is left out, and then more as there is more credit;
+/// - `{"op":"subscribe","id","process","channel","after","credit","as","binary"}`: follows a channel after a cursor, which is
+///   a text, or after a position, a number; from the beginning where it is left out. A cursor of an earlier process of the
+///   same name is refused with `cursor_foreign`, where a position would leave out entries of the new one without a word.
+///   The `id` is the client's, up to 64 bytes. At most `credit` entries are sent, 256 where it is left out, and then more
+///   as there is more credit;
 /// - `{"op":"credit","id","add"}`: so many more entries;
 /// - `{"op":"unsubscribe","id"}`;
 /// - `{"op":"append","ref","process","channel","as","epoch"}` with `entries`, an array, or with the members of one entry as
@@ -55,13 +57,14 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 ///
 /// The host says
 ///
-/// - `ready` with `id`, `number`, `role`, `after`, `oldest` and `newest`: what comes up to `newest` is replay;
-/// - `entries` with `id` and `entries`, as `GET …/entries` shows them: in the order of their positions, each once;
-/// - `lagged` with `id`, `resume_at`, `missed` and `behind`: so many entries were dropped by the channel before they could be
-///   sent (often 0: then the follower is only far behind), and it goes on at `resume_at`;
-/// - `closed` with `id`, `reason` and `last`: the last message of a subscription. Reasons are `ended`, `success`, `failed`,
-///   `cancelled`, `removed`, `revoked`, `unsubscribed`, and `interrupted` behind an `error` of the host: to go on, subscribe
-///   after `last`;
+/// - `ready` with `id`, `number`, `role`, `after`, `cursor`, `oldest` and `newest`: what comes up to `newest` is replay;
+/// - `entries` with `id`, `entries`, as `GET …/entries` shows them, in the order of their positions, each once, and the
+///   `cursor` behind the last of them;
+/// - `lagged` with `id`, `resume_at`, `cursor`, `missed` and `behind`: so many entries were dropped by the channel before they
+///   could be sent (often 0: then the follower is only far behind), and it goes on at `resume_at`;
+/// - `closed` with `id`, `reason`, `last`, a position, and its `cursor`: the last message of a subscription. Reasons are
+///   `ended`, `success`, `failed`, `cancelled`, `removed`, `revoked`, `unsubscribed`, and `interrupted` behind an `error` of
+///   the host. To go on, after this or on another socket, subscribe after the last `cursor`;
 /// - `appended` with `ref` and `appended`: `position`, `sequence`, `epoch` and `repeated` of each entry;
 /// - `error` with the `id` or `ref` that it is about, the members of a problem, and at times `retry_ms`. The socket goes on;
 /// - `heartbeat` after some silence, along with a ping of the protocol below;
@@ -75,7 +78,7 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 /// (8), the sequence that it answers or 0 (8), length (1) and name of the process, length (1) and name of the channel, length
 /// (2) and name of the party as `as` (empty: nobody), length (2) and text of the error, the payload. Flags: the lowest two bits
 /// are the type (0 `data`, 1 `end`, 2 `error`), 4 says that there is a payload, 8 that an entry has an error, 16 that the
-/// epoch of an append counts.
+/// epoch of an append counts. The cursor behind a binary entry is that of `ready` with the entry's position behind the dot.
 ///
 /// Subscribing needs the right `read`, appending `publish`, and `as` the right `admin`.
 #[utoipa::path(

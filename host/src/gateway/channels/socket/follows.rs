@@ -17,7 +17,7 @@ use super::commands::{About, Subscribe, too_much_credit};
 use super::out::{Out, entries_head};
 use super::work::{Done, Work};
 use crate::channels::{
-    Actor, ChannelError, ChannelId, CloseReason, Notice, Now, ReadLimit, Role, Router, Subscription,
+    Actor, ChannelError, ChannelId, CloseReason, Notice, Now, Place, ReadLimit, Role, Router, Subscription,
 };
 use crate::event::Position;
 use crate::gateway::channels::views::ADMIN;
@@ -47,7 +47,7 @@ pub(super) struct Follows {
 struct Wanted {
     channel: ChannelId,
     actor: Actor,
-    after: u64,
+    after: Place,
 }
 
 #[derive(Debug)]
@@ -58,8 +58,8 @@ struct Follow {
     binary: bool,
     /// Entries that it may still be given.
     credit: u64,
-    /// The position of the last entry that it was given.
-    last: Position,
+    /// Behind the last entry that it was given; or what it was asked with, until it is open.
+    last: Place,
     /// The newest position when it began.
     newest: Position,
     /// None while it is opened, and while it reads.
@@ -129,7 +129,7 @@ impl Follows {
             wanted: Some(Box::new(Wanted { channel, actor, after: asked.after })),
             binary: asked.binary,
             credit: asked.credit,
-            last: Position(asked.after),
+            last: asked.after,
             newest: Position::START,
             subscription: None,
             queued: false,
@@ -212,6 +212,7 @@ impl Follows {
         let Some(follow) = self.open.get_mut(&number) else { return };
         match opened {
             Ok(subscription) => {
+                follow.last = subscription.place(follow.last.position);
                 follow.subscription = Some(subscription);
                 self.queue(number);
             }
@@ -313,6 +314,7 @@ impl Follows {
                     "number": number,
                     "role": role.map_or(ADMIN, Role::as_str),
                     "after": after,
+                    "cursor": follow.last.to_string(),
                     "oldest": oldest,
                     "newest": newest,
                 }));
@@ -320,20 +322,21 @@ impl Follows {
             Notice::Entries(entries) => {
                 follow.credit = follow.credit.saturating_sub(entries.len() as u64);
                 if let Some(last) = entries.last() {
-                    follow.last = last.position;
+                    follow.last.position = last.position;
                 }
                 if follow.binary {
                     out.binary_entries(number, &entries);
                 } else {
-                    out.entries(&follow.head, follow.newest, &entries);
+                    out.entries(&follow.head, follow.newest, &entries, follow.last);
                 }
             }
             Notice::Lagged { resume_at, missed, behind } => {
-                follow.last = Position(resume_at.0.saturating_sub(1));
+                follow.last.position = Position(resume_at.0.saturating_sub(1));
                 out.text(&json!({
                     "op": "lagged",
                     "id": &*follow.id,
                     "resume_at": resume_at,
+                    "cursor": follow.last.to_string(),
                     "missed": missed,
                     "behind": behind,
                 }));
@@ -354,7 +357,13 @@ impl Follows {
 
     fn close(&mut self, number: u32, reason: &str, out: &mut Out) {
         if let Some(follow) = self.remove(number) {
-            out.text(&json!({ "op": "closed", "id": &*follow.id, "reason": reason, "last": follow.last }));
+            out.text(&json!({
+                "op": "closed",
+                "id": &*follow.id,
+                "reason": reason,
+                "last": follow.last.position,
+                "cursor": follow.last.to_string(),
+            }));
         }
     }
 
