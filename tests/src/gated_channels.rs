@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::channels::{
     Actor, Append, Appended, Change, ChannelError, ChannelId, ChannelLimits, ChannelStats, ChannelStore,
-    EntryPage, Head, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
+    EntryPage, Head, Incarnation, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use millrace::error::BackendError;
 use millrace::event::{Micros, Position, TenantId};
@@ -142,8 +142,8 @@ impl ChannelStore for GatedChannels {
         .boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> Answered<'_, bool> {
-        self.inner.remove(id)
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Answered<'_, bool> {
+        self.inner.remove(id, only)
     }
 
     fn expire(&self, closed_before: Micros) -> Answered<'_, usize> {

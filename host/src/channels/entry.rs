@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::names::Party;
+use super::record::Head;
 use crate::event::{Micros, Position};
 
 /// What an entry says about its sender's half of the channel.
@@ -142,8 +143,10 @@ pub struct Appended {
 }
 
 /// A part of a channel's log.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EntryPage {
+    /// The channel and its process when it was read: whose entries these are, and who may have them.
+    pub head: Head,
     pub entries: Vec<Arc<Entry>>,
     /// The index to go on from: the position of the last entry here, or where the reader stands.
     pub next: Position,

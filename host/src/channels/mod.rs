@@ -44,7 +44,7 @@ pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
 pub use router::{Begun, Router};
 pub use rules::{Actor, Append, Change, Excess, NewChannel, NewProcess, Outcomed, Planned};
-pub(crate) use rules::{append, change, create, may_read};
+pub(crate) use rules::{append, change, create, may_see};
 pub use subscription::{CloseReason, Notice, Now, Subscription, SubscriptionHandle};
 pub use tail::Tails;
 
@@ -83,8 +83,8 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     /// and says how many are missed. After the newest it is empty.
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> BoxFuture<'_, Result<EntryPage>>;
 
-    /// Removes a process with all that it has. False where there was none.
-    fn remove(&self, id: &ProcessId) -> BoxFuture<'_, Result<bool>>;
+    /// Removes a process with all that it has; where an incarnation is given, that one only. False where it was not there.
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> BoxFuture<'_, Result<bool>>;
 
     /// Removes some of the processes that were closed before a time. Answers how many; fewer than
     /// [`CHANNEL_SWEEP_PROCESSES_MAX`](crate::limits::CHANNEL_SWEEP_PROCESSES_MAX) mean that no more are left.

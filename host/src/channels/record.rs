@@ -236,7 +236,12 @@ impl Head {
         }
     }
 
-    /// Which of two is newer.
+    /// Whether it is of this process, and not of another one that had the same name.
+    pub(crate) fn is_of(&self, process: &Process) -> bool {
+        Incarnation::of(&self.process) == Incarnation::of(process)
+    }
+
+    /// Which of two is newer, of the same process.
     pub(crate) fn age(&self) -> (u64, Position, Position) {
         (self.process.version, self.channel.newest, self.channel.oldest)
     }

@@ -255,6 +255,9 @@ pub(crate) fn change(
         Change::Close { .. } => "close",
     };
     needs(view, by, executor_too, needed)?;
+    if let Change::Close { reason, .. } = &change {
+        within("channel_reason_bytes_max", "bytes of the reason", reason.len(), CHANNEL_REASON_BYTES_MAX)?;
+    }
     if view.process.closed.is_some() {
         return match change {
             Change::Close { .. } => Ok(false),
@@ -299,12 +302,6 @@ fn apply(view: &mut ProcessView, change: Change, now: Micros, limits: &ChannelLi
             changed
         }
         Change::Close { outcome, reason } => {
-            within(
-                "channel_reason_bytes_max",
-                "bytes of the reason",
-                reason.len(),
-                CHANNEL_REASON_BYTES_MAX,
-            )?;
             Arc::make_mut(&mut view.process).closed = Some(Closed { at: now, outcome, reason });
             true
         }
@@ -322,6 +319,19 @@ fn assign(view: &mut ProcessView, executor: Option<&Party>) {
     for channel in &mut view.channels {
         let channel = Arc::make_mut(channel);
         (channel.executor, channel.epoch) = (executor.cloned(), process.epoch);
+    }
+}
+
+/// Refuses whoever may not remove a process: that is for its submitter.
+pub(super) fn may_remove(view: &ProcessView, by: &Actor) -> Result<()> {
+    needs(view, by, false, "remove")
+}
+
+/// Refuses whoever may not see what lies in a channel.
+pub(crate) fn may_see(head: &Head, by: &Actor) -> Result<()> {
+    match by {
+        Actor::Party(party) => may_read(head, party).map(drop),
+        Actor::Host => Ok(()),
     }
 }
 

@@ -54,6 +54,14 @@ struct State {
     recent_bytes: usize,
 }
 
+impl State {
+    /// Entries go; what is known of the channel stays.
+    fn clear(&mut self) {
+        self.recent.clear();
+        self.recent_bytes = 0;
+    }
+}
+
 /// What a follower finds when it looks.
 #[derive(Debug)]
 pub(crate) enum Seen {
@@ -73,7 +81,7 @@ impl Tails {
     /// A channel that is in use from now on. What is committed from here on it is told.
     pub(crate) fn attach(&self, id: &ChannelId) -> Arc<Live> {
         let mut shard = self.shard(id);
-        if let Some(live) = shard.get(id) {
+        if let Some(live) = shard.get(id).filter(|live| !live.is_removed()) {
             return Arc::clone(live);
         }
         if shard.len() >= CHANNEL_TAILS_IDLE_MAX / SHARDS {
@@ -110,14 +118,24 @@ impl Tails {
         }
     }
 
+    /// A channel is of a process that is gone, as the store says: what is told of the next one of its name is not for who
+    /// uses it now.
+    pub(super) fn retire(&self, live: &Arc<Live>) {
+        let mut shard = self.shard(&live.id);
+        if shard.get(&live.id).is_some_and(|known| Arc::ptr_eq(known, live)) {
+            shard.remove(&live.id);
+        }
+        drop(shard);
+        live.remove();
+    }
+
     /// A process is gone with these channels.
     pub(crate) fn removed(&self, id: &ProcessId, channels: &[ChannelName]) {
         for name in channels {
             let of = ChannelId { process: id.clone(), name: name.clone() };
             let gone = self.shard(&of).remove(&of);
             if let Some(live) = gone {
-                live.lock().removed = true;
-                live.changed.send_replace(());
+                live.remove();
             }
         }
     }
@@ -128,8 +146,7 @@ impl Tails {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard.retain(|channel, live| {
                 if channel.process == *id {
-                    live.lock().removed = true;
-                    live.changed.send_replace(());
+                    live.remove();
                 }
                 channel.process != *id
             });
@@ -185,20 +202,29 @@ impl Live {
     fn forget(&self) {
         let mut state = self.lock();
         state.head = None;
-        state.recent.clear();
-        state.recent_bytes = 0;
+        state.clear();
+    }
+
+    /// The process that it is of is gone. Whatever is told from now on is another one's.
+    fn remove(&self) {
+        {
+            let mut state = self.lock();
+            state.removed = true;
+            state.clear();
+        }
+        self.changed.send_replace(());
     }
 
     /// Takes in what the store has read, unless something newer was told meanwhile.
     pub(super) fn read(&self, head: &Head) {
         {
             let mut state = self.lock();
-            if state.head.as_ref().is_some_and(|known| known.age() >= head.age()) {
+            let newer = |known: &Head| !known.is_of(&head.process) || known.age() >= head.age();
+            if state.removed || state.head.as_ref().is_some_and(newer) {
                 return;
             }
             // What is in memory ends somewhere before.
-            state.recent.clear();
-            state.recent_bytes = 0;
+            state.clear();
             state.head = Some(head.clone());
         }
         // Others may wait for it.
@@ -208,6 +234,13 @@ impl Live {
     fn publish(&self, head: Head, entries: &[Arc<Entry>]) {
         {
             let mut state = self.lock();
+            if state.removed {
+                return;
+            }
+            if state.head.as_ref().is_some_and(|known| !known.is_of(&head.process)) {
+                drop(state);
+                return self.remove();
+            }
             if state.head.as_ref().is_some_and(|known| known.age() > head.age()) {
                 return;
             }
@@ -215,15 +248,13 @@ impl Live {
             let newest = head.channel.newest;
             for entry in entries {
                 if state.recent.back().is_some_and(|last| last.position.0 + 1 != entry.position.0) {
-                    state.recent.clear();
-                    state.recent_bytes = 0;
+                    state.clear();
                 }
                 state.recent_bytes += entry.bytes();
                 state.recent.push_back(Arc::clone(entry));
             }
             if state.recent.back().is_some_and(|last| last.position != newest) {
-                state.recent.clear();
-                state.recent_bytes = 0;
+                state.clear();
             }
             while state.recent.len() > CHANNEL_TAIL_ENTRIES_MAX
                 || state.recent_bytes > CHANNEL_TAIL_BYTES_MAX
@@ -234,8 +265,7 @@ impl Live {
             }
             // Nobody reads here; the state alone is kept.
             if self.subscribers() == 0 {
-                state.recent.clear();
-                state.recent_bytes = 0;
+                state.clear();
             }
             state.head = Some(head);
         }
@@ -294,8 +324,8 @@ impl Live {
     pub(super) fn leave(&self) {
         if self.subscribers.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut state = self.lock();
-            state.recent = VecDeque::new();
-            state.recent_bytes = 0;
+            state.clear();
+            state.recent.shrink_to_fit();
         }
     }
 }

@@ -71,6 +71,9 @@ pub const CHANNEL_SWEEP_PROCESSES_MAX: usize = 100;
 /// sends it waits for the answer.
 pub const CHANNEL_BATCH_BYTES_CEILING: usize = 64 << 20;
 pub const CHANNEL_HOLD_CEILING: Duration = Duration::from_secs(60);
+/// Levels of arrays and objects that JSON in a payload may have to be shown among other JSON. What is deeper is shown as
+/// base64: with the levels around it, readers that take 127 would take no entry of the page.
+pub const CHANNEL_JSON_DEPTH_MAX: usize = 120;
 /// The longest that a read waits for an entry. More is refused.
 pub const CHANNEL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What the JSON of an entry has beside its payload, about: with it and base64's third, the body of an append is bound.
@@ -84,6 +87,8 @@ pub const PROCESS_LIST_DEFAULT: usize = 100;
 pub const PROCESS_LIST_MAX: usize = 1_000;
 /// Processes that one page looks at for those that the caller may see. A page may be shorter for it, and has a next one.
 pub const PROCESS_LIST_LOOKS_MAX: usize = 1_000;
+/// How many of them it reads with their channels, of one of which the caller may be the executor.
+pub const PROCESS_LIST_READS_MAX: usize = 100;
 /// Processes whose records the embedded store keeps in memory; others are read again.
 pub const CHANNEL_RECORDS_CACHED_MAX: usize = 20_000;
 /// Entries and bytes of removed channels that are deleted in one transaction.

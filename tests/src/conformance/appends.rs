@@ -398,7 +398,7 @@ pub async fn a_process_that_is_made_again_has_events_of_its_own(seams: ChannelSe
     for life in ["first", "second"] {
         seams.make("p", &[("c", with_events())]).await;
         assert_eq!(send(&seams.channels, &id, life).await.unwrap(), 1);
-        assert!(seams.channels.remove(&id.process).await.unwrap());
+        assert!(seams.channels.remove(&id.process, None).await.unwrap());
     }
     let events = seams.events().await;
     let said: Vec<_> = events.iter().map(|event| (event.1, event.4["text"].clone())).collect();

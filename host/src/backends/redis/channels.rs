@@ -44,7 +44,7 @@ use super::options::{Durability, RedisAck, RedisOptions};
 use super::scripts::Keys;
 use crate::channels::{
     Actor, Append, Appended, Change, ChannelError, ChannelId, ChannelLimits, ChannelStats, ChannelStore,
-    EntryPage, Head, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
+    EntryPage, Head, Incarnation, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -154,11 +154,6 @@ fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
 }
 
-/// A process that is not there has no channel either.
-fn unknown_channel(id: &ChannelId) -> ChannelError {
-    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
-}
-
 impl ChannelStore for RedisChannels {
     fn create(&self, new: NewProcess) -> BoxFuture<'_, Result<(ProcessView, bool)>> {
         async move { self.inner.shared.create(new).await }.boxed()
@@ -199,9 +194,9 @@ impl ChannelStore for RedisChannels {
         async move { self.inner.shared.page(&id, after, limit).await }.boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> BoxFuture<'_, Result<bool>> {
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> BoxFuture<'_, Result<bool>> {
         let id = id.clone();
-        async move { self.inner.shared.remove(&id).await }.boxed()
+        async move { self.inner.shared.remove(&id, only).await }.boxed()
     }
 
     fn expire(&self, closed_before: Micros) -> BoxFuture<'_, Result<usize>> {

@@ -16,8 +16,8 @@ use super::request::Request;
 use super::shared::{from_json, stored_tenant};
 use crate::channels::{
     Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
-    ChannelStats, ChannelStore, Entry, EntryPage, EntryType, Head, NewProcess, Party, Process, ProcessId,
-    ProcessName, ProcessView, ReadLimit, Tails,
+    ChannelStats, ChannelStore, Entry, EntryPage, EntryType, Head, Incarnation, NewProcess, Party, Process,
+    ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use crate::event::{Micros, Position, TenantId};
 
@@ -59,10 +59,7 @@ pub(super) fn load_process(conn: &Connection, id: &ProcessId) -> rusqlite::Resul
 }
 
 fn find_head(conn: &Connection, id: &ChannelId) -> ReadResult<(i64, Head), ChannelError> {
-    let unknown = || {
-        let (process, channel) = (id.process.to_string(), id.name.to_string());
-        ReadStop::Refused(ChannelError::Unknown { process, channel })
-    };
+    let unknown = || ReadStop::Refused(id.unknown());
     let (number, process) = find_process(conn, &id.process)?.ok_or_else(unknown)?;
     let found = conn
         .prepare_cached("SELECT id, channel FROM channels WHERE process = ?1 AND name = ?2")?
@@ -120,7 +117,7 @@ fn page(
     let (oldest, newest) = (head.channel.oldest, head.channel.newest);
     let missed = oldest.0.saturating_sub(after.0.saturating_add(1));
     let from = after.0 + missed;
-    let mut page = EntryPage { entries: Vec::new(), next: Position(from), oldest, newest, missed };
+    let mut page = EntryPage { head, entries: Vec::new(), next: Position(from), oldest, newest, missed };
     let mut statement = conn.prepare_cached(&format!(
         "SELECT {ENTRY_COLUMNS}, bytes FROM channel_entries WHERE channel = ?1 AND position > ?2
          ORDER BY position LIMIT ?3"
@@ -213,9 +210,9 @@ impl ChannelStore for SqliteStore {
         SqliteStore::read(self, move |conn, _| page(conn, &id, after, limit))
     }
 
-    fn remove(&self, id: &ProcessId) -> Answered<'_, bool> {
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Answered<'_, bool> {
         let process = id.clone();
-        self.ask_channels(|reply| ChannelRequest::Remove { process, reply })
+        self.ask_channels(|reply| ChannelRequest::Remove { process, only, reply })
     }
 
     fn expire(&self, closed_before: Micros) -> Answered<'_, usize> {

@@ -15,7 +15,7 @@ use super::channel_reads::{channel_name, find_repeat, process_id};
 use super::committer::{Committer, Stop};
 use super::database::{backend, signed, unsigned};
 use super::request::Answer;
-use super::shared::to_json;
+use super::shared::{from_json, to_json};
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
@@ -69,6 +69,7 @@ pub(super) enum ChannelRequest {
     },
     Remove {
         process: ProcessId,
+        only: Option<Incarnation>,
         reply: Sender<bool>,
     },
     Expire {
@@ -137,10 +138,6 @@ fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
 }
 
-fn unknown_channel(id: &ChannelId) -> ChannelError {
-    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
-}
-
 impl Committer {
     /// Carries out what channels ask for. An error means that the whole transaction fails.
     pub(super) fn apply_to_channels(&mut self, request: ChannelRequest) -> rusqlite::Result<()> {
@@ -163,8 +160,8 @@ impl Committer {
                 });
                 self.defer(reply, result)
             }
-            ChannelRequest::Remove { process, reply } => {
-                let result = self.remove_process(&process);
+            ChannelRequest::Remove { process, only, reply } => {
+                let result = self.remove_process(&process, only);
                 self.defer(reply, result)
             }
             ChannelRequest::Expire { closed_before, reply } => {
@@ -260,12 +257,12 @@ impl Committer {
         cause: Cause<'_>,
     ) -> Written<(Vec<Appended>, Option<EntryEvents>)> {
         let (now, shared) = (self.clock.now(), Arc::clone(&self.shared));
-        let open = self.open_process(&id.process)?.ok_or_else(|| Stop::Refused(unknown_channel(id)))?;
+        let open = self.open_process(&id.process)?.ok_or_else(|| Stop::Refused(id.unknown()))?;
         let head = open.view.head(&id.name).map_err(Stop::Refused)?;
         let bytes = open.view.bytes();
         let at = open.view.channels.iter().position(|known| known.name == id.name);
         let Some((at, number)) = at.and_then(|at| Some((at, *open.numbers.get(at)?))) else {
-            return Err(Stop::Refused(unknown_channel(id)));
+            return Err(Stop::Refused(id.unknown()));
         };
         let planned = append(&head, asked, bytes, now, &shared.channel_limits).map_err(Stop::Refused)?;
         let mut answers = Vec::with_capacity(planned.outcomes.len());
@@ -317,13 +314,18 @@ impl Committer {
         Ok((answers, events))
     }
 
-    fn remove_process(&mut self, id: &ProcessId) -> Written<bool> {
-        let number: Option<i64> = self
+    fn remove_process(&mut self, id: &ProcessId, only: Option<Incarnation>) -> Written<bool> {
+        let found = self
             .conn
-            .prepare_cached("SELECT id FROM processes WHERE tenant = ?1 AND name = ?2")?
-            .query_row((id.tenant.as_str(), id.name.as_str()), |row| row.get(0))
+            .prepare_cached("SELECT id, process FROM processes WHERE tenant = ?1 AND name = ?2")?
+            .query_row((id.tenant.as_str(), id.name.as_str()), |row| {
+                let meant = |only| {
+                    Ok::<_, rusqlite::Error>(only == Incarnation::of(&from_json(row.get_ref(1)?.as_str()?)?))
+                };
+                Ok((row.get::<_, i64>(0)?, only.map_or(Ok(true), meant)?))
+            })
             .optional()?;
-        let Some(number) = number else { return Ok(false) };
+        let Some((number, true)) = found else { return Ok(false) };
         let channels = {
             let mut statement = self.conn.prepare_cached("SELECT name FROM channels WHERE process = ?1")?;
             let rows = statement.query_map([number], |row| channel_name(row.get_ref(0)?.as_str()?))?;
@@ -352,7 +354,7 @@ impl Committer {
             rows.collect::<rusqlite::Result<Vec<_>>>()?
         };
         for id in &gone {
-            self.remove_process(id)?;
+            self.remove_process(id, None)?;
         }
         Ok(gone.len())
     }

@@ -112,7 +112,8 @@ impl Follower {
         let mut out = Vec::new();
         while out.len() < SSE_CHUNK_BYTES {
             let Some(entry) = self.given.next() else { break };
-            out.extend_from_slice(format!("id: {}\nevent: entry\ndata: ", entry.position).as_bytes());
+            let place = self.subscription.place(entry.position);
+            out.extend_from_slice(format!("id: {place}\nevent: entry\ndata: ").as_bytes());
             match self.shape {
                 Shape::Base64 => out.extend_from_slice(&entry_json::followed(&entry, self.replay_until)),
                 shape => entry_json::write(&mut out, &entry, shape),
@@ -127,24 +128,25 @@ impl Follower {
             Notice::Ready { after, oldest, newest } => {
                 self.replay_until = *newest;
                 let data = json!({ "after": after.0, "oldest": oldest.0, "newest": newest.0 });
+                let place = self.subscription.place(*after).to_string();
                 let mut out = b"retry: 1000\n".to_vec();
-                out.extend_from_slice(&event("ready", Some(&after.to_string()), &data));
+                out.extend_from_slice(&event("ready", Some(&place), &data));
                 if let Some(code) = self.gap.take() {
                     metrics::problem(code, 1);
                     let data = json!({ "code": code, "position": after.0 });
-                    out.extend_from_slice(&event("gap", Some(&after.to_string()), &data));
+                    out.extend_from_slice(&event("gap", Some(&place), &data));
                 }
                 out
             }
             Notice::Lagged { resume_at, missed, behind } => {
                 let data = json!({ "resume_at": resume_at.0, "missed": missed, "behind": behind });
-                let before = resume_at.0.saturating_sub(1).to_string();
-                event("lagged", Some(&before), &data)
+                let before = self.subscription.place(Position(resume_at.0.saturating_sub(1)));
+                event("lagged", Some(&before.to_string()), &data)
             }
             Notice::Closed { reason, last } => {
                 self.ended = true;
                 let data = json!({ "reason": reason.as_str(), "last": last.0 });
-                event("closed", Some(&format!("{last}{END}")), &data)
+                event("closed", Some(&format!("{}{END}", self.subscription.place(*last))), &data)
             }
             // They are written as they are sent.
             Notice::Entries(_) => Vec::new(),

@@ -18,7 +18,7 @@ use super::entries::{Encoded, decode, encode, mark};
 use super::manage::outrun;
 use super::records::{Numbered, Seen, sent, set_numbers, shape};
 use super::settling::{Settling, Told};
-use super::{Result, Shared, unknown_channel};
+use super::{Result, Shared};
 use crate::backends::redis::faults::{ends_session, remote};
 use crate::backends::redis::scripts::{CHANNEL_APPEND, list, number};
 use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, NewEntry, ReadLimit, WhenFull};
@@ -273,12 +273,13 @@ impl<'a> Turn<'a> {
         let Some(seen) = seen else {
             // Nothing of it is there, whatever was sent.
             self.doubt = None;
-            let refuse = |request: Request| (request.reply, Err(unknown_channel(self.id)));
+            let refuse = |request: Request| (request.reply, Err(self.id.unknown()));
             let replies = std::mem::take(&mut self.group).into_iter().map(refuse).collect();
             return Ok(Some(Settling { told: None, answer: None, replies, id: self.id.clone() }));
         };
         if let Some((before, plan)) = self.doubt.take() {
-            let lies = stretch.page.entries.first() == plan.entries.first();
+            let first = stretch.page.as_ref().and_then(|page| page.entries.first());
+            let lies = first == plan.entries.first();
             if lies && seen.incarnation == before.incarnation {
                 let head = stretch.record.and_then(|record| record.head(&self.id.name));
                 let told = head.map(|head| (seen.incarnation, head));

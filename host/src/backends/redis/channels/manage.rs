@@ -144,15 +144,30 @@ impl Shared {
         }
     }
 
-    pub(super) async fn remove(&self, id: &ProcessId) -> Result<bool> {
+    pub(super) async fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Result<bool> {
+        // The server knows it by another name, which its record has.
+        let meant = match only {
+            None => None,
+            Some(only) => {
+                let (record, _, answer) = self.look_up(id).await?;
+                match record.filter(|record| Incarnation::of(&record.process) == only) {
+                    Some(record) => Some(record.incarnation),
+                    None => {
+                        self.settled(&answer).await?;
+                        return Ok(false);
+                    }
+                }
+            }
+        };
         let fill = |command: &mut redis::Cmd| {
-            command.arg("remove").arg(key_of(id));
+            command.arg("remove").arg(key_of(id)).arg(meant.as_deref().unwrap_or_default());
         };
         let answer = self.call(&CHANNEL_REMOVE, &self.tag(), fill).await?;
-        let incarnation = answer.parts.first().and_then(text).ok_or_else(shape)?;
+        let removed = answer.parts.first().and_then(text).filter(|of| !of.is_empty());
         self.settled(&answer).await?;
-        self.gone(id, Some(incarnation).filter(|of| !of.is_empty()), answer.stamp.at());
-        Ok(answer.again || !incarnation.is_empty())
+        // Where none was removed none is left of what was meant: another one of the name goes on.
+        self.gone(id, removed.or(meant.as_deref()), answer.stamp.at());
+        Ok(answer.again || removed.is_some())
     }
 
     pub(super) async fn expire(&self, closed_before: Micros) -> Result<usize> {
