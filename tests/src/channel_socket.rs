@@ -236,7 +236,7 @@ impl ChannelSocket {
                 assert_eq!(message["after"], follow.last, "{message}");
                 follow.ready = Some(message);
                 let number = u32::try_from(number.expect("a number")).expect("a small one");
-                self.numbers.insert(number, id);
+                self.numbers.insert(number, id.clone());
             }
             "entries" => {
                 follow.messages += 1;
@@ -255,6 +255,7 @@ impl ChannelSocket {
                 follow.closed = Some(message["reason"].as_str().expect("a reason").to_owned());
             }
         }
+        let follow = self.follow(&id);
         let position = follow.cursor.rsplit('.').next().and_then(|position| position.parse().ok());
         assert_eq!(position, Some(follow.last), "each says where it stands: {}", follow.cursor);
     }

@@ -248,7 +248,7 @@ for (const width of [360, 1280]) {
     await page.wait("document.querySelectorAll('#talk li.answer').length === 3");
     assert.equal(await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), true);
     const inView = (id) =>
-      `(({ top, bottom }) => top >= 0 && bottom <= innerHeight)(document.getElementById('${id}').getBoundingClientRect())`;
+      `(({ top, bottom }) => top >= 0 && bottom <= innerHeight + 1)(document.getElementById('${id}').getBoundingClientRect())`;
     await page.wait(`${inView("state")} && ${inView("ask")}`);
     assert.equal(host.asked.length, 3);
   });
