@@ -86,13 +86,13 @@ async fn an_answer_waits_for_those_before_it_of_its_sender_and_channel_only() {
 
 #[tokio::test]
 async fn a_thousand_appends_that_wait_for_no_answer_are_all_answered_in_their_order() {
-    let scene = Scene::start().await;
+    let (scene, store) = gated(&[]).await;
     // Nothing but their order on the socket keeps the end behind its data here.
     let options = ChannelOptions { gaps: Gaps::Arrival, ..ChannelOptions::default() };
-    scene.process_with("work", &["out"], options).await;
+    scene.process_with("job", &["out"], options).await;
+    store.shut("out", Gate::AnswersWait);
     let mut socket = scene.socket("sub").await;
-    let append =
-        |number: usize| json!({ "op": "append", "ref": number, "process": "work", "channel": "out" });
+    let append = |number: usize| json!({ "op": "append", "ref": number, "process": "job", "channel": "out" });
     let count = 1_000;
     for number in 1..=count {
         socket.say(&append(number)).await;
@@ -100,6 +100,8 @@ async fn a_thousand_appends_that_wait_for_no_answer_are_all_answered_in_their_or
     let mut end = append(count + 1);
     end["type"] = "end".into();
     socket.say(&end).await;
+    until("the store has many", || store.waiting() == CHANNEL_SOCKET_APPENDS_MAX).await;
+    store.open();
     for number in 1..=count + 1 {
         let answer = socket.next_of(&["appended", "error"]).await;
         let place = json!([{ "position": number, "sequence": number, "epoch": 0, "repeated": false }]);
