@@ -23,6 +23,8 @@ pub enum Gate {
     ReadsWait,
     /// Reads of entries fail.
     ReadsFail,
+    /// Reads of its state wait, without which nobody follows it.
+    HeadsWait,
     /// Appends are carried out at once, and answered later.
     AnswersWait,
 }
@@ -127,7 +129,12 @@ impl ChannelStore for GatedChannels {
 
     fn head(&self, id: &ChannelId) -> Answered<'_, Head> {
         self.heads.fetch_add(1, Ordering::SeqCst);
-        self.inner.head(id)
+        let id = id.clone();
+        async move {
+            self.pass(&id, Gate::HeadsWait).await;
+            self.inner.head(&id).await
+        }
+        .boxed()
     }
 
     fn change(&self, id: &ProcessId, by: Actor, change: Change) -> Answered<'_, ProcessView> {

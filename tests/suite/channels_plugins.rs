@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod components;
+mod hosted;
 mod refused;
 
 use std::collections::BTreeMap;

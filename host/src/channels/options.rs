@@ -16,7 +16,8 @@ pub enum Gaps {
     Hold,
     /// It is refused at once, with the number that is expected.
     Report,
-    /// It is taken as it arrives. Readers can ask for the order of the senders.
+    /// It is taken as it arrives, but for what closes the sender's half: that waits. Readers can ask for the order of the
+    /// senders.
     Arrival,
 }
 

@@ -170,7 +170,8 @@ impl Router {
     }
 
     /// Appends entries of one sender: all or none, one behind the other. Checked in this order: their size, the channel,
-    /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds.
+    /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds; what closes a half waits for
+    /// its forerunners also where others are taken as they arrive.
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
         self.begin_append(id, append).await?.await
     }
@@ -207,11 +208,14 @@ impl Router {
         // However long it waits: its sender's rights end with its epoch.
         append.epoch = Some(epoch);
         let (router, id) = (self.clone(), id.clone());
-        let holds = head.channel.options.gaps == Gaps::Hold;
+        let gaps = head.channel.options.gaps;
+        let closes = append.entries.iter().any(|entry| entry.entry_type.closes());
+        let holds = gaps == Gaps::Hold || gaps == Gaps::Arrival && closes;
         let mut rest = async move {
             match router.inner.store.append(&id, append.clone()).await {
                 Err(ChannelError::Gap { expected, sequence, .. }) if holds && sequence > expected => {
-                    router.held(&live, &head, append, epoch, sequence).await
+                    let until = awaited(gaps, expected, sequence);
+                    router.held(&live, &head, append, epoch, until).await
                 }
                 answered => answered,
             }
@@ -244,15 +248,15 @@ impl Router {
         asked
     }
 
-    /// Waits until the forerunners of an entry are in the log, and appends it then. What waits is not acknowledged: who
-    /// gets an error or no answer sends it again.
+    /// Waits until the forerunners of an entry are in the log, and appends it then. `until` is the number that its sender has
+    /// to reach first. What waits is not acknowledged: who gets an error or no answer sends it again.
     async fn held(
         &self,
         live: &Live,
         admitted: &Head,
         append: Append,
         epoch: u32,
-        sequence: u64,
+        mut until: u64,
     ) -> Result<Vec<Appended>> {
         let id = &live.id;
         let deadline = Instant::now() + self.inner.limits.hold;
@@ -281,10 +285,12 @@ impl Router {
             let last = sender.map_or(0, |sender| sender.last);
             let over = head.process.closed.is_some() || sender.is_some_and(|sender| sender.ended.is_some());
             // Whatever else stands in its way now, the store says.
-            let ready = last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
+            let ready = last >= until || over || may_append(&head, &append.who, Some(epoch)).is_err();
             if ready || late {
                 match self.inner.store.append(id, append.clone()).await {
-                    Err(ChannelError::Gap { .. }) if !late => {}
+                    Err(ChannelError::Gap { expected, sequence, .. }) if !late => {
+                        until = awaited(admitted.channel.options.gaps, expected, sequence);
+                    }
                     answered => return answered,
                 }
             }
@@ -502,6 +508,12 @@ impl Router {
         self.inner.limiters.remove(process);
         Ok(removed)
     }
+}
+
+/// Which number a sender has to reach before an entry with a gap before it is tried again: that of its forerunner. Where
+/// entries are taken as they arrive, some of those between may be there already, or come along with it.
+fn awaited(gaps: Gaps, expected: u64, sequence: u64) -> u64 {
+    if gaps == Gaps::Arrival { expected } else { sequence.saturating_sub(1) }
 }
 
 /// Who asks for a channel of a process that is not there misses the channel.

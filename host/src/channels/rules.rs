@@ -465,8 +465,10 @@ pub(crate) fn append(
             return Err(ChannelError::half_closed(append.who.as_str(), epoch, by));
         }
         let expected = sender.last + 1;
+        // What closes the half is never taken ahead: its forerunners could not be appended any more.
         let taken_ahead = channel.options.gaps == Gaps::Arrival
-            && (sender.ahead.len() < CHANNEL_AHEAD_MAX || sequence == expected);
+            && !new.entry_type.closes()
+            && sender.ahead.len() < CHANNEL_AHEAD_MAX;
         if sequence != expected && !taken_ahead {
             return Err(ChannelError::Gap { party: append.who.to_string(), epoch, sequence, expected });
         }

@@ -59,7 +59,7 @@ pub(in crate::gateway) struct ChannelNamed {
 #[serde(deny_unknown_fields, default)]
 pub(in crate::gateway) struct ChannelRequest {
     /// What happens to an entry whose forerunner is missing: it waits for it for some seconds (`hold`, the default), is
-    /// refused at once (`report`), or is taken as it arrives (`arrival`).
+    /// refused at once (`report`), or is taken as it arrives (`arrival`); there only an `end` or `error` waits.
     pub gaps: Option<String>,
     /// What happens when the channel is full: entries are refused (`reject`, the default), or the oldest go, for good
     /// (`drop_oldest`) or into an archive where they can be read (`archive`).

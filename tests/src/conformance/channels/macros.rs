@@ -71,6 +71,8 @@ macro_rules! channels_conformance {
             what_waits_is_told_when_it_can_come_no_more,
             a_channel_that_reports_refuses_a_gap_at_once_with_what_it_expects,
             a_channel_of_arrival_takes_entries_as_they_come_and_each_once,
+            an_end_waits_for_what_is_before_it_where_entries_are_taken_as_they_arrive,
+            an_end_whose_forerunner_does_not_come_closes_nothing,
             a_sender_runs_ahead_in_so_many_stretches_and_not_more,
             an_append_is_all_or_nothing,
             a_number_counts_in_the_channel_and_epoch_of_its_sender,

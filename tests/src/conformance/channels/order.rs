@@ -294,6 +294,37 @@ pub async fn a_channel_of_arrival_takes_entries_as_they_come_and_each_once(stage
     assert_eq!(talk.append("ann", vec![next]).await.unwrap()[0].sequence, 7);
 }
 
+/// Taken ahead, it would refuse what was sent before it.
+pub async fn an_end_waits_for_what_is_before_it_where_entries_are_taken_as_they_arrive(stage: Stage) {
+    for with_type in [EntryType::End, EntryType::Error] {
+        let talk = with(&stage, Gaps::Arrival).await;
+        talk.say("ann", 3, "x").await;
+        let both = [numbered(5, &["x"]), vec![NewEntry::data(6, "").of_type(with_type)]].concat();
+        let others = async {
+            for sequence in [2, 4, 1] {
+                talk.say("ann", sequence, "x").await;
+            }
+        };
+        // The end comes first; whoever sends it is answered when all is there.
+        let (ended, ()) = soon(async { tokio::join!(talk.append("ann", both), others) }).await;
+        assert_eq!(positions(&ended.unwrap()), [5, 6]);
+        assert_eq!(talk.log().await, ["ann3", "ann2", "ann4", "ann1", "ann5", "ann6"]);
+        assert_eq!(code(talk.try_say("ann", 7, "x").await), "channel_half_closed");
+    }
+}
+
+pub async fn an_end_whose_forerunner_does_not_come_closes_nothing(stage: Stage) {
+    let limits = ChannelLimits { hold: Duration::from_millis(1), ..free() };
+    let options = ChannelOptions { gaps: Gaps::Arrival, ..limits.default_options() };
+    let talk = stage.talk(limits, options).await;
+    talk.say("ann", 1, "x").await;
+    assert_eq!(code(talk.try_end("ann", 3, EntryType::End).await), "channel_sequence_gap");
+    talk.say("ann", 4, "what comes later is taken").await;
+    talk.say("ann", 2, "and what was missing, too").await;
+    talk.say("ann", 3, "under the number that closed nothing").await;
+    talk.end("ann", 5).await;
+}
+
 pub async fn a_sender_runs_ahead_in_so_many_stretches_and_not_more(stage: Stage) {
     let talk = with(&stage, Gaps::Arrival).await;
     let stretches = CHANNEL_AHEAD_MAX as u64;
