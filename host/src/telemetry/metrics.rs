@@ -156,6 +156,8 @@ pub const PROCESSOR_PARKINGS: &str = "millrace_processor_parkings_total";
 pub const PROCESSOR_BREAKER_OPENINGS: &str = "millrace_processor_breaker_openings_total";
 pub const PROCESSOR_DEAD_LETTERS: &str = "millrace_processor_dead_letters_total";
 pub const PROCESSOR_REPLAYED: &str = "millrace_processor_replayed_total";
+pub const PROCESSOR_DROPPED_APPENDS: &str = "millrace_processor_appends_dropped_total";
+pub const PROCESSOR_REFUSED_FLUSHES: &str = "millrace_processor_flushes_refused_total";
 pub const PROCESSOR_RESTARTS: &str = "millrace_processor_restarts_total";
 pub const PROCESSOR_SWAPS: &str = "millrace_processor_swaps_total";
 pub const PROCESSOR_STATE_WARNINGS: &str = "millrace_processor_state_warnings_total";
@@ -404,6 +406,11 @@ pub const PROCESSOR_METRICS: &[Metric] = &[
     counter(PROCESSOR_REPLAYED, "Dead letters that were replayed with success."),
     counter(PROCESSOR_BREAKER_OPENINGS, "Times that a processor's circuit breaker opened."),
     counter(PROCESSOR_DEAD_LETTERS, "Events that became dead letters."),
+    counter(
+        PROCESSOR_DROPPED_APPENDS,
+        "Entries that a processor appended and that were left out because of what their channel is, by problem code.",
+    ),
+    counter(PROCESSOR_REFUSED_FLUSHES, "Calls of `flush` whose effects were refused; it is called again."),
     counter(PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
     counter(PROCESSOR_SWAPS, "Times that the version took over from another."),
     counter(PROCESSOR_CPU_SECONDS, "CPU time of the guest threads in a processor's turns."),

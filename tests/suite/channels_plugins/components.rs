@@ -6,6 +6,10 @@ use millrace::error::Classify;
 use millrace::event::{Event, EventBatch, Position};
 use millrace::plugins::{PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::streams::EventLog;
+use millrace_tests::guests::guest;
+use millrace_tests::host::{HostProcess, Setup};
+use millrace_tests::workspace_binary;
+use serde_json::{Value, json};
 
 use super::{channel, make, send, texts};
 use crate::plugins::rig::{Rig, component, load, options, tenant};
@@ -98,6 +102,53 @@ async fn a_grant_is_no_part_in_a_process() {
     let dead = rig.dead("answers").await;
     assert_eq!((dead.len(), dead[0].1.as_str()), (1, "refused"));
     assert!(dead[0].2.contains("channel_forbidden"), "{}", dead[0].2);
+}
+
+#[tokio::test]
+async fn entries_of_processors_are_counted_with_those_of_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(workspace_binary("millrace"))
+        .set("plugins.answers.grants=[\"channels\"]")
+        .set("plugins.answers.channels=[\"answers\"]");
+    let host = HostProcess::start_as(setup, &dir.path().join("data")).await.unwrap();
+    host.deploy(std::fs::read(guest("answers")).unwrap().into()).await.unwrap();
+    let client = reqwest::Client::new();
+    let send = async |request: reqwest::RequestBuilder, body: &Value| {
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        request.send().await.unwrap().error_for_status().unwrap();
+    };
+    // One that has room for the answer, and one that does not.
+    let requests = json!({ "name": "requests", "events": true });
+    for (process, channels) in [("p", json!([requests, { "name": "answers" }])), ("q", json!([requests]))] {
+        let of = format!("{}/v1/processes/{process}", host.url);
+        let new = json!({ "executor": "plugin:answers", "channels": channels });
+        send(client.put(format!("{of}?as=ada")), &new).await;
+        let asked = json!({ "sequence": 1, "text": "Hello mill" });
+        send(client.post(format!("{of}/channels/requests/entries?as=ada")), &asked).await;
+    }
+    host.settle().await.unwrap();
+    let shown = client.get(format!("{}/metrics", host.url)).send().await.unwrap().text().await.unwrap();
+    let said = "I read 2 words with 9 letters. The longest is “hello”.\n";
+    let bytes = 2 * "Hello mill".len() + said.len();
+    let plugin = host.get("/v1/plugins/answers").await.unwrap();
+    let version = plugin["deployment"]["version"].as_str().unwrap();
+    for line in [
+        "millrace_channel_entries_total 13\n".to_owned(),
+        format!("millrace_channel_bytes_total {bytes}\n"),
+        "millrace_channel_refused_total{code=\"channel_unknown\"} 11\n".to_owned(),
+        format!(
+            "millrace_processor_appends_dropped_total{{plugin=\"answers\",version=\"{version}\",code=\"channel_unknown\"}} 11\n"
+        ),
+    ] {
+        assert!(shown.contains(&line), "{line}: {shown}");
+    }
+    assert_eq!(plugin["counters"]["dropped_appends"], 11);
+    let tasks = plugin["tasks"].as_array().unwrap();
+    let refused = tasks.iter().find_map(|task| task["last_refused"].as_str()).unwrap();
+    assert!(
+        refused.starts_with("append to channel `answers` of process `q`: channel_unknown: "),
+        "{refused}"
+    );
 }
 
 /// Effects of one call: of each the event of the batch that caused it. Every other one emits.

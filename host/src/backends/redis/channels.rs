@@ -53,7 +53,7 @@ use super::scripts::Keys;
 use super::shared::Shared as LogShared;
 use crate::channels::{
     Actor, Append, Appended, Change, ChannelError, ChannelId, ChannelLimits, ChannelStats, ChannelStore,
-    EntryPage, Head, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
+    EntryPage, Head, Incarnation, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -179,11 +179,6 @@ fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
 }
 
-/// A process that is not there has no channel either.
-fn unknown_channel(id: &ChannelId) -> ChannelError {
-    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
-}
-
 impl ChannelStore for RedisChannels {
     fn create(&self, new: NewProcess) -> BoxFuture<'_, Result<(ProcessView, bool)>> {
         async move { self.inner.shared.create(new).await }.boxed()
@@ -224,9 +219,9 @@ impl ChannelStore for RedisChannels {
         async move { self.inner.shared.page(&id, after, limit).await }.boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> BoxFuture<'_, Result<bool>> {
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> BoxFuture<'_, Result<bool>> {
         let id = id.clone();
-        async move { self.inner.shared.remove(&id).await }.boxed()
+        async move { self.inner.shared.remove(&id, only).await }.boxed()
     }
 
     fn expire(&self, closed_before: Micros) -> BoxFuture<'_, Result<usize>> {
@@ -239,6 +234,10 @@ impl ChannelStore for RedisChannels {
 
     fn tails(&self) -> &Tails {
         &self.inner.shared.tails
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn limits(&self) -> &ChannelLimits {

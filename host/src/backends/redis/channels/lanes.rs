@@ -19,10 +19,10 @@ use super::manage::outrun;
 use super::records::{Seen, shape};
 use super::settling::{Settling, Told};
 use super::write::By;
-use super::{Result, Shared, unknown_channel};
+use super::{Result, Shared};
 use crate::backends::redis::faults::{ends_session, remote};
 use crate::backends::redis::scripts::{list, number};
-use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, NewEntry, ReadLimit};
+use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, ReadLimit};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::Position;
 use crate::limits::{
@@ -52,7 +52,7 @@ pub(super) struct Lanes {
 
 impl Request {
     fn bytes(&self) -> usize {
-        self.append.entries.iter().map(NewEntry::bytes).sum()
+        self.append.held_bytes()
     }
 }
 
@@ -274,12 +274,13 @@ impl<'a> Turn<'a> {
         let Some(seen) = seen else {
             // Nothing of it is there, whatever was sent.
             self.doubt = None;
-            let refuse = |request: Request| (request.reply, Err(unknown_channel(self.id)));
+            let refuse = |request: Request| (request.reply, Err(self.id.unknown()));
             let replies = std::mem::take(&mut self.group).into_iter().map(refuse).collect();
             return Ok(Some(Settling { told: None, answer: None, replies, id: self.id.clone() }));
         };
         if let Some((before, plan)) = self.doubt.take() {
-            let lies = stretch.page.entries.first() == plan.entries.first();
+            let first = stretch.page.as_ref().and_then(|page| page.entries.first());
+            let lies = first == plan.entries.first();
             if lies && seen.incarnation == before.incarnation {
                 let head = stretch.record.and_then(|record| record.head(&self.id.name));
                 let told = head.map(|head| (seen.incarnation, head));

@@ -227,13 +227,12 @@ impl Reader {
         let entries = if known.is_some() { CHANNEL_TAIL_ENTRIES_MAX } else { 0 };
         let limit = ReadLimit { entries, bytes: CHANNEL_TAIL_BYTES_MAX };
         let stretch = self.shared.stretch(&id, known.unwrap_or_default(), limit, 0).await?;
-        let Some(record) = stretch.record else { return Ok(()) };
-        let Some(head) = record.head(&id.name) else { return Ok(()) };
+        let (Some(record), Some(page)) = (stretch.record, stretch.page) else { return Ok(()) };
         self.shared.settled(&stretch.answer).await?;
         // With a hole they would be of no use.
-        let whole = stretch.page.missed == 0 && stretch.page.next == stretch.page.newest;
-        let entries = if whole { &stretch.page.entries[..] } else { &[] };
-        self.shared.publish(&id, &record.incarnation, head, entries);
+        let whole = page.missed == 0 && page.next == page.newest;
+        let entries = if whole { &page.entries[..] } else { &[] };
+        self.shared.publish(&id, &record.incarnation, page.head, entries);
         Ok(())
     }
 

@@ -46,7 +46,10 @@ impl Shared {
         let senders = sent(channel)?;
         let limits = &self.limits;
         let archive = match channel.options.full {
-            WhenFull::Archive => limits.archive_bytes_max.to_string(),
+            WhenFull::Archive => {
+                let drop = limits.archive_drop_entries();
+                format!("{} {} {drop}", limits.archive_bytes_max, limits.archive_entries_max)
+            }
             WhenFull::Reject | WhenFull::DropOldest => String::new(),
         };
         let checked = plan.checked.map(|bytes| bytes.to_string()).unwrap_or_default();

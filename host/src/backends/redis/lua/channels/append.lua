@@ -2,11 +2,11 @@
 --
 -- KEYS: as for all, and then those of the log in the order in which `lua/append.lua` has them
 -- ARGV: ..., process, channel, its incarnation, its version, the newest position; senders as JSON; entries and bytes that
---       have to leave, what an archive may hold or '' where they are dropped; what the process may hold, and what it is
---       asked to hold more than now, or ''; bytes of the new entries; how many there are; a lease and its generation, or
---       '' twice; who has appended them (`tenant:plugin`) or '', and how many keys of it are kept; then of each its
---       header, payload, mark, and the key that a repeat of it is told by, or ''; then, where they are events, too, what
---       `lua/append.lua` is asked for
+--       have to leave; bytes and entries that an archive may hold and how many leave it at once, or '' where they are
+--       dropped; what the process may hold, and what it is asked to hold more than now, or ''; bytes of the new entries;
+--       how many there are; a lease and its generation, or '' twice; who has appended them (`tenant:plugin`) or '', and
+--       how many keys of it are kept; then of each its header, payload, mark, and the key that a repeat of it is told by,
+--       or ''; then, where they are events, too, what `lua/append.lua` is asked for
 -- Answers {'ok', ..., numbers, bytes of the process}, or {'changed', ..., the record as it is}; {'fenced', ...} when the
 -- lease is another one by now; {'repeated', ..., numbers of the entries that were appended before}; {'moved', ...} when
 -- the log has other last known values; {'log', ...} when it is another one, or has other change scopes.
@@ -83,7 +83,9 @@ if ARGV[16] == '' then
 else
   local put, size = first(n.hot - n.oldest, over_entries, over_bytes)
   n.hot, n.bytes, n.archived = n.hot + put, n.bytes - size, n.archived + size
-  gone, freed = first(0, 0, n.archived - tonumber(ARGV[16]))
+  local bytes_max, entries_max, once = string.match(ARGV[16], '^(%d+) (%d+) (%d+)$')
+  local over = math.min(n.hot - n.oldest - tonumber(entries_max), tonumber(once))
+  gone, freed = first(0, over, n.archived - tonumber(bytes_max))
   n.oldest, n.archived = n.oldest + gone, n.archived - freed
 end
 if gone > 0 then

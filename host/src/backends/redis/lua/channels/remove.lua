@@ -1,7 +1,8 @@
 -- Removes processes with all that they have.
 --
--- ARGV: ..., what to do; remove: the process; expire: a time, how many at most, keys after which no more are begun with,
---       plugins and tenants for which it is forgotten what they appended before all that the log has
+-- ARGV: ..., what to do; remove: the process, its incarnation or '' for whichever it is; expire: a time, how many at most,
+--       keys after which no more are begun with, plugins and tenants for which it is forgotten what they appended before
+--       all that the log has
 -- Answers {'ok', ..., incarnation or ''}; of expire {'ok', ..., those that were removed, 1 where there may be more}.
 
 local function remove(name)
@@ -28,6 +29,7 @@ local function remove(name)
 end
 
 if ARGV[8] == 'remove' then
+  if ARGV[10] ~= '' and call('HGET', process_key(ARGV[9]), 'incarnation') ~= ARGV[10] then return answer('ok', '') end
   local incarnation = remove(ARGV[9])
   return answer('ok', incarnation)
 end

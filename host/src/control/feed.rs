@@ -1,0 +1,118 @@
+//! Where control events come from and go to. Each technology implements these; `tests` has one conformance suite.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::{ControlEvent, ControlVersion, EventId, Result};
+
+/// Reads a feed. It keeps no cursor that counts: the applier's own does.
+pub trait ControlSource: Send + Sync + Debug {
+    /// For logs and metrics: `file`, `redis`.
+    fn name(&self) -> &'static str;
+
+    /// Events above a control version, ascending, at most `limit`; waits up to `wait` for one and may answer none.
+    /// `BehindRetention` when events above `after` are gone. What cannot be read as an event is answered as
+    /// [`Received::Broken`] at its place and never keeps others from being answered. Costs the same whatever lies before `after`.
+    /// A source with an acker may answer again what was not acknowledged, above `after` or not.
+    fn poll(&self, after: ControlVersion, limit: usize, wait: Duration) -> BoxFuture<'_, Result<Polled>>;
+
+    /// For sources that need to be told what was committed.
+    fn acker(&self) -> Option<&dyn Acker> {
+        None
+    }
+}
+
+/// Tells a source that an event is committed here.
+pub trait Acker: Send + Sync + Debug {
+    /// Only after the commit. What was acknowledged before, or never answered, changes nothing. After an error the event
+    /// comes again.
+    fn acknowledge(&self, event: &EventId, version: ControlVersion) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What a poll answers.
+#[derive(Clone, Debug, Default)]
+pub struct Polled {
+    pub events: Vec<Received>,
+    /// The oldest control version that is retained, and the newest; 0 where the feed has none.
+    pub oldest: ControlVersion,
+    pub newest: ControlVersion,
+}
+
+/// One entry of a feed.
+#[derive(Clone, Debug)]
+pub enum Received {
+    Event {
+        version: ControlVersion,
+        event: ControlEvent,
+    },
+    /// It cannot be read as an event. It has a place, so that it can be passed by.
+    Broken {
+        version: ControlVersion,
+        name: String,
+        reason: String,
+    },
+}
+
+impl Received {
+    pub fn version(&self) -> ControlVersion {
+        match self {
+            Self::Event { version, .. } | Self::Broken { version, .. } => *version,
+        }
+    }
+}
+
+/// Appends to a feed.
+pub trait ControlSink: Send + Sync + Debug {
+    fn name(&self) -> &'static str;
+
+    /// Durable when it answers. Gives the event the next control version; the same event id answers the version that it
+    /// has, within the window that the backend states ([`ControlSink::repeats_known_for`]). The same id with other content
+    /// is refused. After an error the event may have been appended: the caller repeats it.
+    fn append<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<ControlVersion>>;
+
+    /// For how long a repeat is recognised; none is for ever.
+    fn repeats_known_for(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Removes events up to a control version that a snapshot covers. Answers how many went; a backend may keep more.
+    fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>>;
+}
+
+/// What hosts and their controller tell each other beside the feed: the newest word of each, nothing more. It may be lost:
+/// everybody says it again.
+pub trait Board: Send + Sync + Debug {
+    /// Writes a host's report over its former one. The board gives it the time at which it came.
+    fn report<'a>(&'a self, host: &'a str, report: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// The newest report of each host, and for how long it has been there.
+    fn reports(&self) -> BoxFuture<'_, Result<Vec<(String, Duration, String)>>>;
+
+    /// Forgets a host.
+    fn forget<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Writes the controller's mark over the former one, unless that one's control version is higher.
+    fn set_mark<'a>(&'a self, mark: &'a FleetMark) -> BoxFuture<'a, Result<()>>;
+
+    fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>>;
+}
+
+/// What the controller says of the whole: hosts compare themselves with it, and start from its snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetMark {
+    /// As of this control version the desired state of every host has this digest.
+    pub version: ControlVersion,
+    pub state_digest: String,
+    #[serde(default)]
+    pub snapshot: Option<SnapshotRef>,
+}
+
+/// A snapshot of the desired state, in the artifact repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRef {
+    pub version: ControlVersion,
+    pub digest: String,
+}
