@@ -1,0 +1,6 @@
+//! Claims about the control feed.
+
+mod feeds;
+mod file_crashes;
+mod file_feed;
+mod registry;
