@@ -3,4 +3,5 @@
 mod feeds;
 mod file_crashes;
 mod file_feed;
+mod local_feeds;
 mod registry;
