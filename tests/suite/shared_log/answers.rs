@@ -64,7 +64,7 @@ fn answer(n: u64) -> String {
 
 /// The pieces on a channel, once the last of them is an end.
 async fn answers(host: &HostProcess, process: &str) -> Vec<Value> {
-    let path = format!("/v1/processes/{process}/channels/answers/entries");
+    let path = format!("/v1/processes/{process}/channels/answers/entries?payload=text");
     let begun = Instant::now();
     loop {
         if let Ok(page) = host.get(&path).await {
