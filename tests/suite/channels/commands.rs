@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use millrace::cli::{CliError, Exit};
+use clap::Parser as _;
+use millrace::cli::{Cli, CliError, Exit};
 use serde_json::{Value, json};
 
 use crate::commands::{Written, config, ran, run, start, until};
@@ -248,8 +249,9 @@ async fn follow_goes_on_with_what_the_host_calls_its_place_and_not_with_a_number
         asks(asked, "GET", &format!("{ENTRIES}?after={after}&as=ann"));
         assert!(asked.head.contains(&format!("last-event-id: {after}\r\n")), "{}", asked.head);
     }
-    let error = ran(&["channel", "follow", "job", "talk", "--after", "there"]).await.0.unwrap_err();
-    assert_eq!(error.exit(), Exit::Usage, "{error}");
+    let refused = Cli::try_parse_from(["millrace", "channel", "follow", "job", "talk", "--after", "there"]);
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("it is neither a position nor a cursor of a channel"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -270,15 +270,16 @@ impl Committer {
         if committed.is_empty() && fresh.is_empty() {
             return Ok(());
         }
+        let open = self.open_process(&id.process)?;
+        // Of a process that is gone with this transaction nothing is kept.
+        let Some(at) = open.and_then(|open| open.numbers.iter().position(|known| *known == number)) else {
+            return Ok(());
+        };
         for entry in committed.iter().chain(&fresh) {
             insert_entry(&self.conn, number, entry)?;
         }
-        let Some(open) = self.open_process(&id.process)? else { return Ok(()) };
-        let at = open.numbers.iter().position(|known| *known == number);
-        if let Some(at) = at {
-            self.book.mark_dirty(&id.process, at);
-            self.book.note_settled(id);
-        }
+        self.book.mark_dirty(&id.process, at);
+        self.book.note_settled(id);
         Ok(())
     }
 
