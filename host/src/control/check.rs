@@ -213,7 +213,7 @@ fn check_rollout(rollout: &RolloutState) -> Result<()> {
         let waves = plan.waves.len();
         return Err(invalid(format!("a plan of {waves} waves; there are 1 to {CONTROL_WAVES_MAX}")));
     }
-    if usize::try_from(rollout.wave).map_or(true, |wave| wave >= plan.waves.len()) {
+    if !usize::try_from(rollout.wave).is_ok_and(|wave| wave < plan.waves.len()) {
         return Err(invalid(format!("wave {} of a plan of {}", rollout.wave, plan.waves.len())));
     }
     for wave in &plan.waves {

@@ -266,7 +266,13 @@ impl TrustStore {
     pub fn check_artifact(&self, plugin: &str, artifact: &ArtifactRef, issued_at: i64) -> Result<()> {
         let content = statement(plugin, artifact);
         let signed = Signed { role: KeyRole::Build, context: Context::Build, content, issued_at, now: None };
-        self.check(&artifact.signatures, signed)
+        self.check(&artifact.signatures, signed).map_err(|error| match error {
+            ControlFeedError::Untrusted { detail } => {
+                let digest = &artifact.digest;
+                ControlFeedError::Untrusted { detail: format!("component {digest} of {plugin}: {detail}") }
+            }
+            other => other,
+        })
     }
 
     fn check(&self, signatures: &[Signature], signed: Signed) -> Result<()> {
@@ -344,7 +350,8 @@ fn statement(plugin: &str, artifact: &ArtifactRef) -> Vec<u8> {
 fn parse_key(json: &Value) -> Result<TrustedKey> {
     const MEMBERS: [&str; 5] = ["public_key", "role", "owner", "expires_at", "revoked"];
     let unknown = |name: &&String| !MEMBERS.contains(&name.as_str());
-    if let Some(name) = json.as_object().and_then(|key| key.keys().find(unknown)) {
+    let members = json.as_object().ok_or_else(|| unusable("a key is not a JSON object"))?;
+    if let Some(name) = members.keys().find(unknown) {
         let name: String = name.chars().take(80).collect();
         return Err(unusable(format!("a key has no member `{name}`; it has {}", MEMBERS.join(", "))));
     }
