@@ -35,6 +35,6 @@ pub const NATS_DUPLICATES_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// How far above all that is known a stream begins again that has lost its end.
 pub const NATS_LIFE_STEP: u64 = 1 << 20;
 /// How often a mark is written again because somebody else was quicker.
-pub const NATS_MARK_TURNS_MAX: usize = 16;
+pub const NATS_MARK_TURNS_MAX: usize = 64;
 
 const _: () = assert!(NATS_PULL_MAX < NATS_QUEUE_MAX, "what a request brings fits its subscription");

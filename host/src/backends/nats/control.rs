@@ -83,7 +83,7 @@ impl NatsControl {
         let known = self.known.load(Ordering::SeqCst);
         let doing = "beginning the stream";
         let begin = match info.state.last_seq {
-            0 => info.created_millis() + 1,
+            0 => info.created_millis().max(known) + 1,
             last if last < known => known + NATS_LIFE_STEP,
             _ => 0,
         };

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{NatsControl, nanos};
-use crate::backends::nats::api::{CONSUMER_NOT_FOUND, ConsumerInfo, Place, StreamInfo};
+use crate::backends::nats::api::{CONSUMER_NOT_FOUND, ConsumerInfo, Place, Refusal, STREAM_NOT_FOUND, StreamInfo};
 use crate::backends::nats::link::{Linked, remote};
+use crate::backends::nats::names::Names;
 use crate::control::{ControlEvent, ControlFeedError, ControlVersion, Polled, Received, Result};
 use crate::error::{BackendError, RemoteFault};
 use crate::limits::{
@@ -55,7 +56,8 @@ enum Turn {
 
 /// What a message was.
 enum Heard {
-    Entry,
+    /// An entry; the last of those that there are, or not.
+    Entry { last: bool },
     /// The server has forgotten the request.
     Over,
     /// It does not take one now.
@@ -65,6 +67,8 @@ enum Heard {
 }
 
 type Asked<T> = std::result::Result<T, BackendError>;
+
+const LOOKING: &str = "looking at the consumer";
 
 impl NatsControl {
     pub(super) async fn read(&self, after: u64, limit: usize, wait: Duration) -> Result<Polled> {
@@ -159,43 +163,47 @@ impl NatsControl {
     ) -> Asked<Turn> {
         let patience = Instant::now() + NATS_ANSWER_WAIT_MAX;
         loop {
-            let (waiting, reached) = {
+            let (waiting, reached, full) = {
                 let held = self.held();
-                (held.waiting(after), held.reached())
+                (held.waiting(after), held.reached(), held.len() >= NATS_ACKS_WAITING_MAX)
             };
             let now = Instant::now();
             // What the server has is waited for; it comes at once.
             let whole = reached.max(consumer.looked) >= newest;
             let until = if whole && waiting == 0 { end } else { patience };
-            if waiting >= limit || (whole && waiting > 0) || now >= until {
-                if now >= until {
-                    // It may have been removed, or others wait for their acknowledgement first.
-                    consumer.looked = consumer.looked.max(newest);
-                }
+            if waiting >= limit || ((whole || full) && waiting > 0) || now >= until {
                 if waiting > 0 || now >= end {
                     return Ok(Turn::Answer(self.held().answer(after, limit)));
                 }
+                // It may have been removed, or others have to be acknowledged before.
+                consumer.looked = consumer.looked.max(newest);
                 continue;
             }
             let open = match &consumer.request {
                 Some(request) => request.until,
                 None => {
+                    // Where there is no consumer a request for more gets no answer.
+                    if !self.has_consumer(linked).await? {
+                        return Ok(Turn::Lost("it was removed"));
+                    }
                     let left = end.max(patience).saturating_duration_since(now);
                     consumer.open(linked, &self.names, limit - waiting, left).await?
                 }
             };
+            let silent = open + NATS_ANSWER_WAIT_MAX;
             let heard = tokio::select! {
                 message = consumer.messages.next() => match message {
                     Some(message) => self.hear(consumer, message),
                     None => Heard::Lost("the subscription ended"),
                 },
-                () = tokio::time::sleep_until(until.min(open + NATS_ANSWER_WAIT_MAX)) => {
-                    if Instant::now() < open + NATS_ANSWER_WAIT_MAX { Heard::Nothing } else { Heard::Over }
+                () = tokio::time::sleep_until(until.min(silent)) => {
+                    if until < silent { Heard::Nothing } else { Heard::Lost("it does not answer") }
                 }
                 error = linked.lost() => return Err(error),
             };
             match heard {
-                Heard::Entry | Heard::Nothing => {}
+                Heard::Entry { last: true } => consumer.looked = consumer.looked.max(newest),
+                Heard::Entry { last: false } | Heard::Nothing => {}
                 Heard::Over => {
                     consumer.request = None;
                     if waiting == 0 && Instant::now() < end {
@@ -208,6 +216,19 @@ impl NatsControl {
                 }
                 Heard::Lost(why) => return Ok(Turn::Lost(why)),
             }
+        }
+    }
+
+    async fn consumer_info(&self, linked: &Linked) -> Asked<std::result::Result<ConsumerInfo, Refusal>> {
+        let (stream, name) = (&self.names.stream, &self.names.consumer);
+        linked.api(LOOKING, format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await
+    }
+
+    async fn has_consumer(&self, linked: &Linked) -> Asked<bool> {
+        match self.consumer_info(linked).await? {
+            Ok(_) => Ok(true),
+            Err(refusal) if [CONSUMER_NOT_FOUND, STREAM_NOT_FOUND].contains(&refusal.err_code) => Ok(false),
+            Err(refusal) => Err(refusal.into_error(LOOKING)),
         }
     }
 
@@ -235,26 +256,22 @@ impl NatsControl {
                 consumer.request = None;
             }
         }
-        if place.pending == 0 {
-            consumer.looked = consumer.looked.max(place.sequence);
-        }
         self.held().take(received(place.sequence, &message), reply.to_string());
-        Heard::Entry
+        Heard::Entry { last: place.pending == 0 }
     }
 
     /// Subscribes, and makes sure that the consumer hands out what comes after a place. None without a stream.
     async fn attach(&self, linked: &Linked, after: u64, again: bool) -> Asked<Option<Consumer>> {
         let (stream, name) = (&self.names.stream, &self.names.consumer);
-        let doing = "looking at the consumer";
-        let found = linked.api::<ConsumerInfo>(doing, format!("CONSUMER.INFO.{stream}.{name}"), &json!({})).await?;
-        let found = match found {
+        let found = match self.consumer_info(linked).await? {
             Ok(info) => Some(info),
             Err(refusal) if refusal.err_code == CONSUMER_NOT_FOUND => None,
-            Err(refusal) if refusal.err_code == crate::backends::nats::api::STREAM_NOT_FOUND => return Ok(None),
-            Err(refusal) => return Err(refusal.into_error(doing)),
+            Err(refusal) if refusal.err_code == STREAM_NOT_FOUND => return Ok(None),
+            Err(refusal) => return Err(refusal.into_error(LOOKING)),
         };
         let config = self.config(after);
         let reached = self.held().reached().max(after);
+        // What it has handed out beyond that, it would keep back until its time to be acknowledged is over.
         let keeps = |info: &ConsumerInfo| {
             let same = ["ack_wait", "max_ack_pending", "ack_policy"].iter().all(|name| info.config[name] == config[name]);
             same && self.held().covers(after) && info.delivered.stream_seq <= reached
@@ -310,7 +327,7 @@ impl Consumer {
     async fn open(
         &mut self,
         linked: &Linked,
-        names: &crate::backends::nats::names::Names,
+        names: &Names,
         wanted: usize,
         left: Duration,
     ) -> Asked<Instant> {
@@ -319,11 +336,12 @@ impl Consumer {
         let body = Bytes::from(json!({ "batch": left, "expires": nanos(expires) }).to_string());
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names.stream, names.consumer);
         let until = Instant::now() + expires;
-        // Before it is sent: whoever is dropped in between must not ask twice.
-        self.request = Some(Request { until, left });
         let sending = linked.client.publish_with_reply(subject, self.inbox.clone(), body);
         match tokio::time::timeout(NATS_ANSWER_WAIT_MAX, sending).await {
-            Ok(Ok(())) => Ok(until),
+            Ok(Ok(())) => {
+                self.request = Some(Request { until, left });
+                Ok(until)
+            }
             Ok(Err(error)) => Err(remote(RemoteFault::Unreachable, format_args!("{doing}: {error}"))),
             Err(_) => Err(linked.late(doing)),
         }

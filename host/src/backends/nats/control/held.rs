@@ -29,6 +29,10 @@ impl Held {
         *self = Self { entries: BTreeMap::new(), reached: after, acknowledged: after };
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn reached(&self) -> u64 {
         self.reached
     }

@@ -1,5 +1,7 @@
 //! Entries of the stream, and what one look at it shows.
 
+use std::cmp::Ordering;
+
 use redis::Value;
 
 use crate::backends::redis::scripts::{bytes, list, number, text};
@@ -134,19 +136,23 @@ impl Read {
         found
     }
 
-    /// Where the feed begins, when some of what was after a version is gone or the version is not of this feed.
+    /// Where the feed goes on, when some of what was after a version is gone or the version is not of this feed.
     pub(super) fn is_behind(&self, after: u64) -> Option<u64> {
-        let first = self.entries.first().map(|entry| entry.version().0);
-        let missing = match (first, self.before) {
-            (Some(_), Before::Version(before)) => before > after,
-            // Who has seen nothing misses nothing.
-            (Some(first), Before::Unknown) => after > 0 && after + 1 < first,
-            (Some(_), Before::Unsaid) => false,
-            // The server was emptied or went back, or what it knows of was removed.
-            (None, _) => after != self.newest,
+        let Some(first) = self.entries.first().map(|entry| entry.version().0) else {
+            // What the server knows of was removed; or it was emptied, or went back.
+            return match after.cmp(&self.newest) {
+                Ordering::Equal => None,
+                Ordering::Greater if self.oldest > 0 => Some(self.oldest),
+                _ => Some(self.newest + 1),
+            };
         };
-        let oldest = if self.oldest > 0 { self.oldest } else { self.newest + 1 };
-        missing.then_some(oldest)
+        let missing = match self.before {
+            Before::Version(before) => before > after,
+            // Who has seen nothing misses nothing.
+            Before::Unknown => after > 0 && after + 1 < first,
+            Before::Unsaid => false,
+        };
+        missing.then_some(first)
     }
 
     pub(super) fn polled(self) -> Polled {
