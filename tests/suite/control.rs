@@ -4,7 +4,12 @@
 
 mod canonical;
 mod events;
+mod feeds;
+mod file_crashes;
+mod file_feed;
 mod keys;
+mod local_feeds;
+mod registry;
 mod trust;
 
 use millrace::control::ControlEvent;
