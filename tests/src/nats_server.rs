@@ -160,8 +160,7 @@ impl NatsServer {
         command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--jetstream", "--store_dir"]);
         command.arg(self.store()).arg("--log").arg(self.folder.path().join("server.log"));
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let missing =
-            "nats-server does not start: `cargo xtask test` installs it (on Debian: apt-get install nats-server)";
+        let missing = "nats-server does not start: `cargo xtask test` installs it (on Debian: apt-get install nats-server)";
         self.child = Some(command.spawn().expect(missing));
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use millrace::backends::redis::{RedisAck, RedisControl, RedisLink};
 use millrace::control::{
-    Board as _, ControlEvent, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion, FleetMark,
-    Received,
+    Board as _, ControlEvent, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion,
+    FleetMark, Received,
 };
 use millrace::error::{BackendError, RemoteFault};
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
@@ -106,13 +106,20 @@ async fn a_server_that_was_emptied_gives_no_version_twice_and_hosts_are_told() {
         feed.set_mark(&mark).await.unwrap();
         server.command(&["FLUSHALL"]);
         assert_eq!((behind(&feed, given[2]).await, behind(&feed, given[0]).await), (1, 1));
-        assert_eq!(versions(&feed, 0).await, [0_u64; 0], "who goes on from the beginning waits for what comes");
+        assert_eq!(
+            versions(&feed, 0).await,
+            [0_u64; 0],
+            "who goes on from the beginning waits for what comes"
+        );
         assert_eq!(feed.mark().await.unwrap(), None);
         // By an origin that knows nothing of what was.
         let fourth = append(&open(&server, RedisAck::Auto), &event("four")).await;
         assert!(fourth > given[2], "{fourth} after {given:?}");
         assert_eq!((behind(&feed, given[2]).await, behind(&feed, given[0]).await), (fourth, fourth));
-        assert_eq!((versions(&feed, fourth - 1).await, versions(&feed, 0).await), (vec![fourth], vec![fourth]));
+        assert_eq!(
+            (versions(&feed, fourth - 1).await, versions(&feed, 0).await),
+            (vec![fourth], vec![fourth])
+        );
         assert_eq!(versions(&feed, fourth).await, [0_u64; 0]);
     }
 }
@@ -164,7 +171,7 @@ async fn connections_that_are_cut_cost_an_error_at_most() {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { waiting.poll(ControlVersion(first), 9, LONG * 10).await });
     let polls = || {
-        let list: String = redis::from_redis_value(server.command(&["CLIENT", "LIST"])).unwrap();
+        let list: String = ::redis::from_redis_value(server.command(&["CLIENT", "LIST"])).unwrap();
         list.contains("cmd=xread")
     };
     millrace_tests::until("the poll waits at the server", polls).await;

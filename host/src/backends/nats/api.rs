@@ -177,7 +177,9 @@ impl Linked {
             Some(message) => read(doing, &message),
             None => Err(remote(
                 RemoteFault::Loading,
-                format_args!("{doing}: JetStream does not answer; switch it on for this account (or it begins yet)"),
+                format_args!(
+                    "{doing}: JetStream does not answer; switch it on for this account (or it begins yet)"
+                ),
             )),
         }
     }

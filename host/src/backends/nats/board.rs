@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::NatsControl;
-use super::api::{ConsumerInfo, Place, Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE};
+use super::api::{
+    ConsumerInfo, Place, Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE,
+};
 use super::link::{Linked, remote};
 use crate::control::{Board, FleetMark, Result, check_report};
 use crate::error::{BackendError, RemoteFault};
@@ -151,7 +153,10 @@ impl NatsControl {
             return Ok((0, None));
         };
         let unread = |error| {
-            remote(RemoteFault::Unsupported, format_args!("the mark of the control feed cannot be read: {error}"))
+            remote(
+                RemoteFault::Unsupported,
+                format_args!("the mark of the control feed cannot be read: {error}"),
+            )
         };
         Ok((revision, Some(serde_json::from_slice(&bytes).map_err(unread)?)))
     }
@@ -206,7 +211,8 @@ impl Board for NatsControl {
                     Err(refusal) => return Err(refusal.into_error(DOING).into()),
                 }
             }
-            Err(remote(RemoteFault::Timeout, format_args!("{DOING}: others change the mark all the time")).into())
+            Err(remote(RemoteFault::Timeout, format_args!("{DOING}: others change the mark all the time"))
+                .into())
         }
         .boxed()
     }

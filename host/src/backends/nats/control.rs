@@ -19,9 +19,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::api::{
-    Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, STREAM_NOT_MATCH, StreamInfo,
-};
+use super::api::{Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, STREAM_NOT_MATCH, StreamInfo};
 use super::link::{Linked, NatsLink, remote};
 use super::names::Names;
 use super::options::NatsOptions;

@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_the_forms_that_are() {
-        for text in ["", "h:1", "http://h", "ws://h", "nats://h:nonsense", "nats://a,", "redis://u:secret@h"] {
+        for text in ["", "h:1", "http://h", "ws://h", "nats://h:nonsense", "nats://a,", "redis://u:secret@h"]
+        {
             let refused = text.parse::<NatsAddress>().unwrap_err().to_string();
             assert!(refused.contains("tls://host:4222") && !refused.contains("secret"), "{text}: {refused}");
         }

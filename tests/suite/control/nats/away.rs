@@ -150,7 +150,8 @@ async fn a_consumer_that_was_removed_is_made_again_from_the_cursor() {
     let (waiting, after) = (Arc::clone(&feed), given[2]);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { poll(&waiting, after, LONG * 10).await.unwrap().events });
-    millrace_tests::until("the poll waits at the server", || consumer(&server, "one")["num_waiting"] != 0).await;
+    millrace_tests::until("the poll waits at the server", || consumer(&server, "one")["num_waiting"] != 0)
+        .await;
     remove();
     given.push(append(&feed, &sent[3]).await);
     let came = tokio::time::timeout(LONG, tasks.join_next()).await.expect("it goes on");

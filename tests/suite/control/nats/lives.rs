@@ -114,7 +114,10 @@ async fn a_stream_follows_the_settings_and_one_for_something_else_is_left_alone(
     append(&shorter, &event("two")).await;
     // A window is never longer than that.
     assert_eq!((&config()["max_age"], &config()["duplicate_window"]), (&json!(day / 24), &json!(day / 24)));
-    server.api("STREAM.CREATE.other-control", &json!({ "name": "other-control", "subjects": ["x.>"], "storage": "file" }));
+    server.api(
+        "STREAM.CREATE.other-control",
+        &json!({ "name": "other-control", "subjects": ["x.>"], "storage": "file" }),
+    );
     let other = NatsControl::new(NatsOptions { name: "other".into(), ..options(&server, "one") });
     assert_eq!(fault_of(other.append(&event("three")).await), RemoteFault::Unsupported);
 }

@@ -33,13 +33,8 @@ async fn a_server_with_tls_is_checked_against_its_authority() {
     std::fs::write(file("cert.pem"), certificate.pem()).unwrap();
     std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
     let path = |name: &str| file(name).display().to_string();
-    let server = NatsServer::with_arguments(&[
-        "--tls",
-        "--tlscert",
-        &path("cert.pem"),
-        "--tlskey",
-        &path("key.pem"),
-    ]);
+    let server =
+        NatsServer::with_arguments(&["--tls", "--tlscert", &path("cert.pem"), "--tlskey", &path("key.pem")]);
     let url = format!("tls://localhost:{}", server.port());
     // Nobody vouches for it.
     assert_eq!(fault_of(NatsControl::new(at(&url)).append(&event("one")).await), RemoteFault::Unreachable);
@@ -47,7 +42,8 @@ async fn a_server_with_tls_is_checked_against_its_authority() {
     assert!(append(&NatsControl::new(trusted), &event("one")).await > 0);
     // One that does not speak TLS is none.
     let plain = NatsServer::start();
-    let demanded = NatsOptions { ca_file: Some(file("cert.pem")), ..at(&format!("tls://localhost:{}", plain.port())) };
+    let demanded =
+        NatsOptions { ca_file: Some(file("cert.pem")), ..at(&format!("tls://localhost:{}", plain.port())) };
     let refused = fault_of(NatsControl::new(demanded).append(&event("one")).await);
     assert!(matches!(refused, RemoteFault::Unreachable | RemoteFault::Timeout), "{refused:?}");
 }

@@ -14,14 +14,16 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{NatsControl, nanos};
-use crate::backends::nats::api::{CONSUMER_NOT_FOUND, ConsumerInfo, Place, Refusal, STREAM_NOT_FOUND, StreamInfo};
+use crate::backends::nats::api::{
+    CONSUMER_NOT_FOUND, ConsumerInfo, Place, Refusal, STREAM_NOT_FOUND, StreamInfo,
+};
 use crate::backends::nats::link::{Linked, remote};
 use crate::backends::nats::names::Names;
 use crate::control::{ControlEvent, ControlFeedError, ControlVersion, Polled, Received, Result};
 use crate::error::{BackendError, RemoteFault};
 use crate::limits::{
-    NATS_ACKS_WAITING_MAX, NATS_ANSWER_WAIT_MAX, NATS_ATTACH_TRIES_MAX, NATS_CONSUMER_IDLE_MAX, NATS_PULL_MAX,
-    NATS_PULL_WAIT, NATS_RETRY_WAIT_MIN, NATS_STREAM_LOOK_EVERY,
+    NATS_ACKS_WAITING_MAX, NATS_ANSWER_WAIT_MAX, NATS_ATTACH_TRIES_MAX, NATS_CONSUMER_IDLE_MAX,
+    NATS_PULL_MAX, NATS_PULL_WAIT, NATS_RETRY_WAIT_MIN, NATS_STREAM_LOOK_EVERY,
 };
 
 /// A way to the consumer on one connection.
@@ -57,7 +59,9 @@ enum Turn {
 /// What a message was.
 enum Heard {
     /// An entry; the last of those that there are, or not.
-    Entry { last: bool },
+    Entry {
+        last: bool,
+    },
     /// The server has forgotten the request.
     Over,
     /// It does not take one now.
@@ -107,7 +111,8 @@ impl NatsControl {
             tries += 1;
             debug!(why, "the consumer of control events is made again");
             if tries >= NATS_ATTACH_TRIES_MAX {
-                let detail = format_args!("the consumer {} is lost again and again: {why}", self.names.consumer);
+                let detail =
+                    format_args!("the consumer {} is lost again and again: {why}", self.names.consumer);
                 return Err(remote(RemoteFault::Unreachable, detail).into());
             }
         }
@@ -273,7 +278,9 @@ impl NatsControl {
         let reached = self.held().reached().max(after);
         // What it has handed out beyond that, it would keep back until its time to be acknowledged is over.
         let keeps = |info: &ConsumerInfo| {
-            let same = ["ack_wait", "max_ack_pending", "ack_policy"].iter().all(|name| info.config[name] == config[name]);
+            let same = ["ack_wait", "max_ack_pending", "ack_policy"]
+                .iter()
+                .all(|name| info.config[name] == config[name]);
             same && self.held().covers(after) && info.delivered.stream_seq <= reached
         };
         match &found {
@@ -293,7 +300,8 @@ impl NatsControl {
                 }
                 let doing = "making the consumer";
                 let body = json!({ "stream_name": stream, "config": self.config(from) });
-                let made = linked.api::<Value>(doing, format!("CONSUMER.CREATE.{stream}.{name}"), &body).await?;
+                let made =
+                    linked.api::<Value>(doing, format!("CONSUMER.CREATE.{stream}.{name}"), &body).await?;
                 made.map_err(|refusal| refusal.into_error(doing))?;
                 self.held().begin(from);
             }
@@ -332,7 +340,8 @@ impl Consumer {
         left: Duration,
     ) -> Asked<Instant> {
         let doing = "asking for control events";
-        let (expires, left) = (left.clamp(NATS_RETRY_WAIT_MIN, NATS_PULL_WAIT), wanted.clamp(1, NATS_PULL_MAX));
+        let (expires, left) =
+            (left.clamp(NATS_RETRY_WAIT_MIN, NATS_PULL_WAIT), wanted.clamp(1, NATS_PULL_MAX));
         let body = Bytes::from(json!({ "batch": left, "expires": nanos(expires) }).to_string());
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names.stream, names.consumer);
         let until = Instant::now() + expires;

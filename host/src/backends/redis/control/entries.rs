@@ -48,7 +48,10 @@ impl Entry {
         let version = id.split('-').next()?.parse().ok()?;
         let field = |name: &str| {
             let pairs = fields.chunks_exact(2);
-            pairs.into_iter().find(|pair| bytes(&pair[0]) == Some(name.as_bytes())).and_then(|pair| text(&pair[1]))
+            pairs
+                .into_iter()
+                .find(|pair| bytes(&pair[0]) == Some(name.as_bytes()))
+                .and_then(|pair| text(&pair[1]))
         };
         let before = match field("p") {
             Some("none") => Before::Unknown,
@@ -184,7 +187,8 @@ mod tests {
             entries => Value::Array(vec![Value::Array(vec![text("key"), array(entries)])]),
         };
         let newest = text(&newest.to_string());
-        Read::new(&newest, [array(oldest), array(&entries[entries.len().saturating_sub(1)..])], streams, 10).unwrap()
+        Read::new(&newest, [array(oldest), array(&entries[entries.len().saturating_sub(1)..])], streams, 10)
+            .unwrap()
     }
 
     fn versions(read: &Read) -> Vec<u64> {
