@@ -101,10 +101,10 @@ impl Refusal {
 }
 
 impl StreamInfo {
-    /// Milliseconds since 1970: where sequences begin in a stream that a sink has made.
-    pub(super) fn created_millis(&self) -> u64 {
-        let created = self.created.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
-        created.ok().and_then(|millis| u64::try_from(millis).ok()).unwrap_or(0)
+    /// Microseconds since 1970: where sequences begin in a stream that a sink has made.
+    pub(super) fn created_micros(&self) -> u64 {
+        let created = self.created.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_microsecond);
+        created.ok().and_then(|micros| u64::try_from(micros).ok()).unwrap_or(0)
     }
 
     /// The oldest message, or where the next one will be.
@@ -114,7 +114,7 @@ impl StreamInfo {
 
     /// What was before the first event that this stream ever had.
     fn begun(&self) -> u64 {
-        let created = self.created_millis();
+        let created = self.created_micros();
         if self.first() > created { created } else { 0 }
     }
 
@@ -259,12 +259,12 @@ mod tests {
 
     fn info(messages: u64, first: u64, last: u64) -> StreamInfo {
         let state = StreamState { messages, first_seq: first, last_seq: last };
-        StreamInfo { config: Value::Null, created: "1970-01-01T00:00:01.000000001Z".into(), state }
+        StreamInfo { config: Value::Null, created: "1970-01-01T00:00:00.001000001Z".into(), state }
     }
 
     #[test]
     fn a_stream_that_has_lost_nothing_is_whole_for_who_begins() {
-        // It was made at 1,000 ms, so events begin at 1,001.
+        // It was made at 1,000 µs, so events begin at 1,001.
         assert_eq!((info(0, 1_001, 1_000).is_behind(0), info(0, 1_001, 1_000).newest()), (None, 0));
         assert_eq!((info(2, 1_001, 1_002).is_behind(0), info(2, 1_001, 1_002).newest()), (None, 1_002));
         assert_eq!(info(2, 1_001, 1_002).is_behind(1_001), None);

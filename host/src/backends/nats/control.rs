@@ -1,7 +1,7 @@
 //! The feed: a stream, a way into it, and a durable consumer of this host.
 //!
 //! A version is the sequence of the event's message. A stream that a sink makes begins at the time at which it was made,
-//! in milliseconds: the versions of one that was removed and made again are above all that were ever given. A sink that
+//! in microseconds: the versions of one that was removed and made again are above all that were ever given. A sink that
 //! knows of a newer version than the stream has (its files are older ones) lets it begin again above that. Hosts whose
 //! place is not of the stream, or of which it has not all that came after, are told `BehindRetention`.
 
@@ -81,7 +81,7 @@ impl NatsControl {
         let known = self.known.load(Ordering::SeqCst);
         let doing = "beginning the stream";
         let begin = match info.state.last_seq {
-            0 => info.created_millis().max(known) + 1,
+            0 => info.created_micros().max(known) + 1,
             last if last < known => known + NATS_LIFE_STEP,
             _ => 0,
         };

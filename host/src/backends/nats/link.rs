@@ -125,7 +125,7 @@ impl NatsLink {
                 async move { hear(&heard, &event) }
             });
         let servers = u32::try_from(address.0.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let connecting = options.connect(&address.0[..]);
+        let connecting = Box::pin(options.connect(&address.0[..]));
         let connected = tokio::time::timeout(NATS_CONNECT_WAIT_MAX.saturating_mul(servers), connecting).await;
         let client = match connected {
             Ok(Ok(client)) => client,

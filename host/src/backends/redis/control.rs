@@ -1,6 +1,6 @@
 //! A control feed on Redis or Valkey, and the board beside it. `lua/control/append.lua` says which keys there are.
 //!
-//! A version is the server's time in milliseconds, or one more than the last. So none is ever given twice: not when the
+//! A version is the server's time in microseconds, or one more than the last. So none is ever given twice: not when the
 //! server was emptied, not when it got back an older snapshot. Each entry names the version before it; a reader whose
 //! place is older than that, or newer than all that the server knows of, is told `BehindRetention`, restores from a
 //! snapshot and goes on at the place before the oldest entry. That is the same for entries that were trimmed, removed by

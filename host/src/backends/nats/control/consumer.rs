@@ -47,6 +47,15 @@ struct Request {
     left: usize,
 }
 
+/// What a poll asks for.
+struct Wanted {
+    after: u64,
+    limit: usize,
+    /// What the stream had a moment ago.
+    newest: u64,
+    end: Instant,
+}
+
 /// What came of a turn of reading.
 enum Turn {
     Answer(Vec<Received>),
@@ -100,7 +109,8 @@ impl NatsControl {
             let why = match slot.as_mut() {
                 None => "the stream was removed",
                 Some(consumer) => {
-                    match self.turn(consumer, &linked, (after, limit), info.state.last_seq, end).await? {
+                    let wanted = Wanted { after, limit, newest: info.state.last_seq, end };
+                    match self.turn(consumer, &linked, &wanted).await? {
                         Turn::Answer(events) => return self.polled(&linked, info, after, events).await,
                         Turn::Again => continue,
                         Turn::Lost(why) => why,
@@ -157,15 +167,9 @@ impl NatsControl {
         Ok(())
     }
 
-    /// Reads until there is something to answer, or the time is over. `newest` is what the stream had a moment ago.
-    async fn turn(
-        &self,
-        consumer: &mut Consumer,
-        linked: &Linked,
-        (after, limit): (u64, usize),
-        newest: u64,
-        end: Instant,
-    ) -> Asked<Turn> {
+    /// Reads until there is something to answer, or the time is over.
+    async fn turn(&self, consumer: &mut Consumer, linked: &Linked, wanted: &Wanted) -> Asked<Turn> {
+        let Wanted { after, limit, newest, end } = *wanted;
         let patience = Instant::now() + NATS_ANSWER_WAIT_MAX;
         loop {
             let (waiting, reached, full) = {
@@ -197,14 +201,16 @@ impl NatsControl {
             };
             let silent = open + NATS_ANSWER_WAIT_MAX;
             let heard = tokio::select! {
+                // What came while nobody polled is read before the time is looked at. Nothing is lost with either.
+                biased;
                 message = consumer.messages.next() => match message {
                     Some(message) => self.hear(consumer, message),
                     None => Heard::Lost("the subscription ended"),
                 },
+                error = linked.lost() => return Err(error),
                 () = tokio::time::sleep_until(until.min(silent)) => {
                     if until < silent { Heard::Nothing } else { Heard::Lost("it does not answer") }
                 }
-                error = linked.lost() => return Err(error),
             };
             match heard {
                 Heard::Entry { last: true } => consumer.looked = consumer.looked.max(newest),

@@ -12,7 +12,7 @@
 --   reports (hash)    by host `{milliseconds of the server's clock} {report}`
 --   mark (hash)       version, mark
 --
--- A version is the server's time in milliseconds, or one more than the last: none is given twice, also when the server
+-- A version is the server's time in microseconds, or one more than the last: none is given twice, also when the server
 -- has lost its data or got back older ones. Each entry names the version before, so a reader sees what is missing.
 local call, format = redis.call, string.format
 local P = KEYS[1]
@@ -27,7 +27,7 @@ local top = call('XREVRANGE', P .. 'events', '+', '-', 'COUNT', 1)[1]
 local last = math.max(tonumber(call('HGET', P .. 'meta', 'version') or 0),
   top and tonumber(string.match(top[1], '^%d+')) or 0)
 local clock = call('TIME')
-local version = math.max(last + 1, tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000))
+local version = math.max(last + 1, tonumber(clock[1]) * 1000000 + tonumber(clock[2]))
 local text = whole(version)
 -- Of the first one nobody knows what was before.
 local before = last > 0 and whole(last) or 'none'
