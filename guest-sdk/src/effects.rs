@@ -180,7 +180,9 @@ impl Effects {
     /// Appends an entry to a channel of a process, as `plugin:<name>`: the process must have been assigned to the plugin,
     /// and its operator must have granted it the channel. The entry gets the plugin's next number there.
     ///
-    /// What the channel refuses (it is full, closed, somebody else's) makes the event a dead letter.
+    /// Where nobody takes the entry any more (the process is closed or somebody else's, the channel is not there) it is
+    /// left out and counted. Where the channel is full or nobody is assigned yet, the event is tried again as after a
+    /// retry. Any other refusal makes the event a dead letter.
     pub fn append(&mut self, process: &str, channel: &str, entry: &NewEntry<'_>) -> Result<(), Failure> {
         check_new_entry(process, channel, entry)?;
         let start = self.arena.len();

@@ -40,6 +40,8 @@ pub struct Follow {
     pub messages: usize,
     /// The position of the last one, or where it began.
     pub last: u64,
+    /// The same as the host calls it.
+    pub cursor: String,
     pub credit: u64,
     pub ready: Option<Value>,
     pub lagged: Vec<Value>,
@@ -105,8 +107,10 @@ impl ChannelSocket {
         if let (Value::Object(command), Value::Object(with)) = (&mut command, with) {
             command.extend(with);
         }
+        let after = &command["after"];
+        let of_cursor = || after.as_str()?.rsplit('.').next()?.parse().ok();
         let follow = Follow {
-            last: command["after"].as_u64().unwrap_or(0),
+            last: after.as_u64().or_else(of_cursor).unwrap_or(0),
             credit: command["credit"].as_u64().unwrap_or(CREDIT),
             ..Follow::default()
         };
@@ -141,8 +145,14 @@ impl ChannelSocket {
 
     /// The next message of a kind that no subscription has taken. Others stay.
     pub async fn hear(&mut self, op: &str) -> Value {
+        self.next_of(&[op]).await
+    }
+
+    /// The same of any of these kinds: the one that came first.
+    pub async fn next_of(&mut self, ops: &[&str]) -> Value {
         loop {
-            if let Some(at) = self.heard.iter().position(|message| message["op"] == op) {
+            let is_one = |message: &Value| message["op"].as_str().is_some_and(|op| ops.contains(&op));
+            if let Some(at) = self.heard.iter().position(is_one) {
                 return self.heard.remove(at).expect("it is there");
             }
             self.take().await;
@@ -213,8 +223,10 @@ impl ChannelSocket {
         }
         let id = message["id"].as_str().expect("an id").to_owned();
         let number = message["number"].as_u64();
+        let cursor = message["cursor"].as_str().expect("a cursor").to_owned();
         let follow = self.follow(&id);
         assert_eq!(follow.closed, None, "nothing comes after `closed`: {message}");
+        follow.cursor = cursor;
         match op.as_str() {
             "ready" => {
                 assert!(
@@ -224,7 +236,7 @@ impl ChannelSocket {
                 assert_eq!(message["after"], follow.last, "{message}");
                 follow.ready = Some(message);
                 let number = u32::try_from(number.expect("a number")).expect("a small one");
-                self.numbers.insert(number, id);
+                self.numbers.insert(number, id.clone());
             }
             "entries" => {
                 follow.messages += 1;
@@ -243,6 +255,9 @@ impl ChannelSocket {
                 follow.closed = Some(message["reason"].as_str().expect("a reason").to_owned());
             }
         }
+        let follow = self.follow(&id);
+        let position = follow.cursor.rsplit('.').next().and_then(|position| position.parse().ok());
+        assert_eq!(position, Some(follow.last), "each says where it stands: {}", follow.cursor);
     }
 }
 

@@ -11,6 +11,7 @@ use millrace::checkpoints::{
 };
 use millrace::error::BackendError;
 use millrace::event::{Position, TenantId};
+use tokio::sync::watch;
 
 /// How the chosen commit fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +30,18 @@ pub struct Faulty {
     /// Counts down; the commit at 1 fails.
     left: AtomicU64,
     commits: AtomicU64,
+    held: watch::Sender<bool>,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<dyn CheckpointStore>, fault: Fault, at: u64) -> Self {
-        Self { inner, fault: Mutex::new(fault), left: AtomicU64::new(at), commits: AtomicU64::new(0) }
+        Self {
+            inner,
+            fault: Mutex::new(fault),
+            left: AtomicU64::new(at),
+            commits: AtomicU64::new(0),
+            held: watch::Sender::new(false),
+        }
     }
 
     /// From now on, the commit at `at` fails.
@@ -46,6 +54,11 @@ impl Faulty {
     pub fn is_spent(&self) -> bool {
         let left = self.left.load(Ordering::SeqCst);
         left == 0 || left > u64::from(u32::MAX)
+    }
+
+    /// While it is held, commits are under way and come to nothing.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     pub fn commits(&self) -> u64 {
@@ -63,6 +76,8 @@ impl CheckpointStore for Faulty {
         let faulty = self.left.fetch_sub(1, Ordering::SeqCst) == 1;
         let fault = *self.fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         async move {
+            // Its sender is `self`, so it cannot have gone.
+            let _ = self.held.subscribe().wait_for(|held| !held).await;
             if faulty && fault == Fault::NotWritten {
                 return Err(BackendError::Failed { detail: "told to fail".into() }.into());
             }

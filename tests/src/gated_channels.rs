@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::channels::{
     Actor, Append, Appended, Change, ChannelError, ChannelId, ChannelLimits, ChannelStats, ChannelStore,
-    EntryPage, Head, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
+    EntryPage, Head, Incarnation, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use millrace::error::BackendError;
 use millrace::event::{Micros, Position, TenantId};
@@ -23,6 +23,8 @@ pub enum Gate {
     ReadsWait,
     /// Reads of entries fail.
     ReadsFail,
+    /// Reads of its state wait, without which nobody follows it.
+    HeadsWait,
     /// Appends are carried out at once, and answered later.
     AnswersWait,
 }
@@ -33,9 +35,14 @@ pub struct GatedChannels {
     inner: Arc<dyn ChannelStore>,
     gates: Arc<Mutex<BTreeMap<String, Gate>>>,
     opened: watch::Sender<()>,
+    /// Reads that have waited at a gate, or wait.
+    held: watch::Sender<usize>,
     /// Appends that are not answered, and the most there ever were.
     waiting: Arc<AtomicUsize>,
     waiting_max: Arc<AtomicUsize>,
+    /// Appends, and questions for the state of a channel, that have come this far.
+    appends: Arc<AtomicUsize>,
+    heads: Arc<AtomicUsize>,
 }
 
 impl GatedChannels {
@@ -44,8 +51,11 @@ impl GatedChannels {
             inner,
             gates: Arc::default(),
             opened: watch::Sender::new(()),
+            held: watch::Sender::new(0),
             waiting: Arc::default(),
             waiting_max: Arc::default(),
+            appends: Arc::default(),
+            heads: Arc::default(),
         }
     }
 
@@ -71,6 +81,21 @@ impl GatedChannels {
 
     pub fn waiting_max(&self) -> usize {
         self.waiting_max.load(Ordering::SeqCst)
+    }
+
+    pub fn appends(&self) -> usize {
+        self.appends.load(Ordering::SeqCst)
+    }
+
+    pub fn heads(&self) -> usize {
+        self.heads.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a read has come to a gate.
+    pub async fn until_read(&self) {
+        let mut held = self.held.subscribe();
+        // The sender is held here.
+        let _ = held.wait_for(|held| *held > 0).await;
     }
 
     fn gate(&self, id: &ChannelId) -> Option<Gate> {
@@ -103,7 +128,13 @@ impl ChannelStore for GatedChannels {
     }
 
     fn head(&self, id: &ChannelId) -> Answered<'_, Head> {
-        self.inner.head(id)
+        self.heads.fetch_add(1, Ordering::SeqCst);
+        let id = id.clone();
+        async move {
+            self.pass(&id, Gate::HeadsWait).await;
+            self.inner.head(&id).await
+        }
+        .boxed()
     }
 
     fn change(&self, id: &ProcessId, by: Actor, change: Change) -> Answered<'_, ProcessView> {
@@ -111,6 +142,7 @@ impl ChannelStore for GatedChannels {
     }
 
     fn append(&self, id: &ChannelId, append: Append) -> Answered<'_, Vec<Appended>> {
+        self.appends.fetch_add(1, Ordering::SeqCst);
         let waiting = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
         self.waiting_max.fetch_max(waiting, Ordering::SeqCst);
         let (answer, id) = (self.inner.append(id, append), id.clone());
@@ -129,14 +161,17 @@ impl ChannelStore for GatedChannels {
             if self.gate(&id) == Some(Gate::ReadsFail) {
                 return Err(BackendError::Failed { detail: "a test".into() }.into());
             }
+            if self.gate(&id) == Some(Gate::ReadsWait) {
+                self.held.send_modify(|held| *held += 1);
+            }
             self.pass(&id, Gate::ReadsWait).await;
             self.inner.read(&id, after, limit).await
         }
         .boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> Answered<'_, bool> {
-        self.inner.remove(id)
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Answered<'_, bool> {
+        self.inner.remove(id, only)
     }
 
     fn expire(&self, closed_before: Micros) -> Answered<'_, usize> {
@@ -149,6 +184,10 @@ impl ChannelStore for GatedChannels {
 
     fn tails(&self) -> &Tails {
         self.inner.tails()
+    }
+
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
     }
 
     fn limits(&self) -> &ChannelLimits {

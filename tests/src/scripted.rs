@@ -7,7 +7,7 @@
 //! `panic` panics the first time, as the host's own code may · `trap-in-snapshot` falls at the next snapshot ·
 //! `emit` emits an `add` for the aggregate id `emitted` · `steal` writes the row
 //! of another key · `remember` appends its agg_id to the keyed entry `seen` · `append` appends to a channel what its
-//! payload says ([`Appends`]).
+//! payload says ([`Appends`]) · `later` keeps that in its state and appends it in the next flush.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -165,6 +165,9 @@ struct Instance {
 struct State {
     counts: BTreeMap<String, i64>,
     applied: BTreeMap<String, Vec<u64>>,
+    /// What the next flush appends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    later: Vec<String>,
 }
 
 /// How often a saved state says that each key was counted.
@@ -332,6 +335,10 @@ impl Instance {
                     out.append(index, &entry);
                 }
             }
+            "later" => {
+                let payload = String::from_utf8(event.payload.to_vec()).expect("a good payload");
+                self.state.later.push(payload);
+            }
             _ => {}
         }
         self.state.applied.entry(event.agg_id.to_owned()).or_default().push(event.version);
@@ -401,7 +408,14 @@ impl Processor for Instance {
                 self.watch.counted_ticks.fetch_add(1, Ordering::SeqCst);
             }
         }
-        Ok(Ok(EffectBatch::default()))
+        let mut out = Out::default();
+        for payload in std::mem::take(&mut self.state.later) {
+            out.append(0, &serde_json::from_str(&payload).expect("a good payload"));
+        }
+        let (tables, all) = (&self.manifest.tables, ChannelGrant::all());
+        let effects = EffectBatch::check_granted(out.arena, out.records, tables, &[], &all)
+            .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))?;
+        Ok(Ok(effects))
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {

@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod bounds;
 mod commands;
 mod kills;
 mod limiter;
 mod list;
 mod many;
 mod model;
+mod rights;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ mod changes_ends;
 mod changes_gate;
 mod changes_slow;
 mod channels;
+mod channels_appends;
 mod channels_flow;
 mod channels_scene;
 mod channels_socket;

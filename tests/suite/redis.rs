@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod answers;
+mod carried;
 mod changes;
 mod channels;
 mod chaos;
+mod entry_events;
 mod faults;
 mod fleet;
 mod followers;

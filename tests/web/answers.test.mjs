@@ -27,6 +27,9 @@ class Host {
   isDeployed = true;
   holds = false; // While it does, the plugin says nothing.
   refusal = null; // The status that followers get instead of a stream.
+  isFull = false; // While it is, requests are refused.
+  token = null; // Without it nobody is let in.
+  state = "running";
 
   async start() {
     this.server = http.createServer((request, response) => this.answer(request, response));
@@ -50,8 +53,13 @@ class Host {
     }
     let body = "";
     for await (const chunk of request) body += chunk;
+    if (pathname === "/v1/session") {
+      if (request.headers.authorization !== `Bearer ${this.token}`) return json(401, { code: "token_unknown" });
+      return response.writeHead(204, { "Set-Cookie": "in=1; HttpOnly; Path=/" }).end();
+    }
+    if (this.token && request.headers.cookie !== "in=1") return json(401, { code: "token_missing" });
     if (pathname === "/v1/plugins/answers") {
-      return this.isDeployed ? json(200, {}) : json(404, { code: "plugin_unknown", detail: "there is no such plugin" });
+      return this.isDeployed ? json(200, { state: this.state }) : json(404, { code: "plugin_unknown", detail: "there is no such plugin" });
     }
     const [, channel] = /^\/v1\/processes\/demo-[0-9a-f]{16}(?:\/channels\/(\w+)\/entries)?$/.exec(pathname) ?? [null, null];
     if (request.method === "PUT") {
@@ -59,6 +67,7 @@ class Host {
       return json(201, {});
     }
     if (request.method === "POST" && channel === "requests") {
+      if (this.isFull) return json(507, { code: "channel_full", detail: "the channel is full" });
       const asked = JSON.parse(body);
       this.asked.push(asked);
       json(201, { position: this.asked.length });
@@ -194,3 +203,53 @@ test("without the plugin the page says what is missing, and begins when it is th
   await ask("now");
   await page.wait(answers("You said now"));
 });
+
+test("what could not be sent says why, is in its field again, and leaves the page live", async (t) => {
+  const host = await rig(t, (host) => (host.isFull = true));
+  await page.wait(state("live"));
+  await ask("too much");
+  await page.wait("document.querySelector('#talk li.asked.failed small')?.textContent === 'Not sent: the channel is full'");
+  assert.equal(await page.evaluate("document.getElementById('text').value"), "too much");
+  assert.equal(await page.evaluate(state("live")), true);
+  host.isFull = false;
+  await page.evaluate("document.querySelector('#ask button').click()");
+  await page.wait(answers("You said too much"));
+});
+
+test("a token that is not known is told so, and a good one begins", async (t) => {
+  const host = await rig(t, (host) => (host.token = "good"));
+  await page.wait("!document.getElementById('token-form').hidden");
+  const give = async (token) => {
+    await page.evaluate(`document.getElementById('token').value = '${token}'`);
+    await page.evaluate("document.querySelector('#token-form button').click()");
+  };
+  await give("bad");
+  await page.wait("/does not know this token/.test(document.getElementById('state').textContent)");
+  assert.equal(host.made.length, 0);
+  await give("good");
+  await page.wait(`${state("live")} && document.getElementById('token-form').hidden`);
+});
+
+test("a plugin that does not work is told of, and waited for", async (t) => {
+  const host = await rig(t, (host) => (host.state = "paused"));
+  await page.wait("document.getElementById('state').textContent === 'Waiting: the plugin is paused'");
+  assert.equal(await page.evaluate("document.getElementById('ask').hidden"), true);
+  host.state = "running";
+  await page.wait(state("live"));
+});
+
+for (const width of [360, 1280]) {
+  test(`a long talk fits ${width} pixels, with its state and its field in view`, async (t) => {
+    const host = await rig(t);
+    await page.size(width, 800);
+    t.after(() => page.size(1280, 900));
+    await page.wait(state("live"));
+    for (const text of ["x".repeat(500), "word ".repeat(100).trim(), "last"]) await ask(text);
+    await page.wait("document.querySelectorAll('#talk li.answer').length === 3");
+    assert.equal(await page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), true);
+    const inView = (id) =>
+      `(({ top, bottom }) => top >= 0 && bottom <= innerHeight + 1)(document.getElementById('${id}').getBoundingClientRect())`;
+    await page.wait(`${inView("state")} && ${inView("ask")}`);
+    assert.equal(host.asked.length, 3);
+  });
+}

@@ -13,16 +13,24 @@ pub(super) fn answered(sizes: &[usize], answer: &Result<Vec<Appended>, ChannelEr
         Ok(appended) => {
             let new = || appended.iter().zip(sizes).filter(|(answer, _)| !answer.repeated);
             let entries = new().count() as u64;
-            counter!(names::CHANNEL_ENTRIES).increment(entries);
-            counter!(names::CHANNEL_BYTES).increment(new().map(|(_, bytes)| *bytes as u64).sum());
+            count_written(entries, new().map(|(_, bytes)| *bytes as u64).sum());
             counter!(names::CHANNEL_REPEATS).increment(appended.len() as u64 - entries);
         }
-        Err(error) => {
-            counter!(names::CHANNEL_REFUSED, "code" => error.code()).increment(1);
-            if matches!(error, ChannelError::RateLimited { .. }) {
-                counter!(names::CHANNEL_DENIED).increment(1);
-            }
-        }
+        Err(error) => count_refused(error),
+    }
+}
+
+/// Entries that are in their channels now, whoever appended them.
+pub(crate) fn count_written(entries: u64, bytes: u64) {
+    counter!(names::CHANNEL_ENTRIES).increment(entries);
+    counter!(names::CHANNEL_BYTES).increment(bytes);
+}
+
+/// An append that was refused.
+pub(crate) fn count_refused(error: &ChannelError) {
+    counter!(names::CHANNEL_REFUSED, "code" => error.code()).increment(1);
+    if matches!(error, ChannelError::RateLimited { .. }) {
+        counter!(names::CHANNEL_DENIED).increment(1);
     }
 }
 

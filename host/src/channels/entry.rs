@@ -6,7 +6,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::names::Party;
+use super::record::Head;
 use crate::event::{Micros, Position};
+use crate::limits::CHANNEL_ENTRY_BYTES;
 
 /// What an entry says about its sender's half of the channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -131,6 +133,8 @@ impl NewEntry {
     }
 }
 
+const _: () = assert!(size_of::<NewEntry>() <= CHANNEL_ENTRY_BYTES, "an entry that waits is not larger");
+
 /// Where an entry lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
@@ -142,8 +146,10 @@ pub struct Appended {
 }
 
 /// A part of a channel's log.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EntryPage {
+    /// The channel and its process when it was read: whose entries these are, and who may have them.
+    pub head: Head,
     pub entries: Vec<Arc<Entry>>,
     /// The index to go on from: the position of the last entry here, or where the reader stands.
     pub next: Position,

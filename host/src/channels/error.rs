@@ -70,6 +70,8 @@ pub enum ChannelError {
     Name { what: &'static str, name: String },
     #[error("{option} is {asked}; {possible}")]
     Option { option: &'static str, asked: String, possible: String },
+    #[error("cursor `{cursor}` is of another process that had the name `{process}` before")]
+    CursorForeign { process: String, cursor: String },
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -104,6 +106,7 @@ impl Classify for ChannelError {
             Self::Entry { .. } => "channel_entry_invalid",
             Self::Name { .. } => "channel_name_invalid",
             Self::Option { .. } => "channel_option_invalid",
+            Self::CursorForeign { .. } => "cursor_foreign",
             Self::Backend(inner) => inner.code(),
         }
     }

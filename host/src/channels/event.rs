@@ -8,9 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::entry::{Entry, EntryType};
+use super::error::ChannelError;
 use super::names::{ChannelId, ChannelName, Party, ProcessName};
 use super::record::Channel;
 use crate::event::{Event, EventBatch};
+use crate::limits::CAUSATION_DEPTH_MAX;
 
 /// What led to an append. The default: somebody from outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +44,19 @@ struct Payload<'a> {
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+}
+
+/// A processor that answers itself over a channel comes to an end, as one that emits what it handles does.
+pub(crate) fn check_depth(channel: &Channel, cause: Cause<'_>) -> Result<(), ChannelError> {
+    if !channel.options.events || cause.depth <= CAUSATION_DEPTH_MAX {
+        return Ok(());
+    }
+    Err(ChannelError::Limit {
+        limit: "causation_depth_max",
+        what: "processors in a row on the way to this entry, of which one seems to feed itself",
+        asked: cause.depth.into(),
+        max: CAUSATION_DEPTH_MAX.into(),
+    })
 }
 
 /// Adds the event of an entry to a batch of its tenant.

@@ -2,7 +2,8 @@
 //!
 //! A process belongs to a tenant and has a submitter, at times an executor, observers, and channels by name. Both sides
 //! append and read; observers read. An entry gets a position when it is appended, from 1 on without holes, and keeps it:
-//! a position is the only cursor, and what is replayed comes in the order in which it came live.
+//! a position, with the process that it is of, is the only cursor, and what is replayed comes in the order in which it
+//! came live.
 //!
 //! Promises: what was acknowledged lies at its position for as long as it is kept; a sender's entries are in the order of
 //! its numbers, unless the channel was made to take them as they arrive; (sender, epoch, sequence) is there once, and a
@@ -14,6 +15,7 @@
 
 mod causal;
 mod counts;
+pub mod cursor;
 mod entry;
 mod error;
 mod event;
@@ -21,10 +23,12 @@ mod limiter;
 mod names;
 mod options;
 mod record;
+mod room;
 mod router;
 mod rules;
 mod subscription;
 mod tail;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,17 +36,21 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 pub use causal::in_senders_order;
+pub(crate) use counts::{count_refused, count_written};
+pub use cursor::{Incarnation, Place};
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
 pub use event::Cause;
-pub(crate) use event::push_event;
+pub(crate) use event::{check_depth, push_event};
 pub use limiter::{Limiters, RateLimiter};
 pub use names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
+pub use room::Excess;
+pub(crate) use room::archive_excess;
 pub use router::{Begun, Router};
-pub use rules::{Actor, Append, Change, Excess, NewChannel, NewProcess, Outcomed, Planned};
-pub(crate) use rules::{append, change, create, may_read};
+pub use rules::{Actor, Append, Change, NewChannel, NewProcess, Outcomed, Planned};
+pub(crate) use rules::{append, change, create, may_see};
 pub use subscription::{CloseReason, Notice, Now, Subscription, SubscriptionHandle};
 pub use tail::Tails;
 
@@ -81,8 +89,8 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     /// and says how many are missed. After the newest it is empty.
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> BoxFuture<'_, Result<EntryPage>>;
 
-    /// Removes a process with all that it has. False where there was none.
-    fn remove(&self, id: &ProcessId) -> BoxFuture<'_, Result<bool>>;
+    /// Removes a process with all that it has; where an incarnation is given, that one only. False where it was not there.
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> BoxFuture<'_, Result<bool>>;
 
     /// Removes some of the processes that were closed before a time. Answers how many; fewer than
     /// [`CHANNEL_SWEEP_PROCESSES_MAX`](crate::limits::CHANNEL_SWEEP_PROCESSES_MAX) mean that no more are left.
@@ -92,6 +100,9 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     fn stats(&self) -> BoxFuture<'_, Result<ChannelStats>>;
 
     fn tails(&self) -> &Tails;
+
+    /// Whether others change what is here, too, so that [`Self::tails`] may not have been told yet.
+    fn is_shared(&self) -> bool;
 
     fn limits(&self) -> &ChannelLimits;
 }

@@ -85,6 +85,11 @@ impl ChannelId {
         let process = ProcessId { tenant, name: ProcessName::new(process)? };
         Ok(Self { process, name: ChannelName::new(channel)? })
     }
+
+    /// There is none.
+    pub(crate) fn unknown(&self) -> ChannelError {
+        ChannelError::Unknown { process: self.process.to_string(), channel: self.name.to_string() }
+    }
 }
 
 impl fmt::Display for ProcessName {

@@ -16,11 +16,13 @@ pub enum Gaps {
     Hold,
     /// It is refused at once, with the number that is expected.
     Report,
-    /// It is taken as it arrives. Readers can ask for the order of the senders.
+    /// It is taken as it arrives, but for what closes the sender's half: that waits. Readers can ask for the order of the
+    /// senders.
     Arrival,
 }
 
-/// What happens to an entry when the channel is full. There is always room for `end` and `error`.
+/// What happens to an entry when the channel is full. There is room for `end` and `error` of the submitter, and of
+/// executors up to `CHANNEL_CLOSINGS_MAX`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
@@ -28,7 +30,8 @@ pub enum WhenFull {
     Reject,
     /// The oldest entries go. Readers are told how many they missed.
     DropOldest,
-    /// The oldest entries go to the archive, where they can be read and have a bound of their own.
+    /// The oldest entries go to the archive, where they can be read and have bounds of their own. They still count towards
+    /// the bytes of the process: archives may fill it, and then it takes no data.
     Archive,
 }
 
@@ -69,10 +72,13 @@ pub struct ChannelLimits {
     pub bytes_max: u64,
     pub process_bytes_max: u64,
     pub archive_bytes_max: u64,
+    pub archive_entries_max: u64,
     pub batch_entries_max: usize,
     pub batch_bytes_max: usize,
     pub hold: Duration,
     pub hold_entries_max: usize,
+    pub hold_bytes_max: usize,
+    pub hold_host_bytes_max: usize,
     /// Off lets everybody append as fast as the store takes it.
     pub rate_limited: bool,
     pub burst: f64,
@@ -98,10 +104,13 @@ impl Default for ChannelLimits {
             bytes_max: limits::CHANNEL_BYTES_MAX,
             process_bytes_max: limits::PROCESS_BYTES_MAX,
             archive_bytes_max: limits::CHANNEL_ARCHIVE_BYTES_MAX,
+            archive_entries_max: limits::CHANNEL_ARCHIVE_ENTRIES_MAX,
             batch_entries_max: limits::CHANNEL_BATCH_ENTRIES_MAX,
             batch_bytes_max: limits::CHANNEL_BATCH_BYTES_MAX,
             hold: limits::CHANNEL_HOLD,
             hold_entries_max: limits::CHANNEL_HOLD_ENTRIES_MAX,
+            hold_bytes_max: limits::CHANNEL_HOLD_BYTES_MAX,
+            hold_host_bytes_max: limits::CHANNEL_HOLD_HOST_BYTES_MAX,
             rate_limited: true,
             burst: limits::CHANNEL_BURST,
             rate: limits::CHANNEL_RATE,
@@ -125,6 +134,11 @@ impl ChannelLimits {
         }
     }
 
+    /// The most entries that leave an archive with one append: more than come into it.
+    pub(crate) fn archive_drop_entries(&self) -> u64 {
+        limits::CHANNEL_ARCHIVE_DROP_ENTRIES.max(2 * self.batch_entries_max as u64)
+    }
+
     /// Refuses options that are beyond these.
     pub fn check(&self, options: &ChannelOptions) -> Result<(), ChannelError> {
         for (option, asked, max) in [
@@ -137,8 +151,7 @@ impl ChannelLimits {
             }
         }
         if options.events && !self.events {
-            let possible =
-                "it needs a store that has the log, too, as the embedded one has without serve.log";
+            let possible = "it needs a store that has the log, too, as channels.store = \"durable\" has";
             let (option, asked) = ("events", "true".to_owned());
             return Err(ChannelError::Option { option, asked, possible: possible.to_owned() });
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::cursor::Incarnation;
 use super::entry::EntryType;
 use super::names::{ChannelName, Party, ProcessName};
 use super::options::ChannelOptions;
@@ -13,6 +14,9 @@ use crate::event::{Micros, Position};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub name: ProcessName,
+    /// [`Incarnation::of`] reads it.
+    #[serde(default)]
+    pub incarnation: Incarnation,
     pub submitter: Party,
     /// Of channels that are made from now on; a channel may have another one.
     pub executor: Option<Party>,
@@ -76,7 +80,8 @@ pub struct Channel {
     pub bytes: u64,
     /// Of entries before it.
     pub archive_bytes: u64,
-    /// Entries that closed a half and take nobody's room, ever since the channel was made, and their bytes.
+    /// Entries that closed a half and took nobody's room, ever since the channel was made, and their bytes; bound by
+    /// `CHANNEL_CLOSINGS_MAX` and its bytes, but for the submitter's.
     #[serde(default)]
     pub closing_entries: u64,
     #[serde(default)]
@@ -146,6 +151,11 @@ impl Channel {
     /// Entries that count towards what it may hold.
     pub fn hot_entries(&self) -> u64 {
         self.newest.0 + 1 - self.hot.0
+    }
+
+    /// Entries before those.
+    pub fn archived_entries(&self) -> u64 {
+        self.hot.0 - self.oldest.0
     }
 
     /// Entries that can be read.
@@ -232,7 +242,12 @@ impl Head {
         }
     }
 
-    /// Which of two is newer.
+    /// Whether it is of this process, and not of another one that had the same name.
+    pub(crate) fn is_of(&self, process: &Process) -> bool {
+        Incarnation::of(&self.process) == Incarnation::of(process)
+    }
+
+    /// Which of two is newer, of the same process.
     pub(crate) fn age(&self) -> (u64, Position, Position) {
         (self.process.version, self.channel.newest, self.channel.oldest)
     }

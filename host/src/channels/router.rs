@@ -1,10 +1,9 @@
 //! The router: what clients of channels call. It knows who may do what and how fast, lets entries wait for their
 //! forerunners, and hands out subscriptions. What is kept, and in which order, is the store's.
 
-use std::collections::HashMap;
 use std::future::{poll_fn, ready};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -14,15 +13,19 @@ use tokio::time::Instant;
 
 use super::causal::in_senders_order;
 use super::counts;
+use super::cursor::{Incarnation, Place};
 use super::entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::limiter::Limiters;
 use super::names::{ChannelId, ChannelName, Party, ProcessId, ProcessName};
 use super::options::{ChannelLimits, ChannelOptions, Gaps};
 use super::record::{Head, Process, ProcessView};
-use super::rules::{Actor, Append, Change, NewChannel, NewProcess, check_entries, may_append, may_read};
+use super::rules::{
+    Actor, Append, Change, NewChannel, NewProcess, check_entries, may_append, may_read, may_remove, may_see,
+};
 use super::subscription::{Subscription, SubscriptionHandle, Who};
 use super::tail::Live;
+use super::waiting::{NoRoom, Waiting};
 use super::{ChannelStats, ChannelStore, ReadLimit};
 use crate::event::{Position, TenantId};
 use crate::limits::{CHANNEL_PAGE_BYTES_MAX, CHANNEL_PAGE_ENTRIES_MAX};
@@ -31,9 +34,6 @@ type Result<T> = std::result::Result<T, ChannelError>;
 
 /// The second step of an append: where the entries lie. Dropping it leaves open whether they do.
 pub type Begun = BoxFuture<'static, Result<Vec<Appended>>>;
-
-/// Entries of one sender that wait: how many, by channel, sender and epoch.
-type Waiting = HashMap<(ChannelId, Party, u32), usize>;
 
 /// Channels and those who use them. Clones are the same router.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ struct Inner {
     store: Arc<dyn ChannelStore>,
     limits: ChannelLimits,
     limiters: Limiters,
-    waiting: Mutex<Waiting>,
+    waiting: Waiting,
     denied: AtomicU64,
 }
 
@@ -54,7 +54,7 @@ impl Router {
     /// Over a store that was opened with the same limits.
     pub fn new(store: Arc<dyn ChannelStore>) -> Self {
         let limits = store.limits().clone();
-        let (limiters, waiting) = (Limiters::default(), Mutex::default());
+        let (limiters, waiting) = (Limiters::default(), Waiting::default());
         Self { inner: Arc::new(Inner { store, limits, limiters, waiting, denied: AtomicU64::new(0) }) }
     }
 
@@ -170,7 +170,8 @@ impl Router {
     }
 
     /// Appends entries of one sender: all or none, one behind the other. Checked in this order: their size, the channel,
-    /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds.
+    /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds; what closes a half waits for
+    /// its forerunners also where others are taken as they arrive.
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
         self.begin_append(id, append).await?.await
     }
@@ -190,27 +191,31 @@ impl Router {
 
     async fn take_in(&self, id: &ChannelId, mut append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
-        let live = self.inner.store.tails().attach(id);
+        let mut live = self.inner.store.tails().attach(id);
         let (head, epoch) = self.admitted(&live, &append).await?;
+        if live.is_removed() {
+            // It was of another process of the same name, and is told nothing of this one.
+            live = self.inner.store.tails().attach(id);
+            live.read(&head);
+        }
         if append.entries.is_empty() {
             return Ok(ready(Ok(Vec::new())).boxed());
         }
-        if self.inner.limits.rate_limited {
-            let taken =
-                self.inner.limiters.take(&id.process, &append.who, append.entries.len(), &self.inner.limits);
-            if taken.is_err() {
-                self.inner.denied.fetch_add(1, Ordering::Relaxed);
-            }
-            taken?;
+        let limits = &self.inner.limits;
+        if limits.rate_limited {
+            self.counted(self.inner.limiters.take(&id.process, &append.who, append.entries.len(), limits))?;
         }
         // However long it waits: its sender's rights end with its epoch.
         append.epoch = Some(epoch);
         let (router, id) = (self.clone(), id.clone());
-        let holds = head.channel.options.gaps == Gaps::Hold;
+        let gaps = head.channel.options.gaps;
+        let closes = append.entries.iter().any(|entry| entry.entry_type.closes());
+        let holds = gaps == Gaps::Hold || gaps == Gaps::Arrival && closes;
         let mut rest = async move {
             match router.inner.store.append(&id, append.clone()).await {
                 Err(ChannelError::Gap { expected, sequence, .. }) if holds && sequence > expected => {
-                    router.held(&id, &live, append, epoch, sequence).await
+                    let until = awaited(gaps, expected, sequence);
+                    router.held(&live, &head, append, epoch, until).await
                 }
                 answered => answered,
             }
@@ -223,39 +228,73 @@ impl Router {
         })
     }
 
-    /// Waits until the forerunners of an entry are in the log, and appends it then. What waits is not acknowledged: who
-    /// gets an error or no answer sends it again.
+    /// Refuses who is too fast already before what it sends is read. What passes is asked again with its entries.
+    pub fn check_rate(&self, id: &ChannelId, who: &Party) -> Result<()> {
+        let limits = &self.inner.limits;
+        if !limits.rate_limited {
+            return Ok(());
+        }
+        let asked = self.counted(self.inner.limiters.ask(&id.process, who, limits));
+        if let Err(error) = &asked {
+            counts::answered(&[], &Err(error.clone()));
+        }
+        asked
+    }
+
+    fn counted(&self, asked: Result<()>) -> Result<()> {
+        if asked.is_err() {
+            self.inner.denied.fetch_add(1, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    /// Waits until the forerunners of an entry are in the log, and appends it then. `until` is the number that its sender has
+    /// to reach first. What waits is not acknowledged: who gets an error or no answer sends it again.
     async fn held(
         &self,
-        id: &ChannelId,
         live: &Live,
+        admitted: &Head,
         append: Append,
         epoch: u32,
-        sequence: u64,
+        mut until: u64,
     ) -> Result<Vec<Appended>> {
+        let id = &live.id;
         let deadline = Instant::now() + self.inner.limits.hold;
         let mut changed = live.watch();
-        let place = Place::take(&self.inner, (id.clone(), append.who.clone(), epoch));
-        if place.is_some() {
-            counts::held();
-        }
+        let whose = (id.clone(), append.who.clone(), epoch);
+        let _wait = match self.inner.waiting.take(whose, append.held_bytes(), &self.inner.limits) {
+            Ok(wait) => wait,
+            // What is missing may have come meanwhile.
+            Err(full) => {
+                return match (self.inner.store.append(id, append).await, full) {
+                    (Err(ChannelError::Gap { .. }), NoRoom::Bytes(bound)) => Err(bound),
+                    (answered, _) => answered,
+                };
+            }
+        };
+        counts::held();
+        let mut late = false;
         loop {
             changed.mark_unchanged();
             let head = self.head(live).await?;
+            if !head.is_of(&admitted.process) {
+                // It was meant for a process that is gone, and not for the next one of its name.
+                return Err(id.unknown());
+            }
             let sender = head.channel.sender(&append.who, epoch);
             let last = sender.map_or(0, |sender| sender.last);
             let over = head.process.closed.is_some() || sender.is_some_and(|sender| sender.ended.is_some());
             // Whatever else stands in its way now, the store says.
-            let ready = last + 1 >= sequence || over || may_append(&head, &append.who, Some(epoch)).is_err();
-            if ready || place.is_none() {
+            let ready = last >= until || over || may_append(&head, &append.who, Some(epoch)).is_err();
+            if ready || late {
                 match self.inner.store.append(id, append.clone()).await {
-                    Err(ChannelError::Gap { .. }) if place.is_some() => {}
+                    Err(ChannelError::Gap { expected, sequence, .. }) if !late => {
+                        until = awaited(admitted.channel.options.gaps, expected, sequence);
+                    }
                     answered => return answered,
                 }
             }
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
-                return self.inner.store.append(id, append).await;
-            }
+            late = tokio::time::timeout_at(deadline, changed.changed()).await.is_err();
         }
     }
 
@@ -269,11 +308,13 @@ impl Router {
         Ok(head)
     }
 
-    /// In which epoch somebody may append. What memory refuses is asked of the store: another host may have changed it.
+    /// In which epoch somebody may append. What memory refuses is asked of a store that others change, too.
     async fn admitted(&self, live: &Live, append: &Append) -> Result<(Head, u32)> {
         let head = self.head(live).await?;
-        if let Ok(epoch) = may_append(&head, &append.who, append.epoch) {
-            return Ok((head, epoch));
+        match may_append(&head, &append.who, append.epoch) {
+            Ok(epoch) => return Ok((head, epoch)),
+            Err(refused) if !self.inner.store.is_shared() => return Err(refused),
+            Err(_) => {}
         }
         let head = self.inner.store.head(&live.id).await?;
         live.read(&head);
@@ -283,49 +324,62 @@ impl Router {
 
     /// A channel in use, as the store has it now.
     async fn current(&self, id: &ChannelId) -> Result<(Arc<Live>, Head)> {
-        let mut live = self.inner.store.tails().attach(id);
-        let mut head = self.inner.store.head(id).await?;
-        if live.is_removed() {
-            // It was of another process of the same name.
-            live = self.inner.store.tails().attach(id);
-            head = self.inner.store.head(id).await?;
+        let tails = self.inner.store.tails();
+        loop {
+            let live = tails.attach(id);
+            let known = live.head();
+            let head = self.inner.store.head(id).await?;
+            if known.is_some_and(|known| !known.is_of(&head.process)) {
+                // The store was asked after that was told: it knows of the next process before those who follow do.
+                tails.retire(&live);
+            }
+            live.read(&head);
+            if !live.is_removed() {
+                return Ok((live, head));
+            }
         }
-        live.read(&head);
-        Ok((live, head))
     }
 
-    /// What comes after an index, which is the number of entries that were read before and the position of the last of
-    /// them. With a limit of 0 as much as fits a page.
+    /// What comes after a place: an index, which is the number of entries that were read before and the position of the
+    /// last of them, with or without the process that it is of. With a limit of 0 as much as fits a page.
     pub async fn read_after(
         &self,
         id: &ChannelId,
         by: &Actor,
-        index: u64,
+        after: impl Into<Place>,
         limit: usize,
     ) -> Result<EntryPage> {
-        let head = self.inner.store.head(id).await?;
-        if let Actor::Party(party) = by {
-            may_read(&head, party)?;
-        }
+        let after = after.into();
+        may_see(&self.inner.store.head(id).await?, by)?;
+        self.page(id, by, after, limit).await
+    }
+
+    async fn page(&self, id: &ChannelId, by: &Actor, after: Place, limit: usize) -> Result<EntryPage> {
         let entries = if limit == 0 { CHANNEL_PAGE_ENTRIES_MAX } else { limit.min(CHANNEL_PAGE_ENTRIES_MAX) };
         let limit = ReadLimit { entries, bytes: CHANNEL_PAGE_BYTES_MAX };
-        self.inner.store.read(id, Position(index), limit).await
+        let page = self.inner.store.read(id, after.position, limit).await?;
+        // As of the read: whoever has lost the right since it was asked must not have what came afterwards.
+        may_see(&page.head, by)?;
+        after.check(&page.head.process)?;
+        Ok(page)
     }
 
     /// All that can be read of a channel up to a page's bytes, in the order of its senders; see [`in_senders_order`].
     pub async fn read_in_senders_order(&self, id: &ChannelId, by: &Actor) -> Result<Vec<Arc<Entry>>> {
-        Ok(in_senders_order(&self.read_after(id, by, 0, 0).await?.entries))
+        Ok(in_senders_order(&self.read_after(id, by, Place::START, 0).await?.entries))
     }
 
-    /// Waits until there is something after an index, the channel can grow no more, or the time is over; then reads.
+    /// Waits until there is something after a place, the channel can grow no more, or the time is over; then reads. What
+    /// it waits for is the process that it has found: another one of its name is an error.
     pub async fn wait_after(
         &self,
         id: &ChannelId,
         by: &Actor,
-        index: u64,
+        after: impl Into<Place>,
         limit: usize,
         wait: std::time::Duration,
     ) -> Result<EntryPage> {
+        let mut after = after.into();
         let deadline = Instant::now() + wait;
         let mut live = self.inner.store.tails().attach(id);
         let mut changed = live.watch();
@@ -337,9 +391,14 @@ impl Router {
             changed.mark_unchanged();
             // Before the page: what is read after the end is all there is.
             let head = self.head(&live).await?;
-            let grows = head.process.closed.is_none() && !head.channel.is_ended(&head.process);
-            let page = self.read_after(id, by, index, limit).await?;
-            if !page.entries.is_empty() || !grows {
+            if may_see(&head, by).is_err() {
+                // Memory may be behind.
+                may_see(&self.inner.store.head(id).await?, by)?;
+            }
+            let page = self.page(id, by, after, limit).await?;
+            after = Place::of(&page.head.process, after.position);
+            let over = head.process.closed.is_some() || head.channel.is_ended(&head.process);
+            if !page.entries.is_empty() || over && head.is_of(&page.head.process) {
                 return Ok(page);
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
@@ -348,14 +407,21 @@ impl Router {
         }
     }
 
-    /// Follows a channel from an index on: what is there, then what comes, without hole or repeat.
-    pub async fn subscribe(&self, id: &ChannelId, by: &Actor, index: u64) -> Result<Subscription> {
+    /// Follows a channel from a place on: what is there, then what comes, without hole or repeat.
+    pub async fn subscribe(
+        &self,
+        id: &ChannelId,
+        by: &Actor,
+        after: impl Into<Place>,
+    ) -> Result<Subscription> {
+        let after = after.into();
         let (live, head) = self.current(id).await?;
         let who = match by {
             Actor::Party(party) => Who::Party(party.clone(), may_read(&head, party)?),
             Actor::Host => Who::Host,
         };
-        let newest = head.channel.newest.0;
+        after.check(&head.process)?;
+        let (index, newest) = (after.position, head.channel.newest);
         if index > newest {
             let possible = format!("0 to {newest}, the newest position, are possible");
             return Err(ChannelError::Option { option: "after", asked: index.to_string(), possible });
@@ -371,7 +437,7 @@ impl Router {
         }
         let store = Arc::clone(&self.inner.store);
         let lag_max = self.inner.limits.subscriber_entries_max;
-        Ok(Subscription::new(live, store, who, Position(index), lag_max))
+        Ok(Subscription::new(live, store, who, (&head.process, index), lag_max))
     }
 
     /// Ends a subscription. One that has ended already is left alone.
@@ -424,12 +490,30 @@ impl Router {
         }
     }
 
+    /// Removes a process for somebody who may do so: the one that was looked at, and not another one that has come under
+    /// its name meanwhile.
+    pub async fn remove_process(&self, process: &ProcessId, by: &Actor) -> Result<()> {
+        let view = self.process(process).await?;
+        may_remove(&view, by)?;
+        if !self.inner.store.remove(process, Some(Incarnation::of(&view.process))).await? {
+            return Err(ChannelError::ProcessUnknown { process: process.to_string() });
+        }
+        self.inner.limiters.remove(process);
+        Ok(())
+    }
+
     /// Removes a process with its channels at once; who follows them is told. False where there was none.
     pub async fn cleanup_process(&self, process: &ProcessId) -> Result<bool> {
-        let removed = self.inner.store.remove(process).await?;
+        let removed = self.inner.store.remove(process, None).await?;
         self.inner.limiters.remove(process);
         Ok(removed)
     }
+}
+
+/// Which number a sender has to reach before an entry with a gap before it is tried again: that of its forerunner. Where
+/// entries are taken as they arrive, some of those between may be there already, or come along with it.
+fn awaited(gaps: Gaps, expected: u64, sequence: u64) -> u64 {
+    if gaps == Gaps::Arrival { expected } else { sequence.saturating_sub(1) }
 }
 
 /// Who asks for a channel of a process that is not there misses the channel.
@@ -439,39 +523,5 @@ fn missing_channel(error: ChannelError, id: &ChannelId) -> ChannelError {
             ChannelError::Unknown { process, channel: id.name.to_string() }
         }
         error => error,
-    }
-}
-
-/// One of the entries of a sender that may wait.
-struct Place<'a> {
-    inner: &'a Inner,
-    of: (ChannelId, Party, u32),
-}
-
-impl<'a> Place<'a> {
-    /// None when enough wait already.
-    fn take(inner: &'a Inner, of: (ChannelId, Party, u32)) -> Option<Self> {
-        let mut waiting = inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.entry(of.clone()).or_default();
-        if *count >= inner.limits.hold_entries_max {
-            if *count == 0 {
-                waiting.remove(&of);
-            }
-            return None;
-        }
-        *count += 1;
-        Some(Self { inner, of })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = waiting.get_mut(&self.of) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.of);
-            }
-        }
     }
 }

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use super::cursor::Incarnation;
 use super::entry::{Entry, EntryType, NewEntry};
 use super::error::ChannelError;
 use super::names::{ChannelName, Party, ProcessId, ProcessName};
-use super::options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
+use super::options::{ChannelLimits, ChannelOptions, Gaps};
 use super::record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
+use super::room::{Excess, excess, takes_nobodys_room};
 use crate::event::{Micros, Position};
 use crate::limits::{
-    CHANNEL_AHEAD_MAX, CHANNEL_CLOSING_BYTES_MAX, CHANNEL_ERROR_BYTES_MAX, CHANNEL_EVENT_PAYLOAD_BYTES_MAX,
+    CHANNEL_AHEAD_MAX, CHANNEL_ENTRY_BYTES, CHANNEL_ERROR_BYTES_MAX, CHANNEL_EVENT_PAYLOAD_BYTES_MAX,
     CHANNEL_REASON_BYTES_MAX, CHANNEL_SENDERS_MAX, CHANNEL_SEQUENCE_MAX,
 };
 
@@ -66,12 +68,21 @@ pub struct Append {
     pub entries: Vec<NewEntry>,
 }
 
+impl Append {
+    /// What it takes of memory before it is in the store.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.bytes() + CHANNEL_ENTRY_BYTES).sum()
+    }
+}
+
 /// What comes of an append: what the store writes, and in which order it answers.
 #[derive(Debug)]
 pub struct Planned {
     /// The channel afterwards, before anything is dropped.
     pub channel: Channel,
     pub outcomes: Vec<Outcomed>,
+    /// Whether anything of it counts towards what the channel and its process may hold.
+    pub counts: bool,
     /// What has to leave before the channel is within its bounds.
     pub excess: Excess,
 }
@@ -85,19 +96,6 @@ pub enum Outcomed {
         epoch: u32,
         sequence: u64,
     },
-}
-
-/// At least so many of the oldest entries that count, and at least so many of their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Excess {
-    pub entries: u64,
-    pub bytes: u64,
-}
-
-impl Excess {
-    pub fn is_none(self) -> bool {
-        self == Self::default()
-    }
 }
 
 fn unknown_channel(process: &ProcessName, channel: &ChannelName) -> ChannelError {
@@ -175,7 +173,7 @@ pub(crate) fn create(
     known: Option<&ProcessView>,
     new: NewProcess,
     of_tenant: u64,
-    now: Micros,
+    (incarnation, now): (Incarnation, Micros),
     limits: &ChannelLimits,
 ) -> Result<Option<ProcessView>> {
     if let Some(known) = known {
@@ -204,6 +202,7 @@ pub(crate) fn create(
     check_observers(&new.observers, limits)?;
     let process = Process {
         name: new.id.name,
+        incarnation,
         submitter: new.submitter,
         epoch: u32::from(new.executor.is_some()),
         executor: new.executor,
@@ -253,6 +252,9 @@ pub(crate) fn change(
         Change::Close { .. } => "close",
     };
     needs(view, by, executor_too, needed)?;
+    if let Change::Close { reason, .. } = &change {
+        within("channel_reason_bytes_max", "bytes of the reason", reason.len(), CHANNEL_REASON_BYTES_MAX)?;
+    }
     if view.process.closed.is_some() {
         return match change {
             Change::Close { .. } => Ok(false),
@@ -297,12 +299,6 @@ fn apply(view: &mut ProcessView, change: Change, now: Micros, limits: &ChannelLi
             changed
         }
         Change::Close { outcome, reason } => {
-            within(
-                "channel_reason_bytes_max",
-                "bytes of the reason",
-                reason.len(),
-                CHANNEL_REASON_BYTES_MAX,
-            )?;
             Arc::make_mut(&mut view.process).closed = Some(Closed { at: now, outcome, reason });
             true
         }
@@ -320,6 +316,19 @@ fn assign(view: &mut ProcessView, executor: Option<&Party>) {
     for channel in &mut view.channels {
         let channel = Arc::make_mut(channel);
         (channel.executor, channel.epoch) = (executor.cloned(), process.epoch);
+    }
+}
+
+/// Refuses whoever may not remove a process: that is for its submitter.
+pub(super) fn may_remove(view: &ProcessView, by: &Actor) -> Result<()> {
+    needs(view, by, false, "remove")
+}
+
+/// Refuses whoever may not see what lies in a channel.
+pub(crate) fn may_see(head: &Head, by: &Actor) -> Result<()> {
+    match by {
+        Actor::Party(party) => may_read(head, party).map(drop),
+        Actor::Host => Ok(()),
     }
 }
 
@@ -456,8 +465,10 @@ pub(crate) fn append(
             return Err(ChannelError::half_closed(append.who.as_str(), epoch, by));
         }
         let expected = sender.last + 1;
+        // What closes the half is never taken ahead: its forerunners could not be appended any more.
         let taken_ahead = channel.options.gaps == Gaps::Arrival
-            && (sender.ahead.len() < CHANNEL_AHEAD_MAX || sequence == expected);
+            && !new.entry_type.closes()
+            && sender.ahead.len() < CHANNEL_AHEAD_MAX;
         if sequence != expected && !taken_ahead {
             return Err(ChannelError::Gap { party: append.who.to_string(), epoch, sequence, expected });
         }
@@ -474,7 +485,7 @@ pub(crate) fn append(
         channel.newest.0 += 1;
         let bytes = new.bytes() as u64;
         channel.bytes += bytes;
-        if new.entry_type.closes() && new.bytes() <= CHANNEL_CLOSING_BYTES_MAX {
+        if new.entry_type.closes() && takes_nobodys_room(&channel, epoch, bytes) {
             channel.closing_entries += 1;
             channel.closing_bytes += bytes;
         } else {
@@ -499,53 +510,7 @@ pub(crate) fn append(
     } else {
         excess(head, &channel, (data_entries, data_bytes), process_bytes, limits)?
     };
-    Ok(Planned { channel, outcomes, excess })
-}
-
-fn excess(
-    head: &Head,
-    channel: &Channel,
-    (data_entries, data_bytes): (u64, u64),
-    process_bytes: u64,
-    limits: &ChannelLimits,
-) -> Result<Excess> {
-    let ChannelOptions { full, entries_max, bytes_max, .. } = channel.options;
-    let before = &head.channel;
-    // Where entries go, those that closed a half long ago go like others; this append does not push its own end out.
-    let (entries, bytes) = match full {
-        WhenFull::Reject => (channel.closing_entries, channel.closing_bytes),
-        WhenFull::DropOldest | WhenFull::Archive => {
-            (channel.closing_entries - before.closing_entries, channel.closing_bytes - before.closing_bytes)
-        }
-    };
-    let mut over = Excess {
-        entries: channel.hot_entries().saturating_sub(entries_max.saturating_add(entries)),
-        bytes: channel.bytes.saturating_sub(bytes_max.saturating_add(bytes)),
-    };
-    // What one append brings must fit by itself.
-    let fits = data_entries <= entries_max && data_bytes <= bytes_max;
-    if !fits || full == WhenFull::Reject && !over.is_none() {
-        return Err(ChannelError::Full {
-            channel: channel.name.to_string(),
-            entries: before.hot_entries(),
-            bytes: before.bytes,
-            entries_max,
-            bytes_max,
-        });
-    }
-    let process = process_bytes + (channel.bytes - before.bytes);
-    let too_many = process.saturating_sub(limits.process_bytes_max);
-    if full == WhenFull::DropOldest && too_many <= before.bytes {
-        over.bytes = over.bytes.max(too_many);
-    } else if too_many > 0 {
-        return Err(ChannelError::Limit {
-            limit: "process_bytes_max",
-            what: "bytes of all channels of the process",
-            asked: process,
-            max: limits.process_bytes_max,
-        });
-    }
-    Ok(over)
+    Ok(Planned { channel, outcomes, counts: data_entries > 0, excess })
 }
 
 /// The oldest of those that cannot append any more makes room.

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use super::counts;
+use super::cursor::{Incarnation, Place};
 use super::entry::Entry;
 use super::error::ChannelError;
 use super::names::Party;
-use super::record::{Head, Outcome, Role};
+use super::record::{Head, Outcome, Process, Role};
 use super::rules::may_read;
 use super::tail::{Live, Seen};
 use super::{ChannelStore, ReadLimit};
@@ -88,6 +89,8 @@ pub struct Subscription {
     changed: watch::Receiver<()>,
     store: Arc<dyn ChannelStore>,
     who: Who,
+    /// Which process it is of, whichever is there under its name.
+    incarnation: Incarnation,
     after: Position,
     begun: bool,
     closed: bool,
@@ -135,7 +138,7 @@ impl Subscription {
         live: Arc<Live>,
         store: Arc<dyn ChannelStore>,
         who: Who,
-        after: Position,
+        after: (&Process, Position),
         lag_max: u64,
     ) -> Self {
         counts::follower_came();
@@ -144,7 +147,8 @@ impl Subscription {
             live,
             store,
             who,
-            after,
+            incarnation: Incarnation::of(after.0),
+            after: after.1,
             begun: false,
             closed: false,
             caught_up: false,
@@ -160,6 +164,11 @@ impl Subscription {
     /// Where it stands: the position of the last entry that it has given.
     pub fn position(&self) -> Position {
         self.after
+    }
+
+    /// A position as a place of the process that is followed.
+    pub fn place(&self, position: Position) -> Place {
+        Place { incarnation: Some(self.incarnation), position }
     }
 
     /// What its follower is to the channel; none where that is the host itself.
@@ -208,6 +217,9 @@ impl Subscription {
             Seen::Unread => return Now::Stored,
             Seen::Head(head, entries) => (head, entries),
         };
+        if self.own(&head).is_err() {
+            return self.close(CloseReason::Removed);
+        }
         if !self.may_go_on(&head) {
             return self.close(CloseReason::Revoked);
         }
@@ -258,19 +270,38 @@ impl Subscription {
 
     async fn read(&self, limit: ReadLimit) -> Result<Vec<Arc<Entry>>, ChannelError> {
         if self.live.head().is_none() {
-            self.live.read(&self.store.head(&self.live.id).await?);
+            self.look_up().await?;
             if !self.begun {
                 return Ok(Vec::new());
             }
         }
-        let page = self.store.read(&self.live.id, self.after, limit).await?;
-        if page.missed > 0 {
-            // Something was dropped since: that is told first.
-            self.live.read(&self.store.head(&self.live.id).await?);
-            return Ok(Vec::new());
+        loop {
+            let page = self.store.read(&self.live.id, self.after, limit).await?;
+            self.own(&page.head)?;
+            if page.missed == 0 && self.may_go_on(&page.head) {
+                // What was read under the name of a channel that is gone may be another one's.
+                return Ok(if self.live.head().is_some() { page.entries } else { Vec::new() });
+            }
+            // Something was dropped since, or the right to read has ended: that is told first.
+            let head = self.look_up().await?;
+            if page.missed > 0 || !self.may_go_on(&head) {
+                return Ok(Vec::new());
+            }
+            // It was taken and given back meanwhile.
         }
-        // What was read under the name of a channel that is gone may be another one's.
-        Ok(if self.live.head().is_some() { page.entries } else { Vec::new() })
+    }
+
+    /// The channel's state as the store has it now, for everybody who follows it.
+    async fn look_up(&self) -> Result<Head, ChannelError> {
+        let head = self.store.head(&self.live.id).await?;
+        self.own(&head)?;
+        self.live.read(&head);
+        Ok(head)
+    }
+
+    /// Refuses what is another process's that has the same name now.
+    fn own(&self, head: &Head) -> Result<(), ChannelError> {
+        if Incarnation::of(&head.process) == self.incarnation { Ok(()) } else { Err(self.live.id.unknown()) }
     }
 
     /// Waits until something has changed since the last look. It holds nothing of the subscription.

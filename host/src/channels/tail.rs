@@ -16,10 +16,12 @@ use crate::event::Position;
 use crate::limits::{CHANNEL_TAIL_BYTES_MAX, CHANNEL_TAIL_ENTRIES_MAX, CHANNEL_TAILS_IDLE_MAX};
 
 const SHARDS: usize = 16;
+/// With so many channels a shard looks for those that nobody uses.
+const FULL: usize = CHANNEL_TAILS_IDLE_MAX / SHARDS;
 
 /// All channels of a host that are in use. A store owns it and tells it what it has committed.
 pub struct Tails {
-    shards: [Mutex<HashMap<ChannelId, Arc<Live>>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
 }
 
@@ -32,6 +34,33 @@ impl Default for Tails {
 impl fmt::Debug for Tails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tails").field("channels", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Shard {
+    channels: HashMap<ChannelId, Arc<Live>>,
+    /// As many as this are looked through; never so often that it costs each channel much.
+    full: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { channels: HashMap::new(), full: FULL }
+    }
+}
+
+impl Shard {
+    fn make_room(&mut self) {
+        if self.channels.len() < self.full {
+            return;
+        }
+        // Who asks for channels that are not there pushes out none that is.
+        self.channels.retain(|_, live| live.is_used() || live.head().is_some());
+        if self.channels.len() > FULL / 4 * 3 {
+            self.channels.retain(|_, live| live.is_used());
+        }
+        self.full = FULL.max(self.channels.len() * 2);
     }
 }
 
@@ -54,6 +83,14 @@ struct State {
     recent_bytes: usize,
 }
 
+impl State {
+    /// Entries go; what is known of the channel stays.
+    fn clear(&mut self) {
+        self.recent.clear();
+        self.recent_bytes = 0;
+    }
+}
+
 /// What a follower finds when it looks.
 #[derive(Debug)]
 pub(crate) enum Seen {
@@ -65,7 +102,7 @@ pub(crate) enum Seen {
 }
 
 impl Tails {
-    fn shard(&self, id: &ChannelId) -> MutexGuard<'_, HashMap<ChannelId, Arc<Live>>> {
+    fn shard(&self, id: &ChannelId) -> MutexGuard<'_, Shard> {
         let at = usize::try_from(self.hasher.hash_one(id) % SHARDS as u64).unwrap_or_default();
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,12 +110,10 @@ impl Tails {
     /// A channel that is in use from now on. What is committed from here on it is told.
     pub(crate) fn attach(&self, id: &ChannelId) -> Arc<Live> {
         let mut shard = self.shard(id);
-        if let Some(live) = shard.get(id) {
+        if let Some(live) = shard.channels.get(id).filter(|live| !live.is_removed()) {
             return Arc::clone(live);
         }
-        if shard.len() >= CHANNEL_TAILS_IDLE_MAX / SHARDS {
-            shard.retain(|_, live| live.is_used());
-        }
+        shard.make_room();
         let live = Live {
             id: id.clone(),
             state: Mutex::default(),
@@ -86,12 +121,12 @@ impl Tails {
             subscribers: AtomicUsize::new(0),
         };
         let live = Arc::new(live);
-        shard.insert(id.clone(), Arc::clone(&live));
+        shard.channels.insert(id.clone(), Arc::clone(&live));
         live
     }
 
     pub(crate) fn find(&self, id: &ChannelId) -> Option<Arc<Live>> {
-        self.shard(id).get(id).cloned()
+        self.shard(id).channels.get(id).cloned()
     }
 
     /// Entries were committed to a channel. In the order of their positions.
@@ -110,14 +145,24 @@ impl Tails {
         }
     }
 
+    /// A channel is of a process that is gone, as the store says: what is told of the next one of its name is not for who
+    /// uses it now.
+    pub(super) fn retire(&self, live: &Arc<Live>) {
+        let mut shard = self.shard(&live.id);
+        if shard.channels.get(&live.id).is_some_and(|known| Arc::ptr_eq(known, live)) {
+            shard.channels.remove(&live.id);
+        }
+        drop(shard);
+        live.remove();
+    }
+
     /// A process is gone with these channels.
     pub(crate) fn removed(&self, id: &ProcessId, channels: &[ChannelName]) {
         for name in channels {
             let of = ChannelId { process: id.clone(), name: name.clone() };
-            let gone = self.shard(&of).remove(&of);
+            let gone = self.shard(&of).channels.remove(&of);
             if let Some(live) = gone {
-                live.lock().removed = true;
-                live.changed.send_replace(());
+                live.remove();
             }
         }
     }
@@ -126,10 +171,9 @@ impl Tails {
     pub(crate) fn all_removed(&self, id: &ProcessId) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|channel, live| {
+            shard.channels.retain(|channel, live| {
                 if channel.process == *id {
-                    live.lock().removed = true;
-                    live.changed.send_replace(());
+                    live.remove();
                 }
                 channel.process != *id
             });
@@ -140,7 +184,7 @@ impl Tails {
     /// forgotten, and read again by whoever uses it next.
     pub(crate) fn outdate(&self, id: &ChannelId) -> Option<Arc<Live>> {
         let shard = self.shard(id);
-        let live = shard.get(id)?;
+        let live = shard.channels.get(id)?;
         if live.is_used() {
             return Some(Arc::clone(live));
         }
@@ -152,7 +196,7 @@ impl Tails {
     pub(crate) fn outdate_all(&self) -> Vec<ChannelId> {
         let mut used = Vec::new();
         for shard in &self.shards {
-            for (id, live) in &*shard.lock().unwrap_or_else(PoisonError::into_inner) {
+            for (id, live) in &shard.lock().unwrap_or_else(PoisonError::into_inner).channels {
                 if live.is_used() {
                     used.push(id.clone());
                 } else {
@@ -164,7 +208,11 @@ impl Tails {
     }
 
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        let count = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.channels.len()
+        };
+        self.shards.iter().map(count).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -185,20 +233,29 @@ impl Live {
     fn forget(&self) {
         let mut state = self.lock();
         state.head = None;
-        state.recent.clear();
-        state.recent_bytes = 0;
+        state.clear();
+    }
+
+    /// The process that it is of is gone. Whatever is told from now on is another one's.
+    fn remove(&self) {
+        {
+            let mut state = self.lock();
+            state.removed = true;
+            state.clear();
+        }
+        self.changed.send_replace(());
     }
 
     /// Takes in what the store has read, unless something newer was told meanwhile.
     pub(super) fn read(&self, head: &Head) {
         {
             let mut state = self.lock();
-            if state.head.as_ref().is_some_and(|known| known.age() >= head.age()) {
+            let newer = |known: &Head| !known.is_of(&head.process) || known.age() >= head.age();
+            if state.removed || state.head.as_ref().is_some_and(newer) {
                 return;
             }
             // What is in memory ends somewhere before.
-            state.recent.clear();
-            state.recent_bytes = 0;
+            state.clear();
             state.head = Some(head.clone());
         }
         // Others may wait for it.
@@ -208,6 +265,13 @@ impl Live {
     fn publish(&self, head: Head, entries: &[Arc<Entry>]) {
         {
             let mut state = self.lock();
+            if state.removed {
+                return;
+            }
+            if state.head.as_ref().is_some_and(|known| !known.is_of(&head.process)) {
+                drop(state);
+                return self.remove();
+            }
             if state.head.as_ref().is_some_and(|known| known.age() > head.age()) {
                 return;
             }
@@ -215,15 +279,13 @@ impl Live {
             let newest = head.channel.newest;
             for entry in entries {
                 if state.recent.back().is_some_and(|last| last.position.0 + 1 != entry.position.0) {
-                    state.recent.clear();
-                    state.recent_bytes = 0;
+                    state.clear();
                 }
                 state.recent_bytes += entry.bytes();
                 state.recent.push_back(Arc::clone(entry));
             }
             if state.recent.back().is_some_and(|last| last.position != newest) {
-                state.recent.clear();
-                state.recent_bytes = 0;
+                state.clear();
             }
             while state.recent.len() > CHANNEL_TAIL_ENTRIES_MAX
                 || state.recent_bytes > CHANNEL_TAIL_BYTES_MAX
@@ -234,8 +296,7 @@ impl Live {
             }
             // Nobody reads here; the state alone is kept.
             if self.subscribers() == 0 {
-                state.recent.clear();
-                state.recent_bytes = 0;
+                state.clear();
             }
             state.head = Some(head);
         }
@@ -294,8 +355,84 @@ impl Live {
     pub(super) fn leave(&self) {
         if self.subscribers.fetch_sub(1, Ordering::AcqRel) == 1 {
             let mut state = self.lock();
-            state.recent = VecDeque::new();
-            state.recent_bytes = 0;
+            state.clear();
+            state.recent.shrink_to_fit();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channels::ProcessName;
+    use crate::event::TenantId;
+
+    fn id(name: &str) -> ChannelId {
+        let process =
+            ProcessId { tenant: TenantId::new("acme").unwrap(), name: ProcessName::new(name).unwrap() };
+        ChannelId { process, name: ChannelName::new("talk").unwrap() }
+    }
+
+    fn known(tails: &Tails, id: &ChannelId, head: &Head) {
+        tails.attach(id).read(head);
+    }
+
+    fn head() -> Head {
+        let process = r#"{"name":"job","submitter":"ann","executor":null,"epoch":0,"observers":[],"created_at":1,
+            "closed":null,"version":1}"#;
+        let channel = r#"{"name":"talk","executor":null,"epoch":0,"options":{},"created_at":1,"newest":0,"oldest":1,
+            "hot":1,"bytes":0,"archive_bytes":0,"senders":[]}"#;
+        Head {
+            process: Arc::new(serde_json::from_str(process).unwrap()),
+            channel: Arc::new(serde_json::from_str(channel).unwrap()),
+        }
+    }
+
+    #[test]
+    fn channels_that_nobody_uses_are_kept_up_to_a_bound_and_those_in_use_always() {
+        let (tails, head) = (Tails::default(), head());
+        let used: Vec<_> = (0..100).map(|n| tails.attach(&id(&format!("used-{n}")))).collect();
+        for n in 0..3 * CHANNEL_TAILS_IDLE_MAX {
+            known(&tails, &id(&format!("idle-{n}")), &head);
+            assert!(tails.len() <= CHANNEL_TAILS_IDLE_MAX + used.len(), "{} after {n}", tails.len());
+        }
+        for live in &used {
+            let found = tails.find(&live.id).expect("it is in use");
+            assert!(Arc::ptr_eq(&found, live));
+        }
+    }
+
+    #[test]
+    fn more_channels_than_the_bound_can_be_in_use_and_idle_ones_are_no_more_than_those() {
+        let (tails, head) = (Tails::default(), head());
+        let count = 2 * CHANNEL_TAILS_IDLE_MAX;
+        let used: Vec<_> = (0..count).map(|n| tails.attach(&id(&format!("used-{n}")))).collect();
+        assert_eq!(tails.len(), count);
+        for n in 0..4 * count {
+            known(&tails, &id(&format!("idle-{n}")), &head);
+        }
+        // A shard with fewer of those in use has room for as many as its share of the bound.
+        assert!(tails.len() <= 2 * count + CHANNEL_TAILS_IDLE_MAX, "{}", tails.len());
+        drop(used);
+        for n in 0..4 * count {
+            known(&tails, &id(&format!("later-{n}")), &head);
+        }
+        assert!(tails.len() <= CHANNEL_TAILS_IDLE_MAX, "{}", tails.len());
+    }
+
+    #[test]
+    fn names_of_channels_that_are_not_there_push_out_none_that_is() {
+        let (tails, head) = (Tails::default(), head());
+        let known_ones: Vec<_> = (0..CHANNEL_TAILS_IDLE_MAX / 2).map(|n| id(&format!("known-{n}"))).collect();
+        for id in &known_ones {
+            known(&tails, id, &head);
+        }
+        for n in 0..3 * CHANNEL_TAILS_IDLE_MAX {
+            // Whoever asked for it has been told that it is not there.
+            drop(tails.attach(&id(&format!("missing-{n}"))));
+        }
+        let there = |id: &&ChannelId| tails.find(id).is_some_and(|live| live.head().is_some());
+        assert_eq!(known_ones.iter().filter(there).count(), known_ones.len());
+        assert!(tails.len() <= CHANNEL_TAILS_IDLE_MAX, "{}", tails.len());
     }
 }

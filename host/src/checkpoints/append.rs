@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::effect::EffectRecord;
-use crate::channels::{ChannelName, EntryType, ProcessName};
+use crate::channels::{ChannelError, ChannelName, EntryType, Head, ProcessName};
+use crate::event::Position;
 use crate::limits::{
     CHANNEL_ERROR_BYTES_MAX, CHANNEL_NAME_BYTES_MAX, CHANNEL_PAYLOAD_BYTES_MAX, CHANNEL_SEQUENCE_MAX,
     GUEST_CHANNELS_MAX,
@@ -29,6 +30,14 @@ pub struct AppendRef<'a> {
     /// Of the event that caused it; often empty.
     pub scope: &'a str,
     pub traceparent: &'a str,
+}
+
+/// What an entry is known by wherever its event is handled again: the event, and which of the entries that it has
+/// caused it is. How events were cut into batches does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendCause {
+    pub position: Position,
+    pub index: u32,
 }
 
 /// The channels that a plugin was granted, by name: in whatever process of its tenant it takes part in. The default has
@@ -114,6 +123,94 @@ pub enum InvalidAppend {
     Reply { sequence: u64 },
 }
 
+/// What a channel's refusal means for the commit that the entry is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendFate {
+    /// The entry is left out, and counted. Who takes part in the process has brought its channel into a state in which
+    /// nobody waits for the entry any more; that is no fault of the event that led to it, nor of the plugin.
+    Dropped(DropReason),
+    /// It may be taken later.
+    Waits,
+    /// It is not acceptable.
+    Refused,
+}
+
+/// Why an entry is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    Unknown,
+    Closed,
+    HalfClosed,
+    Forbidden,
+    Revoked,
+}
+
+impl DropReason {
+    pub const ALL: [Self; 5] =
+        [Self::Unknown, Self::Closed, Self::HalfClosed, Self::Forbidden, Self::Revoked];
+
+    /// The code of the channel's refusal.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unknown => "channel_unknown",
+            Self::Closed => "process_closed",
+            Self::HalfClosed => "channel_half_closed",
+            Self::Forbidden => "channel_forbidden",
+            Self::Revoked => "channel_access_revoked",
+        }
+    }
+}
+
+impl AppendFate {
+    /// Of an entry that was refused for this; `head` is the channel as it was, where there is one.
+    pub fn of(error: &ChannelError, head: Option<&Head>) -> Self {
+        match error {
+            ChannelError::ProcessUnknown { .. } | ChannelError::Unknown { .. } => {
+                Self::Dropped(DropReason::Unknown)
+            }
+            ChannelError::ProcessClosed { .. } => Self::Dropped(DropReason::Closed),
+            ChannelError::HalfClosed { .. } => Self::Dropped(DropReason::HalfClosed),
+            ChannelError::Revoked { .. } => Self::Dropped(DropReason::Revoked),
+            ChannelError::Forbidden { .. } | ChannelError::Role { .. } => {
+                // A request may come before anybody is assigned to it.
+                let may_be_assigned =
+                    head.is_some_and(|head| head.channel.executor.is_none() && head.process.closed.is_none());
+                if may_be_assigned { Self::Waits } else { Self::Dropped(DropReason::Forbidden) }
+            }
+            ChannelError::Full { .. } | ChannelError::Limit { limit: "process_bytes_max", .. } => Self::Waits,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// Entries of a commit that were left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    counts: [u64; DropReason::ALL.len()],
+    first: Option<Arc<str>>,
+}
+
+impl Dropped {
+    /// `says` is asked for the first only.
+    pub fn add(&mut self, reason: DropReason, says: impl FnOnce() -> String) {
+        self.counts[reason as usize] += 1;
+        self.first.get_or_insert_with(|| says().into());
+    }
+
+    pub fn counts(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.counts)
+    }
+
+    pub fn entries(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// What was said of the first.
+    pub fn first(&self) -> Option<&Arc<str>> {
+        self.first.as_ref()
+    }
+}
+
 /// Checks an entry as far as that needs no store.
 pub(super) fn check_append(
     record: &EffectRecord,
@@ -183,6 +280,18 @@ mod tests {
         assert!(!grant(&[]).unwrap().allows("answers"));
         assert!(grant(&["*"]).unwrap().allows("answers"));
         assert!(ChannelGrant::all().allows("answers"));
+    }
+
+    #[test]
+    fn reasons_are_counted_where_they_stand() {
+        let mut dropped = Dropped::default();
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            dropped.add(reason, || reason.code().to_owned());
+        }
+        dropped.add(DropReason::Closed, || unreachable!("there is a first"));
+        assert_eq!(dropped.counts().map(|(_, count)| count).collect::<Vec<_>>(), [1, 2, 1, 1, 1]);
+        assert_eq!((dropped.entries(), dropped.first().map(|first| &**first)), (6, Some("channel_unknown")));
     }
 
     #[test]

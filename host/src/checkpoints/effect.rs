@@ -2,11 +2,12 @@
 //! records of numbers. A batch is checked once, when it comes in, and then
 //! written as it is.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::append::{AppendRef, ChannelGrant, InvalidAppend, check_append};
+use super::append::{AppendCause, AppendRef, ChannelGrant, InvalidAppend, check_append};
 use crate::channels::EntryType;
-use crate::event::{EventBatch, InvalidEvent, Micros};
+use crate::event::{EventBatch, InvalidEvent, Micros, Position};
 use crate::limits::{
     CAUSATION_DEPTH_MAX, EVENT_PAYLOAD_BYTES_MAX, GUEST_EFFECTS_MAX, GUEST_KEY_BYTES_MAX,
     GUEST_VALUE_BYTES_MAX, NAME_BYTES_MAX, ROW_KEY_BYTES_MAX,
@@ -64,6 +65,8 @@ pub struct EffectBatch {
     traceparents: Vec<(usize, Box<str>)>,
     /// Their scopes, in the same way.
     scopes: Vec<(usize, Arc<str>)>,
+    /// What appended entries were caused by, in the same way.
+    causes: Vec<(usize, AppendCause)>,
 }
 
 /// One checked effect, borrowed.
@@ -184,7 +187,7 @@ impl EffectBatch {
             record.depth = depths.get(event).copied().unwrap_or(0) + 1;
             check_one(index, record, &arena, tables, channels)?;
         }
-        Ok(Self { arena, records, traceparents: Vec::new(), scopes: Vec::new() })
+        Ok(Self { arena, records, ..Self::default() })
     }
 
     /// Appends the effects of a later call.
@@ -195,12 +198,14 @@ impl EffectBatch {
         let traceparents = later.traceparents.iter().map(|(index, text)| (before + index, text.clone()));
         self.traceparents.extend(traceparents);
         self.scopes.extend(later.scopes.iter().map(|(index, scope)| (before + index, Arc::clone(scope))));
+        self.causes.extend(later.causes.iter().map(|(index, cause)| (before + index, *cause)));
         self.records.extend(later.records.iter().map(|r| EffectRecord { start: r.start + base, ..*r }));
     }
 
     /// Emitted events and appended entries carry on the scope and the trace context of the event of this batch that
-    /// caused them.
+    /// caused them, and entries what they are known by.
     pub fn carry_on(&mut self, batch: &EventBatch) {
+        self.note_causes(batch);
         if batch.records().iter().all(|record| record.traceparent_bytes == 0 && record.scope_bytes == 0) {
             return;
         }
@@ -223,6 +228,23 @@ impl EffectBatch {
             }
         }
         (self.traceparents, self.scopes) = (traceparents, scopes);
+    }
+
+    fn note_causes(&mut self, batch: &EventBatch) {
+        let (mut causes, mut counts) = (Vec::new(), HashMap::<u32, u32>::new());
+        for (at, record) in self.records.iter().enumerate().filter(|(_, r)| r.kind == EffectKind::Append) {
+            let Some(event) = batch.records().get(record.event as usize) else { continue };
+            let count = counts.entry(record.event).or_default();
+            causes.push((at, AppendCause { position: Position(event.position), index: *count }));
+            *count += 1;
+        }
+        self.causes = causes;
+    }
+
+    /// What an appended entry was caused by; none for one of a flush.
+    pub fn cause_of(&self, index: usize) -> Option<AppendCause> {
+        let found = self.causes.binary_search_by_key(&index, |(index, _)| *index);
+        found.ok().map(|at| self.causes[at].1)
     }
 
     /// Puts another trace context in the place of each that this answers one for.

@@ -13,9 +13,14 @@ mod outbox;
 use std::fmt::{self, Debug, Write as _};
 use std::sync::Arc;
 
-pub use outbox::{LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone};
+pub use outbox::{
+    CarriedAppend, CarriedAppends, CarryError, ChannelCarrier, Fate, LogMark, LogMarks, Outbox, OutboxBatch,
+    OutboxDone, OutboxPart, OutboxWhat, WhileFull,
+};
 
-pub use append::{AppendRef, ChannelGrant, InvalidAppend, PLUGIN_PARTY};
+pub use append::{
+    AppendCause, AppendFate, AppendRef, ChannelGrant, DropReason, Dropped, InvalidAppend, PLUGIN_PARTY,
+};
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 
 use futures_util::future::BoxFuture;
@@ -169,11 +174,13 @@ pub struct Commit {
 }
 
 /// What a commit did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     pub revision: Revision,
     /// Writes to versioned tables that were left out as stale.
     pub stale: u64,
+    /// Entries that were left out because of what their channels are.
+    pub dropped: Dropped,
 }
 
 /// A dead letter as it is listed.
@@ -339,6 +346,9 @@ pub enum CommitError {
     /// The effects break a rule that only the store can see.
     #[error("the effects of task {task} were refused: {reason}")]
     Refused { task: TaskId, reason: String },
+    /// The same effects may be taken later: what stands against them can pass.
+    #[error("the effects of task {task} cannot be taken now: {reason}")]
+    NotNow { task: TaskId, reason: String },
     #[error(
         "task {task} has a dead letter too many: processor {} has {letters}, dead_letters_max is {max}; replay or discard some", .task.processor
     )]
@@ -357,7 +367,7 @@ impl Classify for CommitError {
         match self {
             Self::Fenced { .. } => "fenced",
             Self::PositionBack { .. } => "position_back",
-            Self::Refused { .. } => "effects_refused",
+            Self::Refused { .. } | Self::NotNow { .. } => "effects_refused",
             Self::DeadLettersFull { .. } => "dead_letters_max",
             Self::StateTooLarge { .. } => "guest_state_bytes_max",
             Self::Backend(e) => e.code(),
@@ -374,6 +384,7 @@ impl Classify for CommitError {
     fn blame(&self) -> Blame {
         match self {
             Self::Refused { .. } | Self::DeadLettersFull { .. } | Self::StateTooLarge { .. } => Blame::Guest,
+            Self::NotNow { .. } => Blame::Caller,
             _ => Blame::Host,
         }
     }

@@ -1,8 +1,8 @@
-//! Emitted events on their way to a log that is not in the store.
+//! What processors emit and append on its way to a log, and channels, that are not in the store.
 //!
-//! They are written in the commit of the task that emits them, and stay until the log has them: [`Outbox`] hands them
-//! out in their order, and [`crate::processors::Relay`] carries them over. An event's id is what tells a repeat apart
-//! in the log, so carrying one over twice changes nothing.
+//! It is written in the commit of the task that asks for it, and stays until it has arrived: [`Outbox`] hands it out in
+//! its order, and [`crate::processors::Relay`] carries it over. An event's id is what tells a repeat apart in the log, and
+//! an entry's key does so in the channels; so carrying one over twice changes nothing.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,32 +10,115 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::channels::{ChannelId, NewEntry};
 use crate::error::BackendError;
-use crate::event::{Epoch, EventBatch, Position};
+use crate::event::{Epoch, EventBatch, Position, TenantId};
 
-/// Events of one processor for one tenant, in the order in which they were emitted.
+/// What one processor has emitted and appended for one tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxBatch {
     pub processor: Arc<str>,
-    /// The entries of the events, ascending.
-    pub entries: Vec<u64>,
+    pub tenant: TenantId,
+    /// In their order, except that entries of different channels may overtake each other.
+    pub parts: Vec<OutboxPart>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxPart {
+    /// The outbox's numbers of what is in it, ascending.
+    pub numbers: Vec<u64>,
+    pub what: OutboxWhat,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutboxWhat {
     /// Without positions: the log gives them.
-    pub events: EventBatch,
+    Events(EventBatch),
+    Appends(CarriedAppends),
+}
+
+/// Entries for one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriedAppends {
+    pub channel: ChannelId,
+    pub appends: Vec<CarriedAppend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CarriedAppend {
+    /// What a repeat of it is told by, among all that its processor appends for its tenant, at whichever host.
+    pub key: Box<str>,
+    pub entry: NewEntry,
+    /// Of its event, where entries of the channel are events.
+    pub depth: u32,
+    pub scope: Box<str>,
+    pub traceparent: Box<str>,
+}
+
+/// What became of an entry that was carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Appended,
+    /// It had been appended before.
+    Repeated,
+    /// The channel will not take it.
+    Refused {
+        code: &'static str,
+        message: String,
+    },
+    /// The channel has no room for it now.
+    Full {
+        code: &'static str,
+        message: String,
+    },
+    /// It was not tried, since the one before it found no room.
+    Behind,
+}
+
+/// What is done about entries that a channel has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhileFull {
+    /// They are [`Fate::Full`], and what is behind them waits.
+    Wait,
+    /// They are [`Fate::Refused`], and what is behind them is tried.
+    Refuse,
+}
+
+/// Why nothing was carried, as far as is known.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CarryError {
+    #[error("another host has the lease by now")]
+    Fenced,
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// Takes entries to channels that are not in the store.
+pub trait ChannelCarrier: Send + Sync + Debug {
+    /// Appends entries in their order, each once however often it is carried, and answers what became of each, durably.
+    /// `fence` is the name of a lease and the generation under which it is done.
+    fn carry<'a>(
+        &'a self,
+        processor: &'a str,
+        appends: &'a CarriedAppends,
+        fence: Option<(&'a str, u64)>,
+        full: WhileFull,
+    ) -> BoxFuture<'a, Result<Vec<Fate>, CarryError>>;
 }
 
 /// What became of entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutboxDone {
-    /// The log has them.
+    /// They have arrived.
     pub carried: Vec<u64>,
-    /// The log will never take them: the entry, a code and what was wrong.
+    /// They will never be taken: the entry, a code and what was wrong.
     pub refused: Vec<(u64, &'static str, String)>,
 }
 
-/// Emitted events that the log does not have yet.
+/// Emitted events and appended entries that have not arrived yet.
 pub trait Outbox: Send + Sync + Debug {
-    /// The oldest entries, in batches that any log takes. Of one processor and tenant, a later event never comes
-    /// before an earlier one that still waits. `held` names processors whose events wait for something else.
+    /// The oldest entries, one batch for each processor and tenant, in parts that any log and channel takes. What is in it
+    /// is all that waited up to its end. `held` names processors whose entries wait for something else.
     fn waiting(&self, held: &[Arc<str>]) -> BoxFuture<'_, Result<Vec<OutboxBatch>, BackendError>>;
 
     /// Removes entries. Refused ones are kept apart, the newest `OUTBOX_REFUSED_MAX` of them, for somebody to look at.

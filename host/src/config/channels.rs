@@ -19,17 +19,21 @@ pub struct ChannelsConfig {
     pub channels_max: usize,
     pub process_observers_max: usize,
     pub channel_payload_bytes_max: usize,
-    /// Entries and bytes of one channel, and the bytes of all channels of a process and of an archive.
+    /// Entries and bytes of one channel, the bytes of all channels of a process, and bytes and entries of an archive.
     pub channel_entries_max: u64,
     pub channel_bytes_max: u64,
     pub process_bytes_max: u64,
     pub channel_archive_bytes_max: u64,
+    pub channel_archive_entries_max: u64,
     /// Entries and bytes of one append.
     pub channel_batch_entries_max: usize,
     pub channel_batch_bytes_max: usize,
-    /// How long an entry waits for its forerunner, and how many entries of one sender do.
+    /// How long an entry waits for its forerunner, how many entries of one sender do, and how many bytes of the appends to
+    /// a process and of all appends.
     pub channel_hold_ms: u64,
     pub channel_hold_entries_max: usize,
+    pub channel_hold_bytes_max: usize,
+    pub channel_hold_host_bytes_max: usize,
     /// Whether appends are bound by the four below: entries of a process, and of one sender in it, at once and in a second.
     pub channel_rate_limited: bool,
     pub channel_burst: u32,
@@ -64,10 +68,13 @@ impl Default for ChannelsConfig {
             channel_bytes_max: limits::CHANNEL_BYTES_MAX,
             process_bytes_max: limits::PROCESS_BYTES_MAX,
             channel_archive_bytes_max: limits::CHANNEL_ARCHIVE_BYTES_MAX,
+            channel_archive_entries_max: limits::CHANNEL_ARCHIVE_ENTRIES_MAX,
             channel_batch_entries_max: limits::CHANNEL_BATCH_ENTRIES_MAX,
             channel_batch_bytes_max: limits::CHANNEL_BATCH_BYTES_MAX,
             channel_hold_ms: millis(limits::CHANNEL_HOLD),
             channel_hold_entries_max: limits::CHANNEL_HOLD_ENTRIES_MAX,
+            channel_hold_bytes_max: limits::CHANNEL_HOLD_BYTES_MAX,
+            channel_hold_host_bytes_max: limits::CHANNEL_HOLD_HOST_BYTES_MAX,
             channel_rate_limited: true,
             channel_burst: whole(limits::CHANNEL_BURST),
             channel_rate: whole(limits::CHANNEL_RATE),
@@ -139,6 +146,12 @@ impl ChannelsConfig {
                 limits::CHANNEL_BATCH_BYTES_CEILING as u64,
             ),
             ("channel_bytes_max", self.channel_bytes_max, "process_bytes_max", self.process_bytes_max),
+            (
+                "channel_hold_bytes_max",
+                self.channel_hold_bytes_max as u64,
+                "channel_hold_host_bytes_max",
+                self.channel_hold_host_bytes_max as u64,
+            ),
             (
                 "channel_hold_ms",
                 self.channel_hold_ms,

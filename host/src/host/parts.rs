@@ -94,8 +94,7 @@ impl HostBuilder {
             compile_max: config.compile_max(),
             precompiled_bytes_max: config.precompiled_bytes_max,
             artifacts: Some(Arc::clone(&artifacts)),
-            channels_elsewhere: self.config.serve.log.is_some()
-                || self.config.channels.store == ChannelsStore::Memory,
+            channels_elsewhere: self.config.channels.store == ChannelsStore::Memory,
         };
         let runtime = off_the_runtime(move || WasmRuntime::new(options)).await??;
         let engine = Engine {
@@ -219,10 +218,13 @@ impl HostBuilder {
             bytes_max: config.channel_bytes_max,
             process_bytes_max: config.process_bytes_max,
             archive_bytes_max: config.channel_archive_bytes_max,
+            archive_entries_max: config.channel_archive_entries_max,
             batch_entries_max: config.channel_batch_entries_max,
             batch_bytes_max: config.channel_batch_bytes_max,
             hold: config.channel_hold(),
             hold_entries_max: config.channel_hold_entries_max,
+            hold_bytes_max: config.channel_hold_bytes_max,
+            hold_host_bytes_max: config.channel_hold_host_bytes_max,
             rate_limited: config.channel_rate_limited,
             burst: config.channel_burst.into(),
             rate: config.channel_rate.into(),

@@ -1,6 +1,7 @@
-//! A log that several hosts share: reaching it, carrying to it what processors emit, and remembering how far it was.
+//! A log that several hosts share: reaching it, carrying to it what processors emit, and to its channels what they append,
+//! and remembering how far it was.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -15,7 +16,7 @@ use crate::backends::redis::{
 };
 use crate::backends::sqlite::SqliteStore;
 use crate::channels::{ChannelLimits, ChannelStore};
-use crate::checkpoints::{LogMarks as _, Outbox as _};
+use crate::checkpoints::{ChannelCarrier, LogMarks as _, Outbox as _};
 use crate::clock::Clock;
 use crate::cluster::Ownerships;
 use crate::config::{Config, LogAddress, RedisAckConfig};
@@ -40,6 +41,8 @@ pub(super) struct SharedLog {
     link: RedisLink,
     owners: Ownerships,
     store: SqliteStore,
+    /// None where channels are in memory.
+    channels: Arc<OnceLock<RedisChannels>>,
     /// They outlive what processors do, since they carry what comes of that.
     tasks: Tasks,
 }
@@ -72,7 +75,8 @@ impl SharedLog {
         // leases.
         let owners =
             Ownerships::new(Arc::new(RedisLeases::new(link.clone())), store.epoch().0, redis.lease());
-        Ok(Some(Self { log, link, owners, store: store.clone(), tasks: Tasks::new() }))
+        let (channels, tasks) = (Arc::default(), Tasks::new());
+        Ok(Some(Self { log, link, owners, store: store.clone(), channels, tasks }))
     }
 
     pub(super) fn log(&self) -> Arc<dyn EventLog> {
@@ -90,9 +94,10 @@ impl SharedLog {
         (Arc::new(groups), Arc::new(keep))
     }
 
-    /// Processes and their channels beside the log.
+    /// Processes and their channels beside the log. What processors append goes to them.
     pub(super) fn channels(&self, limits: ChannelLimits, clock: Arc<dyn Clock>) -> Arc<dyn ChannelStore> {
-        Arc::new(RedisChannels::open(self.log.options(), limits, clock))
+        let channels = self.channels.get_or_init(|| RedisChannels::beside(&self.log, limits, clock));
+        Arc::new(channels.clone())
     }
 
     pub(super) fn presence(&self, limits: PresenceLimits) -> Arc<dyn Presence> {
@@ -117,11 +122,14 @@ impl SharedLog {
         drop(statuses.wait_for(|status| status.problem.is_none()).await);
     }
 
-    /// Begins to carry what processors emit, once it is known which of them this host has.
+    /// Begins to carry what processors emit and append, once it is known which of them this host has.
     pub(super) fn carry(&self) {
         let (outbox, log, owners) = (Arc::new(self.store.clone()), self.log(), self.owners.clone());
+        let channels =
+            self.channels.get().map(|channels| Arc::new(channels.clone()) as Arc<dyn ChannelCarrier>);
         self.tasks.supervise(TaskKind::BACKGROUND, "relay", move || {
             let relay = Relay::new(outbox.clone(), Arc::clone(&log), Some(owners.clone()));
+            let relay = relay.with_channels(channels.clone());
             async move {
                 relay.run().await;
                 Ok(())
@@ -161,13 +169,13 @@ impl SharedLog {
         marked.is_ok()
     }
 
-    /// Ends, once everything that processors emitted is carried, or at the deadline.
+    /// Ends, once everything that processors emitted and appended is carried, or at the deadline.
     pub(super) async fn end(&self, within: Duration) {
         let deadline = Instant::now() + within;
         self.mark_or_say().await;
         let left = self.store.len();
         if left > 0 {
-            info!(events = left, "emitted events stay in the store for the next start");
+            info!(events = left, "emitted events and appended entries stay in the store for the next start");
         }
         self.tasks.shutdown(deadline.saturating_duration_since(Instant::now())).await;
     }

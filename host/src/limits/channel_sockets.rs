@@ -13,10 +13,15 @@ pub const CHANNEL_SOCKET_ID_BYTES_MAX: usize = 64;
 pub const CHANNEL_CREDIT: u64 = 256;
 /// Credit that a subscription can have at once. More is refused.
 pub const CHANNEL_CREDIT_MAX: u64 = 1_000_000;
-/// Appends of one WebSocket that are under way, and the bytes of their payloads; one may be larger. More are
-/// refused until one is answered.
+/// Appends of one WebSocket that the store has and has not answered. Others wait until it has.
 pub const CHANNEL_SOCKET_APPENDS_MAX: usize = 256;
+/// Appends of one WebSocket that were read and are not answered, those among them that wait for the store, and the bytes of
+/// their entries; one may be larger. At either bound nothing is read from the socket until one is answered: then its client
+/// waits, as it does for a slow network, and none is refused.
+pub const CHANNEL_SOCKET_APPENDS_READ_MAX: usize = 1_024;
 pub const CHANNEL_SOCKET_APPEND_BYTES: usize = 16 << 20;
+/// Subscriptions of one WebSocket that are opened at once. Others wait for their turn.
+pub const CHANNEL_SOCKET_OPENS_MAX: usize = 4;
 /// Reads of the store that are under way for one WebSocket, and the bytes of each; an entry may be larger. With them, and
 /// with what one write takes, everything is said that is held for a client that does not read.
 pub const CHANNEL_SOCKET_READS_MAX: usize = 4;
@@ -30,3 +35,5 @@ const _: () = assert!(CHANNEL_CREDIT <= CHANNEL_CREDIT_MAX, "the default is poss
 const _: () = assert!(CHANNEL_CREDIT >= CHANNEL_FOLLOW_ENTRIES_MAX as u64, "one turn needs no second credit");
 const _: () =
     assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_SOCKET_APPEND_BYTES, "one append needs no exception");
+const _: () =
+    assert!(CHANNEL_SOCKET_APPENDS_MAX <= CHANNEL_SOCKET_APPENDS_READ_MAX, "what the store has was read");

@@ -24,10 +24,18 @@ pub const CHANNEL_ENTRIES_MAX: u64 = 10_000;
 pub const CHANNEL_BYTES_MAX: u64 = 256 << 20;
 /// Bytes that all channels of a process hold together. More are refused.
 pub const PROCESS_BYTES_MAX: u64 = 1 << 30;
-/// Bytes of a channel's archive. Beyond, its oldest entries go.
+/// Bytes and entries of a channel's archive: empty entries take room, too. Beyond, its oldest entries go.
 pub const CHANNEL_ARCHIVE_BYTES_MAX: u64 = 512 << 20;
-/// Largest `end` or `error` entry that a full channel still takes: each sender has one.
+pub const CHANNEL_ARCHIVE_ENTRIES_MAX: u64 = 100_000;
+/// Entries that leave an archive with one append, or twice as many as an append may have: where the bound was lowered, the
+/// rest goes with those that follow.
+pub const CHANNEL_ARCHIVE_DROP_ENTRIES: u64 = 10_000;
+/// Largest `end` or `error` entry that a full channel still takes: each sender has one in each of its epochs.
 pub const CHANNEL_CLOSING_BYTES_MAX: usize = 64 << 10;
+/// Such entries of executors, and their bytes, that a channel takes beyond all other bounds, ever since it was made: a
+/// process can be assigned any number of times. Those that come later count like data. The submitter's is always taken.
+pub const CHANNEL_CLOSINGS_MAX: u64 = 256;
+pub const CHANNEL_CLOSINGS_BYTES_MAX: u64 = 4 << 20;
 /// Entries and bytes of one append. More are refused.
 pub const CHANNEL_BATCH_ENTRIES_MAX: usize = 1_000;
 pub const CHANNEL_BATCH_BYTES_MAX: usize = 16 << 20;
@@ -43,13 +51,24 @@ pub const CHANNEL_SEQUENCE_MAX: u64 = (1 << 53) - 1;
 /// How long an entry whose forerunner is missing waits for it, and how many of one sender do.
 pub const CHANNEL_HOLD: Duration = Duration::from_secs(5);
 pub const CHANNEL_HOLD_ENTRIES_MAX: usize = 64;
+/// Bytes of the appends to one process that wait so on a host, and of all that do. More are refused.
+pub const CHANNEL_HOLD_BYTES_MAX: usize = 32 << 20;
+pub const CHANNEL_HOLD_HOST_BYTES_MAX: usize = 256 << 20;
+/// What an entry that has not reached the store takes of such bounds beside its payload and its text.
+pub const CHANNEL_ENTRY_BYTES: usize = 128;
 /// Entries that a process and one sender may append at once, and how many come back each second.
 pub const CHANNEL_BURST: f64 = 500.0;
 pub const CHANNEL_RATE: f64 = 100.0;
 pub const CHANNEL_SENDER_BURST: f64 = 500.0;
 pub const CHANNEL_SENDER_RATE: f64 = 100.0;
-/// Rate limiters kept in memory; those that are full again are dropped beyond.
+/// Processes whose rate limiters are in memory; those that were not asked for longest are dropped beyond, and begin anew.
+/// The same of the senders of one process.
 pub const CHANNEL_LIMITERS_MAX: usize = 100_000;
+pub const CHANNEL_LIMITER_SENDERS_MAX: usize = 64;
+/// How long a token of its process is kept for a sender that was denied one, after the time that it was told, and the
+/// most of that time which counts. A token that is not fetched is anybody's.
+pub const CHANNEL_TURN_KEPT: Duration = Duration::from_secs(2);
+pub const CHANNEL_TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How far a follower may be behind before it is told that it is.
 pub const CHANNEL_SUBSCRIBER_ENTRIES_MAX: u64 = 10_000;
 /// Followers of one channel on one host. More are refused.
@@ -60,7 +79,7 @@ pub const CHANNEL_TAIL_BYTES_MAX: usize = 256 << 10;
 /// Entries and bytes that a follower is given together; one entry at least.
 pub const CHANNEL_FOLLOW_ENTRIES_MAX: usize = 256;
 pub const CHANNEL_FOLLOW_BYTES_MAX: usize = 256 << 10;
-/// Channels that nobody follows whose state stays in memory.
+/// Channels that nobody follows whose state stays in memory. Where more than half as many are in use, as many as those.
 pub const CHANNEL_TAILS_IDLE_MAX: usize = 20_000;
 /// How long the channels of a process that was closed can be read.
 pub const CHANNEL_KEEP: Duration = Duration::from_secs(24 * 3_600);
@@ -71,6 +90,9 @@ pub const CHANNEL_SWEEP_PROCESSES_MAX: usize = 100;
 /// sends it waits for the answer.
 pub const CHANNEL_BATCH_BYTES_CEILING: usize = 64 << 20;
 pub const CHANNEL_HOLD_CEILING: Duration = Duration::from_secs(60);
+/// Levels of arrays and objects that JSON in a payload may have to be shown among other JSON. What is deeper is shown as
+/// base64: with the levels around it, readers that take 127 would take no entry of the page.
+pub const CHANNEL_JSON_DEPTH_MAX: usize = 120;
 /// The longest that a read waits for an entry. More is refused.
 pub const CHANNEL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// What the JSON of an entry has beside its payload, about: with it and base64's third, the body of an append is bound.
@@ -84,6 +106,8 @@ pub const PROCESS_LIST_DEFAULT: usize = 100;
 pub const PROCESS_LIST_MAX: usize = 1_000;
 /// Processes that one page looks at for those that the caller may see. A page may be shorter for it, and has a next one.
 pub const PROCESS_LIST_LOOKS_MAX: usize = 1_000;
+/// How many of them it reads with their channels, of one of which the caller may be the executor.
+pub const PROCESS_LIST_READS_MAX: usize = 100;
 /// Processes whose records the embedded store keeps in memory; others are read again.
 pub const CHANNEL_RECORDS_CACHED_MAX: usize = 20_000;
 /// Entries and bytes of removed channels that are deleted in one transaction.
@@ -95,6 +119,16 @@ pub const CHANNEL_PURGE_ROUNDS: usize = 8;
 const _: () = assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_BATCH_BYTES_CEILING, "the default is possible");
 const _: () = assert!(CHANNEL_PAYLOAD_BYTES_MAX <= CHANNEL_BATCH_BYTES_MAX, "any entry fits an append");
 const _: () = assert!(
+    CHANNEL_BATCH_BYTES_MAX + CHANNEL_BATCH_ENTRIES_MAX * CHANNEL_ENTRY_BYTES <= CHANNEL_HOLD_BYTES_MAX,
+    "any append can wait for its forerunner"
+);
+const _: () =
+    assert!(CHANNEL_HOLD_BYTES_MAX <= CHANNEL_HOLD_HOST_BYTES_MAX, "a process has no more than all");
+const _: () = assert!(
+    CHANNEL_CLOSING_BYTES_MAX as u64 <= CHANNEL_CLOSINGS_BYTES_MAX,
+    "the first executor's last word is always taken"
+);
+const _: () = assert!(
     CHANNEL_EVENT_PAYLOAD_BYTES_MAX / 3 * 4
         + 6 * (CHANNEL_EVENT_PAYLOAD_BYTES_MAX + CHANNEL_ERROR_BYTES_MAX)
         + 4096
@@ -103,3 +137,13 @@ const _: () = assert!(
 );
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
+/// Entries and bytes that were appended to channels and lie in runs: what is beyond is settled, oldest first.
+pub const CHANNEL_UNSETTLED_ENTRIES_MAX: usize = 16_384;
+pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 16 << 20;
+/// What a transaction appends to one channel goes into a run up to so many bytes. More is settled at once, since it would
+/// be written twice and gain nothing.
+pub const CHANNEL_RUN_BYTES_MAX: usize = 64 << 10;
+/// About how many entries are settled in one transaction.
+pub const CHANNEL_RUN_SHARE: usize = 256;
+/// Transactions of that kind that a look of the store's keeper asks for.
+pub const CHANNEL_SETTLE_ROUNDS: usize = 16;

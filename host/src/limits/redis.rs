@@ -19,6 +19,8 @@ pub const REDIS_GROUP_EVENTS_AIM: usize = 400;
 /// Script calls under way at a time.
 pub const REDIS_CALLS_MAX: usize = 2;
 pub const REDIS_GROUP_REQUESTS_MAX: usize = 2_000;
+/// Entries of one append to a channel that are events, too: the script numbers its events in two bytes.
+pub const REDIS_CALL_EVENTS_MAX: usize = u16::MAX as usize;
 pub const REDIS_GROUP_BYTES_MAX: usize = 4 << 20;
 /// Bytes of events after which an entry of the stream takes in no more; one event may be larger.
 pub const REDIS_ENTRY_BYTES_MAX: usize = 64 << 10;
@@ -88,6 +90,11 @@ pub const REDIS_CHANNELS_PAGE_ENTRIES_MAX: usize = 2_000;
 pub const REDIS_CHANNELS_LIST_MAX: usize = 1_000;
 /// Keys that one script call removes before it begins with no more processes.
 pub const REDIS_CHANNELS_PURGE_KEYS: usize = 2_000;
+/// Entries of one plugin and tenant that channels on Redis recognise when they are carried once more: the newest so many,
+/// while the log has the event that was its newest when they were appended.
+pub const REDIS_CHANNELS_CARRIED_MAX: u64 = 1_000_000;
+/// Plugins and tenants for which one script call forgets what is older, each time that closed processes are removed.
+pub const REDIS_CHANNELS_CARRIED_SWEEP: usize = 64;
 /// Processes and channels that a host reads at a time because others have changed them.
 pub const REDIS_CHANNELS_REFRESH_MAX: usize = 16;
 
@@ -101,12 +108,22 @@ pub const REDIS_CONTROL_PAGE_MAX: usize = 64;
 pub const REDIS_CONTROL_READERS_MAX: usize = 2;
 
 /// Emitted events of one plugin that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
+/// Emitted events and appended entries of one plugin that wait in the store for a log elsewhere. A commit that adds more
+/// is refused, and tried again.
 pub const OUTBOX_EVENTS_MAX: u64 = 100_000;
-/// Emitted events that the log refused for good and that are kept to be looked at.
+/// Those that were refused for good and that are kept to be looked at.
 pub const OUTBOX_REFUSED_MAX: u64 = 1_000;
-/// Emitted events that are read from the store, and carried to the log, together.
+/// Those that are read from the store, and carried, together.
 pub const OUTBOX_PAGE_EVENTS: u32 = 2_000;
 pub const OUTBOX_PAGE_BYTES: usize = 4 << 20;
+/// Entries that are carried to one channel together, and their bytes; one entry may be larger.
+pub const OUTBOX_APPENDS_MAX: usize = 500;
+pub const OUTBOX_APPENDS_BYTES: usize = 2 << 20;
+/// How long an entry is carried again to a channel that has no room for it. Then it is refused, and so are others to that
+/// channel until it takes one.
+pub const OUTBOX_FULL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Full channels that are remembered; beyond, all are given their time anew.
+pub const OUTBOX_FULL_CHANNELS_MAX: usize = 10_000;
 /// How long after a failure the outbox is tried again.
 pub const OUTBOX_RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 pub const OUTBOX_RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -125,6 +142,12 @@ pub const LEASE_ASK_EVERY: Duration = Duration::from_secs(1);
 pub const LEASE_TTL_MIN: Duration = Duration::from_millis(300);
 
 const _: () = assert!(BATCH_EVENTS_MAX <= REDIS_GROUP_EVENTS_MAX, "any batch fits a script call");
+const _: () =
+    assert!(REDIS_GROUP_EVENTS_MAX <= REDIS_CALL_EVENTS_MAX, "an event's number in its group has two bytes");
+const _: () = assert!(
+    REDIS_CHANNELS_GROUP_ENTRIES_MAX <= REDIS_CALL_EVENTS_MAX,
+    "appends that are sent together can be numbered"
+);
 const _: () = assert!(
     CHANNEL_BATCH_BYTES_MAX <= REDIS_CHANNELS_WAITING_BYTES_MAX,
     "any append to a channel can wait for the server"

@@ -82,6 +82,10 @@ pub struct TaskStatus {
     /// Why it does nothing although it may have work.
     #[serde(default)]
     pub blocked: Option<String>,
+    /// What was refused last since it began to run, and cost neither an event nor the rest of its commit: an appended
+    /// entry that was left out, or the effects of a flush.
+    #[serde(default)]
+    pub last_refused: Option<String>,
 }
 
 /// What waits for its time or for somebody, over some tasks.
@@ -136,6 +140,12 @@ pub struct PluginCounters {
     pub parked: u64,
     #[serde(default)]
     pub replayed: u64,
+    /// Entries to append that were left out because of what their channels are: closed, unknown, somebody else's.
+    #[serde(default)]
+    pub dropped_appends: u64,
+    /// Calls of `flush` whose effects were refused.
+    #[serde(default)]
+    pub refused_flushes: u64,
     #[serde(default)]
     pub breaker_openings: u64,
     pub restarts: u64,

@@ -216,7 +216,7 @@ pub enum PluginError {
     #[error("`{key}` is not usable: {detail}")]
     Settings { key: String, detail: String },
     #[error(
-        "plugin {plugin} is granted channels, but processors append only to channels that lie in the host's own store, and here serve.log or channels.store puts them elsewhere: remove `channels` from plugins.{plugin}.grants"
+        "plugin {plugin} is granted channels, but processors append only to channels that are kept, and here channels.store puts them in memory: remove `channels` from plugins.{plugin}.grants"
     )]
     ChannelsElsewhere { plugin: String },
     #[error("the component has {bytes} bytes; component_bytes_max is {max}")]

@@ -47,7 +47,7 @@ pub struct RuntimeOptions {
     /// Where a component is read again whose code was given back and is gone from the cache, too. None never
     /// gives code back.
     pub artifacts: Option<Arc<dyn ArtifactStore>>,
-    /// The log, and with it the channels, do not lie in the store of the processors: none may append to any.
+    /// The channels are in memory, and so neither in a commit of a processor nor in reach of its outbox: none may append.
     pub channels_elsewhere: bool,
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::TrapKind;
 use super::histogram::{Distribution, Histogram};
+use crate::checkpoints::{DropReason, Dropped};
 use crate::limits::METRIC_VERSIONS_MAX;
 use crate::telemetry::metrics::{EVENTS_BUCKETS, SECONDS_BUCKETS};
 
@@ -29,6 +30,8 @@ pub(super) struct Counters {
     dead_letters: Count,
     parkings: Count,
     replayed: Count,
+    dropped_appends: [Count; DropReason::ALL.len()],
+    refused_flushes: Count,
     breaker_openings: Count,
     restarts: Count,
     swaps: Count,
@@ -65,6 +68,10 @@ pub struct Counts {
     pub parkings: u64,
     /// Dead letters that were replayed with success.
     pub replayed: u64,
+    /// Entries to append that were left out because of what their channels are.
+    pub dropped_appends: u64,
+    /// Calls of `flush` whose effects were refused.
+    pub refused_flushes: u64,
     /// Times that a circuit breaker opened.
     pub breaker_openings: u64,
     /// Starts after a failure.
@@ -116,6 +123,8 @@ impl Counters {
             dead_letters: Count::default(),
             parkings: Count::default(),
             replayed: Count::default(),
+            dropped_appends: Default::default(),
+            refused_flushes: Count::default(),
             breaker_openings: Count::default(),
             restarts: Count::default(),
             swaps: Count::default(),
@@ -185,6 +194,18 @@ impl Counters {
         self.replayed.add(1);
     }
 
+    /// A commit left these entries out.
+    pub(super) fn dropped(&self, dropped: &Dropped) {
+        for (count, (_, entries)) in self.dropped_appends.iter().zip(dropped.counts()) {
+            count.add(entries);
+        }
+    }
+
+    /// The effects of a flush, and nothing else, were refused.
+    pub(super) fn flush_refused(&self) {
+        self.refused_flushes.add(1);
+    }
+
     /// The circuit breaker opened.
     pub(super) fn breaker_opened(&self) {
         self.breaker_openings.add(1);
@@ -216,6 +237,8 @@ impl Counters {
             dead_letters: self.dead_letters.get(),
             parkings: self.parkings.get(),
             replayed: self.replayed.get(),
+            dropped_appends: self.dropped_appends.iter().map(Count::get).sum(),
+            refused_flushes: self.refused_flushes.get(),
             breaker_openings: self.breaker_openings.get(),
             restarts: self.restarts.get(),
             swaps: self.swaps.get(),
@@ -228,6 +251,11 @@ impl Counters {
     /// Each kind of trap and how often it was.
     pub(super) fn traps(&self) -> impl Iterator<Item = (TrapKind, u64)> {
         TRAP_KINDS.into_iter().zip(self.traps.iter().map(Count::get))
+    }
+
+    /// Each reason to leave an entry out and how many were.
+    pub(super) fn dropped_appends(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.dropped_appends.iter().map(Count::get))
     }
 
     pub(super) fn distributions(&self) -> Distributions {
@@ -362,6 +390,8 @@ impl Counts {
         self.dead_letters += other.dead_letters;
         self.parkings += other.parkings;
         self.replayed += other.replayed;
+        self.dropped_appends += other.dropped_appends;
+        self.refused_flushes += other.refused_flushes;
         self.breaker_openings += other.breaker_openings;
         self.restarts += other.restarts;
         self.swaps += other.swaps;

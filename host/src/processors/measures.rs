@@ -58,6 +58,12 @@ pub struct VersionMeasures {
     pub commits: u64,
     pub retries: u64,
     pub dead_letters: u64,
+    /// Entries to append that were left out because of what their channels are.
+    #[serde(default)]
+    pub dropped_appends: u64,
+    /// Calls of `flush` whose effects were refused.
+    #[serde(default)]
+    pub refused_flushes: u64,
     pub restarts: u64,
     /// Times that it took over.
     pub swaps: u64,
@@ -140,6 +146,8 @@ impl VersionMeasures {
             commits: counts.commits,
             retries: counts.retries,
             dead_letters: counts.dead_letters,
+            dropped_appends: counts.dropped_appends,
+            refused_flushes: counts.refused_flushes,
             restarts: counts.restarts,
             swaps: counts.swaps,
             cpu_seconds: seconds(counts.cpu_nanos),
@@ -193,8 +201,8 @@ pub struct Exposed {
     pub counters: Arc<VersionCounters>,
 }
 
-/// The processors' metrics in Prometheus' text format. Labels are the plugin, its version and the kind of a
-/// trap: as many as there are plugins, times the versions that are kept.
+/// The processors' metrics in Prometheus' text format. Labels are the plugin, its version, the kind of a
+/// trap and the code of what was left out: as many as there are plugins, times the versions that are kept.
 pub fn exposition(plugins: &[Exposed]) -> String {
     let versions: Vec<_> = plugins
         .iter()
@@ -246,6 +254,7 @@ fn counters(out: &mut String, versions: &Versions<'_>) {
     counter(names::PROCESSOR_REPLAYED, |c| c.replayed as f64);
     counter(names::PROCESSOR_BREAKER_OPENINGS, |c| c.breaker_openings as f64);
     counter(names::PROCESSOR_DEAD_LETTERS, |c| c.dead_letters as f64);
+    counter(names::PROCESSOR_REFUSED_FLUSHES, |c| c.refused_flushes as f64);
     counter(names::PROCESSOR_RESTARTS, |c| c.restarts as f64);
     counter(names::PROCESSOR_SWAPS, |c| c.swaps as f64);
     counter(names::PROCESSOR_CPU_SECONDS, |c| seconds(c.cpu_nanos));
@@ -254,6 +263,13 @@ fn counters(out: &mut String, versions: &Versions<'_>) {
         for (kind, count) in version.traps() {
             let labels = format!("{},kind=\"{kind}\"", labels(plugin, &version.version));
             line(out, names::PROCESSOR_TRAPS, &labels, count as f64);
+        }
+    }
+    head(out, names::PROCESSOR_DROPPED_APPENDS);
+    for (plugin, version) in versions {
+        for (reason, count) in version.dropped_appends() {
+            let labels = format!("{},code=\"{}\"", labels(plugin, &version.version), reason.code());
+            line(out, names::PROCESSOR_DROPPED_APPENDS, &labels, count as f64);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Carries emitted events from the store's outbox to a log elsewhere.
+//! Carries emitted events and appended entries from the store's outbox to a log and channels elsewhere.
 //!
-//! At least once, in order per processor and tenant: a page of the outbox goes to the log, and what the log answered
-//! for is removed. A crash in between carries it over again, and the log knows the events by their ids. What the log
-//! will never take is kept apart and counted, so that it does not hold up what comes after it.
+//! At least once, in order per processor and tenant: a page of the outbox goes over, and what was answered for is removed.
+//! A crash in between carries it over again; the log knows the events by their ids, and the channels the entries by their
+//! keys. What will never be taken is kept apart and counted, so that it does not hold up what comes after it; a channel
+//! that is full is given some time. Entries of different channels between two events do not wait for each other.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,11 +16,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::checkpoints::{Outbox, OutboxBatch, OutboxDone};
+use crate::checkpoints::{
+    CarriedAppends, CarryError, ChannelCarrier, Fate, Outbox, OutboxBatch, OutboxDone, OutboxPart,
+    OutboxWhat, WhileFull,
+};
 use crate::cluster::{Fence, Ownerships, Right, Standing};
 use crate::error::{BackendError, Classify as _};
 use crate::event::EventBatch;
-use crate::limits::{OUTBOX_RETRY_WAIT_MAX, OUTBOX_RETRY_WAIT_MIN};
+use crate::limits::{
+    OUTBOX_FULL_CHANNELS_MAX, OUTBOX_FULL_WAIT_MAX, OUTBOX_RETRY_WAIT_MAX, OUTBOX_RETRY_WAIT_MIN,
+};
 use crate::streams::{EventLog, StreamError};
 use crate::telemetry::metrics as names;
 
@@ -27,6 +33,11 @@ use crate::telemetry::metrics as names;
 pub struct Relay {
     outbox: Arc<dyn Outbox>,
     log: Arc<dyn EventLog>,
+    /// None where processors append to none elsewhere.
+    channels: Option<Arc<dyn ChannelCarrier>>,
+    full_wait: Duration,
+    /// Channels that had no room, by tenant and id, and since when.
+    full: Mutex<HashMap<(Box<str>, String), Instant>>,
     /// Which processors this host may speak for; none where there is no other host.
     owners: Option<Ownerships>,
     /// Processors that do not run here and that another host has, and when to ask again.
@@ -42,6 +53,7 @@ impl fmt::Debug for Relay {
 /// What one pass did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carried {
+    /// Emitted events and appended entries.
     pub events: u64,
     pub refused: u64,
     /// Some could not be carried now.
@@ -50,7 +62,27 @@ pub struct Carried {
 
 impl Relay {
     pub fn new(outbox: Arc<dyn Outbox>, log: Arc<dyn EventLog>, owners: Option<Ownerships>) -> Self {
-        Self { outbox, log, owners, taken: Mutex::default() }
+        Self {
+            outbox,
+            log,
+            channels: None,
+            full_wait: OUTBOX_FULL_WAIT_MAX,
+            full: Mutex::default(),
+            owners,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Where entries go that processors append.
+    #[must_use]
+    pub fn with_channels(self, channels: Option<Arc<dyn ChannelCarrier>>) -> Self {
+        Self { channels, ..self }
+    }
+
+    /// How long a full channel is given, instead of `OUTBOX_FULL_WAIT_MAX`.
+    #[must_use]
+    pub fn with_full_wait(self, full_wait: Duration) -> Self {
+        Self { full_wait, ..self }
     }
 
     /// Carries for as long as it is polled.
@@ -147,15 +179,134 @@ impl Relay {
         taken.keys().cloned().collect()
     }
 
+    fn full(&self) -> MutexGuard<'_, HashMap<(Box<str>, String), Instant>> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Instant>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a batch; one that the log refuses because of one event goes again without it.
+    /// Sends a batch part by part.
     async fn send_under(&self, batch: &OutboxBatch, fence: Option<&Fence>) -> (OutboxDone, bool) {
         let mut done = OutboxDone::default();
-        let mut entries = batch.entries.clone();
-        let mut events = batch.events.clone();
+        let mut parts = &batch.parts[..];
+        while let Some(first) = parts.first() {
+            let appends = parts.iter().take_while(|part| matches!(part.what, OutboxWhat::Appends(_))).count();
+            let (now, rest) = parts.split_at(appends.max(1));
+            parts = rest;
+            let sent = match &first.what {
+                OutboxWhat::Events(events) => vec![self.send_events(batch, first, events, fence).await],
+                OutboxWhat::Appends(_) => {
+                    join_all(now.iter().map(|part| self.send_appends(batch, part, fence))).await
+                }
+            };
+            let mut whole = true;
+            for (one, all) in sent {
+                whole &= all;
+                done.carried.extend(one.carried);
+                done.refused.extend(one.refused);
+            }
+            if !whole {
+                return (done, false);
+            }
+        }
+        (done, true)
+    }
+
+    /// Sends entries of one channel.
+    async fn send_appends(
+        &self,
+        batch: &OutboxBatch,
+        part: &OutboxPart,
+        fence: Option<&Fence>,
+    ) -> (OutboxDone, bool) {
+        let mut done = OutboxDone::default();
+        let OutboxWhat::Appends(appends) = &part.what else { return (done, true) };
+        let Some(channels) = &self.channels else {
+            for number in &part.numbers {
+                let detail = "the channels of this host are in memory".to_owned();
+                done.refused.push(refused(batch, appends, *number, "channels_elsewhere", detail));
+            }
+            return (done, true);
+        };
+        let place = (batch.tenant.as_str().into(), appends.channel.to_string());
+        let full = match self.full().get(&place) {
+            Some(since) if since.elapsed() >= self.full_wait => WhileFull::Refuse,
+            _ => WhileFull::Wait,
+        };
+        let fence = fence.map(|fence| (&*fence.name, fence.generation));
+        let fates = match channels.carry(&batch.processor, appends, fence, full).await {
+            Ok(fates) => fates,
+            Err(error) => {
+                if let CarryError::Backend(problem) = error {
+                    warn!(
+                        plugin.name = %batch.processor,
+                        tenant = %batch.tenant,
+                        channel = %appends.channel,
+                        error.kind = problem.code(),
+                        error.blame = problem.blame().as_str(),
+                        error = %problem,
+                        "appended entries wait for their channel"
+                    );
+                }
+                return (done, false);
+            }
+        };
+        let mut whole = true;
+        for (&number, fate) in part.numbers.iter().zip(fates) {
+            match fate {
+                Fate::Appended => {
+                    self.full().remove(&place);
+                    counter!(names::OUTBOX_APPENDED).increment(1);
+                    done.carried.push(number);
+                }
+                Fate::Repeated => done.carried.push(number),
+                Fate::Refused { code, message } => {
+                    done.refused.push(refused(batch, appends, number, code, message));
+                }
+                Fate::Full { code, message } => {
+                    self.note_full(batch, &place, code, &message);
+                    whole = false;
+                }
+                Fate::Behind => whole = false,
+            }
+        }
+        (done, whole)
+    }
+
+    /// Begins to count the time of a channel that has no room.
+    fn note_full(&self, batch: &OutboxBatch, place: &(Box<str>, String), code: &str, message: &str) {
+        let mut full = self.full();
+        if full.contains_key(place) {
+            return;
+        }
+        if full.len() >= OUTBOX_FULL_CHANNELS_MAX {
+            full.clear();
+        }
+        full.insert(place.clone(), Instant::now());
+        warn!(
+            plugin.name = %batch.processor,
+            tenant = %batch.tenant,
+            channel = place.1,
+            error.kind = code,
+            error.blame = "caller",
+            error = message,
+            "appended entries wait until their channel has room"
+        );
+    }
+
+    /// Sends emitted events; when the log refuses them because of one, they go again without it.
+    async fn send_events(
+        &self,
+        batch: &OutboxBatch,
+        part: &OutboxPart,
+        events: &EventBatch,
+        fence: Option<&Fence>,
+    ) -> (OutboxDone, bool) {
+        let mut done = OutboxDone::default();
+        let mut entries = part.numbers.clone();
+        let mut events = events.clone();
         while !events.is_empty() {
             match self.append(events.clone(), fence).await {
                 Ok(()) => {
@@ -210,4 +361,26 @@ fn without(events: &EventBatch, index: usize) -> EventBatch {
         kept.push_from(events, other);
     }
     kept
+}
+
+/// An entry that is dropped: its commit was long ago, so nothing else can be done with it.
+fn refused(
+    batch: &OutboxBatch,
+    appends: &CarriedAppends,
+    number: u64,
+    code: &'static str,
+    message: String,
+) -> (u64, &'static str, String) {
+    let plugin = batch.processor.to_string();
+    counter!(names::OUTBOX_APPENDS_REFUSED, "plugin" => plugin, "code" => code).increment(1);
+    warn!(
+        plugin.name = %batch.processor,
+        tenant = %batch.tenant,
+        channel = %appends.channel,
+        error.kind = code,
+        error.blame = "guest",
+        error = message,
+        "an appended entry is dropped"
+    );
+    (number, code, message)
 }

@@ -90,6 +90,16 @@ struct Run {
     failure: Option<String>,
 }
 
+impl Run {
+    /// Takes its tasks. From the same moment on, what is done is what they had done: the feed was further.
+    fn end(&mut self) -> Vec<Arc<Task>> {
+        if let Some(reached) = self.tasks.iter().map(|task| task.done_through()).min() {
+            self.fed = self.fed.min(reached);
+        }
+        std::mem::take(&mut self.tasks)
+    }
+}
+
 /// A processor that runs. Dropping it does not end it; [`Runner::stop`] does.
 #[derive(Clone, Debug)]
 pub struct Runner {
@@ -127,6 +137,8 @@ pub struct TaskState {
     pub breaker: BreakerState,
     /// Why it does nothing although it may have work.
     pub blocked: Option<String>,
+    /// What was refused last and cost no event: an entry that was left out, or the effects of a flush.
+    pub last_refused: Option<String>,
 }
 
 /// A version that did not take over; the old one goes on.
@@ -296,6 +308,7 @@ impl Runner {
                     held_keys,
                     breaker: run.breaker.as_ref().map(|breaker| breaker.state()).unwrap_or_default(),
                     blocked: task.blocked().map(|blocked| blocked.to_string()),
+                    last_refused: task.last_refused(),
                 });
                 measures.instances += u64::from(holds.memory_bytes.is_some());
                 measures.memory_bytes += holds.memory_bytes.unwrap_or(0);
@@ -441,9 +454,7 @@ impl Shared {
                 error = self.run_as_owner(&tenant) => error,
                 () = self.cancel.cancelled() => return,
             };
-            let tasks =
-                self.runs().get_mut(&tenant).map(|run| std::mem::take(&mut run.tasks)).unwrap_or_default();
-            let reached = tasks.iter().map(|task| task.done_through()).min().unwrap_or_default();
+            let tasks = self.runs().get_mut(&tenant).map(Run::end).unwrap_or_default();
             let did_something = tasks.iter().any(|task| task.has_committed());
             for task in tasks {
                 task.close();
@@ -468,7 +479,6 @@ impl Shared {
             );
             if let Some(run) = self.runs().get_mut(&tenant) {
                 run.failure = Some(error.to_string());
-                run.fed = run.fed.min(reached);
             }
             drop(no_swap);
             if matches!(error, RunError::Lost(_)) {

@@ -98,6 +98,7 @@ struct Seen {
     parked: AtomicU64,
     held: AtomicU64,
     blocked: Mutex<Option<Blocked>>,
+    last_refused: Mutex<Option<Arc<str>>>,
     committed_at: AtomicI64,
     /// 1 above the instance's memory; 0 without an instance.
     memory_bytes: AtomicU64,
@@ -319,6 +320,12 @@ impl Task {
         *self.seen.blocked.lock().expect("no code panics while it holds what is seen")
     }
 
+    /// What was refused last and cost no event.
+    pub(super) fn last_refused(&self) -> Option<String> {
+        let refused = self.seen.last_refused.lock().expect("no code panics while it holds what is seen");
+        refused.as_ref().map(|refused| refused.to_string())
+    }
+
     fn wake(self: &Arc<Self>) {
         self.shared.pool.wake(self);
     }
@@ -348,6 +355,10 @@ impl Task {
         let closed = inputs.closed;
         let next = if closed { Ok(Next::Over) } else { worker.turn(inputs) };
         self.seen.state_bytes.store(worker.state_bytes(), Ordering::Relaxed);
+        if let Some(refused) = worker.take_refused() {
+            let mut last = self.seen.last_refused.lock().expect("no code panics while it holds what is seen");
+            *last = Some(refused);
+        }
         // First what waits, then how far: who sees a position sees what waits before it.
         let (parked, held) = worker.parked();
         self.seen.parked.store(parked as u64, Ordering::SeqCst);

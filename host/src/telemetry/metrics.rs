@@ -31,6 +31,9 @@ pub const LOG_NEW_EPOCHS: &str = "millrace_log_new_epochs_total";
 pub const OUTBOX_EVENTS: &str = "millrace_outbox_events";
 pub const OUTBOX_CARRIED: &str = "millrace_outbox_carried_total";
 pub const OUTBOX_REFUSED: &str = "millrace_outbox_refused_total";
+pub const OUTBOX_APPENDED: &str = "millrace_outbox_appended_total";
+/// Labels: `plugin`, `code`.
+pub const OUTBOX_APPENDS_REFUSED: &str = "millrace_outbox_appends_refused_total";
 /// Labels: `plugin`, `policy` (`stop`, `oldest`, `tail`, `rebuild`).
 pub const POSITIONS_LOST: &str = "millrace_positions_lost_total";
 pub const LEASES_HELD: &str = "millrace_leases_held";
@@ -153,6 +156,8 @@ pub const PROCESSOR_PARKINGS: &str = "millrace_processor_parkings_total";
 pub const PROCESSOR_BREAKER_OPENINGS: &str = "millrace_processor_breaker_openings_total";
 pub const PROCESSOR_DEAD_LETTERS: &str = "millrace_processor_dead_letters_total";
 pub const PROCESSOR_REPLAYED: &str = "millrace_processor_replayed_total";
+pub const PROCESSOR_DROPPED_APPENDS: &str = "millrace_processor_appends_dropped_total";
+pub const PROCESSOR_REFUSED_FLUSHES: &str = "millrace_processor_flushes_refused_total";
 pub const PROCESSOR_RESTARTS: &str = "millrace_processor_restarts_total";
 pub const PROCESSOR_SWAPS: &str = "millrace_processor_swaps_total";
 pub const PROCESSOR_STATE_WARNINGS: &str = "millrace_processor_state_warnings_total";
@@ -257,11 +262,16 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),
-    gauge(OUTBOX_EVENTS, "Emitted events that wait in the store for a log elsewhere."),
-    counter(OUTBOX_CARRIED, "Emitted events that were carried to a log elsewhere."),
+    gauge(OUTBOX_EVENTS, "Emitted events and appended entries that wait in the store for a log elsewhere."),
+    counter(OUTBOX_CARRIED, "Emitted events and appended entries that were carried to a log elsewhere."),
     counter(
         OUTBOX_REFUSED,
-        "Emitted events that a log elsewhere will never take; outbox_refused in the store has them.",
+        "Emitted events and appended entries that are never taken elsewhere; outbox_refused in the store has them.",
+    ),
+    counter(OUTBOX_APPENDED, "Entries that processors appended to channels elsewhere, repeats left out."),
+    counter(
+        OUTBOX_APPENDS_REFUSED,
+        "Entries of processors that channels elsewhere refused and that were dropped, by plugin and problem code.",
     ),
     counter(
         POSITIONS_LOST,
@@ -396,6 +406,11 @@ pub const PROCESSOR_METRICS: &[Metric] = &[
     counter(PROCESSOR_REPLAYED, "Dead letters that were replayed with success."),
     counter(PROCESSOR_BREAKER_OPENINGS, "Times that a processor's circuit breaker opened."),
     counter(PROCESSOR_DEAD_LETTERS, "Events that became dead letters."),
+    counter(
+        PROCESSOR_DROPPED_APPENDS,
+        "Entries that a processor appended and that were left out because of what their channel is, by problem code.",
+    ),
+    counter(PROCESSOR_REFUSED_FLUSHES, "Calls of `flush` whose effects were refused; it is called again."),
     counter(PROCESSOR_RESTARTS, "Runs that were started again after a failure."),
     counter(PROCESSOR_SWAPS, "Times that the version took over from another."),
     counter(PROCESSOR_CPU_SECONDS, "CPU time of the guest threads in a processor's turns."),

@@ -42,7 +42,7 @@ impl Processor for Answers {
     fn handle(&mut self, event: Event<'_>, out: &mut Effects) -> Result<(), Failure> {
         let entry = event.payload_as::<ChannelEntry>()?;
         // Somebody else's work, also where it is asked on a channel of this name. A request that came before anybody was
-        // assigned is tried all the same: if nobody is by now, it waits as a dead letter.
+        // assigned is tried all the same: if nobody is by now, it waits.
         let is_ours = entry.executor.as_deref().is_none_or(|executor| executor == PARTY);
         if entry.channel != REQUESTS || entry.sender == PARTY || !is_ours {
             return Ok(());

@@ -168,12 +168,12 @@ pub async fn a_refused_append_leaves_nothing_of_its_commit(seams: ChannelSeams) 
     let mut effects = Effects::default();
     let cells = [Cell::Int(1), Cell::Text("x")];
     effects.put("k", 0, &cells).emit("e", 1, "{}").append("p", "c", "never").append("p", "e", "never");
-    effects.append("p", "missing", "x");
+    effects.append("p", "c", "x").replying_to(9);
     let whole = commit(&task, generation, 4, &tables, &mut effects);
     let refused = seams.seams.checkpoints.commit(whole).await;
     let Err(CommitError::Refused { reason, .. }) = &refused else { panic!("{refused:?}") };
     assert!(
-        reason.starts_with("append to channel `missing` of process `p`: channel_unknown: channel not found"),
+        reason.starts_with("append to channel `c` of process `p`: channel_reply_unknown: no other sender"),
         "{reason}"
     );
     assert!(seams.seams.tables.get(&task.tenant, "rows", "k").await.unwrap().1.is_none());
@@ -210,7 +210,7 @@ pub async fn neighbours_of_a_refused_append_go_on(seams: ChannelSeams) {
                 let text = format!("{round}.{lane}");
                 effects.append("p", "c", &text).append("p", "d", &text);
                 if lane == 1 {
-                    effects.append("nowhere", "c", "x");
+                    effects.append("p", "c", "x").replying_to(9);
                 }
                 let whole = commit(task, *generation, round, &[], &mut effects);
                 seams.seams.checkpoints.commit(whole)
@@ -235,48 +235,106 @@ pub async fn neighbours_of_a_refused_append_go_on(seams: ChannelSeams) {
     assert!(events.iter().zip(1..).all(|(event, place)| event.1 == place));
 }
 
-pub async fn what_a_channel_refuses_is_told_by_its_code(seams: ChannelSeams) {
+/// Processes that `board` cannot append to: of its former life, somebody else's, closed, and of nobody; and `p`, to whose
+/// channel `small` no data fits any more.
+async fn make_obstacles(seams: &ChannelSeams, of: (&TaskId, Generation)) {
     let small = ChannelOptions { entries_max: 1, ..plain() };
-    seams.make("p", &[("c", plain()), ("small", small)]).await;
-    seams.make("closed", &[("c", plain())]).await;
-    seams.make("other", &[("c", plain())]).await;
-    seams.make("former", &[("c", plain())]).await;
-    let (task, generation) = seams.board().await;
+    seams.make("p", &[("c", plain()), ("d", plain()), ("small", small), ("events", with_events())]).await;
+    for name in ["closed", "other", "former", "nobody", "closed-and-nobody"] {
+        seams.make(name, &[("c", plain())]).await;
+    }
     let mut effects = Effects::default();
     effects.append("p", "small", "fills it").append("former", "c", "mine");
-    seams.commit((&task, generation), 1, &mut effects).await.unwrap();
-    let close = Change::Close { outcome: Outcome::Success, reason: String::new() };
-    seams.channels.change(&process("closed"), Actor::Host, close).await.unwrap();
-    for of in ["other", "former"] {
+    seams.commit(of, 1, &mut effects).await.unwrap();
+    for name in ["nobody", "closed-and-nobody"] {
+        seams.channels.change(&process(name), Actor::Host, Change::Unassign).await.unwrap();
+    }
+    for name in ["closed", "closed-and-nobody"] {
+        let close = Change::Close { outcome: Outcome::Success, reason: String::new() };
+        seams.channels.change(&process(name), Actor::Host, close).await.unwrap();
+    }
+    for name in ["other", "former"] {
         let assign = Change::Assign(party("plugin:other"));
-        seams.channels.change(&process(of), Actor::Host, assign).await.unwrap();
+        seams.channels.change(&process(name), Actor::Host, assign).await.unwrap();
     }
     let observes = Change::Observe(vec![party("plugin:watcher")]);
     seams.channels.change(&process("other"), Actor::Host, observes).await.unwrap();
-    let mut cases: Vec<(&str, &str, Effects)> = Vec::new();
-    let mut case = |code, says, effects: &mut Effects| cases.push((code, says, std::mem::take(effects)));
-    case("channel_unknown", "process `none` has no channel", Effects::default().append("none", "c", "x"));
-    case("channel_unknown", "has no channel `none`", Effects::default().append("p", "none", "x"));
-    case("channel_forbidden", "`plugin:board` is neither", Effects::default().append("other", "c", "x"));
-    case("channel_access_revoked", "epoch 1", Effects::default().append("former", "c", "x"));
-    case("process_closed", "process `closed` is closed", Effects::default().append("closed", "c", "x"));
-    case("channel_full", "channel log is full", Effects::default().append("p", "small", "x"));
-    case("channel_reply_unknown", "sequence 9", Effects::default().append("p", "c", "x").replying_to(9));
-    let mut ended = Effects::default();
-    ended.append_of_type("end", "p", "c", "").append("p", "c", "x");
-    case("channel_half_closed", "has ended its half", &mut ended);
-    for (code, says, mut effects) in cases {
-        let refused = seams.commit((&task, generation), 2, &mut effects).await;
-        let Err(CommitError::Refused { reason, .. }) = &refused else { panic!("{code}: {refused:?}") };
-        assert!(reason.contains(&format!(": {code}: ")) && reason.contains(says), "{code}: {reason}");
-        assert_eq!(refused.unwrap_err().code(), "effects_refused");
+}
+
+pub async fn an_entry_that_nobody_takes_is_left_out_of_its_commit(seams: ChannelSeams) {
+    let (task, generation) = seams.board().await;
+    make_obstacles(&seams, (&task, generation)).await;
+    let mut position = 1;
+    for (process, channel, code, says) in [
+        ("none", "c", "channel_unknown", "process `none` has no channel"),
+        ("p", "none", "channel_unknown", "has no channel `none`"),
+        ("other", "c", "channel_forbidden", "`plugin:board` is neither"),
+        ("closed-and-nobody", "c", "channel_forbidden", "`plugin:board` is neither"),
+        ("former", "c", "channel_access_revoked", "epoch 1"),
+        ("closed", "c", "process_closed", "process `closed` is closed"),
+    ] {
+        position += 1;
+        let mut effects = Effects::default();
+        effects.append("p", "c", "before").append(process, channel, "x").append("p", "c", "after");
+        effects.append(process, channel, "y");
+        let done = seams.commit((&task, generation), position, &mut effects).await.unwrap();
+        let counts: Vec<_> = done.dropped.counts().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counts.len(), 1, "{process}: {counts:?}");
+        assert_eq!((counts[0].0.code(), counts[0].1), (code, 2), "{process}");
+        let first = done.dropped.first().unwrap();
+        let whole = format!("append to channel `{channel}` of process `{process}`: {code}: ");
+        assert!(first.starts_with(&whole) && first.contains(says), "{first}");
     }
-    assert!(entries(&seams.channels, &channel("p", "c")).await.is_empty());
+    let told = texts(&seams.channels, &channel("p", "c")).await;
+    assert_eq!(told, ["before", "after"].repeat(6));
+    for name in ["closed", "closed-and-nobody", "other"] {
+        assert!(entries(&seams.channels, &channel(name, "c")).await.is_empty());
+    }
+    assert_eq!(texts(&seams.channels, &channel("former", "c")).await, ["mine"]);
+    // What follows on an end of its own is left out, and the end stays.
+    let mut ended = Effects::default();
+    ended.append("p", "d", "last").append_of_type("end", "p", "d", "").append("p", "d", "x");
+    let done = seams.commit((&task, generation), 9, &mut ended).await.unwrap();
+    assert!(
+        done.dropped.first().unwrap().contains(": channel_half_closed: `plugin:board` has ended its half")
+    );
+    assert_eq!(texts(&seams.channels, &channel("p", "d")).await, ["last", ""]);
     // Who only observes may not append, whatever its name.
     let watcher = TaskId { processor: "watcher".into(), ..task.clone() };
     let held = claim(&seams.seams, &watcher).await;
-    let refused = seams.commit((&watcher, held), 1, Effects::default().append("other", "c", "x")).await;
-    assert!(refused.unwrap_err().to_string().contains("only as its submitter or executor"));
+    let done = seams.commit((&watcher, held), 1, Effects::default().append("other", "c", "x")).await.unwrap();
+    assert!(done.dropped.first().unwrap().contains("only as its submitter or executor"));
+    let tasks = seams.seams.checkpoints.tasks(Some("board")).await.unwrap();
+    assert_eq!(tasks[0].position, Position(9), "all else of the commits is there");
+}
+
+pub async fn an_entry_that_is_refused_says_whether_it_may_be_taken_later(seams: ChannelSeams) {
+    let (task, generation) = seams.board().await;
+    make_obstacles(&seams, (&task, generation)).await;
+    let mut cases: Vec<(bool, &str, &str, Effects)> = Vec::new();
+    let mut case = |later, code, says, effects: &mut Effects| {
+        cases.push((later, code, says, std::mem::take(effects)));
+    };
+    case(true, "channel_full", "channel log is full", Effects::default().append("p", "small", "x"));
+    case(true, "channel_forbidden", "is neither", Effects::default().append("nobody", "c", "x"));
+    let mut reply = Effects::default();
+    case(false, "channel_reply_unknown", "sequence 9", reply.append("p", "c", "x").replying_to(9));
+    let over = "x".repeat(CHANNEL_EVENT_PAYLOAD_BYTES_MAX + 1);
+    let mut large = Effects::default();
+    case(false, "channel_event_payload_bytes_max", "is 122880", large.append("p", "events", &over));
+    for (later, code, says, mut effects) in cases {
+        effects.append("p", "c", "x");
+        let refused = seams.commit((&task, generation), 2, &mut effects).await.unwrap_err();
+        assert_eq!(refused.code(), "effects_refused");
+        let (passes, reason) = match &refused {
+            CommitError::Refused { reason, .. } => (false, reason),
+            CommitError::NotNow { reason, .. } => (true, reason),
+            other => panic!("{code}: {other:?}"),
+        };
+        assert_eq!(passes, later, "{code}");
+        assert!(reason.contains(&format!(": {code}: ")) && reason.contains(says), "{code}: {reason}");
+    }
+    assert!(entries(&seams.channels, &channel("p", "c")).await.is_empty());
     // There is always room for the end.
     let mut end = Effects::default();
     seams.commit((&task, generation), 2, end.append_of_type("end", "p", "small", "")).await.unwrap();
@@ -286,8 +344,8 @@ pub async fn another_tenants_process_is_out_of_reach(seams: ChannelSeams) {
     seams.make("p", &[("c", plain())]).await;
     let stranger = task("board", "beta", 0);
     let generation = claim(&seams.seams, &stranger).await;
-    let refused = seams.commit((&stranger, generation), 1, Effects::default().append("p", "c", "x")).await;
-    assert!(refused.unwrap_err().to_string().contains("channel_unknown"));
+    let done = seams.commit((&stranger, generation), 1, Effects::default().append("p", "c", "x")).await;
+    assert!(done.unwrap().dropped.first().unwrap().contains("channel_unknown"));
     assert!(entries(&seams.channels, &channel("p", "c")).await.is_empty());
 }
 
@@ -398,7 +456,7 @@ pub async fn a_process_that_is_made_again_has_events_of_its_own(seams: ChannelSe
     for life in ["first", "second"] {
         seams.make("p", &[("c", with_events())]).await;
         assert_eq!(send(&seams.channels, &id, life).await.unwrap(), 1);
-        assert!(seams.channels.remove(&id.process).await.unwrap());
+        assert!(seams.channels.remove(&id.process, None).await.unwrap());
     }
     let events = seams.events().await;
     let said: Vec<_> = events.iter().map(|event| (event.1, event.4["text"].clone())).collect();

@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use millrace::cli::{CliError, Exit};
+use clap::Parser as _;
+use millrace::cli::{Cli, CliError, Exit};
 use serde_json::{Value, json};
 
 use crate::commands::{Written, config, ran, run, start, until};
@@ -221,6 +222,39 @@ async fn follow_begins_anew_where_its_position_means_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn follow_goes_on_with_what_the_host_calls_its_place_and_not_with_a_number() {
+    let frames = |text: &str| {
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n{text}")
+    };
+    let entry = |id: &str, position, payload| {
+        format!("id: {id}\nevent: entry\ndata: {}\n\n", entry(position, payload))
+    };
+    let ready = |id: &str| format!("id: {id}\nevent: ready\ndata: {{}}\n\n");
+    let gap = "id: b.0\nevent: gap\ndata: {\"code\":\"cursor_foreign\",\"position\":0}\n\n";
+    let lagged = "id: b.4\nevent: lagged\ndata: {\"resume_at\":5,\"missed\":3,\"behind\":0}\n\n";
+    let server = Scripted::new(vec![
+        frames(&ready("a.1")),
+        frames(&[ready("a.1"), entry("a.2", 2, "YQ==")].concat()),
+        frames(&[ready("b.0"), gap.to_owned(), entry("b.1", 1, "Yg==")].concat()),
+        frames(&[ready("b.1"), lagged.to_owned()].concat()),
+        frames("event: closed\ndata: {\"reason\":\"ended\",\"last\":4}\n\n"),
+    ]);
+    let (ended, text) = server.ran(&["follow", "job", "talk", "--after", "1"]).await;
+    ended.unwrap();
+    let expected = ["2  2013-01-01T00:00:00Z  eve#2  a", "1  2013-01-01T00:00:00Z  eve#1  b"];
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    let asked = server.asked();
+    assert_eq!(asked.len(), 5);
+    for (asked, after) in asked.iter().zip(["1", "a.1", "a.2", "b.1", "b.4"]) {
+        asks(asked, "GET", &format!("{ENTRIES}?after={after}&as=ann"));
+        assert!(asked.head.contains(&format!("last-event-id: {after}\r\n")), "{}", asked.head);
+    }
+    let refused = Cli::try_parse_from(["millrace", "channel", "follow", "job", "talk", "--after", "there"]);
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("it is neither a position nor a cursor of a channel"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn follow_tries_nothing_again_that_would_be_the_same() {
     let over = frames(&[("closed", None, json!({ "reason": "ended", "last": 1 }))]);
     let server = Scripted::new(vec![frames(&[("entry", None, entry(1, "YQ=="))]), over.clone()]);
@@ -369,6 +403,14 @@ async fn read_goes_from_page_to_page_and_waits_for_the_first_only() {
     assert_eq!(text.lines().collect::<Vec<_>>(), expected);
     for (asked, (after, wait)) in server.asked().iter().zip([(0, 5_000), (5, 0), (6, 0)]) {
         asks(asked, "GET", &format!("{ENTRIES}?after={after}&limit=1000&wait_ms={wait}&as=ann"));
+    }
+    let place = |next: &str| {
+        fine(json!({ "entries": [entry(4, "YQ==")], "next": next, "oldest": 1, "newest": 5, "missed": 0 }))
+    };
+    let server = Scripted::new(vec![place("a.4"), page(vec![], 4, 0)]);
+    server.ran(&["read", "job", "talk", "--after", "a.3"]).await.0.unwrap();
+    for (asked, after) in server.asked().iter().zip(["a.3", "a.4"]) {
+        asks(asked, "GET", &format!("{ENTRIES}?after={after}&limit=1000&wait_ms=0&as=ann"));
     }
     let server = Scripted::new(vec![page(vec![entry(4, "YQ==")], 4, 0)]);
     let (ended, text) = server.ran(&["read", "job", "talk", "--after", "3", "-n", "1", "--json"]).await;

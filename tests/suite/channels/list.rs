@@ -176,7 +176,8 @@ impl List {
             let last = self.last(who, now);
             let ahead: Vec<u64> = numbers.iter().copied().filter(|n| *n > last).collect();
             let stretches = ahead.iter().filter(|n| !ahead.contains(&(**n - 1))).count();
-            let taken_ahead = self.gaps == Gaps::Arrival && stretches < CHANNEL_AHEAD_MAX;
+            let is_data = new.entry_type == EntryType::Data;
+            let taken_ahead = self.gaps == Gaps::Arrival && is_data && stretches < CHANNEL_AHEAD_MAX;
             if sequence != last + 1 && !taken_ahead {
                 return Err("channel_sequence_gap");
             }

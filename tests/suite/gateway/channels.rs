@@ -3,6 +3,7 @@
 mod append;
 mod bounds;
 mod follow;
+mod lives;
 mod read;
 mod settings;
 
@@ -75,6 +76,11 @@ pub(super) async fn append(rig: &Rig, who: &str, entry: &Value) -> Answer {
 /// One entry of data.
 pub(super) async fn say(rig: &Rig, who: &str, sequence: u64, text: &str) -> Value {
     good(&append(rig, who, &json!({ "sequence": sequence, "text": text })).await, 201)
+}
+
+/// Where a page says to go on: the position behind the incarnation.
+pub(super) fn next(page: &Value) -> Option<u64> {
+    page["next"].as_str()?.split_once('.')?.1.parse().ok()
 }
 
 pub(super) fn positions(page: &Value) -> Vec<u64> {

@@ -1,26 +1,16 @@
-//! Claims about how entries and appends flow on `GET /v1/channels/ws`: whole, in order, with credit, and side by side.
+//! Claims about how entries flow on `GET /v1/channels/ws`: whole, in order, with credit, and side by side. How appends do
+//! is in `channels_appends`.
 
-use std::sync::Arc;
-
-use millrace::channels::{ChannelLimits, ChannelOptions, EntryType, Gaps, WhenFull};
+use millrace::channels::{ChannelOptions, WhenFull};
 use millrace::limits::{
-    CHANNEL_SOCKET_APPENDS_MAX, CHANNEL_SOCKET_READS_MAX, CHANNEL_SOCKET_SUBSCRIPTIONS_MAX,
+    CHANNEL_SOCKET_OPENS_MAX, CHANNEL_SOCKET_READS_MAX, CHANNEL_SOCKET_SUBSCRIPTIONS_MAX,
 };
-use millrace_tests::channel_socket::{BinaryAppend, CREDIT, ChannelSocket};
-use millrace_tests::gated_channels::{Gate, GatedChannels};
+use millrace_tests::channel_socket::{CREDIT, ChannelSocket};
+use millrace_tests::gated_channels::Gate;
 use millrace_tests::until;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
-use super::channels_scene::{Scene, channel, memory, process, unlimited};
-
-/// A gateway over a store that can be held up, with process `work`.
-async fn gated(channels: &[&str]) -> (Scene, GatedChannels) {
-    let store = GatedChannels::new(memory(unlimited()));
-    let scene = Scene::over(Arc::new(store.clone()), |_| {}).await;
-    scene.process("work", channels).await;
-    (scene, store)
-}
+use super::channels_scene::{Scene, channel, gated, process};
 
 fn payloads(socket: &mut ChannelSocket, id: &str) -> Vec<String> {
     let entries = &socket.follow(id).entries;
@@ -318,168 +308,91 @@ async fn a_follower_that_missed_something_is_told_how_much() {
     }
     socket.give_credit("a", 5).await;
     socket.until_entries("a", 5).await;
-    let lagged = json!([{ "op": "lagged", "id": "a", "resume_at": 16, "missed": 15, "behind": 5 }]);
-    assert_eq!(json!(socket.follow("a").lagged), lagged);
+    let mut lagged = socket.follow("a").lagged.clone();
+    let cursor = lagged[0]["cursor"].take();
+    assert!(cursor.as_str().is_some_and(|cursor| cursor.ends_with(".15")), "{cursor}");
+    let told =
+        json!([{ "op": "lagged", "id": "a", "resume_at": 16, "cursor": null, "missed": 15, "behind": 5 }]);
+    assert_eq!(json!(lagged), told);
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn appends_reach_the_log_in_the_order_in_which_they_were_sent_and_are_answered_so() {
-    let scene = Scene::durable().await;
-    scene.process("work", &["a", "b"]).await;
-    let mut socket = scene.socket("sub").await;
-    // As many as may be under way at once, in turns to two channels, and none of them waited for.
-    let count = CHANNEL_SOCKET_APPENDS_MAX as u64;
-    for number in 0..count {
-        let channel = ["a", "b"][usize::try_from(number % 2).expect("small")];
-        if number % 5 == 0 {
-            let payload = number.to_string();
-            let append = BinaryAppend {
-                reference: number,
-                process: "work",
-                channel,
-                payload: Some(payload.as_bytes()),
-                ..BinaryAppend::default()
-            };
-            socket.send(Message::binary(append.to_bytes())).await;
-        } else {
-            let text = number.to_string();
-            let append =
-                json!({ "op": "append", "ref": number, "process": "work", "channel": channel, "text": text });
-            socket.say(&append).await;
-        }
-    }
-    let mut next = [0, 1];
-    for _ in 0..count {
-        let answer = socket.hear("appended").await;
-        let number = answer["ref"].as_u64().expect("a number");
-        let lane = usize::try_from(number % 2).expect("small");
-        assert_eq!(number, next[lane], "answers of one channel come in order");
-        next[lane] += 2;
-        assert_eq!(answer["appended"][0]["position"], number / 2 + 1, "{answer}");
-    }
-    scene.stop().await;
-}
-
-#[tokio::test]
-async fn an_answer_waits_for_those_before_it_of_its_sender_and_channel_only() {
-    let (scene, store) = gated(&["slow", "quick"]).await;
-    store.shut("slow", Gate::AnswersWait);
-    let mut socket = scene.socket("root").await;
-    let append = |reference: u64, channel: &str, party: &str| json!({ "op": "append", "ref": reference, "process": "work", "channel": channel, "as": party, "text": "x" });
-    for (reference, channel, party) in
-        [(1, "slow", "sub"), (2, "slow", "sub"), (3, "quick", "sub"), (4, "slow", "exe")]
-    {
-        socket.say(&append(reference, channel, party)).await;
-    }
-    // The store has all of them, and has answered one.
-    assert_eq!(socket.hear("appended").await["ref"], 3);
-    until("the others are there, too", || store.waiting() == 3).await;
-    // What is refused at once waits for nobody, what the log refuses does.
-    socket.say(&json!({ "op": "append", "ref": 5, "process": "work", "channel": "none", "as": "sub" })).await;
-    assert_eq!(socket.hear("error").await["ref"], 5);
-    store.open();
-    let mut order = Vec::new();
-    for _ in 0..3 {
-        order.push(socket.hear("appended").await["ref"].as_u64().expect("a number"));
-    }
-    order.retain(|reference| *reference != 4);
-    assert_eq!(order, [1, 2]);
-    scene.stop().await;
-}
-
-#[tokio::test]
-async fn no_more_appends_are_under_way_than_may_be_and_all_else_is_heard_meanwhile() {
-    let (scene, store) = gated(&["slow", "quick"]).await;
+async fn subscriptions_that_are_being_opened_hold_up_nothing_else() {
+    let slow: Vec<String> =
+        (0..CHANNEL_SOCKET_OPENS_MAX + 2).map(|number| format!("slow-{number}")).collect();
+    let mut names: Vec<&str> = slow.iter().map(String::as_str).collect();
+    names.push("quick");
+    let (scene, store) = gated(&names).await;
     scene.fill(&channel("work", "quick"), 5).await;
-    store.shut("slow", Gate::AnswersWait);
     let mut socket = scene.socket("sub").await;
     socket.subscribe("a", "work", "quick", json!({ "credit": 0 })).await;
-    let append =
-        |number: usize| json!({ "op": "append", "ref": number, "process": "work", "channel": "slow" });
-    let max = CHANNEL_SOCKET_APPENDS_MAX;
-    for number in 0..max + 10 {
-        socket.say(&append(number)).await;
+    for name in &slow {
+        store.shut(name, Gate::HeadsWait);
+        socket.ask(name, "work", name, json!({})).await;
     }
-    for number in max..max + 10 {
-        let error = socket.hear("error").await;
-        let told = (&error["code"], &error["ref"], &error["max"]);
-        assert_eq!(told, (&json!("channel_socket_appends_max"), &json!(number), &json!(max)), "{error}");
-    }
-    until("as many are under way as may be", || store.waiting() == max).await;
+    // All that is said behind them is heard.
     socket.give_credit("a", 5).await;
     socket.until_entries("a", 5).await;
-    socket.say(&json!({ "op": "unsubscribe", "id": "a" })).await;
-    assert_eq!(socket.until_closed("a").await, "unsubscribed");
+    socket
+        .say(&json!({ "op": "append", "ref": 1, "process": "work", "channel": "quick", "text": "x" }))
+        .await;
+    assert_eq!(socket.hear("appended").await["appended"][0]["position"], 6);
     assert_eq!(socket.round_trip("heard").await, Vec::<Value>::new());
+    // One that is being opened and one that waits for that can be ended.
+    let (first, last) = (&slow[0], &slow[slow.len() - 1]);
+    for name in [first, last] {
+        socket.say(&json!({ "op": "unsubscribe", "id": name })).await;
+        assert_eq!(socket.until_closed(name).await, "unsubscribed");
+    }
     store.open();
-    for number in 0..max {
-        assert_eq!(socket.hear("appended").await["ref"], number);
+    for name in &slow[1..slow.len() - 1] {
+        socket.until(name, |follow| follow.ready.is_some()).await;
     }
-    assert_eq!(store.waiting_max(), max);
-    // Then there is room again, and what was refused was not appended.
-    socket.say(&append(max)).await;
-    let answer = socket.hear("appended").await;
-    assert_eq!(answer["appended"][0]["position"], max + 1, "{answer}");
-    scene.stop().await;
-}
-
-#[tokio::test]
-async fn an_entry_that_waits_for_its_forerunner_is_answered_in_its_place() {
-    let limits = ChannelLimits { hold: std::time::Duration::from_secs(600), ..unlimited() };
-    let scene = Scene::over(memory(limits), |_| {}).await;
-    scene.process("work", &["out"]).await;
-    let mut socket = scene.socket("exe").await;
-    let append = |reference: u64, sequence: u64| json!({ "op": "append", "ref": reference, "process": "work", "channel": "out", "sequence": sequence });
-    for (reference, sequence) in [(1, 3), (2, 2), (3, 1)] {
-        socket.say(&append(reference, sequence)).await;
-    }
-    for (reference, position) in [(1, 3), (2, 2), (3, 1)] {
-        let answer = socket.hear("appended").await;
-        assert_eq!(
-            (&answer["ref"], &answer["appended"][0]["position"]),
-            (&json!(reference), &json!(position))
-        );
+    for name in [first, last] {
+        let left = || scene.channels.subscriber_count(&channel("work", name)) == 0;
+        until("nobody follows what was ended", left).await;
+        assert_eq!(socket.follow(name).ready, None);
+        socket.subscribe(name, "work", name, json!({})).await;
     }
     scene.stop().await;
 }
 
+/// The client reads nothing before both were asked for, and the large log is more than what lies between it and the host.
+/// So both have something to say all the time, whoever is quicker.
 #[tokio::test]
-async fn what_the_log_refuses_is_answered_in_its_place_and_stops_nothing() {
+async fn subscriptions_of_a_socket_take_turns() {
     let scene = Scene::start().await;
-    let options = ChannelOptions { gaps: Gaps::Report, ..ChannelOptions::default() };
-    scene.process_with("work", &["out"], options).await;
-    let mut socket = scene.socket("exe").await;
-    let append = |reference: u64, with: Value| {
-        let mut command = json!({ "op": "append", "ref": reference, "process": "work", "channel": "out" });
-        command.as_object_mut().expect("an object").extend(with.as_object().cloned().unwrap_or_default());
-        command
-    };
-    for (reference, with) in [
-        (1, json!({ "sequence": 1 })),
-        (2, json!({ "sequence": 3 })),
-        (3, json!({ "sequence": 1 })),
-        (4, json!({ "sequence": 1, "text": "another" })),
-        (5, json!({ "sequence": 2, "type": "end" })),
-        (6, json!({ "text": "late" })),
-    ] {
-        socket.say(&append(reference, with)).await;
+    scene.process("work", &["large", "small"]).await;
+    let (large, count) = ("x".repeat(1 << 20), 32);
+    for _ in 0..count {
+        scene.append(&channel("work", "large"), "sub", &[&large]).await;
     }
-    let errors = [(2, "channel_sequence_gap"), (4, "channel_sequence_taken"), (6, "channel_half_closed")];
-    for (reference, code) in errors {
-        let error = socket.hear("error").await;
-        assert_eq!((&error["ref"], &error["code"]), (&json!(reference), &json!(code)), "{error}");
+    // More than one turn gives.
+    scene.fill(&channel("work", "small"), 600).await;
+    for binary in [false, true] {
+        let mut socket = scene.socket("obs").await;
+        for id in ["large", "small"] {
+            socket.ask(id, "work", id, json!({ "credit": 1_000, "binary": binary })).await;
+        }
+        socket.until_entries("small", 600).await;
+        let sent = socket.follow("large").entries.len();
+        assert!(sent < count, "the small one had to wait for the whole of the large one");
+        // Nor does a small one have all turns.
+        socket.until_entries("large", count).await;
     }
-    for (reference, repeated) in [(1, false), (3, true), (5, false)] {
-        let answer = socket.hear("appended").await;
-        assert_eq!(
-            (&answer["ref"], &answer["appended"][0]["repeated"]),
-            (&json!(reference), &json!(repeated))
-        );
+    // With credit for one entry at a time, each is given one in turn.
+    let mut socket = scene.socket("obs").await;
+    for id in ["large", "small"] {
+        socket.subscribe(id, "work", id, json!({ "credit": 0 })).await;
     }
-    let page =
-        scene.channels.read_after(&channel("work", "out"), &millrace::channels::Actor::Host, 0, 0).await;
-    let types: Vec<_> = page.expect("a page").entries.iter().map(|entry| entry.entry_type).collect();
-    assert_eq!(types, [EntryType::Data, EntryType::End]);
+    for round in 1..=5 {
+        for id in ["large", "small"] {
+            socket.give_credit(id, 1).await;
+        }
+        for id in ["large", "small"] {
+            socket.until_entries(id, round).await;
+        }
+    }
     scene.stop().await;
 }

@@ -12,6 +12,7 @@ use millrace::clock::SystemClock;
 use millrace::event::TenantId;
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Right, Services, TokenOptions};
 use millrace_tests::channel_socket::ChannelSocket;
+use millrace_tests::gated_channels::GatedChannels;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,21 @@ pub(super) fn channel(of: &str, name: &str) -> ChannelId {
 
 pub(super) fn party(name: &str) -> Party {
     Party::new(name).expect("a party")
+}
+
+/// A gateway over a store that can be held up, with process `work`.
+pub(super) async fn gated(channels: &[&str]) -> (Scene, GatedChannels) {
+    gated_with(channels, |_| {}).await
+}
+
+pub(super) async fn gated_with(
+    channels: &[&str],
+    change: impl FnOnce(&mut GatewayOptions),
+) -> (Scene, GatedChannels) {
+    let store = GatedChannels::new(memory(unlimited()));
+    let scene = Scene::over(Arc::new(store.clone()), change).await;
+    scene.process("work", channels).await;
+    (scene, store)
 }
 
 pub(super) struct Scene {

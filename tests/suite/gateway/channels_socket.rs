@@ -1,5 +1,5 @@
 //! Claims about `GET /v1/channels/ws`: what is said on it, who may say it, and how it ends. How entries and appends flow
-//! is in `channels_flow`.
+//! is in `channels_flow` and `channels_appends`.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn every_command_is_answered() {
     assert_eq!(
         ready,
         json!({ "op": "ready", "id": "a", "number": ready["number"], "role": "executor",
-            "after": 0, "oldest": 1, "newest": 0 })
+            "after": 0, "cursor": ready["cursor"], "oldest": 1, "newest": 0 })
     );
     socket
         .say(&json!({ "op": "append", "ref": "r1", "process": "work", "channel": "out", "text": "hi" }))
@@ -141,6 +141,10 @@ async fn what_cannot_be_obeyed_is_answered_with_a_code_and_the_socket_goes_on() 
         (subscribe(r#""process":"work","channel":"out","limit":1"#), "command_invalid", &s),
         (subscribe(r#""process":"work","channel":"out","after":-1"#), "command_invalid", &s),
         (subscribe(r#""process":"work","channel":"out","after":9"#), "channel_option_invalid", &s),
+        (subscribe(r#""process":"work","channel":"out","after":"oldest""#), "cursor_invalid", &s),
+        (subscribe(r#""process":"work","channel":"out","after":"ab.""#), "cursor_invalid", &s),
+        (subscribe(r#""process":"work","channel":"out","after":"ab.0""#), "cursor_foreign", &s),
+        (subscribe(r#""process":"work","channel":"out","after":[1]"#), "command_invalid", &s),
         (subscribe(r#""process":"work","channel":"out","credit":1000001"#), "channel_credit_max", &s),
         (subscribe(r#""process":"wo_rk","channel":"out""#), "channel_name_invalid", &s),
         (subscribe(r#""process":"none","channel":"out""#), "channel_unknown", &s),
@@ -356,6 +360,54 @@ async fn a_subscription_that_ends_is_told_why_and_where_to_go_on() {
     socket.subscribe("idle", "idle", "out", json!({ "credit": 0 })).await;
     scene.assign("idle", "other").await;
     assert_eq!(socket.until_closed("idle").await, "revoked");
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_cursor_of_an_earlier_process_of_that_name_is_refused_and_not_taken_for_a_position() {
+    let scene = Scene::start().await;
+    let out = channel("work", "out");
+    scene.process("work", &["out"]).await;
+    scene.append(&out, "sub", &["1", "2", "3"]).await;
+    let mut socket = scene.socket("exe").await;
+    for (id, binary) in [("text", false), ("binary", true)] {
+        socket.subscribe(id, "work", "out", json!({ "binary": binary })).await;
+        socket.until_entries(id, 3).await;
+        socket.say(&json!({ "op": "unsubscribe", "id": id })).await;
+        socket.until_closed(id).await;
+    }
+    let cursor = socket.follow("text").cursor.clone();
+    assert_eq!(socket.follow("binary").cursor, cursor, "the same place");
+    // Whoever comes back with it goes on behind what it has.
+    socket.subscribe("again", "work", "out", json!({ "after": cursor })).await;
+    scene.append(&out, "sub", &["4"]).await;
+    socket.until_entries("again", 1).await;
+    assert_eq!(socket.follow("again").last, 4);
+    assert!(scene.channels.cleanup_process(&process("work")).await.expect("removed"));
+    assert_eq!(socket.until_closed("again").await, "removed");
+    let last = socket.follow("again").cursor.clone();
+    scene.process("work", &["out"]).await;
+    // Whether the new log is shorter or longer by now.
+    for entries in [&[][..], &["a", "b", "c", "d", "e"][..]] {
+        if !entries.is_empty() {
+            scene.append(&out, "sub", entries).await;
+        }
+        for after in [&cursor, &last] {
+            let subscribe = json!({ "op": "subscribe", "id": "late", "process": "work", "channel": "out", "after": after });
+            socket.say(&subscribe).await;
+            let error = socket.hear("error").await;
+            assert_eq!((&error["code"], &error["id"]), (&json!("cursor_foreign"), &json!("late")), "{error}");
+        }
+    }
+    // A number is taken for what it is, as text, too: nobody can tell of which process it is.
+    for (id, after) in [("number", json!(3)), ("digits", json!("3"))] {
+        socket.subscribe(id, "work", "out", json!({ "after": after })).await;
+        socket.until_entries(id, 2).await;
+        socket.say(&json!({ "op": "unsubscribe", "id": id })).await;
+        socket.until_closed(id).await;
+        let of = |cursor: &str| cursor.split('.').next().map(str::to_owned);
+        assert_ne!(of(&socket.follow(id).cursor), of(&last), "another life");
+    }
     scene.stop().await;
 }
 

@@ -9,8 +9,8 @@ use futures_util::future::{BoxFuture, ready};
 
 use crate::channels::{
     Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
-    ChannelStats, ChannelStore, Entry, EntryPage, Head, NewProcess, Outcomed, Process, ProcessId,
-    ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, change, create,
+    ChannelStats, ChannelStore, Entry, EntryPage, Head, Incarnation, NewProcess, Outcomed, Process,
+    ProcessId, ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, archive_excess, change, create,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -57,18 +57,13 @@ fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
 }
 
-/// A process that is not there has no channel either.
-fn unknown_channel(id: &ChannelId) -> ChannelError {
-    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
-}
-
 impl State {
     fn kept(&self, id: &ProcessId) -> Result<&Kept> {
         self.processes.get(id).ok_or_else(|| unknown(id))
     }
 
     fn head(&self, id: &ChannelId) -> Result<Head> {
-        self.processes.get(&id.process).ok_or_else(|| unknown_channel(id))?.view.head(&id.name)
+        self.processes.get(&id.process).ok_or_else(|| id.unknown())?.view.head(&id.name)
     }
 
     fn remove(&mut self, id: &ProcessId, tails: &Tails) -> bool {
@@ -93,7 +88,8 @@ impl Inner {
         let id = new.id.clone();
         let of_tenant = state.of_tenant.get(&id.tenant).copied().unwrap_or_default();
         let known = state.processes.get(&id).map(|kept| &kept.view);
-        match create(known, new, of_tenant, self.clock.now(), &self.limits)? {
+        let made = (Incarnation::new(), self.clock.now());
+        match create(known, new, of_tenant, made, &self.limits)? {
             None => Ok((state.kept(&id)?.view.clone(), false)),
             Some(view) => {
                 *state.of_tenant.entry(id.tenant.clone()).or_default() += 1;
@@ -116,7 +112,7 @@ impl Inner {
 
     fn append(&self, id: &ChannelId, asked: &Append) -> Result<Vec<Appended>> {
         let mut state = self.lock();
-        let kept = state.processes.get_mut(&id.process).ok_or_else(|| unknown_channel(id))?;
+        let kept = state.processes.get_mut(&id.process).ok_or_else(|| id.unknown())?;
         let head = kept.view.head(&id.name)?;
         let planned = append(&head, asked, kept.view.bytes(), self.clock.now(), &self.limits)?;
         let log = kept.logs.entry(id.name.clone()).or_default();
@@ -153,15 +149,16 @@ impl Inner {
             WhenFull::Archive => channel.archive(entries, bytes),
             WhenFull::DropOldest | WhenFull::Reject => forget(&mut channel, log, entries),
         }
-        let (mut gone, mut over) = (0, channel.archive_bytes.saturating_sub(self.limits.archive_bytes_max));
+        let over = archive_excess(&channel, &self.limits);
+        let (mut entries, mut bytes) = (0, 0);
         for entry in log.iter().take_while(|entry| entry.position < channel.hot) {
-            if over == 0 {
+            if entries >= over.entries && bytes >= over.bytes {
                 break;
             }
-            gone += 1;
-            over = over.saturating_sub(entry.bytes() as u64);
+            entries += 1;
+            bytes += entry.bytes() as u64;
         }
-        forget(&mut channel, log, gone);
+        forget(&mut channel, log, entries);
         let channel = Arc::new(channel);
         if let Some(known) = kept.view.channels.iter_mut().find(|known| known.name == id.name) {
             *known = Arc::clone(&channel);
@@ -178,13 +175,8 @@ impl Inner {
         let (oldest, newest) = (head.channel.oldest, head.channel.newest);
         let missed = oldest.0.saturating_sub(after.0.saturating_add(1));
         let from = after.0 + missed;
-        let mut page = EntryPage {
-            next: Position(from.min(newest.0.max(after.0))),
-            oldest,
-            newest,
-            missed,
-            ..EntryPage::default()
-        };
+        let next = Position(from.min(newest.0.max(after.0)));
+        let mut page = EntryPage { head, entries: Vec::new(), next, oldest, newest, missed };
         let Some(log) = state.kept(&id.process)?.logs.get(&id.name) else { return Ok(page) };
         let skip = usize::try_from(from.saturating_add(1).saturating_sub(oldest.0)).unwrap_or(usize::MAX);
         let mut bytes = 0;
@@ -269,8 +261,11 @@ impl ChannelStore for MemoryChannels {
         ready(self.inner.read(id, after, limit)).boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> BoxFuture<'_, Result<bool>> {
-        ready(Ok(self.inner.lock().remove(id, &self.inner.tails))).boxed()
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> BoxFuture<'_, Result<bool>> {
+        let mut state = self.inner.lock();
+        let found = state.processes.get(id).map(|kept| Incarnation::of(&kept.view.process));
+        let meant = found.is_some_and(|found| only.is_none_or(|only| only == found));
+        ready(Ok(meant && state.remove(id, &self.inner.tails))).boxed()
     }
 
     fn expire(&self, closed_before: Micros) -> BoxFuture<'_, Result<usize>> {
@@ -294,6 +289,10 @@ impl ChannelStore for MemoryChannels {
 
     fn tails(&self) -> &Tails {
         &self.inner.tails
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn limits(&self) -> &ChannelLimits {

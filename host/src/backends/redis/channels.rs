@@ -15,10 +15,16 @@
 //! something is appended to it, its positions go on 2^32 above, what lay before counts as dropped, and readers are told.
 //! Hosts that know nothing of what was lost may append for a moment, until one that does speaks to the server.
 //!
+//! An entry that is an event, too, is in one script with the event: the log decides in it as for any append, and what it
+//! decides is written behind the first line of the entry's. What processors append comes from the outbox of their host,
+//! under the lease of the processor and with a key; the keys of what was appended lie beside the entries, in the same
+//! script, so that whoever carries an entry once more finds it.
+//!
 //! Deliberately absent: Redis Cluster, though the keys of all channels have the log's tag. A process is not spread.
 
 mod book;
 mod calls;
+mod carry;
 mod decide;
 mod entries;
 mod lanes;
@@ -27,6 +33,7 @@ mod pages;
 mod reader;
 mod records;
 mod settling;
+mod write;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,13 +45,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc};
 
+use super::RedisLog;
 use super::groups::Barrier;
 use super::link::RedisLink;
 use super::options::{Durability, RedisAck, RedisOptions};
 use super::scripts::Keys;
+use super::shared::Shared as LogShared;
 use crate::channels::{
     Actor, Append, Appended, Change, ChannelError, ChannelId, ChannelLimits, ChannelStats, ChannelStore,
-    EntryPage, Head, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
+    EntryPage, Head, Incarnation, NewProcess, Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -82,9 +91,10 @@ struct Shared {
     append_wait_max: Duration,
     limits: ChannelLimits,
     clock: Arc<dyn Clock>,
-    prefix: Vec<u8>,
-    /// Of the log, which says in which life it is.
-    meta: Vec<u8>,
+    /// Those of the log, too, which says in which life it is.
+    keys: Keys,
+    /// The log, where entries are events of it.
+    log: Option<Arc<LogShared>>,
     tails: Tails,
     barrier: Barrier,
     tasks: Tasks,
@@ -115,6 +125,21 @@ impl RedisChannels {
     /// Does not wait for the server, and connects when it is used for the first time. It uses of the options where the log
     /// lies, its name, what an acknowledgement stands on, and how long an append is tried. Needs a tokio runtime.
     pub fn open(options: &RedisOptions, limits: ChannelLimits, clock: Arc<dyn Clock>) -> Self {
+        Self::start(options, None, ChannelLimits { events: false, ..limits }, clock)
+    }
+
+    /// The same beside a log, whose events entries may be.
+    pub fn beside(log: &RedisLog, limits: ChannelLimits, clock: Arc<dyn Clock>) -> Self {
+        let shared = Arc::clone(&log.inner.shared);
+        Self::start(log.options(), Some(shared), ChannelLimits { events: true, ..limits }, clock)
+    }
+
+    fn start(
+        options: &RedisOptions,
+        log: Option<Arc<LogShared>>,
+        limits: ChannelLimits,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         // Of its own: a large append keeps nobody else waiting.
         let link = RedisLink::new(options.address.clone(), options.ca_file.clone(), &*options.name);
         let keys = Keys::new(&options.name);
@@ -125,8 +150,8 @@ impl RedisChannels {
             append_wait_max: options.append_wait_max,
             limits,
             clock,
-            prefix: keys.channels,
-            meta: keys.meta,
+            keys,
+            log,
             tails: Tails::default(),
             barrier: Barrier::new(link.clone(), ("channels", "a channel's change")),
             tasks: tasks.clone(),
@@ -152,11 +177,6 @@ impl RedisChannels {
 
 fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
-}
-
-/// A process that is not there has no channel either.
-fn unknown_channel(id: &ChannelId) -> ChannelError {
-    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
 }
 
 impl ChannelStore for RedisChannels {
@@ -199,9 +219,9 @@ impl ChannelStore for RedisChannels {
         async move { self.inner.shared.page(&id, after, limit).await }.boxed()
     }
 
-    fn remove(&self, id: &ProcessId) -> BoxFuture<'_, Result<bool>> {
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> BoxFuture<'_, Result<bool>> {
         let id = id.clone();
-        async move { self.inner.shared.remove(&id).await }.boxed()
+        async move { self.inner.shared.remove(&id, only).await }.boxed()
     }
 
     fn expire(&self, closed_before: Micros) -> BoxFuture<'_, Result<usize>> {
@@ -214,6 +234,10 @@ impl ChannelStore for RedisChannels {
 
     fn tails(&self) -> &Tails {
         &self.inner.shared.tails
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn limits(&self) -> &ChannelLimits {

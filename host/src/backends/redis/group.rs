@@ -13,7 +13,7 @@ use super::scripts::{APPEND, bytes, list, number};
 use super::shared::{Session, Shared};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position};
-use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX, REDIS_GROUP_EVENTS_MAX};
+use crate::limits::{NAMED_STREAMS_MAX, REDIS_ENTRY_BYTES_MAX};
 use crate::streams::{Appended, StreamError};
 
 /// What became of one request.
@@ -46,48 +46,10 @@ pub(super) async fn send(
     let mut order: Vec<usize> = (0..group.len()).collect();
     order.sort_by(|a, b| group[*a].batch.tenant.cmp(&group[*b].batch.tenant));
     let ordered: Vec<&Request> = order.iter().map(|&index| &group[index]).collect();
-    let scopes = shared.scopes();
-    let described = describe(&shared, &mut session, &scopes, &ordered).await?;
-    let keys = &shared.keys;
-    let names: [&[u8]; 10] = [
-        &keys.meta,
-        &keys.events,
-        &keys.ids,
-        &keys.older_ids,
-        &keys.tenants,
-        &keys.index,
-        &keys.streams,
-        &keys.values,
-        &keys.names,
-        &keys.leases,
-    ];
-    let parts = Parts::of(&ordered);
-    let fill = |command: &mut redis::Cmd| {
-        command.arg(&*session.epoch.0).arg(shared.options.dedup_events_max);
-        command.arg(scopes.version).arg(NAMED_STREAMS_MAX);
-        command.arg(&parts.keys).arg(&parts.kept).arg(ordered.len()).arg(parts.chunks.len());
-        for request in &ordered {
-            command.arg(request.batch.tenant.as_str()).arg(&*request.stream);
-            match &request.fence {
-                Some(fence) => command.arg(&*fence.name).arg(fence.generation),
-                None => command.arg("").arg(""),
-            };
-            command.arg(request.events.len());
-            match &request.tried {
-                Some((epoch, newest)) if request.again && *epoch == session.epoch => command.arg(newest.0),
-                _ => command.arg(""),
-            };
-        }
-        for chunk in &parts.chunks {
-            let lengths = chunk.lengths.as_slice();
-            command.arg(chunk.tenant).arg(chunk.stream).arg(lengths.len() / 4).arg(&chunk.bytes).arg(lengths);
-        }
-        for (index, changes) in described.iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
-            command.arg(index + 1).arg(changes);
-        }
-    };
-    let answer =
-        APPEND.run(&mut session.appends, &names, fill).await.map_err(|error| backend("appending", &error))?;
+    let asked = Asked::prepare(&shared, &mut session, ordered).await?;
+    let names = shared.keys.of_appends();
+    let answer = APPEND.run(&mut session.appends, &names, |command| asked.fill(command)).await;
+    let answer = answer.map_err(|error| backend("appending", &error))?;
     let shape = || remote(RemoteFault::Unsupported, "appending: the answer has another shape");
     let parts = list(answer).ok_or_else(shape)?;
     if parts.first() == Some(&Value::Int(1)) {
@@ -106,8 +68,60 @@ pub(super) async fn send(
     Ok(outcomes.into_iter().map(|outcome| outcome.expect("each request has one answer")).collect())
 }
 
-const _: () =
-    assert!(REDIS_GROUP_EVENTS_MAX <= u16::MAX as usize, "an event's number in its group has two bytes");
+/// What `lua/append.lua` is asked for.
+pub(super) struct Asked<'a> {
+    requests: Vec<&'a Request>,
+    parts: Parts<'a>,
+    described: Vec<Vec<u8>>,
+    epoch: Epoch,
+    scopes: u64,
+    dedup_events_max: usize,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads what the log knows of the requests' change streams.
+    pub(super) async fn prepare(
+        shared: &Shared,
+        session: &mut Session,
+        requests: Vec<&'a Request>,
+    ) -> Result<Self, BackendError> {
+        let scopes = shared.scopes();
+        let described = describe(shared, session, &scopes, &requests).await?;
+        Ok(Self {
+            parts: Parts::of(&requests),
+            requests,
+            described,
+            epoch: session.epoch.clone(),
+            scopes: scopes.version,
+            dedup_events_max: shared.options.dedup_events_max,
+        })
+    }
+
+    pub(super) fn fill(&self, command: &mut redis::Cmd) {
+        let parts = &self.parts;
+        command.arg(&*self.epoch.0).arg(self.dedup_events_max).arg(self.scopes).arg(NAMED_STREAMS_MAX);
+        command.arg(&parts.keys).arg(&parts.kept).arg(self.requests.len()).arg(parts.chunks.len());
+        for request in &self.requests {
+            command.arg(request.batch.tenant.as_str()).arg(&*request.stream);
+            match &request.fence {
+                Some(fence) => command.arg(&*fence.name).arg(fence.generation),
+                None => command.arg("").arg(""),
+            };
+            command.arg(request.events.len());
+            match &request.tried {
+                Some((epoch, newest)) if request.again && *epoch == self.epoch => command.arg(newest.0),
+                _ => command.arg(""),
+            };
+        }
+        for chunk in &parts.chunks {
+            let lengths = chunk.lengths.as_slice();
+            command.arg(chunk.tenant).arg(chunk.stream).arg(lengths.len() / 4).arg(&chunk.bytes).arg(lengths);
+        }
+        for (index, changes) in self.described.iter().enumerate().filter(|(_, changes)| !changes.is_empty()) {
+            command.arg(index + 1).arg(changes);
+        }
+    }
+}
 
 /// The events of a group, as the script takes them.
 struct Parts<'a> {

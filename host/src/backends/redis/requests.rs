@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::codec::{EncodedEvent, encode};
+use super::codec::{EncodedEvent, encode, own_key};
 use crate::cluster::Fence;
 use crate::event::{Epoch, EventBatch, Position};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
@@ -89,6 +89,31 @@ impl Request {
             tried: None,
             again: false,
         })
+    }
+
+    /// Events that the host has made itself, on their way with something else: `of` is a name that tells them from all
+    /// others that it makes.
+    pub(super) fn own(batch: EventBatch, of: &str) -> Self {
+        let tenant = batch.tenant.as_str();
+        let events: Vec<EncodedEvent> = batch
+            .iter()
+            .map(|event| EncodedEvent { key: own_key(tenant, of, event.id), ..encode(tenant, "", &event) })
+            .collect();
+        let (reply, _) = oneshot::channel();
+        Self {
+            stream: "".into(),
+            fence: None,
+            places: (0..events.len()).collect(),
+            asked: (0..events.len()).map(|index| (index, false)).collect(),
+            known: vec![false; events.len()],
+            events,
+            batch,
+            reply,
+            deadline: Instant::now(),
+            turns: 0,
+            tried: None,
+            again: false,
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {

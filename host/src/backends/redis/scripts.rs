@@ -10,7 +10,10 @@ pub(super) struct Script {
     digest: std::sync::OnceLock<String>,
 }
 
-pub(super) static APPEND: Script = Script::new(include_str!("lua/append.lua"));
+pub(super) static APPEND: Script = Script::new(concat!(
+    include_str!("lua/append.lua"),
+    "local said, write = log_append(KEYS, ARGV)\nif write then write() end\nreturn said\n"
+));
 pub(super) static SYNC: Script = Script::new(include_str!("lua/sync.lua"));
 pub(super) static READ: Script = Script::new(include_str!("lua/read.lua"));
 pub(super) static CHANGES: Script = Script::new(include_str!("lua/changes.lua"));
@@ -43,8 +46,11 @@ pub(super) static CACHE_GET: Script = Script::new(include_str!("lua/cache_get.lu
 pub(super) static CACHE_PUT: Script = Script::new(include_str!("lua/cache_put.lua"));
 pub(super) static PRESENCE: Script = Script::new(include_str!("lua/presence.lua"));
 pub(super) static CLUSTER: Script = Script::new(include_str!("lua/cluster.lua"));
-pub(super) static CHANNEL_APPEND: Script =
-    Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/append.lua")));
+pub(super) static CHANNEL_APPEND: Script = Script::new(concat!(
+    include_str!("lua/append.lua"),
+    include_str!("lua/channels/state.lua"),
+    include_str!("lua/channels/append.lua")
+));
 pub(super) static CHANNEL_MANAGE: Script =
     Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/manage.lua")));
 /// This one makes room, so a full server takes it.
@@ -164,6 +170,22 @@ impl Keys {
             channels: key("channels:"),
             barrier: key("barrier"),
         }
+    }
+
+    /// Those of `lua/append.lua`.
+    pub(super) fn of_appends(&self) -> [&[u8]; 10] {
+        [
+            &self.meta,
+            &self.events,
+            &self.ids,
+            &self.older_ids,
+            &self.tenants,
+            &self.index,
+            &self.streams,
+            &self.values,
+            &self.names,
+            &self.leases,
+        ]
     }
 
     /// Those of the scripts that know of consumer groups.

@@ -1,13 +1,16 @@
 //! The records of channels that the committer has worked with, what is still to be written of them, and what their
 //! followers will be told. All of it goes back with a transaction or a savepoint that fails.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::channel_reads::load_process;
+use super::channel_runs::{Fresh, Unsettled};
 use super::committer::Committer;
 use super::shared::to_json;
-use crate::channels::{Channel, ChannelId, ChannelName, Entry, Head, ProcessId, ProcessView, Tails};
+use crate::channels::{
+    Channel, ChannelId, ChannelName, Entry, Head, ProcessId, ProcessView, Tails, count_written,
+};
 use crate::limits::CHANNEL_RECORDS_CACHED_MAX;
 
 #[derive(Debug, Default)]
@@ -16,6 +19,10 @@ pub(super) struct Book {
     /// Processes with records that are to be written in this transaction.
     dirty: Vec<ProcessId>,
     told: Vec<Told>,
+    /// The run that this transaction has written.
+    run: Option<i64>,
+    /// Entries of processors, and their bytes. What clients append, the router counts.
+    by_processors: (u64, u64),
     /// Where the savepoint began, while there is one.
     savepoint: Option<Savepoint>,
 }
@@ -39,7 +46,10 @@ impl Open {
 
 #[derive(Debug)]
 enum Told {
-    Appended(ChannelId, Head, Vec<Arc<Entry>>),
+    /// With the channel's number.
+    Appended(ChannelId, i64, Head, Vec<Arc<Entry>>),
+    /// Its entries up to here are settled.
+    Settled(ChannelId),
     Changed(ProcessId, ProcessView),
     /// With its channels.
     Removed(ProcessId, Vec<ChannelName>),
@@ -49,20 +59,37 @@ enum Told {
 struct Savepoint {
     told: usize,
     dirty: usize,
+    by_processors: (u64, u64),
     /// Processes as they were before their first append since.
     before: HashMap<ProcessId, Open>,
 }
 
 impl Book {
     /// After the commit.
-    pub(super) fn publish(&mut self, tails: &Tails) {
-        for told in self.told.drain(..) {
+    pub(super) fn publish(&mut self, tails: &Tails, unsettled: &Unsettled) {
+        let (entries, bytes) = std::mem::take(&mut self.by_processors);
+        if entries > 0 {
+            count_written(entries, bytes);
+        }
+        // What is settled in the same transaction is in no run.
+        let mut settled = self.settled_later();
+        for told in self.told.drain(..).zip(settled.drain(..)) {
             match told {
-                Told::Appended(id, head, entries) => tails.appended(&id, head, &entries),
-                Told::Changed(id, view) => tails.changed(&id, &view),
-                Told::Removed(id, channels) => tails.removed(&id, &channels),
+                (Told::Appended(id, number, head, entries), is_settled) => {
+                    if let Some(run) = self.run.filter(|_| !is_settled) {
+                        unsettled.appended(&id, number, &head.channel, &entries, run);
+                    }
+                    tails.appended(&id, head, &entries);
+                }
+                (Told::Settled(id), _) => unsettled.settled(&id),
+                (Told::Changed(id, view), _) => tails.changed(&id, &view),
+                (Told::Removed(id, channels), _) => {
+                    unsettled.removed(&id);
+                    tails.removed(&id, &channels);
+                }
             }
         }
+        self.run = None;
         if self.open.len() > CHANNEL_RECORDS_CACHED_MAX {
             self.open.clear();
         }
@@ -75,8 +102,8 @@ impl Book {
 
     /// What is appended from now on can be taken back with [`Self::undo`]. Nothing else is done to processes until then.
     pub(super) fn begin(&mut self) {
-        let (told, dirty) = (self.told.len(), self.dirty.len());
-        self.savepoint = Some(Savepoint { told, dirty, before: HashMap::new() });
+        let (told, dirty, by_processors) = (self.told.len(), self.dirty.len(), self.by_processors);
+        self.savepoint = Some(Savepoint { told, dirty, by_processors, before: HashMap::new() });
     }
 
     /// What was appended since `begin` stays.
@@ -89,6 +116,7 @@ impl Book {
         let Some(savepoint) = self.savepoint.take() else { return };
         self.told.truncate(savepoint.told);
         self.dirty.truncate(savepoint.dirty);
+        self.by_processors = savepoint.by_processors;
         self.open.extend(savepoint.before);
     }
 
@@ -100,7 +128,19 @@ impl Book {
         self.open.get_mut(id)
     }
 
+    /// As it is now, should the savepoint be rolled back.
+    fn remember(&mut self, id: &ProcessId) {
+        if let Some(savepoint) = &mut self.savepoint
+            && !savepoint.before.contains_key(id)
+            && let Some(open) = self.open.get(id)
+        {
+            savepoint.before.insert(id.clone(), open.clone());
+        }
+    }
+
+    /// Its record is written with this transaction; then its entries must lie in their table, too.
     pub(super) fn mark_dirty(&mut self, id: &ProcessId, at: usize) {
+        self.remember(id);
         let Some(open) = self.open.get_mut(id) else { return };
         if open.dirty.is_empty() {
             self.dirty.push(id.clone());
@@ -112,26 +152,115 @@ impl Book {
 
     /// A channel after an append, and its new entries.
     pub(super) fn appended(&mut self, id: &ChannelId, at: usize, head: Head, entries: Vec<Arc<Entry>>) {
-        if let Some(savepoint) = &mut self.savepoint
-            && !savepoint.before.contains_key(&id.process)
-            && let Some(open) = self.open.get(&id.process)
-        {
-            savepoint.before.insert(id.process.clone(), open.clone());
-        }
-        self.mark_dirty(&id.process, at);
-        if let Some(open) = self.open.get_mut(&id.process) {
-            open.view.channels[at] = Arc::clone(&head.channel);
-        }
+        self.remember(&id.process);
+        let Some(open) = self.open.get_mut(&id.process) else { return };
+        open.view.channels[at] = Arc::clone(&head.channel);
+        let number = open.numbers[at];
         let first = self.savepoint.as_ref().map_or(0, |savepoint| savepoint.told);
         if self.told.len() > first
-            && let Some(Told::Appended(last, known, before)) = self.told.last_mut()
+            && let Some(Told::Appended(last, _, known, before)) = self.told.last_mut()
             && last == id
         {
             before.extend(entries);
             *known = head;
             return;
         }
-        self.told.push(Told::Appended(id.clone(), head, entries));
+        self.told.push(Told::Appended(id.clone(), number, head, entries));
+    }
+
+    /// All of its entries lie in their table.
+    pub(super) fn note_settled(&mut self, id: &ChannelId) {
+        self.told.push(Told::Settled(id.clone()));
+    }
+
+    /// Whether it was settled in this transaction.
+    pub(super) fn is_settled(&self, id: &ChannelId) -> bool {
+        self.told.iter().any(|told| matches!(told, Told::Settled(settled) if settled == id))
+    }
+
+    /// All that were.
+    pub(super) fn settled(&self) -> HashSet<ChannelId> {
+        let settled = self.told.iter().filter_map(|told| match told {
+            Told::Settled(id) => Some(id.clone()),
+            _ => None,
+        });
+        settled.collect()
+    }
+
+    /// Of everything that is told, whether something later says that it is settled, or gone with its process.
+    fn settled_later(&self) -> Vec<bool> {
+        let (mut settled, mut removed) = (HashSet::new(), HashSet::new());
+        let later = self.told.iter().rev().map(|told| match told {
+            Told::Appended(id, ..) => settled.contains(id) || removed.contains(&id.process),
+            Told::Settled(id) => !settled.insert(id),
+            Told::Removed(id, _) => !removed.insert(id),
+            Told::Changed(..) => false,
+        });
+        let mut later: Vec<bool> = later.collect();
+        later.reverse();
+        later
+    }
+
+    /// What this transaction has appended and not settled, one for each channel.
+    pub(super) fn fresh(&self) -> Vec<Fresh<'_>> {
+        let mut fresh: Vec<Fresh<'_>> = Vec::new();
+        let mut places: HashMap<&ChannelId, usize> = HashMap::new();
+        for (told, is_settled) in self.told.iter().zip(self.settled_later()) {
+            let Told::Appended(id, number, head, entries) = told else { continue };
+            if is_settled {
+                continue;
+            }
+            let channel = &head.channel;
+            let at = *places.entry(id).or_insert_with(|| {
+                fresh.push(Fresh { id, number: *number, channel, entries: Vec::new() });
+                fresh.len() - 1
+            });
+            fresh[at].channel = channel;
+            fresh[at].entries.extend(entries);
+        }
+        fresh
+    }
+
+    /// The same of one channel, without its state.
+    pub(super) fn fresh_of(&self, id: &ChannelId) -> Vec<Arc<Entry>> {
+        let mut fresh = Vec::new();
+        for told in &self.told {
+            match told {
+                Told::Appended(of, _, _, entries) if of == id => fresh.extend(entries.iter().cloned()),
+                Told::Settled(of) if of == id => fresh.clear(),
+                Told::Removed(process, _) if *process == id.process => fresh.clear(),
+                _ => {}
+            }
+        }
+        fresh
+    }
+
+    pub(super) fn has_run(&mut self, run: i64) {
+        self.run = Some(run);
+    }
+
+    pub(super) fn run(&self) -> Option<i64> {
+        self.run
+    }
+
+    /// Channels whose records are to be written, with their numbers.
+    pub(super) fn dirty_channels(&self) -> Vec<(ChannelId, i64)> {
+        let open = self.dirty.iter().filter_map(|id| Some((id, self.open.get(id)?)));
+        let channels = open.flat_map(|(id, open)| {
+            open.dirty.iter().map(|at| {
+                let name = open.view.channels[*at].name.clone();
+                (ChannelId { process: id.clone(), name }, open.numbers[*at])
+            })
+        });
+        channels.collect()
+    }
+
+    /// Entries of these sizes were appended for a processor.
+    pub(super) fn written_by_processor(&mut self, sizes: impl Iterator<Item = usize>) {
+        for bytes in sizes {
+            self.by_processors.0 += 1;
+            self.by_processors.1 += bytes as u64;
+        }
     }
 
     pub(super) fn changed(&mut self, id: &ProcessId, view: ProcessView) {
@@ -162,15 +291,21 @@ impl Committer {
     pub(super) fn open_process(&mut self, id: &ProcessId) -> rusqlite::Result<Option<&mut Open>> {
         if !self.book.open.contains_key(id) {
             let Some((number, process)) = load_process(&self.conn, id)? else { return Ok(None) };
-            let (numbers, channels) = process.channels.into_iter().unzip();
+            let mut channels = process.channels;
+            self.shared.unsettled.update(id, &mut channels);
+            let (numbers, channels) = channels.into_iter().unzip();
             let view = ProcessView { process: Arc::new(process.process), channels };
             self.book.insert(id.clone(), Open::new(number, view, numbers));
         }
         Ok(self.book.get_mut(id))
     }
 
-    /// Writes the records that have changed. The last step of a transaction.
+    /// Writes what was appended, and the records that have changed. The last step of a transaction.
     pub(super) fn write_channels(&mut self) -> rusqlite::Result<()> {
+        if self.book.told.is_empty() {
+            return Ok(());
+        }
+        self.write_run()?;
         let changed = self.book.take_dirty();
         if changed.is_empty() {
             return Ok(());

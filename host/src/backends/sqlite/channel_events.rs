@@ -8,34 +8,19 @@ use bytes::Bytes;
 use super::channels::Written;
 use super::commit::CommitResult;
 use super::committer::{Committer, Stop};
-use super::options::LogPlace;
 use crate::channels::{
     Append, Cause, Channel, ChannelError, ChannelId, ChannelName, Entry, NewEntry, Party, ProcessId,
-    ProcessName, push_event,
+    ProcessName, count_refused, push_event,
 };
-use crate::checkpoints::{AppendRef, Commit, CommitError, EffectRef, PLUGIN_PARTY};
+use crate::checkpoints::{AppendFate, AppendRef, Commit, CommitError, Dropped, EffectRef, PLUGIN_PARTY};
 use crate::error::Classify as _;
 use crate::event::EventBatch;
-use crate::limits::CAUSATION_DEPTH_MAX;
 
 /// Entries as events that are written, with their positions.
 #[derive(Debug)]
 pub(super) struct EntryEvents {
     pub(super) tenant: i64,
     pub(super) batch: EventBatch,
-}
-
-/// A processor that answers itself over a channel comes to an end, as one that emits what it handles does.
-pub(super) fn check_depth(channel: &Channel, cause: Cause<'_>) -> Written<()> {
-    if !channel.options.events || cause.depth <= CAUSATION_DEPTH_MAX {
-        return Ok(());
-    }
-    Err(Stop::Refused(ChannelError::Limit {
-        limit: "causation_depth_max",
-        what: "processors in a row on the way to this entry, of which one seems to feed itself",
-        asked: cause.depth.into(),
-        max: CAUSATION_DEPTH_MAX.into(),
-    }))
 }
 
 impl Committer {
@@ -60,29 +45,18 @@ impl Committer {
         Ok(Some(EntryEvents { tenant, batch }))
     }
 
-    /// Appends what a commit asks for, in its order. Answers the events that came of it.
-    pub(super) fn write_appends(&mut self, commit: &Commit) -> CommitResult<Vec<EventBatch>> {
-        let mut events = Vec::new();
+    /// Appends what a commit asks for, in its order, but for what nobody waits for any more. Answers the events that
+    /// came of it, and what was left out.
+    pub(super) fn write_appends(&mut self, commit: &Commit) -> CommitResult<(Vec<EventBatch>, Dropped)> {
+        let (mut events, mut dropped) = (Vec::new(), Dropped::default());
         let mut who = None;
         for effect in commit.effects.iter().flat_map(|effects| effects.iter()) {
             let EffectRef::Append(entry) = effect else { continue };
-            let refused = |error: ChannelError| {
-                let reason = format!(
-                    "append to channel `{}` of process `{}`: {}: {error}",
-                    entry.channel,
-                    entry.process,
-                    error.code()
-                );
-                CommitError::Refused { task: commit.task.clone(), reason }
+            let task = || commit.task.clone();
+            let says = |error: &ChannelError| {
+                let (channel, process, code) = (entry.channel, entry.process, error.code());
+                format!("append to channel `{channel}` of process `{process}`: {code}: {error}")
             };
-            if self.log == LogPlace::Elsewhere {
-                return Err(Stop::Refused(CommitError::Refused {
-                    task: commit.task.clone(),
-                    reason: "channels_elsewhere: processors append only to channels that lie in the same store as \
-                             the log, and serve.log says that it lies elsewhere"
-                        .to_owned(),
-                }));
-            }
             let named = || -> Result<_, ChannelError> {
                 let name = ProcessName::new(entry.process)?;
                 let process = ProcessId { tenant: commit.task.tenant.clone(), name };
@@ -92,18 +66,36 @@ impl Committer {
                 };
                 Ok((ChannelId { process, name: ChannelName::new(entry.channel)? }, who))
             };
-            let (id, party) = named().map_err(|error| Stop::Refused(refused(error)))?;
+            let (id, party) = named().map_err(|error| {
+                Stop::Refused(CommitError::Refused { task: task(), reason: says(&error) })
+            })?;
             let cause = Cause { depth: entry.depth, scope: entry.scope, traceparent: entry.traceparent };
             let asked = Append { who: party.clone(), epoch: None, entries: vec![new_entry(&entry)] };
             who = Some(party);
-            match self.append_to_channel(&id, &asked, cause) {
-                Ok((_, made)) => events.extend(made.map(|made| made.batch)),
+            let error = match self.append_to_channel(&id, &asked, cause) {
+                Ok((_, made)) => {
+                    self.book.written_by_processor(asked.entries.iter().map(NewEntry::bytes));
+                    events.extend(made.map(|made| made.batch));
+                    continue;
+                }
                 Err(Stop::Storage(error)) => return Err(Stop::Storage(error)),
                 Err(Stop::Refused(ChannelError::Backend(error))) => return Err(Stop::Refused(error.into())),
-                Err(Stop::Refused(error)) => return Err(Stop::Refused(refused(error))),
+                Err(Stop::Refused(error)) => error,
+            };
+            count_refused(&error);
+            let head = self.open_process(&id.process)?.and_then(|open| open.view.head(&id.name).ok());
+            // A refused append has written nothing.
+            match AppendFate::of(&error, head.as_ref()) {
+                AppendFate::Dropped(reason) => dropped.add(reason, || says(&error)),
+                AppendFate::Waits => {
+                    return Err(Stop::Refused(CommitError::NotNow { task: task(), reason: says(&error) }));
+                }
+                AppendFate::Refused => {
+                    return Err(Stop::Refused(CommitError::Refused { task: task(), reason: says(&error) }));
+                }
             }
         }
-        Ok(events)
+        Ok((events, dropped))
     }
 }
 

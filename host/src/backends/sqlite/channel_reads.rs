@@ -8,6 +8,7 @@ use futures_util::future::{BoxFuture, ready};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::SqliteStore;
+use super::channel_runs::{Recent, newest};
 use super::channels::ChannelRequest;
 use super::database::{signed, unsigned};
 use super::pages::ReadResult;
@@ -16,8 +17,8 @@ use super::request::Request;
 use super::shared::{from_json, stored_tenant};
 use crate::channels::{
     Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
-    ChannelStats, ChannelStore, Entry, EntryPage, EntryType, Head, NewProcess, Party, Process, ProcessId,
-    ProcessName, ProcessView, ReadLimit, Tails,
+    ChannelStats, ChannelStore, Entry, EntryPage, EntryType, Head, Incarnation, NewProcess, Party, Process,
+    ProcessId, ProcessName, ProcessView, ReadLimit, Tails,
 };
 use crate::event::{Micros, Position, TenantId};
 
@@ -59,10 +60,7 @@ pub(super) fn load_process(conn: &Connection, id: &ProcessId) -> rusqlite::Resul
 }
 
 fn find_head(conn: &Connection, id: &ChannelId) -> ReadResult<(i64, Head), ChannelError> {
-    let unknown = || {
-        let (process, channel) = (id.process.to_string(), id.name.to_string());
-        ReadStop::Refused(ChannelError::Unknown { process, channel })
-    };
+    let unknown = || ReadStop::Refused(id.unknown());
     let (number, process) = find_process(conn, &id.process)?.ok_or_else(unknown)?;
     let found = conn
         .prepare_cached("SELECT id, channel FROM channels WHERE process = ?1 AND name = ?2")?
@@ -110,17 +108,24 @@ pub(super) fn find_repeat(
     .optional()
 }
 
+/// `recent` was asked for before the connection's transaction began.
 fn page(
     conn: &Connection,
     id: &ChannelId,
     after: Position,
     limit: ReadLimit,
+    recent: Option<Recent>,
 ) -> ReadResult<EntryPage, ChannelError> {
-    let (number, head) = find_head(conn, id)?;
+    let (number, mut head) = find_head(conn, id)?;
+    let recent =
+        recent.filter(|recent| recent.number == number && recent.channel.newest > head.channel.newest);
+    if let Some(recent) = &recent {
+        head.channel = Arc::clone(&recent.channel);
+    }
     let (oldest, newest) = (head.channel.oldest, head.channel.newest);
     let missed = oldest.0.saturating_sub(after.0.saturating_add(1));
     let from = after.0 + missed;
-    let mut page = EntryPage { entries: Vec::new(), next: Position(from), oldest, newest, missed };
+    let mut page = EntryPage { head, entries: Vec::new(), next: Position(from), oldest, newest, missed };
     let mut statement = conn.prepare_cached(&format!(
         "SELECT {ENTRY_COLUMNS}, bytes FROM channel_entries WHERE channel = ?1 AND position > ?2
          ORDER BY position LIMIT ?3"
@@ -131,11 +136,23 @@ fn page(
     while let Some(row) = rows.next()? {
         bytes += unsigned(row.get(9)?);
         if bytes > limit.bytes as u64 && !page.entries.is_empty() {
-            break;
+            return Ok(page);
         }
         let entry = entry_of(row)?;
         page.next = entry.position;
         page.entries.push(Arc::new(entry));
+    }
+    for entry in recent.iter().flat_map(|recent| &recent.entries) {
+        if entry.position <= page.next {
+            continue;
+        }
+        bytes += entry.bytes() as u64;
+        let is_full = page.entries.len() >= limit.entries.max(1) || bytes > limit.bytes as u64;
+        if is_full && !page.entries.is_empty() {
+            break;
+        }
+        page.next = entry.position;
+        page.entries.push(Arc::clone(entry));
     }
     Ok(page)
 }
@@ -161,10 +178,12 @@ impl ChannelStore for SqliteStore {
 
     fn process(&self, id: &ProcessId) -> Answered<'_, ProcessView> {
         let id = id.clone();
+        let recent = self.inner.shared.unsettled.records(&id);
         self.read(move |conn, _| {
             let found = load_process(conn, &id)?;
             let unknown = || ReadStop::Refused(ChannelError::ProcessUnknown { process: id.to_string() });
-            let (_, Stored { process, channels }) = found.ok_or_else(unknown)?;
+            let (_, Stored { process, mut channels }) = found.ok_or_else(unknown)?;
+            newest(&recent, &mut channels);
             let channels = channels.into_iter().map(|(_, channel)| channel).collect();
             Ok(ProcessView { process: Arc::new(process), channels })
         })
@@ -192,7 +211,17 @@ impl ChannelStore for SqliteStore {
 
     fn head(&self, id: &ChannelId) -> Answered<'_, Head> {
         let id = id.clone();
-        self.read(move |conn, _| find_head(conn, &id).map(|(_, head)| head))
+        let recent = self.inner.shared.unsettled.record(&id);
+        self.read(move |conn, _| {
+            let (number, mut head) = find_head(conn, &id)?;
+            if let Some((of, channel)) = recent
+                && of == number
+                && channel.newest > head.channel.newest
+            {
+                head.channel = channel;
+            }
+            Ok(head)
+        })
     }
 
     fn change(&self, id: &ProcessId, by: Actor, change: Change) -> Answered<'_, ProcessView> {
@@ -210,12 +239,13 @@ impl ChannelStore for SqliteStore {
 
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> Answered<'_, EntryPage> {
         let id = id.clone();
-        SqliteStore::read(self, move |conn, _| page(conn, &id, after, limit))
+        let recent = self.inner.shared.unsettled.of(&id);
+        SqliteStore::read(self, move |conn, _| page(conn, &id, after, limit, recent))
     }
 
-    fn remove(&self, id: &ProcessId) -> Answered<'_, bool> {
+    fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Answered<'_, bool> {
         let process = id.clone();
-        self.ask_channels(|reply| ChannelRequest::Remove { process, reply })
+        self.ask_channels(|reply| ChannelRequest::Remove { process, only, reply })
     }
 
     fn expire(&self, closed_before: Micros) -> Answered<'_, usize> {
@@ -232,6 +262,10 @@ impl ChannelStore for SqliteStore {
 
     fn tails(&self) -> &Tails {
         &self.inner.shared.channel_tails
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn limits(&self) -> &ChannelLimits {

@@ -10,20 +10,23 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::channel_book::Open;
-use super::channel_events::{EntryEvents, check_depth};
+use super::channel_events::EntryEvents;
 use super::channel_reads::{channel_name, find_repeat, process_id};
 use super::committer::{Committer, Stop};
 use super::database::{backend, signed, unsigned};
 use super::request::Answer;
-use super::shared::to_json;
+use super::shared::{from_json, to_json};
 use crate::backends::memory::repeated;
 use crate::channels::{
     Actor, Append, Appended, Cause, Change, Channel, ChannelError, ChannelId, Entry, Excess, Head,
-    NewProcess, Outcomed, ProcessId, ProcessView, WhenFull, append, change, create,
+    Incarnation, NewProcess, Outcomed, Party, ProcessId, ProcessView, WhenFull, append, archive_excess,
+    change, check_depth, create,
 };
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
-use crate::limits::{CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_SWEEP_PROCESSES_MAX};
+use crate::limits::{
+    CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_RUN_SHARE, CHANNEL_SWEEP_PROCESSES_MAX,
+};
 
 /// What channels add to the schema. Entries of a channel that was removed go little by little: it is in `channel_garbage`
 /// until they are gone.
@@ -69,6 +72,7 @@ pub(super) enum ChannelRequest {
     },
     Remove {
         process: ProcessId,
+        only: Option<Incarnation>,
         reply: Sender<bool>,
     },
     Expire {
@@ -77,6 +81,10 @@ pub(super) enum ChannelRequest {
     },
     /// Deletes some entries of channels that were removed. Answers whether there are more.
     Purge {
+        reply: Sender<bool>,
+    },
+    /// Settles some entries that wait for it (`channel_runs`). Answers whether there are more.
+    Settle {
         reply: Sender<bool>,
     },
 }
@@ -89,6 +97,7 @@ impl ChannelRequest {
                 (append.entries.len(), append.entries.iter().map(crate::channels::NewEntry::bytes).sum())
             }
             Self::Purge { .. } => (CHANNEL_PURGE_ENTRIES, 0),
+            Self::Settle { .. } => (CHANNEL_RUN_SHARE, 0),
             Self::Expire { .. } => (CHANNEL_SWEEP_PROCESSES_MAX, 0),
             // Counting the tenant's processes is the work.
             Self::Create { new, .. } => (CREATE_WEIGHT + new.channels.len(), 0),
@@ -103,7 +112,9 @@ impl ChannelRequest {
             Self::Create { reply, .. } => drop(reply.send(Err(error))),
             Self::Change { reply, .. } => drop(reply.send(Err(error))),
             Self::Append { reply, .. } => drop(reply.send(Err(error))),
-            Self::Remove { reply, .. } | Self::Purge { reply } => drop(reply.send(Err(error))),
+            Self::Remove { reply, .. } | Self::Purge { reply } | Self::Settle { reply } => {
+                drop(reply.send(Err(error)))
+            }
             Self::Expire { reply, .. } => drop(reply.send(Err(error))),
         }
     }
@@ -137,10 +148,6 @@ fn unknown(id: &ProcessId) -> ChannelError {
     ChannelError::ProcessUnknown { process: id.to_string() }
 }
 
-fn unknown_channel(id: &ChannelId) -> ChannelError {
-    ChannelError::Unknown { process: id.process.to_string(), channel: id.name.to_string() }
-}
-
 impl Committer {
     /// Carries out what channels ask for. An error means that the whole transaction fails.
     pub(super) fn apply_to_channels(&mut self, request: ChannelRequest) -> rusqlite::Result<()> {
@@ -163,8 +170,8 @@ impl Committer {
                 });
                 self.defer(reply, result)
             }
-            ChannelRequest::Remove { process, reply } => {
-                let result = self.remove_process(&process);
+            ChannelRequest::Remove { process, only, reply } => {
+                let result = self.remove_process(&process, only);
                 self.defer(reply, result)
             }
             ChannelRequest::Expire { closed_before, reply } => {
@@ -173,6 +180,10 @@ impl Committer {
             }
             ChannelRequest::Purge { reply } => {
                 let result = self.purge_entries();
+                self.defer(reply, result)
+            }
+            ChannelRequest::Settle { reply } => {
+                let result = self.settle_some(CHANNEL_RUN_SHARE).map_err(Stop::Storage);
                 self.defer(reply, result)
             }
         }
@@ -202,7 +213,8 @@ impl Committer {
                 .query_row([id.tenant.as_str()], |row| row.get(0))?,
         };
         let limits = &self.shared.channel_limits;
-        let made = create(known.as_ref(), new, unsigned(of_tenant), self.clock.now(), limits);
+        let anew = (Incarnation::new(), self.clock.now());
+        let made = create(known.as_ref(), new, unsigned(of_tenant), anew, limits);
         match (made.map_err(Stop::Refused)?, known) {
             (Some(view), _) => {
                 self.conn
@@ -259,12 +271,12 @@ impl Committer {
         cause: Cause<'_>,
     ) -> Written<(Vec<Appended>, Option<EntryEvents>)> {
         let (now, shared) = (self.clock.now(), Arc::clone(&self.shared));
-        let open = self.open_process(&id.process)?.ok_or_else(|| Stop::Refused(unknown_channel(id)))?;
+        let open = self.open_process(&id.process)?.ok_or_else(|| Stop::Refused(id.unknown()))?;
         let head = open.view.head(&id.name).map_err(Stop::Refused)?;
         let bytes = open.view.bytes();
         let at = open.view.channels.iter().position(|known| known.name == id.name);
         let Some((at, number)) = at.and_then(|at| Some((at, *open.numbers.get(at)?))) else {
-            return Err(Stop::Refused(unknown_channel(id)));
+            return Err(Stop::Refused(id.unknown()));
         };
         let planned = append(&head, asked, bytes, now, &shared.channel_limits).map_err(Stop::Refused)?;
         let mut answers = Vec::with_capacity(planned.outcomes.len());
@@ -281,7 +293,7 @@ impl Committer {
                     let mut before = new.iter().filter(|entry| entry.sequence == sequence);
                     let first = match before.next() {
                         Some(entry) => Some(Arc::clone(entry)),
-                        None => find_repeat(&self.conn, number, &asked.who, epoch, sequence)?.map(Arc::new),
+                        None => self.find_first(id, number, &asked.who, epoch, sequence)?,
                     };
                     repeated(first.as_deref(), asked, (index, epoch, sequence)).map_err(Stop::Refused)?
                 }
@@ -290,39 +302,79 @@ impl Committer {
         if new.is_empty() {
             return Ok((answers, None));
         }
-        check_depth(&planned.channel, cause)?;
-        for entry in &new {
-            insert_entry(&self.conn, number, entry)?;
-        }
+        check_depth(&planned.channel, cause).map_err(Stop::Refused)?;
         let mut channel = planned.channel;
-        if !planned.excess.is_none() {
-            let (entries, bytes) = oldest(&self.conn, number, channel.hot, planned.excess)?;
-            match channel.options.full {
-                WhenFull::Archive => channel.archive(entries, bytes),
-                WhenFull::DropOldest | WhenFull::Reject => {
-                    drop_oldest(&self.conn, number, &mut channel, entries, bytes)?
-                }
+        let is_over =
+            !planned.excess.is_none() || !archive_excess(&channel, &shared.channel_limits).is_none();
+        if is_over {
+            // The oldest ones may be among those that are not settled.
+            self.settle_channel(id, number)?;
+            for entry in &new {
+                insert_entry(&self.conn, number, entry)?;
             }
-        }
-        let over = channel.archive_bytes.saturating_sub(shared.channel_limits.archive_bytes_max);
-        if over > 0 {
-            let (entries, bytes) =
-                oldest(&self.conn, number, channel.oldest, Excess { entries: 0, bytes: over })?;
-            drop_oldest(&self.conn, number, &mut channel, entries, bytes)?;
+            self.make_room(number, &mut channel, planned.excess)?;
         }
         let channel = Arc::new(channel);
         let events = self.write_entry_events(id, &channel, &new, cause)?;
         self.book.appended(id, at, Head { process: head.process, channel }, new);
+        if is_over {
+            self.book.mark_dirty(&id.process, at);
+            self.book.note_settled(id);
+        }
         Ok((answers, events))
     }
 
-    fn remove_process(&mut self, id: &ProcessId) -> Written<bool> {
-        let number: Option<i64> = self
+    /// The entry that a sender has appended under a number, wherever it lies.
+    fn find_first(
+        &self,
+        id: &ChannelId,
+        number: i64,
+        sender: &Party,
+        epoch: u32,
+        sequence: u64,
+    ) -> rusqlite::Result<Option<Arc<Entry>>> {
+        let says =
+            |entry: &Entry| (entry.sequence, entry.epoch) == (sequence, epoch) && entry.sender == *sender;
+        if let Some(entry) = self.book.fresh_of(id).into_iter().rev().find(|entry| says(entry)) {
+            return Ok(Some(entry));
+        }
+        if let Some(entry) = self.shared.unsettled.find(id, number, says) {
+            return Ok(Some(entry));
+        }
+        Ok(find_repeat(&self.conn, number, sender, epoch, sequence)?.map(Arc::new))
+    }
+
+    /// The oldest entries go, into the archive or for good; all of them are settled.
+    fn make_room(&self, number: i64, channel: &mut Channel, excess: Excess) -> rusqlite::Result<()> {
+        if !excess.is_none() {
+            let (entries, bytes) = oldest(&self.conn, number, channel.hot, excess)?;
+            match channel.options.full {
+                WhenFull::Archive => channel.archive(entries, bytes),
+                WhenFull::DropOldest | WhenFull::Reject => {
+                    drop_oldest(&self.conn, number, channel, entries, bytes)?
+                }
+            }
+        }
+        let over = archive_excess(channel, &self.shared.channel_limits);
+        if !over.is_none() {
+            let (entries, bytes) = oldest(&self.conn, number, channel.oldest, over)?;
+            drop_oldest(&self.conn, number, channel, entries, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn remove_process(&mut self, id: &ProcessId, only: Option<Incarnation>) -> Written<bool> {
+        let found = self
             .conn
-            .prepare_cached("SELECT id FROM processes WHERE tenant = ?1 AND name = ?2")?
-            .query_row((id.tenant.as_str(), id.name.as_str()), |row| row.get(0))
+            .prepare_cached("SELECT id, process FROM processes WHERE tenant = ?1 AND name = ?2")?
+            .query_row((id.tenant.as_str(), id.name.as_str()), |row| {
+                let meant = |only| {
+                    Ok::<_, rusqlite::Error>(only == Incarnation::of(&from_json(row.get_ref(1)?.as_str()?)?))
+                };
+                Ok((row.get::<_, i64>(0)?, only.map_or(Ok(true), meant)?))
+            })
             .optional()?;
-        let Some(number) = number else { return Ok(false) };
+        let Some((number, true)) = found else { return Ok(false) };
         let channels = {
             let mut statement = self.conn.prepare_cached("SELECT name FROM channels WHERE process = ?1")?;
             let rows = statement.query_map([number], |row| channel_name(row.get_ref(0)?.as_str()?))?;
@@ -351,7 +403,7 @@ impl Committer {
             rows.collect::<rusqlite::Result<Vec<_>>>()?
         };
         for id in &gone {
-            self.remove_process(id)?;
+            self.remove_process(id, None)?;
         }
         Ok(gone.len())
     }
@@ -402,7 +454,7 @@ fn insert_channel(conn: &Connection, process: i64, channel: &Channel) -> rusqlit
     Ok(conn.last_insert_rowid())
 }
 
-fn insert_entry(conn: &Connection, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
+pub(super) fn insert_entry(conn: &Connection, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "INSERT INTO channel_entries(channel, position, sender, epoch, sequence, reply, at, type, bytes, error, payload)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",

@@ -11,7 +11,7 @@ use super::options::{CommitStep, LogPlace};
 use super::request::Claimed;
 use super::row_writes::TableRows;
 use crate::checkpoints::{
-    Checkpoint, Commit, CommitError, Committed, EffectRef, EmitRef, Generation, TaskId,
+    Checkpoint, Commit, CommitError, Committed, Dropped, EffectRef, EmitRef, Generation, TaskId,
 };
 use crate::event::{Event, EventBatch, Position, Revision};
 use crate::streams::StreamError;
@@ -113,7 +113,13 @@ impl Committer {
         self.step(CommitStep::KeyedState);
         let emitted = self.write_emitted(tenant, revision, commit)?;
         self.step(CommitStep::Emitted);
-        let appended = self.write_appends(commit)?;
+        let (appended, dropped) = match self.log {
+            LogPlace::Own => self.write_appends(commit)?,
+            LogPlace::Elsewhere => {
+                self.write_outbox_appends(commit, revision)?;
+                (Vec::new(), Dropped::default())
+            }
+        };
         self.step(CommitStep::Appended);
         self.write_dead_letters(commit)?;
         self.step(CommitStep::DeadLetters);
@@ -139,7 +145,7 @@ impl Committer {
                 commit.passed_at.map(|at| at.0),
             ))?;
         self.step(CommitStep::Position);
-        let committed = Committed { revision: Revision(revision), stale };
+        let committed = Committed { revision: Revision(revision), stale, dropped };
         Ok(Written { committed, events: emitted.into_iter().chain(appended).collect(), changed })
     }
 

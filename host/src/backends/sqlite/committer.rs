@@ -275,6 +275,8 @@ impl Committer {
             Request::Channel(request) => self.apply_to_channels(request)?,
             Request::Close { reply } => {
                 requests.close();
+                // A closed store has everything where it belongs.
+                self.settle_some(usize::MAX)?;
                 self.group.answers.push(Answer::Closed(reply));
             }
         }
@@ -323,7 +325,7 @@ impl Committer {
         self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
         let revision = Revision(self.counters.revision);
         self.shared.watches.group_ends(revision, group.changes, group.catalog_changed);
-        self.book.publish(&self.shared.channel_tails);
+        self.book.publish(&self.shared.channel_tails, &self.shared.unsettled);
         self.window.trim(self.counters.trimmed);
         self.window.shrink();
         self.step(CommitStep::Published);

@@ -5,7 +5,7 @@ use super::commit::CommitResult;
 use super::committer::{Committer, Stop};
 use super::database::{signed, unsigned};
 use super::row_writes::TableRows;
-use crate::checkpoints::{CommitError, Committed, Generation, TaskId};
+use crate::checkpoints::{CommitError, Committed, Dropped, Generation, TaskId};
 use crate::event::{Position, Revision};
 use crate::tables::RowChange;
 
@@ -40,7 +40,7 @@ impl Committer {
             )?
             .execute((stored.number, signed(position.0), signed(revision), self.clock.now().0))?;
         self.note_changes(&task.tenant, revision, changed);
-        Ok(Committed { revision: Revision(revision), stale: 0 })
+        Ok(Committed { revision: Revision(revision), stale: 0, dropped: Dropped::default() })
     }
 
     /// Removes the rows of a task. Answers what that changes in tables that are watched.

@@ -19,7 +19,7 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::event::Micros;
-use crate::limits::{CHANNEL_PURGE_ROUNDS, READER_CUT_AFTER, WAL_COPY_WAIT_MAX};
+use crate::limits::{CHANNEL_PURGE_ROUNDS, CHANNEL_SETTLE_ROUNDS, READER_CUT_AFTER, WAL_COPY_WAIT_MAX};
 use crate::streams::Retention;
 
 /// How often disk, retention and tombstones are looked at.
@@ -133,6 +133,7 @@ impl Keeper {
                 self.purge_tombstones();
                 self.purge_expired();
                 self.purge_channels();
+                self.settle_channels();
             }
         }
     }
@@ -250,6 +251,26 @@ impl Keeper {
                     return;
                 }
                 Err(_) => return,
+            }
+        }
+    }
+
+    /// Entries of channels that lie in runs, so that few do while there is little to do.
+    fn settle_channels(&self) {
+        for _ in 0..CHANNEL_SETTLE_ROUNDS {
+            let (reply, answer) = oneshot::channel();
+            if self.shared.unsettled.is_empty()
+                || !self.ask(Request::Channel(ChannelRequest::Settle { reply }))
+            {
+                return;
+            }
+            match answer.blocking_recv() {
+                Ok(Ok(true)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error.kind = error.code(), error.blame = "host", %error, "entries of channels could not be settled");
+                    return;
+                }
+                _ => return,
             }
         }
     }

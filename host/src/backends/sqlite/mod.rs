@@ -12,6 +12,7 @@ mod changes;
 mod channel_book;
 mod channel_events;
 mod channel_reads;
+mod channel_runs;
 mod channels;
 mod commit;
 mod committer;
@@ -27,6 +28,7 @@ mod groups;
 mod keeper;
 mod keyed_state;
 mod letters;
+mod line;
 mod lock;
 mod options;
 mod outbox;
@@ -56,6 +58,7 @@ pub use options::{CommitStep, LogPlace, OpenError, SqliteOptions, StepObserver, 
 use committer::Committer;
 use database::backend;
 use keeper::{Keeper, keeper_channel};
+use line::Line;
 use lock::StoreLock;
 use readers::{ReadStop, Readers};
 use request::Request;
@@ -76,6 +79,7 @@ struct Inner {
     readers: Readers,
     /// None once the store is dropped, which is what ends the committer.
     requests: Option<mpsc::Sender<Request>>,
+    line: Arc<Line>,
     committer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -132,8 +136,8 @@ impl SqliteStore {
             drop(lock);
         })
         .map_err(directory)?;
-        let inner =
-            Inner { shared, readers, requests: Some(requests), committer: Mutex::new(Some(committer)) };
+        let (requests, committer) = (Some(requests), Mutex::new(Some(committer)));
+        let inner = Inner { shared, readers, requests, line: Arc::default(), committer };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -141,10 +145,9 @@ impl SqliteStore {
     /// Later calls that write answer `store_closed`. A second close does nothing.
     pub async fn close(&self) {
         let (reply, answer) = oneshot::channel();
-        if self.inner.enqueue(Request::Close { reply }).await.is_ok() {
-            // No answer means that the committer is gone, which is what is wanted.
-            let _ = answer.await;
-        }
+        self.inner.enqueue(Request::Close { reply }).await;
+        // No answer means that the committer is gone, which is what is wanted.
+        let _ = answer.await;
         let inner = Arc::clone(&self.inner);
         // Only a panic of `join` could fail here, and it has none.
         let _ = tokio::task::spawn_blocking(move || inner.join()).await;
@@ -180,7 +183,7 @@ impl SqliteStore {
         let (reply, answer) = oneshot::channel();
         let queued = self.inner.enqueue(request(reply));
         async move {
-            queued.await?;
+            queued.await;
             answer.await.unwrap_or_else(|_| Err(BackendError::Closed.into()))
         }
         .boxed()
@@ -188,34 +191,13 @@ impl SqliteStore {
 }
 
 impl Inner {
-    /// Takes a place in the queue before it returns; the future is only there to wait when it is full.
-    fn enqueue(
-        &self,
-        request: Request,
-    ) -> impl Future<Output = Result<(), BackendError>> + Send + 'static + use<> {
-        let mut waiting = None;
-        let mut outcome = Ok(());
-        match &self.requests {
-            None => outcome = Err(BackendError::Closed),
-            Some(requests) => match requests.try_send(request) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Closed(_)) => outcome = Err(BackendError::Closed),
-                Err(mpsc::error::TrySendError::Full(request)) => {
-                    // The first poll takes the place in line.
-                    let mut place = Box::pin(tokio::task::unconstrained(requests.clone().reserve_owned()));
-                    match (&mut place).now_or_never() {
-                        Some(Ok(permit)) => drop(permit.send(request)),
-                        Some(Err(_)) => outcome = Err(BackendError::Closed),
-                        None => waiting = Some((place, request)),
-                    }
-                }
-            },
-        }
+    /// Takes a place in the queue before it returns, or in the line before it; the future is only there to wait for that.
+    fn enqueue(&self, request: Request) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let queued = self.requests.as_ref().map(|queue| self.line.enqueue(queue, request));
         async move {
-            let Some((place, request)) = waiting else { return outcome };
-            let permit = place.await.map_err(|_| BackendError::Closed)?;
-            drop(permit.send(request));
-            Ok(())
+            if let Some(queued) = queued {
+                queued.await;
+            }
         }
     }
 

@@ -1,13 +1,15 @@
-//! Emitted events that wait for a log elsewhere, as rows; and what is remembered of that log.
+//! Emitted events and appended entries that wait for a log elsewhere, as rows; and what is remembered of that log.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::watch;
 
 use super::SqliteStore;
+use super::channel_reads::{channel_name, process_id};
 use super::committer::{Committer, Stop, text};
 use super::database::{backend, set_meta, signed, unsigned};
 use super::event_rows::{EVENT_COLUMN_COUNT, EVENT_COLUMNS, bind_event, read_event};
@@ -15,12 +17,16 @@ use super::options::{LogPlace, OpenError};
 use super::readers::ReadStop;
 use super::request::Request;
 use super::shared::stored_tenant;
-use crate::checkpoints::{Commit, CommitError, LogMark, LogMarks, Outbox, OutboxBatch, OutboxDone};
+use crate::channels::{ChannelId, EntryType, NewEntry};
+use crate::checkpoints::{
+    AppendCause, CarriedAppend, CarriedAppends, Commit, CommitError, EffectKind, EffectRef, LogMark,
+    LogMarks, Outbox, OutboxBatch, OutboxDone, OutboxPart, OutboxWhat,
+};
 use crate::error::BackendError;
-use crate::event::{Epoch, EventBatch, Position, TenantId};
+use crate::event::{Epoch, Event, EventBatch, Position, TenantId};
 use crate::limits::{
-    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, NAME_BYTES_MAX, OUTBOX_EVENTS_MAX, OUTBOX_PAGE_BYTES,
-    OUTBOX_PAGE_EVENTS, OUTBOX_REFUSED_MAX,
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, NAME_BYTES_MAX, OUTBOX_APPENDS_BYTES, OUTBOX_APPENDS_MAX,
+    OUTBOX_EVENTS_MAX, OUTBOX_PAGE_BYTES, OUTBOX_PAGE_EVENTS, OUTBOX_REFUSED_MAX,
 };
 
 /// What version 5 adds. `passed_at` is the own time of the last event that a task has handled. Who emitted an event is told by `processor`, `lane`, `revision` and `idx`: the commit, and
@@ -43,11 +49,19 @@ ALTER TABLE tasks ADD COLUMN passed_at INTEGER;
 INSERT INTO meta VALUES ('log_epoch', ''), ('log_newest', 0);
 ";
 
+/// What version 7 adds: with `entry`, a row is an entry that is appended to a channel. Then `id` is its key, `agg_id` its
+/// process, `aggregate` its channel, `version` the number that it answers or 0, `schema_version` 1 where it has a
+/// payload, and `kind` the text of an error.
+pub(super) const SCHEMA_OF_ENTRIES: &str = "
+ALTER TABLE outbox ADD COLUMN entry INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outbox_refused ADD COLUMN entry INTEGER NOT NULL DEFAULT 0;
+";
+
 /// What the parts of an event beside its payload come to at most.
 const NAMES_BYTES: usize = 8 * NAME_BYTES_MAX;
 
 const REFUSED_COLUMNS: &str = "processor, lane, revision, idx, tenant, id, aggregate, agg_id, version, type, at, \
-     schema_version, depth, scope, kind, cursor, traceparent, payload";
+     schema_version, depth, scope, kind, cursor, traceparent, payload, entry";
 
 /// Refuses a store that has worked with a log of another place: its positions mean nothing in this one.
 pub(super) fn check_place(conn: &Connection, place: LogPlace, dir: &str) -> Result<(), OpenError> {
@@ -110,11 +124,7 @@ impl Committer {
         revision: u64,
         batch: &EventBatch,
     ) -> Result<(), Stop<CommitError>> {
-        let events = self.counters.outbox.of(&commit.task.processor) + batch.len() as u64;
-        if events > OUTBOX_EVENTS_MAX {
-            let full = BackendError::OutboxFull { events, max: OUTBOX_EVENTS_MAX };
-            return Err(Stop::Refused(full.into()));
-        }
+        let events = self.room_in_outbox(commit, batch.len())?;
         let mut statement = self.conn.prepare_cached(&format!(
             "INSERT INTO outbox(processor, lane, revision, idx, tenant, {EVENT_COLUMNS})
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)"
@@ -129,6 +139,72 @@ impl Committer {
             statement.raw_execute()?;
         }
         self.counters.outbox.set(&commit.task.processor, events);
+        Ok(())
+    }
+
+    /// How many entries of a processor there are with so many more.
+    fn room_in_outbox(&self, commit: &Commit, more: usize) -> Result<u64, Stop<CommitError>> {
+        let events = self.counters.outbox.of(&commit.task.processor) + more as u64;
+        if events <= OUTBOX_EVENTS_MAX {
+            return Ok(events);
+        }
+        let full = BackendError::OutboxFull { events, max: OUTBOX_EVENTS_MAX };
+        Err(Stop::Refused(full.into()))
+    }
+
+    /// Keeps what a commit appends to channels until these have it.
+    pub(super) fn write_outbox_appends(
+        &mut self,
+        commit: &Commit,
+        revision: u64,
+    ) -> Result<(), Stop<CommitError>> {
+        let count = |kind: EffectKind| -> usize {
+            let effects = commit.effects.iter().flat_map(|effects| effects.records());
+            effects.filter(|record| record.kind == kind).count()
+        };
+        let appends = count(EffectKind::Append);
+        if appends == 0 {
+            return Ok(());
+        }
+        let entries = self.room_in_outbox(commit, appends)?;
+        let mut index = count(EffectKind::Emit);
+        let mut statement = self.conn.prepare_cached(&format!(
+            "INSERT INTO outbox(processor, lane, revision, idx, tenant, {EVENT_COLUMNS}, entry)
+             VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, NULL, ?16, ?17, 1)"
+        ))?;
+        for effects in &commit.effects {
+            for (at, effect) in effects.iter().enumerate() {
+                let EffectRef::Append(entry) = effect else { continue };
+                let key = match effects.cause_of(at) {
+                    // Whoever handles the event says the same.
+                    Some(AppendCause { position, index }) => format!("{position}.{index}"),
+                    // A flush is this store's own, and happens once.
+                    None => format!("{}.{revision}.{}.{index}", self.shared.epoch.0, commit.at.0),
+                };
+                statement.execute(params![
+                    &*commit.task.processor,
+                    commit.task.lane,
+                    signed(revision),
+                    signed(index as u64),
+                    commit.task.tenant.as_str(),
+                    key,
+                    entry.channel,
+                    entry.process,
+                    signed(entry.in_reply_to.unwrap_or(0)),
+                    entry.entry_type.as_str(),
+                    commit.at.0,
+                    i64::from(entry.payload.is_some()),
+                    entry.depth,
+                    Some(entry.scope).filter(|scope| !scope.is_empty()),
+                    entry.error,
+                    Some(entry.traceparent).filter(|text| !text.is_empty()),
+                    entry.payload.unwrap_or_default(),
+                ])?;
+                index += 1;
+            }
+        }
+        drop(statement);
+        self.counters.outbox.set(&commit.task.processor, entries);
         Ok(())
     }
 
@@ -177,7 +253,7 @@ impl Committer {
 fn waiting(conn: &Connection, held: &[Arc<str>]) -> rusqlite::Result<Vec<OutboxBatch>> {
     let held = serde_json::Value::from(held.iter().map(|name| name.to_string()).collect::<Vec<_>>());
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT {EVENT_COLUMNS}, seq, processor, tenant FROM outbox
+        "SELECT {EVENT_COLUMNS}, seq, processor, tenant, entry FROM outbox
          WHERE processor NOT IN (SELECT value FROM json_each(?1)) ORDER BY seq LIMIT ?2"
     ))?;
     let mut rows = statement.query((held.to_string(), OUTBOX_PAGE_EVENTS))?;
@@ -190,27 +266,82 @@ fn waiting(conn: &Connection, held: &[Arc<str>]) -> rusqlite::Result<Vec<OutboxB
         let tenant = stored_tenant(row.get_ref(at + 2)?.as_str()?)?;
         let event = read_event(row, 0)?;
         let place = open.entry((Arc::clone(&processor), tenant.clone())).or_insert_with(|| {
-            let events = EventBatch::new(tenant);
-            batches.push(OutboxBatch { processor, entries: Vec::new(), events });
+            batches.push(OutboxBatch { processor, tenant, parts: Vec::new() });
             Some(batches.len() - 1)
         });
         let Some(index) = *place else { continue };
-        let batch = &mut batches[index];
-        let full = batch.events.len() >= BATCH_EVENTS_MAX
-            || batch.events.bytes() + event.payload.len() + NAMES_BYTES > BATCH_BYTES_MAX;
-        if full && !batch.events.is_empty() {
+        let number = unsigned(row.get_ref(at)?.as_i64()?);
+        let taken = match row.get_ref(at + 3)?.as_i64()? {
+            0 => take_event(&mut batches[index], number, &event),
+            _ => take_entry(&mut batches[index], number, &event)?,
+        };
+        if !taken {
             // What comes later must not overtake: this one has to wait for the next page.
             *place = None;
             continue;
         }
-        batch.events.push_checked(&event);
-        batch.entries.push(unsigned(row.get_ref(at)?.as_i64()?));
         bytes += event.payload.len();
         if bytes > OUTBOX_PAGE_BYTES {
             break;
         }
     }
     Ok(batches)
+}
+
+/// Puts an event behind what a batch has; false where a log might not take it.
+fn take_event(batch: &mut OutboxBatch, number: u64, event: &Event<'_>) -> bool {
+    if !matches!(batch.parts.last(), Some(OutboxPart { what: OutboxWhat::Events(_), .. })) {
+        let what = OutboxWhat::Events(EventBatch::new(batch.tenant.clone()));
+        batch.parts.push(OutboxPart { numbers: Vec::new(), what });
+    }
+    let Some(OutboxPart { numbers, what: OutboxWhat::Events(events) }) = batch.parts.last_mut() else {
+        return false;
+    };
+    let full = events.len() >= BATCH_EVENTS_MAX
+        || events.bytes() + event.payload.len() + NAMES_BYTES > BATCH_BYTES_MAX;
+    if full && !events.is_empty() {
+        return false;
+    }
+    events.push_checked(event);
+    numbers.push(number);
+    true
+}
+
+/// Puts an entry behind those of its channel; false where a channel might not take it.
+fn take_entry(batch: &mut OutboxBatch, number: u64, row: &Event<'_>) -> rusqlite::Result<bool> {
+    let process = process_id(batch.tenant.as_str(), row.agg_id)?;
+    let channel = ChannelId { process, name: channel_name(row.aggregate)? };
+    let append = CarriedAppend {
+        key: row.id.into(),
+        entry: NewEntry {
+            sequence: None,
+            in_reply_to: (row.version > 0).then_some(row.version),
+            entry_type: EntryType::parse(row.event_type).unwrap_or_default(),
+            error: (!row.kind.is_empty()).then(|| row.kind.into()),
+            payload: (row.schema_version > 0).then(|| Bytes::copy_from_slice(row.payload)),
+        },
+        depth: row.depth,
+        scope: row.scope.into(),
+        traceparent: row.traceparent.into(),
+    };
+    // Those before the last event go before it.
+    let behind = batch.parts.iter().rposition(|part| matches!(part.what, OutboxWhat::Events(_)));
+    for part in &mut batch.parts[behind.map_or(0, |at| at + 1)..] {
+        let OutboxWhat::Appends(known) = &mut part.what else { continue };
+        if known.channel == channel {
+            let bytes: usize = known.appends.iter().map(|append| append.entry.bytes()).sum();
+            let full = known.appends.len() >= OUTBOX_APPENDS_MAX
+                || bytes + append.entry.bytes() > OUTBOX_APPENDS_BYTES;
+            if !full {
+                known.appends.push(append);
+                part.numbers.push(number);
+            }
+            return Ok(!full);
+        }
+    }
+    let what = OutboxWhat::Appends(CarriedAppends { channel, appends: vec![append] });
+    batch.parts.push(OutboxPart { numbers: vec![number], what });
+    Ok(true)
 }
 
 impl Outbox for SqliteStore {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
 use super::changes::load_scopes;
+use super::channel_runs::Unsettled;
 use super::database::{meta, newest};
 use super::options::{LogPlace, SqliteOptions};
 use super::outbox::OutboxCounts;
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) last_changed: LastChanged,
     pub(super) channel_tails: Tails,
     pub(super) channel_limits: ChannelLimits,
+    pub(super) unsettled: Unsettled,
     newest: AtomicU64,
     trimmed: AtomicU64,
     tenants: RwLock<Tenants>,
@@ -81,6 +83,7 @@ impl Shared {
                 events: options.log == LogPlace::Own,
                 ..options.channels.clone()
             },
+            unsettled: Unsettled::default(),
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

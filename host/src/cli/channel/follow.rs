@@ -7,7 +7,7 @@ use reqwest::{Method, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Common, Which, print, say_missed};
+use super::{Common, Cursor, Which, print, say_missed};
 use crate::cli::client::{self, Client};
 use crate::cli::frames::Frames;
 use crate::cli::{Backoff, CliError, Exit, Output, SseFrame, printable};
@@ -16,9 +16,9 @@ use crate::cli::{Backoff, CliError, Exit, Output, SseFrame, printable};
 pub(super) struct FollowArgs {
     #[command(flatten)]
     which: Which,
-    /// Begin after this position
-    #[arg(long, value_name = "POSITION", default_value_t = 0)]
-    after: u64,
+    /// Begin after this position, or after this cursor, as the host answers them
+    #[arg(long, value_name = "PLACE", default_value = "0", value_parser = Cursor::read)]
+    after: Cursor,
     /// End after so many entries
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<u64>,
@@ -33,11 +33,19 @@ pub(super) struct FollowArgs {
 struct Place<'a> {
     output: &'a mut Output,
     json: bool,
+    /// What the host is told to go on after.
+    cursor: String,
     /// The position of the last entry that was printed, or that is gone.
     position: u64,
     left: u64,
     /// When the host last sent something.
     heard: Instant,
+}
+
+impl Place<'_> {
+    fn go_on(&mut self, after: Cursor) {
+        (self.cursor, self.position) = (after.text, after.position);
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -87,7 +95,8 @@ pub(super) async fn run(args: &FollowArgs, output: &mut Output) -> Result<(), Cl
     let mut place = Place {
         output,
         json: args.common.json,
-        position: args.after,
+        cursor: args.after.text.clone(),
+        position: args.after.position,
         left: args.limit.unwrap_or(u64::MAX),
         heard: Instant::now(),
     };
@@ -112,12 +121,11 @@ pub(super) async fn run(args: &FollowArgs, output: &mut Output) -> Result<(), Cl
 
 /// One connection. `Ok` when the channel has ended, or enough was printed.
 async fn connection(client: &Client, args: &FollowArgs, place: &mut Place<'_>) -> Result<(), Broken> {
-    let after = place.position.to_string();
-    let query = args.common.query(&[("after", &after)]);
+    let query = args.common.query(&[("after", &place.cursor)]);
     let request = client
         .request(Method::GET, client.address(&args.which.path(&["entries"]), &query))
         .header(header::ACCEPT, "text/event-stream")
-        .header("last-event-id", &after);
+        .header("last-event-id", &place.cursor);
     let mut frames = Frames::new(client.send(request).await.map_err(Broken::by_host)?);
     while place.left > 0 {
         match frames.next() {
@@ -140,12 +148,19 @@ async fn connection(client: &Client, args: &FollowArgs, place: &mut Place<'_>) -
 fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool, Broken> {
     match frame.event.as_deref() {
         Some("entry") => {
-            let position = frame.id.as_deref().and_then(|id| id.parse().ok());
-            let position: u64 = position.ok_or_else(|| client.unexpected("an entry has no position"))?;
-            if position > place.position {
+            let after = frame.id.as_deref().and_then(|id| Cursor::read(id).ok());
+            let after = after.ok_or_else(|| client.unexpected("an entry has no place"))?;
+            if after.position > place.position {
                 print(&frame.data, place.json, place.output)?;
-                place.position = position;
                 place.left -= 1;
+                place.go_on(after);
+            }
+        }
+        // From here on it is this process, and not another one of its name.
+        Some("ready") => {
+            let after = frame.id.as_deref().and_then(|id| Cursor::read(id).ok());
+            if let Some(after) = after.filter(|after| after.position == place.position) {
+                place.go_on(after);
             }
         }
         Some("lagged") => {
@@ -153,18 +168,22 @@ fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool
             if lagged.missed > 0 {
                 place.output.flush()?;
                 say_missed(lagged.missed, lagged.resume_at);
-                place.position = place.position.max(lagged.resume_at.saturating_sub(1));
+                let after = frame.id.as_deref().and_then(|id| Cursor::read(id).ok());
+                if let Some(after) = after.filter(|after| after.position > place.position) {
+                    place.go_on(after);
+                }
             }
         }
         Some("gap") => {
             let gap: Gap = serde_json::from_str(&frame.data).unwrap_or_default();
             place.output.flush()?;
             eprintln!(
-                "position {} means nothing to the host ({}): the channel is read from its beginning",
-                place.position,
+                "{} means nothing to the host ({}): the channel is read from its beginning",
+                printable(&place.cursor),
                 printable(&gap.code)
             );
-            place.position = 0;
+            let start = || Cursor { text: "0".to_owned(), position: 0 };
+            place.go_on(frame.id.as_deref().and_then(|id| Cursor::read(id).ok()).unwrap_or_else(start));
         }
         Some("closed") => {
             let closed: Closed = serde_json::from_str(&frame.data).unwrap_or_default();
@@ -175,7 +194,7 @@ fn take(client: &Client, frame: &SseFrame, place: &mut Place<'_>) -> Result<bool
         Some("error") => return Err(Broken::by_host(client::refused(&frame.data))),
         Some("closing") => {
             let sentence = "the host is stopping";
-            let next = format!("start it again, then go on with --after {}", place.position);
+            let next = format!("start it again, then go on with --after {}", place.cursor);
             return Err(CliError::new(Exit::Unreachable, sentence, next).into());
         }
         _ => {}

@@ -97,9 +97,9 @@ struct Which {
 struct ReadArgs {
     #[command(flatten)]
     which: Which,
-    /// Begin after this position
-    #[arg(long, value_name = "POSITION", default_value_t = 0)]
-    after: u64,
+    /// Begin after this position, or after this cursor, as the host answers them
+    #[arg(long, value_name = "PLACE", default_value = "0", value_parser = Cursor::read)]
+    after: Cursor,
     /// Most entries; without it all of them
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<u64>,
@@ -118,10 +118,27 @@ struct LsArgs {
     common: Common,
 }
 
+/// Where a reader stands, as a host says it: `….<position>`, or a position alone.
+#[derive(Clone, Debug)]
+struct Cursor {
+    text: String,
+    position: u64,
+}
+
+impl Cursor {
+    fn read(text: &str) -> Result<Self, String> {
+        let position = text.rsplit('.').next().and_then(|position| position.parse().ok());
+        let position =
+            position.ok_or_else(|| "it is neither a position nor a cursor of a channel".to_owned())?;
+        Ok(Self { text: text.to_owned(), position })
+    }
+}
+
 #[derive(Deserialize)]
 struct EntriesPage {
     entries: Vec<Box<RawValue>>,
-    next: u64,
+    /// A host of before says a number.
+    next: Value,
     #[serde(default)]
     oldest: u64,
     #[serde(default)]
@@ -171,11 +188,11 @@ impl Which {
 
 async fn read(args: &ReadArgs, output: &mut Output) -> Result<(), CliError> {
     let (client, common) = (Client::new(&args.common.connect)?, &args.common);
-    let (mut after, mut wait_ms) = (args.after, args.wait_ms);
+    let (mut after, mut wait_ms) = (args.after.text.clone(), args.wait_ms);
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
-        let [place, limit, wait] = [after, left.min(PAGE_ENTRIES), wait_ms].map(|n| n.to_string());
-        let query = common.query(&[("after", &place), ("limit", &limit), ("wait_ms", &wait)]);
+        let [limit, wait] = [left.min(PAGE_ENTRIES), wait_ms].map(|n| n.to_string());
+        let query = common.query(&[("after", &after), ("limit", &limit), ("wait_ms", &wait)]);
         let request = client.request(Method::GET, client.address(&args.which.path(&["entries"]), &query));
         let request = request.timeout(ANSWER_WAIT_MAX + Duration::from_millis(wait_ms));
         let body = client.send(request).await?.bytes().await.map_err(|e| client.unreachable(&e))?;
@@ -193,7 +210,7 @@ async fn read(args: &ReadArgs, output: &mut Output) -> Result<(), CliError> {
         }
         left = left.saturating_sub(page.entries.len() as u64);
         // Only who has seen nothing yet waits.
-        (after, wait_ms) = (page.next, 0);
+        (after, wait_ms) = (text(Some(&page.next)), 0);
     }
     Ok(())
 }

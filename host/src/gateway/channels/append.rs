@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::views::{AppendRequest, AppendedList, AppendedView};
 use super::who::Asker;
-use super::{channel_id, json};
+use super::{channel_id, json, said};
 use crate::channels::{Append, ChannelError, ChannelLimits, EntryType, NewEntry};
 use crate::gateway::Edge;
 use crate::gateway::auth::Publisher;
@@ -119,6 +119,8 @@ pub(in crate::gateway) async fn append(
     let id = channel_id(&asker.caller, &path)?;
     let who = asker.party()?;
     let router = &edge.services.channels;
+    // Who sends too much costs no reading of it.
+    router.check_rate(&id, &who)?;
     let limit = body_limit(router.limits());
     let body = BodyReader::new(&headers, body, edge.options.body_idle_max, limit)?.whole().await?;
     let sent = Sent::parse(&body, router.limits())?;
@@ -196,12 +198,9 @@ impl Sent {
 
 /// What serde says, under the right code: no JSON at all, or JSON that is no entry.
 fn malformed(error: &serde_json::Error) -> Problem {
-    let said = error.to_string();
-    let what: String = said.split(" at line ").next().unwrap_or_default().chars().take(300).collect();
-    let detail = format!("{what} (line {}, column {})", error.line(), error.column());
     match error.classify() {
-        serde_json::error::Category::Data => Problem::new("channel_entry_invalid", detail),
-        _ => Problem::new("json_malformed", detail),
+        serde_json::error::Category::Data => Problem::new("channel_entry_invalid", said(error)),
+        _ => Problem::new("json_malformed", said(error)),
     }
 }
 

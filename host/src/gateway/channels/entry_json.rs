@@ -6,15 +6,14 @@ use std::io::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, de};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::channels::Entry;
 use crate::event::Position;
 use crate::gateway::json::{write_number, write_text};
 use crate::gateway::params::{self, Params};
 use crate::gateway::problem::Problem;
-use crate::limits::CHANNEL_TAIL_BYTES_MAX;
+use crate::limits::{CHANNEL_JSON_DEPTH_MAX, CHANNEL_TAIL_BYTES_MAX};
 
 const INFALLIBLE: &str = "writing to memory cannot fail";
 
@@ -90,7 +89,7 @@ fn write_payload(out: &mut Vec<u8>, bytes: &[u8], shape: Shape) {
             out.extend_from_slice(b",\"text\":");
             write_text(out, text);
         }
-        (Shape::Json, Some(text)) if serde_json::from_str::<Sound>(text).is_ok() => {
+        (Shape::Json, Some(text)) if Sound::is(text) => {
             out.extend_from_slice(b",\"json\":");
             // Line breaks between tokens; JSON has none inside of strings.
             let line =
@@ -107,54 +106,74 @@ fn write_payload(out: &mut Vec<u8>, bytes: &[u8], shape: Shape) {
     }
 }
 
-/// JSON that any reader can take in, down to its strings and its depth: one payload must not make a page unreadable.
-struct Sound;
+/// JSON that any reader can take in, down to its strings and its depth: one payload must not make a page unreadable. So
+/// many levels it may have.
+#[derive(Clone, Copy)]
+struct Sound(usize);
 
-impl<'de> Deserialize<'de> for Sound {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Sound)
+impl Sound {
+    fn is(text: &str) -> bool {
+        let mut from = serde_json::Deserializer::from_str(text);
+        Self(CHANNEL_JSON_DEPTH_MAX).deserialize(&mut from).and_then(|()| from.end()).is_ok()
+    }
+
+    /// Of what lies in an array or object of this.
+    fn within<E: de::Error>(self) -> Result<Self, E> {
+        self.0.checked_sub(1).map(Self).ok_or_else(|| E::custom("it is too deep"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Sound {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Sound {
-    type Value = Self;
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Self, E> {
-        Ok(self)
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self, A::Error> {
-        while all.next_element::<Self>()?.is_some() {}
-        Ok(self)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<(), A::Error> {
+        let within = self.within()?;
+        while all.next_element_seed(within)?.is_some() {}
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Self, A::Error> {
-        while all.next_entry::<Self, Self>()?.is_some() {}
-        Ok(self)
+    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<(), A::Error> {
+        let within = self.within()?;
+        while all.next_key_seed(within)?.is_some() {
+            all.next_value_seed(within)?;
+        }
+        Ok(())
     }
 }
 
@@ -185,6 +204,20 @@ mod tests {
         for payload in [&deep[..], b"\"\\ud800\"", b"1e999", b"", b" "] {
             let text = written(payload, Shape::Json);
             assert!(text.starts_with(",\"payload\":\""), "{text:.80}");
+        }
+    }
+
+    #[test]
+    fn json_of_as_many_levels_as_fit_a_page_is_shown_and_one_level_more_is_base64() {
+        let levels =
+            |open: &str, close: &str, count| [open.repeat(count), "1".into(), close.repeat(count)].concat();
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let most = levels(open, close, CHANNEL_JSON_DEPTH_MAX);
+            assert_eq!(written(most.as_bytes(), Shape::Json), format!(",\"json\":{most}"));
+            let page = format!("{{\"entries\":[{{{}}}]}}", &written(most.as_bytes(), Shape::Json)[1..]);
+            assert!(serde_json::from_str::<serde_json::Value>(&page).is_ok(), "a reader takes the page");
+            let deeper = written(levels(open, close, CHANNEL_JSON_DEPTH_MAX + 1).as_bytes(), Shape::Json);
+            assert!(deeper.starts_with(",\"payload\":\""), "{deeper:.80}");
         }
     }
 }

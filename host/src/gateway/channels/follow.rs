@@ -1,12 +1,12 @@
 //! One follower of a channel, as server-sent events.
 
+use std::io;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::Extension;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use futures_util::stream::unfold;
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::entry_json::{self, Shape};
@@ -17,12 +17,13 @@ use crate::gateway::Edge;
 use crate::gateway::auth::Caller;
 use crate::gateway::metrics::{self, Living};
 use crate::gateway::problem::Problem;
+use crate::gateway::serve::{RawStream, TakeOver};
 use crate::limits::CHANNEL_FOLLOW_ENTRIES_MAX;
 
 /// Bytes of text that are prepared at once. A slow client holds no more than this, one entry, and what it was given.
 const SSE_CHUNK_BYTES: usize = 256 << 10;
 
-/// Lives inside of its response's body and ends with it.
+/// Lives as long as its connection.
 pub(super) struct Follower {
     edge: Arc<Edge>,
     caller: Caller,
@@ -59,18 +60,39 @@ impl Follower {
         }
     }
 
+    /// There are many such streams and most are idle: each is served on its bare socket, without the buffers that come
+    /// with a connection of HTTP.
     pub(super) fn answer(self) -> Response {
-        let stream = unfold(Box::new(self), |mut follower| async move {
-            let chunk = follower.next().await?;
-            Some((Ok::<_, std::convert::Infallible>(Bytes::from(chunk)), follower))
-        });
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream"),
             (header::CACHE_CONTROL, "no-store"),
             // A proxy that buffers would hold events back.
             (header::HeaderName::from_static("x-accel-buffering"), "no"),
         ];
-        (headers, Body::from_stream(stream)).into_response()
+        let serve = move |stream| self.serve(stream).boxed();
+        (headers, Extension(TakeOver::new(serve))).into_response()
+    }
+
+    async fn serve(mut self, stream: RawStream) {
+        let (hard, stopping) = (self.edge.hard.clone(), self.edge.stopping.clone());
+        let within = self.edge.options.write_wait_max;
+        let said = async {
+            while let Some(chunk) = self.next().await {
+                stream.write(&chunk, within).await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        tokio::select! {
+            said = said => {
+                if said.is_err() {
+                    return;
+                }
+            }
+            // Dropping the rest ends the subscription.
+            () = stream.gone() => return,
+            () = hard.cancelled() => return,
+        }
+        stream.finish(&stopping).await;
     }
 
     /// The next piece of text; none when the stream is over.
@@ -112,7 +134,8 @@ impl Follower {
         let mut out = Vec::new();
         while out.len() < SSE_CHUNK_BYTES {
             let Some(entry) = self.given.next() else { break };
-            out.extend_from_slice(format!("id: {}\nevent: entry\ndata: ", entry.position).as_bytes());
+            let place = self.subscription.place(entry.position);
+            out.extend_from_slice(format!("id: {place}\nevent: entry\ndata: ").as_bytes());
             match self.shape {
                 Shape::Base64 => out.extend_from_slice(&entry_json::followed(&entry, self.replay_until)),
                 shape => entry_json::write(&mut out, &entry, shape),
@@ -127,24 +150,25 @@ impl Follower {
             Notice::Ready { after, oldest, newest } => {
                 self.replay_until = *newest;
                 let data = json!({ "after": after.0, "oldest": oldest.0, "newest": newest.0 });
+                let place = self.subscription.place(*after).to_string();
                 let mut out = b"retry: 1000\n".to_vec();
-                out.extend_from_slice(&event("ready", Some(&after.to_string()), &data));
+                out.extend_from_slice(&event("ready", Some(&place), &data));
                 if let Some(code) = self.gap.take() {
                     metrics::problem(code, 1);
                     let data = json!({ "code": code, "position": after.0 });
-                    out.extend_from_slice(&event("gap", Some(&after.to_string()), &data));
+                    out.extend_from_slice(&event("gap", Some(&place), &data));
                 }
                 out
             }
             Notice::Lagged { resume_at, missed, behind } => {
                 let data = json!({ "resume_at": resume_at.0, "missed": missed, "behind": behind });
-                let before = resume_at.0.saturating_sub(1).to_string();
-                event("lagged", Some(&before), &data)
+                let before = self.subscription.place(Position(resume_at.0.saturating_sub(1)));
+                event("lagged", Some(&before.to_string()), &data)
             }
             Notice::Closed { reason, last } => {
                 self.ended = true;
                 let data = json!({ "reason": reason.as_str(), "last": last.0 });
-                event("closed", Some(&format!("{last}{END}")), &data)
+                event("closed", Some(&format!("{}{END}", self.subscription.place(*last))), &data)
             }
             // They are written as they are sent.
             Notice::Entries(_) => Vec::new(),

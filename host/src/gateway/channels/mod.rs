@@ -53,14 +53,24 @@ async fn read_json<T: DeserializeOwned>(
         return Err(Problem::new("json_malformed", "the body is not a JSON object"));
     }
     let parsed = serde_json::from_slice(body);
-    parsed.map(Some).map_err(|error| {
-        let said: String = error.to_string().chars().take(300).collect();
-        Problem::new("json_malformed", format!("the body: {said}"))
-    })
+    parsed.map(Some).map_err(|error| Problem::new("json_malformed", format!("the body: {}", said(&error))))
 }
 
-fn required<T>(body: Option<T>) -> Result<T, Problem> {
+/// The same where there must be one.
+async fn required_json<T: DeserializeOwned>(
+    edge: &Edge,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Problem> {
+    let body = read_json(edge, headers, body).await?;
     body.ok_or_else(|| Problem::new("json_malformed", "the body is empty; it is a JSON object"))
+}
+
+/// What serde says of a body, short enough to be repeated.
+fn said(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what: String = text.split(" at line ").next().unwrap_or_default().chars().take(300).collect();
+    format!("{what} (line {}, column {})", error.line(), error.column())
 }
 
 fn json<T: Serialize>(code: StatusCode, view: &T) -> Response {

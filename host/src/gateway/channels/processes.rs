@@ -12,7 +12,7 @@ use super::views::{
     ProcessList, ProcessRequest, option, outcome, parties, role_in, role_of,
 };
 use super::who::Asker;
-use super::{json, process_id, read_json, required};
+use super::{json, process_id, read_json, required_json};
 use crate::channels::{
     Actor, Change, ChannelError, ChannelId, NewProcess, Party, Process, ProcessId, ProcessName, ProcessView,
 };
@@ -20,18 +20,19 @@ use crate::gateway::Edge;
 use crate::gateway::auth::{Caller, Publisher, Reader, Somebody};
 use crate::gateway::params::Params;
 use crate::gateway::problem::Problem;
-use crate::limits::{
-    CHANNEL_REASON_BYTES_MAX, PROCESS_LIST_DEFAULT, PROCESS_LIST_LOOKS_MAX, PROCESS_LIST_MAX,
-};
+use crate::limits::{PROCESS_LIST_DEFAULT, PROCESS_LIST_LOOKS_MAX, PROCESS_LIST_MAX, PROCESS_LIST_READS_MAX};
 
 /// The processes that the caller may see: with `admin` all of the tenant's, else those that it submits, executes or
 /// observes.
+///
+/// A page looks at a bounded number of the tenant's processes, so it may have few or none and a next one all the same:
+/// the list is over where `next` is null.
 #[utoipa::path(
     get,
     path = "/v1/processes",
     tag = "channels",
     params(
-        ("after" = Option<String>, Query, description = "A process's name: go on after it"),
+        ("after" = Option<String>, Query, description = "A process's name, such as the `next` of a page: go on after it"),
         ("limit" = Option<u32>, Query, description = "1 to 1000, or else 100"),
         ("as" = Option<String>, Query, description = "With `admin`: as this party would see it"),
     ),
@@ -53,18 +54,23 @@ pub(in crate::gateway) async fn list(
     let by = asker.actor()?;
     let tenant = &asker.caller.tenant;
     let chunk = limit.max(PROCESS_LIST_DEFAULT);
-    let (mut processes, mut looked) = (Vec::new(), 0);
+    let (mut processes, mut looked, mut read) = (Vec::new(), 0, 0);
     while looked < PROCESS_LIST_LOOKS_MAX {
         let found = edge.services.channels.processes(tenant, after.as_ref(), chunk).await?;
         let last = found.len() < chunk;
         for process in found {
-            if processes.len() == limit {
+            if processes.len() == limit || read == PROCESS_LIST_READS_MAX {
                 return Ok(page(processes, after.as_ref()));
             }
             looked += 1;
-            if let Some(role) = role(&edge, &asker.caller, &process, &by).await? {
-                processes.push(ProcessDescription::of(&process, role));
-            }
+            let role = match role_on_record(&process, &by) {
+                None => {
+                    read += 1;
+                    role_in_channels(&edge, &asker.caller, &process, &by).await?
+                }
+                role => role,
+            };
+            processes.extend(role.map(|role| ProcessDescription::of(&process, role)));
             after = Some(process.name.clone());
         }
         if last {
@@ -78,18 +84,21 @@ fn page(processes: Vec<ProcessDescription>, next: Option<&ProcessName>) -> Respo
     json(StatusCode::OK, &ProcessList { processes, next: next.map(ProcessName::to_string) })
 }
 
-/// What somebody is to a process; none for whom it does not concern. Who executes one of its channels alone is not in
-/// its own record.
-async fn role(
+/// What somebody is to a process as its own record says.
+fn role_on_record(process: &Process, by: &Actor) -> Option<&'static str> {
+    match by {
+        Actor::Host => Some(ADMIN),
+        Actor::Party(party) => role_in(process, party),
+    }
+}
+
+/// The same of who is not there: it may execute one of the channels. None for whom the process does not concern.
+async fn role_in_channels(
     edge: &Edge,
     caller: &Caller,
     process: &Process,
     by: &Actor,
 ) -> Result<Option<&'static str>, Problem> {
-    let Actor::Party(party) = by else { return Ok(Some(ADMIN)) };
-    if let Some(role) = role_in(process, party) {
-        return Ok(Some(role));
-    }
     let id = ProcessId { tenant: caller.tenant.clone(), name: process.name.clone() };
     match edge.services.channels.process_for(&id, by).await {
         Ok(view) => Ok(Some(role_of(&view, by))),
@@ -98,7 +107,7 @@ async fn role(
     }
 }
 
-/// Makes a process, with its channels. The same request again answers what is there.
+/// Makes a process, with its channels. The same request again answers what is there; what is left out is not compared.
 #[utoipa::path(
     put,
     path = "/v1/processes/{process}",
@@ -118,25 +127,32 @@ pub(in crate::gateway) async fn ensure(
     Publisher(caller): Publisher,
     Path(process): Path<String>,
     headers: HeaderMap,
-    mut params: Params,
+    params: Params,
     body: Body,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
+    let asker = Asker::alone(caller, params)?;
     let id = process_id(&asker.caller, &process)?;
     let submitter = asker.party()?;
     let asked: ProcessRequest = read_json(&edge, &headers, body).await?.unwrap_or_default();
-    let limits = edge.services.channels.limits();
-    let channels = asked.channels.into_iter().map(|channel| channel.channel(limits));
+    let router = &edge.services.channels;
+    let channels = asked.channels.iter().map(|channel| channel.channel(router.limits()));
     let new = NewProcess {
-        id,
-        submitter,
-        executor: asked.executor.map(|name| Party::new(&name)).transpose()?,
-        observers: parties(&asked.observers)?,
+        id: id.clone(),
+        submitter: submitter.clone(),
+        executor: asked.executor.as_deref().map(Party::new).transpose()?,
+        observers: asked.observers()?.unwrap_or_default(),
         channels: channels.collect::<Result<_, _>>()?,
     };
-    let by = Actor::Party(new.submitter.clone());
-    let (view, created) = edge.services.channels.create_process(new).await?;
+    let by = Actor::Party(submitter);
+    let (view, created) = match router.create_process(new).await {
+        // The defaults that stand in for what it leaves out may have been others when the process was made.
+        Err(refused @ ChannelError::ProcessExists { .. }) => match router.process(&id).await {
+            Ok(view) if asked.is_met(&view, &by)? => (view, false),
+            Ok(_) | Err(ChannelError::ProcessUnknown { .. }) => return Err(refused.into()),
+            Err(error) => return Err(error.into()),
+        },
+        made => made?,
+    };
     let code = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(json(code, &describe(&edge, &asker.caller, &view, &by)))
 }
@@ -156,10 +172,9 @@ pub(in crate::gateway) async fn show(
     State(edge): State<Arc<Edge>>,
     Reader(caller): Reader,
     Path(process): Path<String>,
-    mut params: Params,
+    params: Params,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
+    let asker = Asker::alone(caller, params)?;
     let id = process_id(&asker.caller, &process)?;
     let by = asker.actor()?;
     let view = edge.services.channels.process_for(&id, &by).await?;
@@ -181,23 +196,11 @@ pub(in crate::gateway) async fn remove(
     State(edge): State<Arc<Edge>>,
     Somebody(caller): Somebody,
     Path(process): Path<String>,
-    mut params: Params,
+    params: Params,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
-    asker.may_change()?;
+    let asker = Asker::to_change(caller, params)?;
     let id = process_id(&asker.caller, &process)?;
-    let by = asker.actor()?;
-    let view = edge.services.channels.process_for(&id, &by).await?;
-    if let Actor::Party(party) = &by
-        && *party != view.process.submitter
-    {
-        let (process, party) = (id.to_string(), party.to_string());
-        return Err(ChannelError::Role { process, party, role: "submitter", needed: "remove" }.into());
-    }
-    if !edge.services.channels.cleanup_process(&id).await? {
-        return Err(ChannelError::ProcessUnknown { process: id.to_string() }.into());
-    }
+    edge.services.channels.remove_process(&id, &asker.actor()?).await?;
     tracing::info!(by = %asker.caller.name, process = %id, tenant = %id.tenant, "process removed");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -219,13 +222,11 @@ pub(in crate::gateway) async fn observe(
     Somebody(caller): Somebody,
     Path(process): Path<String>,
     headers: HeaderMap,
-    mut params: Params,
+    params: Params,
     body: Body,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
-    asker.may_change()?;
-    let ObserversRequest { observers } = required(read_json(&edge, &headers, body).await?)?;
+    let asker = Asker::to_change(caller, params)?;
+    let ObserversRequest { observers } = required_json(&edge, &headers, body).await?;
     change(&edge, &asker, &process, Change::Observe(parties(&observers)?)).await
 }
 
@@ -249,13 +250,11 @@ pub(in crate::gateway) async fn assign(
     Somebody(caller): Somebody,
     Path(process): Path<String>,
     headers: HeaderMap,
-    mut params: Params,
+    params: Params,
     body: Body,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
-    asker.may_change()?;
-    let AssignRequest { executor } = required(read_json(&edge, &headers, body).await?)?;
+    let asker = Asker::to_change(caller, params)?;
+    let AssignRequest { executor } = required_json(&edge, &headers, body).await?;
     change(&edge, &asker, &process, Change::Assign(Party::new(&executor)?)).await
 }
 
@@ -274,11 +273,9 @@ pub(in crate::gateway) async fn unassign(
     State(edge): State<Arc<Edge>>,
     Somebody(caller): Somebody,
     Path(process): Path<String>,
-    mut params: Params,
+    params: Params,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
-    asker.may_change()?;
+    let asker = Asker::to_change(caller, params)?;
     change(&edge, &asker, &process, Change::Unassign).await
 }
 
@@ -300,18 +297,11 @@ pub(in crate::gateway) async fn close(
     Somebody(caller): Somebody,
     Path(process): Path<String>,
     headers: HeaderMap,
-    mut params: Params,
+    params: Params,
     body: Body,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
-    asker.may_change()?;
-    let CloseRequest { outcome: asked, reason } = required(read_json(&edge, &headers, body).await?)?;
-    if reason.len() > CHANNEL_REASON_BYTES_MAX {
-        let (limit, what) = ("channel_reason_bytes_max", "bytes of the reason");
-        let (asked, max) = (reason.len() as u64, CHANNEL_REASON_BYTES_MAX as u64);
-        return Err(ChannelError::Limit { limit, what, asked, max }.into());
-    }
+    let asker = Asker::to_change(caller, params)?;
+    let CloseRequest { outcome: asked, reason } = required_json(&edge, &headers, body).await?;
     change(&edge, &asker, &process, Change::Close { outcome: outcome(&asked)?, reason }).await
 }
 

@@ -15,13 +15,15 @@ use super::follow::Follower;
 use super::single::readable;
 use super::views::{closed, option};
 use super::who::Asker;
-use crate::channels::{Actor, ChannelId, CloseReason, Entry, EntryPage, Head, in_senders_order};
+use crate::channels::{
+    Actor, ChannelError, ChannelId, CloseReason, Entry, EntryPage, Head, Place, in_senders_order,
+};
 use crate::gateway::Edge;
 use crate::gateway::auth::Reader;
 use crate::gateway::json::{write_number, write_text};
 use crate::gateway::params::{self, Asked, Params};
 use crate::gateway::problem::Problem;
-use crate::limits::{CHANNEL_SEQUENCE_MAX, CHANNEL_WAIT_MAX};
+use crate::limits::CHANNEL_WAIT_MAX;
 
 /// An entry of a channel.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,8 +54,8 @@ pub(in crate::gateway) struct ChannelEntryView {
 #[derive(Debug, Serialize, ToSchema)]
 pub(in crate::gateway) struct ChannelPage {
     pub entries: Vec<ChannelEntryView>,
-    /// The `after` of the next page.
-    pub next: u64,
+    /// The `after` of the next page: a cursor, which is of this process and of no other one that has its name later.
+    pub next: String,
     /// The first position that can still be read, and the newest.
     pub oldest: u64,
     pub newest: u64,
@@ -65,16 +67,19 @@ pub(in crate::gateway) struct ChannelPage {
 
 /// The entries after a position: a page, or all that follow as server-sent events.
 ///
-/// A page begins after `after`, the number of entries that were read before. With `wait_ms` the answer waits for an
+/// A page begins after `after`: a cursor, as `next` of a page and the ids of events are, or a position, the number of
+/// entries that were read before. A cursor of a process that was removed is refused with `cursor_foreign` where another one
+/// has its name now; a position is taken as it is, and nobody knows of which process it was. With `wait_ms` the answer waits for an
 /// entry where there is none, until the channel can grow no more. `order=senders` orders the page so that each
 /// sender's entries are in the order of its numbers, and an answer comes after what it answers; the log stays as it is.
 ///
 /// With `Accept: text/event-stream` the answer begins with a `ready` event, and then has an `entry` event for each entry,
-/// its id the position. It goes on after `Last-Event-ID` (or `last_event_id`), or else after `after`. `lagged` says that
+/// its id the cursor behind it. It goes on after `Last-Event-ID` (or `last_event_id`), or else after `after`. `lagged` says that
 /// the follower is behind, from where it goes on, and how many entries the channel has dropped before that. `closed` is
 /// the last event, with a `reason` (`ended`, `success`, `failed`, `cancelled`, `removed`, `revoked`) and the last
 /// position: whoever comes back with its id while the channel is there and has grown no more is answered 204, after which
-/// an EventSource stays away. `gap` says that the id of the last event means nothing here, and that everything follows.
+/// an EventSource stays away. `gap` says that the id of the last event means nothing here, as that of a process that was removed does, and that
+/// everything follows.
 /// `error` carries a problem and ends the stream, and `closing` says that the host stops.
 #[utoipa::path(
     get,
@@ -83,11 +88,11 @@ pub(in crate::gateway) struct ChannelPage {
     params(
         ("process" = String, Path, description = "The process's name"),
         ("channel" = String, Path, description = "The channel's name"),
-        ("after" = Option<String>, Query, description = "A position, `oldest` (the default) or `newest`"),
+        ("after" = Option<String>, Query, description = "A cursor, a position, `oldest` (the default) or `newest`"),
         ("limit" = Option<u32>, Query, description = "Entries of the page; 0, the default, is as many as fit 4 MiB"),
         ("wait_ms" = Option<u64>, Query, description = "How long to wait for an entry: 0, the default, to 30000"),
         ("order" = Option<String>, Query, description = "`log`, the default, or `senders`"),
-        ("payload" = Option<String>, Query, description = "How payloads are shown: `base64`, the default, `text` or `json`; what is neither is base64 all the same"),
+        ("payload" = Option<String>, Query, description = "How payloads are shown: `base64`, the default, `text` or `json`; what is neither, or is JSON deeper than 120 levels, is base64 all the same"),
         ("last_event_id" = Option<String>, Query, description = "As the header Last-Event-ID, for clients that cannot set it"),
         ("as" = Option<String>, Query, description = "With `admin`: as this party would see it"),
     ),
@@ -134,10 +139,10 @@ pub(in crate::gateway) async fn read(
         let possible = format!("0 to {} are possible", CHANNEL_WAIT_MAX.as_millis());
         return Err(option("wait_ms", &wait.as_millis().to_string(), &possible).into());
     }
-    let after = match asked.after.as_deref().map(Place::parse).transpose()? {
-        None => 0,
-        Some(Place::At(position)) => position,
-        Some(Place::Newest) => readable(&edge, &id, &by).await?.channel.newest.0,
+    let after = match asked.after.as_deref().map(Start::parse).transpose()? {
+        None => Place::START,
+        Some(Start::At(place)) => place,
+        Some(Start::Newest) => newest(&readable(&edge, &id, &by).await?),
     };
     let router = &edge.services.channels;
     let limit = asked.limit.unwrap_or(0);
@@ -151,9 +156,11 @@ pub(in crate::gateway) async fn read(
         }
     };
     // Who has read all there is should know whether more can come.
-    let closed = if page.next >= page.newest {
+    let closed = if page.next >= page.newest && closed(&page.head).is_some() {
+        // Asked once more, for what has come to stay.
         let head = router.get_by_process_and_name(&id.process, &id.name).await?;
-        closed(&head).filter(|_| head.channel.newest <= page.next)
+        let last = head.is_of(&page.head.process) && head.channel.newest <= page.next;
+        closed(&head).filter(|_| last)
     } else {
         None
     };
@@ -161,24 +168,28 @@ pub(in crate::gateway) async fn read(
 }
 
 /// Where a reader begins.
-enum Place {
-    At(u64),
+enum Start {
+    At(Place),
     Newest,
 }
 
-impl Place {
+impl Start {
     fn parse(text: &str) -> Result<Self, Problem> {
         match text {
-            "oldest" => return Ok(Self::At(0)),
+            "oldest" => return Ok(Self::At(Place::START)),
             "newest" | "tail" => return Ok(Self::Newest),
             _ => {}
         }
-        let position = text.parse().ok().filter(|position| *position <= CHANNEL_SEQUENCE_MAX);
-        position.map(Self::At).ok_or_else(|| {
+        Place::parse(text).map(Self::At).ok_or_else(|| {
             let found = params::cut(text);
-            params::invalid("after", format!("is `{found}`, not a position, `oldest` or `newest`"))
+            params::invalid("after", format!("is `{found}`, not a cursor, a position, `oldest` or `newest`"))
         })
     }
+}
+
+/// Behind all that a channel has now.
+fn newest(head: &Head) -> Place {
+    Place::of(&head.process, head.channel.newest)
 }
 
 fn written(page: &EntryPage, by_senders: bool, shape: Shape, closed: Option<CloseReason>) -> Response {
@@ -196,10 +207,9 @@ fn written(page: &EntryPage, by_senders: bool, shape: Shape, closed: Option<Clos
         }
         entry_json::write(&mut out, entry, shape);
     }
-    out.push(b']');
-    for (name, number) in
-        [("next", page.next.0), ("oldest", page.oldest.0), ("newest", page.newest.0), ("missed", page.missed)]
-    {
+    out.extend_from_slice(b"],\"next\":");
+    write_text(&mut out, &Place::of(&page.head.process, page.next).to_string());
+    for (name, number) in [("oldest", page.oldest.0), ("newest", page.newest.0), ("missed", page.missed)] {
         out.extend_from_slice(format!(",\"{name}\":").as_bytes());
         write_number(&mut out, number);
     }
@@ -224,45 +234,57 @@ async fn follow(
         return Err(Problem::new("host_stopping", "the host is stopping"));
     }
     let head = readable(&edge, id, by).await?;
-    let newest = head.channel.newest.0;
-    let (after, gap) = match (&asked.last_seen, &asked.after) {
+    let (after, mut gap) = match (&asked.last_seen, &asked.after) {
         (Some(seen), _) => match resumed(seen, &head) {
-            Resumed::After(position) => (position, None),
-            Resumed::Anew(code) => (0, Some(code)),
+            Resumed::After(place) => (place, None),
+            Resumed::Anew(code) => (Place::START, Some(code)),
             // An EventSource comes back after any other answer.
             Resumed::Over => return Ok(StatusCode::NO_CONTENT.into_response()),
         },
-        (None, Some(after)) => match Place::parse(after)? {
-            Place::At(position) => (position, None),
-            Place::Newest => (newest, None),
+        (None, Some(after)) => match Start::parse(after)? {
+            Start::At(place) => (place, None),
+            Start::Newest => (newest(&head), None),
         },
-        (None, None) => (0, None),
+        (None, None) => (Place::START, None),
     };
-    let subscription = edge.services.channels.subscribe(id, by, after).await?;
+    let router = &edge.services.channels;
+    let subscription = match router.subscribe(id, by, after).await {
+        // The process was made again since it was looked at.
+        Err(ChannelError::CursorForeign { .. }) if asked.last_seen.is_some() => {
+            gap = Some(FOREIGN);
+            router.subscribe(id, by, Place::START).await?
+        }
+        subscribed => subscribed?,
+    };
     Ok(Follower::new(edge, asker.caller, subscription, shape, gap).answer())
 }
 
 enum Resumed {
-    After(u64),
+    After(Place),
     /// What was seen means nothing here, for this reason. That is no error: a browser would send it again and again.
     Anew(&'static str),
     /// The end was seen, and it is the end still.
     Over,
 }
 
-/// What the id of the last `closed` event has behind the position.
+/// What the id of the last `closed` event has behind the place.
 pub(super) const END: &str = ".end";
 
+/// What was seen was another process's, which had the name before.
+const FOREIGN: &str = "cursor_foreign";
+
 fn resumed(seen: &str, head: &Head) -> Resumed {
-    let (position, ended) = match seen.strip_suffix(END) {
-        Some(position) => (position, true),
+    let (place, ended) = match seen.strip_suffix(END) {
+        Some(place) => (place, true),
         None => (seen, false),
     };
-    let newest = head.channel.newest.0;
-    match position.parse::<u64>() {
-        Ok(position) if ended && position == newest && closed(head).is_some() => Resumed::Over,
-        Ok(position) if position <= newest => Resumed::After(position),
-        Ok(_) => Resumed::Anew("position_ahead"),
-        Err(_) => Resumed::Anew("cursor_invalid"),
+    let newest = head.channel.newest;
+    match Place::parse(place) {
+        None => Resumed::Anew("cursor_invalid"),
+        Some(place) if !place.is_of(&head.process) => Resumed::Anew(FOREIGN),
+        Some(place) if place.position > newest => Resumed::Anew("position_ahead"),
+        Some(place) if ended && place.position == newest && closed(head).is_some() => Resumed::Over,
+        // Whatever comes under the name until it is followed: this is the process that was looked at.
+        Some(place) => Resumed::After(Place::of(&head.process, place.position)),
     }
 }

@@ -9,8 +9,8 @@ use axum::response::Response;
 
 use super::views::{ChannelAssignRequest, ChannelDescription, ChannelRequest};
 use super::who::Asker;
-use super::{channel_id, json, read_json, required};
-use crate::channels::{Actor, Change, ChannelError, ChannelId, Head, NewChannel, Party, may_read};
+use super::{channel_id, json, read_json, required_json};
+use crate::channels::{Actor, Change, ChannelError, ChannelId, Head, NewChannel, Party, may_see};
 use crate::gateway::Edge;
 use crate::gateway::auth::{Publisher, Reader, Somebody};
 use crate::gateway::params::Params;
@@ -38,11 +38,10 @@ pub(in crate::gateway) async fn ensure(
     Publisher(caller): Publisher,
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
-    mut params: Params,
+    params: Params,
     body: Body,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
+    let asker = Asker::alone(caller, params)?;
     let id = channel_id(&asker.caller, &path)?;
     let asked: ChannelRequest = read_json(&edge, &headers, body).await?.unwrap_or_default();
     let router = &edge.services.channels;
@@ -60,7 +59,7 @@ pub(in crate::gateway) async fn ensure(
         Err(error) => return Err(error.into()),
     };
     match router.get_by_process_and_name(&id.process, &id.name).await {
-        Ok(head) if asked.over(head.channel.options.clone())? == head.channel.options => {
+        Ok(head) if asked.is_met(&head.channel.options)? => {
             Ok(json(StatusCode::OK, &describe(&edge, &id, &head, &by)))
         }
         Ok(_) => Err(ChannelError::Exists { channel: id.name.to_string() }.into()),
@@ -85,10 +84,9 @@ pub(in crate::gateway) async fn show(
     State(edge): State<Arc<Edge>>,
     Reader(caller): Reader,
     Path(path): Path<(String, String)>,
-    mut params: Params,
+    params: Params,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
+    let asker = Asker::alone(caller, params)?;
     let id = channel_id(&asker.caller, &path)?;
     let by = asker.actor()?;
     let head = readable(&edge, &id, &by).await?;
@@ -113,14 +111,12 @@ pub(in crate::gateway) async fn assign(
     Somebody(caller): Somebody,
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
-    mut params: Params,
+    params: Params,
     body: Body,
 ) -> Result<Response, Problem> {
-    let asker = Asker::take(caller, &mut params)?;
-    params.finish()?;
-    asker.may_change()?;
+    let asker = Asker::to_change(caller, params)?;
     let id = channel_id(&asker.caller, &path)?;
-    let ChannelAssignRequest { executor } = required(read_json(&edge, &headers, body).await?)?;
+    let ChannelAssignRequest { executor } = required_json(&edge, &headers, body).await?;
     let executor = executor.map(|name| Party::new(&name)).transpose()?;
     let by = asker.actor()?;
     let change = Change::AssignChannel { channel: id.name.clone(), executor };
@@ -131,9 +127,7 @@ pub(in crate::gateway) async fn assign(
 /// A channel as it is now, for who may read it.
 pub(super) async fn readable(edge: &Edge, id: &ChannelId, by: &Actor) -> Result<Head, Problem> {
     let head = edge.services.channels.get_by_process_and_name(&id.process, &id.name).await?;
-    if let Actor::Party(party) = by {
-        may_read(&head, party)?;
-    }
+    may_see(&head, by)?;
     Ok(head)
 }
 

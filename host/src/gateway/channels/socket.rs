@@ -4,7 +4,8 @@
 //! credit; whoever reads slowly is read from slowly, and what is held for it is bounded whatever its channels hold; one
 //! subscription that is slow, without credit or failing holds up no other one of the socket; every subscription that ends
 //! is told so, with a reason and the place to go on from, and every socket that the host ends has a last message with a
-//! code. Appends reach the store in the order in which they were sent, many of them under way at once.
+//! code. Appends reach the store in the order in which they were sent, many of them under way at once, and none is refused for
+//! their number: a client that sends more than the store takes is read from more slowly.
 //!
 //! `serving` is the task of a socket, `follows` its subscriptions, `appends` its appends, `commands` and `binary` what
 //! clients say, `out` what they are sent.
@@ -38,28 +39,32 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 ///
 /// Text messages are JSON objects with an `op`. A client says
 ///
-/// - `{"op":"subscribe","id","process","channel","after","credit","as","binary"}`: follows a channel after a position (0,
-///   the beginning, where it is left out). The `id` is the client's, up to 64 bytes. At most `credit` entries are sent, 256
-///   where it is left out, and then more as there is more credit;
+/// - `{"op":"subscribe","id","process","channel","after","credit","as","binary"}`: follows a channel after a cursor, which is
+///   a text, or after a position, a number; from the beginning where it is left out. A cursor of an earlier process of the
+///   same name is refused with `cursor_foreign`, where a position would leave out entries of the new one without a word.
+///   The `id` is the client's, up to 64 bytes. At most `credit` entries are sent, 256 where it is left out, and then more
+///   as there is more credit;
 /// - `{"op":"credit","id","add"}`: so many more entries;
 /// - `{"op":"unsubscribe","id"}`;
 /// - `{"op":"append","ref","process","channel","as","epoch"}` with `entries`, an array, or with the members of one entry as
-///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Up to 256
-///   may be sent without waiting for answers, or 16 MiB; one beyond that is refused at once, with
-///   `channel_socket_appends_max`. They reach the log in the order in which they were sent, and answers to one sender in
-///   one channel come in that order. An append that was not answered when the socket ended may have been done; sent again under its
-///   sequence, it is there once;
+///   `POST …/entries` takes them. The `ref`, a whole number or up to 64 bytes of text, is the client's. Any number may be
+///   sent without waiting for answers: 256 are under way in the log at once, and while 1,024 are not answered, or 16 MiB,
+///   the host reads nothing more from the socket. They reach the log in the order in which they were sent, and answers to
+///   one sender in one channel come in that order. An append that was not answered when the socket ended may have been
+///   done; sent again under its sequence, it is there once. One that is refused stops none behind it: who does not wait
+///   for answers gives its entries sequences, so that an `end` is not taken before what belongs before it;
 /// - `{"op":"ping","nonce"}`, which is answered by a `heartbeat` with the same nonce.
 ///
 /// The host says
 ///
-/// - `ready` with `id`, `number`, `role`, `after`, `oldest` and `newest`: what comes up to `newest` is replay;
-/// - `entries` with `id` and `entries`, as `GET …/entries` shows them: in the order of their positions, each once;
-/// - `lagged` with `id`, `resume_at`, `missed` and `behind`: so many entries were dropped by the channel before they could be
-///   sent (often 0: then the follower is only far behind), and it goes on at `resume_at`;
-/// - `closed` with `id`, `reason` and `last`: the last message of a subscription. Reasons are `ended`, `success`, `failed`,
-///   `cancelled`, `removed`, `revoked`, `unsubscribed`, and `interrupted` behind an `error` of the host: to go on, subscribe
-///   after `last`;
+/// - `ready` with `id`, `number`, `role`, `after`, `cursor`, `oldest` and `newest`: what comes up to `newest` is replay;
+/// - `entries` with `id`, `entries`, as `GET …/entries` shows them, in the order of their positions, each once, and the
+///   `cursor` behind the last of them;
+/// - `lagged` with `id`, `resume_at`, `cursor`, `missed` and `behind`: so many entries were dropped by the channel before they
+///   could be sent (often 0: then the follower is only far behind), and it goes on at `resume_at`;
+/// - `closed` with `id`, `reason`, `last`, a position, and its `cursor`: the last message of a subscription. Reasons are
+///   `ended`, `success`, `failed`, `cancelled`, `removed`, `revoked`, `unsubscribed`, and `interrupted` behind an `error` of
+///   the host. To go on, after this or on another socket, subscribe after the last `cursor`;
 /// - `appended` with `ref` and `appended`: `position`, `sequence`, `epoch` and `repeated` of each entry;
 /// - `error` with the `id` or `ref` that it is about, the members of a problem, and at times `retry_ms`. The socket goes on;
 /// - `heartbeat` after some silence, along with a ping of the protocol below;
@@ -73,7 +78,7 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 /// (8), the sequence that it answers or 0 (8), length (1) and name of the process, length (1) and name of the channel, length
 /// (2) and name of the party as `as` (empty: nobody), length (2) and text of the error, the payload. Flags: the lowest two bits
 /// are the type (0 `data`, 1 `end`, 2 `error`), 4 says that there is a payload, 8 that an entry has an error, 16 that the
-/// epoch of an append counts.
+/// epoch of an append counts. The cursor behind a binary entry is that of `ready` with the entry's position behind the dot.
 ///
 /// Subscribing needs the right `read`, appending `publish`, and `as` the right `admin`.
 #[utoipa::path(

@@ -23,8 +23,8 @@ type Result<T> = std::result::Result<T, ChannelError>;
 pub(in crate::gateway) struct ProcessRequest {
     /// Who executes it, where that is known already.
     pub executor: Option<String>,
-    /// Who else reads its channels.
-    pub observers: Vec<String>,
+    /// Who else reads its channels; nobody where it is left out.
+    pub observers: Option<Vec<String>>,
     /// Names, or objects of a name and options.
     #[schema(value_type = Vec<ChannelNamed>)]
     pub channels: Vec<ChannelWanted>,
@@ -36,7 +36,7 @@ pub(in crate::gateway) struct ProcessRequest {
 pub(in crate::gateway) struct ChannelWanted(ChannelNamed);
 
 /// A channel to make along with its process.
-#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::gateway) struct ChannelNamed {
     pub name: String,
@@ -59,7 +59,7 @@ pub(in crate::gateway) struct ChannelNamed {
 #[serde(deny_unknown_fields, default)]
 pub(in crate::gateway) struct ChannelRequest {
     /// What happens to an entry whose forerunner is missing: it waits for it for some seconds (`hold`, the default), is
-    /// refused at once (`report`), or is taken as it arrives (`arrival`).
+    /// refused at once (`report`), or is taken as it arrives (`arrival`); there only an `end` or `error` waits.
     pub gaps: Option<String>,
     /// What happens when the channel is full: entries are refused (`reject`, the default), or the oldest go, for good
     /// (`drop_oldest`) or into an archive where they can be read (`archive`).
@@ -157,11 +157,37 @@ impl<'de> Deserialize<'de> for ChannelWanted {
     }
 }
 
+impl ProcessRequest {
+    pub(super) fn observers(&self) -> Result<Option<Vec<Party>>> {
+        self.observers.as_deref().map(parties).transpose()
+    }
+
+    /// Whether a process is what is asked for here, by what is named.
+    pub(super) fn is_met(&self, view: &ProcessView, by: &Actor) -> Result<bool> {
+        let ProcessView { process, channels } = view;
+        let executes = |name: &String| process.executor.as_ref().is_some_and(|party| party.as_str() == name);
+        let mut met = Actor::Party(process.submitter.clone()) == *by
+            && self.executor.as_ref().is_none_or(executes)
+            && self.observers()?.is_none_or(|observers| observers == process.observers);
+        for ChannelWanted(wanted) in &self.channels {
+            let known = channels.iter().find(|known| known.name.as_str() == wanted.name);
+            met &= known.map_or(Ok(false), |known| wanted.options().is_met(&known.options))?;
+        }
+        Ok(met)
+    }
+}
+
+impl ChannelNamed {
+    fn options(&self) -> ChannelRequest {
+        let Self { name: _, gaps, full, entries_max, bytes_max, events } = self.clone();
+        ChannelRequest { gaps, full, entries_max, bytes_max, events }
+    }
+}
+
 impl ChannelWanted {
-    pub(super) fn channel(self, limits: &ChannelLimits) -> Result<NewChannel> {
-        let Self(ChannelNamed { name, gaps, full, entries_max, bytes_max, events }) = self;
-        let options = ChannelRequest { gaps, full, entries_max, bytes_max, events }.options(limits)?;
-        Ok(NewChannel { name: ChannelName::new(&name)?, options })
+    pub(super) fn channel(&self, limits: &ChannelLimits) -> Result<NewChannel> {
+        let options = self.0.options().options(limits)?;
+        Ok(NewChannel { name: ChannelName::new(&self.0.name)?, options })
     }
 }
 
@@ -170,8 +196,13 @@ impl ChannelRequest {
         self.over(limits.default_options())
     }
 
+    /// Whether a channel's options are those that are named here.
+    pub(super) fn is_met(&self, known: &ChannelOptions) -> Result<bool> {
+        Ok(self.over(known.clone())? == *known)
+    }
+
     /// Options of a channel, with those that are named here in their place.
-    pub(super) fn over(&self, options: ChannelOptions) -> Result<ChannelOptions> {
+    fn over(&self, options: ChannelOptions) -> Result<ChannelOptions> {
         let gaps = self.gaps.as_deref().map_or(Ok(options.gaps), |name| match name {
             "hold" => Ok(Gaps::Hold),
             "report" => Ok(Gaps::Report),

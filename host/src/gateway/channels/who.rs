@@ -19,7 +19,24 @@ impl Asker {
         Self::named(caller, params.take("as")?.as_deref())
     }
 
-    /// The same for who says it elsewhere.
+    /// Of a request that has no other parameter.
+    pub(super) fn alone(caller: Caller, mut params: Params) -> Result<Self, Problem> {
+        let asker = Self::take(caller, &mut params)?;
+        params.finish()?;
+        Ok(asker)
+    }
+
+    /// The same of one that changes a process that is there. Refuses those who neither publish nor run the host.
+    pub(super) fn to_change(caller: Caller, params: Params) -> Result<Self, Problem> {
+        let asker = Self::alone(caller, params)?;
+        if asker.caller.may(Right::Publish) || asker.caller.may(Right::Admin) {
+            return Ok(asker);
+        }
+        let detail = "this needs the right `publish`, which the token does not have";
+        Err(Problem::new("right_missing", detail).with("right", "publish".into()))
+    }
+
+    /// For who says it elsewhere.
     pub(super) fn named(caller: Caller, name: Option<&str>) -> Result<Self, Problem> {
         let named = match name {
             None => None,
@@ -52,14 +69,5 @@ impl Asker {
             let detail = format!("the credential `{}` names nobody who could take part", self.caller.name);
             Problem::new("channel_party_missing", detail)
         })
-    }
-
-    /// Refuses those who neither publish nor run the host: they change nothing.
-    pub(super) fn may_change(&self) -> Result<(), Problem> {
-        if self.caller.may(Right::Publish) || self.caller.may(Right::Admin) {
-            return Ok(());
-        }
-        let detail = "this needs the right `publish`, which the token does not have";
-        Err(Problem::new("right_missing", detail).with("right", "publish".into()))
     }
 }

@@ -26,13 +26,21 @@ function line(className, text) {
   made.className = className;
   made.textContent = text;
   byId("talk").append(made);
-  made.scrollIntoView({ block: "nearest" });
+  showNewest();
   return made;
+}
+
+/** What came last is in view, and below it the field for what comes next. */
+function showNewest() {
+  const last = byId("ask").hidden ? byId("talk").lastElementChild : byId("ask");
+  last?.scrollIntoView({ block: "nearest" });
 }
 
 /** Asks the host for something; a refusal is an error with its code and what to do. */
 async function ask(path, options) {
-  const response = await fetch(path, { cache: "no-store", ...options });
+  const response = await fetch(path, { cache: "no-store", ...options }).catch(() => {
+    throw new Error("the host does not answer");
+  });
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
   const refused = new Error(problem.detail || problem.title || `the host answered ${response.status}`);
@@ -51,11 +59,11 @@ function text({ text, payload }) {
 /** An answer is over with its line break. */
 function show(entry) {
   if (entry.type === "error") line("failed", entry.error || "the plugin gave up");
-  if (entry.type !== "data") return finished("The plugin has ended its answers");
+  if (entry.type !== "data") return finished("The plugin has ended its answers. Reload the page to begin a new conversation");
   const piece = text(entry);
   open ??= line("answer", "");
   open.append(piece);
-  open.scrollIntoView({ block: "nearest" });
+  showNewest();
   pieces += 1;
   byId("places").textContent = `${pieces} pieces, the last one at position ${entry.position} of ${name}_answers`;
   if (piece.endsWith("\n")) open = null;
@@ -70,7 +78,7 @@ function follow() {
     const { missed } = JSON.parse(data);
     if (missed > 0) line("failed", `${missed} pieces were dropped before this page read them`);
   });
-  source.addEventListener("closed", ({ data }) => finished(`The channel is closed: ${JSON.parse(data).reason}`));
+  source.addEventListener("closed", ({ data }) => finished(`The channel is closed: ${JSON.parse(data).reason}. Reload the page to begin a new conversation`));
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CONNECTING) tell("lost", "Connection lost; the page keeps trying");
     // Any refusal ends an EventSource for good, and it does not say which one it was.
@@ -86,16 +94,19 @@ function finished(why) {
 
 async function begin() {
   try {
-    await ask("/v1/plugins/answers").catch((error) => {
-      byId("missing").hidden = error.code !== "plugin_unknown";
-      throw error;
+    const plugin = await ask("/v1/plugins/answers").catch((error) => {
+      const isMissing = error.code === "plugin_unknown";
+      byId("missing").hidden = !isMissing;
+      throw isMissing ? new Error("the plugin is not there yet") : error;
     });
+    const { state } = await plugin.json();
+    if (state === "paused" || state === "failed") throw new Error(`the plugin is ${state}`);
     const channels = [{ name: "requests", events: true }, { name: "answers" }];
     await send("PUT", process, { executor: PARTY, channels });
   } catch (error) {
     const denied = error.status === 401 || error.status === 403;
     byId("token-form").hidden = !denied;
-    tell("waiting", denied ? "Waiting for a token" : error.message);
+    tell("waiting", denied ? "Waiting for a token" : `Waiting: ${error.message}`);
     if (!denied) setTimeout(begin, AGAIN_MS);
     return;
   }
@@ -105,13 +116,18 @@ async function begin() {
   follow();
 }
 
+/** What could not be sent says why, and goes back to its field. */
 async function request(body, said) {
   const asked = line("asked", said);
   try {
     await send("POST", entries("requests"), body);
   } catch (error) {
     asked.classList.add("failed");
-    tell("lost", error.message);
+    const why = document.createElement("small");
+    why.textContent = `Not sent: ${error.message}`;
+    asked.append(why);
+    byId("text").value ||= body.text ?? "";
+    showNewest();
   }
 }
 
@@ -127,7 +143,11 @@ byId("token-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const token = byId("token").value.trim();
   byId("token").value = "";
-  await ask("/v1/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } }).catch(() => {});
-  begin();
+  try {
+    await ask("/v1/session", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+    begin();
+  } catch (error) {
+    tell("lost", error.status === 401 ? "The host does not know this token" : `No session: ${error.message}`);
+  }
 });
 begin();

@@ -78,8 +78,8 @@ const NOT_REPLICATED: ProblemKind = host(
 const CHANNELS_ELSEWHERE: ProblemKind = caller(
     422,
     "channels_elsewhere",
-    "plugins cannot append to channels here, since channels do not lie in the host's own store",
-    "remove the grant `channels`, or run the plugin on a host without serve.log and with channels.store = \"durable\"",
+    "plugins cannot append to channels here, since channels are in memory",
+    "remove the grant `channels`, or run the plugin on a host with channels.store = \"durable\"",
 );
 
 pub(super) const BACKENDS: &[ProblemKind] = &[

@@ -10,12 +10,6 @@ pub(super) const CHANNEL_SOCKETS: &[ProblemKind] = &[
         "unsubscribe from some, or open another socket; 1,000 are possible on one",
     ),
     caller(
-        429,
-        "channel_socket_appends_max",
-        "the socket has as many appends under way as it may",
-        "send it again once earlier ones are answered; 256, or 16 MiB, are possible at once on one socket",
-    ),
-    caller(
         400,
         "channel_credit_max",
         "a subscription has too much credit",

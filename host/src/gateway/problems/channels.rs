@@ -73,19 +73,31 @@ pub(super) const CHANNELS: &[ProblemKind] = &[
         409,
         "channel_full",
         "the channel holds as much as it may",
-        "send `end` or `error`, for which there is always room; make channels with `full` drop_oldest or archive",
+        "send `end` or `error`, for which there is room unless the process was assigned hundreds of times; make channels with `full` drop_oldest or archive",
     ),
     caller(
         409,
         "process_bytes_max",
         "the channels of the process hold as much as they may together",
-        "close the process, or raise channels.process_bytes_max",
+        "send `end` or `error`, for which there is room; close the process, keep smaller archives, or raise channels.process_bytes_max",
     ),
     caller(
         409,
         "channel_sequence_gap",
         "entries of the sender are missing before this one",
         "send those from `expected` on first",
+    ),
+    caller(
+        429,
+        "channel_hold_bytes_max",
+        "entries of the sender are missing before this one, and the process's appends that wait for such hold as many bytes as they may",
+        "send the missing ones first, and this one again after them; or raise channels.channel_hold_bytes_max",
+    ),
+    caller(
+        429,
+        "channel_hold_host_bytes_max",
+        "entries of the sender are missing before this one, and all appends that wait for such hold as many bytes as they may",
+        "send the missing ones first, and this one again after them; or raise channels.channel_hold_host_bytes_max",
     ),
     caller(
         409,

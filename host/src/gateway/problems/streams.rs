@@ -25,7 +25,7 @@ pub(super) const STREAMS: &[ProblemKind] = &[
         410,
         "cursor_foreign",
         "the cursor belongs to another log",
-        "the store was replaced: begin again with after=oldest or after=newest",
+        "the store was replaced, or the process removed and made again: begin with after=oldest or after=newest",
     ),
     caller(
         410,

@@ -93,6 +93,7 @@ impl Registry {
             dead_letters: 0,
             breaker: task.breaker,
             blocked: task.blocked,
+            last_refused: task.last_refused,
         });
         status.tasks = tasks.collect();
         let blocked = status.tasks.iter().find_map(|task| {
@@ -120,6 +121,8 @@ impl Registry {
             dead_letters: counts.dead_letters,
             parked: counts.parkings,
             replayed: counts.replayed,
+            dropped_appends: counts.dropped_appends,
+            refused_flushes: counts.refused_flushes,
             breaker_openings: counts.breaker_openings,
             restarts: counts.restarts,
             swaps: counts.swaps,
@@ -192,6 +195,7 @@ fn at_rest(row: &TaskRow) -> TaskStatus {
         dead_letters: row.dead_letters,
         breaker: BreakerState::Closed,
         blocked: None,
+        last_refused: None,
     }
 }
 

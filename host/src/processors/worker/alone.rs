@@ -79,7 +79,7 @@ impl Worker {
     }
 
     /// Whether nothing else is under way.
-    fn may_be_alone(&self) -> bool {
+    pub(super) fn may_be_alone(&self) -> bool {
         self.pending.is_empty() && self.in_flight.is_none()
     }
 
@@ -117,14 +117,7 @@ impl Worker {
                 }
                 FailureKind::Retry => {
                     self.count_failure();
-                    let attempts = before.attempts + 1;
-                    if attempts > self.shared.settings.retries_max {
-                        self.bury_parked(&key, event, Cause::said("retries", failure.message), &before);
-                    } else {
-                        self.counters.retry();
-                        let state = self.put_off(attempts, before.since, failure.message);
-                        self.parked.put_off(&key, state, &mut self.pending.parked);
-                    }
+                    self.retry_parked(&key, event, Cause::said("retries", failure.message), &before);
                 }
             },
             Tried::Fell(trap) => {
@@ -133,6 +126,17 @@ impl Worker {
             }
         }
         Ok(true)
+    }
+
+    /// The first event of a key that waits is tried again later, unless it was tried often enough.
+    fn retry_parked(&mut self, key: &Key, event: Arc<EventBatch>, cause: Cause, before: &ParkedState) {
+        let attempts = before.attempts + 1;
+        if attempts > self.shared.settings.retries_max {
+            return self.bury_parked(key, event, cause, before);
+        }
+        self.counters.retry();
+        let state = self.put_off(attempts, before.since, cause.message);
+        self.parked.put_off(key, state, &mut self.pending.parked);
     }
 
     /// The first event of a key that waits becomes a dead letter.
@@ -261,6 +265,18 @@ impl Worker {
                 let answer = self.fail_letter(&letter, cause);
                 self.pending.alone = Some(Alone::Letter { letter, reply, answer });
             }
+        }
+    }
+
+    /// What was tried alone cannot be committed yet. Everything stands as before the try, but for when the next one is.
+    pub(super) fn put_off_alone(&mut self, alone: Alone, reason: String) {
+        let cause = Cause::said("refused", reason);
+        match alone {
+            Alone::Parked { key, event, before } => {
+                self.retry_parked(&key, Arc::clone(&event), cause, &before);
+                self.pending.alone = Some(Alone::Parked { key, event, before });
+            }
+            letter @ Alone::Letter { .. } => self.fail_alone(letter, cause),
         }
     }
 

@@ -87,6 +87,8 @@ struct Pending {
     traces: CommitTraces,
     /// The instance was called since the last snapshot.
     touched: bool,
+    /// Among the effects are those of a flush.
+    flushed: bool,
 }
 
 impl Pending {
@@ -108,6 +110,7 @@ struct InFlight {
     saved: Option<Arc<SavedState>>,
     parked: Parked,
     events: usize,
+    flushed: bool,
     call: CommitCall,
 }
 
@@ -155,6 +158,15 @@ pub(super) struct Worker {
     fell: bool,
     /// It was said that the snapshot is large.
     state_warned: bool,
+    /// Effects were refused among which were those of a flush: the next ones of a flush go into a commit of their own,
+    /// which tells who is to blame.
+    flush_alone: bool,
+    /// Such a flush waits until nothing else is under way.
+    flush_waits: bool,
+    /// The last commit left entries out, and that was said.
+    dropping: bool,
+    /// What was refused and cost no event, until it is told.
+    refused: Option<Arc<str>>,
     over: bool,
 }
 
@@ -231,6 +243,10 @@ impl Worker {
             last_used: Instant::now(),
             fell: false,
             state_warned: false,
+            flush_alone: false,
+            flush_waits: false,
+            dropping: false,
+            refused: None,
             over: false,
         }
     }
@@ -266,6 +282,11 @@ impl Worker {
     /// Whether an instance fell since this was asked last.
     pub(super) fn take_fell(&mut self) -> bool {
         std::mem::take(&mut self.fell)
+    }
+
+    /// What was refused since this was asked last, and cost no event.
+    pub(super) fn take_refused(&mut self) -> Option<Arc<str>> {
+        self.refused.take()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -328,9 +349,9 @@ impl Worker {
             // It goes on until it can.
             Some((Drain::Swap { .. }, _)) | None => {}
         }
-        if inputs.evict && self.instance.is_some() && self.is_idle() {
+        if inputs.evict && self.instance.is_some() && self.is_idle() && !self.flush_waits {
             self.give_back()?;
-        } else if inputs.tick && self.pending.alone.is_none() {
+        } else if (inputs.tick || self.flush_waits) && self.pending.alone.is_none() {
             self.tick()?;
         }
         let rest = if self.fatal.is_none() { self.act()? } else { None };
@@ -403,6 +424,9 @@ impl Worker {
 
     /// Whether another stretch may be handled before the commit in flight is answered.
     fn has_room(&self) -> bool {
+        if self.flush_comes_first() {
+            return false;
+        }
         let settings = &self.shared.settings;
         let careful = self.work.front().is_some_and(|s| s.care == Care::SingleCommit);
         if careful {
@@ -470,13 +494,23 @@ impl Worker {
     }
 
     /// The flush interval is over. A resting task gets an instance for it from time to time: what it does when
-    /// no event comes must not wait for one.
+    /// no event comes must not wait for one. One whose flush was refused gets it at once.
     fn tick(&mut self) -> Result<(), End> {
+        self.flush_waits = self.flush_alone && !self.may_be_alone();
+        if self.flush_waits {
+            return Ok(());
+        }
         let rested = self.resting.is_some_and(|since| since.elapsed() >= self.shared.settings.idle_max);
-        if self.instance.is_none() && rested && self.fatal.is_none() {
+        if self.instance.is_none() && (rested || self.flush_alone) && self.fatal.is_none() {
             self.load_instance()?;
         }
         self.flush(FlushReason::Tick)
+    }
+
+    /// A flush that was refused before is waiting, or its commit is: nothing is handled until that is settled.
+    fn flush_comes_first(&self) -> bool {
+        let under_way = self.pending.flushed || self.in_flight.as_ref().is_some_and(|f| f.flushed);
+        self.flush_waits || (self.flush_alone && under_way)
     }
 
     fn make(

@@ -80,7 +80,7 @@ impl Worker {
     }
 
     /// The next event of the work is tried again later; its key waits for it.
-    fn park(&mut self, message: String) -> Result<(), End> {
+    pub(super) fn park(&mut self, message: String) -> Result<(), End> {
         if !self.has_room_to_wait() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use super::super::task::{Drain, End};
 use super::super::{FailureKind, FlushReason, LoadError, ProcessorFactory, Trap, TrapKind};
 use super::recover::Cause;
 use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
-use crate::checkpoints::{Commit, CommitError, Committed, SavedState};
+use crate::checkpoints::{Commit, CommitError, Committed, Dropped, SavedState};
 use crate::error::{Blame, Classify as _};
 use crate::event::Micros;
 
@@ -27,6 +27,11 @@ impl Worker {
         match flushed {
             Ok(Ok(effects)) => {
                 self.shadow.offer_flush(reason, &effects);
+                if effects.is_empty() {
+                    self.flush_alone = false;
+                } else {
+                    self.pending.flushed = true;
+                }
                 self.keep(effects);
                 // Where single events are handled, the state to fall back to is that after this.
                 if self.pending.savepoint.is_some()
@@ -91,7 +96,7 @@ impl Worker {
         let idle = self.work.is_empty() && drained;
         let careful = self.work.front().is_some_and(|s| s.care == Care::SingleCommit);
         let alone = self.pending.alone.is_some() || self.alone_waits();
-        let waiting = self.fatal.is_some() || self.stands_still();
+        let waiting = self.fatal.is_some() || self.stands_still() || self.flush_comes_first();
         let due = !self.pending.is_empty()
             && (idle
                 || careful
@@ -150,6 +155,7 @@ impl Worker {
             saved: changed,
             parked: self.submitted_parked.clone(),
             events: pending.events,
+            flushed: pending.flushed,
             call: CommitCall::begin(pending.traces),
         });
         Ok(())
@@ -188,12 +194,17 @@ impl Worker {
                 self.keyed.end_commit();
                 self.counters.commit(done.events, committed.stale, done.call.began.elapsed());
                 self.committed_at = self.shared.clock.now();
+                self.note_dropped(&committed.dropped);
+                if done.flushed {
+                    self.flush_alone = false;
+                }
                 if let Some(alone) = done.alone {
                     Self::end_alone(alone);
                 }
                 Ok(())
             }
-            Err(CommitError::Refused { reason, .. }) => self.refused(done, reason),
+            Err(CommitError::Refused { reason, .. }) => self.refused(done, reason, Blame::Guest),
+            Err(CommitError::NotNow { reason, .. }) => self.refused(done, reason, Blame::Caller),
             // One by one, those that there is room for are kept.
             Err(CommitError::DeadLettersFull { .. }) if done.alone.is_none() && done.events > 1 => {
                 self.set_back();
@@ -215,27 +226,60 @@ impl Worker {
     }
 
     /// The store refused the effects: from the committed state, everything
-    /// again, an event a commit. Alone in its commit, the event is the culprit.
-    fn refused(&mut self, done: InFlight, reason: String) -> Result<(), End> {
-        warn!(task.id = %self.id, error.kind = "refused", error.blame = "guest", reason, "effects were refused");
+    /// again, an event a commit. Alone in its commit, the event is the culprit; where the callers of a channel are to
+    /// blame, it is tried again later. A flush is never repeated with events, so that none is taken for it.
+    fn refused(&mut self, done: InFlight, reason: String, blame: Blame) -> Result<(), End> {
+        warn!(task.id = %self.id, error.kind = "refused", error.blame = blame.as_str(), reason, "effects were refused");
         self.set_back();
+        let passes = blame == Blame::Caller;
         if let Some(alone) = done.alone {
-            self.fail_alone(alone, Cause::said("refused", reason));
+            if passes {
+                self.put_off_alone(alone, reason);
+            } else {
+                self.fail_alone(alone, Cause::said("refused", reason));
+            }
             return Ok(());
         }
-        if done.events == 0 {
-            return Err(End {
-                message: format!("effects of a flush were refused: {reason}"),
-                restart: true,
-                blame: Blame::Guest,
-            });
-        }
         self.push_back_done(done.done, Care::SingleCommit);
-        if done.events == 1 {
-            self.count_failure();
-            return self.bury(Cause::said("refused", reason), 1);
+        if done.flushed {
+            // What it would have said is in the state still, since that was set back, too.
+            self.flush_alone = true;
+            if done.events == 0 {
+                self.counters.flush_refused();
+                self.refused = Some(format!("effects of a flush: {reason}").into());
+            }
+            return Ok(());
         }
-        Ok(())
+        match done.events {
+            // Not even effects that could be refused.
+            0 => Err(End {
+                message: format!("a commit without events was refused: {reason}"),
+                restart: true,
+                blame,
+            }),
+            1 if passes && self.shared.settings.retries_max > 0 => self.park(reason),
+            1 => {
+                if !passes {
+                    self.count_failure();
+                }
+                self.bury(Cause::said("refused", reason), 1)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says what a commit left out: where that begins, and the last of it in the status. The rest is counted.
+    fn note_dropped(&mut self, dropped: &Dropped) {
+        let Some(first) = dropped.first() else {
+            self.dropping = false;
+            return;
+        };
+        self.counters.dropped(dropped);
+        if !std::mem::replace(&mut self.dropping, true) {
+            let entries = dropped.entries();
+            warn!(task.id = %self.id, error.kind = "append_dropped", error.blame = "caller", entries, reason = &**first, "entries were left out: nobody takes them any more");
+        }
+        self.refused = Some(Arc::clone(first));
     }
 
     // Stopping and swapping.

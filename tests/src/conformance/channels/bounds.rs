@@ -1,19 +1,22 @@
 //! How fast, how large, how many: bounds that callers reach, and what they are told then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use millrace::channels::{
-    Actor, Change, ChannelLimits, ChannelName, ChannelOptions, EntryType, NewEntry, NewProcess, Party,
-    ProcessName,
+    Actor, Change, ChannelLimits, ChannelName, ChannelOptions, ChannelStore as _, EntryType, NewEntry,
+    NewProcess, Party, ProcessName, Router,
 };
 use millrace::error::{Classify, Retry};
 use millrace::limits::{CHANNEL_PAGE_BYTES_MAX, CHANNEL_PAYLOAD_BYTES_MAX, CHANNEL_SENDERS_MAX};
 
 use super::{
     Stage, batch, by, channel, channel_of, code, free, heard, labels, limit, numbered, party, process,
-    process_of, talk_of, work,
+    process_of, soon, talk_of, work,
 };
+use crate::gated_channels::GatedChannels;
 
 /// Buckets that are never filled again.
 fn slow(burst: f64, sender_burst: f64) -> ChannelLimits {
@@ -90,6 +93,59 @@ pub async fn a_denied_sender_costs_its_process_nothing_and_a_stranger_no_token(s
     let refused = talk.try_say("eve", 2, "x").await.unwrap_err();
     assert!(refused.to_string().contains("process `job`"), "{refused}");
     assert_eq!(talk.router.rate_denied(), 11);
+}
+
+/// What one asks for beyond its rate costs the store nothing, however often it asks, and the others get through.
+pub async fn k14_what_is_refused_for_its_rate_never_reaches_the_store_and_others_get_through(stage: Stage) {
+    let limits = slow(500.0, 20.0);
+    let store = GatedChannels::new(stage.store(limits).await);
+    let router = Router::new(Arc::new(store.clone()));
+    let names: Vec<String> = (0..20).map(|n| format!("other-{n}")).collect();
+    for name in names.iter().map(String::as_str).chain(["job"]) {
+        router.create_process(work(name, &["talk"])).await.unwrap();
+    }
+    // A hundred times what it may.
+    let hog = async {
+        let (ann, id, mut refused) = (party("ann"), talk_of("job"), 0);
+        for sequence in 1..=2_000 {
+            match router.append(&id, &ann, sequence, None, "x").await {
+                Ok(appended) => assert_eq!(appended.position.0, sequence),
+                Err(error) => {
+                    assert_eq!(error.code(), "channel_rate_limited");
+                    refused += 1;
+                }
+            }
+        }
+        refused
+    };
+    let others = join_all(names.iter().map(|name| async {
+        let (ann, id) = (party("ann"), talk_of(name));
+        for sequence in 1..=20 {
+            router.append(&id, &ann, sequence, None, "x").await.unwrap();
+        }
+    }));
+    let (refused, others) = soon(async { tokio::join!(hog, others) }).await;
+    assert_eq!((refused, others.len()), (1_980, 20));
+    assert_eq!((store.appends(), router.rate_denied()), (21 * 20, 1_980));
+    // Nor does who may not append at all, where nobody else could have given it the right.
+    let (heads, mallory, id) = (store.heads(), party("mallory"), talk_of("job"));
+    for _ in 0..100 {
+        assert_eq!(code(router.append(&id, &mallory, 1, None, "x").await), "channel_forbidden");
+    }
+    assert_eq!(store.appends(), 21 * 20);
+    if !store.is_shared() {
+        assert_eq!(store.heads(), heads, "what is in memory says it");
+    }
+}
+
+/// An append passes where there is a token, however many entries it has, and the next one waits until they are paid.
+pub async fn a_large_append_passes_like_a_small_one_and_owes_the_rest(stage: Stage) {
+    let talk = stage.talk(slow(600.0, 500.0), ChannelOptions::default()).await;
+    talk.append("ann", numbered(1, &["x"; 499])).await.unwrap();
+    talk.append("ann", numbered(500, &["x"; 1_000])).await.unwrap();
+    assert_eq!(code(talk.try_say("ann", 1_500, "x").await), "channel_rate_limited");
+    assert_eq!(code(talk.try_say("eve", 1, "x").await), "channel_rate_limited", "its process owes, too");
+    assert_eq!(talk.router.log_size(&talk.id).await.unwrap(), 1_499);
 }
 
 pub async fn who_is_too_fast_is_told_when_to_ask_again(stage: Stage) {

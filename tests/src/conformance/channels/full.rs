@@ -1,7 +1,7 @@
 //! Channels that are full: what they refuse, drop or put away, and what they always take.
 
 use millrace::channels::{ChannelLimits, ChannelOptions, EntryType, Head, NewEntry, WhenFull};
-use millrace::limits::CHANNEL_CLOSING_BYTES_MAX;
+use millrace::limits::{CHANNEL_CLOSING_BYTES_MAX, CHANNEL_CLOSINGS_BYTES_MAX};
 
 use super::{
     Stage, Talk, by, channel_of, code, free, heard, labels, limit, numbered, party, positions, talk_of,
@@ -121,6 +121,88 @@ pub async fn an_archive_is_bound_in_bytes_and_its_oldest_go(stage: Stage) {
     assert_eq!((channel.bytes, channel.archive_bytes, channel.all_bytes()), (4, 10, 14));
     let page = talk.router.read_after(&talk.id, &by("eve"), 0, 0).await.unwrap();
     assert_eq!((page.entries.len(), page.entries[0].position.0, page.missed), (7, 4, 3));
+}
+
+/// Entries without a byte take room as well.
+pub async fn an_archive_is_bound_in_entries_too(stage: Stage) {
+    let limits = ChannelLimits { archive_entries_max: 5, ..free() };
+    let options = ChannelOptions { full: WhenFull::Archive, entries_max: 3, ..limits.default_options() };
+    let talk = stage.talk(limits, options).await;
+    for sequence in 1..=10 {
+        talk.say("ann", sequence, "").await;
+    }
+    let channel = head(&talk).await.channel;
+    assert_eq!((channel.oldest.0, channel.hot.0, channel.newest.0), (3, 8, 10));
+    assert_eq!((channel.archived_entries(), channel.all_bytes(), channel.dropped()), (5, 0, 2));
+    // Several at once, and a last word: it never holds more.
+    talk.append("ann", numbered(11, &[""; 3])).await.unwrap();
+    talk.end("ann", 14).await;
+    talk.append("eve", numbered(1, &["x", ""])).await.unwrap();
+    let channel = head(&talk).await.channel;
+    assert_eq!((channel.oldest.0, channel.hot.0, channel.newest.0), (9, 14, 16));
+    let page = talk.router.read_after(&talk.id, &by("eve"), 0, 0).await.unwrap();
+    let all: Vec<u64> = page.entries.iter().map(|entry| entry.position.0).collect();
+    assert_eq!((all, page.missed), ((9..=16).collect(), 8));
+}
+
+/// What lies in archives counts towards the bytes of the process: then it takes no data, and the last words all the same.
+pub async fn archives_that_fill_their_process_leave_room_for_the_end(stage: Stage) {
+    let limits = ChannelLimits { process_bytes_max: 40, ..free() };
+    let options = ChannelOptions { full: WhenFull::Archive, bytes_max: 10, ..limits.default_options() };
+    let talk = stage.talk(limits, options.clone()).await;
+    let side = channel_of(&talk.job, "side");
+    talk.router.create(&side, options).await.unwrap();
+    let (ann, eve, ten) = (party("ann"), party("eve"), "1234567890");
+    for sequence in [1, 2] {
+        talk.say("ann", sequence, ten).await;
+        talk.router.append(&side, &ann, sequence, None, ten).await.unwrap();
+    }
+    let channel = head(&talk).await.channel;
+    assert_eq!((channel.bytes, channel.archive_bytes), (10, 10));
+    assert_eq!(limit(talk.try_say("ann", 3, "x").await), ("process_bytes_max", 41, 40));
+    let more = talk.router.append(&side, &eve, 1, None, "x").await;
+    assert_eq!(limit(more), ("process_bytes_max", 41, 40));
+    talk.append("ann", vec![NewEntry::data(3, "that is all").of_type(EntryType::End)]).await.unwrap();
+    let error = NewEntry { error: Some("it broke".into()), ..NewEntry::data(1, "here") };
+    talk.append("eve", vec![error.of_type(EntryType::Error)]).await.unwrap();
+    let mut follower = talk.follow("oscar", 0).await;
+    let (all, reason, _) = to_the_end(&mut follower).await;
+    assert_eq!((all.len(), reason.as_str()), (4, "ended"));
+    for who in [&ann, &eve] {
+        let sequence = if *who == ann { 3 } else { 1 };
+        talk.router.append_with_type(&side, who, sequence, None, "", EntryType::End).await.unwrap();
+    }
+}
+
+/// Each assignment brings another last word, and none of them needs room: there must be an end to that, too.
+pub async fn last_words_are_taken_beyond_the_bounds_up_to_a_bound_of_their_own(stage: Stage) {
+    let words = "x".repeat(CHANNEL_CLOSING_BYTES_MAX);
+    let last = |text: &str| vec![NewEntry::data(1, text.to_owned()).of_type(EntryType::End)];
+    let many = CHANNEL_CLOSINGS_BYTES_MAX / CHANNEL_CLOSING_BYTES_MAX as u64;
+    let talk = full(&stage, WhenFull::Reject, 1, 1_000).await;
+    talk.say("ann", 1, "x").await;
+    for n in 0..many {
+        let name = format!("e{n}");
+        talk.assign(&name).await;
+        talk.append(&name, last(&words)).await.unwrap();
+    }
+    talk.assign("late").await;
+    assert_eq!(code(talk.append("late", last("x")).await), "channel_full", "as data is");
+    assert_eq!(talk.router.log_size(&talk.id).await.unwrap(), many + 1);
+    // One without a byte is within it, and the submitter's is always taken.
+    talk.append("late", last("")).await.unwrap();
+    talk.append("ann", vec![NewEntry::data(2, words.clone()).of_type(EntryType::Error)]).await.unwrap();
+    assert_eq!(code(talk.try_say("ann", 3, "x").await), "channel_half_closed");
+
+    // Where the oldest go, they go for last words, too.
+    let talk = full(&stage, WhenFull::DropOldest, 3, 1_000_000).await;
+    for n in 0..many + 5 {
+        let name = format!("e{n}");
+        talk.assign(&name).await;
+        talk.append(&name, last(&words)).await.unwrap();
+    }
+    let channel = head(&talk).await.channel;
+    assert_eq!((channel.newest.0, channel.entries(), channel.bytes), (many + 5, 3, 3 * words.len() as u64));
 }
 
 pub async fn all_channels_of_a_process_share_a_budget_of_bytes(stage: Stage) {

@@ -8,11 +8,11 @@ use millrace::channels::{
     Actor, Append, Change, ChannelError, ChannelLimits, ChannelOptions, EntryType, Gaps, NewEntry, Outcome,
     WhenFull,
 };
-use millrace::limits::{CHANNEL_AHEAD_MAX, CHANNEL_SEQUENCE_MAX};
+use millrace::limits::{CHANNEL_AHEAD_MAX, CHANNEL_ENTRY_BYTES, CHANNEL_SEQUENCE_MAX};
 
 use super::{
     Stage, Talk, batch, channel_of, code, free, heard, label, labels, limit, numbered, party, positions,
-    soon, text,
+    soon, talk_of, text, work,
 };
 
 pub async fn a_repeat_answers_the_first_position_and_adds_nothing(stage: Stage) {
@@ -191,6 +191,48 @@ pub async fn so_many_wait_and_one_more_is_refused_at_once(stage: Stage) {
     assert!(five.position < six.position);
 }
 
+/// Of one process, whoever sends it, and of all of them.
+pub async fn what_waits_is_bound_in_bytes_and_more_is_refused_by_name(stage: Stage) {
+    let limits = ChannelLimits { hold_bytes_max: 1_000, hold_host_bytes_max: 1_500, ..free() };
+    let talk = stage.talk(limits.clone(), limits.default_options()).await;
+    talk.router.create_process(work("other", &["talk"])).await.unwrap();
+    let large = "x".repeat(700);
+    let takes = 700 + CHANNEL_ENTRY_BYTES as u64;
+    let say = |sequence: u64| {
+        let (talk, large) = (&talk, &large);
+        async move { (sequence, talk.try_say("ann", sequence, large).await) }
+    };
+    let mut waiting: FuturesUnordered<_> = [2, 3].map(say).into_iter().collect();
+    let (refused, answer) = soon(waiting.next()).await.unwrap();
+    assert_eq!(limit(answer), ("channel_hold_bytes_max", 2 * takes, 1_000));
+    let other = soon(talk.try_say("eve", 2, &large)).await;
+    assert_eq!(limit(other), ("channel_hold_bytes_max", 2 * takes, 1_000), "it is the process's");
+    let (other, ann) = (talk_of("other"), party("ann"));
+    let elsewhere = soon(talk.router.append(&other, &ann, 2, None, large.clone())).await;
+    assert_eq!(limit(elsewhere), ("channel_hold_host_bytes_max", 2 * takes, 1_500));
+    // A small one still fits, and what is not early needs no room.
+    let (second, first) =
+        soon(async { tokio::join!(talk.say("eve", 2, "y"), talk.say("eve", 1, &large)) }).await;
+    assert!(first.position < second.position);
+    waiting.push(say(1));
+    let mut early = Some(refused);
+    soon(async {
+        while let Some((sequence, answer)) = waiting.next().await {
+            // With the first answer there may be room again.
+            waiting.extend(early.take().map(say));
+            if answer.is_err() {
+                waiting.push(say(sequence));
+            }
+        }
+    })
+    .await;
+    assert_eq!(talk.log().await[2..], ["ann1", "ann2", "ann3"]);
+    // What they held is free again.
+    let (five, four) =
+        soon(async { tokio::join!(talk.say("ann", 5, &large), talk.say("ann", 4, "x")) }).await;
+    assert!(four.position < five.position);
+}
+
 /// Whatever ends its right to wait is answered, and not waited for.
 pub async fn what_waits_is_told_when_it_can_come_no_more(stage: Stage) {
     let executes = stage.free().await;
@@ -250,6 +292,37 @@ pub async fn a_channel_of_arrival_takes_entries_as_they_come_and_each_once(stage
     assert_eq!(labels(&view), ["ann1", "ann2", "ann3", "ann4", "ann5", "ann6"]);
     let next = NewEntry { sequence: None, ..NewEntry::data(1, "x") };
     assert_eq!(talk.append("ann", vec![next]).await.unwrap()[0].sequence, 7);
+}
+
+/// Taken ahead, it would refuse what was sent before it.
+pub async fn an_end_waits_for_what_is_before_it_where_entries_are_taken_as_they_arrive(stage: Stage) {
+    for with_type in [EntryType::End, EntryType::Error] {
+        let talk = with(&stage, Gaps::Arrival).await;
+        talk.say("ann", 3, "x").await;
+        let both = [numbered(5, &["x"]), vec![NewEntry::data(6, "").of_type(with_type)]].concat();
+        let others = async {
+            for sequence in [2, 4, 1] {
+                talk.say("ann", sequence, "x").await;
+            }
+        };
+        // The end comes first; whoever sends it is answered when all is there.
+        let (ended, ()) = soon(async { tokio::join!(talk.append("ann", both), others) }).await;
+        assert_eq!(positions(&ended.unwrap()), [5, 6]);
+        assert_eq!(talk.log().await, ["ann3", "ann2", "ann4", "ann1", "ann5", "ann6"]);
+        assert_eq!(code(talk.try_say("ann", 7, "x").await), "channel_half_closed");
+    }
+}
+
+pub async fn an_end_whose_forerunner_does_not_come_closes_nothing(stage: Stage) {
+    let limits = ChannelLimits { hold: Duration::from_millis(1), ..free() };
+    let options = ChannelOptions { gaps: Gaps::Arrival, ..limits.default_options() };
+    let talk = stage.talk(limits, options).await;
+    talk.say("ann", 1, "x").await;
+    assert_eq!(code(talk.try_end("ann", 3, EntryType::End).await), "channel_sequence_gap");
+    talk.say("ann", 4, "what comes later is taken").await;
+    talk.say("ann", 2, "and what was missing, too").await;
+    talk.say("ann", 3, "under the number that closed nothing").await;
+    talk.end("ann", 5).await;
 }
 
 pub async fn a_sender_runs_ahead_in_so_many_stretches_and_not_more(stage: Stage) {

@@ -57,7 +57,8 @@ async fn read(scene: &Scene, place: &Place, newest: u64) -> BTreeMap<u64, Said> 
             let (position, said) = Said::read(entry);
             assert_eq!(log.insert(position, said), None, "{page}");
         }
-        let next = page["next"].as_u64().expect("a number");
+        let (_, next) = page["next"].as_str().and_then(|next| next.split_once('.')).expect("a cursor");
+        let next: u64 = next.parse().expect("a number");
         assert!(next > after, "a page moves on: {page}");
         after = next;
     }

@@ -4,7 +4,7 @@ use millrace::channels::ChannelLimits;
 use millrace::gateway::Problem;
 use serde_json::json;
 
-use super::{ENTRIES, JOB, append, good, job, positions, rig, rig_with, say, send};
+use super::{ENTRIES, JOB, append, good, job, next, positions, rig, rig_with, say, send};
 
 const MIB: usize = 1 << 20;
 
@@ -43,7 +43,7 @@ async fn a_payload_of_ten_mebibytes_is_taken_and_one_byte_more_is_not() {
     problem.is_problem(413, "channel_batch_bytes_max");
     // A page has one entry at least, whatever its size.
     let page = good(&send(&rig, "GET", ENTRIES, "eve", "").await, 200);
-    assert_eq!((positions(&page), &page["next"]), (vec![1], &json!(1)));
+    assert_eq!((positions(&page), next(&page)), (vec![1], Some(1)));
     assert_eq!(page["entries"][0]["payload"].as_str().map(str::len), Some(zeros(10 * MIB).len()));
     let page = good(&send(&rig, "GET", &format!("{ENTRIES}?after=1&payload=text"), "eve", "").await, 200);
     assert_eq!(page["entries"][0]["text"].as_str().map(str::len), Some(10 * MIB));
@@ -96,6 +96,39 @@ async fn who_appends_too_fast_is_told_when_to_come_back() {
     let answer = append(&rig, "sam", &json!({ "sequence": 2, "text": "x" })).await;
     answer.is_problem(429, "channel_rate_limited");
     assert_eq!(answer.header("retry-after"), Some("86400"));
+    rig.stop().await;
+}
+
+/// A body that nobody could parse is not even looked at, and whoever has not been too fast is told what is wrong with it.
+#[tokio::test]
+async fn who_appends_too_fast_is_refused_before_its_body_is_read() {
+    let limits = ChannelLimits { sender_burst: 2.0, sender_rate: 0.0, ..ChannelLimits::default() };
+    let rig = rig_with(limits).await;
+    job(&rig, &json!("chat")).await;
+    send(&rig, "POST", ENTRIES, "sam", "{no JSON").await.is_problem(400, "json_malformed");
+    say(&rig, "sam", 1, "x").await;
+    send(&rig, "POST", ENTRIES, "sam", "{no JSON").await.is_problem(400, "json_malformed");
+    say(&rig, "sam", 2, "x").await;
+    for _ in 0..3 {
+        send(&rig, "POST", ENTRIES, "sam", "{no JSON").await.is_problem(429, "channel_rate_limited");
+    }
+    // Others have not been too fast.
+    send(&rig, "POST", ENTRIES, "eve", "{no JSON").await.is_problem(400, "json_malformed");
+    say(&rig, "eve", 1, "x").await;
+    append(&rig, "kim", &json!({ "text": "x" })).await.is_problem(403, "channel_forbidden");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_missing_entry_is_bound_in_bytes() {
+    let limits = ChannelLimits { hold_bytes_max: 1_000, ..ChannelLimits::default() };
+    let rig = rig_with(limits).await;
+    job(&rig, &json!("chat")).await;
+    let early = json!({ "sequence": 2, "text": "x".repeat(1_000) });
+    let problem = append(&rig, "sam", &early).await.is_problem(429, "channel_hold_bytes_max");
+    assert_eq!((&problem["limit"], &problem["max"]), (&json!("channel_hold_bytes_max"), &json!(1_000)));
+    say(&rig, "sam", 1, "x").await;
+    assert_eq!(good(&append(&rig, "sam", &early).await, 201)["position"], 2);
     rig.stop().await;
 }
 
@@ -179,6 +212,8 @@ fn every_refusal_of_a_channel_is_known_to_the_edge() {
         "channel_batch_entries_max",
         "channel_batch_bytes_max",
         "channel_subscribers_max",
+        "channel_hold_bytes_max",
+        "channel_hold_host_bytes_max",
         "channel_sequence_invalid",
         "channel_sequence_gap",
         "channel_sequence_taken",

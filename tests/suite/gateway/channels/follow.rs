@@ -18,10 +18,23 @@ pub(super) struct Following {
 }
 
 #[derive(Debug, PartialEq)]
-struct Event {
-    id: String,
-    name: String,
-    data: Value,
+pub(super) struct Event {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) data: Value,
+}
+
+impl Event {
+    /// What its id has behind the incarnation, which is there.
+    fn place(&self) -> &str {
+        let (incarnation, place) = self.id.split_once('.').expect("an incarnation");
+        assert!(
+            !incarnation.is_empty() && incarnation.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{}",
+            self.id
+        );
+        place
+    }
 }
 
 impl Following {
@@ -35,11 +48,15 @@ impl Following {
     }
 
     /// Reads until the answer is over.
-    async fn end(&mut self) {
+    pub(super) async fn end(&mut self) {
         self.client.read_until(&mut self.text, END).await;
     }
 
-    fn events(&self) -> Vec<Event> {
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
         let event = |block: &str| {
             let line = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
             let data = serde_json::from_str(&line("data: ")?).ok()?;
@@ -48,22 +65,22 @@ impl Following {
         self.text.split("\n\n").filter_map(event).collect()
     }
 
-    /// The positions of the entries that came, which are their ids.
-    fn positions(&self) -> Vec<u64> {
+    /// The positions of the entries that came, which their ids end with.
+    pub(super) fn positions(&self) -> Vec<u64> {
         let entries = self.events().into_iter().filter(|event| event.name == "entry");
         entries
             .map(|event| {
-                assert_eq!(event.id, event.data["position"].to_string());
+                assert_eq!(event.place(), event.data["position"].to_string());
                 event.data["position"].as_u64().expect("a number")
             })
             .collect()
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         self.events().into_iter().map(|event| event.name).collect()
     }
 
-    fn last(&self) -> Event {
+    pub(super) fn last(&self) -> Event {
         self.events().pop().expect("an event")
     }
 }
@@ -95,9 +112,8 @@ async fn a_follower_gets_what_is_there_and_then_what_comes_each_once() {
     eve.until("\"position\":3,").await;
     assert_eq!(eve.positions(), [1, 2, 3]);
     let events = eve.events();
-    let ready =
-        Event { id: "0".into(), name: "ready".into(), data: json!({ "after": 0, "oldest": 1, "newest": 1 }) };
-    assert_eq!(events[0], ready);
+    let ready = ("ready", "0", &json!({ "after": 0, "oldest": 1, "newest": 1 }));
+    assert_eq!((events[0].name.as_str(), events[0].place(), &events[0].data), ready);
     let page = good(&send(&rig, "GET", ENTRIES, "eve", "").await, 200);
     let live: Vec<Value> = events.into_iter().skip(1).map(|event| event.data).collect();
     assert_eq!(page["entries"], json!(live), "replay, stream and page are the same");
@@ -115,10 +131,20 @@ async fn who_comes_back_gets_what_was_missed_without_hole_or_repeat() {
         say(&rig, "sam", sequence, "x").await;
     }
     let mut first = follow(&rig, "eve", "", "").await;
-    first.until("id: 2\n").await;
+    first.until("\"position\":2,").await;
+    let cursor = first.last().id;
     drop(first);
     say(&rig, "sam", 4, "x").await;
+    let (seen, asked, after) = (
+        format!("Last-Event-ID: {cursor}\r\n"),
+        format!("?last_event_id={cursor}"),
+        format!("?after={cursor}"),
+    );
     for (query, headers) in [
+        ("", seen.as_str()),
+        (asked.as_str(), ""),
+        (after.as_str(), ""),
+        ("?after=0", seen.as_str()),
         ("", "Last-Event-ID: 2\r\n"),
         ("?last_event_id=2", ""),
         // An EventSource asks with the address that it was made with.
@@ -176,19 +202,18 @@ async fn the_last_event_says_why_and_whoever_has_seen_it_is_told_to_stay_away() 
         follower.until("\"position\":1,").await;
         good(&send(&rig, "POST", &format!("{JOB}/close"), "eve", body).await, 200);
         follower.end().await;
-        let closed = Event {
-            id: "1.end".into(),
-            name: "closed".into(),
-            data: json!({ "reason": outcome, "last": 1 }),
-        };
-        assert_eq!(follower.last(), closed);
+        let (last, data) = (follower.last(), json!({ "reason": outcome, "last": 1 }));
+        assert_eq!((last.name.as_str(), last.place(), &last.data), ("closed", "1.end", &data));
         assert_eq!(follower.names(), ["ready", "entry", "closed"]);
-        let accept = |id: &'static str| {
-            [("Authorization", "Bearer token-of-oz"), ("Accept", "text/event-stream"), ("Last-Event-ID", id)]
+        let answer = async |id: &str| {
+            let accept = [("Authorization", "Bearer token-of-oz"), ("Accept", "text/event-stream")];
+            rig.send("GET", ENTRIES, &[&accept[..], &[("Last-Event-ID", id)]].concat(), b"").await
         };
-        assert_eq!(rig.send("GET", ENTRIES, &accept("1.end"), b"").await.status, 204);
+        for id in ["1.end", last.id.as_str()] {
+            assert_eq!(answer(id).await.status, 204, "{id}");
+        }
         for id in ["0", "1", "0.end"] {
-            let answer = rig.send("GET", ENTRIES, &accept(id), b"").await;
+            let answer = answer(id).await;
             assert!(answer.text().contains("event: closed"), "{id} has not seen it: {}", answer.text());
         }
         assert_eq!(send(&rig, "DELETE", JOB, "sam", "").await.status, 204);
@@ -267,10 +292,7 @@ async fn what_a_channel_has_dropped_is_told_before_what_it_has() {
     follower.until("\"position\":5,").await;
     assert_eq!(follower.names(), ["ready", "lagged", "entry", "entry"], "{}", follower.text);
     let lagged = &follower.events()[1];
-    assert_eq!(
-        (lagged.id.as_str(), &lagged.data),
-        ("3", &json!({ "resume_at": 4, "missed": 2, "behind": 2 }))
-    );
+    assert_eq!((lagged.place(), &lagged.data), ("3", &json!({ "resume_at": 4, "missed": 2, "behind": 2 })));
     assert_eq!(follower.positions(), [4, 5]);
     let metrics = rig.get("/metrics").await.text();
     for line in [

@@ -27,8 +27,7 @@ type Called<T> = Result<T, BackendError>;
 /// What a script answered, and where.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Whether it was done, or something else was there than expected.
-    pub(super) done: bool,
+    pub(super) said: Said,
     pub(super) stamp: Stamp,
     pub(super) parts: Vec<Value>,
     pub(super) linked: Linked,
@@ -37,7 +36,41 @@ pub(super) struct Answer {
     pub(super) again: bool,
 }
 
+/// What came of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Done,
+    /// Something else was there than expected.
+    Changed,
+    /// The lease is another one by now.
+    Fenced,
+    /// Some entries were appended before.
+    Repeated,
+    /// The log has other last known values of fields.
+    Moved,
+    /// The log is another one, or has other change scopes.
+    OtherLog,
+}
+
+impl Said {
+    fn read(code: &str) -> Option<Self> {
+        Some(match code {
+            "ok" => Self::Done,
+            "changed" => Self::Changed,
+            "fenced" => Self::Fenced,
+            "repeated" => Self::Repeated,
+            "moved" => Self::Moved,
+            "log" => Self::OtherLog,
+            _ => return None,
+        })
+    }
+}
+
 impl Answer {
+    pub(super) fn done(&self) -> bool {
+        self.said == Said::Done
+    }
+
     /// Whether what it says has come to stay as far as it ever does.
     pub(super) fn lasts(&self) -> bool {
         matches!(self.durability, Durability::Memory | Durability::AppendAlways)
@@ -71,6 +104,17 @@ impl Shared {
         tag: &str,
         fill: impl Fn(&mut redis::Cmd),
     ) -> Called<Answer> {
+        self.once_on(&[&self.keys.channels, &self.keys.meta], script, tag, fill).await
+    }
+
+    /// The same on other keys.
+    pub(super) async fn once_on(
+        &self,
+        keys: &[&[u8]],
+        script: &Script,
+        tag: &str,
+        fill: impl Fn(&mut redis::Cmd),
+    ) -> Called<Answer> {
         if !self.used.swap(true, Ordering::Relaxed) {
             self.wake.notify_one();
         }
@@ -78,8 +122,7 @@ impl Shared {
         let durability = self.durability(&mut linked).await?;
         let known = self.known().clone();
         let life = ulid::Ulid::new().to_string();
-        let keys: [&[u8]; 2] = [&self.prefix, &self.meta];
-        let call = script.run(&mut linked.connection, &keys, |command| {
+        let call = script.run(&mut linked.connection, keys, |command| {
             command.arg(&*known.id).arg(known.life).arg(known.count).arg(&*known.tag);
             command.arg(&life).arg(tag).arg(REDIS_CHANNELS_FEED_MAX);
             fill(command);
@@ -96,8 +139,8 @@ impl Shared {
             tag: text(tag).ok_or_else(shape)?.into(),
         };
         self.note(&stamp);
-        let done = text(code) == Some("ok");
-        Ok(Answer { done, stamp, parts: rest, linked, durability, again: false })
+        let said = text(code).and_then(Said::read).ok_or_else(shape)?;
+        Ok(Answer { said, stamp, parts: rest, linked, durability, again: false })
     }
 
     /// The same over lost connections, for some time.

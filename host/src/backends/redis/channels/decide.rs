@@ -9,7 +9,6 @@ use crate::channels::{
     Append, Appended, ChannelError, ChannelLimits, Entry, Excess, Head, Outcomed, Party, WhenFull, append,
 };
 use crate::event::{Micros, Position};
-use crate::limits::CHANNEL_CLOSING_BYTES_MAX;
 
 type Result<T> = std::result::Result<T, ChannelError>;
 
@@ -91,13 +90,12 @@ impl Plan {
     ) -> Result<Vec<Appended>> {
         let planned = append(&self.head, asked, seen.bytes + self.growth, now, limits)?;
         let mut answers = Vec::with_capacity(planned.outcomes.len());
-        let (mut new, mut growth, mut counts): (Vec<Arc<Entry>>, _, _) = (Vec::new(), 0, false);
+        let (mut new, mut growth): (Vec<Arc<Entry>>, _) = (Vec::new(), 0);
         for outcome in planned.outcomes {
             answers.push(match outcome {
                 Outcomed::New(entry) => {
                     let (position, epoch, sequence) = (entry.position, entry.epoch, entry.sequence);
                     growth += entry.bytes() as u64;
-                    counts |= !entry.entry_type.closes() || entry.bytes() > CHANNEL_CLOSING_BYTES_MAX;
                     new.push(entry);
                     Appended { position, epoch, sequence, repeated: false }
                 }
@@ -119,7 +117,7 @@ impl Plan {
             WhenFull::Reject | WhenFull::Archive => 0,
         };
         self.growth += growth;
-        if counts {
+        if planned.counts {
             // As the rules ask.
             self.checked = self.checked.max(Some(self.growth.saturating_sub(freed)));
             self.excess.entries = self.excess.entries.max(planned.excess.entries);
@@ -160,7 +158,7 @@ fn before(
 mod tests {
     use super::*;
     use crate::channels::{Actor, Change, ChannelName, ChannelOptions, NewChannel, NewEntry, NewProcess};
-    use crate::channels::{EntryType, ProcessId, ProcessName, change, create};
+    use crate::channels::{EntryType, Incarnation, ProcessId, ProcessName, change, create};
     use crate::event::TenantId;
 
     const NOW: Micros = Micros(7);
@@ -178,7 +176,7 @@ mod tests {
             observers: Vec::new(),
             channels: vec![NewChannel { name: name.clone(), options }],
         };
-        let view = create(None, new, 0, NOW, limits).unwrap().unwrap();
+        let view = create(None, new, 0, (Incarnation::new(), NOW), limits).unwrap().unwrap();
         Seen { incarnation: "one".into(), head: view.head(&name).unwrap(), bytes: 0 }
     }
 

@@ -12,16 +12,17 @@ use redis::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::calls::{Answer, key_of};
+use super::calls::{Answer, Said, key_of};
 use super::decide::{Before, Decided, Found, Plan, Wanted, decide};
-use super::entries::{Encoded, decode, encode, mark};
+use super::entries::{decode, mark};
 use super::manage::outrun;
-use super::records::{Numbered, Seen, sent, set_numbers, shape};
+use super::records::{Seen, shape};
 use super::settling::{Settling, Told};
-use super::{Result, Shared, unknown_channel};
+use super::write::By;
+use super::{Result, Shared};
 use crate::backends::redis::faults::{ends_session, remote};
-use crate::backends::redis::scripts::{CHANNEL_APPEND, list, number};
-use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, NewEntry, ReadLimit, WhenFull};
+use crate::backends::redis::scripts::{list, number};
+use crate::channels::{Append, Appended, ChannelError, ChannelId, Head, ReadLimit};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::Position;
 use crate::limits::{
@@ -51,7 +52,7 @@ pub(super) struct Lanes {
 
 impl Request {
     fn bytes(&self) -> usize {
-        self.append.entries.iter().map(NewEntry::bytes).sum()
+        self.append.held_bytes()
     }
 }
 
@@ -273,12 +274,13 @@ impl<'a> Turn<'a> {
         let Some(seen) = seen else {
             // Nothing of it is there, whatever was sent.
             self.doubt = None;
-            let refuse = |request: Request| (request.reply, Err(unknown_channel(self.id)));
+            let refuse = |request: Request| (request.reply, Err(self.id.unknown()));
             let replies = std::mem::take(&mut self.group).into_iter().map(refuse).collect();
             return Ok(Some(Settling { told: None, answer: None, replies, id: self.id.clone() }));
         };
         if let Some((before, plan)) = self.doubt.take() {
-            let lies = stretch.page.entries.first() == plan.entries.first();
+            let first = stretch.page.as_ref().and_then(|page| page.entries.first());
+            let lies = first == plan.entries.first();
             if lies && seen.incarnation == before.incarnation {
                 let head = stretch.record.and_then(|record| record.head(&self.id.name));
                 let told = head.map(|head| (seen.incarnation, head));
@@ -334,27 +336,8 @@ impl<'a> Turn<'a> {
     }
 
     async fn write(&mut self, seen: Seen, plan: Plan) -> std::result::Result<Option<Settling>, BackendError> {
-        let encoded =
-            plan.entries.iter().map(|entry| encode(entry)).collect::<std::result::Result<Vec<_>, _>>()?;
-        let channel = &plan.head.channel;
-        let senders = sent(channel)?;
-        let limits = &self.shared.limits;
-        let archive = match channel.options.full {
-            WhenFull::Archive => limits.archive_bytes_max.to_string(),
-            WhenFull::Reject | WhenFull::DropOldest => String::new(),
-        };
-        let checked = plan.checked.map(|bytes| bytes.to_string()).unwrap_or_default();
         let tag = self.shared.tag();
-        let call = self.shared.once(&CHANNEL_APPEND, &tag, |command| {
-            command.arg(key_of(&self.id.process)).arg(self.id.name.as_str());
-            command.arg(&*seen.incarnation).arg(seen.head.process.version).arg(seen.head.channel.newest.0);
-            command.arg(&senders).arg(plan.excess.entries).arg(plan.excess.bytes).arg(&archive);
-            command.arg(limits.process_bytes_max).arg(&checked).arg(plan.growth);
-            for Encoded { header, payload, mark } in &encoded {
-                command.arg(header).arg(&payload[..]).arg(mark);
-            }
-        });
-        let mut answer = match call.await {
+        let mut answer = match self.shared.write(self.id, &seen, &plan, &By::default(), &tag).await {
             Ok(answer) => answer,
             Err(error) => {
                 if ends_session(&error) {
@@ -363,25 +346,18 @@ impl<'a> Turn<'a> {
                 return Err(error);
             }
         };
-        if !answer.done {
-            if *answer.stamp.tag == *tag {
-                self.shared.damaged(self.id);
+        if !answer.done() {
+            // Where only the log has changed, the channel is as it was seen.
+            if answer.said != Said::Moved {
+                (self.seen, self.fresh) = (self.shared.instead(self.id, &tag, &mut answer)?, true);
             }
-            let record = self.shared.taken(&self.id.process, &mut answer)?;
-            let now = record.and_then(|record| Seen::of(&record, &self.id.name, answer.stamp.life));
-            (self.seen, self.fresh) = (now, true);
             if self.resent {
                 // The call before it may have come in meanwhile.
                 (self.doubt, self.seen) = (Some((seen, plan)), None);
             }
             return Ok(None);
         }
-        let [numbers, bytes] = &answer.parts[..] else { return Err(shape()) };
-        let bytes = number(bytes).ok_or_else(shape)?;
-        let mut head = plan.head.clone();
-        let life = set_numbers(Arc::make_mut(&mut head.channel), numbers)?;
-        let numbered = Numbered { channel: Arc::clone(&head.channel), life };
-        self.shared.appended(self.id, &seen, numbered, bytes, answer.stamp.at());
+        let head = self.shared.written(self.id, &seen, &plan, &answer)?;
         self.heard = Some(answer);
         Ok(Some(self.settling(plan, Some((seen.incarnation, head)))))
     }

@@ -7,10 +7,15 @@ use super::records::{Record, assigned, shape, to_json};
 use super::{Result, Shared, unknown};
 use crate::backends::redis::faults::remote;
 use crate::backends::redis::scripts::{CHANNEL_MANAGE, CHANNEL_REMOVE, list, number, text};
-use crate::channels::{Actor, Change, NewProcess, ProcessId, ProcessName, ProcessView, change, create};
+use crate::channels::{
+    Actor, Change, Incarnation, NewProcess, ProcessId, ProcessName, ProcessView, change, create,
+};
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Micros, TenantId};
-use crate::limits::{CHANNEL_SWEEP_PROCESSES_MAX, REDIS_CHANNELS_PURGE_KEYS, REDIS_CHANNELS_TURNS_MAX};
+use crate::limits::{
+    CHANNEL_SWEEP_PROCESSES_MAX, REDIS_CHANNELS_CARRIED_SWEEP, REDIS_CHANNELS_PURGE_KEYS,
+    REDIS_CHANNELS_TURNS_MAX,
+};
 
 /// Somebody was faster each time.
 pub(super) fn outrun() -> BackendError {
@@ -30,7 +35,7 @@ fn process_id(name: &str) -> Option<ProcessId> {
 impl Shared {
     pub(super) async fn create(&self, new: NewProcess) -> Result<(ProcessView, bool)> {
         let id = new.id.clone();
-        let incarnation = ulid::Ulid::new().to_string();
+        let (incarnation, anew) = (ulid::Ulid::new().to_string(), Incarnation::new());
         let tag = self.tag();
         let (mut known, mut of_tenant, mut answer) = self.look_up(&id).await?;
         for turn in 0..REDIS_CHANNELS_TURNS_MAX {
@@ -40,7 +45,8 @@ impl Shared {
                 return Ok((made.view(), true));
             }
             let view = known.as_ref().map(Record::view);
-            let made = create(view.as_ref(), new.clone(), of_tenant, self.clock.now(), &self.limits)?;
+            let now = (anew, self.clock.now());
+            let made = create(view.as_ref(), new.clone(), of_tenant, now, &self.limits)?;
             let Some(made) = made else {
                 self.settled(&answer).await?;
                 return Ok((view.ok_or_else(|| unknown(&id))?, false));
@@ -48,7 +54,7 @@ impl Shared {
             self.turn(turn).await;
             answer = self.write_new(&id, &tag, &incarnation, &made).await?;
             let record = self.taken(&id, &mut answer)?;
-            if answer.done {
+            if answer.done() {
                 self.settled(&answer).await?;
                 return Ok((record.ok_or_else(shape)?.view(), true));
             }
@@ -93,7 +99,7 @@ impl Shared {
                 self.turn(turn).await;
                 answer = self.write_change(id, &tag, &record, &view).await?;
                 known = self.taken(id, &mut answer)?;
-                if !answer.done {
+                if !answer.done() {
                     continue;
                 }
                 view = known.ok_or_else(shape)?.view();
@@ -141,15 +147,30 @@ impl Shared {
         }
     }
 
-    pub(super) async fn remove(&self, id: &ProcessId) -> Result<bool> {
+    pub(super) async fn remove(&self, id: &ProcessId, only: Option<Incarnation>) -> Result<bool> {
+        // The server knows it by another name, which its record has.
+        let meant = match only {
+            None => None,
+            Some(only) => {
+                let (record, _, answer) = self.look_up(id).await?;
+                match record.filter(|record| Incarnation::of(&record.process) == only) {
+                    Some(record) => Some(record.incarnation),
+                    None => {
+                        self.settled(&answer).await?;
+                        return Ok(false);
+                    }
+                }
+            }
+        };
         let fill = |command: &mut redis::Cmd| {
-            command.arg("remove").arg(key_of(id));
+            command.arg("remove").arg(key_of(id)).arg(meant.as_deref().unwrap_or_default());
         };
         let answer = self.call(&CHANNEL_REMOVE, &self.tag(), fill).await?;
-        let incarnation = answer.parts.first().and_then(text).ok_or_else(shape)?;
+        let removed = answer.parts.first().and_then(text).filter(|of| !of.is_empty());
         self.settled(&answer).await?;
-        self.gone(id, Some(incarnation).filter(|of| !of.is_empty()), answer.stamp.at());
-        Ok(answer.again || !incarnation.is_empty())
+        // Where none was removed none is left of what was meant: another one of the name goes on.
+        self.gone(id, removed.or(meant.as_deref()), answer.stamp.at());
+        Ok(answer.again || removed.is_some())
     }
 
     pub(super) async fn expire(&self, closed_before: Micros) -> Result<usize> {
@@ -158,6 +179,7 @@ impl Shared {
             let most = CHANNEL_SWEEP_PROCESSES_MAX - count;
             let fill = |command: &mut redis::Cmd| {
                 command.arg("expire").arg(closed_before.0).arg(most).arg(REDIS_CHANNELS_PURGE_KEYS);
+                command.arg(REDIS_CHANNELS_CARRIED_SWEEP);
             };
             let mut answer = self.call(&CHANNEL_REMOVE, &self.tag(), fill).await?;
             let removed = list(answer.next()?).ok_or_else(shape)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::calls::{Answer, key_of};
 use super::entries::decode;
 use super::records::{Record, process_of, shape};
-use super::{Result, Shared, unknown, unknown_channel};
+use super::{Result, Shared, unknown};
 use crate::backends::redis::scripts::{CHANNEL_READ, list, number, text};
 use crate::channels::{
     ChannelError, ChannelId, ChannelStats, EntryPage, Head, Process, ProcessId, ProcessName, ProcessView,
@@ -19,7 +19,8 @@ use crate::limits::{REDIS_CHANNELS_LIST_MAX, REDIS_CHANNELS_PAGE_ENTRIES_MAX};
 #[derive(Debug)]
 pub(super) struct Stretch {
     pub(super) record: Option<Record>,
-    pub(super) page: EntryPage,
+    /// None where there is no such channel.
+    pub(super) page: Option<EntryPage>,
     /// It ends where it does because of its bytes.
     full: bool,
     pub(super) answer: Answer,
@@ -62,7 +63,7 @@ impl Shared {
         let mut answer = self.read(asked).await?;
         let record = self.taken(&id.process, &mut answer)?;
         self.settled(&answer).await?;
-        record.and_then(|record| record.head(&id.name)).ok_or_else(|| unknown_channel(id))
+        record.and_then(|record| record.head(&id.name)).ok_or_else(|| id.unknown())
     }
 
     /// Entries after a position, as many as one call reads; `least` of them whatever they hold.
@@ -87,11 +88,11 @@ impl Shared {
             self.damaged(id);
         }
         let head = record.as_ref().and_then(|record| record.head(&id.name));
-        let page = head.map_or_else(EntryPage::default, |head| {
+        let page = head.map(|head| {
             let (oldest, newest) = (head.channel.oldest, head.channel.newest);
             let missed = oldest.0.saturating_sub(after.0.saturating_add(1));
             let next = entries.last().map_or(Position(after.0 + missed), |last| last.position);
-            EntryPage { entries, next, oldest, newest, missed }
+            EntryPage { head, entries, next, oldest, newest, missed }
         });
         Ok(Stretch { record, page, full, answer })
     }
@@ -110,10 +111,8 @@ impl Shared {
 
     pub(super) async fn page(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> Result<EntryPage> {
         let limit = ReadLimit { entries: limit.entries.max(1), ..limit };
-        let Stretch { record, mut page, mut full, mut answer } = self.stretch(id, after, limit, 1).await?;
-        if record.is_none_or(|record| record.channel(&id.name).is_none()) {
-            return Err(unknown_channel(id));
-        }
+        let Stretch { page, mut full, mut answer, .. } = self.stretch(id, after, limit, 1).await?;
+        let mut page = page.ok_or_else(|| id.unknown())?;
         let bytes_of = |page: &EntryPage| page.entries.iter().map(|entry| entry.bytes()).sum::<usize>();
         while !full && page.next < page.newest && page.entries.len() < limit.entries {
             let left = ReadLimit {
@@ -121,16 +120,17 @@ impl Shared {
                 bytes: limit.bytes.saturating_sub(bytes_of(&page)),
             };
             let more = self.stretch(id, page.next, left, 0).await?;
-            // What comes next may be gone by now, or another channel's.
-            if more.page.missed > 0 || more.page.entries.is_empty() {
-                break;
-            }
-            page.next = more.page.next;
-            page.entries.extend(more.page.entries);
+            // What comes next may be gone by now, or another process's of the same name.
+            let own = |more: &EntryPage| more.head.is_of(&page.head.process) && more.missed == 0;
+            let Some(next) = more.page.filter(|more| own(more) && !more.entries.is_empty()) else { break };
+            // Who may have all of it is asked of the channel as it was at the end.
+            (page.head, page.next) = (next.head, next.next);
+            page.entries.extend(next.entries);
             (full, answer) = (more.full, more.answer);
         }
         let last = page.entries.last().map(|last| last.position);
-        let shown = self.tails.find(id).and_then(|live| live.head()).map(|head| head.channel.newest);
+        let shown = self.tails.find(id).and_then(|live| live.head());
+        let shown = shown.filter(|shown| shown.is_of(&page.head.process)).map(|head| head.channel.newest);
         match (last, shown) {
             // It has come to stay long since; what is newer may not have yet.
             (Some(last), Some(shown)) if last <= shown => page.newest = page.newest.min(shown),

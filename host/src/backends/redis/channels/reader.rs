@@ -132,7 +132,7 @@ impl Reader {
     /// it is shows that: it was emptied or went back, it has lost the end of the feed, or this host was too slow.
     async fn next(&self, connection: &mut MultiplexedConnection, reached: &Stamp) -> Read<Option<Heard>> {
         let mut commands = redis::pipe();
-        let key = |rest: &[u8]| [&self.shared.prefix[..], rest].concat();
+        let key = |rest: &[u8]| [&self.shared.keys.channels[..], rest].concat();
         commands.cmd("HMGET").arg(key(b"meta")).arg("id").arg("count");
         let read = commands.cmd("XREAD").arg("COUNT").arg(REDIS_READ_ENTRIES_MAX);
         read.arg("BLOCK").arg(REDIS_CHECK_EVERY.as_millis().to_string());
@@ -227,13 +227,12 @@ impl Reader {
         let entries = if known.is_some() { CHANNEL_TAIL_ENTRIES_MAX } else { 0 };
         let limit = ReadLimit { entries, bytes: CHANNEL_TAIL_BYTES_MAX };
         let stretch = self.shared.stretch(&id, known.unwrap_or_default(), limit, 0).await?;
-        let Some(record) = stretch.record else { return Ok(()) };
-        let Some(head) = record.head(&id.name) else { return Ok(()) };
+        let (Some(record), Some(page)) = (stretch.record, stretch.page) else { return Ok(()) };
         self.shared.settled(&stretch.answer).await?;
         // With a hole they would be of no use.
-        let whole = stretch.page.missed == 0 && stretch.page.next == stretch.page.newest;
-        let entries = if whole { &stretch.page.entries[..] } else { &[] };
-        self.shared.publish(&id, &record.incarnation, head, entries);
+        let whole = page.missed == 0 && page.next == page.newest;
+        let entries = if whole { &page.entries[..] } else { &[] };
+        self.shared.publish(&id, &record.incarnation, page.head, entries);
         Ok(())
     }
 

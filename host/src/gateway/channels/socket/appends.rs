@@ -3,6 +3,9 @@
 //! They are given to the store one after the other, in the order in which they came, and what the store does with one is
 //! not waited for before it gets the next. Answers come as they are there; those of one sender in one channel come in
 //! the order of its appends.
+//!
+//! None is refused because there are many: those beyond what the store is given wait here, and when enough wait, the socket
+//! is not read from until some are answered. To refuse one and take the next would let it overtake.
 
 use std::collections::VecDeque;
 
@@ -12,10 +15,11 @@ use serde_json::json;
 use super::commands::{About, Reference};
 use super::out::{Message, Out};
 use super::work::{Done, Work};
-use crate::channels::{Append, Appended, Begun, ChannelError, ChannelId, NewEntry, Party, Router};
+use crate::channels::{Append, Appended, Begun, ChannelError, ChannelId, Party, Router};
 use crate::gateway::channels::views::AppendedView;
-use crate::gateway::problem::Problem;
-use crate::limits::{CHANNEL_SOCKET_APPEND_BYTES, CHANNEL_SOCKET_APPENDS_MAX};
+use crate::limits::{
+    CHANNEL_SOCKET_APPEND_BYTES, CHANNEL_SOCKET_APPENDS_MAX, CHANNEL_SOCKET_APPENDS_READ_MAX,
+};
 
 /// Answers to the same sender in the same channel keep their order.
 type Lane = (ChannelId, Party);
@@ -25,12 +29,14 @@ pub(super) struct Appends {
     router: Router,
     /// Not answered yet, in the order in which they came.
     open: VecDeque<Open>,
-    /// Of their payloads.
+    /// Of their entries, empty ones as well.
     bytes: usize,
     /// Of these, the ones that the store was not given yet.
     queue: VecDeque<(u64, ChannelId, Append)>,
     /// One is on its way to the store.
     beginning: bool,
+    /// That one, and those that the store has not answered.
+    under_way: usize,
     last_number: u64,
 }
 
@@ -52,20 +58,18 @@ impl Appends {
             bytes: 0,
             queue: VecDeque::new(),
             beginning: false,
+            under_way: 0,
             last_number: 0,
         }
     }
 
-    /// Refuses it where enough are under way: those may wait for long, and what else the client says is heard meanwhile.
-    pub(super) fn push(
-        &mut self,
-        reference: Reference,
-        channel: ChannelId,
-        append: Append,
-        work: &Work,
-    ) -> Result<(), Problem> {
-        let bytes: usize = append.entries.iter().map(NewEntry::bytes).sum();
-        self.has_room(bytes)?;
+    /// Whether no more are read before one is answered.
+    pub(super) fn are_full(&self) -> bool {
+        self.open.len() >= CHANNEL_SOCKET_APPENDS_READ_MAX || self.bytes >= CHANNEL_SOCKET_APPEND_BYTES
+    }
+
+    pub(super) fn push(&mut self, reference: Reference, channel: ChannelId, append: Append, work: &Work) {
+        let bytes = append.held_bytes();
         self.last_number += 1;
         let number = self.last_number;
         let lane = (channel.clone(), append.who.clone());
@@ -73,32 +77,15 @@ impl Appends {
         self.open.push_back(Open { number, lane, reference, bytes, answer: None });
         self.queue.push_back((number, channel, append));
         self.begin_next(work);
-        Ok(())
-    }
-
-    fn has_room(&self, bytes: usize) -> Result<(), Problem> {
-        let code = "channel_socket_appends_max";
-        let (count, max) = (self.open.len(), CHANNEL_SOCKET_APPENDS_MAX);
-        if count >= max {
-            let detail = format!("{count} appends are under way; channel_socket_appends_max is {max}");
-            return Err(Problem::new(code, detail).limit(code, count as u64 + 1, max as u64));
-        }
-        let (held, max) = (self.bytes, CHANNEL_SOCKET_APPEND_BYTES);
-        if held >= max {
-            let detail =
-                format!("the appends under way have {held} bytes; channel_socket_append_bytes is {max}");
-            let asked = held.saturating_add(bytes) as u64;
-            return Err(Problem::new(code, detail).limit("channel_socket_append_bytes", asked, max as u64));
-        }
-        Ok(())
     }
 
     fn begin_next(&mut self, work: &Work) {
-        if self.beginning {
+        if self.beginning || self.under_way >= CHANNEL_SOCKET_APPENDS_MAX {
             return;
         }
         let Some((number, channel, append)) = self.queue.pop_front() else { return };
         self.beginning = true;
+        self.under_way += 1;
         let router = self.router.clone();
         work.push(async move { Done::Begun(number, router.begin_append(&channel, append).await) }.boxed());
     }
@@ -113,7 +100,7 @@ impl Appends {
         self.beginning = false;
         match begun {
             Ok(rest) => work.push(rest.map(move |answer| Done::Appended(number, answer)).boxed()),
-            Err(error) => self.appended(number, Err(error), out),
+            Err(error) => return self.appended(number, Err(error), work, out),
         }
         self.begin_next(work);
     }
@@ -122,8 +109,11 @@ impl Appends {
         &mut self,
         number: u64,
         answer: Result<Vec<Appended>, ChannelError>,
+        work: &Work,
         out: &mut Out,
     ) {
+        self.under_way -= 1;
+        self.begin_next(work);
         let Ok(at) = self.open.binary_search_by_key(&number, |open| open.number) else { return };
         let open = &mut self.open[at];
         let lane = open.lane.clone();

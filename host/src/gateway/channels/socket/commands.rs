@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::channels::{ChannelLimits, NewEntry};
+use crate::channels::{ChannelLimits, NewEntry, Place};
 use crate::gateway::channels::append::{Sent, WireEntry, given};
 use crate::gateway::native::Text;
 use crate::gateway::params::cut;
@@ -45,7 +45,7 @@ pub(super) struct Subscribe {
     pub(super) id: String,
     pub(super) process: String,
     pub(super) channel: String,
-    pub(super) after: u64,
+    pub(super) after: Place,
     pub(super) credit: u64,
     pub(super) party: Option<String>,
     pub(super) binary: bool,
@@ -80,11 +80,19 @@ struct SubscribeFields {
     _id: IgnoredAny,
     process: String,
     channel: String,
-    after: Option<u64>,
+    after: Option<After>,
     credit: Option<u64>,
     #[serde(rename = "as")]
     party: Option<String>,
     binary: Option<bool>,
+}
+
+/// A cursor as the host gave it, or a position of which nobody can tell whether it is of another process.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum After {
+    Position(u64),
+    Cursor(String),
 }
 
 #[derive(Deserialize)]
@@ -173,7 +181,7 @@ fn command(text: &str, head: Head<'_>, limits: &ChannelLimits) -> Result<Command
                 id: id()?,
                 process: fields.process,
                 channel: fields.channel,
-                after: fields.after.unwrap_or(0),
+                after: fields.after.map_or(Ok(Place::START), place)?,
                 credit: within(fields.credit.unwrap_or(CHANNEL_CREDIT))?,
                 party: fields.party,
                 binary: fields.binary.unwrap_or(false),
@@ -205,6 +213,15 @@ fn command(text: &str, head: Head<'_>, limits: &ChannelLimits) -> Result<Command
             Err(Problem::new("action_unknown", detail))
         }
         None => Err(invalid("the command has no `op`")),
+    }
+}
+
+fn place(after: After) -> Result<Place, Problem> {
+    match after {
+        After::Position(position) => Ok(position.into()),
+        After::Cursor(text) => Place::parse(&text).ok_or_else(|| {
+            Problem::new("cursor_invalid", format!("`after` is `{}`, which is no cursor", cut(&text)))
+        }),
     }
 }
 
@@ -282,13 +299,14 @@ pub(super) fn too_much_credit(asked: u64) -> Problem {
 mod tests {
     use super::*;
 
-    const COMMANDS: [&str; 6] = [
+    const COMMANDS: [&str; 7] = [
         r#"{"op":"subscribe","id":"a","process":"p","channel":"c","after":7,"credit":9,"as":"x","binary":true}"#,
         r#"{"op":"credit","id":"a","add":3}"#,
         r#"{"op":"unsubscribe","id":"a"}"#,
         r#"{"op":"append","ref":"r","process":"p","channel":"c","as":"x","epoch":2,"sequence":1,"inreplyto":4,"type":"error","error":"e","payload":"aGk="}"#,
         r#"{"op":"append","ref":1,"process":"p","channel":"c","entries":[{"json":{"a":[1]}},{"text":"b"}]}"#,
         r#"{"op":"ping","nonce":"n"}"#,
+        r#"{"op":"subscribe","id":"a","process":"p","channel":"c","after":"ab.7"}"#,
     ];
 
     fn code_of(text: &str) -> Option<&'static str> {
@@ -315,6 +333,7 @@ mod tests {
             "command_invalid",
             "action_unknown",
             "channel_credit_max",
+            "cursor_invalid",
             "channel_entry_invalid",
             "channel_sequence_invalid",
         ];

@@ -2,7 +2,8 @@
 //!
 //! One that has nothing to say is a waiter in its channel. One that has something waits for its turn, is given what is in
 //! memory, up to its credit, and stands at the end of the line again. What is not in memory is read beside that, for a
-//! few at a time, so that a slow read holds up nobody else. One without credit is given what has to do with no entry.
+//! few at a time, so that a slow read holds up nobody else; they are opened in the same way. One without credit is given
+//! what has to do with no entry.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use super::commands::{About, Subscribe, too_much_credit};
 use super::out::{Out, entries_head};
 use super::work::{Done, Work};
 use crate::channels::{
-    Actor, ChannelError, ChannelId, CloseReason, Notice, Now, ReadLimit, Role, Router, Subscription,
+    Actor, ChannelError, ChannelId, CloseReason, Notice, Now, Place, ReadLimit, Role, Router, Subscription,
 };
 use crate::event::Position;
 use crate::gateway::channels::views::ADMIN;
 use crate::gateway::problem::Problem;
 use crate::limits::{
-    CHANNEL_CREDIT_MAX, CHANNEL_SOCKET_READ_BYTES, CHANNEL_SOCKET_READS_MAX, CHANNEL_SOCKET_SUBSCRIPTIONS_MAX,
+    CHANNEL_CREDIT_MAX, CHANNEL_SOCKET_OPENS_MAX, CHANNEL_SOCKET_READ_BYTES, CHANNEL_SOCKET_READS_MAX,
+    CHANNEL_SOCKET_SUBSCRIPTIONS_MAX,
 };
 
 #[derive(Debug)]
@@ -35,17 +37,29 @@ pub(super) struct Follows {
     turns: VecDeque<u32>,
     behind: VecDeque<u32>,
     reading: usize,
+    /// Those that are opened next, and how many are now. No more wait than there are subscriptions.
+    unopened: VecDeque<u32>,
     opening: usize,
+}
+
+/// What a subscription is opened with.
+#[derive(Debug)]
+struct Wanted {
+    channel: ChannelId,
+    actor: Actor,
+    after: Place,
 }
 
 #[derive(Debug)]
 struct Follow {
     id: Arc<str>,
+    /// It waits until others are open.
+    wanted: Option<Box<Wanted>>,
     binary: bool,
     /// Entries that it may still be given.
     credit: u64,
-    /// The position of the last entry that it was given.
-    last: Position,
+    /// Behind the last entry that it was given; or what it was asked with, until it is open.
+    last: Place,
     /// The newest position when it began.
     newest: Position,
     /// None while it is opened, and while it reads.
@@ -77,13 +91,9 @@ impl Follows {
             turns: VecDeque::new(),
             behind: VecDeque::new(),
             reading: 0,
+            unopened: VecDeque::new(),
             opening: 0,
         }
-    }
-
-    /// Whether more are opened now.
-    pub(super) fn have_room(&self) -> bool {
-        self.opening < CHANNEL_SOCKET_READS_MAX
     }
 
     /// Whether somebody stands in line.
@@ -116,9 +126,10 @@ impl Follows {
         let follow = Follow {
             head: entries_head(&id),
             id: Arc::clone(&id),
+            wanted: Some(Box::new(Wanted { channel, actor, after: asked.after })),
             binary: asked.binary,
             credit: asked.credit,
-            last: Position(asked.after),
+            last: asked.after,
             newest: Position::START,
             subscription: None,
             queued: false,
@@ -127,16 +138,29 @@ impl Follows {
         };
         self.open.insert(number, follow);
         self.numbers.insert(id, number);
-        self.opening += 1;
-        let (router, after) = (self.router.clone(), asked.after);
-        work.push(
-            async move {
-                let opened = router.subscribe(&channel, &actor, after).await;
-                Done::Opened(number, opened.map(Box::new))
-            }
-            .boxed(),
-        );
+        self.unopened.push_back(number);
+        self.open_next(work);
         Ok(())
+    }
+
+    /// A few at a time: what else the client says is heard meanwhile.
+    fn open_next(&mut self, work: &Work) {
+        while self.opening < CHANNEL_SOCKET_OPENS_MAX {
+            let Some(number) = self.unopened.pop_front() else { return };
+            let Some(wanted) = self.open.get_mut(&number).and_then(|follow| follow.wanted.take()) else {
+                continue;
+            };
+            self.opening += 1;
+            let router = self.router.clone();
+            work.push(
+                async move {
+                    let Wanted { channel, actor, after } = *wanted;
+                    let opened = router.subscribe(&channel, &actor, after).await;
+                    Done::Opened(number, opened.map(Box::new))
+                }
+                .boxed(),
+            );
+        }
     }
 
     /// Clients compare it with what stands in binary messages.
@@ -180,12 +204,15 @@ impl Follows {
         &mut self,
         number: u32,
         opened: Result<Box<Subscription>, ChannelError>,
+        work: &Work,
         out: &mut Out,
     ) {
         self.opening -= 1;
+        self.open_next(work);
         let Some(follow) = self.open.get_mut(&number) else { return };
         match opened {
             Ok(subscription) => {
+                follow.last = subscription.place(follow.last.position);
                 follow.subscription = Some(subscription);
                 self.queue(number);
             }
@@ -287,6 +314,7 @@ impl Follows {
                     "number": number,
                     "role": role.map_or(ADMIN, Role::as_str),
                     "after": after,
+                    "cursor": follow.last.to_string(),
                     "oldest": oldest,
                     "newest": newest,
                 }));
@@ -294,20 +322,21 @@ impl Follows {
             Notice::Entries(entries) => {
                 follow.credit = follow.credit.saturating_sub(entries.len() as u64);
                 if let Some(last) = entries.last() {
-                    follow.last = last.position;
+                    follow.last.position = last.position;
                 }
                 if follow.binary {
                     out.binary_entries(number, &entries);
                 } else {
-                    out.entries(&follow.head, follow.newest, &entries);
+                    out.entries(&follow.head, follow.newest, &entries, follow.last);
                 }
             }
             Notice::Lagged { resume_at, missed, behind } => {
-                follow.last = Position(resume_at.0.saturating_sub(1));
+                follow.last.position = Position(resume_at.0.saturating_sub(1));
                 out.text(&json!({
                     "op": "lagged",
                     "id": &*follow.id,
                     "resume_at": resume_at,
+                    "cursor": follow.last.to_string(),
                     "missed": missed,
                     "behind": behind,
                 }));
@@ -328,13 +357,22 @@ impl Follows {
 
     fn close(&mut self, number: u32, reason: &str, out: &mut Out) {
         if let Some(follow) = self.remove(number) {
-            out.text(&json!({ "op": "closed", "id": &*follow.id, "reason": reason, "last": follow.last }));
+            out.text(&json!({
+                "op": "closed",
+                "id": &*follow.id,
+                "reason": reason,
+                "last": follow.last.position,
+                "cursor": follow.last.to_string(),
+            }));
         }
     }
 
     fn remove(&mut self, number: u32) -> Option<Follow> {
         let follow = self.open.remove(&number)?;
         self.numbers.remove(&follow.id);
+        if follow.wanted.is_some() {
+            self.unopened.retain(|unopened| *unopened != number);
+        }
         if follow.queued {
             self.turns.retain(|queued| *queued != number);
             self.behind.retain(|queued| *queued != number);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::binary;
 use super::commands::About;
-use crate::channels::Entry;
+use crate::channels::{Entry, Place};
 use crate::event::Position;
 use crate::gateway::channels::entry_json;
 use crate::gateway::live::pulse::in_time;
@@ -80,14 +80,15 @@ impl Out {
     }
 
     /// Entries of a subscription in one message. `head` is how it begins; see [`entries_head`]. `newest` was the newest
-    /// position when the subscription began.
-    pub(super) fn entries(&mut self, head: &Bytes, newest: Position, entries: &[Arc<Entry>]) {
+    /// position when the subscription began, and `last` is where it stands behind them.
+    pub(super) fn entries(&mut self, head: &Bytes, newest: Position, entries: &[Arc<Entry>], last: Place) {
         let mut parts = Vec::with_capacity(2 * entries.len() + 1);
         for entry in entries {
             parts.push(if parts.is_empty() { head.clone() } else { Bytes::from_static(b",") });
             parts.push(entry_json::followed(entry, newest));
         }
-        parts.push(Bytes::from_static(b"]}"));
+        // No letter of a cursor has to be escaped.
+        parts.push(format!("],\"cursor\":\"{last}\"}}").into());
         self.entries += entries.len();
         self.push(Message { kind: MessageKind::Text, parts });
     }

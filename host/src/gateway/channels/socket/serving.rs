@@ -96,7 +96,9 @@ impl Socket<'_> {
         let quiet = sleep(self.options.heartbeat);
         tokio::pin!(quiet);
         loop {
-            let listens = self.follows.have_room();
+            // Nothing else that the client says is heard meanwhile. That is as long as the store needs, or the longest wait
+            // for a forerunner; what the client is sent goes on.
+            let listens = !self.appends.are_full();
             // Whatever arm is dropped loses nothing: `recv` and `next` are cancel-safe. In this order: nothing is done any
             // more once it is over, and who talks all the time cannot put off its first command. What is done and whose
             // turn it is is looked at below, too, after each message.
@@ -121,8 +123,11 @@ impl Socket<'_> {
                 Happened::Late => return Err(self.too_late().into()),
                 Happened::Quiet => {
                     self.out.text(&json!({ "op": "heartbeat" }));
-                    // What reads on its own, like a browser, says nothing without being asked.
-                    Box::pin(self.pulse.ping(self.conn, self.options.write_wait_max)).await?;
+                    // What reads on its own, like a browser, says nothing without being asked. An answer that is not read
+                    // is not missing.
+                    if listens {
+                        Box::pin(self.pulse.ping(self.conn, self.options.write_wait_max)).await?;
+                    }
                 }
             }
             if self.begun {
@@ -151,11 +156,11 @@ impl Socket<'_> {
     fn done(&mut self, done: Done) {
         let out = &mut self.out;
         match done {
-            Done::Opened(number, opened) => self.follows.opened(number, opened, out),
+            Done::Opened(number, opened) => self.follows.opened(number, opened, &self.work, out),
             Done::Changed(number) => self.follows.changed(number),
             Done::Read(number, subscription, read) => self.follows.was_read(number, subscription, read, out),
             Done::Begun(number, begun) => self.appends.begun(number, begun, &self.work, out),
-            Done::Appended(number, answer) => self.appends.appended(number, answer, out),
+            Done::Appended(number, answer) => self.appends.appended(number, answer, &self.work, out),
         }
     }
 
@@ -217,7 +222,8 @@ impl Socket<'_> {
         let who = Asker::named(self.caller.clone(), asked.party.as_deref())?.party()?;
         let channel = self.channel(&asked.process, &asked.channel)?;
         let append = Append { who, epoch: asked.epoch, entries: asked.entries };
-        self.appends.push(asked.reference, channel, append, &self.work)
+        self.appends.push(asked.reference, channel, append, &self.work);
+        Ok(())
     }
 
     fn channel(&self, process: &str, channel: &str) -> Result<ChannelId, Problem> {

@@ -2,10 +2,20 @@
 --
 -- ARGV: ..., what to do, the process, an incarnation, a version, the process as JSON, names of its channels in order; then
 --       create: how many the tenant may have; of each channel its name, the channel as JSON
+--       drop: only a plugin and its tenant, a lease and its generation or '' twice, how many keys are kept, and the keys of
+--       entries that were refused: whoever carries them again finds them
 --       change: the version so far, when it was closed or ''; of each channel that has changed its name, the channel as
 --       JSON, whether it is new
 -- Answers {'ok', ..., the record}, or {'changed', ..., the record as it is or {}, processes of the tenant}.
 local op, name, incarnation, version, process, names = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+if op == 'drop' then
+  if ARGV[10] ~= '' and call('HGET', KEYS[3] .. ARGV[10], 'generation') ~= ARGV[11] then return answer('fenced') end
+  local keys = {}
+  for i = 13, #ARGV do keys[i - 12] = ARGV[i] end
+  remember(name, keys, ARGV[12])
+  return answer('ok')
+end
+
 local tenant, plain = string.match(name, '^([^:]+):(.*)$')
 local key = process_key(name)
 adopt(name)

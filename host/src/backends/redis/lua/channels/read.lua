@@ -8,6 +8,7 @@
 --       find: a process, a channel, up to which place, how many are looked at, marks of entries without their bytes, each
 --       followed by the bytes it is looked for with
 --       list: a tenant, a name, how many
+--       carried: a process, a plugin and its tenant, keys of entries that the plugin has appended
 --       stats: nothing
 local op, name = ARGV[8], ARGV[9]
 
@@ -32,6 +33,12 @@ end
 adopt(name)
 if op == 'process' then
   return answer('ok', record(name), call('ZCARD', P .. 'names:' .. string.match(name, '^[^:]+')))
+end
+
+if op == 'carried' then
+  local keys = {}
+  for i = 11, #ARGV do keys[i - 10] = ARGV[i] end
+  return answer('ok', carried_before(ARGV[10], keys))
 end
 
 local channel = ARGV[10]

@@ -1,6 +1,8 @@
 -- Removes processes with all that they have.
 --
--- ARGV: ..., what to do; remove: the process; expire: a time, how many at most, keys after which no more are begun with
+-- ARGV: ..., what to do; remove: the process, its incarnation or '' for whichever it is; expire: a time, how many at most,
+--       keys after which no more are begun with, plugins and tenants for which it is forgotten what they appended before
+--       all that the log has
 -- Answers {'ok', ..., incarnation or ''}; of expire {'ok', ..., those that were removed, 1 where there may be more}.
 
 local function remove(name)
@@ -27,8 +29,20 @@ local function remove(name)
 end
 
 if ARGV[8] == 'remove' then
+  if ARGV[10] ~= '' and call('HGET', process_key(ARGV[9]), 'incarnation') ~= ARGV[10] then return answer('ok', '') end
   local incarnation = remove(ARGV[9])
   return answer('ok', incarnation)
+end
+
+local trimmed = call('HGET', KEYS[2], 'trimmed') or '0'
+for _, of in ipairs(call('HRANDFIELD', P .. 'carriers', ARGV[12])) do
+  local carried = P .. 'carried:' .. of
+  if call('HGET', P .. 'carriers', of) ~= epoch then
+    call('UNLINK', carried)
+  else
+    call('ZREMRANGEBYSCORE', carried, '-inf', '(' .. trimmed)
+  end
+  if call('EXISTS', carried) == 0 then call('HDEL', P .. 'carriers', of) end
 end
 
 local found = call('ZRANGEBYSCORE', P .. 'closed', '-inf', '(' .. ARGV[9], 'LIMIT', 0, ARGV[10])

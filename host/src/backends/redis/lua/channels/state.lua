@@ -13,6 +13,8 @@
 --   log: (streams)          entries of a channel under their positions: h(eader, JSON), p(ayload)
 --   marks: (lists)          `bytes:sequence:sender` of the same entries, so that payloads are not read to be counted
 --   names: (sorted sets)    processes of a tenant by name; closed (sorted set): closed ones by when they were
+--   carried: (sorted sets)  by tenant and plugin, keys of what the plugin has appended or was refused, each by where the
+--                           log was then; carriers (hash): in which epoch of the log that is
 -- Numbers of a channel are those of its record: newest, oldest, hot, bytes, archived bytes; then the life they are of.
 local call, format = redis.call, string.format
 local P = KEYS[1]
@@ -49,6 +51,29 @@ elseif former == '' and epoch ~= '' then
 end
 
 local function answer(code, ...) return {code, id, whole(life), whole(count), tag, ...} end
+
+-- Takes in keys of what a plugin has appended for a tenant (`tenant:plugin`), so many at most, and forgets those of before
+-- all that the log has.
+local function remember(of, keys, most)
+  local carried, at = P .. 'carried:' .. of, call('HMGET', KEYS[2], 'position', 'trimmed')
+  if call('HGET', P .. 'carriers', of) ~= epoch then
+    call('UNLINK', carried)
+    call('HSET', P .. 'carriers', of, epoch)
+  end
+  for _, key in ipairs(keys) do call('ZADD', carried, at[1] or '0', key) end
+  call('ZREMRANGEBYSCORE', carried, '-inf', '(' .. (at[2] or '0'))
+  call('ZREMRANGEBYRANK', carried, 0, -1 - tonumber(most))
+end
+
+-- Which of some keys are among these, by their numbers.
+local function carried_before(of, keys)
+  local found = {}
+  if call('HGET', P .. 'carriers', of) ~= epoch then return found end
+  for i, key in ipairs(keys) do
+    if call('ZSCORE', P .. 'carried:' .. of, key) then found[#found + 1] = i end
+  end
+  return found
+end
 
 local function process_key(name) return P .. 'process:' .. name end
 local function log_key(name, channel) return P .. 'log:' .. name .. '_' .. channel end
