@@ -107,7 +107,6 @@ pub const REDIS_CONTROL_PAGE_MAX: usize = 64;
 /// Connections of waiting polls that are kept for the next ones.
 pub const REDIS_CONTROL_READERS_MAX: usize = 2;
 
-/// Emitted events of one plugin that wait in the store for a log elsewhere. A commit that adds more is refused, and tried again.
 /// Emitted events and appended entries of one plugin that wait in the store for a log elsewhere. A commit that adds more
 /// is refused, and tried again.
 pub const OUTBOX_EVENTS_MAX: u64 = 100_000;
