@@ -6,6 +6,7 @@ mod channel_sockets;
 mod channels;
 mod cluster;
 mod control;
+mod nats;
 mod presence;
 mod redis;
 
@@ -16,6 +17,7 @@ pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
 pub use control::*;
+pub use nats::*;
 pub use presence::*;
 pub use redis::*;
 

@@ -20,6 +20,7 @@ pub mod impostor;
 pub mod meddler;
 pub mod model;
 pub mod native;
+pub mod nats_server;
 pub mod powercut;
 pub mod race;
 pub mod redis_server;

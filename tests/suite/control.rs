@@ -9,6 +9,8 @@ mod file_crashes;
 mod file_feed;
 mod keys;
 mod local_feeds;
+mod nats;
+mod redis;
 mod registry;
 mod trust;
 
