@@ -15,6 +15,8 @@ mod channel_reads;
 mod channels;
 mod commit;
 mod committer;
+mod control_feed;
+mod control_feed_rows;
 mod database;
 mod dedup;
 mod deployments;
@@ -48,6 +50,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+pub use control_feed::{SqliteFeed, SqliteFeedOptions};
 pub use options::{CommitStep, LogPlace, OpenError, SqliteOptions, StepObserver, Synchronous};
 
 use committer::Committer;
