@@ -10,6 +10,7 @@ mod file_feed;
 mod keys;
 mod local_feeds;
 mod registry;
+mod store;
 mod trust;
 
 use millrace::control::ControlEvent;

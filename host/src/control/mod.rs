@@ -21,6 +21,7 @@ mod json;
 mod keys;
 mod registry;
 pub mod rollout;
+pub(crate) mod rules;
 mod store;
 mod times;
 pub mod trust;
@@ -39,8 +40,10 @@ pub use feed::{
 };
 pub use keys::SigningKey;
 pub use registry::{FeedRegistry, FeedSettings};
+pub(crate) use store::cut;
 pub use store::{
-    Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, ObservedRow, Phase, Proposed, Quarantined,
+    Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, Entry, ObservedRow, OutboxLetter,
+    OutboxStatus, Phase, Proposed, PublishOutcome, Quarantined, Restore, Restored, Settlement, Told,
 };
 pub use wire::SCHEMA_VERSION;
 

@@ -15,6 +15,7 @@ mod channel_reads;
 mod channels;
 mod commit;
 mod committer;
+mod control;
 mod control_feed;
 mod control_feed_rows;
 mod database;
@@ -50,6 +51,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+pub use control::{SqliteControlOptions, SqliteControlStore};
 pub use control_feed::{SqliteFeed, SqliteFeedOptions};
 pub use options::{CommitStep, LogPlace, OpenError, SqliteOptions, StepObserver, Synchronous};
 
