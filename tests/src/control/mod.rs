@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "test code, though it lives in a library")]
 
+pub mod artifacts;
+pub mod steps;
+
 use std::collections::BTreeMap;
 
 use millrace::control::{
