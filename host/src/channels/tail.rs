@@ -129,11 +129,11 @@ impl Tails {
         self.shard(id).channels.get(id).cloned()
     }
 
-    /// Entries were committed to a channel. In the order of their positions.
-    pub(crate) fn appended(&self, id: &ChannelId, head: Head, entries: &[Arc<Entry>]) {
-        if let Some(live) = self.find(id) {
-            live.publish(head, entries);
-        }
+    /// Entries were committed to a channel. In the order of their positions. Whether somebody follows it here.
+    pub(crate) fn appended(&self, id: &ChannelId, head: Head, entries: &[Arc<Entry>]) -> bool {
+        let Some(live) = self.find(id) else { return false };
+        live.publish(head, entries);
+        live.subscribers() > 0
     }
 
     /// A process has changed.

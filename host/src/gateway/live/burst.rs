@@ -101,7 +101,8 @@ mod tests {
     #[tokio::test]
     async fn what_comes_is_the_same_whatever_is_asked_for_at_a_time() {
         let all: Vec<u8> = (0..3 * LIVE_READ_BURST_BYTES).map(|n| u8::try_from(n % 251).unwrap()).collect();
-        for (asked, at_once) in [(1, 7), (100, 1_000), (128, usize::MAX), (2 * LIVE_READ_BURST_BYTES, 5_000)] {
+        for (asked, at_once) in [(1, 7), (100, 1_000), (128, usize::MAX), (2 * LIVE_READ_BURST_BYTES, 5_000)]
+        {
             let mut burst = Burst::new(Source { left: all.clone(), at_once, reads: 0 });
             let mut came = Vec::new();
             let mut room = vec![0; asked];
