@@ -177,3 +177,84 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> WsConn for Framed<S> {
 
     fn cut(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    const PING: u8 = 9;
+    const CLOSE: u8 = 8;
+
+    /// A frame of a client, masked with zeros.
+    fn said(opcode: u8, text: &[u8]) -> Vec<u8> {
+        let mut out = vec![0x80 | opcode, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        out.extend_from_slice(text);
+        out
+    }
+
+    /// A socket to which all of that was said at once, and its client.
+    async fn after(frames: &[Vec<u8>]) -> (Framed<DuplexStream>, DuplexStream) {
+        let (host, mut client) = duplex(64 << 10);
+        client.write_all(&frames.concat()).await.unwrap();
+        (Framed::server(host, Vec::new(), 1 << 10).await, client)
+    }
+
+    fn text(incoming: Option<Incoming>) -> String {
+        let Some(Incoming::Text(text)) = incoming else { panic!("a text: {incoming:?}") };
+        text
+    }
+
+    async fn all_of(mut client: DuplexStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        all
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_heard_without_waiting_and_what_comes_later_still_is() {
+        let (mut host, mut client) =
+            after(&[said(1, b"a"), said(1, b"b"), said(PING, b""), said(1, b"c")]).await;
+        assert_eq!(text(host.hear().await), "a");
+        assert_eq!(text(host.hear_now()), "b");
+        assert!(matches!(host.hear_now(), Some(Incoming::Alive)));
+        assert_eq!(text(host.hear_now()), "c");
+        assert!(host.hear_now().is_none());
+        let later = async {
+            tokio::task::yield_now().await;
+            client.write_all(&said(1, b"d")).await.unwrap();
+        };
+        let (heard, ()) = tokio::join!(host.hear(), later);
+        assert_eq!(text(heard), "d");
+        drop(client);
+        assert!(host.hear_now().is_none());
+        assert!(host.hear().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn answers_come_before_the_answer_to_a_close_or_not_at_all() {
+        let mut frames = Frames::default();
+        frames.push_parts(MessageKind::Text, &["answer"]);
+        let closed = [0x88, 0];
+        let (mut host, client) = after(&[said(1, b"a"), said(CLOSE, b"")]).await;
+        assert_eq!(text(host.hear().await), "a");
+        assert!(host.hear_now().is_none());
+        host.write_frames(&frames).await.unwrap();
+        assert!(host.hear().await.is_none());
+        // Nothing comes behind it.
+        host.write_frames(&frames).await.unwrap();
+        drop(host);
+        assert_eq!(all_of(client).await, [frames.as_bytes(), &closed].concat());
+
+        // With a pong that may be half written there is no place for it.
+        let (mut host, client) = after(&[said(1, b"a"), said(PING, b"p"), said(CLOSE, b"")]).await;
+        assert_eq!(text(host.hear().await), "a");
+        assert!(matches!(host.hear_now(), Some(Incoming::Alive)));
+        assert!(host.hear_now().is_none());
+        host.write_frames(&frames).await.unwrap();
+        assert!(host.hear().await.is_none());
+        drop(host);
+        assert_eq!(all_of(client).await, [&[0x8a, 1, b'p'][..], &closed].concat());
+    }
+}
