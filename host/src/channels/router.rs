@@ -294,7 +294,7 @@ impl Router {
         counts::held();
         let mut late = false;
         loop {
-            changed.mark_unchanged();
+            changed.forget();
             let head = self.head(live).await?;
             if !head.is_of(&admitted.process) {
                 // It was meant for a process that is gone, and not for the next one of its name.
@@ -313,7 +313,7 @@ impl Router {
                     answered => return answered,
                 }
             }
-            late = tokio::time::timeout_at(deadline, changed.changed()).await.is_err();
+            late = tokio::time::timeout_at(deadline, changed.rung()).await.is_err();
         }
     }
 
@@ -407,7 +407,7 @@ impl Router {
                 live = self.inner.store.tails().attach(id);
                 changed = live.watch();
             }
-            changed.mark_unchanged();
+            changed.forget();
             // Before the page: what is read after the end is all there is.
             let head = self.head(&live).await?;
             if may_see(&head, by).is_err() {
@@ -420,7 +420,7 @@ impl Router {
             if !page.entries.is_empty() || over && head.is_of(&page.head.process) {
                 return Ok(page);
             }
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+            if tokio::time::timeout_at(deadline, changed.rung()).await.is_err() {
                 return Ok(page);
             }
         }
