@@ -87,15 +87,8 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     /// the same; an entry that repeats another of the same call does, too.
     fn append(&self, id: &ChannelId, append: Append) -> BoxFuture<'_, Result<Vec<Appended>>>;
 
-    /// The same where that needs no waiting at all. None: this store waits, and nothing was asked or done. Otherwise `admit`
-    /// is asked once, with the channel as it is and before anything is done, and what it refuses is not done. Of an append
-    /// that was carried out, or that repeats what it must not, the payloads may be gone; otherwise it is as it was.
-    fn append_at_once(
-        &self,
-        _id: &ChannelId,
-        _append: &mut Append,
-        _admit: &mut dyn FnMut(&Head) -> Result<()>,
-    ) -> Option<Result<AppendedAtOnce>> {
+    /// The store as one that appends without waiting, if it does.
+    fn prompt(&self) -> Option<&dyn PromptStore> {
         None
     }
 
@@ -119,6 +112,19 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     fn is_shared(&self) -> bool;
 
     fn limits(&self) -> &ChannelLimits;
+}
+
+/// A [`ChannelStore`] that appends without waiting for anything.
+pub trait PromptStore: Send + Sync {
+    /// Appends as [`ChannelStore::append`] does. `admit` is asked once, with the channel as it is and before anything is done;
+    /// what it refuses is not done. The payloads of an append that was carried out are gone, and at times of one that repeats
+    /// what it must not; otherwise it is as it was.
+    fn append_at_once(
+        &self,
+        id: &ChannelId,
+        append: &mut Append,
+        admit: &mut dyn FnMut(&Head) -> Result<()>,
+    ) -> Result<AppendedAtOnce>;
 }
 
 /// What came of an append that needed no waiting.

@@ -10,8 +10,8 @@ use futures_util::future::{BoxFuture, ready};
 use crate::channels::{
     Actor, Append, Appended, AppendedAtOnce, Change, Channel, ChannelError, ChannelId, ChannelLimits,
     ChannelName, ChannelStats, ChannelStore, Entry, EntryPage, Head, Incarnation, NewProcess, Outcomed,
-    Process, ProcessId, ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append_owned, archive_excess,
-    change, create,
+    Process, ProcessId, ProcessName, ProcessView, PromptStore, ReadLimit, Tails, WhenFull, append_owned,
+    archive_excess, change, create,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -222,6 +222,17 @@ pub(crate) fn repeated(
     }
 }
 
+impl PromptStore for MemoryChannels {
+    fn append_at_once(
+        &self,
+        id: &ChannelId,
+        asked: &mut Append,
+        admit: &mut dyn FnMut(&Head) -> Result<()>,
+    ) -> Result<AppendedAtOnce> {
+        self.inner.append(id, asked, admit)
+    }
+}
+
 impl ChannelStore for MemoryChannels {
     fn create(&self, new: NewProcess) -> BoxFuture<'_, Result<(ProcessView, bool)>> {
         ready(self.inner.create(new)).boxed()
@@ -264,13 +275,8 @@ impl ChannelStore for MemoryChannels {
         ready(self.inner.append(id, &mut asked, &mut |_| Ok(())).map(|done| done.places)).boxed()
     }
 
-    fn append_at_once(
-        &self,
-        id: &ChannelId,
-        asked: &mut Append,
-        admit: &mut dyn FnMut(&Head) -> Result<()>,
-    ) -> Option<Result<AppendedAtOnce>> {
-        Some(self.inner.append(id, asked, admit))
+    fn prompt(&self) -> Option<&dyn PromptStore> {
+        Some(self)
     }
 
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> BoxFuture<'_, Result<EntryPage>> {

@@ -25,11 +25,16 @@ pub(crate) enum AtOnce {
 impl Router {
     /// Appends as [`append_all`](Self::append_all) does, as far as that needs no waiting.
     pub(crate) fn append_at_once(&self, id: &ChannelId, mut append: Append) -> AtOnce {
-        if append.entries.is_empty() {
+        let Some(store) = self.inner.store.prompt().filter(|_| !append.entries.is_empty()) else {
             return AtOnce::Later(append);
-        }
+        };
         let limits = &self.inner.limits;
-        if let Err(refused) = check_entries(&append.entries, limits) {
+        let slow_enough = || match limits.rate_limited {
+            true => self.counted(self.inner.limiters.ask(&id.process, &append.who, limits)),
+            false => Ok(()),
+        };
+        // Whoever is too fast holds up nobody at the store.
+        if let Err(refused) = check_entries(&append.entries, limits).and_then(|()| slow_enough()) {
             return AtOnce::Answered(Err(refused));
         }
         let (who, asked, entries) = (append.who.clone(), append.epoch, append.entries.len());
@@ -42,9 +47,7 @@ impl Router {
             admitted = Some((head.clone(), epoch));
             Ok(())
         };
-        let Some(done) = self.inner.store.append_at_once(id, &mut append, &mut admit) else {
-            return AtOnce::Later(append);
-        };
+        let done = store.append_at_once(id, &mut append, &mut admit);
         if let (Err(ChannelError::Gap { expected, sequence, .. }), Some((head, epoch))) = (&done, admitted)
             && let Some(until) = waits_for(&head, &append, *expected, *sequence)
         {

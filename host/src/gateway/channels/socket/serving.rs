@@ -167,7 +167,9 @@ impl Socket<'_> {
     /// Takes all that is ready, up to the bound.
     fn gather(&mut self) {
         while !self.out.is_full() {
-            if let Some(Some(done)) = self.work.next().now_or_never() {
+            let is_idle = self.work.is_empty();
+            let done = if is_idle { None } else { self.work.next().now_or_never().flatten() };
+            if let Some(done) = done {
                 self.done(done);
             } else if !self.follows.take_turn(&self.work, &mut self.out) {
                 return;
