@@ -6,6 +6,7 @@ mod channel_sockets;
 mod channels;
 mod cluster;
 mod control;
+mod nats;
 mod presence;
 mod redis;
 
@@ -16,6 +17,7 @@ pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
 pub use control::*;
+pub use nats::*;
 pub use presence::*;
 pub use redis::*;
 
@@ -460,6 +462,8 @@ pub const LIVE_WRITE_BYTES: usize = 64 << 10;
 pub const LIVE_WRITE_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes that an idle WebSocket keeps for what may come. A longer message gets room of its own while it comes.
 pub const LIVE_READ_BUFFER_BYTES: usize = 128;
+/// Bytes that are read from a WebSocket at once. What is not asked for yet of them is kept until it is.
+pub const LIVE_READ_BURST_BYTES: usize = 16 << 10;
 /// How long a closed WebSocket waits for the client's own close.
 pub const LIVE_CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// The least that a client is asked to wait before it comes back, and what is added at random, so that the

@@ -1,5 +1,6 @@
-//! Programs that the tests of the pages, of foreign clients and of foreign servers need: Node and a browser, curl, a
-//! Redis server, and packages for Node and for Python (a Valkey server among them) that the lists in `tests/web` pin.
+//! Programs that the tests of the pages, of foreign clients and of foreign servers need: Node and a browser, curl, a Redis
+//! server, a NATS server, and packages for Node and for Python (a Valkey server among them) that the lists in `tests/web`
+//! pin.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ struct Program {
     packages: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 7] = [
+const PROGRAMS: [Program; 8] = [
     Program { name: "node", arguments: &["--version"], packages: &["nodejs"] },
     Program { name: "npm", arguments: &["--version"], packages: &["npm"] },
     // Without a font a browser draws no letters.
@@ -26,6 +27,7 @@ const PROGRAMS: [Program; 7] = [
     Program { name: "curl", arguments: &["--version"], packages: &["curl", "ca-certificates"] },
     Program { name: "redis-server", arguments: &["--version"], packages: &["redis-server"] },
     Program { name: "redis-sentinel", arguments: &["--version"], packages: &["redis-sentinel"] },
+    Program { name: "nats-server", arguments: &["--version"], packages: &["nats-server"] },
     Program { name: "python3", arguments: &["-c", "import ensurepip, venv"], packages: &["python3-venv"] },
 ];
 
@@ -61,7 +63,7 @@ pub(crate) fn ensure_programs() {
         let names: Vec<&str> = missing().map(|program| program.name).collect();
         let names = names.join(", ");
         say(&format!(
-            "the tests of pages, clients and servers need {names} (Node 18, Redis 7 or later); on Debian as root: {line}"
+            "the tests of pages, clients and servers need {names} (Node 18, Redis 7, NATS 2.9 or later); on Debian as root: {line}"
         ));
         return;
     }

@@ -4,6 +4,8 @@ mod feeds;
 pub mod file;
 mod group_append;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod nop;
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -1,7 +1,8 @@
 //! What is counted of channels, wherever a request comes from.
 
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
 
+use super::AppendedAtOnce;
 use super::entry::Appended;
 use super::error::ChannelError;
 use crate::error::Classify as _;
@@ -17,6 +18,36 @@ pub(super) fn answered(sizes: &[usize], answer: &Result<Vec<Appended>, ChannelEr
             counter!(names::CHANNEL_REPEATS).increment(appended.len() as u64 - entries);
         }
         Err(error) => count_refused(error),
+    }
+}
+
+/// The same of appends that need no waiting, for who makes many of them.
+#[derive(Debug)]
+pub(crate) struct Written {
+    entries: Counter,
+    bytes: Counter,
+    repeats: Counter,
+}
+
+impl Written {
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: counter!(names::CHANNEL_ENTRIES),
+            bytes: counter!(names::CHANNEL_BYTES),
+            repeats: counter!(names::CHANNEL_REPEATS),
+        }
+    }
+
+    pub(crate) fn count(&self, answer: &Result<AppendedAtOnce, ChannelError>) {
+        match answer {
+            Ok(done) => {
+                let repeats = done.places.iter().filter(|place| place.repeated).count() as u64;
+                self.entries.increment(done.places.len() as u64 - repeats);
+                self.bytes.increment(done.bytes);
+                self.repeats.increment(repeats);
+            }
+            Err(error) => count_refused(error),
+        }
     }
 }
 

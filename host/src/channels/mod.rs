@@ -13,6 +13,7 @@
 //! `rules` decides and `record` is what it decides on; a [`ChannelStore`] carries it out in its transaction; `router`
 //! is what clients call; `tail` wakes those who follow.
 
+mod bell;
 mod causal;
 mod counts;
 pub mod cursor;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 pub use causal::in_senders_order;
-pub(crate) use counts::{count_refused, count_written};
+pub(crate) use counts::{Written, count_refused, count_written};
 pub use cursor::{Incarnation, Place};
 pub use entry::{Appended, Entry, EntryPage, EntryType, NewEntry};
 pub use error::ChannelError;
@@ -48,9 +49,10 @@ pub use options::{ChannelLimits, ChannelOptions, Gaps, WhenFull};
 pub use record::{Channel, Closed, Head, Outcome, Process, ProcessView, Role, Sender};
 pub use room::Excess;
 pub(crate) use room::archive_excess;
+pub(crate) use router::AtOnce;
 pub use router::{Begun, Router};
 pub use rules::{Actor, Append, Change, NewChannel, NewProcess, Outcomed, Planned};
-pub(crate) use rules::{append, change, create, may_see};
+pub(crate) use rules::{append, append_owned, change, create, may_see};
 pub use subscription::{CloseReason, Notice, Now, Subscription, SubscriptionHandle};
 pub use tail::Tails;
 
@@ -85,6 +87,11 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     /// the same; an entry that repeats another of the same call does, too.
     fn append(&self, id: &ChannelId, append: Append) -> BoxFuture<'_, Result<Vec<Appended>>>;
 
+    /// The store as one that appends without waiting, if it does.
+    fn prompt(&self) -> Option<&dyn PromptStore> {
+        None
+    }
+
     /// Entries after a position, in order; at least one if there is one. Where they were dropped it begins with the oldest
     /// and says how many are missed. After the newest it is empty.
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> BoxFuture<'_, Result<EntryPage>>;
@@ -105,6 +112,30 @@ pub trait ChannelStore: Send + Sync + fmt::Debug {
     fn is_shared(&self) -> bool;
 
     fn limits(&self) -> &ChannelLimits;
+}
+
+/// A [`ChannelStore`] that appends without waiting for anything.
+pub trait PromptStore: Send + Sync {
+    /// Appends as [`ChannelStore::append`] does. `admit` is asked once, with the channel as it is and before anything is done;
+    /// what it refuses is not done. The payloads of an append that was carried out are gone, and at times of one that repeats
+    /// what it must not; otherwise it is as it was.
+    fn append_at_once(
+        &self,
+        id: &ChannelId,
+        append: &mut Append,
+        admit: &mut dyn FnMut(&Head) -> Result<()>,
+    ) -> Result<AppendedAtOnce>;
+}
+
+/// What came of an append that needed no waiting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppendedAtOnce {
+    /// Where its entries lie, in their order.
+    pub places: Vec<Appended>,
+    /// Of those that are new.
+    pub bytes: u64,
+    /// Somebody on this host follows the channel, and has been woken.
+    pub followed: bool,
 }
 
 /// How much of a log is read at once; at least one entry is.

@@ -1,6 +1,8 @@
 //! The router: what clients of channels call. It knows who may do what and how fast, lets entries wait for their
 //! forerunners, and hands out subscriptions. What is kept, and in which order, is the store's.
 
+mod at_once;
+
 use std::future::{poll_fn, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +13,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+pub(crate) use self::at_once::AtOnce;
 use super::causal::in_senders_order;
 use super::counts;
 use super::cursor::{Incarnation, Place};
@@ -173,12 +176,31 @@ impl Router {
     /// the sender, its rate, and then what the log has. Waits while a forerunner is missing and the channel holds; what closes a half waits for
     /// its forerunners also where others are taken as they arrive.
     pub async fn append_all(&self, id: &ChannelId, append: Append) -> Result<Vec<Appended>> {
-        self.begin_append(id, append).await?.await
+        match self.append_at_once(id, append) {
+            AtOnce::Answered(done) => {
+                counts::Written::new().count(&done);
+                done.map(|done| done.places)
+            }
+            AtOnce::Begun(rest) => rest.await,
+            AtOnce::Later(append) => self.begin_later(id, append).await?.await,
+        }
     }
 
     /// The same in two steps, for who has much under way at once: when the first one is over, the store has the entries,
     /// and takes nothing that comes after it earlier. The second one waits for its answer.
     pub async fn begin_append(&self, id: &ChannelId, append: Append) -> Result<Begun> {
+        match self.append_at_once(id, append) {
+            AtOnce::Answered(done) => {
+                counts::Written::new().count(&done);
+                Ok(ready(done.map(|done| done.places)).boxed())
+            }
+            AtOnce::Begun(rest) => Ok(rest),
+            AtOnce::Later(append) => self.begin_later(id, append).await,
+        }
+    }
+
+    /// The same with a store that waits.
+    pub(crate) async fn begin_later(&self, id: &ChannelId, append: Append) -> Result<Begun> {
         let sizes: Vec<usize> = append.entries.iter().map(NewEntry::bytes).collect();
         match self.take_in(id, append).await {
             Ok(rest) => Ok(rest.inspect(move |answer| counts::answered(&sizes, answer)).boxed()),
@@ -208,17 +230,14 @@ impl Router {
         // However long it waits: its sender's rights end with its epoch.
         append.epoch = Some(epoch);
         let (router, id) = (self.clone(), id.clone());
-        let gaps = head.channel.options.gaps;
-        let closes = append.entries.iter().any(|entry| entry.entry_type.closes());
-        let holds = gaps == Gaps::Hold || gaps == Gaps::Arrival && closes;
         let mut rest = async move {
-            match router.inner.store.append(&id, append.clone()).await {
-                Err(ChannelError::Gap { expected, sequence, .. }) if holds && sequence > expected => {
-                    let until = awaited(gaps, expected, sequence);
-                    router.held(&live, &head, append, epoch, until).await
-                }
-                answered => answered,
+            let answered = router.inner.store.append(&id, append.clone()).await;
+            if let Err(ChannelError::Gap { expected, sequence, .. }) = &answered
+                && let Some(until) = waits_for(&head, &append, *expected, *sequence)
+            {
+                return router.held(&live, &head, append, epoch, until).await;
             }
+            answered
         }
         .boxed();
         // With this the store has it.
@@ -275,7 +294,7 @@ impl Router {
         counts::held();
         let mut late = false;
         loop {
-            changed.mark_unchanged();
+            changed.forget();
             let head = self.head(live).await?;
             if !head.is_of(&admitted.process) {
                 // It was meant for a process that is gone, and not for the next one of its name.
@@ -294,7 +313,7 @@ impl Router {
                     answered => return answered,
                 }
             }
-            late = tokio::time::timeout_at(deadline, changed.changed()).await.is_err();
+            late = tokio::time::timeout_at(deadline, changed.rung()).await.is_err();
         }
     }
 
@@ -388,7 +407,7 @@ impl Router {
                 live = self.inner.store.tails().attach(id);
                 changed = live.watch();
             }
-            changed.mark_unchanged();
+            changed.forget();
             // Before the page: what is read after the end is all there is.
             let head = self.head(&live).await?;
             if may_see(&head, by).is_err() {
@@ -401,7 +420,7 @@ impl Router {
             if !page.entries.is_empty() || over && head.is_of(&page.head.process) {
                 return Ok(page);
             }
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+            if tokio::time::timeout_at(deadline, changed.rung()).await.is_err() {
                 return Ok(page);
             }
         }
@@ -508,6 +527,14 @@ impl Router {
         self.inner.limiters.remove(process);
         Ok(removed)
     }
+}
+
+/// Whether an append with a gap before it waits, and for which number of its sender.
+fn waits_for(head: &Head, append: &Append, expected: u64, sequence: u64) -> Option<u64> {
+    let gaps = head.channel.options.gaps;
+    let closes = append.entries.iter().any(|entry| entry.entry_type.closes());
+    let holds = gaps == Gaps::Hold || gaps == Gaps::Arrival && closes;
+    (holds && sequence > expected).then(|| awaited(gaps, expected, sequence))
 }
 
 /// Which number a sender has to reach before an entry with a gap before it is tried again: that of its forerunner. Where

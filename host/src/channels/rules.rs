@@ -424,6 +424,38 @@ pub(crate) fn append(
     now: Micros,
     limits: &ChannelLimits,
 ) -> Result<Planned> {
+    plan(head, append, process_bytes, now, limits, |new| new.payload.clone())
+}
+
+/// The same for a store that is done with that: the payloads of new entries are moved and not shared, which costs less.
+/// What is refused is left as it is.
+pub(crate) fn append_owned(
+    head: &Head,
+    append: &mut Append,
+    process_bytes: u64,
+    now: Micros,
+    limits: &ChannelLimits,
+) -> Result<Planned> {
+    let mut planned = plan(head, append, process_bytes, now, limits, |_| None)?;
+    // There is an outcome of each entry, in their order.
+    for (outcome, new) in planned.outcomes.iter_mut().zip(&mut append.entries) {
+        if let Outcomed::New(entry) = outcome
+            && let Some(entry) = Arc::get_mut(entry)
+        {
+            entry.payload = new.payload.take();
+        }
+    }
+    Ok(planned)
+}
+
+fn plan(
+    head: &Head,
+    append: &Append,
+    process_bytes: u64,
+    now: Micros,
+    limits: &ChannelLimits,
+    payload_of: impl Fn(&NewEntry) -> Option<bytes::Bytes>,
+) -> Result<Planned> {
     check_entries(&append.entries, limits)?;
     let epoch = may_append(head, &append.who, append.epoch)?;
     if head.channel.options.events {
@@ -501,7 +533,7 @@ pub(crate) fn append(
             at: now,
             entry_type: new.entry_type,
             error: new.error.clone(),
-            payload: new.payload.clone(),
+            payload: payload_of(new),
             wire: std::sync::OnceLock::new(),
         })));
     }

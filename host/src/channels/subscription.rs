@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::watch;
-
+use super::bell::Listener;
 use super::counts;
 use super::cursor::{Incarnation, Place};
 use super::entry::Entry;
@@ -86,7 +85,7 @@ struct Ended {
 #[derive(Debug)]
 pub struct Subscription {
     live: Arc<Live>,
-    changed: watch::Receiver<()>,
+    changed: Listener,
     store: Arc<dyn ChannelStore>,
     who: Who,
     /// Which process it is of, whichever is there under its name.
@@ -208,7 +207,7 @@ impl Subscription {
             return Now::Nothing;
         }
         let take = max.min(CHANNEL_FOLLOW_ENTRIES_MAX);
-        self.changed.mark_unchanged();
+        self.changed.forget();
         if self.ended.asked.load(Ordering::Acquire) {
             return self.close(CloseReason::Unsubscribed);
         }
@@ -307,8 +306,8 @@ impl Subscription {
     /// Waits until something has changed since the last look. It holds nothing of the subscription.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut changed = self.changed.clone();
-        // It fails when the channel is gone from memory, which is a change.
-        async move { drop(changed.changed().await) }
+        // That the channel is gone from memory is a change, too.
+        async move { changed.rung().await }
     }
 
     fn may_go_on(&self, head: &Head) -> bool {

@@ -7,8 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
-
+use super::bell::{Bell, Listener};
 use super::entry::Entry;
 use super::names::{ChannelId, ChannelName, ProcessId};
 use super::record::{Head, ProcessView};
@@ -69,8 +68,8 @@ impl Shard {
 pub(crate) struct Live {
     pub(super) id: ChannelId,
     state: Mutex<State>,
-    /// Sent after each change of the state.
-    changed: watch::Sender<()>,
+    /// Rung after each change of the state.
+    changed: Bell,
     subscribers: AtomicUsize,
 }
 
@@ -117,7 +116,7 @@ impl Tails {
         let live = Live {
             id: id.clone(),
             state: Mutex::default(),
-            changed: watch::Sender::new(()),
+            changed: Bell::default(),
             subscribers: AtomicUsize::new(0),
         };
         let live = Arc::new(live);
@@ -129,11 +128,11 @@ impl Tails {
         self.shard(id).channels.get(id).cloned()
     }
 
-    /// Entries were committed to a channel. In the order of their positions.
-    pub(crate) fn appended(&self, id: &ChannelId, head: Head, entries: &[Arc<Entry>]) {
-        if let Some(live) = self.find(id) {
-            live.publish(head, entries);
-        }
+    /// Entries were committed to a channel. In the order of their positions. Whether somebody follows it here.
+    pub(crate) fn appended(&self, id: &ChannelId, head: Head, entries: &[Arc<Entry>]) -> bool {
+        let Some(live) = self.find(id) else { return false };
+        live.publish(head, entries);
+        live.subscribers() > 0
     }
 
     /// A process has changed.
@@ -243,7 +242,7 @@ impl Live {
             state.removed = true;
             state.clear();
         }
-        self.changed.send_replace(());
+        self.changed.ring();
     }
 
     /// Takes in what the store has read, unless something newer was told meanwhile.
@@ -259,7 +258,7 @@ impl Live {
             state.head = Some(head.clone());
         }
         // Others may wait for it.
-        self.changed.send_replace(());
+        self.changed.ring();
     }
 
     fn publish(&self, head: Head, entries: &[Arc<Entry>]) {
@@ -300,7 +299,7 @@ impl Live {
             }
             state.head = Some(head);
         }
-        self.changed.send_replace(());
+        self.changed.ring();
     }
 
     /// The channel's state, if somebody has read it.
@@ -332,13 +331,13 @@ impl Live {
         Seen::Head(head.clone(), entries)
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    pub(super) fn watch(&self) -> Listener {
+        self.changed.listen()
     }
 
     /// Wakes whoever waits here.
     pub(super) fn wake(&self) {
-        self.changed.send_replace(());
+        self.changed.ring();
     }
 
     pub(crate) fn subscribers(&self) -> usize {

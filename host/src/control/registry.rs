@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -22,6 +23,16 @@ pub struct FeedSettings {
     pub prefix: String,
     /// This host, for backends that remember how far each host has read.
     pub host: String,
+    /// Certificates by which a server is trusted, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// What a host shows to the server where an address cannot hold it: the file of a user of NATS.
+    pub credentials: Option<PathBuf>,
+    /// How many servers of a cluster keep the feed, where the host says that.
+    pub replicas: Option<u8>,
+    /// How long events are kept, where the host says that. Longer than any host is away.
+    pub events_age_max: Option<Duration>,
+    /// For how long a repeat is recognised, where that is not for ever.
+    pub duplicates_window: Option<Duration>,
 }
 
 /// Opens one part of a feed.
@@ -40,7 +51,17 @@ struct Named<T: ?Sized>(BTreeMap<String, Open<T>>);
 
 impl FeedSettings {
     pub fn new(host: impl Into<String>) -> Self {
-        Self { dir: None, url: None, prefix: "millrace".into(), host: host.into() }
+        Self {
+            dir: None,
+            url: None,
+            prefix: "millrace".into(),
+            host: host.into(),
+            ca_file: None,
+            credentials: None,
+            replicas: None,
+            events_age_max: None,
+            duplicates_window: None,
+        }
     }
 
     /// The folder, for a backend that cannot do without.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CHANNEL_BATCH_BYTES_MAX, CHANNEL_FOLLOW_ENTRIES_MAX};
+use super::{CHANNEL_BATCH_BYTES_MAX, CHANNEL_FOLLOW_ENTRIES_MAX, CHANNEL_TAIL_ENTRIES_MAX};
 
 /// Subscriptions of one WebSocket. More are refused.
 pub const CHANNEL_SOCKET_SUBSCRIPTIONS_MAX: usize = 1_000;
@@ -26,6 +26,10 @@ pub const CHANNEL_SOCKET_OPENS_MAX: usize = 4;
 /// with what one write takes, everything is said that is held for a client that does not read.
 pub const CHANNEL_SOCKET_READS_MAX: usize = 4;
 pub const CHANNEL_SOCKET_READ_BYTES: usize = 256 << 10;
+/// Messages of a client that are obeyed before the host writes again, if they have come together, and the bytes after which
+/// it takes in no more of them.
+pub const CHANNEL_SOCKET_TURN_MESSAGES_MAX: usize = 128;
+pub const CHANNEL_SOCKET_TURN_BYTES: usize = 256 << 10;
 /// Bytes of messages after which a write takes in no more; one message may be larger.
 pub const CHANNEL_SOCKET_WRITE_BYTES: usize = 64 << 10;
 /// The longest wait that a refusal names: some have no end, and who has to wait longer looks again all the same.
@@ -37,3 +41,7 @@ const _: () =
     assert!(CHANNEL_BATCH_BYTES_MAX <= CHANNEL_SOCKET_APPEND_BYTES, "one append needs no exception");
 const _: () =
     assert!(CHANNEL_SOCKET_APPENDS_MAX <= CHANNEL_SOCKET_APPENDS_READ_MAX, "what the store has was read");
+const _: () = assert!(
+    CHANNEL_SOCKET_TURN_MESSAGES_MAX <= CHANNEL_TAIL_ENTRIES_MAX,
+    "who follows finds in memory what was appended one by one in a turn"
+);

@@ -98,6 +98,15 @@ pub const REDIS_CHANNELS_CARRIED_SWEEP: usize = 64;
 /// Processes and channels that a host reads at a time because others have changed them.
 pub const REDIS_CHANNELS_REFRESH_MAX: usize = 16;
 
+/// Ids of control events that a feed on Redis remembers. An older repeat is appended again; hosts know it by its id.
+pub const REDIS_CONTROL_IDS_MAX: u64 = 100_000;
+/// Control events that one script call removes, so that others get their turn in between.
+pub const REDIS_CONTROL_TRIM_MAX: u64 = 1_000;
+/// Control events of one read; they may be large.
+pub const REDIS_CONTROL_PAGE_MAX: usize = 64;
+/// Connections of waiting polls that are kept for the next ones.
+pub const REDIS_CONTROL_READERS_MAX: usize = 2;
+
 /// Emitted events and appended entries of one plugin that wait in the store for a log elsewhere. A commit that adds more
 /// is refused, and tried again.
 pub const OUTBOX_EVENTS_MAX: u64 = 100_000;

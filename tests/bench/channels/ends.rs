@@ -163,9 +163,11 @@ impl Append for SocketEnd {
         let mut count = 0;
         while count == 0 {
             self.socket.take(|message| {
-                refuse_errors(message)?;
-                count += u64::from(has(message, b"\"op\":\"appended\""));
-                Ok(())
+                if has(message, b"\"op\":\"appended\"") {
+                    count += 1;
+                    return Ok(());
+                }
+                refuse_errors(message)
             })?;
         }
         Ok(count)

@@ -43,7 +43,7 @@ async fn c39_a_name_that_nobody_knows_lists_those_that_there_are() {
     ];
     for error in errors {
         assert!(matches!(error, ControlFeedError::UnknownBackend { .. }), "{error}");
-        for known in ["file", "nop", "sqlite"] {
+        for known in ["file", "nats", "nop", "redis", "sqlite"] {
             assert!(error.to_string().contains(known), "{error}");
         }
     }
@@ -72,6 +72,47 @@ async fn a_feed_in_a_folder_says_that_it_needs_one() {
         assert_eq!(polled.events.iter().map(received).collect::<Vec<_>>(), [(version.0, event)]);
         assert_eq!(feeds.board(name, &settings).await.unwrap().reports().await.unwrap(), []);
     }
+}
+
+#[tokio::test]
+async fn a_feed_on_a_server_says_what_is_wrong_with_its_address_and_shows_no_password() {
+    let feeds = control_feeds().unwrap();
+    let mut settings = FeedSettings::new("a");
+    for name in ["nats", "redis"] {
+        for url in [None, Some("carrier://u:secret@h:1".to_owned())] {
+            settings.url = url;
+            let error = feeds.sink(name, &settings).await.unwrap_err();
+            assert!(
+                matches!(&error, ControlFeedError::Settings { setting, .. } if setting == "control.url"),
+                "{error}"
+            );
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn source_sink_and_board_on_a_server_are_one_with_one_connection() {
+    let server =
+        millrace_tests::redis_server::RedisServer::durable(millrace_tests::redis_server::Engine::Redis);
+    let feeds = control_feeds().unwrap();
+    let mut settings = FeedSettings::new("a");
+    settings.url = Some(server.url());
+    settings.prefix = "fleet".into();
+    let sink = feeds.sink("redis", &settings).await.unwrap();
+    let board = feeds.board("redis", &settings).await.unwrap();
+    let source = feeds.source("redis", &settings).await.unwrap();
+    let event = event("one");
+    let version = sink.append(&event).await.unwrap();
+    assert_eq!(board.reports().await.unwrap(), []);
+    assert_eq!(server.clients(), 1);
+    let polled = source.poll(ControlVersion(0), 10, Duration::ZERO).await.unwrap();
+    assert_eq!(polled.events.iter().map(received).collect::<Vec<_>>(), [(version.0, event)]);
+    assert_eq!(server.clients(), 2, "polls wait on one of their own");
+    // Another fleet's is another one.
+    settings.prefix = "other".into();
+    let other = feeds.source("redis", &settings).await.unwrap();
+    assert!(other.poll(ControlVersion(0), 10, Duration::ZERO).await.unwrap().events.is_empty());
 }
 
 /// As an embedder does it: with what is public, and nothing else.

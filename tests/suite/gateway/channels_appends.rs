@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use millrace::channels::{ChannelLimits, ChannelOptions, EntryType, Gaps};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use millrace::channels::{Actor, ChannelLimits, ChannelOptions, EntryType, Gaps};
 use millrace::limits::{
     CHANNEL_SOCKET_APPEND_BYTES, CHANNEL_SOCKET_APPENDS_MAX, CHANNEL_SOCKET_APPENDS_READ_MAX,
 };
@@ -10,6 +11,7 @@ use millrace_tests::channel_socket::BinaryAppend;
 use millrace_tests::gated_channels::Gate;
 use millrace_tests::until;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::channels_scene::{Scene, channel, gated, gated_with, memory, unlimited};
@@ -258,9 +260,122 @@ async fn what_the_log_refuses_is_answered_in_its_place_and_stops_nothing() {
             (&json!(reference), &json!(repeated))
         );
     }
-    let page =
-        scene.channels.read_after(&channel("work", "out"), &millrace::channels::Actor::Host, 0, 0).await;
+    let page = scene.channels.read_after(&channel("work", "out"), &Actor::Host, 0, 0).await;
     let types: Vec<_> = page.expect("a page").entries.iter().map(|entry| entry.entry_type).collect();
     assert_eq!(types, [EntryType::Data, EntryType::End]);
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn appends_that_come_together_are_answered_together() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Of this thread, which is the whole runtime of this test: other tests count elsewhere.
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let scene = Scene::start().await;
+    scene.process("work", &["out"]).await;
+    let mut reader = scene.socket("exe").await;
+    reader.subscribe("a", "work", "out", json!({ "binary": true })).await;
+    let mut socket = scene.socket("sub").await;
+    let writes = || {
+        let text = handle.render();
+        let line = text.lines().find_map(|line| line.strip_prefix("millrace_channel_socket_writes_total "));
+        line.map_or(0, |number| number.parse::<u64>().expect("a number"))
+    };
+    let (before, count) = (writes(), 60);
+    let mut appends = Vec::new();
+    for reference in 1..=count {
+        let out = BinaryAppend { process: "work", channel: "out", ..BinaryAppend::default() };
+        let append = BinaryAppend { reference, sequence: reference, payload: Some(b"x"), ..out }.to_bytes();
+        // Masked with zeros, and short.
+        let length = u8::try_from(append.len()).ok().filter(|length| *length < 126).expect("short");
+        appends.extend_from_slice(&[0x82, 0x80 | length, 0, 0, 0, 0]);
+        appends.extend_from_slice(&append);
+    }
+    socket.socket.get_mut().write_all(&appends).await.expect("the gateway reads");
+    for number in 1..=count {
+        let answer = socket.hear("appended").await;
+        let place = json!([{ "position": number, "sequence": number, "epoch": 0, "repeated": false }]);
+        assert_eq!((&answer["ref"], &answer["appended"]), (&json!(number), &place), "{answer}");
+    }
+    reader.until_entries("a", usize::try_from(count).expect("small")).await;
+    // One for each answer and one for each entry, otherwise.
+    let written = writes() - before;
+    assert!(written < count / 2, "{written} writes");
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn each_append_goes_where_it_says_wherever_the_last_one_went() {
+    let scene = Scene::start().await;
+    scene.process("work", &["a", "b"]).await;
+    scene.process("job", &["a"]).await;
+    let places = [
+        ("work", "a", Some("sub")),
+        ("work", "a", Some("exe")),
+        ("work", "b", Some("exe")),
+        ("job", "a", Some("exe")),
+        ("work", "a", None),
+        ("work", "a", Some("root")),
+        ("work", "none", Some("sub")),
+        ("work", "a", Some("sub")),
+    ];
+    let mut socket = scene.socket("root").await;
+    for (reference, (process, channel, party)) in places.into_iter().enumerate() {
+        // Twice, so that the second one goes where the last one went.
+        for _ in 0..2 {
+            let mut append = json!({ "op": "append", "ref": reference, "process": process, "channel": channel,
+                "text": "x" });
+            if let Some(party) = party {
+                append["as"] = party.into();
+            }
+            socket.say(&append).await;
+            let answer = socket.next_of(&["appended", "error"]).await;
+            let code = match (channel, party) {
+                ("none", _) => json!("channel_unknown"),
+                (_, None | Some("root")) => json!("channel_forbidden"),
+                _ => Value::Null,
+            };
+            assert_eq!((&answer["ref"], &answer["code"]), (&json!(reference), &code), "{answer}");
+        }
+    }
+    for (process, name, wanted) in [
+        ("work", "a", ["sub", "sub", "exe", "exe", "sub", "sub"].as_slice()),
+        ("work", "b", &["exe", "exe"]),
+        ("job", "a", &["exe", "exe"]),
+    ] {
+        let page = scene.channels.read_after(&channel(process, name), &Actor::Host, 0, 0).await;
+        let entries = page.expect("a page").entries;
+        let senders: Vec<_> = entries.iter().map(|entry| entry.sender.as_str()).collect();
+        assert_eq!(senders, wanted, "{process} {name}");
+    }
+    scene.stop().await;
+}
+
+/// Its rate is asked once, however often it is tried.
+#[tokio::test]
+async fn an_entry_that_waits_for_its_forerunner_costs_what_one_costs_that_does_not() {
+    let limits = ChannelLimits {
+        hold: Duration::from_secs(600),
+        rate_limited: true,
+        sender_burst: 2.0,
+        sender_rate: 0.0,
+        ..ChannelLimits::default()
+    };
+    let scene = Scene::over(memory(limits), |_| {}).await;
+    scene.process("work", &["out"]).await;
+    let mut socket = scene.socket("exe").await;
+    for (reference, sequence) in [(1, 2), (2, 1), (3, 3)] {
+        let append = json!({ "op": "append", "ref": reference, "process": "work", "channel": "out",
+            "sequence": sequence });
+        socket.say(&append).await;
+    }
+    for (reference, position) in [(1, 2), (2, 1)] {
+        let answer = socket.next_of(&["appended"]).await;
+        let told = (&answer["ref"], &answer["appended"][0]["position"]);
+        assert_eq!(told, (&json!(reference), &json!(position)), "{answer}");
+    }
+    let refused = socket.hear("error").await;
+    assert_eq!((&refused["ref"], &refused["code"]), (&json!(3), &json!("channel_rate_limited")), "{refused}");
     scene.stop().await;
 }

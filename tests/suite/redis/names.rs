@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millrace::backends::redis::{
-    RedisCache, RedisCluster, RedisGroups, RedisLeases, RedisLink, RedisOptions, RedisPresence,
+    RedisAck, RedisCache, RedisCluster, RedisControl, RedisGroups, RedisLeases, RedisLink, RedisOptions,
+    RedisPresence,
 };
 use millrace::cache::{Cache as _, Holds, Keyspace, Partition};
 use millrace::cluster::placement::partition;
 use millrace::cluster::{
     ClusterLimits, ControlBus as _, DeltaBus as _, LeaseStore as _, MemberId, Membership as _,
 };
+use millrace::control::{Board as _, ControlSink as _, FleetMark};
 use millrace::limits::PRESENCE_FEEDS;
 use millrace::presence::{Join, MemberName, Presence as _, PresenceLimits, RoomId, RoomName};
 use millrace::streams::EventLog;
@@ -21,6 +23,7 @@ use millrace_tests::conformance::change_streams::{asset_scopes, change_of, named
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::batch;
 use millrace_tests::conformance::groups::{THREE_TRIES, group, read_of};
+use millrace_tests::control_events::signed_deploy;
 use millrace_tests::redis_server::{Engine, RedisServer};
 
 use super::{as_seam, open, options};
@@ -80,6 +83,13 @@ async fn use_everything(server: &RedisServer, name: &str) -> Vec<String> {
     cluster.publish(&me, &me, vec![Bytes::from_static(b"d")]).await.unwrap();
     keys.extend(["meta", "until", "epochs"].map(|what| format!("cluster:{what}")));
     keys.extend(["at", "control", "delta"].map(|what| format!("cluster:{what}:h.1-a:{}", me.epoch)));
+
+    let control = RedisControl::new(link(), RedisAck::Auto);
+    let version = control.append(&signed_deploy("a", "1.0.0", 1)).await.unwrap();
+    control.report("h.1-a", "{}").await.unwrap();
+    control.set_mark(&FleetMark { version, state_digest: "x".into(), snapshot: None }).await.unwrap();
+    let parts = ["meta", "events", "ids", "order", "reports", "mark"];
+    keys.extend(parts.map(|what| format!("control:{what}")));
 
     let cache = RedisCache::new(link());
     let rows = Keyspace::new("rows", Holds::RowsOf(Arc::from("asset")));

@@ -8,9 +8,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
 use crate::channels::{
-    Actor, Append, Appended, Change, Channel, ChannelError, ChannelId, ChannelLimits, ChannelName,
-    ChannelStats, ChannelStore, Entry, EntryPage, Head, Incarnation, NewProcess, Outcomed, Process,
-    ProcessId, ProcessName, ProcessView, ReadLimit, Tails, WhenFull, append, archive_excess, change, create,
+    Actor, Append, Appended, AppendedAtOnce, Change, Channel, ChannelError, ChannelId, ChannelLimits,
+    ChannelName, ChannelStats, ChannelStore, Entry, EntryPage, Head, Incarnation, NewProcess, Outcomed,
+    Process, ProcessId, ProcessName, ProcessView, PromptStore, ReadLimit, Tails, WhenFull, append_owned,
+    archive_excess, change, create,
 };
 use crate::clock::Clock;
 use crate::event::{Micros, Position, TenantId};
@@ -110,11 +111,17 @@ impl Inner {
         Ok(view)
     }
 
-    fn append(&self, id: &ChannelId, asked: &Append) -> Result<Vec<Appended>> {
+    fn append(
+        &self,
+        id: &ChannelId,
+        asked: &mut Append,
+        admit: &mut dyn FnMut(&Head) -> Result<()>,
+    ) -> Result<AppendedAtOnce> {
         let mut state = self.lock();
         let kept = state.processes.get_mut(&id.process).ok_or_else(|| id.unknown())?;
         let head = kept.view.head(&id.name)?;
-        let planned = append(&head, asked, kept.view.bytes(), self.clock.now(), &self.limits)?;
+        admit(&head)?;
+        let planned = append_owned(&head, asked, kept.view.bytes(), self.clock.now(), &self.limits)?;
         let log = kept.logs.entry(id.name.clone()).or_default();
         let mut answers = Vec::with_capacity(planned.outcomes.len());
         let mut new = Vec::new();
@@ -163,10 +170,10 @@ impl Inner {
         if let Some(known) = kept.view.channels.iter_mut().find(|known| known.name == id.name) {
             *known = Arc::clone(&channel);
         }
-        if !new.is_empty() {
-            self.tails.appended(id, Head { process: head.process, channel }, &new);
-        }
-        Ok(answers)
+        let bytes = new.iter().map(|entry| entry.bytes() as u64).sum();
+        let followed =
+            !new.is_empty() && self.tails.appended(id, Head { process: head.process, channel }, &new);
+        Ok(AppendedAtOnce { places: answers, bytes, followed })
     }
 
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> Result<EntryPage> {
@@ -215,6 +222,17 @@ pub(crate) fn repeated(
     }
 }
 
+impl PromptStore for MemoryChannels {
+    fn append_at_once(
+        &self,
+        id: &ChannelId,
+        asked: &mut Append,
+        admit: &mut dyn FnMut(&Head) -> Result<()>,
+    ) -> Result<AppendedAtOnce> {
+        self.inner.append(id, asked, admit)
+    }
+}
+
 impl ChannelStore for MemoryChannels {
     fn create(&self, new: NewProcess) -> BoxFuture<'_, Result<(ProcessView, bool)>> {
         ready(self.inner.create(new)).boxed()
@@ -253,8 +271,12 @@ impl ChannelStore for MemoryChannels {
         ready(self.inner.change(id, &by, what)).boxed()
     }
 
-    fn append(&self, id: &ChannelId, asked: Append) -> BoxFuture<'_, Result<Vec<Appended>>> {
-        ready(self.inner.append(id, &asked)).boxed()
+    fn append(&self, id: &ChannelId, mut asked: Append) -> BoxFuture<'_, Result<Vec<Appended>>> {
+        ready(self.inner.append(id, &mut asked, &mut |_| Ok(())).map(|done| done.places)).boxed()
+    }
+
+    fn prompt(&self) -> Option<&dyn PromptStore> {
+        Some(self)
     }
 
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> BoxFuture<'_, Result<EntryPage>> {

@@ -7,8 +7,8 @@
 //! A position has one meaning for ever. A log that was emptied, restored or cut back begins another life with another
 //! epoch, far above all former positions, within a second; readers are told that their place is lost.
 //!
-//! Groups of consumers, channels, leases, rooms, copies of rows and the fleet's buses lie beside the log, with connections
-//! of their own. Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
+//! Groups of consumers, channels, leases, rooms, copies of rows, the fleet's buses and the control feed lie beside the log,
+//! with connections of their own. Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
 
 mod appender;
 mod cache;
@@ -17,6 +17,7 @@ mod channels;
 mod cluster;
 mod codec;
 mod connect;
+mod control;
 mod faults;
 mod follower;
 mod group;
@@ -42,6 +43,7 @@ use tokio::time::Instant;
 pub use cache::RedisCache;
 pub use channels::RedisChannels;
 pub use cluster::RedisCluster;
+pub use control::RedisControl;
 pub use groups::RedisGroups;
 pub use leases::RedisLeases;
 pub use link::RedisLink;

@@ -61,6 +61,11 @@ pub(super) static CHANNEL_REMOVE: Script = Script::new(concat!(
 ));
 pub(super) static CHANNEL_READ: Script =
     Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/read.lua")));
+pub(super) static CONTROL_APPEND: Script = Script::new(include_str!("lua/control/append.lua"));
+/// This one makes room, so a full server takes it.
+pub(super) static CONTROL_TRIM: Script =
+    Script::new(concat!("#!lua flags=allow-oom\n", include_str!("lua/control/trim.lua")));
+pub(super) static CONTROL_BOARD: Script = Script::new(include_str!("lua/control/board.lua"));
 
 impl Script {
     const fn new(text: &'static str) -> Self {

@@ -7,6 +7,8 @@
 //! code. Appends reach the store in the order in which they were sent, many of them under way at once, and none is refused for
 //! their number: a client that sends more than the store takes is read from more slowly.
 //!
+//! What has come together is obeyed together, in its order, and what comes of it goes out in one write.
+//!
 //! `serving` is the task of a socket, `follows` its subscriptions, `appends` its appends, `commands` and `binary` what
 //! clients say, `out` what they are sent.
 

@@ -1,7 +1,7 @@
 //! A WebSocket over any stream.
 //!
-//! The library reads; what the host writes is framed here, many messages in one buffer and one write, which is
-//! given back at once: an idle socket keeps no memory for what it was once sent.
+//! The library reads, out of bursts; what the host writes is framed by hand, many messages in one buffer and one write,
+//! which is given back at once: an idle socket keeps no memory for what it was once sent.
 
 use std::io;
 
@@ -13,20 +13,34 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError}
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
+use super::burst::Burst;
+use super::frames::{Frames, HEAD_BYTES_MAX, MessageKind, write_head};
 use super::shell::{Incoming, Text, WsConn};
 use crate::limits::{LIVE_CLOSE_WAIT_MAX, LIVE_READ_BUFFER_BYTES};
 
 /// The server's side of a WebSocket, once it is open.
 #[derive(Debug)]
 pub struct Framed<S> {
-    socket: WebSocketStream<S>,
+    socket: WebSocketStream<Burst<S>>,
+    stage: Stage,
+    /// The library answers a ping, and may not have written all of that.
+    pinged: bool,
 }
 
-/// What a data message is sent as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MessageKind {
-    Text,
-    Binary,
+enum Stage {
+    Open,
+    /// The client has closed it, and was not answered yet.
+    Closing,
+    /// Nothing comes behind the answer to that.
+    Closed,
+}
+
+enum Heard {
+    Message(Incoming),
+    /// Nothing for who listens.
+    Nothing,
+    Gone,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
@@ -37,33 +51,84 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
             .write_buffer_size(0)
             .max_message_size(Some(message_bytes_max))
             .max_frame_size(Some(message_bytes_max));
+        let stream = Burst::new(stream);
         let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await;
-        Self { socket }
+        Self { socket, stage: Stage::Open, pinged: false }
     }
 
     /// Writes messages of a kind, in order, and flushes once.
     pub async fn write(&mut self, kind: MessageKind, messages: &[Text]) -> io::Result<()> {
-        self.write_parts(messages.iter().map(|message| (kind, message.0.as_slice()))).await
+        let length = messages.iter().map(|message| message.len() + HEAD_BYTES_MAX).sum();
+        let mut frames = Frames::with_capacity(length);
+        messages.iter().for_each(|message| frames.push_parts(kind, &message.0));
+        self.write_frames(&frames).await
     }
 
-    /// Writes messages, each in parts that follow each other, in order, and flushes once.
-    pub async fn write_parts<'a>(
-        &mut self,
-        messages: impl Iterator<Item = (MessageKind, &'a [Bytes])> + Clone,
-    ) -> io::Result<()> {
-        // A pong may be half written, and must end first.
-        self.socket.flush().await.map_err(io::Error::other)?;
-        let length = |parts: &[Bytes]| parts.iter().map(Bytes::len).sum::<usize>();
-        let mut out = Vec::with_capacity(messages.clone().map(|(_, parts)| length(parts) + 10).sum());
-        for (kind, parts) in messages {
-            let first = match kind {
-                MessageKind::Text => 0x81,
-                MessageKind::Binary => 0x82,
-            };
-            write_head(&mut out, first, length(parts));
-            parts.iter().for_each(|part| out.extend_from_slice(part));
+    /// Writes messages, in order, and flushes once.
+    pub async fn write_frames(&mut self, frames: &Frames) -> io::Result<()> {
+        match self.stage {
+            // A pong may be half written, and must end first.
+            Stage::Open => {
+                self.socket.flush().await.map_err(io::Error::other)?;
+                self.pinged = false;
+            }
+            // That would write the answer to the close, and this comes before it.
+            Stage::Closing => {}
+            Stage::Closed => return Ok(()),
         }
-        self.socket.get_mut().write_all(&out).await
+        self.socket.get_mut().write_all(frames.as_bytes()).await
+    }
+
+    /// The next message; none when the client is gone. Cancel-safe.
+    pub async fn hear(&mut self) -> Option<Incoming> {
+        loop {
+            if self.stage == Stage::Closing {
+                // Going on sends the answer, and then it is over.
+                self.stage = Stage::Closed;
+            }
+            let next = self.socket.next().await?;
+            match self.understood(next) {
+                Heard::Message(message) => return Some(message),
+                Heard::Nothing => {}
+                Heard::Gone => return None,
+            }
+        }
+    }
+
+    /// The next message, if it has come already. None as well when nothing more will come, which [`Self::hear`] tells. It
+    /// wakes nobody when something comes: whoever has nothing else to do goes on with that.
+    pub fn hear_now(&mut self) -> Option<Incoming> {
+        if self.stage != Stage::Open {
+            return None;
+        }
+        let next = self.socket.next().now_or_never()??;
+        match self.understood(next) {
+            Heard::Message(message) => Some(message),
+            Heard::Nothing | Heard::Gone => None,
+        }
+    }
+
+    fn understood(&mut self, message: Result<Message, Error>) -> Heard {
+        Heard::Message(match message {
+            Ok(Message::Text(text)) => Incoming::Text(text.as_str().to_owned()),
+            Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
+            Ok(Message::Ping(_)) => {
+                self.pinged = true;
+                Incoming::Alive
+            }
+            Ok(Message::Pong(_)) => Incoming::Alive,
+            Ok(Message::Close(_)) => {
+                // Nothing is written in the middle of a pong.
+                self.stage = if self.pinged { Stage::Closed } else { Stage::Closing };
+                return Heard::Nothing;
+            }
+            Ok(Message::Frame(_)) => return Heard::Nothing,
+            Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => Incoming::TooLarge,
+            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return Heard::Gone,
+            Err(Error::Protocol(error)) => Incoming::Malformed(error.to_string()),
+            Err(Error::Utf8(_)) => Incoming::NotUtf8,
+            Err(_) => return Heard::Gone,
+        })
     }
 
     async fn close_in_order(&mut self, code: u16, reason: &str) -> io::Result<()> {
@@ -90,23 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> WsConn for Framed<S> {
     fn recv(&mut self) -> BoxFuture<'_, Option<Incoming>> {
-        async {
-            loop {
-                return Some(match self.socket.next().await? {
-                    Ok(Message::Text(text)) => Incoming::Text(text.as_str().to_owned()),
-                    Ok(Message::Binary(bytes)) => Incoming::Binary(bytes),
-                    Ok(Message::Ping(_) | Message::Pong(_)) => Incoming::Alive,
-                    // Going on sends the answer to it, and then it is over.
-                    Ok(Message::Close(_) | Message::Frame(_)) => continue,
-                    Err(Error::Capacity(CapacityError::MessageTooLong { .. })) => Incoming::TooLarge,
-                    Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => return None,
-                    Err(Error::Protocol(error)) => Incoming::Malformed(error.to_string()),
-                    Err(Error::Utf8(_)) => Incoming::NotUtf8,
-                    Err(_) => return None,
-                });
-            }
-        }
-        .boxed()
+        self.hear().boxed()
     }
 
     fn send<'a>(&'a mut self, messages: &'a [Text]) -> BoxFuture<'a, io::Result<()>> {
@@ -129,37 +178,83 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> WsConn for Framed<S> {
     fn cut(&mut self) {}
 }
 
-/// The head of a frame that is whole and, as a server's, not masked (RFC 6455 §5.2).
-fn write_head(out: &mut Vec<u8>, first: u8, length: usize) {
-    out.push(first);
-    match (u8::try_from(length), u16::try_from(length)) {
-        (Ok(short @ ..126), _) => out.push(short),
-        (_, Ok(medium)) => {
-            out.push(126);
-            out.extend_from_slice(&medium.to_be_bytes());
-        }
-        _ => {
-            out.push(127);
-            out.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::write_head;
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
 
-    #[test]
-    fn heads_have_the_shortest_length_that_fits() {
-        let head = |length| {
-            let mut out = Vec::new();
-            write_head(&mut out, 0x81, length);
-            out
+    use super::*;
+
+    const PING: u8 = 9;
+    const CLOSE: u8 = 8;
+
+    /// A frame of a client, masked with zeros.
+    fn said(opcode: u8, text: &[u8]) -> Vec<u8> {
+        let mut out = vec![0x80 | opcode, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+        out.extend_from_slice(text);
+        out
+    }
+
+    /// A socket to which all of that was said at once, and its client.
+    async fn after(frames: &[Vec<u8>]) -> (Framed<DuplexStream>, DuplexStream) {
+        let (host, mut client) = duplex(64 << 10);
+        client.write_all(&frames.concat()).await.unwrap();
+        (Framed::server(host, Vec::new(), 1 << 10).await, client)
+    }
+
+    fn text(incoming: Option<Incoming>) -> String {
+        let Some(Incoming::Text(text)) = incoming else { panic!("a text: {incoming:?}") };
+        text
+    }
+
+    async fn all_of(mut client: DuplexStream) -> Vec<u8> {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        all
+    }
+
+    #[tokio::test]
+    async fn what_has_come_is_heard_without_waiting_and_what_comes_later_still_is() {
+        let (mut host, mut client) =
+            after(&[said(1, b"a"), said(1, b"b"), said(PING, b""), said(1, b"c")]).await;
+        assert_eq!(text(host.hear().await), "a");
+        assert_eq!(text(host.hear_now()), "b");
+        assert!(matches!(host.hear_now(), Some(Incoming::Alive)));
+        assert_eq!(text(host.hear_now()), "c");
+        assert!(host.hear_now().is_none());
+        let later = async {
+            tokio::task::yield_now().await;
+            client.write_all(&said(1, b"d")).await.unwrap();
         };
-        assert_eq!(head(0), [0x81, 0]);
-        assert_eq!(head(125), [0x81, 125]);
-        assert_eq!(head(126), [0x81, 126, 0, 126]);
-        assert_eq!(head(65_535), [0x81, 126, 0xff, 0xff]);
-        assert_eq!(head(65_536), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        let (heard, ()) = tokio::join!(host.hear(), later);
+        assert_eq!(text(heard), "d");
+        drop(client);
+        assert!(host.hear_now().is_none());
+        assert!(host.hear().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn answers_come_before_the_answer_to_a_close_or_not_at_all() {
+        let mut frames = Frames::default();
+        frames.push_parts(MessageKind::Text, &["answer"]);
+        let closed = [0x88, 0];
+        let (mut host, client) = after(&[said(1, b"a"), said(CLOSE, b"")]).await;
+        assert_eq!(text(host.hear().await), "a");
+        assert!(host.hear_now().is_none());
+        host.write_frames(&frames).await.unwrap();
+        assert!(host.hear().await.is_none());
+        // Nothing comes behind it.
+        host.write_frames(&frames).await.unwrap();
+        drop(host);
+        assert_eq!(all_of(client).await, [frames.as_bytes(), &closed].concat());
+
+        // With a pong that may be half written there is no place for it.
+        let (mut host, client) = after(&[said(1, b"a"), said(PING, b"p"), said(CLOSE, b"")]).await;
+        assert_eq!(text(host.hear().await), "a");
+        assert!(matches!(host.hear_now(), Some(Incoming::Alive)));
+        assert!(host.hear_now().is_none());
+        host.write_frames(&frames).await.unwrap();
+        assert!(host.hear().await.is_none());
+        drop(host);
+        assert_eq!(all_of(client).await, [&[0x8a, 1, b'p'][..], &closed].concat());
     }
 }

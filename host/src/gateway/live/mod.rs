@@ -5,11 +5,14 @@
 //! costs what it costs its subscription and no more; every end that the host decides on has a last frame with a code.
 //!
 //! `shell`, `sse`, `socket`, `pulse` and `commands` are the transport: they know a [`Backend`] and two small sinks, and no web
-//! framework. `query` and `inprocess` bind it to the tables of this host, `http`, `ws` and `framed` to its edge.
+//! framework. `query` and `inprocess` bind it to the tables of this host, `http`, `ws` and `framed` (over
+//! `burst` and `frames`) to its edge.
 
+mod burst;
 mod commands;
 mod credential;
 mod framed;
+mod frames;
 pub(super) mod http;
 mod inprocess;
 mod meter;
@@ -22,7 +25,8 @@ pub(super) mod ws;
 
 pub use commands::{Command, Request};
 pub(super) use credential::until_ended;
-pub use framed::{Framed, MessageKind};
+pub use framed::Framed;
+pub use frames::{Frames, MessageKind};
 pub use inprocess::InProcess;
 pub use shell::{
     Anchor, Ask, Authenticate, Backend, Broken, End, Fault, Incoming, Rows, SseOptions, SseSink, Sub, Text,

@@ -1,6 +1,6 @@
 //! Appends of a socket: many under way at once.
 //!
-//! They are given to the store one after the other, in the order in which they came, and what the store does with one is
+//! A store that needs no waiting answers each as it comes. Otherwise they are given to it one after the other, in the order in which they came, and what the store does with one is
 //! not waited for before it gets the next. Answers come as they are there; those of one sender in one channel come in
 //! the order of its appends.
 //!
@@ -10,13 +10,13 @@
 use std::collections::VecDeque;
 
 use futures_util::FutureExt as _;
-use serde_json::json;
 
 use super::commands::{About, Reference};
 use super::out::{Message, Out};
 use super::work::{Done, Work};
-use crate::channels::{Append, Appended, Begun, ChannelError, ChannelId, Party, Router};
-use crate::gateway::channels::views::AppendedView;
+use crate::channels::{
+    Append, Appended, AppendedAtOnce, AtOnce, Begun, ChannelError, ChannelId, Party, Router, Written,
+};
 use crate::limits::{
     CHANNEL_SOCKET_APPEND_BYTES, CHANNEL_SOCKET_APPENDS_MAX, CHANNEL_SOCKET_APPENDS_READ_MAX,
 };
@@ -38,6 +38,9 @@ pub(super) struct Appends {
     /// That one, and those that the store has not answered.
     under_way: usize,
     last_number: u64,
+    written: Written,
+    /// Followers were woken since somebody asked.
+    followed: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +63,8 @@ impl Appends {
             beginning: false,
             under_way: 0,
             last_number: 0,
+            written: Written::new(),
+            followed: false,
         }
     }
 
@@ -68,15 +73,54 @@ impl Appends {
         self.open.len() >= CHANNEL_SOCKET_APPENDS_READ_MAX || self.bytes >= CHANNEL_SOCKET_APPEND_BYTES
     }
 
-    pub(super) fn push(&mut self, reference: Reference, channel: ChannelId, append: Append, work: &Work) {
+    /// Whether somebody on this host follows what was appended since this was asked last, and was told so.
+    pub(super) fn were_followed(&mut self) -> bool {
+        std::mem::take(&mut self.followed)
+    }
+
+    pub(super) fn push(
+        &mut self,
+        reference: Reference,
+        channel: &ChannelId,
+        append: Append,
+        work: &Work,
+        out: &mut Out,
+    ) {
         let bytes = append.held_bytes();
+        let lane = |who: Party| (channel.clone(), who);
+        let who = append.who.clone();
+        // Behind those that wait for the store it waits, too.
+        let waits = self.beginning || !self.queue.is_empty() || self.under_way >= CHANNEL_SOCKET_APPENDS_MAX;
+        let done = if waits { AtOnce::Later(append) } else { self.router.append_at_once(channel, append) };
+        match done {
+            AtOnce::Answered(done) => {
+                self.written.count(&done);
+                self.followed |= done.as_ref().is_ok_and(|done| done.followed);
+                if self.open.is_empty() {
+                    return answer_now(&reference, done, out);
+                }
+                let number = self.open(lane(who), reference, bytes);
+                self.answered(number, done.map(|done| done.places), out);
+            }
+            AtOnce::Begun(rest) => {
+                let number = self.open(lane(who), reference, bytes);
+                self.under_way += 1;
+                work.push(rest.map(move |answer| Done::Appended(number, answer)).boxed());
+            }
+            AtOnce::Later(append) => {
+                let number = self.open(lane(who), reference, bytes);
+                self.queue.push_back((number, channel.clone(), append));
+                self.begin_next(work);
+            }
+        }
+    }
+
+    /// One that is not answered yet. Answers its number.
+    fn open(&mut self, lane: Lane, reference: Reference, bytes: usize) -> u64 {
         self.last_number += 1;
-        let number = self.last_number;
-        let lane = (channel.clone(), append.who.clone());
         self.bytes += bytes;
-        self.open.push_back(Open { number, lane, reference, bytes, answer: None });
-        self.queue.push_back((number, channel, append));
-        self.begin_next(work);
+        self.open.push_back(Open { number: self.last_number, lane, reference, bytes, answer: None });
+        self.last_number
     }
 
     fn begin_next(&mut self, work: &Work) {
@@ -114,14 +158,16 @@ impl Appends {
     ) {
         self.under_way -= 1;
         self.begin_next(work);
+        self.answered(number, answer, out);
+    }
+
+    /// Tells the answer, or keeps it until those before it are told.
+    fn answered(&mut self, number: u64, answer: Result<Vec<Appended>, ChannelError>, out: &mut Out) {
         let Ok(at) = self.open.binary_search_by_key(&number, |open| open.number) else { return };
         let open = &mut self.open[at];
         let lane = open.lane.clone();
         open.answer = Some(match answer {
-            Ok(appended) => {
-                let places: Vec<_> = appended.into_iter().map(AppendedView::from).collect();
-                Message::text(&json!({ "op": "appended", "ref": open.reference, "appended": places }))
-            }
+            Ok(places) => Message::appended(&open.reference, &places),
             Err(error) => Message::refusal(&About::Append(open.reference.clone()), &error.into()),
         });
         // With this one others may be free to go that came after it, and only of its lane.
@@ -135,8 +181,15 @@ impl Appends {
                 return true;
             };
             self.bytes -= open.bytes;
-            out.push(answer);
+            out.push(&answer);
             false
         });
+    }
+}
+
+fn answer_now(reference: &Reference, done: Result<AppendedAtOnce, ChannelError>, out: &mut Out) {
+    match done {
+        Ok(done) => out.appended(reference, &done.places),
+        Err(error) => out.refuse(&About::Append(reference.clone()), &error.into()),
     }
 }

@@ -30,35 +30,48 @@ const PAYLOAD: u8 = 4;
 const ERROR: u8 = 8;
 const EPOCH: u8 = 16;
 
-/// An entry up to its payload.
-pub(super) fn entry_head(number: u32, entry: &Entry) -> Bytes {
-    let (sender, error) = (entry.sender.as_str(), entry.error.as_deref());
-    let mut out = Vec::with_capacity(46 + sender.len() + error.map_or(0, str::len));
-    out.push(VERSION);
-    out.extend_from_slice(&number.to_be_bytes());
+/// Of a message with an entry whose texts are empty and that has no payload.
+const ENTRY_BYTES: usize = 46;
+
+/// How long a message with an entry is.
+pub(super) fn entry_length(entry: &Entry) -> usize {
+    let [sender, error] = texts(entry);
+    ENTRY_BYTES + sender.len() + error.len() + entry.payload.as_ref().map_or(0, Bytes::len)
+}
+
+/// Appends a message with an entry.
+pub(super) fn write_entry(out: &mut Vec<u8>, number: u32, entry: &Entry) {
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
     let entry_type = match entry.entry_type {
         EntryType::Data => 0,
         EntryType::End => 1,
         EntryType::Error => 2,
     };
-    out.push(entry_type | flag(entry.payload.is_some(), PAYLOAD) | flag(error.is_some(), ERROR));
+    out.push(VERSION);
+    out.extend_from_slice(&number.to_be_bytes());
+    out.push(entry_type | flag(entry.payload.is_some(), PAYLOAD) | flag(entry.error.is_some(), ERROR));
     out.extend_from_slice(&entry.position.0.to_be_bytes());
     out.extend_from_slice(&entry.epoch.to_be_bytes());
     out.extend_from_slice(&entry.sequence.to_be_bytes());
     out.extend_from_slice(&entry.in_reply_to.unwrap_or(0).to_be_bytes());
     out.extend_from_slice(&entry.at.0.to_be_bytes());
-    for text in [sender, error.unwrap_or_default()] {
-        // Neither is longer: parties and error texts have bounds.
-        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&text.as_bytes()[..usize::from(length)]);
+    for text in texts(entry) {
+        out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+        out.extend_from_slice(text);
     }
-    out.into()
+    out.extend_from_slice(entry.payload.as_deref().unwrap_or_default());
+}
+
+/// Its sender, and the text of its error.
+fn texts(entry: &Entry) -> [&[u8]; 2] {
+    // Neither is longer: parties and error texts have bounds.
+    let short = |text: &str| text.len().min(usize::from(u16::MAX));
+    let (sender, error) = (entry.sender.as_str(), entry.error.as_deref().unwrap_or_default());
+    [&sender.as_bytes()[..short(sender)], &error.as_bytes()[..short(error)]]
 }
 
 /// Reads a message of a client: an append.
-pub(super) fn read(message: &[u8]) -> Result<Command, Refused> {
+pub(super) fn read(message: &[u8]) -> Result<Command<'_>, Refused> {
     let mut rest = Rest(message);
     let (version, number) = (rest.u8(), rest.u64());
     let about = match number {
@@ -76,7 +89,7 @@ pub(super) fn read(message: &[u8]) -> Result<Command, Refused> {
     append(number, &mut rest).map(Command::Append).map_err(|problem| (about, problem))
 }
 
-fn append(number: Option<u64>, rest: &mut Rest<'_>) -> Result<Appending, Problem> {
+fn append<'a>(number: Option<u64>, rest: &mut Rest<'a>) -> Result<Appending<'a>, Problem> {
     let short = |what: &str| {
         Problem::new("channel_frame_invalid", format!("the message ends before the end of its {what}"))
     };
@@ -117,9 +130,9 @@ fn append(number: Option<u64>, rest: &mut Rest<'_>) -> Result<Appending, Problem
     };
     Ok(Appending {
         reference,
-        process: process.to_owned(),
-        channel: channel.to_owned(),
-        party: Some(party.to_owned()).filter(|party| !party.is_empty()),
+        process: process.into(),
+        channel: channel.into(),
+        party: Some(party).filter(|party| !party.is_empty()).map(Into::into),
         epoch: (flags & EPOCH != 0).then_some(epoch),
         entries: vec![entry],
     })
@@ -195,9 +208,10 @@ mod tests {
 
     #[test]
     fn an_append_is_read_as_it_was_written() {
-        let Ok(Command::Append(append)) = read(&message()) else { panic!("it is an append") };
+        let message = message();
+        let Ok(Command::Append(append)) = read(&message) else { panic!("it is an append") };
         assert_eq!(append.reference, Reference::Number(7));
-        assert_eq!((append.process.as_str(), append.channel.as_str()), ("work", "out"));
+        assert_eq!((&*append.process, &*append.channel), ("work", "out"));
         assert_eq!((append.party.as_deref(), append.epoch), (Some("ada"), Some(3)));
         let entry = NewEntry {
             sequence: Some(5),

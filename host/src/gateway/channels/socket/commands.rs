@@ -32,11 +32,11 @@ pub(super) enum Reference {
 }
 
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum Command<'a> {
     Subscribe(Subscribe),
     Credit { id: String, add: u64 },
     Unsubscribe { id: String },
-    Append(Appending),
+    Append(Appending<'a>),
     Ping { nonce: Option<String> },
 }
 
@@ -52,11 +52,11 @@ pub(super) struct Subscribe {
 }
 
 #[derive(Debug)]
-pub(super) struct Appending {
+pub(super) struct Appending<'a> {
     pub(super) reference: Reference,
-    pub(super) process: String,
-    pub(super) channel: String,
-    pub(super) party: Option<String>,
+    pub(super) process: Cow<'a, str>,
+    pub(super) channel: Cow<'a, str>,
+    pub(super) party: Option<Cow<'a, str>>,
     pub(super) epoch: Option<u32>,
     pub(super) entries: Vec<NewEntry>,
 }
@@ -156,7 +156,7 @@ struct AppendFields<'a> {
 }
 
 /// Reads a message of a client.
-pub(super) fn read(text: &str, limits: &ChannelLimits) -> Result<Command, Refused> {
+pub(super) fn read(text: &str, limits: &ChannelLimits) -> Result<Command<'static>, Refused> {
     let head: Head<'_> = parsed(text).map_err(|problem| (About::Nothing, problem))?;
     let fits = |text: &str| text.len() <= CHANNEL_SOCKET_ID_BYTES_MAX;
     let appends = head.op.as_deref() == Some("append");
@@ -169,7 +169,7 @@ pub(super) fn read(text: &str, limits: &ChannelLimits) -> Result<Command, Refuse
     command(text, head, limits).map_err(|problem| (about, problem))
 }
 
-fn command(text: &str, head: Head<'_>, limits: &ChannelLimits) -> Result<Command, Problem> {
+fn command(text: &str, head: Head<'_>, limits: &ChannelLimits) -> Result<Command<'static>, Problem> {
     let id = || {
         let id = head.id.filter(|id| !id.is_empty());
         short("id", id.ok_or_else(|| invalid("the command needs an `id`"))?)
@@ -229,7 +229,7 @@ fn append(
     reference: Reference,
     fields: AppendFields<'_>,
     limits: &ChannelLimits,
-) -> Result<Appending, Problem> {
+) -> Result<Appending<'static>, Problem> {
     let AppendFields { entries, sequence, inreplyto, entry_type, error, payload, text, json, .. } = fields;
     let (tenant, senderid) = (fields.tenant, fields.senderid);
     let one = WireEntry { sequence, inreplyto, entry_type, error, payload, text, json, tenant, senderid };
@@ -247,9 +247,9 @@ fn append(
     };
     Ok(Appending {
         reference,
-        process: fields.process,
-        channel: fields.channel,
-        party: fields.party,
+        process: fields.process.into(),
+        channel: fields.channel.into(),
+        party: fields.party.map(Into::into),
         epoch: fields.epoch,
         entries,
     })

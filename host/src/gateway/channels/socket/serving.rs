@@ -1,11 +1,12 @@
-//! Serving a socket: one task reads a command or takes what is ready, writes what came of it, and only then goes on. So
-//! a client that does not read is not read from either, and nothing is read from logs for it.
+//! Serving a socket: one task reads the commands that have come or takes what is ready, writes what came of it in one go,
+//! and only then goes on. So a client that does not read is not read from either, and nothing is read from logs for it.
 
 use std::future::ready;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::json;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::appends::Appends;
@@ -15,15 +16,16 @@ use super::follows::Follows;
 use super::meter::Meter;
 use super::out::Out;
 use super::work::{Done, Work};
-use crate::channels::{Append, ChannelId, ChannelName, Router};
+use crate::channels::{Append, ChannelId, ChannelName, Party, Router};
 use crate::gateway::auth::{Caller, Right};
 use crate::gateway::channels::process_id;
 use crate::gateway::channels::who::Asker;
 use crate::gateway::live::pulse::{Pulse, expired, leave};
-use crate::gateway::live::{Broken, End, Fault, Framed, Incoming, Until, WsConn as _, cause};
+use crate::gateway::live::{Broken, End, Fault, Framed, Incoming, Until, cause};
 use crate::gateway::metrics;
 use crate::gateway::problem::Problem;
 use crate::gateway::serve::WriteBound;
+use crate::limits::{CHANNEL_SOCKET_TURN_BYTES, CHANNEL_SOCKET_TURN_MESSAGES_MAX};
 
 /// How a socket is kept.
 #[derive(Clone, Debug)]
@@ -47,6 +49,7 @@ pub(super) async fn serve(
     let mut socket = Socket {
         follows: Follows::new(router.clone()),
         appends: Appends::new(router.clone()),
+        lane: None,
         router,
         caller,
         conn,
@@ -71,6 +74,8 @@ struct Socket<'a> {
     until: Until,
     follows: Follows,
     appends: Appends,
+    /// Where the last append went: most go where the last one has gone.
+    lane: Option<Lane>,
     work: Work,
     /// What is written next.
     out: Out,
@@ -78,6 +83,22 @@ struct Socket<'a> {
     begun: bool,
     pulse: Pulse,
     meter: Meter,
+}
+
+/// A channel, and in whose name the client may append to it: that is the same as long as the socket is open.
+struct Lane {
+    channel: ChannelId,
+    who: Party,
+    /// The client has said in whose name, and not left it to its credential.
+    is_named: bool,
+}
+
+impl Lane {
+    fn is(&self, process: &str, channel: &str, party: Option<&str>) -> bool {
+        self.channel.process.name.as_str() == process
+            && self.channel.name.as_str() == channel
+            && party.map_or(!self.is_named, |party| self.is_named && self.who.as_str() == party)
+    }
 }
 
 enum Happened {
@@ -106,7 +127,7 @@ impl Socket<'_> {
                 biased;
                 fault = &mut self.until => Happened::Over(fault),
                 () = expired(&mut late), if late.is_some() => Happened::Late,
-                heard = self.conn.recv(), if listens => Happened::Heard(heard),
+                heard = self.conn.hear(), if listens => Happened::Heard(heard),
                 Some(done) = self.work.next(), if !self.work.is_empty() => Happened::Done(done),
                 () = ready(()), if self.follows.have_turns() => Happened::Turn,
                 () = &mut quiet => Happened::Quiet,
@@ -114,10 +135,7 @@ impl Socket<'_> {
             match happened {
                 Happened::Over(fault) => return Ok(End::Stopped(fault)),
                 Happened::Heard(None) => return Ok(End::Disconnected),
-                Happened::Heard(Some(incoming)) => {
-                    self.pulse.heard();
-                    self.heard(incoming)?;
-                }
+                Happened::Heard(Some(incoming)) => self.heard_all(incoming)?,
                 Happened::Done(done) => self.done(done),
                 Happened::Turn => {}
                 Happened::Late => return Err(self.too_late().into()),
@@ -134,6 +152,10 @@ impl Socket<'_> {
                 late = None;
             }
             self.gather();
+            if self.appends.were_followed() {
+                // Who follows is told before who has appended, and not only once that has no more to say.
+                yield_now().await;
+            }
             let says = !self.out.is_empty();
             self.flush().await?;
             if says {
@@ -145,7 +167,9 @@ impl Socket<'_> {
     /// Takes all that is ready, up to the bound.
     fn gather(&mut self) {
         while !self.out.is_full() {
-            if let Some(Some(done)) = self.work.next().now_or_never() {
+            let is_idle = self.work.is_empty();
+            let done = if is_idle { None } else { self.work.next().now_or_never().flatten() };
+            if let Some(done) = done {
                 self.done(done);
             } else if !self.follows.take_turn(&self.work, &mut self.out) {
                 return;
@@ -164,12 +188,33 @@ impl Socket<'_> {
         }
     }
 
+    /// Does what a message asks for, and those that have come along with it: what comes of them goes out together, in
+    /// their order.
+    fn heard_all(&mut self, first: Incoming) -> Result<(), Broken> {
+        let (mut incoming, mut messages, mut bytes) = (first, 0, 0);
+        loop {
+            messages += 1;
+            bytes += size_of_message(&incoming);
+            self.pulse.heard();
+            self.heard(incoming)?;
+            self.gather();
+            let is_enough =
+                messages >= CHANNEL_SOCKET_TURN_MESSAGES_MAX || bytes >= CHANNEL_SOCKET_TURN_BYTES;
+            if is_enough || self.out.is_full() || self.appends.are_full() {
+                return Ok(());
+            }
+            let Some(next) = self.conn.hear_now() else { return Ok(()) };
+            incoming = next;
+        }
+    }
+
     /// Does what a message asks for.
     fn heard(&mut self, incoming: Incoming) -> Result<(), Broken> {
         let limits = self.router.limits();
-        let read = match incoming.readable("channel_message_bytes_max", self.options.message_bytes_max)? {
-            Incoming::Text(text) => commands::read(&text, limits),
-            Incoming::Binary(bytes) => binary::read(&bytes),
+        let message = incoming.readable("channel_message_bytes_max", self.options.message_bytes_max)?;
+        let read = match &message {
+            Incoming::Text(text) => commands::read(text, limits),
+            Incoming::Binary(bytes) => binary::read(bytes),
             _ => return Ok(()),
         };
         let done = read.and_then(|command| {
@@ -182,7 +227,7 @@ impl Socket<'_> {
         Ok(())
     }
 
-    fn obey(&mut self, command: Command) -> Result<(), Refused> {
+    fn obey(&mut self, command: Command<'_>) -> Result<(), Refused> {
         match command {
             Command::Subscribe(asked) => {
                 let about = About::Subscription(asked.id.clone());
@@ -217,12 +262,20 @@ impl Socket<'_> {
         self.follows.subscribe(asked, channel, actor, &self.work)
     }
 
-    fn append(&mut self, asked: Appending) -> Result<(), Problem> {
-        self.caller.needs(Right::Publish)?;
-        let who = Asker::named(self.caller.clone(), asked.party.as_deref())?.party()?;
-        let channel = self.channel(&asked.process, &asked.channel)?;
-        let append = Append { who, epoch: asked.epoch, entries: asked.entries };
-        self.appends.push(asked.reference, channel, append, &self.work);
+    fn append(&mut self, asked: Appending<'_>) -> Result<(), Problem> {
+        let Appending { reference, process, channel, party, epoch, entries } = asked;
+        let known = self.lane.take().filter(|lane| lane.is(&process, &channel, party.as_deref()));
+        let lane = match known {
+            Some(lane) => lane,
+            None => {
+                self.caller.needs(Right::Publish)?;
+                let who = Asker::named(self.caller.clone(), party.as_deref())?.party()?;
+                Lane { channel: self.channel(&process, &channel)?, who, is_named: party.is_some() }
+            }
+        };
+        let append = Append { who: lane.who.clone(), epoch, entries };
+        self.appends.push(reference, &lane.channel, append, &self.work, &mut self.out);
+        self.lane = Some(lane);
         Ok(())
     }
 
@@ -264,5 +317,13 @@ impl Socket<'_> {
         let wait = self.options.first_command_wait_max;
         let detail = format!("no command came for {wait:?}; live_first_command_wait_max is {wait:?}");
         Fault::new("live_first_command_wait_max", detail)
+    }
+}
+
+fn size_of_message(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Text(text) => text.len(),
+        Incoming::Binary(bytes) => bytes.len(),
+        _ => 0,
     }
 }
