@@ -191,6 +191,8 @@ impl Committer {
             self.serve_group(first, &mut requests);
             self.tend_wal();
         }
+        // A closed store has everything where it belongs.
+        self.settle_at_end();
         self.shared.watches.close();
         // The WAL goes back into the database, so that the next start has nothing to recover.
         if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
@@ -306,8 +308,6 @@ impl Committer {
             Request::Channel(request) => self.apply_to_channels(request)?,
             Request::Close { reply } => {
                 requests.close();
-                // A closed store has everything where it belongs.
-                self.settle_some(usize::MAX)?;
                 self.group.answers.push(Answer::Closed(reply));
             }
         }
