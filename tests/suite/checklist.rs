@@ -40,27 +40,64 @@ const ITEMS: [(&str, &[u8]); 14] = [
 const STREAM_ITEMS: [(&str, &[RangeInclusive<u32>]); 2] =
     [("c", &[1..=14, 16..=45, 47..=48, 75..=82]), ("sn", &[1..=12, 14..=14, 16..=17, 20..=26])];
 
+const BACKENDS: [&str; 4] = ["sqlite", "memory", "redis", "valkey"];
+
+const ON_EVERY_LOG: [(&str, &[RangeInclusive<u32>]); 2] = [
+    ("c", &[1..=2, 5..=6, 12..=14, 16..=19, 23..=23, 28..=37, 40..=48]),
+    ("sn", &[1..=4, 6..=12, 21..=22, 25..=26]),
+];
+
+const BESIDE_THE_LOG: [(&str, &[RangeInclusive<u32>]); 2] =
+    [("c", &[22..=22, 24..=27, 75..=75, 82..=82]), ("sn", &[16..=16])];
+
 const CHANNEL_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("k", &[1..=21])];
 
 #[test]
 fn every_item_of_the_checklist_of_streams_has_a_test_of_its_name() {
-    let missing = missing_of(&STREAM_ITEMS);
+    let missing = missing_of(&STREAM_ITEMS, &tests_of_streams());
     assert!(missing.is_empty(), "no test is named after these: {missing:?}");
+}
+
+/// The same must hold wherever events are kept. What the embedded host keeps beside its log it keeps in memory.
+#[test]
+fn items_of_streams_about_what_a_backend_keeps_are_asserted_on_each() {
+    let tests = tests_of_streams();
+    for (backends, items) in [(&BACKENDS[..], ON_EVERY_LOG), (&BACKENDS[1..], BESIDE_THE_LOG)] {
+        for backend in backends {
+            let on_it = tests.iter().filter(|path| backend_of(path) == Some(*backend)).cloned();
+            let missing = missing_of(&items, &on_it.collect::<Vec<_>>());
+            assert!(missing.is_empty(), "{backend}: no test is named after these: {missing:?}");
+        }
+    }
+}
+
+/// The innermost module that is named after a backend says what a test runs on.
+fn backend_of(path: &str) -> Option<&'static str> {
+    let named =
+        |module: &str| BACKENDS.into_iter().find(|backend| module.split('_').next() == Some(*backend));
+    path.rsplit("::").skip(1).find_map(named)
+}
+
+/// Those of the control feed have a list of their own, which begins with the same letter.
+fn tests_of_streams() -> Vec<String> {
+    let mut tests = paths_of_this_binary();
+    tests.retain(|path| !path.starts_with("control::"));
+    tests
 }
 
 #[test]
 fn every_item_of_the_checklist_of_channels_has_a_test_of_its_name() {
-    let missing = missing_of(&CHANNEL_ITEMS);
+    let missing = missing_of(&CHANNEL_ITEMS, &paths_of_this_binary());
     assert!(missing.is_empty(), "no test is named after these: {missing:?}");
 }
 
 type Lists<'a> = &'a [(&'static str, &'a [RangeInclusive<u32>])];
 
 /// Items that no test is named after.
-fn missing_of(lists: Lists<'_>) -> Vec<(&'static str, u32)> {
+fn missing_of(lists: Lists<'_>, tests: &[String]) -> Vec<(&'static str, u32)> {
     let mut found = BTreeSet::new();
-    for test in tests_of_this_binary() {
-        found.extend(test.split('_').map_while(|part| item(lists, part)));
+    for path in tests {
+        found.extend(name_of(path).split('_').map_while(|part| item(lists, part)));
     }
     let items =
         lists.iter().flat_map(|(list, numbers)| numbers.iter().cloned().flatten().map(move |n| (*list, n)));
@@ -78,7 +115,7 @@ fn item(lists: Lists<'_>, part: &str) -> Option<(&'static str, u32)> {
 
 #[test]
 fn every_item_of_the_checklist_has_a_test_of_its_name() {
-    let mut tests = tests_of_this_binary();
+    let mut tests: Vec<_> = paths_of_this_binary().iter().map(|path| name_of(path).to_owned()).collect();
     tests.extend(unit_tests());
     let missing: Vec<String> = ITEMS
         .iter()
@@ -88,16 +125,21 @@ fn every_item_of_the_checklist_has_a_test_of_its_name() {
     assert!(missing.is_empty(), "no test begins with these: {missing:?}");
 }
 
-/// Names of the tests that were compiled into this binary, without their modules.
-fn tests_of_this_binary() -> Vec<String> {
+/// A test's name without its modules.
+fn name_of(path: &str) -> &str {
+    path.rsplit("::").next().unwrap_or(path)
+}
+
+/// Names of the tests that were compiled into this binary, with their modules.
+fn paths_of_this_binary() -> Vec<String> {
     let this = std::env::current_exe().expect("a running test has a path");
     let output = Command::new(this).args(["--list", "--format", "terse"]).stdin(Stdio::null()).output();
     let output = output.expect("this binary runs");
     let list = String::from_utf8(output.stdout).expect("names are text");
-    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
-    let names: Vec<_> = names.map(|path| path.rsplit("::").next().unwrap_or(path).to_owned()).collect();
-    assert!(names.len() > 300, "it lists its tests: {}", names.len());
-    names
+    let paths = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    let paths: Vec<_> = paths.map(str::to_owned).collect();
+    assert!(paths.len() > 300, "it lists its tests: {}", paths.len());
+    paths
 }
 
 /// Names of the host's own tests, which are in another binary, from their source.

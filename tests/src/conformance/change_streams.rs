@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::clock::SystemClock;
+use millrace::error::Classify as _;
 use millrace::event::{Event, EventBatch, Position, TenantId};
 use millrace::limits::NAMED_STREAMS_MAX;
 use millrace::streams::scopes::FieldValues;
@@ -104,6 +105,69 @@ pub async fn c14_what_is_published_is_readable_under_the_derived_name(log: Log) 
     for stream in derived.streams {
         let name: StreamName = stream.to_string().parse().unwrap();
         assert_eq!(positions(&log, &name).await, [1], "{name}");
+    }
+}
+
+/// That there is a tenant needs no check here: nothing is asked without one.
+pub async fn c28_c29_a_request_is_resolved_by_what_is_declared_now(log: Log) {
+    let undeclared = log.scopes().resolve("asset", "id", "A1");
+    assert!(matches!(undeclared, Err(ScopeError::AggregateUnknown { .. })), "{undeclared:?}");
+    declared(&log).await;
+    log.append(change("asset", "A1", 1, "created", r#"{"site_id":"S1"}"#)).await.unwrap();
+    let scopes = log.scopes();
+    for (scope, id) in [("id", "A1"), ("site", "S1"), ("tenant", ""), ("tenant", "rival")] {
+        let resolved = scopes.resolve("asset", scope, id).unwrap();
+        assert_eq!(positions(&log, &StreamName::Changes(resolved)).await, [1], "{scope} {id}");
+    }
+    for (aggregate, scope, id, code) in [
+        ("pump", "id", "P1", "aggregate_unknown"),
+        ("asset", "site_id", "S1", "scope_unknown"),
+        ("asset", "id", "", "scope_id_missing"),
+        ("asset", "site", "", "scope_id_missing"),
+    ] {
+        assert_eq!(scopes.resolve(aggregate, scope, id).unwrap_err().code(), code);
+    }
+    log.declare_scopes("assets", &[]).await.unwrap();
+    let withdrawn = log.scopes().resolve("asset", "id", "A1").unwrap_err();
+    assert_eq!(withdrawn.code(), "aggregate_unknown");
+}
+
+pub async fn c30_c31_streams_have_the_order_of_declaration_and_a_field_without_text_has_none(log: Log) {
+    declared(&log).await;
+    let without = [
+        "{}",
+        "null",
+        "[{\"site_id\":\"S1\"}]",
+        "\"site_id\"",
+        r#"{"site_id":null}"#,
+        r#"{"site_id":0}"#,
+        r#"{"site_id":""}"#,
+        r#"{"site_id":["S1"]}"#,
+        r#"{"in":{"site_id":"S1"}}"#,
+    ];
+    let last = without.len() as u64 + 1;
+    for (version, payload) in (1..).zip(without.into_iter().chain([r#"{"site_id":"S1"}"#])) {
+        log.append(change("asset", "A1", version, "updated", payload)).await.unwrap();
+    }
+    let all: Vec<u64> = (1..=last).collect();
+    let mut expected = Vec::new();
+    for (name, held) in [
+        (stream("asset", "id", "A1"), &all[..]),
+        (stream("asset", "tenant", ""), &all[..]),
+        (stream("asset", "site", "S1"), &all[all.len() - 1..]),
+    ] {
+        assert_eq!(positions(&log, &name).await, held, "{name}");
+        expected.push((name, held.to_owned()));
+    }
+    // The tail has them in this order.
+    for chunk in log.tail().read(&tenant("acme"), Position::START, 100).unwrap() {
+        for (index, event) in (0_u32..).zip(chunk.iter()) {
+            let marked = chunk.marks().iter().filter(|mark| mark.index == index);
+            let marked: Vec<String> = marked.map(|mark| mark.stream.to_string()).collect();
+            let expected = expected.iter().filter(|(_, held)| held.contains(&event.position.0));
+            let expected: Vec<String> = expected.map(|(name, _)| name.to_string()).collect();
+            assert_eq!(marked, expected, "{}", event.position);
+        }
     }
 }
 
@@ -316,6 +380,40 @@ pub async fn trimmed_entries_are_told_of(log: Log) {
     assert_eq!(positions(&log, &stream("asset", "site", "S1")).await, [6], "its last site is still known");
 }
 
+/// Whatever retention has left, from wherever and however much at once: whoever reads is told whether something between is
+/// gone, and has all that follows.
+pub async fn sn7_what_is_gone_before_a_page_is_told_whatever_its_size(log: Log) {
+    const EVENTS: u64 = 10;
+    declared(&log).await;
+    for version in 1..=EVENTS {
+        log.append(change("asset", "A1", version, "updated", "{}")).await.unwrap();
+    }
+    let (acme, one) = (tenant("acme"), stream("asset", "id", "A1"));
+    for kept in (0..=EVENTS).rev() {
+        log.trim(Retention { events: Some(kept), age: None }).await.unwrap();
+        let gone = EVENTS - kept;
+        for after in 0..=EVENTS {
+            for events in [1, 3, 10, 4_096] {
+                let limit = PageLimit { events, ..ALL };
+                let page = log.read_stream(&acme, &one, Position(after), limit).await.unwrap();
+                let held: Vec<u64> = page.events.records().iter().map(|record| record.position).collect();
+                let expected: Vec<u64> = (after.max(gone) + 1..=EVENTS).take(events).collect();
+                let how = format!("{kept} kept, {events} after {after}");
+                assert_eq!((held, page.truncated), (expected, after < gone), "{how}");
+                assert!(page.oldest.0 >= gone, "{how}: {}", page.oldest);
+                let read = log.read(&acme, Position(after), limit).await;
+                match read {
+                    Err(StreamError::PositionLost { trimmed, .. }) => {
+                        assert!(after < gone && trimmed.0 == gone, "{how}: {trimmed}");
+                    }
+                    Ok(_) => assert!(after >= gone, "{how}"),
+                    Err(error) => panic!("{how}: {error}"),
+                }
+            }
+        }
+    }
+}
+
 pub async fn a_named_stream_is_apart_from_the_main_one(log: Log) {
     declared(&log).await;
     let (acme, orders) = (tenant("acme"), named("orders"));
@@ -442,6 +540,8 @@ macro_rules! change_streams_conformance {
         $crate::conformance!($backend, change_streams, $setup;
             c12_publish_writes_the_main_stream_and_every_change_stream,
             c14_what_is_published_is_readable_under_the_derived_name,
+            c28_c29_a_request_is_resolved_by_what_is_declared_now,
+            c30_c31_streams_have_the_order_of_declaration_and_a_field_without_text_has_none,
             c47_a_page_from_a_cursor_has_exactly_what_follows,
             sn11_a_delete_and_a_move_reach_the_old_scope,
             sn11_a_delete_and_a_move_reach_the_old_scope_after_other_scopes_were_declared,
@@ -453,6 +553,7 @@ macro_rules! change_streams_conformance {
             a_scope_begins_where_it_is_declared,
             other_scopes_of_another_owner_are_refused,
             trimmed_entries_are_told_of,
+            sn7_what_is_gone_before_a_page_is_told_whatever_its_size,
             a_named_stream_is_apart_from_the_main_one,
             streams_that_take_no_appends_say_so,
             a_follower_of_a_named_stream_wakes,

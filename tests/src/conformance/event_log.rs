@@ -1,5 +1,6 @@
 //! What every event log must do.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,6 +177,31 @@ pub async fn c02_every_field_and_every_byte_comes_back(log: Log) {
     }
 }
 
+/// The reference mints ids that increase. Here an id is derived from what the event says, so that a repeat is
+/// recognised; the order is the position's, and holds over all processes.
+pub async fn c01_a_thousand_events_have_increasing_positions_and_ids_of_their_own(log: Log) {
+    let acme = tenant("acme");
+    let (mut positions, mut ids) = (Vec::new(), BTreeSet::new());
+    for hundred in 0..10 {
+        let mut batch = EventBatch::new(acme.clone());
+        for one in 1..=100 {
+            let version = hundred * 100 + one;
+            let event =
+                Event { aggregate: "thing", agg_id: "a", version, event_type: "t", ..Event::default() };
+            batch.push(&event).unwrap();
+        }
+        positions.extend(log.append(batch).await.unwrap().into_iter().map(|appended| appended.position));
+    }
+    assert!(positions.is_sorted_by(|a, b| a < b) && positions.len() == 1_000);
+    let kept = whole(&log, &acme, &StreamName::Events).await;
+    for (version, (event, position)) in (1_u64..).zip(kept.iter().zip(&positions)) {
+        assert_eq!((event.position, event.version), (*position, version));
+        assert!(event.id.len() == 32 && event.id.bytes().all(|b| b.is_ascii_hexdigit()), "{}", event.id);
+        ids.insert(event.id.to_owned());
+    }
+    assert_eq!(ids.len(), 1_000);
+}
+
 pub async fn empty_batch_appends_nothing(log: Log) {
     assert!(log.append(EventBatch::new(tenant("acme"))).await.unwrap().is_empty());
     assert_eq!(log.bounds().newest, Position::START);
@@ -307,6 +333,29 @@ pub async fn trimmed_position_is_lost(log: Log) {
     let page = log.read(&acme, Position(6), ALL).await.unwrap();
     assert_eq!((page.events.len(), page.oldest), (4, Position(7)));
     assert_eq!(log.trim(Retention { events: Some(4), age: None }).await.unwrap(), 0);
+}
+
+/// The reference keeps about so many. Here whoever reads has as many as are to be kept and no more, after each cut.
+pub async fn c13_a_cap_keeps_what_it_says_and_tells_of_what_is_gone(log: Log) {
+    const CAP: u64 = 100;
+    let acme = tenant("acme");
+    for ten in 0..40 {
+        let names: Vec<String> = (0..10).map(|one| format!("id-{ten}-{one}")).collect();
+        let events: Vec<(&str, &str)> = names.iter().map(|id| (id.as_str(), "{}")).collect();
+        log.append(batch(&acme, &events)).await.unwrap();
+        let newest = log.bounds().newest.0;
+        let gone = log.trim(Retention { events: Some(CAP), age: None }).await.unwrap();
+        assert_eq!(gone, if newest > CAP { 10 } else { 0 }, "at {newest}");
+        let trimmed = newest.saturating_sub(CAP);
+        assert_eq!(log.bounds().trimmed, Position(trimmed));
+        let kept = ids(&log, &acme, Position(trimmed)).await;
+        assert_eq!((kept.len() as u64, kept.last()), (newest.min(CAP), names.last()));
+        if let Some(before) = trimmed.checked_sub(1) {
+            let lost = log.read(&acme, Position(before), ALL).await;
+            assert!(matches!(lost, Err(StreamError::PositionLost { .. })), "{before}: {lost:?}");
+        }
+    }
+    assert_eq!(log.bounds().newest, Position(400), "what was published is counted");
 }
 
 pub async fn trimmed_id_is_new_again(log: Log) {
@@ -443,7 +492,8 @@ pub async fn concurrent_appends_get_positions_without_holes(log: Log) {
 macro_rules! event_log_conformance {
     ($backend:ident, $setup:expr) => {
         $crate::conformance!($backend, event_log, $setup;
-            append_then_read, c02_every_field_and_every_byte_comes_back,
+            append_then_read, c01_a_thousand_events_have_increasing_positions_and_ids_of_their_own,
+            c02_every_field_and_every_byte_comes_back, c13_a_cap_keeps_what_it_says_and_tells_of_what_is_gone,
             c23_an_append_wakes_those_who_follow_its_tenants_and_nobody_else, empty_batch_appends_nothing, tenants_do_not_see_each_other,
             known_id_keeps_position, other_content_under_a_known_id_is_refused, refused_batch_leaves_nothing,
             repeat_inside_a_batch_is_recognised, batch_beyond_its_bound_is_refused, page_keeps_its_limits,

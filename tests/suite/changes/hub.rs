@@ -14,7 +14,7 @@ use millrace_tests::conformance::change_streams::{asset_scopes, change};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::ALL;
 
-use super::rig::{CONFLATED, events, is, next, of, rig, settle, several};
+use super::rig::{CONFLATED, Log, events, is, next, of, rig, rig_on, settle, several};
 
 #[tokio::test]
 async fn u1_a_request_resolves_by_id_field_and_tenant_and_the_tenant_ignores_an_id() {
@@ -136,9 +136,8 @@ async fn u8_the_gate_denies_before_anything_is_resolved() {
 
 /// A gate that allows one aggregate and denies another: whoever follows the first sees nothing of the second, though
 /// both have events in streams of the same scope and id.
-#[tokio::test]
-async fn sn26_a_live_follower_of_what_is_allowed_gets_nothing_of_what_is_denied() {
-    let rig = rig().await;
+pub(super) async fn sn26_a_live_follower_of_what_is_allowed_gets_nothing_of_what_is_denied(log: Log) {
+    let rig = rig_on(log).await;
     let mut scopes = asset_scopes();
     scopes.push(AggregateScopes { aggregate: "pump".to_owned(), ..scopes[0].clone() });
     rig.log.declare_scopes("assets", &scopes).await.unwrap();

@@ -1,4 +1,4 @@
-//! A hub on a log in memory, whose windows end when the test says so.
+//! A hub whose windows end when the test says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use millrace::backends::memory::MemoryLog;
 use millrace::clock::{Clock, ManualClock};
 use millrace::event::{EventBatch, Micros, Position};
-use millrace::limits::CHANGE_WINDOW;
+use millrace::limits::{BATCH_EVENTS_MAX, CHANGE_WINDOW};
 use millrace::streams::{ChangeMode, ChangeRequest, Delivery, EventLog, Hub, Subscription};
 use millrace::tasks::Tasks;
 use millrace_tests::conformance::change_streams::{asset_scopes, change};
@@ -46,6 +46,17 @@ impl Rig {
     /// One event of an asset, at site S1.
     pub(super) async fn publish(&self, agg_id: &str, version: u64) -> Position {
         self.append(change("asset", agg_id, version, "updated", r#"{"site_id":"S1"}"#)).await
+    }
+
+    /// The first version of so many assets, in large batches.
+    pub(super) async fn publish_all(&self, agg_ids: &[String]) {
+        for some in agg_ids.chunks(BATCH_EVENTS_MAX) {
+            let mut batch = EventBatch::new(tenant("acme"));
+            for agg_id in some {
+                batch.extend_from(&change("asset", agg_id, 1, "updated", r#"{"site_id":"S1"}"#));
+            }
+            self.append(batch).await;
+        }
     }
 
     /// Lets the hub take in what there is, and every window end.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use millrace::backends::memory::MemoryLog;
 use millrace::event::{Event, EventBatch, Position};
 use millrace::limits::EVENT_PAYLOAD_BYTES_MAX;
 use millrace::streams::upcast::{DeclaredUpcast, InvalidUpcast, UpcastLog, Upcasters};
@@ -96,9 +95,9 @@ fn a_step_that_fails_or_grows_beyond_the_bound_leaves_the_event_as_it_was_publis
     }
 }
 
-#[tokio::test]
-async fn every_way_to_read_shows_upcast_events_and_the_log_keeps_what_was_published() {
-    let inner: Arc<dyn EventLog> = Arc::new(MemoryLog::new());
+pub(super) async fn c05_c06_every_way_to_read_shows_upcast_events_and_the_log_keeps_what_was_published(
+    inner: Arc<dyn EventLog>,
+) {
     let log = UpcastLog::new(Arc::clone(&inner), Arc::new(upcasters()));
     log.declare_scopes("assets", &asset_scopes()).await.unwrap();
     let sent = change("asset", "A1", 1, "updated", r#"{"site":"S1"}"#);
@@ -119,4 +118,13 @@ async fn every_way_to_read_shows_upcast_events_and_the_log_keeps_what_was_publis
     let kept = inner.read(&acme, Position::START, ALL).await.unwrap().events;
     assert_eq!(kept.get(0).schema_version, 1);
     assert!(log.append(sent).await.unwrap()[0].repeated, "a repeat is compared with what was published");
+    // What has no step comes as it is, behind what has some.
+    log.append(change("asset", "A1", 2, "created", "{}")).await.unwrap();
+    let read = log.read(&acme, Position::START, ALL).await.unwrap().events;
+    let tail = log.tail().read(&acme, Position::START, 10).unwrap();
+    let told = tail.iter().flat_map(|chunk| chunk.iter());
+    for (how, events) in [("read", read.iter().collect::<Vec<_>>()), ("tail", told.collect())] {
+        let seen: Vec<_> = events.iter().map(|event| (event.payload, event.schema_version)).collect();
+        assert_eq!(seen, [(&newest[..], 3), (&b"{}"[..], 1)], "{how}");
+    }
 }
