@@ -16,6 +16,7 @@ mod group_reads;
 mod groups;
 mod log;
 mod names;
+mod tails;
 
 use std::sync::Arc;
 use std::time::Duration;

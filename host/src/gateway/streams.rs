@@ -348,6 +348,9 @@ impl Follower {
     async fn read(&mut self, out: &mut Vec<u8>) -> Result<bool, Problem> {
         let log = Arc::clone(&self.edge.services.log);
         let before = self.position;
+        if self.has_new_life() {
+            return Err(self.foreign());
+        }
         // The tail holds the main stream only.
         if self.stream == StreamName::Events
             && let Some(chunks) = log.tail().read(&self.caller.tenant, self.position, PAGE_EVENTS_MAX)
@@ -361,7 +364,10 @@ impl Follower {
         }
         let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: SSE_CHUNK_BYTES };
         let read = read_on(&self.edge, &self.caller, &self.stream, self.position, limit).await;
-        let (events, next) = read.map_err(|e| lost(&self.epoch, e))?;
+        let (events, next) = match read {
+            Err(_) if self.has_new_life() => return Err(self.foreign()),
+            read => read.map_err(|e| lost(&self.epoch, e))?,
+        };
         if self.write(out, &events) {
             self.position = self.position.max(next);
         }
@@ -389,6 +395,19 @@ impl Follower {
             }
         }
         true
+    }
+
+    /// Whether the log is not the one any more that the positions are of.
+    fn has_new_life(&self) -> bool {
+        self.edge.services.log.epoch() != self.epoch
+    }
+
+    /// That all places of the former life are lost, and where the new one begins.
+    fn foreign(&self) -> Problem {
+        let log = &self.edge.services.log;
+        let (former, epoch, oldest) = (&self.epoch.0, log.epoch().0, log.bounds().trimmed);
+        let detail = format!("these positions are of the log `{former}`; it is `{epoch}` now");
+        Problem::new("cursor_foreign", detail).with("oldest", format!("{epoch}.{oldest}").into())
     }
 
     fn cursor(&self) -> String {

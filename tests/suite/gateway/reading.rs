@@ -183,6 +183,46 @@ async fn a_follower_that_retention_passes_is_told_where_it_can_go_on() {
     rig.stop().await;
 }
 
+/// Nothing of the new life comes under a place of the former one, and what is told is a place in the new one.
+#[tokio::test]
+async fn sn7_a_tail_that_lives_through_a_new_life_of_the_log_ends_with_a_word_and_a_place_to_go_on() {
+    const LIFE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    for path in ["/v1/streams/events", "/v1/streams/orders"] {
+        let rig = Rig::start().await;
+        let publish = async |version: u64| {
+            let event =
+                json!({"aggregate": "thing", "agg_id": "a", "version": version, "type": "thing.made"});
+            let headers = [("Content-Type", "application/json")];
+            let answer = rig.send("POST", path, &headers, event.to_string().as_bytes()).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        };
+        publish(1).await;
+        let mut client = follow(&rig, &format!("{path}?after=oldest"), "").await;
+        let mut seen = String::new();
+        client.read_until(&mut seen, "\"version\":1,").await;
+        rig.log.begin_new_life(LIFE);
+        publish(2).await;
+        client.read_until(&mut seen, "event: error\ndata: ").await;
+        client.read_until(&mut seen, "\r\n0\r\n\r\n").await;
+        assert_eq!(shown(&seen), [1], "{path}");
+        let (_, problem) = seen.rsplit_once("event: error\ndata: ").expect("it came");
+        let problem: Value = serde_json::from_str(problem.lines().next().expect("a line")).expect("JSON");
+        assert_eq!((&problem["code"], &problem["status"]), (&json!("cursor_foreign"), &json!(410)));
+        let mut places = seen.lines().filter_map(|line| line.strip_prefix("id: "));
+        let last = places.next_back().expect("a place");
+        assert_eq!(last, format!("{}.1", millrace::streams::EventLog::epoch(&rig.store).0));
+        let headers = [("Accept", "text/event-stream"), ("Last-Event-ID", last)];
+        rig.send("GET", path, &headers, b"").await.is_problem(410, "cursor_foreign");
+        let oldest = problem["oldest"].as_str().expect("a cursor");
+        assert_eq!(oldest, format!("{LIFE}.0"));
+        let mut client = follow(&rig, &format!("{path}?after={oldest}"), "").await;
+        let mut again = String::new();
+        client.read_until(&mut again, "\"version\":2,").await;
+        assert!(again.contains(&format!("id: {LIFE}.2\n")), "{again}");
+        rig.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_quiet_tail_shows_signs_of_life_and_moves_over_what_is_filtered() {
     let rig = Rig::with(|options| options.sse_heartbeat = std::time::Duration::from_millis(50)).await;

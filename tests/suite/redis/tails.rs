@@ -1,0 +1,113 @@
+//! Tails of events and of streams with a name, over HTTP, while connections are lost and a server restarts or is emptied.
+
+use std::time::Instant;
+
+use millrace::config::LogAddress;
+use millrace_tests::embedded::{Client, Embedded};
+use millrace_tests::redis_server::{Engine, RedisServer};
+use millrace_tests::until;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::SOON;
+
+/// A tail that does not come again when it ends.
+struct Tail {
+    answer: reqwest::Response,
+    seen: String,
+}
+
+impl Tail {
+    async fn follow(client: &Client, stream: &str, after: &str) -> Self {
+        let path = format!("/v1/streams/{stream}?after={after}");
+        let request = client.request(Method::GET, &path).header("accept", "text/event-stream");
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        Self { answer, seen: String::new() }
+    }
+
+    /// Reads until there is this; none: until it ends.
+    async fn read_until(&mut self, text: Option<&str>) {
+        while text.is_none_or(|text| !self.seen.contains(text)) {
+            let chunk = tokio::time::timeout(SOON * 3, self.answer.chunk()).await;
+            match chunk.unwrap_or_else(|_| panic!("{text:?} does not come: {}", self.seen)).unwrap() {
+                Some(chunk) => self.seen.push_str(std::str::from_utf8(&chunk).unwrap()),
+                None if text.is_none() => return,
+                None => panic!("it ended before {text:?}: {}", self.seen),
+            }
+        }
+    }
+
+    /// The versions of the events that it has told of.
+    fn versions(&self) -> Vec<u64> {
+        let told = self.seen.lines().filter_map(|line| line.strip_prefix("data: "));
+        let told = told.map(|data| serde_json::from_str::<Value>(data).unwrap());
+        told.filter_map(|event| event["version"].as_u64()).collect()
+    }
+}
+
+/// Publishes one version, as often as it takes; a repeat is recognised.
+async fn publish(client: &Client, stream: &str, version: u64) {
+    let event = json!({
+        "aggregate": "thing", "agg_id": stream, "version": version, "type": "thing.made",
+        "at": "2013-01-01T00:00:00Z", "payload": {},
+    });
+    let (path, begun) = (format!("/v1/streams/{stream}"), Instant::now());
+    loop {
+        let answer = client.post(&path, "application/json", event.to_string()).await.unwrap();
+        if answer.status == 200 {
+            return;
+        }
+        assert!(begun.elapsed() < SOON * 3, "{}", answer.text());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn5_sn7_tails_miss_nothing_over_lost_connections_and_end_with_a_word_where_a_server_was_emptied() {
+    for engine in [Engine::Redis, Engine::Valkey] {
+        let mut server = RedisServer::durable(engine);
+        let host = Embedded::start_with(|config| config.serve.log = Some(LogAddress(server.url())));
+        let host = host.await.unwrap();
+        assert!(host.host().wait_ready().await);
+        let (client, log) = (&host.client, host.host().log());
+        let mut tails = Vec::new();
+        for stream in ["events", "orders"] {
+            publish(client, stream, 1).await;
+            let mut tail = Tail::follow(client, stream, "oldest").await;
+            tail.read_until(Some("\"version\":1,")).await;
+            tails.push((stream, tail));
+        }
+        let mut version = 1;
+        for restart in [false, true, false] {
+            match restart {
+                true => server.restart(),
+                false => server.kill_clients(),
+            }
+            version += 1;
+            for (stream, tail) in &mut tails {
+                publish(client, stream, version).await;
+                tail.read_until(Some(&format!("\"version\":{version},"))).await;
+                assert_eq!(tail.versions(), (1..=version).collect::<Vec<_>>(), "{stream}");
+            }
+        }
+
+        // Nothing is published: that the log is another one is all that there is to be told.
+        let former = log.epoch();
+        server.command(&["FLUSHALL"]);
+        until("the log is another one", || log.epoch() != former).await;
+        for (stream, tail) in &mut tails {
+            tail.read_until(None).await;
+            let (_, problem) = tail.seen.rsplit_once("event: error\ndata: ").expect("it is told");
+            let problem: Value = serde_json::from_str(problem.trim_end()).unwrap();
+            assert_eq!(problem["code"], "cursor_foreign", "{stream}: {problem}");
+            let oldest = problem["oldest"].as_str().expect("a cursor");
+            assert!(oldest.starts_with(&format!("{}.", log.epoch().0)), "{stream}: {oldest}");
+            let mut again = Tail::follow(client, stream, oldest).await;
+            publish(client, stream, version + 1).await;
+            again.read_until(Some(&format!("\"version\":{},", version + 1))).await;
+            assert_eq!(again.versions(), [version + 1], "{stream}");
+        }
+        host.stop().await;
+    }
+}
