@@ -28,7 +28,7 @@ impl Tail {
 
     /// Reads until there is this; none: until it ends.
     async fn read_until(&mut self, text: Option<&str>) {
-        while text.is_none_or(|text| !self.seen.contains(text)) {
+        while text.is_none_or(|text| !self.whole().contains(text)) {
             let chunk = tokio::time::timeout(SOON * 3, self.answer.chunk()).await;
             match chunk.unwrap_or_else(|_| panic!("{text:?} does not come: {}", self.seen)).unwrap() {
                 Some(chunk) => self.seen.push_str(std::str::from_utf8(&chunk).unwrap()),
@@ -38,9 +38,14 @@ impl Tail {
         }
     }
 
+    /// What has come whole.
+    fn whole(&self) -> &str {
+        &self.seen[..self.seen.rfind("\n\n").unwrap_or(0)]
+    }
+
     /// The versions of the events that it has told of.
     fn versions(&self) -> Vec<u64> {
-        let told = self.seen.lines().filter_map(|line| line.strip_prefix("data: "));
+        let told = self.whole().lines().filter_map(|line| line.strip_prefix("data: "));
         let told = told.map(|data| serde_json::from_str::<Value>(data).unwrap());
         told.filter_map(|event| event["version"].as_u64()).collect()
     }
