@@ -54,7 +54,6 @@ pub(in crate::gateway) async fn read(
         bytes: wanted.bytes.unwrap_or(GROUP_READ_BYTES_MAX),
         wait: Duration::from_millis(wanted.wait_ms.unwrap_or(0)),
     };
-    let epoch = edge.services.log.epoch();
     let stopping = edge.stopping.clone();
     // What is dropped here has leased nothing: a read does not wait between leasing and answering.
     let read = tokio::select! {
@@ -65,6 +64,8 @@ pub(in crate::gateway) async fn read(
             return Err(Problem::new("host_stopping", "the host is stopping; nothing was delivered"));
         }
     };
+    // Not before: the log may have begun anew while the read waited.
+    let epoch = edge.services.log.epoch();
     let read = read.map_err(|error| told(error, &epoch))?;
     Ok(as_json(write_entries(&read, &epoch.0)))
 }
