@@ -5,6 +5,7 @@ mod cache;
 mod channel_sockets;
 mod channels;
 mod cluster;
+mod control;
 mod presence;
 mod redis;
 
@@ -14,6 +15,7 @@ pub use cache::*;
 pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
+pub use control::*;
 pub use presence::*;
 pub use redis::*;
 

@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod cluster;
 mod commands;
+mod control;
 mod crash_points;
 mod cuts;
 mod envelope;

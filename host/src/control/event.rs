@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ControlFeedError, Result};
+use super::keys::{Context, SigningKey};
+use super::{ControlFeedError, ControlVersion, Result};
 
 /// `evt_` and a ULID: what names an event through all repeats.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,9 +151,20 @@ pub struct ControlEvent {
 impl ControlEvent {
     /// Reads an event and checks all that can be checked without keys or state. Producers and consumers use the same.
     pub fn parse(json: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(json)
-            .map_err(|error| ControlFeedError::InvalidEvent { detail: error.to_string() })?;
-        super::wire::read(json)
+        Self::parse_at(json).map(|(event, _)| event)
+    }
+
+    /// The same of an entry of a feed, which may say its control version.
+    pub fn parse_at(json: &str) -> Result<(Self, Option<ControlVersion>)> {
+        super::wire::parse(json)
+    }
+
+    /// The same event with one more signature. A signature of the same key is replaced.
+    pub fn signed_by(&self, key: &SigningKey) -> Result<Self> {
+        let mut signatures = self.signatures.clone();
+        signatures.retain(|signature| signature.key != key.id());
+        signatures.push(key.sign(Context::Event, &self.signed_bytes()));
+        super::wire::read(super::wire::with_signatures(&self.json, &signatures)?)
     }
 
     pub(super) fn from_parts(unsigned: UnsignedEvent, signatures: Vec<Signature>, json: Value) -> Self {
@@ -180,7 +192,8 @@ impl ControlEvent {
         }
     }
 
-    /// The bytes that signatures are over: its JSON without `signatures` and `control_version`, in the canonical form.
+    /// What signatures are over, behind the line that says that it is an event: its JSON without `signatures`, in the
+    /// canonical form.
     pub fn signed_bytes(&self) -> Vec<u8> {
         super::wire::signed_bytes(&self.json)
     }
@@ -190,9 +203,26 @@ impl ControlEvent {
         super::wire::digest_text(&self.signed_bytes())
     }
 
-    /// As it is stored and carried, readable; the control version is the feed's own.
+    /// As it is stored and carried, readable.
     pub fn to_json(&self) -> String {
         super::wire::pretty(&self.json)
+    }
+
+    /// The same with the control version that a feed gave it, which is no part of the event.
+    pub fn to_json_at(&self, version: ControlVersion) -> String {
+        super::wire::pretty_at(&self.json, version)
+    }
+}
+
+impl UnsignedEvent {
+    /// Checks all that can be checked without keys or state, and signs.
+    pub fn sign(&self, key: &SigningKey) -> Result<ControlEvent> {
+        self.without_signature()?.signed_by(key)
+    }
+
+    /// The event as it is. Only a host that runs with `--insecure-dev` takes it so.
+    pub fn without_signature(&self) -> Result<ControlEvent> {
+        super::wire::read(super::wire::write(self)?)
     }
 }
 

@@ -12,24 +12,31 @@
 //! Deliberately absent: anything that must reach a host for it to serve. A host without a feed runs what it last knew.
 
 mod artifacts;
+mod check;
 mod error;
 mod event;
 mod feed;
+mod json;
+mod keys;
 pub mod rollout;
 mod store;
+mod times;
 pub mod trust;
 mod wire;
 
 pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
+pub use check::{check_digest, check_labels};
 pub use error::ControlFeedError;
 pub use event::{
     ArtifactRef, ControlEvent, Desired, EventBody, EventId, Kind, PluginSpec, RunState, Signature, Trusted,
     UnsignedEvent,
 };
 pub use feed::{Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef};
+pub use keys::SigningKey;
 pub use store::{
     Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, ObservedRow, Phase, Proposed, Quarantined,
 };
+pub use wire::SCHEMA_VERSION;
 
 /// The place of an event in a feed, given by its sink: above 0 and growing, with holes where a backend has them.
 #[derive(

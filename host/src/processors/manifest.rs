@@ -64,13 +64,17 @@ pub enum InvalidManifest {
 }
 
 impl Manifest {
+    /// Whether a plugin can have this name.
+    pub fn is_name(name: &str) -> bool {
+        name.len() <= 62
+            && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    }
+
     /// Checks names, counts and schemas.
     pub fn validate(&self) -> Result<(), InvalidManifest> {
         let name = &self.name;
-        let named = name.len() <= 62
-            && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !named {
+        if !Self::is_name(name) {
             return Err(InvalidManifest::Name { name: name.chars().take(80).collect() });
         }
         if self.tables.len() > TABLES_MAX {

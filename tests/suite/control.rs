@@ -1,0 +1,44 @@
+//! Claims about the control feed. Items C1 to C5 are those of its own checklist, restated for plugins.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod canonical;
+mod events;
+mod keys;
+mod trust;
+
+use millrace::control::ControlEvent;
+
+/// One example of each kind, by its name. They were written and signed by another program than the host, with keys whose
+/// seeds are the bytes 1 (root), 2 (release) and 3 (build), again and again.
+const GOLDEN: [(&str, &str); 9] = [
+    ("plugin.deployed", include_str!("control/golden/plugin.deployed.json")),
+    ("plugin.rolled_back", include_str!("control/golden/plugin.rolled_back.json")),
+    ("plugin.removed", include_str!("control/golden/plugin.removed.json")),
+    ("plugin.config_changed", include_str!("control/golden/plugin.config_changed.json")),
+    ("plugin.paused", include_str!("control/golden/plugin.paused.json")),
+    ("plugin.resumed", include_str!("control/golden/plugin.resumed.json")),
+    ("rollout.advanced", include_str!("control/golden/rollout.advanced.json")),
+    ("rollout.halted", include_str!("control/golden/rollout.halted.json")),
+    ("trust.changed", include_str!("control/golden/trust.changed.json")),
+];
+
+fn golden(kind: &str) -> &'static str {
+    GOLDEN.iter().find(|(name, _)| *name == kind).unwrap().1
+}
+
+/// The JSON of an event after a change, without its signatures' being right.
+fn changed(text: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+    let mut json: serde_json::Value = serde_json::from_str(text).unwrap();
+    change(&mut json);
+    json.to_string()
+}
+
+fn code_of<T: std::fmt::Debug>(result: millrace::control::Result<T>) -> &'static str {
+    use millrace::error::Classify as _;
+    result.unwrap_err().code()
+}
+
+fn parsed(text: &str) -> ControlEvent {
+    ControlEvent::parse(text).unwrap()
+}
