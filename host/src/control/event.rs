@@ -208,6 +208,10 @@ impl ControlEvent {
         super::wire::pretty(&self.json)
     }
 
+    pub(super) fn json(&self) -> &Value {
+        &self.json
+    }
+
     /// The same with the control version that a feed gave it, which is no part of the event.
     pub fn to_json_at(&self, version: ControlVersion) -> String {
         super::wire::pretty_at(&self.json, version)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{ControlEvent, ControlVersion, EventId, Result};
+use super::{ControlEvent, ControlFeedError, ControlVersion, EventId, Result};
+use crate::limits::{CONTROL_HOST_BYTES_MAX, CONTROL_REPORT_BYTES_MAX};
 
 /// Reads a feed. It keeps no cursor that counts: the applier's own does.
 pub trait ControlSource: Send + Sync + Debug {
@@ -28,7 +29,7 @@ pub trait ControlSource: Send + Sync + Debug {
 /// Tells a source that an event is committed here.
 pub trait Acker: Send + Sync + Debug {
     /// Only after the commit. What was acknowledged before, or never answered, changes nothing. After an error the event
-    /// comes again.
+    /// comes again. A [`Received::Broken`] has no id: it counts as acknowledged once a poll asks for what is after it.
     fn acknowledge(&self, event: &EventId, version: ControlVersion) -> BoxFuture<'_, Result<()>>;
 }
 
@@ -115,4 +116,27 @@ pub struct FleetMark {
 pub struct SnapshotRef {
     pub version: ControlVersion,
     pub digest: String,
+}
+
+/// What every board asks before it takes a report: the host's name is that of a file and of keys, and a report is small.
+pub fn check_report(host: &str, report: &str) -> Result<()> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let named = (1..=CONTROL_HOST_BYTES_MAX).contains(&host.len()) && host.bytes().all(fits);
+    if !named || host.starts_with('.') {
+        let host: String = host.chars().take(80).collect();
+        return Err(ControlFeedError::Settings {
+            setting: "control.host".into(),
+            detail: format!(
+                "`{host}` is not 1 to {CONTROL_HOST_BYTES_MAX} letters, digits, `.`, `_` and `-`, or begins with a dot"
+            ),
+        });
+    }
+    if report.len() > CONTROL_REPORT_BYTES_MAX {
+        return Err(ControlFeedError::Limit {
+            limit: "control_report_bytes_max",
+            asked: report.len() as u64,
+            max: CONTROL_REPORT_BYTES_MAX as u64,
+        });
+    }
+    Ok(())
 }

@@ -12,12 +12,14 @@
 //! Deliberately absent: anything that must reach a host for it to serve. A host without a feed runs what it last knew.
 
 mod artifacts;
+mod carried;
 mod check;
 mod error;
 mod event;
 mod feed;
 mod json;
 mod keys;
+mod registry;
 pub mod rollout;
 mod store;
 mod times;
@@ -25,14 +27,18 @@ pub mod trust;
 mod wire;
 
 pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
+pub use carried::Carried;
 pub use check::{check_digest, check_labels};
 pub use error::ControlFeedError;
 pub use event::{
     ArtifactRef, ControlEvent, Desired, EventBody, EventId, Kind, PluginSpec, RunState, Signature, Trusted,
     UnsignedEvent,
 };
-pub use feed::{Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef};
+pub use feed::{
+    Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef, check_report,
+};
 pub use keys::SigningKey;
+pub use registry::{FeedRegistry, FeedSettings};
 pub use store::{
     Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, ObservedRow, Phase, Proposed, Quarantined,
 };

@@ -52,6 +52,12 @@ struct Body {
 
 /// An event, and the control version that a feed has written into it.
 pub(super) fn parse(text: &str) -> Result<(ControlEvent, Option<ControlVersion>)> {
+    let (json, version) = split(text)?;
+    Ok((read(json)?, version))
+}
+
+/// An event's JSON, and the control version that a feed has written into it.
+pub(super) fn split(text: &str) -> Result<(Value, Option<ControlVersion>)> {
     let mut json = json::parse(text)?;
     let version = match json.as_object_mut().and_then(|members| members.remove("control_version")) {
         None | Some(Value::Null) => None,
@@ -59,7 +65,7 @@ pub(super) fn parse(text: &str) -> Result<(ControlEvent, Option<ControlVersion>)
             Some(ControlVersion(version.as_u64().ok_or_else(|| invalid("control_version is not a number"))?))
         }
     };
-    Ok((read(json)?, version))
+    Ok((json, version))
 }
 
 /// Takes JSON without doubt that has no control version.
@@ -87,6 +93,13 @@ pub(super) fn read(json: Value) -> Result<ControlEvent> {
     check::event(&unsigned)?;
     check::signatures(&header.signatures)?;
     Ok(ControlEvent::from_parts(unsigned, header.signatures, json))
+}
+
+/// The id of an event, whatever else is in it.
+pub(super) fn id(json: &Value) -> Result<EventId> {
+    json::check(json)?;
+    json::check_bytes(pretty(json).len() + VERSION_BYTES)?;
+    Ok(Header::deserialize(json).map_err(invalid)?.event_id)
 }
 
 fn body(header: &Header, json: &Value) -> Result<(Kind, EventBody)> {

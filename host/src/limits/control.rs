@@ -43,3 +43,37 @@ const _: () = assert!(
     super::GUEST_ENV_BYTES_MAX * 2 <= CONTROL_EVENT_BYTES_MAX,
     "a new and a stable version with all that their environments may hold fit an event"
 );
+
+// Feeds: see `backends/file/control` and `backends/sqlite/control_feed.rs`.
+
+/// How often a waiting poll looks at a feed in files, and at one in SQLite: a few system calls each time.
+pub const CONTROL_FILE_POLL: Duration = Duration::from_millis(50);
+pub const CONTROL_SQLITE_POLL: Duration = Duration::from_millis(50);
+/// Events in one folder of a feed in files, and what a trim removes at a time.
+pub const CONTROL_FILE_SHARD_EVENTS: u64 = 1_000;
+/// How long an append waits for another process that writes to the same feed, and how often it looks. Then it fails
+/// and is repeated.
+pub const CONTROL_LOCK_WAIT: Duration = Duration::from_secs(10);
+pub const CONTROL_LOCK_POLL: Duration = Duration::from_millis(2);
+/// Files that are synced at the same time: a file system makes one write of them.
+pub const CONTROL_FILE_SYNCS_AT_ONCE: usize = 8;
+/// Dropped files that are settled at a time; the others wait for the next look.
+pub const CONTROL_DROPS_AT_ONCE_MAX: usize = 256;
+/// What is kept of a dropped file's name.
+pub const CONTROL_DROP_NAME_BYTES_MAX: usize = 100;
+/// Appends that are written together, each with two open files, and those that may wait for their turn. More are refused.
+pub const CONTROL_APPENDS_AT_ONCE_MAX: usize = 64;
+pub const CONTROL_APPENDS_WAITING_MAX: usize = 4_096;
+/// Events and bytes that one poll answers at most.
+pub const CONTROL_POLL_EVENTS_MAX: usize = 1_000;
+pub const CONTROL_POLL_BYTES_MAX: usize = 8 << 20;
+/// Rows that a trim removes in one transaction: others write in between.
+pub const CONTROL_TRIM_ROWS_AT_ONCE: u64 = 1_000;
+/// Longest name of a host: it names files and keys.
+pub const CONTROL_HOST_BYTES_MAX: usize = 64;
+/// Largest report of a host. Larger is refused.
+pub const CONTROL_REPORT_BYTES_MAX: usize = 256 << 10;
+/// Hosts whose reports are answered.
+pub const CONTROL_HOSTS_MAX: usize = 10_000;
+/// How old a half-written report must be to count as left behind.
+pub const CONTROL_TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3_600);

@@ -6,6 +6,7 @@
 mod cache;
 mod channels;
 mod cluster;
+mod control;
 mod groups;
 mod leases;
 mod presence;
@@ -20,6 +21,7 @@ pub use cache::MemoryCache;
 pub use channels::MemoryChannels;
 pub(crate) use channels::repeated;
 pub use cluster::MemoryCluster;
+pub use control::{MemoryConsumer, MemoryFeed};
 pub use leases::MemoryLeases;
 pub use presence::MemoryPresence;
 use state::State;

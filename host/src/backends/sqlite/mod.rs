@@ -16,6 +16,8 @@ mod channel_runs;
 mod channels;
 mod commit;
 mod committer;
+mod control_feed;
+mod control_feed_rows;
 mod database;
 mod dedup;
 mod deployments;
@@ -50,6 +52,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+pub use control_feed::{SqliteFeed, SqliteFeedOptions};
 pub use options::{CommitStep, LogPlace, OpenError, SqliteOptions, StepObserver, Synchronous};
 
 use committer::Committer;

@@ -1,0 +1,302 @@
+//! The events of a feed in files: how they are read, and how several are added so that a crash at any point leaves them
+//! either in the feed or to be written again.
+//!
+//! What a writer does, in this order: the event's file is whole and has its name; then its id leads to it; then the head
+//! says that it is there. Whoever takes the lock next finishes what lies above the head.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::disk::{self, Disk, failed};
+use super::layout::{Broken, Head, Known, Layout, Marker};
+use crate::control::{Carried, ControlEvent, ControlFeedError, ControlVersion, EventId, Received, Result};
+use crate::limits::CONTROL_EVENT_BYTES_MAX;
+
+/// Longest of the small files that only hosts write.
+const SMALL_BYTES_MAX: usize = 16 << 10;
+
+#[derive(Debug)]
+pub(super) struct FileLog {
+    pub(super) layout: Layout,
+    pub(super) disk: Disk,
+}
+
+/// Nobody else writes while this is there.
+#[derive(Debug)]
+pub(super) struct Writing {
+    _lock: File,
+    pub(super) head: Head,
+}
+
+/// What gets a place in the feed.
+#[derive(Debug)]
+pub(super) enum New {
+    Event(Carried),
+    /// A drop, by its name in `settling`.
+    Broken(Broken),
+}
+
+/// An entry that is written and has no name yet.
+struct Staged {
+    version: u64,
+    entry: NamedTempFile,
+    id: Option<(PathBuf, NamedTempFile)>,
+}
+
+impl FileLog {
+    /// Where the feed begins and ends, and whether that stood in its file.
+    pub(super) fn head(&self) -> Result<(Head, bool)> {
+        let path = &self.layout.head;
+        let bytes = self.disk.read(path, SMALL_BYTES_MAX).or_else(as_none).map_err(|e| failed(path, &e))?;
+        match bytes.as_deref().and_then(Head::read) {
+            Some(head) => Ok((head, true)),
+            None => Ok((self.found().map_err(|e| failed(&self.layout.events, &e))?, false)),
+        }
+    }
+
+    /// The head as the names of the files tell it.
+    fn found(&self) -> io::Result<Head> {
+        let mut shards: Vec<PathBuf> = numbers(&self.disk, &self.layout.events, "")?
+            .into_iter()
+            .map(|shard| self.layout.events.join(format!("{shard:012}")))
+            .collect();
+        let of = |shard: &PathBuf| numbers(&self.disk, shard, ".json");
+        let mut head = Head::EMPTY;
+        while let Some(last) = shards.last() {
+            if let Some(newest) = of(last)?.pop_last() {
+                head.newest = newest;
+                break;
+            }
+            shards.pop();
+        }
+        for first in &shards {
+            if let Some(oldest) = of(first)?.pop_first() {
+                head.oldest = oldest.max(1);
+                break;
+            }
+        }
+        Ok(head)
+    }
+
+    /// What is at a place; none when its file is missing.
+    pub(super) fn received(&self, version: u64) -> Result<Option<(Received, usize)>> {
+        let path = self.layout.event(version);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let version = ControlVersion(version);
+        let broken = |name: String, reason: String| Received::Broken { version, name, reason };
+        let bytes = match self.disk.read(&path, CONTROL_EVENT_BYTES_MAX) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            Err(error) if is_damage(&error) => return Ok(Some((broken(name, error.to_string()), 0))),
+            Err(error) => return Err(failed(&path, &error)),
+        };
+        let read = bytes.len();
+        if let Some(marker) = marker(&bytes) {
+            return Ok(Some((broken(marker.name, marker.reason), read)));
+        }
+        let received = match text(&bytes).and_then(ControlEvent::parse) {
+            Ok(event) => Received::Event { version, event },
+            Err(error) => {
+                let id = carried(&bytes).map(|(event, _)| event.id().to_string());
+                broken(id.unwrap_or(name), error.to_string())
+            }
+        };
+        Ok(Some((received, read)))
+    }
+
+    /// Where an id leads to. What cannot be read is as good as none: a repeat gets a new place, and hosts know its id.
+    pub(super) fn known(&self, id: &EventId) -> Result<Option<Known>> {
+        let path = self.layout.id(id);
+        let bytes = self.disk.read(&path, SMALL_BYTES_MAX).or_else(as_none).map_err(|e| failed(&path, &e))?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Begins to write, under the lock: what a writer before has left half done is finished first.
+    pub(super) fn begin(&self, lock: File) -> Result<Writing> {
+        let (head, stood) = self.head()?;
+        let mut writing = Writing { _lock: lock, head };
+        while self.is_taken(writing.head.newest + 1)? {
+            writing.head.newest += 1;
+            self.finish(writing.head.newest)?;
+        }
+        if !stood || writing.head != head {
+            self.publish(&writing)?;
+        }
+        Ok(writing)
+    }
+
+    fn is_taken(&self, version: u64) -> Result<bool> {
+        let path = self.layout.event(version);
+        self.disk.exists(&path).map_err(|e| failed(&path, &e))
+    }
+
+    /// Does what comes after an entry has its name.
+    fn finish(&self, version: u64) -> Result<()> {
+        let path = self.layout.event(version);
+        let bytes = match self.disk.read(&path, CONTROL_EVENT_BYTES_MAX) {
+            Ok(Some(bytes)) => bytes,
+            Err(error) if !is_damage(&error) => return Err(failed(&path, &error)),
+            Ok(None) | Err(_) => return Ok(()),
+        };
+        if let Some(broken) = marker(&bytes) {
+            return self.set_aside(version, &broken);
+        }
+        let Some((event, _)) = carried(&bytes) else { return Ok(()) };
+        if self.known(event.id())?.is_some() {
+            return Ok(());
+        }
+        let path = self.layout.id(event.id());
+        let known = Known { control_version: version, digest: event.digest().to_owned() };
+        let folder = path.parent().unwrap_or(&self.layout.ids);
+        let written = disk::make_folder(folder)
+            .and_then(|()| disk::replace(&self.layout.staging, &path, &json(&known)?));
+        written.map_err(|e| failed(&path, &e))
+    }
+
+    /// Gives entries the next places, durable when it answers. [`FileLog::publish`] makes them visible.
+    pub(super) fn place(&self, writing: &mut Writing, entries: &[New]) -> Result<Vec<u64>> {
+        let (mut version, mut staged) = (writing.head.newest, Vec::new());
+        for entry in entries {
+            version += 1;
+            while self.is_taken(version)? {
+                self.finish(version)?;
+                version += 1;
+            }
+            staged.push(self.stage(version, entry).map_err(|e| failed(&self.layout.staging, &e))?);
+        }
+        let files =
+            staged.iter().flat_map(|one| std::iter::once(&one.entry).chain(one.id.as_ref().map(|id| &id.1)));
+        let files: Vec<&File> = files.map(NamedTempFile::as_file).collect();
+        disk::sync_files(&files).map_err(|e| failed(&self.layout.staging, &e))?;
+        let versions = staged.iter().map(|one| one.version).collect();
+        let mut ids = Vec::new();
+        let mut folders = BTreeSet::new();
+        for Staged { version, entry, id } in staged {
+            let path = self.layout.event(version);
+            // Not over what is there, whoever put it there.
+            name(&mut folders, &path, |path| entry.persist_noclobber(path).map(drop))?;
+            ids.extend(id);
+        }
+        sync(&std::mem::take(&mut folders))?;
+        for (path, id) in ids {
+            name(&mut folders, &path, |path| id.persist(path).map(drop))?;
+        }
+        sync(&folders)?;
+        writing.head.newest = version;
+        Ok(versions)
+    }
+
+    fn stage(&self, version: u64, entry: &New) -> io::Result<Staged> {
+        let staging = &self.layout.staging;
+        let staged = |entry, id| Staged { version, entry, id };
+        match entry {
+            New::Event(event) => {
+                let text = event.to_json_at(ControlVersion(version));
+                let known = Known { control_version: version, digest: event.digest().to_owned() };
+                let id = disk::stage(staging, &json(&known)?)?;
+                let entry = disk::stage(staging, text.as_bytes())?;
+                Ok(staged(entry, Some((self.layout.id(event.id()), id))))
+            }
+            New::Broken(broken) => {
+                let marker = Marker { control_version: version, broken: broken.clone() };
+                Ok(staged(disk::stage(staging, &json(&marker)?)?, None))
+            }
+        }
+    }
+
+    /// Lets readers see what was placed.
+    pub(super) fn publish(&self, writing: &Writing) -> Result<()> {
+        let path = &self.layout.head;
+        let written = json(&writing.head).and_then(|bytes| disk::stage(&self.layout.staging, &bytes));
+        let named = written.and_then(|staged| staged.persist(path).map(drop).map_err(|error| error.error));
+        named.map_err(|e| failed(path, &e))
+    }
+
+    /// Removes whole folders of events up to a version. Answers how many events went.
+    pub(super) fn trim(&self, writing: &mut Writing, through: u64) -> Result<u64> {
+        let Layout { events, staging, head: path, shard_events, .. } = &self.layout;
+        // The newest stays: its name tells where the feed is, should the head be lost.
+        let first_kept = (through.saturating_add(1) / shard_events).min(writing.head.newest / shard_events);
+        let before = writing.head.oldest;
+        writing.head.oldest = before.max((first_kept * shard_events).max(1));
+        if writing.head.oldest != before {
+            // Durable first: a head that comes back after a power cut must not promise what is gone.
+            let written = json(&writing.head).and_then(|bytes| disk::replace(staging, path, &bytes));
+            written.map_err(|e| failed(path, &e))?;
+        }
+        let old = || -> io::Result<()> {
+            for shard in numbers(&self.disk, events, "")?.into_iter().filter(|shard| *shard < first_kept) {
+                // It goes in one step; what is left of it in the staging folder goes now or at the next start.
+                let (from, to) = (events.join(format!("{shard:012}")), staging.join(format!("{shard:012}")));
+                fs::rename(from, &to)?;
+                fs::remove_dir_all(to)?;
+            }
+            Ok(())
+        };
+        old().map_err(|e| failed(events, &e))?;
+        Ok(writing.head.oldest - before)
+    }
+}
+
+/// Gives a staged file its name, in a folder that is made when it is the first one there.
+fn name(
+    folders: &mut BTreeSet<PathBuf>,
+    path: &Path,
+    persist: impl FnOnce(&Path) -> std::result::Result<(), tempfile::PersistError>,
+) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let mut named = || {
+        if !folders.contains(&folder) {
+            disk::make_folder(&folder)?;
+            folders.insert(folder.clone());
+        }
+        Ok(())
+    };
+    named().and_then(|()| persist(path).map_err(|error| error.error)).map_err(|e: io::Error| failed(path, &e))
+}
+
+fn sync(folders: &BTreeSet<PathBuf>) -> Result<()> {
+    folders.iter().try_for_each(|folder| disk::sync_folder(folder).map_err(|e| failed(folder, &e)))
+}
+
+/// The numbers that names in a folder are, without what they end in. A folder that is not there has none.
+fn numbers(disk: &Disk, dir: &Path, suffix: &str) -> io::Result<BTreeSet<u64>> {
+    let names = disk.list(dir, usize::MAX, |_, _| true);
+    let names = match names {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        names => names?,
+    };
+    let number = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(suffix)?.parse().ok();
+    Ok(names.iter().filter_map(number).collect())
+}
+
+fn marker(bytes: &[u8]) -> Option<Broken> {
+    serde_json::from_slice::<Marker>(bytes).ok().map(|marker| marker.broken)
+}
+
+fn carried(bytes: &[u8]) -> Option<(Carried, Option<ControlVersion>)> {
+    text(bytes).and_then(Carried::parse_at).ok()
+}
+
+pub(super) fn text(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes)
+        .map_err(|_| ControlFeedError::InvalidEvent { detail: "it is not text in UTF-8".into() })
+}
+
+pub(super) fn json<T: serde::Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec_pretty(value)?)
+}
+
+/// Whether it is the file that is wrong, and will be at the next time, too.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory)
+}
+
+/// What is no file can be told from no file by a person only.
+fn as_none(error: io::Error) -> io::Result<Option<Vec<u8>>> {
+    if is_damage(&error) { Ok(None) } else { Err(error) }
+}

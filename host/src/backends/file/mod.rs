@@ -1,0 +1,5 @@
+//! What is kept in plain files, for people to read and for any program to put something in.
+
+mod control;
+
+pub use control::{FileFeed, FileFeedOptions, FileWork};
