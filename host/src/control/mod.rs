@@ -12,6 +12,7 @@
 //! Deliberately absent: anything that must reach a host for it to serve. A host without a feed runs what it last knew.
 
 mod artifacts;
+mod build;
 mod carried;
 mod check;
 mod error;
@@ -19,6 +20,7 @@ mod event;
 mod feed;
 mod json;
 mod keys;
+mod local_artifacts;
 mod registry;
 pub mod rollout;
 mod store;
@@ -26,7 +28,11 @@ mod times;
 pub mod trust;
 mod wire;
 
-pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
+pub use artifacts::{
+    ArtifactInfo, ArtifactRepository, ByteStream, Intake, check_artifact_name, check_limit, check_note,
+    collected, digest_hex, digest_of, sized, verified,
+};
+pub use build::{BuildSignature, attach_signatures, build_signatures};
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
 pub use error::ControlFeedError;
@@ -38,6 +44,7 @@ pub use feed::{
     Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef, check_report,
 };
 pub use keys::SigningKey;
+pub use local_artifacts::LocalArtifacts;
 pub use registry::{FeedRegistry, FeedSettings};
 pub use store::{
     Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, ObservedRow, Phase, Proposed, Quarantined,

@@ -71,6 +71,10 @@ pub const CHANNEL_SOCKET_BYTES: &str = "millrace_channel_socket_sent_bytes_total
 pub const CHANNEL_SOCKET_WRITES: &str = "millrace_channel_socket_writes_total";
 pub const CHANNEL_SOCKET_CLOSES: &str = "millrace_channel_socket_closes_total";
 
+// Artifacts. Label of the fetches: `outcome` (`fetched`, `failed`).
+pub const ARTIFACTS_DAMAGED: &str = "millrace_artifacts_damaged_total";
+pub const ARTIFACT_FETCHES: &str = "millrace_artifact_fetches_total";
+
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
 
@@ -339,6 +343,8 @@ pub const RECORDED_METRICS: &[Metric] = &[
     histogram(CODE_LOAD_SECONDS, "Time of one such load."),
     counter(CODE_GIVEN_BACK, "Times that an idle plugin gave its code back."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
+    counter(ARTIFACTS_DAMAGED, "Reads of an artifact that found other bytes than its digest says."),
+    counter(ARTIFACT_FETCHES, "Copies of artifacts that this host has asked the repository for, by outcome."),
     counter(CACHE_HITS, "Reads that the cache answered, by level."),
     counter(CACHE_MISSES, "Reads that no level of the cache could answer."),
     counter(CACHE_LOADS, "Reads of the store for the cache."),
