@@ -2,9 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod artifact_commands;
+mod artifact_cuts;
+mod artifact_folder;
+mod artifact_http;
+mod artifact_server;
+mod artifacts;
 mod canonical;
 mod events;
+mod key_commands;
 mod keys;
+mod local_artifacts;
 mod trust;
 
 use millrace::control::ControlEvent;

@@ -206,13 +206,13 @@ fn check(digest: &str) -> Result<(), CliError> {
 
 /// A file's digest and size.
 fn digest_file(path: &Path) -> Result<(String, u64), CliError> {
-    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    let about = file.metadata().map_err(|error| unreadable(path, &error))?;
+    let about = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !about.is_file() {
-        // A pipe could be read once only, and a folder not at all.
+        // A pipe can be read once only, and a folder not at all.
         let sentence = format!("{} is not a plain file", path.display());
         return Err(CliError::usage(sentence, "name the file of a component"));
     }
+    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0_u64, vec![0; ARTIFACT_PIECE_BYTES]);
     loop {
         match file.read(&mut piece).map_err(|error| unreadable(path, &error))? {
