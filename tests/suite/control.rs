@@ -10,9 +10,14 @@ mod artifact_server;
 mod artifacts;
 mod canonical;
 mod events;
+mod feeds;
+mod file_crashes;
+mod file_feed;
 mod key_commands;
 mod keys;
 mod local_artifacts;
+mod local_feeds;
+mod registry;
 mod trust;
 
 use millrace::control::ControlEvent;

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::control::{ControlEvent, ControlFeedError, ControlVersion, Result};
+use crate::control::{ControlEvent, ControlVersion, Result};
 use crate::error::BackendError;
 use crate::limits::{CONTROL_APPENDS_AT_ONCE_MAX, CONTROL_APPENDS_WAITING_MAX};
 
@@ -68,11 +68,10 @@ impl Appends {
     fn wait(&self, one: Waiting) -> Result<()> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= CONTROL_APPENDS_WAITING_MAX {
-            return Err(ControlFeedError::Limit {
-                limit: "control_appends_waiting_max",
-                asked: waiting.len() as u64 + 1,
-                max: CONTROL_APPENDS_WAITING_MAX as u64,
-            });
+            // Not the event's fault: it is to be tried again.
+            let max = CONTROL_APPENDS_WAITING_MAX;
+            let detail = format!("{max} appends wait to be written; control_appends_waiting_max is {max}");
+            return Err(BackendError::Failed { detail }.into());
         }
         waiting.push(one);
         Ok(())

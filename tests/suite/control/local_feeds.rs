@@ -1,0 +1,124 @@
+//! Claims about the feeds in memory, in files and in SQLite: all that every feed must do, and what is SQLite's alone.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use millrace::backends::file::{FileFeed, FileFeedOptions};
+use millrace::backends::memory::MemoryFeed;
+use millrace::backends::sqlite::{SqliteFeed, SqliteFeedOptions};
+use millrace::control::{ControlSink as _, ControlSource as _, ControlVersion};
+use tempfile::TempDir;
+
+use super::feeds::{Feed, LONG, Rig, event, feeds_conformance, is_broken};
+
+/// In memory, with and without acknowledgements.
+#[derive(Debug)]
+struct InMemory {
+    feed: MemoryFeed,
+    acknowledged: bool,
+}
+
+impl Rig for InMemory {
+    fn open<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Feed> {
+        let mut feed = Feed::of(self.feed.clone());
+        if self.acknowledged {
+            feed.source = Arc::new(self.feed.consumer(host));
+        }
+        Box::pin(std::future::ready(feed))
+    }
+
+    fn put_broken(&self) -> BoxFuture<'_, ()> {
+        self.feed.append_broken("notes", "it is no event");
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[derive(Debug)]
+struct InFiles(TempDir);
+
+impl Rig for InFiles {
+    fn open<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, Feed> {
+        let options = FileFeedOptions { shard_events: 4, ..FileFeedOptions::new(self.0.path().join("feed")) };
+        Box::pin(std::future::ready(Feed::of(FileFeed::open(options).unwrap())))
+    }
+
+    fn put_broken(&self) -> BoxFuture<'_, ()> {
+        let (path, dir) = (self.0.path().join("written"), self.0.path().join("feed"));
+        std::fs::write(&path, "{\"event_id\":").unwrap();
+        std::fs::rename(path, dir.join("notes.json")).unwrap();
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[derive(Debug)]
+struct InSqlite(TempDir);
+
+impl Rig for InSqlite {
+    fn open<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, Feed> {
+        let options = SqliteFeedOptions::new(self.0.path().join("feed"));
+        Box::pin(std::future::ready(Feed::of(SqliteFeed::open(options).unwrap())))
+    }
+
+    fn put_broken(&self) -> BoxFuture<'_, ()> {
+        let conn = rusqlite::Connection::open(self.0.path().join("feed/feed.db")).unwrap();
+        conn.busy_timeout(LONG).unwrap();
+        let sql = "BEGIN IMMEDIATE; UPDATE meta SET value = value + 1 WHERE name = 'newest';
+                   INSERT INTO events SELECT value, x'ff' FROM meta WHERE name = 'newest'; COMMIT";
+        conn.execute_batch(sql).unwrap();
+        Box::pin(std::future::ready(()))
+    }
+}
+
+async fn in_memory() -> Arc<dyn Rig> {
+    Arc::new(InMemory { feed: MemoryFeed::new(), acknowledged: false })
+}
+
+async fn acknowledged() -> Arc<dyn Rig> {
+    Arc::new(InMemory { feed: MemoryFeed::new(), acknowledged: true })
+}
+
+async fn in_files() -> Arc<dyn Rig> {
+    Arc::new(InFiles(tempfile::tempdir().unwrap()))
+}
+
+async fn in_sqlite() -> Arc<dyn Rig> {
+    Arc::new(InSqlite(tempfile::tempdir().unwrap()))
+}
+
+feeds_conformance!(memory, in_memory);
+feeds_conformance!(memory_with_acks, acknowledged);
+feeds_conformance!(files, in_files);
+feeds_conformance!(sqlite, in_sqlite);
+
+#[tokio::test]
+async fn sqlite_tells_of_a_row_that_is_gone() {
+    let rig = InSqlite(tempfile::tempdir().unwrap());
+    let feed = rig.open("a").await;
+    for plugin in ["one", "two", "three", "four"] {
+        feed.append(&event(plugin)).await;
+    }
+    let conn = rusqlite::Connection::open(rig.0.path().join("feed/feed.db")).unwrap();
+    conn.execute_batch("DELETE FROM events WHERE version IN (2, 4)").unwrap();
+    let entries = feed.take(0, 4).await;
+    assert_eq!(entries.iter().map(is_broken).collect::<Vec<_>>(), [false, true, false, true]);
+    assert_eq!(entries.iter().map(|entry| entry.version().0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn c25_an_acknowledgement_counts_once() {
+    let feed = MemoryFeed::new();
+    let event = event("one");
+    let version = feed.append(&event).await.unwrap();
+    let consumer = feed.consumer("a");
+    let acker = consumer.acker().unwrap();
+    acker.acknowledge(event.id(), version).await.unwrap();
+    assert_eq!(consumer.acknowledged(), [], "it was not answered yet");
+    consumer.poll(ControlVersion(0), 1, Duration::ZERO).await.unwrap();
+    for _ in 0..2 {
+        acker.acknowledge(event.id(), version).await.unwrap();
+    }
+    assert_eq!(consumer.acknowledged(), [(event.id().clone(), version)]);
+}
