@@ -172,6 +172,11 @@ async fn what_goes_wrong_has_its_exit_code_and_leaves_no_file() {
     assert_eq!(error.exit(), Exit::Unreachable, "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), before, "no half file");
     artifact(&url, &["verify", &digest]).await.0.unwrap_err();
+    // Its name is there, so it is sent only when it is told to be.
+    artifact(&url, &["push", text(&file)]).await.0.unwrap();
+    artifact(&url, &["verify", &digest]).await.0.unwrap_err();
+    artifact(&url, &["push", text(&file), "--again"]).await.0.unwrap();
+    artifact(&url, &["verify", &digest]).await.0.unwrap();
     host.shutdown().await;
     let (ended, _) = artifact(&url, &["ls"]).await;
     assert_eq!(ended.unwrap_err().exit(), Exit::Unreachable);

@@ -31,7 +31,7 @@ pub(super) async fn push(args: &PushArgs, output: &mut Output) -> Result<(), Cli
     let client = Client::new(&args.connect)?;
     let (digest, bytes) = digest_file(&args.file)?;
     let known = is_there(&client, &digest).await?;
-    if !known {
+    if !known || args.again {
         send(&client, &args.file, &digest, bytes, !args.json).await?;
     }
     let mut signed = Vec::new();
@@ -140,7 +140,7 @@ async fn receive(
             Ok(None) => break Ok(()),
             Err(error) => {
                 break Err(client.unreachable(&error).with_next_step(
-                    "try again; if it breaks off at the same place, the host's log says why",
+                    "try again; if the host's log says that it is damaged, push it with --again",
                 ));
             }
         }
