@@ -15,6 +15,7 @@ mod applier;
 mod artifacts;
 mod backoff;
 mod believing;
+mod build;
 mod carried;
 mod check;
 mod error;
@@ -22,6 +23,7 @@ mod event;
 mod feed;
 mod json;
 mod keys;
+mod local_artifacts;
 mod publisher;
 mod registry;
 pub mod rollout;
@@ -33,8 +35,12 @@ pub mod trust;
 mod wire;
 
 pub use applier::{Applier, ApplierOptions, ApplierSeams, Bootstrap, Known, KnownEntity, NoBootstrap};
-pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
+pub use artifacts::{
+    ArtifactInfo, ArtifactRepository, ByteStream, Intake, check_artifact_name, check_limit, check_note,
+    collected, digest_hex, digest_of, sized, verified,
+};
 pub use believing::Believing;
+pub use build::{BuildSignature, attach_signatures, build_signatures};
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
 pub use error::ControlFeedError;
@@ -46,6 +52,7 @@ pub use feed::{
     Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef, check_report,
 };
 pub use keys::SigningKey;
+pub use local_artifacts::LocalArtifacts;
 pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use registry::{FeedRegistry, FeedSettings};
 pub(crate) use store::cut;
