@@ -4,6 +4,7 @@ pub mod bench;
 pub mod channel_socket;
 pub mod chaos;
 pub mod conformance;
+pub mod control;
 pub mod control_events;
 pub mod cuts;
 pub mod cutter;

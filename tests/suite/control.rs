@@ -2,14 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod applier;
 mod canonical;
 mod events;
 mod feeds;
 mod file_crashes;
 mod file_feed;
 mod keys;
+mod kills;
 mod local_feeds;
+mod publisher;
 mod registry;
+mod snapshot;
+mod store;
 mod trust;
 
 use millrace::control::ControlEvent;

@@ -11,7 +11,10 @@
 //! holds up nobody else; what runs goes on running when the feed, the artifacts or the controller are away.
 //! Deliberately absent: anything that must reach a host for it to serve. A host without a feed runs what it last knew.
 
+mod applier;
 mod artifacts;
+mod backoff;
+mod believing;
 mod carried;
 mod check;
 mod error;
@@ -19,14 +22,19 @@ mod event;
 mod feed;
 mod json;
 mod keys;
+mod publisher;
 mod registry;
 pub mod rollout;
+pub(crate) mod rules;
+pub mod snapshot;
 mod store;
 mod times;
 pub mod trust;
 mod wire;
 
+pub use applier::{Applier, ApplierOptions, ApplierSeams, Bootstrap, Known, KnownEntity, NoBootstrap};
 pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
+pub use believing::Believing;
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
 pub use error::ControlFeedError;
@@ -38,9 +46,12 @@ pub use feed::{
     Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef, check_report,
 };
 pub use keys::SigningKey;
+pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use registry::{FeedRegistry, FeedSettings};
+pub(crate) use store::cut;
 pub use store::{
-    Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, ObservedRow, Phase, Proposed, Quarantined,
+    Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, Entry, ObservedRow, OutboxLetter,
+    OutboxStatus, Phase, Proposed, PublishOutcome, Quarantined, Restore, Restored, Settlement, Told,
 };
 pub use wire::SCHEMA_VERSION;
 

@@ -3,16 +3,19 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{ControlEvent, ControlVersion, EventId, Result};
+use crate::limits::CONTROL_QUARANTINE_TEXT_BYTES_MAX;
 
 /// The newest that is known of one entity (`plugin:<name>` or `trust`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredRow {
     pub entity: String,
     pub revision: u64,
+    /// Where it stands in the feed; 0 while it is only proposed.
     pub version: ControlVersion,
     pub event: ControlEvent,
 }
@@ -50,7 +53,18 @@ pub struct ObservedRow {
     pub attempts: u32,
 }
 
-/// What became of an event here.
+/// An entry of the feed, as the applier judged it.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// It is to be believed.
+    Event { version: ControlVersion, event: ControlEvent },
+    /// It needs nothing to be done here.
+    PassedBy { version: ControlVersion },
+    /// It is wrong, with the event where it could be read as one: one that was applied before is only repeated.
+    SetAside { quarantined: Quarantined, event: Option<ControlEvent> },
+}
+
+/// What became of an entry here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppliedOutcome {
     /// The desired state is this event's now.
@@ -59,7 +73,7 @@ pub enum AppliedOutcome {
     Repeated,
     /// What is known is of a higher revision, or the very same event.
     Superseded,
-    /// Of a kind that is not known and need not be.
+    /// It needed nothing to be done.
     PassedBy,
     /// Set aside, with the reason. What was desired before stays so.
     Quarantined { code: String, reason: String },
@@ -69,6 +83,8 @@ pub enum AppliedOutcome {
 pub struct Applied {
     pub outcome: AppliedOutcome,
     pub cursor: ControlVersion,
+    /// The event of the same revision that was known and had come later in the feed. It is set aside now.
+    pub ousted: Option<EventId>,
 }
 
 /// An event that was set aside.
@@ -84,6 +100,24 @@ pub struct Quarantined {
     pub at: i64,
 }
 
+/// A snapshot as it comes into a store.
+#[derive(Clone, Debug, Default)]
+pub struct Restore {
+    pub version: ControlVersion,
+    /// Of each entity one, with its place in the feed.
+    pub events: Vec<(ControlVersion, ControlEvent)>,
+    /// What of the snapshot this host does not believe or understand.
+    pub set_aside: Vec<Quarantined>,
+}
+
+/// What a snapshot changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    pub cursor: ControlVersion,
+    /// In the order of names.
+    pub entities: Vec<String>,
+}
+
 /// An answer to a proposed change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposed {
@@ -93,55 +127,114 @@ pub struct Proposed {
     pub repeated: bool,
 }
 
+/// What is remembered of a proposed event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub entity: String,
+    pub revision: u64,
+    /// Of the event.
+    pub digest: String,
+    /// Its place in the feed; none while it waits.
+    pub version: Option<ControlVersion>,
+}
+
 /// An event that a publisher has the right to carry.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub event: ControlEvent,
+    /// How often it was refused, or could not be told.
     pub attempts: u32,
     /// Shown with what became of it; a claim that has ended has another's.
     pub claim: u64,
 }
 
-/// A host's own memory. Each method is one transaction, durable when it answers.
+/// What became of a claimed event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    pub event: EventId,
+    pub claim: u64,
+    pub outcome: PublishOutcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// It is in the feed. True whoever says it, so it counts without a claim, too.
+    Published(ControlVersion),
+    /// It is not, or nobody knows, and is to be tried again after a time. None makes it a dead letter, which holds its
+    /// entity until somebody retries or discards it. What is claimed behind it is given back.
+    Refused { error: String, again: Option<Duration> },
+    /// It was not tried.
+    GivenBack,
+}
+
+/// The outbox as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutboxStatus {
+    /// Events that are not in the feed yet, dead letters included.
+    pub waiting: u64,
+    pub dead: u64,
+    /// When the oldest of them was proposed, in microseconds since 1970.
+    pub oldest_at: Option<i64>,
+}
+
+/// An event that the feed does not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxLetter {
+    pub event: EventId,
+    pub entity: String,
+    pub revision: u64,
+    pub attempts: u32,
+    pub error: String,
+    /// When it was last tried, in microseconds since 1970.
+    pub at: i64,
+}
+
+/// A host's own memory. Each method is one transaction, durable when it answers. Whoever drops a call before it answers
+/// does not know whether it was carried out; it never was in part.
 pub trait ControlStore: Send + Sync + Debug {
     // What is desired here.
 
     fn cursor(&self) -> BoxFuture<'_, Result<ControlVersion>>;
 
-    /// {desired state, the event's id, cursor} together. Asks in this order: is the id known (`Repeated`, whatever the
-    /// cursor), is the revision above the known one (else `Superseded`). The cursor never goes back.
+    /// Entries in the feed's order: for each {desired state, the event's id, cursor} together. Of an event it asks in this
+    /// order: is the id known (`Repeated`, whatever the cursor and the bytes), is the revision above the known one. Of
+    /// different events of one revision the first in the feed's order counts, whichever came here first; the other is set
+    /// aside with `revision_conflict`. The cursor never goes back. An event that waits in the outbox here has arrived.
+    fn take(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Vec<Applied>>>;
+
+    /// One event.
     fn apply<'a>(
         &'a self,
         version: ControlVersion,
         event: &'a ControlEvent,
-    ) -> BoxFuture<'a, Result<Applied>>;
+    ) -> BoxFuture<'a, Result<Applied>> {
+        async move {
+            let entry = Entry::Event { version, event: event.clone() };
+            self.take(vec![entry]).await?.pop().ok_or_else(|| crate::error::BackendError::Closed.into())
+        }
+        .boxed()
+    }
 
-    /// Sets an entry of the feed aside, or lets it pass by, and moves the cursor.
-    fn pass<'a>(
-        &'a self,
-        version: ControlVersion,
-        event: Option<&'a EventId>,
-        quarantine: Option<&'a Quarantined>,
-    ) -> BoxFuture<'a, Result<Applied>>;
+    /// Takes a snapshot's events where they are not below what is known, and its control version as the cursor unless that
+    /// is further. An entity that the snapshot does not have stays. Of one revision the snapshot's event counts: it is what
+    /// the origin has.
+    fn restore(&self, restore: Restore) -> BoxFuture<'_, Result<Restored>>;
 
-    /// Takes a snapshot's events in place of all that is desired, and its control version as the cursor. An entity that is
-    /// known at a higher revision stays as it is, and so does one that the snapshot does not have.
-    fn restore<'a>(
-        &'a self,
-        version: ControlVersion,
-        events: &'a [ControlEvent],
-    ) -> BoxFuture<'a, Result<()>>;
-
-    /// Everything that is desired and the cursor, as of one moment.
+    /// Everything that is desired in the order of entities, and the cursor, as of one moment.
     fn desired(&self) -> BoxFuture<'_, Result<(ControlVersion, Vec<DesiredRow>)>>;
 
+    /// At which control version an event was last seen, if it was applied and is not forgotten.
+    fn applied<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<ControlVersion>>>;
+
+    /// What was set aside, the newest first. The oldest go at `CONTROL_QUARANTINE_EVENTS_MAX`.
     fn quarantined(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Quarantined>>>;
 
-    /// Forgets applied ids of control versions at or below this one.
+    /// Forgets applied ids of control versions at or below this one. Revisions still keep them from changing anything.
     fn forget_applied(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>>;
 
     // What was made of it.
 
+    /// In the order of plugins.
     fn observed(&self) -> BoxFuture<'_, Result<Vec<ObservedRow>>>;
 
     fn observe<'a>(&'a self, row: &'a ObservedRow) -> BoxFuture<'a, Result<()>>;
@@ -150,35 +243,53 @@ pub trait ControlStore: Send + Sync + Debug {
 
     // What this host tells the fleet. The origin's own view of what is desired is ahead of its applier's.
 
-    /// {origin's state, outbox row} together: `RevisionConflict` unless the entity stands at the event's base revision, and
-    /// the same event id again answers what it answered first.
+    /// {origin's state, outbox row} together: `RevisionConflict` unless the entity stands at the event's base revision. The
+    /// same event again answers what it answered first, and its id with other content is `EventIdTaken`. Nothing is proposed
+    /// beyond `CONTROL_OUTBOX_EVENTS_MAX` that wait.
     fn propose<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<Proposed>>;
 
-    /// What the origin last told of each entity, in the order of entities; what the applier knows where that is newer.
+    /// What the origin last told of each entity, in the order of entities; what the applier knows where that is not older.
     fn proposed(&self) -> BoxFuture<'_, Result<Vec<DesiredRow>>>;
 
-    /// Claims the next event of each entity that is due, up to `limit`, for a time. Of an entity whose first event waits,
-    /// is claimed or is dead, none.
+    /// What became of a proposed event. Those in the feed are forgotten after `CONTROL_TOLD_EVENTS_MAX` others.
+    fn told<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<Told>>>;
+
+    /// Claims events in the order in which they were proposed, up to `limit`, for a time. Of one entity several, without a
+    /// hole; of an entity whose first event waits, is claimed or is dead, none.
     fn claim(&self, limit: usize, lease: Duration) -> BoxFuture<'_, Result<Vec<Claimed>>>;
 
-    /// It is in the feed at this version.
-    fn published(&self, claimed: &Claimed, version: ControlVersion) -> BoxFuture<'_, Result<()>>;
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<()>>;
 
-    /// It is not, and is to be tried again after a time; none makes it a dead letter, which holds its entity until somebody
-    /// discards or retries it.
-    fn unpublished(
-        &self,
-        claimed: &Claimed,
-        error: &str,
-        again: Option<Duration>,
-    ) -> BoxFuture<'_, Result<()>>;
-
-    /// When the next event of the outbox is due; none when it is empty or all that is left is dead.
+    /// When the next event of the outbox is due; none when it is empty or all that is left is dead or behind it.
     fn next_due(&self) -> BoxFuture<'_, Result<Option<Duration>>>;
+
+    fn outbox(&self) -> BoxFuture<'_, Result<OutboxStatus>>;
+
+    /// In the order in which they were proposed.
+    fn letters(&self, limit: usize) -> BoxFuture<'_, Result<Vec<OutboxLetter>>>;
+
+    /// Makes a dead letter due. Answers whether there was one.
+    fn retry_letter<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<bool>>;
+
+    /// Gives a dead letter up: what was told of its entity before stands again, unless more was proposed since. Answers
+    /// whether there was one.
+    fn discard_letter<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<bool>>;
 
     // Small things by name, such as the global freeze.
 
     fn note<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>>>;
 
     fn set_note<'a>(&'a self, name: &'a str, value: Option<&'a str>) -> BoxFuture<'a, Result<()>>;
+}
+
+impl Quarantined {
+    /// Texts are cut: whoever writes into a feed chooses them.
+    pub fn new(version: ControlVersion, name: &str, code: &str, reason: &str, at: i64) -> Self {
+        Self { version, name: cut(name), code: code.to_owned(), reason: cut(reason), at }
+    }
+}
+
+/// The beginning of a text, whole characters.
+pub(crate) fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(CONTROL_QUARANTINE_TEXT_BYTES_MAX)].to_owned()
 }

@@ -199,7 +199,11 @@ pub(super) fn signed_bytes(json: &Value) -> Vec<u8> {
 }
 
 pub(super) fn digest_text(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    hex_digest(&Sha256::digest(bytes))
+}
+
+pub(super) fn hex_digest(digest: &[u8]) -> String {
+    digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 pub(super) fn pretty(json: &Value) -> String {

@@ -44,6 +44,55 @@ const _: () = assert!(
     "a new and a stable version with all that their environments may hold fit an event"
 );
 
+// What a host remembers of the feed, and how it applies and publishes.
+
+/// Entries of a feed that are remembered as set aside. The oldest go first: whoever writes into a feed makes them.
+pub const CONTROL_QUARANTINE_EVENTS_MAX: u64 = 1_000;
+/// What is kept of the name and of the reason of one of them.
+pub const CONTROL_QUARANTINE_TEXT_BYTES_MAX: usize = 1 << 10;
+/// Proposed events that are not in the feed yet. More are refused until some are.
+pub const CONTROL_OUTBOX_EVENTS_MAX: u64 = 10_000;
+/// Proposed events in the feed whose ids are remembered, so that a repeat is answered as the first time. A later repeat is
+/// refused for its base revision.
+pub const CONTROL_TOLD_EVENTS_MAX: u64 = 10_000;
+/// How many control versions behind the cursor an applied id is remembered, and how often older ones are forgotten, in
+/// events. A later repeat changes nothing either, for its revision.
+pub const CONTROL_APPLIED_VERSIONS_KEPT: u64 = 100_000;
+pub const CONTROL_FORGET_EVERY: u64 = 1_000;
+/// Entries of a feed that are asked for at a time, and that are applied in one transaction.
+pub const CONTROL_APPLY_POLL_EVENTS: usize = 256;
+pub const CONTROL_APPLY_EVENTS_MAX: usize = 64;
+/// How long one poll waits for news, and the least time between two that found none: a source may answer sooner.
+pub const CONTROL_POLL_WAIT: Duration = Duration::from_secs(5);
+pub const CONTROL_POLL_GAP: Duration = Duration::from_millis(100);
+/// How often a host compares itself with what the origin says of the fleet.
+pub const CONTROL_HEAL_EVERY: Duration = Duration::from_secs(60);
+/// Waits of the applier after an error of the feed or the store: doubled from the first to the second, with jitter.
+pub const CONTROL_APPLY_RETRY_MIN: Duration = Duration::from_millis(100);
+pub const CONTROL_APPLY_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Events of the outbox that are claimed at a time, and entities that are published at the same time.
+pub const CONTROL_PUBLISH_EVENTS_MAX: usize = 64;
+pub const CONTROL_PUBLISH_ENTITIES_MAX: usize = 8;
+/// How long a claim lasts. What is not settled by then may be published by another, too: a sink knows repeats.
+pub const CONTROL_PUBLISH_LEASE: Duration = Duration::from_secs(60);
+pub const CONTROL_PUBLISH_LEASE_MAX: Duration = Duration::from_secs(600);
+/// Waits between two tries of one event, with jitter.
+pub const CONTROL_PUBLISH_WAIT_MIN: Duration = Duration::from_millis(100);
+pub const CONTROL_PUBLISH_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often in a row a sink may say of itself that it can never take an event, for its credentials or its settings, before
+/// that is a dead letter. At the longest waits, about half an hour: people have time to repair it.
+pub const CONTROL_PUBLISH_DENIALS_MAX: u32 = 40;
+/// How often the outbox is looked at unasked: another process may have proposed something.
+pub const CONTROL_PUBLISH_LOOK: Duration = Duration::from_secs(5);
+/// Bytes of a snapshot of the desired state. A larger one is refused.
+pub const CONTROL_SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
+
+const _: () = assert!(CONTROL_APPLY_EVENTS_MAX <= CONTROL_APPLY_POLL_EVENTS, "a poll fills a transaction");
+const _: () = assert!(
+    CONTROL_PUBLISH_LEASE.as_secs() <= CONTROL_PUBLISH_LEASE_MAX.as_secs(),
+    "a claim that is longer is taken for one of a clock that went back"
+);
+
 // Feeds: see `backends/file/control` and `backends/sqlite/control_feed.rs`.
 
 /// How often a waiting poll looks at a feed in files, and at one in SQLite: a few system calls each time.

@@ -74,6 +74,19 @@ pub const CHANNEL_SOCKET_BYTES: &str = "millrace_channel_socket_sent_bytes_total
 pub const CHANNEL_SOCKET_WRITES: &str = "millrace_channel_socket_writes_total";
 pub const CHANNEL_SOCKET_CLOSES: &str = "millrace_channel_socket_closes_total";
 
+// The control feed. Labels: of the applied `outcome`, of the quarantined `code`, of the restored `cause`.
+pub const CONTROL_APPLIED: &str = "millrace_control_applied_total";
+pub const CONTROL_QUARANTINED: &str = "millrace_control_quarantined_total";
+pub const CONTROL_CURSOR: &str = "millrace_control_cursor";
+pub const CONTROL_POLLS_FAILED: &str = "millrace_control_polls_failed_total";
+pub const CONTROL_ACKS_FAILED: &str = "millrace_control_acks_failed_total";
+pub const CONTROL_RESTORED: &str = "millrace_control_restored_total";
+pub const CONTROL_PUBLISHED: &str = "millrace_control_published_total";
+pub const CONTROL_PUBLISH_FAILED: &str = "millrace_control_publish_failed_total";
+pub const CONTROL_OUTBOX_WAITING: &str = "millrace_control_outbox_waiting";
+pub const CONTROL_OUTBOX_DEAD: &str = "millrace_control_outbox_dead";
+pub const CONTROL_OUTBOX_OLDEST: &str = "millrace_control_outbox_oldest_seconds";
+
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
 
@@ -259,6 +272,23 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(CHANNEL_SOCKET_BYTES, "Bytes of all messages that were sent on them."),
     counter(CHANNEL_SOCKET_WRITES, "Writes that they were sent in."),
     counter(CHANNEL_SOCKET_CLOSES, "WebSockets of channels that ended, by cause."),
+    counter(
+        CONTROL_APPLIED,
+        "Entries of the control feed that were applied, by outcome: changed, repeated, superseded, passed_by, quarantined.",
+    ),
+    counter(CONTROL_QUARANTINED, "Entries of the control feed that were set aside, by code."),
+    gauge(CONTROL_CURSOR, "The control version that this host has applied."),
+    counter(CONTROL_POLLS_FAILED, "Rounds of the applier that failed and were repeated."),
+    counter(
+        CONTROL_ACKS_FAILED,
+        "Applied control events that the feed could not be told of; they come again.",
+    ),
+    counter(CONTROL_RESTORED, "Restores of the desired state from a snapshot, by cause: retention, drift."),
+    counter(CONTROL_PUBLISHED, "Control events of this host that its feed has taken."),
+    counter(CONTROL_PUBLISH_FAILED, "Tries to publish a control event that failed."),
+    gauge(CONTROL_OUTBOX_WAITING, "Control events of this host that are not in the feed yet."),
+    gauge(CONTROL_OUTBOX_DEAD, "Those of them that the feed does not take."),
+    gauge(CONTROL_OUTBOX_OLDEST, "Time since the oldest of them was proposed; 0 when there is none."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

@@ -8,6 +8,8 @@ pub mod change_streams;
 pub mod channels;
 pub mod checkpoints;
 pub mod cluster;
+pub mod control_outbox;
+pub mod control_store;
 pub mod effects;
 pub mod event_log;
 pub mod groups;

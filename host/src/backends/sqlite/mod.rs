@@ -16,6 +16,7 @@ mod channel_runs;
 mod channels;
 mod commit;
 mod committer;
+mod control;
 mod control_feed;
 mod control_feed_rows;
 mod database;
@@ -52,6 +53,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
+pub use control::{SqliteControlOptions, SqliteControlStore};
 pub use control_feed::{SqliteFeed, SqliteFeedOptions};
 pub use options::{CommitStep, LogPlace, OpenError, SqliteOptions, StepObserver, Synchronous};
 

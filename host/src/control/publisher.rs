@@ -1,0 +1,317 @@
+//! Carries what this host tells the fleet into the feed.
+//!
+//! Promises: what was proposed is carried, over restarts and however long the feed is away; events of one entity in their
+//! order, those of others beside them; what the feed will never take becomes a dead letter, which holds nothing but its
+//! entity. Several publishers may work on one store: a claim keeps them apart, and when it has ended, the sink knows what it
+//! was given twice. Deliberately absent: a control version of its own. The sink gives it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use metrics::{counter, gauge};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::backoff::{self, Backoff};
+use super::{
+    Believing, Claimed, ControlEvent, ControlFeedError, ControlSink, ControlStore, ControlVersion, EventId,
+    Proposed, PublishOutcome, Result, Settlement,
+};
+use crate::clock::Clock;
+use crate::error::{Classify as _, Retry};
+use crate::limits::{
+    CONTROL_PUBLISH_DENIALS_MAX, CONTROL_PUBLISH_ENTITIES_MAX, CONTROL_PUBLISH_EVENTS_MAX,
+    CONTROL_PUBLISH_LEASE, CONTROL_PUBLISH_LOOK, CONTROL_PUBLISH_WAIT_MAX, CONTROL_PUBLISH_WAIT_MIN,
+};
+use crate::telemetry::metrics::{
+    CONTROL_OUTBOX_DEAD, CONTROL_OUTBOX_OLDEST, CONTROL_OUTBOX_WAITING, CONTROL_PUBLISH_FAILED,
+    CONTROL_PUBLISHED,
+};
+
+/// Least wait before the outbox is looked at again.
+const LOOK_MIN: Duration = Duration::from_millis(1);
+
+/// Takes proposed changes on a host that has a sink.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    store: Arc<dyn ControlStore>,
+    keys: Believing,
+    clock: Arc<dyn Clock>,
+    proposed: Arc<Notify>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PublisherOptions {
+    pub lease: Duration,
+    /// Entities that are published at the same time.
+    pub entities_max: usize,
+    pub wait_min: Duration,
+    pub wait_max: Duration,
+    pub denials_max: u32,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        Self {
+            lease: CONTROL_PUBLISH_LEASE,
+            entities_max: CONTROL_PUBLISH_ENTITIES_MAX,
+            wait_min: CONTROL_PUBLISH_WAIT_MIN,
+            wait_max: CONTROL_PUBLISH_WAIT_MAX,
+            denials_max: CONTROL_PUBLISH_DENIALS_MAX,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Publisher {
+    store: Arc<dyn ControlStore>,
+    sink: Arc<dyn ControlSink>,
+    clock: Arc<dyn Clock>,
+    options: PublisherOptions,
+    proposed: Arc<Notify>,
+}
+
+/// How often in a row the sink has said of itself that it cannot take an event.
+type Denials = HashMap<EventId, u32>;
+
+impl Origin {
+    pub fn new(store: Arc<dyn ControlStore>, keys: Believing, clock: Arc<dyn Clock>) -> Self {
+        Self { store, keys, clock, proposed: Arc::default() }
+    }
+
+    /// The publisher that carries what is proposed here, woken at once.
+    pub fn publisher(&self, sink: Arc<dyn ControlSink>, options: PublisherOptions) -> Publisher {
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        Publisher { store, sink, clock, options, proposed: Arc::clone(&self.proposed) }
+    }
+
+    /// Checks an event as every host does, and keeps it to be told. The same event again answers the same, also when it
+    /// would be refused by now.
+    pub async fn propose(&self, event: &ControlEvent) -> Result<Proposed> {
+        if let Err(refused) = self.keys.keys().check_event(event, self.clock.now()) {
+            return match self.store.told(event.id()).await? {
+                Some(told) if told.digest == event.digest() => {
+                    Ok(Proposed { entity: told.entity, revision: told.revision, repeated: true })
+                }
+                _ => Err(refused),
+            };
+        }
+        let proposed = self.store.propose(event).await?;
+        self.proposed.notify_one();
+        Ok(proposed)
+    }
+
+    /// Tries a dead letter again. Answers whether there was one.
+    pub async fn retry(&self, event: &EventId) -> Result<bool> {
+        let found = self.store.retry_letter(event).await?;
+        self.proposed.notify_one();
+        Ok(found)
+    }
+
+    /// Gives a dead letter up, see [`ControlStore::discard_letter`].
+    pub async fn discard(&self, event: &EventId) -> Result<bool> {
+        let found = self.store.discard_letter(event).await?;
+        self.proposed.notify_one();
+        Ok(found)
+    }
+}
+
+impl Publisher {
+    /// Looks at once and until it is told to stop. Whatever it awaits then is dropped: what was claimed is claimed again
+    /// later, and the sink knows what it has.
+    pub async fn run(&self, stop: &CancellationToken) {
+        // Cut at any await, see above.
+        stop.run_until_cancelled(self.work()).await;
+    }
+
+    async fn work(&self) {
+        let mut backoff = Backoff::new(self.options.wait_min, self.options.wait_max);
+        let mut denials = Denials::new();
+        loop {
+            let wait = match self.round(&mut denials).await {
+                Ok(wait) => {
+                    backoff.reset();
+                    wait
+                }
+                Err(problem) => {
+                    warn!(
+                        error.kind = problem.code(),
+                        error.blame = problem.blame().as_str(),
+                        %problem,
+                        "the outbox of the control feed cannot be worked on"
+                    );
+                    Some(backoff.next())
+                }
+            };
+            if let Some(wait) = wait {
+                // A notification that comes before is kept.
+                tokio::select! {
+                    () = self.proposed.notified() => {}
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+
+    /// Publishes what is due. Answers how long to wait, unless there may be more at once.
+    async fn round(&self, denials: &mut Denials) -> Result<Option<Duration>> {
+        let claimed = self.store.claim(CONTROL_PUBLISH_EVENTS_MAX, self.options.lease).await?;
+        let is_idle = claimed.is_empty();
+        if !is_idle {
+            let settlements = self.publish(claimed, denials).await;
+            self.store.settle(settlements).await?;
+        }
+        let status = self.store.outbox().await?;
+        let age = status.oldest_at.map_or(0, |at| self.clock.now().0.saturating_sub(at).max(0));
+        gauge!(CONTROL_OUTBOX_WAITING).set(status.waiting as f64);
+        gauge!(CONTROL_OUTBOX_DEAD).set(status.dead as f64);
+        gauge!(CONTROL_OUTBOX_OLDEST).set(age as f64 / 1e6);
+        if !is_idle {
+            return Ok(None);
+        }
+        let due = self.store.next_due().await?.unwrap_or(CONTROL_PUBLISH_LOOK);
+        Ok(Some(due.clamp(LOOK_MIN, CONTROL_PUBLISH_LOOK)))
+    }
+
+    /// Several entities at a time, the events of each one after the other.
+    async fn publish(&self, claimed: Vec<Claimed>, denials: &mut Denials) -> Vec<Settlement> {
+        let mut entities: BTreeMap<String, Vec<Claimed>> = BTreeMap::new();
+        let mut order = Vec::new();
+        for claimed in claimed {
+            let entity = claimed.event.entity();
+            let events = entities.entry(entity.clone()).or_default();
+            if events.is_empty() {
+                order.push(entity);
+            }
+            events.push(claimed);
+        }
+        // Others may claim what is left after the lease.
+        let until = Instant::now() + self.options.lease / 2;
+        let groups: Vec<_> = order.iter().filter_map(|entity| entities.remove(entity)).collect();
+        let appended: Vec<Vec<_>> = stream::iter(groups)
+            .map(|events| self.append(events, until))
+            .buffered(self.options.entities_max.max(1))
+            .collect()
+            .await;
+        appended
+            .into_iter()
+            .flatten()
+            .map(|(claimed, tried)| self.settlement(&claimed, tried, denials))
+            .collect()
+    }
+
+    /// Events of one entity, up to the first that fails. None is one that was not tried.
+    async fn append(
+        &self,
+        events: Vec<Claimed>,
+        until: Instant,
+    ) -> Vec<(Claimed, Option<Result<ControlVersion>>)> {
+        let mut appended = Vec::new();
+        for claimed in events {
+            if Instant::now() >= until {
+                appended.push((claimed, None));
+                continue;
+            }
+            let tried = match self.sink.append(&claimed.event).await {
+                // A feed that carries nothing.
+                Ok(ControlVersion(0)) => Err(ControlFeedError::NoFeed),
+                tried => tried,
+            };
+            let failed = tried.is_err();
+            appended.push((claimed, Some(tried)));
+            if failed {
+                // The store gives back what is claimed behind it.
+                break;
+            }
+        }
+        appended
+    }
+
+    fn settlement(
+        &self,
+        claimed: &Claimed,
+        tried: Option<Result<ControlVersion>>,
+        denials: &mut Denials,
+    ) -> Settlement {
+        let event = claimed.event.id().clone();
+        let outcome = match tried {
+            None => PublishOutcome::GivenBack,
+            Some(Ok(version)) => {
+                denials.remove(&event);
+                counter!(CONTROL_PUBLISHED).increment(1);
+                PublishOutcome::Published(version)
+            }
+            Some(Err(problem)) => {
+                let again = self.again(claimed, &problem, denials);
+                counter!(CONTROL_PUBLISH_FAILED).increment(1);
+                tell_failure(claimed, &problem, again);
+                PublishOutcome::Refused { error: problem.to_string(), again }
+            }
+        };
+        Settlement { event, claim: claimed.claim, outcome }
+    }
+
+    /// When an event is tried again; none when that cannot help.
+    fn again(
+        &self,
+        claimed: &Claimed,
+        problem: &ControlFeedError,
+        denials: &mut Denials,
+    ) -> Option<Duration> {
+        let event = claimed.event.id();
+        let wait = backoff::after(self.options.wait_min, self.options.wait_max, claimed.attempts);
+        if is_about_the_event(problem) {
+            denials.remove(event);
+            return None;
+        }
+        if problem.retry() != Retry::Never {
+            // However long: a feed that is away comes back.
+            denials.remove(event);
+            return Some(wait);
+        }
+        let denied = denials.entry(event.clone()).or_default();
+        *denied += 1;
+        if *denied < self.options.denials_max {
+            return Some(wait);
+        }
+        denials.remove(event);
+        None
+    }
+}
+
+/// Whether the same event would be refused by any sink, at any time.
+fn is_about_the_event(problem: &ControlFeedError) -> bool {
+    matches!(
+        problem,
+        ControlFeedError::InvalidEvent { .. }
+            | ControlFeedError::NotUnderstood { .. }
+            | ControlFeedError::Untrusted { .. }
+            | ControlFeedError::OutOfTime { .. }
+            | ControlFeedError::EventIdTaken { .. }
+    )
+}
+
+fn tell_failure(claimed: &Claimed, problem: &ControlFeedError, again: Option<Duration>) {
+    let (event, kind, blame) = (claimed.event.id().as_str(), problem.code(), problem.blame().as_str());
+    match again {
+        Some(_) => warn!(
+            error.kind = kind,
+            error.blame = blame,
+            event,
+            attempts = claimed.attempts + 1,
+            %problem,
+            "a control event is not in the feed yet"
+        ),
+        None => error!(
+            error.kind = kind,
+            error.blame = blame,
+            event,
+            %problem,
+            "the feed does not take a control event; its plugin waits until somebody retries or discards it"
+        ),
+    }
+}

@@ -1,0 +1,278 @@
+//! Claims about the publisher: what is carried, in which order, and what becomes of the rest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use millrace::backends::memory::{MemoryControlStore, MemoryFeed};
+use millrace::backends::nop::NopFeed;
+use millrace::clock::SystemClock;
+use millrace::control::{
+    Believing, ControlEvent, ControlFeedError, ControlSink, ControlSource as _, ControlStore, ControlVersion,
+    EventId, Origin, PublisherOptions, Received, Result,
+};
+use millrace::error::{BackendError, Classify as _, RemoteFault};
+use millrace_tests::control::{deployed, id, sign, trust_changed, unsigned, v};
+use millrace_tests::control_events::{key, trust, trusted};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A feed that refuses events as a test says, so often.
+#[derive(Debug, Default)]
+struct Moody {
+    feed: MemoryFeed,
+    refusals: Mutex<HashMap<EventId, (usize, Option<ControlFeedError>)>>,
+    tried: Mutex<Vec<EventId>>,
+}
+
+impl Moody {
+    fn refuse(&self, event: u64, times: usize, error: ControlFeedError) {
+        self.refusals.lock().unwrap().insert(id(event), (times, Some(error)));
+    }
+
+    fn tried(&self) -> Vec<EventId> {
+        self.tried.lock().unwrap().clone()
+    }
+
+    async fn feed(&self) -> Vec<EventId> {
+        let polled = self.feed.poll(v(0), 1_000, Duration::ZERO).await.unwrap();
+        let id = |entry: &Received| match entry {
+            Received::Event { event, .. } => event.id().clone(),
+            Received::Broken { .. } => panic!("{entry:?}"),
+        };
+        polled.events.iter().map(id).collect()
+    }
+}
+
+impl ControlSink for Moody {
+    fn name(&self) -> &'static str {
+        "moody"
+    }
+
+    fn append<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<ControlVersion>> {
+        self.tried.lock().unwrap().push(event.id().clone());
+        let mut refusals = self.refusals.lock().unwrap();
+        if let Some((left, Some(error))) = refusals.get_mut(event.id())
+            && *left > 0
+        {
+            *left -= 1;
+            return std::future::ready(Err(error.clone())).boxed();
+        }
+        self.feed.append(event)
+    }
+
+    fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
+        self.feed.trim(through)
+    }
+}
+
+fn remote(fault: RemoteFault) -> ControlFeedError {
+    BackendError::Remote { fault, detail: "told to fail".into() }.into()
+}
+
+fn options() -> PublisherOptions {
+    PublisherOptions {
+        wait_min: Duration::from_millis(1),
+        wait_max: Duration::from_millis(2),
+        denials_max: 4,
+        ..PublisherOptions::default()
+    }
+}
+
+struct Stage {
+    store: MemoryControlStore,
+    origin: Origin,
+    running: JoinSet<()>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let store = MemoryControlStore::new(Arc::new(SystemClock));
+        let origin = Origin::new(Arc::new(store.clone()), Believing::new(trust()), Arc::new(SystemClock));
+        Self { store, origin, running: JoinSet::new() }
+    }
+
+    fn publish(&mut self, sink: Arc<dyn ControlSink>) {
+        let publisher = self.origin.publisher(sink, options());
+        self.running.spawn(async move { publisher.run(&CancellationToken::new()).await });
+    }
+
+    async fn propose(&self, events: &[(u64, &str, u64)]) {
+        for (number, plugin, revision) in events {
+            self.origin.propose(&deployed(*number, plugin, *revision)).await.unwrap();
+        }
+    }
+
+    /// Until the outbox holds so many events, of which so many are dead.
+    async fn is_left(&self, waiting: u64, dead: u64) {
+        let begin = std::time::Instant::now();
+        loop {
+            let status = self.store.outbox().await.unwrap();
+            if (status.waiting, status.dead) == (waiting, dead) {
+                return;
+            }
+            assert!(begin.elapsed() < LONG, "the outbox stays {status:?}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// C31, C33: in order, each once, and with its version written back.
+#[tokio::test]
+async fn c31_c33_what_was_proposed_is_in_the_feed_in_order_and_once() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    stage.propose(&[(1, "p", 1), (2, "p", 2), (3, "p", 3)]).await;
+    stage.publish(sink.clone());
+    stage.is_left(0, 0).await;
+    // Woken by the proposal: it does not wait for the next look.
+    stage.propose(&[(4, "p", 4)]).await;
+    stage.is_left(0, 0).await;
+    assert_eq!(sink.feed().await, [id(1), id(2), id(3), id(4)]);
+    assert_eq!(sink.tried().len(), 4, "what is published is not sent again");
+    for n in 1..=4 {
+        assert_eq!(stage.store.told(&id(n)).await.unwrap().unwrap().version, Some(v(n)));
+    }
+}
+
+/// C32: a failure leaves the event waiting with its error, and it is tried again.
+#[tokio::test]
+async fn c32_a_failure_is_tried_again() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    sink.refuse(1, 3, remote(RemoteFault::Timeout));
+    stage.propose(&[(1, "p", 1)]).await;
+    stage.publish(sink.clone());
+    stage.is_left(0, 0).await;
+    assert_eq!(sink.tried(), [id(1), id(1), id(1), id(1)]);
+    assert_eq!(sink.feed().await, [id(1)]);
+}
+
+/// W5: while one event of a plugin cannot be published, none behind it is; other plugins go on.
+#[tokio::test]
+async fn w5_a_failure_holds_its_plugin_and_nobody_else() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    sink.refuse(1, usize::MAX, remote(RemoteFault::Unreachable));
+    stage.propose(&[(1, "p", 1), (2, "p", 2), (3, "q", 1), (4, "q", 2), (5, "r", 1)]).await;
+    stage.publish(sink.clone());
+    stage.is_left(2, 0).await;
+    // It goes on for as long as it takes: unreachable is never dead.
+    millrace_tests::until("more tries than denials", || sink.tried().len() > 3 + 3 * 4).await;
+    assert!(!sink.tried().contains(&id(2)));
+    sink.refuse(1, 0, remote(RemoteFault::Unreachable));
+    stage.is_left(0, 0).await;
+    let feed = sink.feed().await;
+    let place = |number| feed.iter().position(|event| *event == id(number)).unwrap();
+    assert!(place(1) < place(2) && place(3) < place(4), "{feed:?}");
+    assert_eq!(stage.store.outbox().await.unwrap().dead, 0);
+}
+
+/// What the feed can never take is a dead letter at once. It holds its plugin until somebody decides.
+#[tokio::test]
+async fn what_can_never_be_published_is_dead_at_once() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    // The id is in the feed with other content.
+    sink.feed.append(&sign(&unsigned(1, "other", 1, 77))).await.unwrap();
+    stage.propose(&[(1, "p", 1), (2, "p", 2), (3, "q", 1)]).await;
+    stage.publish(sink.clone());
+    stage.is_left(2, 1).await;
+    let letter = stage.store.letters(9).await.unwrap().remove(0);
+    assert_eq!((&letter.event, letter.attempts), (&id(1), 1));
+    assert!(letter.error.contains("known with other content"), "{}", letter.error);
+    assert_eq!(sink.tried().iter().filter(|event| **event == id(1)).count(), 1);
+    assert!(stage.origin.retry(&id(1)).await.unwrap());
+    stage.is_left(2, 1).await;
+    assert!(stage.origin.discard(&id(1)).await.unwrap());
+    stage.is_left(0, 0).await;
+    assert!(sink.feed().await.contains(&id(2)), "what was behind it goes on");
+}
+
+/// A feed that says of itself that it cannot is asked for a while; then a person is needed.
+#[tokio::test]
+async fn a_feed_that_denies_is_given_up_after_a_while() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    sink.refuse(1, usize::MAX, remote(RemoteFault::Denied));
+    stage.propose(&[(1, "p", 1)]).await;
+    stage.publish(sink.clone());
+    stage.is_left(1, 1).await;
+    assert_eq!(sink.tried().len(), 4, "denials_max");
+    sink.refuse(1, 0, remote(RemoteFault::Denied));
+    assert!(stage.origin.retry(&id(1)).await.unwrap());
+    stage.is_left(0, 0).await;
+}
+
+/// C13, C36: a feed that carries nothing gives no version, and that is no success.
+#[tokio::test]
+async fn c13_c36_a_feed_that_carries_nothing_publishes_nothing() {
+    let mut stage = Stage::new();
+    stage.propose(&[(1, "p", 1)]).await;
+    stage.publish(Arc::new(NopFeed));
+    stage.is_left(1, 1).await;
+    assert_eq!(stage.store.told(&id(1)).await.unwrap().unwrap().version, None);
+    let letter = stage.store.letters(9).await.unwrap().remove(0);
+    assert_eq!(letter.error, ControlFeedError::NoFeed.to_string());
+}
+
+/// W12: two publishers of one store: each event is in the feed once, those of one plugin in their order.
+#[tokio::test]
+async fn w12_two_publishers_share_one_outbox() {
+    const PLUGINS: u64 = 10;
+    const REVISIONS: u64 = 10;
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    for _ in 0..2 {
+        stage.publish(sink.clone());
+    }
+    for revision in 1..=REVISIONS {
+        for plugin in 0..PLUGINS {
+            let number = 1 + plugin + revision * PLUGINS;
+            stage.propose(&[(number, &format!("p{plugin}"), revision)]).await;
+        }
+    }
+    stage.is_left(0, 0).await;
+    let polled = sink.feed.poll(v(0), 1_000, Duration::ZERO).await.unwrap();
+    assert_eq!(polled.events.len() as u64, PLUGINS * REVISIONS);
+    let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in polled.events {
+        let Received::Event { event, .. } = entry else { panic!("{entry:?}") };
+        let before = newest.insert(event.entity(), event.unsigned().revision).unwrap_or(0);
+        assert_eq!(event.unsigned().revision, before + 1, "{}", event.entity());
+    }
+}
+
+/// The origin checks what it is given as every host does, and keeps nothing of what it refuses.
+#[tokio::test]
+async fn an_origin_refuses_what_hosts_would_refuse() {
+    let stage = Stage::new();
+    let foreign = unsigned(1, "p", 1, 1).sign(&key(8)).unwrap();
+    assert_eq!(stage.origin.propose(&foreign).await.unwrap_err().code(), "control_event_untrusted");
+    let over = millrace::control::UnsignedEvent {
+        expires_at: Some(millrace_tests::control::ISSUED_AT + 1),
+        ..unsigned(2, "p", 1, 1)
+    };
+    assert_eq!(stage.origin.propose(&sign(&over)).await.unwrap_err().code(), "control_event_out_of_time");
+    assert!(stage.store.proposed().await.unwrap().is_empty());
+    let conflict = stage.origin.propose(&deployed(3, "p", 2)).await.unwrap_err();
+    assert_eq!(conflict.code(), "revision_conflict");
+}
+
+/// The answer to a proposal may get lost; by the time it comes again, the list of keys that it brought may count already.
+#[tokio::test]
+async fn the_same_proposal_again_is_answered_though_it_is_past() {
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    let event = trust_changed(1, 1, trusted());
+    let before = Origin::new(Arc::new(store.clone()), Believing::new(trust()), Arc::new(SystemClock));
+    before.propose(&event).await.unwrap();
+    let learnt = Believing::new(trust().after(&event).unwrap());
+    let after = Origin::new(Arc::new(store), learnt, Arc::new(SystemClock));
+    assert!(after.propose(&event).await.unwrap().repeated);
+    let other = after.propose(&trust_changed(2, 1, trusted())).await.unwrap_err();
+    assert_eq!(other.code(), "control_event_untrusted");
+}
