@@ -4,6 +4,7 @@
 //! what was deployed, the edge, the watched folder. A drain goes the other way
 //! round under one deadline, so that nothing new comes in while what was handled is committed.
 
+mod artifacts;
 mod auth;
 mod parts;
 #[cfg_attr(not(feature = "redis"), path = "host/no_shared_log.rs")]
@@ -26,6 +27,7 @@ use crate::cache::{CachedTables, ReadThrough};
 use crate::channels::{ChannelStore, Router};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::control::{ArtifactRepository, ControlFeedError};
 use crate::error::{BackendError, Classify as _};
 use crate::event::Micros;
 use crate::gateway::{Gateway, GatewayError, Readiness};
@@ -54,6 +56,7 @@ pub struct Host {
     channels: Router,
     cache: ReadThrough,
     tables: Arc<dyn TableStore>,
+    artifacts: Arc<dyn ArtifactRepository>,
     log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
@@ -86,6 +89,8 @@ pub enum HostError {
     Deployments(#[from] ControlError),
     #[error(transparent)]
     Edge(#[from] GatewayError),
+    #[error(transparent)]
+    Control(#[from] ControlFeedError),
     #[error("`cache.redis`: {0}")]
     Cache(String),
     #[error(transparent)]
@@ -171,6 +176,11 @@ impl Host {
     /// Channels, for embedders that submit or execute without HTTP.
     pub fn channels(&self) -> &Router {
         &self.channels
+    }
+
+    /// What the fleet runs, by its content, for embedders that store or read artifacts without HTTP.
+    pub fn artifacts(&self) -> Arc<dyn ArtifactRepository> {
+        Arc::clone(&self.artifacts)
     }
 
     pub fn plugins(&self) -> Arc<dyn PluginControl> {
@@ -275,6 +285,7 @@ impl HostBuilder {
     }
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
+        let artifacts = self.artifacts().await?;
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
         let shared_log = SharedLog::open(&self.config, &store).await?;
         let stored: Arc<dyn EventLog> = match &shared_log {
@@ -316,7 +327,13 @@ impl HostBuilder {
         remove_closed_processes(&tasks, kept, Arc::clone(&self.clock));
         let ready = readiness(stages.clone(), shared_log.clone());
         let seen = (&live, &hub, &groups);
-        let services = self.services((&store, &log, &tables), &registry, seen, (presence, &channels), ready);
+        let services = self.services(
+            (&store, &log, &tables),
+            (&registry, &artifacts),
+            seen,
+            (presence, &channels),
+            ready,
+        );
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -374,6 +391,7 @@ impl HostBuilder {
             channels,
             cache,
             tables,
+            artifacts,
             pool,
             tasks,
             edge,

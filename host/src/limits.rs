@@ -1,6 +1,7 @@
 //! Every bound, with its reason and what happens at it. What an operator may
 //! change has a setting of the same name in the config file.
 
+mod artifacts;
 mod cache;
 mod channel_sockets;
 mod channels;
@@ -11,6 +12,7 @@ mod redis;
 
 use std::time::Duration;
 
+pub use artifacts::*;
 pub use cache::*;
 pub use channel_sockets::*;
 pub use channels::*;

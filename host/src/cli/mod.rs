@@ -4,8 +4,9 @@
 //! output is for scripts and nothing else is written to it; an error is one
 //! sentence and a next step on standard error, with a documented exit code.
 //! Deliberately absent: any way into the store. `serve` starts a host, every
-//! other command is an HTTP client like another.
+//! other command is an HTTP client like another, or works on files of its user (`keys`).
 
+mod artifact;
 mod backoff;
 mod channel;
 mod client;
@@ -13,9 +14,11 @@ mod deploy;
 mod error;
 mod frames;
 mod groups;
+mod keys;
 mod letters;
 mod output;
 mod plugin;
+mod progress;
 mod publish;
 mod query;
 mod serve;
@@ -71,6 +74,10 @@ enum Command {
     Group(groups::GroupArgs),
     /// Channels between who submits a process and who executes it: send, read, follow
     Channel(channel::ChannelArgs),
+    /// What a fleet runs, by its content: store it, read it, look after it
+    Artifact(artifact::ArtifactArgs),
+    /// Keys that sign, and the list of those that are believed
+    Keys(keys::KeysArgs),
     /// Do an event once more in an instance of its own, without any effect
     Replay(letters::ReplayArgs),
     /// Show every setting, its value, and where the value came from
@@ -146,6 +153,8 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::DeadLetter(args) => block_on(letters::run(args, output)),
         Command::Group(args) => block_on(groups::run(args, output)),
         Command::Channel(args) => block_on(channel::run(args, output)),
+        Command::Artifact(args) => block_on(artifact::run(args, output)),
+        Command::Keys(args) => keys::run(args, output),
         Command::Replay(args) => block_on(letters::replay(args, output)),
         Command::Config(args) => settings::run(&args, output),
         Command::Version(args) => version::run(&args, output),

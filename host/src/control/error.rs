@@ -32,6 +32,22 @@ pub enum ControlFeedError {
     ArtifactMissing { digest: String },
     #[error("artifact {digest} is damaged: its bytes have digest {found}")]
     ArtifactDamaged { digest: String, found: String },
+    /// What came is not what was announced; nothing is stored.
+    #[error("the content has digest {found}, not {digest}")]
+    ArtifactMismatch { digest: String, found: String },
+    #[error("the content has {found} bytes where {expected} were announced")]
+    ArtifactSize { expected: u64, found: u64 },
+    /// Whoever sent content, or was asked for it, stopped in the middle.
+    #[error("the content broke off: {detail}")]
+    ArtifactBroken { detail: String },
+    #[error(
+        "`{name}` is no name of a {what}: 1 to 128 letters, digits, `.`, `_`, `-` and `:`, not beginning with a dot"
+    )]
+    InvalidName { what: &'static str, name: String },
+    #[error("this is no build signature: {detail}")]
+    InvalidSignature { detail: String },
+    #[error("artifact {digest} has another note `{name}` already")]
+    NoteTaken { digest: String, name: String },
     #[error("`{digest}` is not a digest: sha256: and 64 lower-case hexadecimal digits")]
     InvalidDigest { digest: String },
     #[error("{limit} is {max}, and {asked} was asked for")]
@@ -59,6 +75,12 @@ impl Classify for ControlFeedError {
             Self::BehindRetention { .. } => "control_behind_retention",
             Self::ArtifactMissing { .. } => "artifact_missing",
             Self::ArtifactDamaged { .. } => "artifact_damaged",
+            Self::ArtifactMismatch { .. } => "artifact_mismatch",
+            Self::ArtifactSize { .. } => "artifact_size",
+            Self::ArtifactBroken { .. } => "artifact_broken",
+            Self::InvalidName { .. } => "artifact_name_invalid",
+            Self::InvalidSignature { .. } => "artifact_signature_invalid",
+            Self::NoteTaken { .. } => "artifact_note_taken",
             Self::InvalidDigest { .. } => "digest_invalid",
             Self::Limit { limit, .. } => limit,
             Self::UnknownBackend { .. } => "control_backend_unknown",
@@ -73,6 +95,7 @@ impl Classify for ControlFeedError {
             Self::Backend(e) => e.retry(),
             // It may not have been copied here yet.
             Self::ArtifactMissing { .. } => Retry::After(Duration::from_secs(5)),
+            Self::ArtifactBroken { .. } => Retry::After(Duration::from_secs(1)),
             _ => Retry::Never,
         }
     }

@@ -15,6 +15,7 @@ mod applier;
 mod artifacts;
 mod backoff;
 mod believing;
+mod build;
 mod carried;
 mod check;
 mod error;
@@ -23,6 +24,7 @@ mod feed;
 mod json;
 mod keys;
 mod publisher;
+mod local_artifacts;
 mod registry;
 pub mod rollout;
 pub(crate) mod rules;
@@ -33,8 +35,12 @@ pub mod trust;
 mod wire;
 
 pub use applier::{Applier, ApplierOptions, ApplierSeams, Bootstrap, Known, KnownEntity, NoBootstrap};
-pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
 pub use believing::Believing;
+pub use artifacts::{
+    ArtifactInfo, ArtifactRepository, ByteStream, Intake, check_artifact_name, check_limit, check_note,
+    collected, digest_hex, digest_of, sized, verified,
+};
+pub use build::{BuildSignature, attach_signatures, build_signatures};
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
 pub use error::ControlFeedError;
@@ -47,6 +53,7 @@ pub use feed::{
 };
 pub use keys::SigningKey;
 pub use publisher::{Origin, Publisher, PublisherOptions};
+pub use local_artifacts::LocalArtifacts;
 pub use registry::{FeedRegistry, FeedSettings};
 pub(crate) use store::cut;
 pub use store::{

@@ -9,8 +9,8 @@ use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{
-    candidates, changes, channels, groups, letters, live, pages, plugins, presence, publish, state, streams,
-    tables,
+    artifacts, candidates, changes, channels, groups, letters, live, pages, plugins, presence, publish,
+    state, streams, tables,
 };
 
 #[derive(OpenApi)]
@@ -86,6 +86,14 @@ use super::{
         letters::replay,
         letters::discard,
         letters::replay_apart,
+        artifacts::list,
+        artifacts::put,
+        artifacts::get,
+        artifacts::pin,
+        artifacts::unpin,
+        artifacts::signatures,
+        artifacts::sign,
+        artifacts::collect,
         pages::healthz,
         pages::readyz,
         pages::metrics,
@@ -104,6 +112,7 @@ use super::{
         (name = "tables", description = "Rows that plugins write"),
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),
+        (name = "artifacts", description = "What a fleet runs, by its content"),
         (name = "host", description = "How the host is"),
         (name = "pages", description = "For people"),
     )

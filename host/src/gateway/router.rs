@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, changes, channels, cors, groups, letters, live, metrics, pages, plugins,
-    presence, publish, state, streams, tables,
+    Edge, artifacts, auth, candidates, changes, channels, cors, groups, letters, live, metrics, pages,
+    plugins, presence, publish, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -162,6 +162,26 @@ fn table() -> Vec<Route> {
         action("/v1/plugins/{plugin}/dead-letters/{letter}/replay", letters::replay),
         action("/v1/plugins/{plugin}/dead-letters/{letter}/discard", letters::discard),
         action("/v1/plugins/{plugin}/replay", letters::replay_apart),
+        page("/v1/artifacts", artifacts::list),
+        action("/v1/artifacts/collect", artifacts::collect),
+        Route {
+            path: "/v1/artifacts/{digest}",
+            documented: Some("/v1/artifacts/{digest}"),
+            methods: &["GET", "PUT"],
+            handlers: get(artifacts::get).put(artifacts::put),
+        },
+        Route {
+            path: "/v1/artifacts/{digest}/pins/{name}",
+            documented: Some("/v1/artifacts/{digest}/pins/{name}"),
+            methods: &["PUT", "DELETE"],
+            handlers: put(artifacts::pin).delete(artifacts::unpin),
+        },
+        Route {
+            path: "/v1/artifacts/{digest}/signatures",
+            documented: Some("/v1/artifacts/{digest}/signatures"),
+            methods: &["GET", "PUT"],
+            handlers: get(artifacts::signatures).put(artifacts::sign),
+        },
         page("/healthz", pages::healthz),
         page("/readyz", pages::readyz),
         page("/metrics", pages::metrics),

@@ -13,6 +13,7 @@ use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
 use crate::cache::{Cache, CacheOptions, ReadThrough};
 use crate::channels::{ChannelLimits, ChannelStore, Router};
 use crate::config::ChannelsStore;
+use crate::control::ArtifactRepository;
 use crate::gateway::{GatewayOptions, Readiness, Services};
 use crate::live::LiveEngine;
 use crate::plugins::{ArtifactStore, FileArtifacts, Registry, RegistryParts, RuntimeOptions, WasmRuntime};
@@ -249,6 +250,7 @@ impl HostBuilder {
             body_idle_max: config.body_idle_max(),
             body_bytes_max: config.body_bytes_max,
             upload_bytes_max: config.upload_bytes_max,
+            artifact_bytes_max: self.config.control.artifact_bytes_max,
             connections_max: config.connections_max,
             sse_heartbeat: config.sse_heartbeat(),
             change_window: config.change_window(),
@@ -264,7 +266,7 @@ impl HostBuilder {
     pub(super) fn services(
         &self,
         (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
-        registry: &Registry,
+        (registry, artifacts): (&Registry, &Arc<dyn ArtifactRepository>),
         (live, hub, groups): (&LiveEngine, &Hub, &Arc<dyn Groups>),
         (presence, channels): (Arc<dyn Presence>, &Router),
         ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
@@ -278,6 +280,7 @@ impl HostBuilder {
             tables: Arc::clone(tables),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),
+            artifacts: Arc::clone(artifacts),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),

@@ -86,6 +86,9 @@ pub const CONTROL_PUBLISH_FAILED: &str = "millrace_control_publish_failed_total"
 pub const CONTROL_OUTBOX_WAITING: &str = "millrace_control_outbox_waiting";
 pub const CONTROL_OUTBOX_DEAD: &str = "millrace_control_outbox_dead";
 pub const CONTROL_OUTBOX_OLDEST: &str = "millrace_control_outbox_oldest_seconds";
+// Artifacts. Label of the fetches: `outcome` (`fetched`, `failed`).
+pub const ARTIFACTS_DAMAGED: &str = "millrace_artifacts_damaged_total";
+pub const ARTIFACT_FETCHES: &str = "millrace_artifact_fetches_total";
 
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
@@ -377,6 +380,8 @@ pub const RECORDED_METRICS: &[Metric] = &[
     histogram(CODE_LOAD_SECONDS, "Time of one such load."),
     counter(CODE_GIVEN_BACK, "Times that an idle plugin gave its code back."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
+    counter(ARTIFACTS_DAMAGED, "Reads of an artifact that found other bytes than its digest says."),
+    counter(ARTIFACT_FETCHES, "Copies of artifacts that this host has asked the repository for, by outcome."),
     counter(CACHE_HITS, "Reads that the cache answered, by level."),
     counter(CACHE_MISSES, "Reads that no level of the cache could answer."),
     counter(CACHE_LOADS, "Reads of the store for the cache."),

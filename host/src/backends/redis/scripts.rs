@@ -61,6 +61,10 @@ pub(super) static CHANNEL_REMOVE: Script = Script::new(concat!(
 ));
 pub(super) static CHANNEL_READ: Script =
     Script::new(concat!(include_str!("lua/channels/state.lua"), include_str!("lua/channels/read.lua")));
+pub(super) static ARTIFACT_CHANGE: Script = Script::new(include_str!("lua/artifacts/change.lua"));
+/// This one makes room, so a full server takes it.
+pub(super) static ARTIFACT_REMOVE: Script =
+    Script::new(concat!("#!lua flags=allow-oom\n", include_str!("lua/artifacts/remove.lua")));
 
 impl Script {
     const fn new(text: &'static str) -> Self {
