@@ -7,6 +7,7 @@ mod channel_sockets;
 mod channels;
 mod cluster;
 mod control;
+mod control_fleet;
 mod presence;
 mod redis;
 
@@ -18,6 +19,7 @@ pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
 pub use control::*;
+pub use control_fleet::*;
 pub use presence::*;
 pub use redis::*;
 

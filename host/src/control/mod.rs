@@ -15,17 +15,23 @@ mod applier;
 mod artifacts;
 mod backoff;
 mod believing;
+pub mod breaker;
 mod build;
 mod carried;
+pub mod changes;
 mod check;
+mod controller;
 mod error;
 mod event;
 mod feed;
+pub mod fleet;
+pub mod freeze;
 mod json;
 mod keys;
-mod publisher;
 mod local_artifacts;
+mod publisher;
 mod registry;
+pub mod report;
 pub mod rollout;
 pub(crate) mod rules;
 pub mod snapshot;
@@ -35,14 +41,15 @@ pub mod trust;
 mod wire;
 
 pub use applier::{Applier, ApplierOptions, ApplierSeams, Bootstrap, Known, KnownEntity, NoBootstrap};
-pub use believing::Believing;
 pub use artifacts::{
     ArtifactInfo, ArtifactRepository, ByteStream, Intake, check_artifact_name, check_limit, check_note,
     collected, digest_hex, digest_of, sized, verified,
 };
+pub use believing::Believing;
 pub use build::{BuildSignature, attach_signatures, build_signatures};
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
+pub use controller::{Controller, ControllerOptions, ControllerSeams, Looked};
 pub use error::ControlFeedError;
 pub use event::{
     ArtifactRef, ControlEvent, Desired, EventBody, EventId, Kind, PluginSpec, RunState, Signature, Trusted,
@@ -52,8 +59,8 @@ pub use feed::{
     Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef, check_report,
 };
 pub use keys::SigningKey;
-pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use local_artifacts::LocalArtifacts;
+pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use registry::{FeedRegistry, FeedSettings};
 pub(crate) use store::cut;
 pub use store::{
