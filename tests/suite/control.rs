@@ -13,6 +13,7 @@ mod kills;
 mod local_feeds;
 mod publisher;
 mod registry;
+mod rollouts;
 mod snapshot;
 mod store;
 mod trust;
