@@ -23,6 +23,7 @@ mod nats;
 mod publisher;
 mod redis;
 mod registry;
+mod rollouts;
 mod snapshot;
 mod store;
 mod trust;

@@ -13,6 +13,15 @@ pub enum ControlFeedError {
     /// It says that it must be understood, and this host does not know its kind or schema version.
     #[error("this host does not understand the control event: {detail}; bring the host up to date")]
     NotUnderstood { detail: String },
+    /// What a host says of itself cannot be read.
+    #[error("the report of a host cannot be read: {detail}")]
+    InvalidReport { detail: String },
+    /// The change cannot be made of what stands.
+    #[error("{plugin} cannot be changed so: {detail}")]
+    ChangeRefused { plugin: String, detail: String },
+    /// The fleet is frozen. What stops something or takes it back is still done.
+    #[error("the fleet is frozen by {by}: {reason}; unfreeze it first")]
+    Frozen { by: String, reason: String },
     /// Its signatures do not give it the right to what it asks for.
     #[error("the control event is not trusted: {detail}")]
     Untrusted { detail: String },
@@ -68,6 +77,9 @@ impl Classify for ControlFeedError {
         match self {
             Self::InvalidEvent { .. } => "control_event_invalid",
             Self::NotUnderstood { .. } => "control_event_not_understood",
+            Self::InvalidReport { .. } => "control_report_invalid",
+            Self::ChangeRefused { .. } => "control_change_refused",
+            Self::Frozen { .. } => "control_frozen",
             Self::Untrusted { .. } => "control_event_untrusted",
             Self::OutOfTime { .. } => "control_event_out_of_time",
             Self::RevisionConflict { .. } => "revision_conflict",

@@ -7,6 +7,7 @@ mod channels;
 mod groups;
 mod parts;
 mod presence;
+mod rollouts;
 mod streams;
 
 use self::parts::{count, joined};
@@ -53,7 +54,7 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 8] = [
+const PARTS: [&[ProblemKind]; 9] = [
     GENERAL,
     streams::STREAMS,
     groups::GROUPS,
@@ -62,6 +63,7 @@ const PARTS: [&[ProblemKind]; 8] = [
     channel_sockets::CHANNEL_SOCKETS,
     backends::BACKENDS,
     artifacts::ARTIFACTS,
+    rollouts::ROLLOUTS,
 ];
 
 const GENERAL: &[ProblemKind] = &[

@@ -55,6 +55,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
 pub use crate::processors::{CodeState, Expect, Manifest, Measures};
+/// What a version did, and how it compared.
+pub use crate::processors::{Differences, ShadowReport, TrapCounts, VersionMeasures};
 /// What happens to failing events, and what can be done about them.
 pub use crate::processors::{FailureKind, FailurePolicy, LoadError, LostPolicy, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};

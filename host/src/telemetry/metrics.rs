@@ -86,6 +86,9 @@ pub const CONTROL_PUBLISH_FAILED: &str = "millrace_control_publish_failed_total"
 pub const CONTROL_OUTBOX_WAITING: &str = "millrace_control_outbox_waiting";
 pub const CONTROL_OUTBOX_DEAD: &str = "millrace_control_outbox_dead";
 pub const CONTROL_OUTBOX_OLDEST: &str = "millrace_control_outbox_oldest_seconds";
+/// Label: `change` (`advanced`, `completed`, `rolled_back`).
+pub const CONTROL_ROLLOUT_CHANGES: &str = "millrace_control_rollout_changes_total";
+pub const CONTROL_CONTROLLER_FAILED: &str = "millrace_control_controller_failed_total";
 // Artifacts. Label of the fetches: `outcome` (`fetched`, `failed`).
 pub const ARTIFACTS_DAMAGED: &str = "millrace_artifacts_damaged_total";
 pub const ARTIFACT_FETCHES: &str = "millrace_artifact_fetches_total";
@@ -292,6 +295,8 @@ pub const RECORDED_METRICS: &[Metric] = &[
     gauge(CONTROL_OUTBOX_WAITING, "Control events of this host that are not in the feed yet."),
     gauge(CONTROL_OUTBOX_DEAD, "Those of them that the feed does not take."),
     gauge(CONTROL_OUTBOX_OLDEST, "Time since the oldest of them was proposed; 0 when there is none."),
+    counter(CONTROL_ROLLOUT_CHANGES, "Rollouts that the controller carried on or took back, by change."),
+    counter(CONTROL_CONTROLLER_FAILED, "Looks of the controller that failed and were repeated."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

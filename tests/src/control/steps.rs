@@ -189,7 +189,7 @@ impl ControlStore for SteppedStore {
     }
 
     fn proposed(&self) -> BoxFuture<'_, Result<Vec<DesiredRow>>> {
-        self.inner.proposed()
+        self.steps.around("proposed", self.inner.proposed()).boxed()
     }
 
     fn told<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<Told>>> {
@@ -225,10 +225,10 @@ impl ControlStore for SteppedStore {
     }
 
     fn note<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>>> {
-        self.inner.note(name)
+        self.steps.around("note", self.inner.note(name)).boxed()
     }
 
     fn set_note<'a>(&'a self, name: &'a str, value: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
-        self.inner.set_note(name, value)
+        self.steps.around("set_note", self.inner.set_note(name, value)).boxed()
     }
 }
