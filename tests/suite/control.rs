@@ -3,13 +3,21 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod applier;
+mod artifact_commands;
+mod artifact_cuts;
+mod artifact_folder;
+mod artifact_http;
+mod artifact_server;
+mod artifacts;
 mod canonical;
 mod events;
 mod feeds;
 mod file_crashes;
 mod file_feed;
+mod key_commands;
 mod keys;
 mod kills;
+mod local_artifacts;
 mod local_feeds;
 mod publisher;
 mod registry;

@@ -567,7 +567,7 @@ const GENERAL: &[ProblemKind] = &[
     guest(422, "describe_failed", "`describe` failed", "make `describe` answer without a task"),
     guest(422, "manifest_invalid", "the manifest is not valid", "correct what the detail names"),
     caller(404, "artifact_missing", "there is no such artifact", "push it, or deploy the component again"),
-    host(500, "artifact_damaged", "an artifact is damaged", "push it, or deploy the component again"),
+    host(500, "artifact_damaged", "an artifact is damaged", "push it with --again, or deploy the component"),
     host(500, "plugin_storage_failed", "the plugin store failed", "see the host's log"),
     host(500, "engine_failed", "the WebAssembly engine failed", "see the host's log"),
     host(409, "fenced", "another owner took the task over", "ask again"),

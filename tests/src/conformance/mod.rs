@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a suite is test code, though it lives in a library")]
 
 pub mod appends;
+pub mod artifacts;
 pub mod cache;
 pub mod change_streams;
 pub mod channels;

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Content comes whole: it is written in the spool, synced, and then given its name, which is synced, too. Whatever a crash
-//! leaves is in the spool, or is a folder of notes without content; both go at the next opening and at the next collection.
-//! How old content is stands in its time of modification.
+//! leaves is in the spool, which is cleared at the next opening and at each collection, or is a folder of notes without
+//! content, which counts for nothing and goes at the next collection. How old content is stands in its time of modification.
 
 mod folder;
 mod reading;
@@ -46,7 +46,7 @@ impl FileArtifactRepository {
     /// Makes the folder where it is missing, and removes what crashes have left. Blocks.
     pub fn open(dir: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Result<Self> {
         let folder = Folder::open(dir.into(), clock)?;
-        folder.tidy()?;
+        folder.clear_spool()?;
         Ok(Self { folder: Arc::new(folder) })
     }
 
@@ -157,7 +157,8 @@ impl ArtifactRepository for FileArtifactRepository {
     fn collect(&self, older_than: Duration, dry_run: bool) -> BoxFuture<'_, Result<Vec<ArtifactInfo>>> {
         self.run(move |folder| {
             if !dry_run {
-                folder.tidy()?;
+                folder.clear_spool()?;
+                walk::remove_orphans(folder)?;
             }
             walk::collect(folder, older_than, dry_run)
         })

@@ -102,13 +102,7 @@ impl RedisArtifactRepository {
     }
 
     /// Changes something, and returns what came of it once it is durable.
-    async fn change(
-        &self,
-        doing: &str,
-        digits: &str,
-        arguments: &[&[u8]],
-    ) -> Answered<(String, Option<String>)> {
-        // Before anything is written: nothing is done that could not be acknowledged.
+    async fn change(&self, doing: &str, digits: &str, arguments: &[&[u8]]) -> Answered<Vec<String>> {
         self.durability(&self.link.shared().await?).await?;
         let (answer, linked) = self
             .run(&ARTIFACT_CHANGE, doing, |command| {
@@ -117,8 +111,7 @@ impl RedisArtifactRepository {
             .await?;
         let durability = self.durability(&linked).await?;
         self.barrier.reached(durability, &linked).await?;
-        let word = |place: usize| answer.get(place).and_then(text).map(str::to_owned);
-        Ok((word(0).ok_or_else(odd)?, word(1)))
+        answer.iter().map(|word| text(word).map(str::to_owned).ok_or_else(odd)).collect()
     }
 
     async fn take(
@@ -127,6 +120,8 @@ impl RedisArtifactRepository {
         wanted: Option<&str>,
         bytes_max: u64,
     ) -> Result<ArtifactInfo> {
+        // Before anything is written: nothing is taken that could not be acknowledged.
+        self.durability(&self.link.shared().await?).await?;
         let mut upload = Upload { name: format!("{:032x}", rand::random::<u128>()), chunks: 0 };
         let taken = self.upload(&mut upload, content, wanted, bytes_max).await;
         let kept = match taken {
@@ -136,9 +131,7 @@ impl RedisArtifactRepository {
         if !matches!(kept, Ok((_, true))) {
             self.give_up(&upload).await;
         }
-        let (digest, _) = kept?;
-        let info = self.info(&digest).await?;
-        info.ok_or(ControlFeedError::ArtifactMissing { digest })
+        Ok(kept?.0)
     }
 
     /// Writes chunks; answers the digest of them all and how many bytes there are.
@@ -179,44 +172,51 @@ impl RedisArtifactRepository {
     }
 
     /// Makes an artifact of an upload. False where it was there already.
-    async fn keep(&self, upload: &Upload, digest: &str, bytes: u64) -> Result<(String, bool)> {
+    async fn keep(&self, upload: &Upload, digest: &str, bytes: u64) -> Result<(ArtifactInfo, bool)> {
         let digits = digest_hex(digest)?;
-        let (chunks, bytes) = (upload.chunks.to_string(), bytes.to_string());
+        let (chunks, length) = (upload.chunks.to_string(), bytes.to_string());
+        let info = |stored: &str, pins: &[String]| {
+            let mut pins = pins.to_vec();
+            pins.sort_unstable();
+            let stored_at = stored.parse().map_err(|_| odd())?;
+            Ok::<_, BackendError>(ArtifactInfo { digest: digest.to_owned(), bytes, stored_at, pins })
+        };
+        let doing = "storing an artifact";
         let mut damaged = String::new();
         for _ in 0..ARTIFACT_KEEP_TRIES_MAX {
             let arguments = [
                 &b"keep"[..],
                 upload.name.as_bytes(),
                 chunks.as_bytes(),
-                bytes.as_bytes(),
+                length.as_bytes(),
                 damaged.as_bytes(),
             ];
-            let (what, known) = self.change("storing an artifact", digits, &arguments).await?;
-            match (what.as_str(), known) {
-                ("kept", _) => return Ok((digest.to_owned(), true)),
-                ("late", _) => {
+            let answer = self.change(doing, digits, &arguments).await?;
+            let known = match answer.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+                ["kept", _, stored] => return Ok((info(stored, &[])?, true)),
+                ["late"] => {
                     let detail =
                         format!("it took longer than {:?}, or parts of it were lost", self.upload_keep);
                     return Err(ControlFeedError::ArtifactBroken { detail });
                 }
-                ("known", Some(known)) => {
-                    if self.is_sound(digest).await? {
-                        let (what, _) =
-                            self.change("storing an artifact", digits, &[b"again", known.as_bytes()]).await?;
-                        if what == "done" {
-                            return Ok((digest.to_owned(), false));
-                        }
-                    } else {
-                        tracing::warn!(
-                            error.kind = "artifact_damaged",
-                            error.blame = "host",
-                            digest,
-                            "a damaged artifact is replaced by the same content as it was"
-                        );
-                        damaged = known;
-                    }
-                }
+                ["known", known] => known.to_owned(),
                 _ => return Err(odd().into()),
+            };
+            if !self.is_sound(digest).await? {
+                tracing::warn!(
+                    error.kind = "artifact_damaged",
+                    error.blame = "host",
+                    digest,
+                    "a damaged artifact is replaced by the same content as it was"
+                );
+                damaged = known;
+                continue;
+            }
+            let answer = self.change(doing, digits, &[b"again", known.as_bytes()]).await?;
+            if let [what, _, stored, pins @ ..] = &answer[..]
+                && what == "done"
+            {
+                return Ok((info(stored, pins)?, false));
             }
         }
         let detail = "others stored and removed the same all the while".into();
@@ -378,8 +378,8 @@ impl ArtifactRepository for RedisArtifactRepository {
             check_artifact_name("pin", name)?;
             let most = ARTIFACT_PINS_MAX.to_string();
             let arguments = [&b"pin"[..], name.as_bytes(), most.as_bytes()];
-            let (what, _) = self.change("pinning an artifact", digest_hex(digest)?, &arguments).await?;
-            match what.as_str() {
+            let answer = self.change("pinning an artifact", digest_hex(digest)?, &arguments).await?;
+            match answer.first().map_or("", String::as_str) {
                 "done" => Ok(()),
                 "full" => {
                     check_limit("artifact_pins_max", ARTIFACT_PINS_MAX as u64 + 1, ARTIFACT_PINS_MAX as u64)
@@ -411,8 +411,8 @@ impl ArtifactRepository for RedisArtifactRepository {
             check_note(name, &note)?;
             let most = ARTIFACT_NOTES_MAX.to_string();
             let arguments = [&b"attach"[..], name.as_bytes(), &note, most.as_bytes()];
-            let (what, _) = self.change("noting beside an artifact", digest_hex(digest)?, &arguments).await?;
-            match what.as_str() {
+            let answer = self.change("noting beside an artifact", digest_hex(digest)?, &arguments).await?;
+            match answer.first().map_or("", String::as_str) {
                 "done" => Ok(()),
                 "full" => check_limit(
                     "artifact_notes_max",

@@ -65,6 +65,9 @@ struct PushArgs {
     /// With --sign: the plugin that it is a build of
     #[arg(long, value_name = "NAME", requires = "sign")]
     plugin: Option<String>,
+    /// Send it also when it is there: what is damaged is put right, and its age begins anew for `gc`
+    #[arg(long)]
+    again: bool,
     /// Keep it from being collected, under this name
     #[arg(long, value_name = "NAME")]
     pin: Option<String>,

@@ -31,7 +31,7 @@ pub(super) async fn push(args: &PushArgs, output: &mut Output) -> Result<(), Cli
     let client = Client::new(&args.connect)?;
     let (digest, bytes) = digest_file(&args.file)?;
     let known = is_there(&client, &digest).await?;
-    if !known {
+    if !known || args.again {
         send(&client, &args.file, &digest, bytes, !args.json).await?;
     }
     let mut signed = Vec::new();
@@ -140,7 +140,7 @@ async fn receive(
             Ok(None) => break Ok(()),
             Err(error) => {
                 break Err(client.unreachable(&error).with_next_step(
-                    "try again; if it breaks off at the same place, the host's log says why",
+                    "try again; if the host's log says that it is damaged, push it with --again",
                 ));
             }
         }
@@ -206,13 +206,13 @@ fn check(digest: &str) -> Result<(), CliError> {
 
 /// A file's digest and size.
 fn digest_file(path: &Path) -> Result<(String, u64), CliError> {
-    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    let about = file.metadata().map_err(|error| unreadable(path, &error))?;
+    let about = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !about.is_file() {
-        // A pipe could be read once only, and a folder not at all.
+        // A pipe can be read once only, and a folder not at all.
         let sentence = format!("{} is not a plain file", path.display());
         return Err(CliError::usage(sentence, "name the file of a component"));
     }
+    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0_u64, vec![0; ARTIFACT_PIECE_BYTES]);
     loop {
         match file.read(&mut piece).map_err(|error| unreadable(path, &error))? {

@@ -11,7 +11,6 @@ use bytes::Bytes;
 
 use super::reading::{self, Content};
 use super::spool::{Spooled, remove_leftovers};
-use super::walk;
 use crate::backends::file::control::disk::{failed, make_folder, sync_folder};
 use crate::clock::Clock;
 use crate::control::{ArtifactInfo, ControlFeedError, Result, check_limit, digest_hex};
@@ -285,12 +284,20 @@ impl Folder {
         Ok(Some(info))
     }
 
-    /// Removes what crashes have left.
-    pub(super) fn tidy(&self) -> Result<()> {
+    /// Removes what crashed writers have left.
+    pub(super) fn clear_spool(&self) -> Result<()> {
         let _removing = self.removing()?;
         let spool = self.spool();
-        remove_leftovers(&spool).map_err(|error| failed(&spool, &error))?;
-        walk::remove_orphans(self)
+        remove_leftovers(&spool).map_err(|error| failed(&spool, &error))
+    }
+
+    /// Removes what lay beside content that a crashed collection has removed.
+    pub(super) fn remove_orphan(&self, path: &Path) -> Result<()> {
+        let _removing = self.removing()?;
+        if path.exists() {
+            return Ok(());
+        }
+        remove_beside(path).map_err(|error| failed(path, &error))
     }
 }
 
@@ -304,7 +311,7 @@ fn sync_up(dir: &Path, top: &Path) -> io::Result<()> {
 }
 
 /// Removes what lies beside content.
-pub(super) fn remove_beside(path: &Path) -> io::Result<()> {
+fn remove_beside(path: &Path) -> io::Result<()> {
     for what in BESIDE {
         match fs::remove_dir_all(path.with_extension(what)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

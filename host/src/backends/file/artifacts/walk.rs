@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
-use super::folder::{BESIDE, Folder, remove_beside};
+use super::folder::{BESIDE, Folder};
 use crate::backends::file::control::disk::failed;
 use crate::control::{ArtifactInfo, Result, digest_hex};
 
@@ -50,8 +50,7 @@ pub(super) fn remove_orphans(folder: &Folder) -> Result<()> {
             if let Some((hex, _)) = beside
                 && !names.contains(hex)
             {
-                let path = shard.join(hex);
-                remove_beside(&path).map_err(|error| failed(&path, &error))?;
+                folder.remove_orphan(&shard.join(hex))?;
             }
         }
         Ok(true)

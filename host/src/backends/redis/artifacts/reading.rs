@@ -19,20 +19,20 @@ pub(super) async fn get(
     let digits = digest_hex(digest)?;
     let meta = repository.key(&format!("of:{digits}"));
     let mut commands = redis::pipe();
-    commands.cmd("HMGET").arg(&meta).arg(&["bytes", "stored"]);
+    commands.cmd("HMGET").arg(&meta).arg(&["bytes", "stored", "upload", "chunks"]);
     commands.cmd("SMEMBERS").arg(repository.key(&format!("pins:{digits}")));
-    commands.cmd("HMGET").arg(&meta).arg(&["upload", "chunks"]);
-    let (known, pins, place): (Value, Value, Value) =
+    let (known, pins): (Value, Value) =
         repository.ask("reading what is known of an artifact", &commands).await?;
     let info = found_info(digits, &known, &pins).ok_or_else(|| missing(digest))?;
-    let place = list(place).unwrap_or_default();
-    let (Some(upload), Some(chunks)) = (place.first().and_then(text), place.get(1).and_then(number::<u64>))
+    let place = list(known).unwrap_or_default();
+    let (Some(upload), Some(chunks)) = (place.get(2).and_then(text), place.get(3).and_then(number::<u64>))
     else {
         return Err(odd().into());
     };
     let reader = Reader {
         link: repository.link.clone(),
         digest: digest.to_owned(),
+        upload: upload.as_bytes().to_vec(),
         chunk: repository.key(&format!("chunk:{upload}:")),
         meta,
         next: 0,
@@ -44,7 +44,8 @@ pub(super) async fn get(
 struct Reader {
     link: RedisLink,
     digest: String,
-    /// What the keys of chunks begin with.
+    upload: Vec<u8>,
+    /// What the keys of its chunks begin with.
     chunk: Vec<u8>,
     meta: Vec<u8>,
     next: u64,
@@ -73,12 +74,14 @@ impl Reader {
         self.next += 1;
         let mut commands = redis::pipe();
         commands.cmd("GET").arg(key);
-        commands.cmd("EXISTS").arg(&self.meta);
-        let (chunk, there) = self.ask(&commands).await?;
+        commands.cmd("HGET").arg(&self.meta).arg("upload");
+        let (chunk, upload) = self.ask(&commands).await?;
         match bytes(&chunk) {
             Some(chunk) => Ok(Some(Bytes::copy_from_slice(chunk))),
-            // It was collected meanwhile.
-            None if !there => Err(ControlFeedError::ArtifactMissing { digest: self.digest.clone() }),
+            // It was collected meanwhile, and perhaps stored again.
+            None if bytes(&upload) != Some(&self.upload[..]) => {
+                Err(ControlFeedError::ArtifactMissing { digest: self.digest.clone() })
+            }
             None => {
                 self.next = self.chunks;
                 Ok(None)
@@ -86,7 +89,7 @@ impl Reader {
         }
     }
 
-    async fn ask(&self, commands: &redis::Pipeline) -> std::result::Result<(Value, bool), BackendError> {
+    async fn ask(&self, commands: &redis::Pipeline) -> std::result::Result<(Value, Value), BackendError> {
         let mut linked = self.link.shared().await?;
         let answer = commands.query_async(&mut linked.connection).await;
         let answer = answer.map_err(|error| backend("reading an artifact", &error));

@@ -2,6 +2,7 @@
 --
 -- KEYS: the prefix of all keys of artifacts
 -- ARGV: what to do, the digest's digits, and what that needs
+-- Answers what came of it; for 'keep' also the upload that is there, when it was stored, and after 'again' its pins
 --
 -- Behind the prefix are
 --   all (zset)            the digits of every artifact that is there, with the score 0: in order
@@ -32,19 +33,22 @@ if op == 'keep' then
   if known[1] and known[1] ~= damaged then return {'known', known[1]} end
   if not chunks(upload, count, function(key) return call('EXISTS', key) == 1 end) then return {'late'} end
   chunks(upload, count, function(key) call('PERSIST', key) return true end)
-  call('HSET', meta, 'bytes', bytes, 'chunks', count, 'upload', upload, 'stored', now())
+  local stored = now()
+  call('HSET', meta, 'bytes', bytes, 'chunks', count, 'upload', upload, 'stored', stored)
   call('ZADD', P .. 'all', 0, digits)
   if known[1] then
     chunks(known[1], tonumber(known[2]), function(key) call('UNLINK', key) return true end)
   end
-  return {'kept'}
+  return {'kept', upload, stored}
 end
 
 if call('EXISTS', meta) == 0 then return {'missing'} end
 if op == 'again' then
   -- ARGV: the upload that was found sound
   if call('HGET', meta, 'upload') ~= ARGV[3] then return {'missing'} end
-  call('HSET', meta, 'stored', now())
+  local stored = now()
+  call('HSET', meta, 'stored', stored)
+  return {'done', ARGV[3], stored, unpack(call('SMEMBERS', P .. 'pins:' .. digits))}
 elseif op == 'pin' then
   -- ARGV: name, pins at most
   local pins = P .. 'pins:' .. digits
