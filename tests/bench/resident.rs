@@ -315,6 +315,8 @@ fn request(number: usize) -> DeployRequest {
         from: DeployFrom::Oldest,
         by: "bench".into(),
         options: DeployOptions::default(),
+        settings: None,
+        progress: None,
     }
 }
 

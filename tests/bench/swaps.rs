@@ -80,6 +80,8 @@ async fn deploy(plugins: &dyn PluginControl, component: Bytes) -> Result<PluginS
         from: DeployFrom::Oldest,
         by: "bench".into(),
         options: DeployOptions::default(),
+        settings: None,
+        progress: None,
     };
     Ok(plugins.deploy(request).await?)
 }

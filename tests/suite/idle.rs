@@ -58,6 +58,8 @@ async fn deploy_bytes(host: &Host, component: Vec<u8>) -> PluginStatus {
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },
+        settings: None,
+        progress: None,
     };
     host.plugins().deploy(request).await.unwrap()
 }

@@ -42,6 +42,8 @@ pub(crate) async fn deploy(host: &Host, guest: &str) -> Result<PluginStatus, Con
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions::default(),
+        settings: None,
+        progress: None,
     };
     host.plugins().deploy(request).await
 }
@@ -54,6 +56,8 @@ pub(crate) async fn deploy_unseen(host: &Host, guest: &str) -> Result<PluginStat
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },
+        settings: None,
+        progress: None,
     };
     host.plugins().deploy(request).await
 }

@@ -519,6 +519,12 @@ const GENERAL: &[ProblemKind] = &[
     ),
     caller(
         409,
+        "plugin_managed",
+        "the control feed decides what runs under this name",
+        "change the plugin with an event of the feed, or deploy under another name",
+    ),
+    caller(
+        409,
         "candidate_waits",
         "another version of this plugin waits to be confirmed",
         "confirm it, or give it up with DELETE /v1/plugins/{plugin}/candidate",

@@ -142,6 +142,8 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
         from: DeployFrom::Oldest,
         by: format!("{BY_DIRECTORY}{file}"),
         options: DeployOptions::default(),
+        settings: None,
+        progress: None,
     };
     match control.deploy(request).await {
         Ok(status) => {

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod change_streams;
 pub mod channels;
 pub mod checkpoints;
+pub mod deployments;
 pub mod cluster;
 pub mod control_outbox;
 pub mod control_store;
