@@ -20,6 +20,7 @@ mod kills;
 mod local_artifacts;
 mod local_feeds;
 mod publisher;
+mod reconciler;
 mod registry;
 mod rollouts;
 mod snapshot;

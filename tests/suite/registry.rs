@@ -264,6 +264,7 @@ fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
         from: DeployFrom::Oldest,
         by: by.into(),
         options: DeployOptions::default(),
+        paused: false,
         settings: None,
         progress: None,
     }

@@ -42,6 +42,7 @@ pub(crate) async fn deploy(host: &Host, guest: &str) -> Result<PluginStatus, Con
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions::default(),
+        paused: false,
         settings: None,
         progress: None,
     };
@@ -56,6 +57,7 @@ pub(crate) async fn deploy_unseen(host: &Host, guest: &str) -> Result<PluginStat
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },
+        paused: false,
         settings: None,
         progress: None,
     };

@@ -45,6 +45,8 @@ pub struct DeployRequest {
     /// `directory` or `api`, and by whom.
     pub by: String,
     pub options: DeployOptions,
+    /// A new plugin does not run until it is resumed. One that is there stays as it is.
+    pub paused: bool,
     /// The settings that it runs with for as long as this deployment stands, and again whenever somebody goes back to it.
     /// None are the operator's, as they are at each start.
     pub settings: Option<PluginSettings>,

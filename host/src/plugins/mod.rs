@@ -38,8 +38,9 @@ use std::sync::Arc;
 
 pub use candidate::{Candidate, CandidateState, DeployOptions};
 pub use control::{
-    ControlError, DeployFrom, DeployRequest, DeployStep, GrantStatus, PluginControl, PluginCounters, PluginState,
-    PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure, Waiting,
+    ControlError, DeployFrom, DeployRequest, DeployStep, GrantStatus, PluginControl, PluginCounters,
+    PluginState, PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure,
+    Waiting,
 };
 
 pub use artifacts::FileArtifacts;
@@ -56,7 +57,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
-pub use crate::processors::{CodeState, Expect, Manifest, Measures};
+pub use crate::processors::{CodeState, Expect, Manifest, Measures, ShadowFault};
 /// What a version did, and how it compared.
 pub use crate::processors::{Differences, ShadowReport, TrapCounts, VersionMeasures};
 /// What happens to failing events, and what can be done about them.

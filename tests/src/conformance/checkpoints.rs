@@ -9,7 +9,8 @@ use millrace::tables::{Cell, Row, TableSchema, Value};
 use super::Seams;
 use super::deployments::deployment;
 pub use super::deployments::{
-    a_deployment_keeps_its_settings, a_deployment_that_is_withdrawn_was_never_there, deployments_keep_their_history,
+    a_deployment_keeps_its_settings, a_deployment_that_is_withdrawn_was_never_there,
+    deployments_keep_their_history,
 };
 use super::effects::{Effects, commit, saved, table, task, tenant};
 use super::event_log::{batch, ids};

@@ -47,7 +47,8 @@ pub async fn a_deployment_keeps_its_settings(seams: Seams) {
     for settings in written.clone() {
         seams.deployments.put(Deployment { settings, ..deployment("1.0.0") }).await.unwrap();
     }
-    let settings = |deployments: Vec<Deployment>| deployments.into_iter().map(|d| d.settings).collect::<Vec<_>>();
+    let settings =
+        |deployments: Vec<Deployment>| deployments.into_iter().map(|d| d.settings).collect::<Vec<_>>();
     assert_eq!(settings(seams.deployments.list().await.unwrap()), written[2..]);
     let mut history = settings(seams.deployments.history("board").await.unwrap());
     history.reverse();

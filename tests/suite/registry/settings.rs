@@ -1,6 +1,7 @@
 //! Claims about settings that come with a deployment, about telling how far one is, and about whose plugins are whose.
 
 use millrace::plugins::{DeployStep, EnvValue, FailurePolicy};
+use millrace::processors::Expect;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -14,8 +15,18 @@ fn greeting(text: &str) -> PluginSettings {
     }
 }
 
+/// Without a shadow run: these are told apart by their settings.
+const UNSEEN: DeployOptions = DeployOptions {
+    shadow_events: None,
+    shadow_ms: None,
+    no_shadow: true,
+    confirm: false,
+    expect: Expect::Anything,
+    rollback: false,
+};
+
 async fn deploy_with(scene: &Scene, settings: Option<PluginSettings>) -> Result<PluginStatus, ControlError> {
-    let request = DeployRequest { settings, ..request(component("reads_env"), "api:test") };
+    let request = DeployRequest { settings, options: UNSEEN, ..request(component("reads_env"), "api:test") };
     scene.registry.deploy(request).await
 }
 
@@ -45,7 +56,7 @@ async fn a_version_runs_with_what_it_was_deployed_with_over_restarts_and_on_the_
     deploy_with(&scene, Some(greeting("two"))).await.expect("they take over again");
     assert_eq!(greeted(&scene).await, text("two"));
     // The last other one is of the same version, with other settings.
-    let back = scene.registry.rollback("reads-env", None, "api:test", DeployOptions::default()).await;
+    let back = scene.registry.rollback("reads-env", None, "api:test", UNSEEN).await;
     assert_eq!(back.expect("it goes back").deployment.settings, Some(greeting("one")));
     scene.restart().await;
     assert_eq!(greeted(&scene).await, text("one"));
@@ -135,7 +146,8 @@ async fn what_a_feed_manages_nobody_else_changes() {
     scene.registry.managed().set(["alpha".to_owned(), "gamma".to_owned()].into());
     let registry = &scene.registry;
     let options = DeployOptions::default();
-    let named = DeployRequest { expected_name: Some("alpha".into()), ..request("broken", "directory: a.wasm") };
+    let named =
+        DeployRequest { expected_name: Some("alpha".into()), ..request("broken", "directory: a.wasm") };
     let refused = [
         scene.deploy("alpha 2").await.map(drop),
         scene.deploy("gamma 1").await.map(drop),

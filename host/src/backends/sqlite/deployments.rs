@@ -30,7 +30,9 @@ pub(super) fn read_deployment(text: &str) -> Result<Deployment, rusqlite::Error>
 
 fn write_deployment(deployment: &Deployment) -> Result<String, rusqlite::Error> {
     let said = |settings: &PluginSettings| match serde_json::to_value(settings) {
-        Ok(Value::Object(members)) => Ok(members.into_iter().filter(|(_, value)| says_something(value)).collect()),
+        Ok(Value::Object(members)) => {
+            Ok(members.into_iter().filter(|(_, value)| says_something(value)).collect())
+        }
         Ok(_) => Ok(Map::new()),
         Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error))),
     };

@@ -12,7 +12,7 @@ use crate::error::{Blame, Classify};
 use crate::limits::SHADOW_CONFIRM_MAX;
 use crate::plugins::{
     Candidate, CandidateState, ControlError, DeployFrom, DeployOptions, DeployRequest, Deployment,
-    PluginSettings,    PluginStatus, Refusal,
+    PluginSettings, PluginStatus, Refusal,
 };
 use crate::processors::ProcessorFactory;
 
@@ -77,7 +77,9 @@ impl Registry {
         let (inner, plugin) = (Arc::downgrade(&self.inner), plugin.to_owned());
         self.inner.parts.engine.runtime.spawn(async move {
             tokio::time::sleep(SHADOW_CONFIRM_MAX).await;
-            let Some(registry) = inner.upgrade().map(|inner| Self { inner, caller: Caller::Local }) else { return };
+            let Some(registry) = inner.upgrade().map(|inner| Self { inner, caller: Caller::Local }) else {
+                return;
+            };
             let Ok(_turn) = registry.turn(&plugin).await else { return };
             let Ok(mut entry) = registry.entry(&plugin) else { return };
             if entry.waiting.is_some() && entry.last.as_ref().is_some_and(|last| last.at == since) {
@@ -139,8 +141,9 @@ impl Registry {
         let component = blocking(move || artifacts.get(&digest)).await?.into();
         let options = DeployOptions { rollback: true, ..options };
         let expected_name = Some(plugin.to_owned());
-        let (from, progress) = (DeployFrom::Oldest, None);
-        let request = DeployRequest { component, expected_name, from, by, options, settings, progress };
+        let (from, paused, progress) = (DeployFrom::Oldest, false, None);
+        let request =
+            DeployRequest { component, expected_name, from, by, options, paused, settings, progress };
         self.deploy_now(request).await.map_err(|error| match error {
             ControlError::StateRefused { version, task, detail } => {
                 let detail = format!(

@@ -60,7 +60,8 @@ impl Registry {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<PluginStatus, ControlError> {
         // Also before it is compiled, which takes its time.
         self.has_started()?;
-        let DeployRequest { component, expected_name, from, by, options, settings, progress } = request;
+        let DeployRequest { component, expected_name, from, by, options, paused, settings, progress } =
+            request;
         let progress = Progress(progress);
         // Nothing is compiled or remembered for a plugin that cannot be changed.
         expected_name.as_deref().map_or(Ok(()), |name| self.may_change(name))?;
@@ -99,7 +100,7 @@ impl Registry {
         }
         let mut attempt = Attempt { factory, component, by, options, settings, report: None, progress };
         match before {
-            None => self.deploy_first(attempt, from).await?,
+            None => self.deploy_first(attempt, from, paused).await?,
             Some(entry) => {
                 if let Err(error) = self.try_in_shadow(&entry, &mut attempt, &deploying.cancel).await {
                     self.refuse(&name, &attempt, &error).await;
@@ -166,7 +167,12 @@ impl Registry {
         Ok(brought.is_some_and(|deployment| deployment.digest == digest))
     }
 
-    async fn deploy_first(&self, attempt: Attempt, from: DeployFrom) -> Result<(), ControlError> {
+    async fn deploy_first(
+        &self,
+        attempt: Attempt,
+        from: DeployFrom,
+        paused: bool,
+    ) -> Result<(), ControlError> {
         let parts = &self.inner.parts;
         let Attempt { factory, component, by, settings, progress, .. } = attempt;
         let manifest = factory.manifest().clone();
@@ -182,7 +188,7 @@ impl Registry {
             plugin: manifest.name.clone(),
             version: manifest.version.to_string(),
             digest: factory.digest().to_owned(),
-            paused: false,
+            paused,
             lanes,
             from: match from {
                 DeployFrom::Oldest => StartFrom::Oldest,
@@ -198,7 +204,7 @@ impl Registry {
         };
         parts.deployments.put(deployment.clone()).await?;
         info!(plugin.name = manifest.name, plugin.version = %manifest.version, "plugin deployed");
-        let runner = Some(self.run(factory, &deployment));
+        let runner = if paused { None } else { Some(self.run(factory, &deployment)) };
         tell_active(&progress, &deployment);
         let name = manifest.name.clone();
         let manifest = Some(manifest);

@@ -28,9 +28,9 @@ use self::candidates::Waiting;
 use self::progress::Progress;
 use self::starts::StartFailure;
 use super::{
-    ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, DeployStep, Deployment, DeploymentStore,
-    ManagedPlugins, PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, ReplayReport, ReplayRequest,
-    StartFrom,
+    ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, DeployStep, Deployment,
+    DeploymentStore, ManagedPlugins, PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus,
+    ReplayReport, ReplayRequest, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::{BackendError, Classify as _, Retry};
