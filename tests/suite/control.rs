@@ -21,6 +21,7 @@ mod local_artifacts;
 mod local_feeds;
 mod nats;
 mod publisher;
+mod reconciler;
 mod redis;
 mod registry;
 mod rollouts;

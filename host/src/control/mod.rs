@@ -30,6 +30,7 @@ mod json;
 mod keys;
 mod local_artifacts;
 mod publisher;
+pub mod reconciler;
 mod registry;
 pub mod report;
 pub mod rollout;

@@ -517,6 +517,7 @@ const GENERAL: &[ProblemKind] = &[
         "another version of this plugin is being deployed",
         "wait for it, or give it up with DELETE /v1/plugins/{plugin}/candidate",
     ),
+    caller(409, "plugin_managed", "a feed manages this plugin", "change it with an event of the feed"),
     caller(
         409,
         "candidate_waits",

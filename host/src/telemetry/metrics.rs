@@ -86,6 +86,12 @@ pub const CONTROL_PUBLISH_FAILED: &str = "millrace_control_publish_failed_total"
 pub const CONTROL_OUTBOX_WAITING: &str = "millrace_control_outbox_waiting";
 pub const CONTROL_OUTBOX_DEAD: &str = "millrace_control_outbox_dead";
 pub const CONTROL_OUTBOX_OLDEST: &str = "millrace_control_outbox_oldest_seconds";
+/// Label: `outcome` (`active`, `paused`, `retired`).
+pub const CONTROL_RECONCILED: &str = "millrace_control_reconciled_total";
+/// Label of both: `code`.
+pub const CONTROL_SET_ASIDE: &str = "millrace_control_revisions_set_aside_total";
+pub const CONTROL_RECONCILE_TROUBLES: &str = "millrace_control_reconcile_troubles_total";
+pub const CONTROL_BREAKER_TRIPS: &str = "millrace_control_breaker_trips_total";
 /// Label: `change` (`advanced`, `completed`, `rolled_back`).
 pub const CONTROL_ROLLOUT_CHANGES: &str = "millrace_control_rollout_changes_total";
 pub const CONTROL_CONTROLLER_FAILED: &str = "millrace_control_controller_failed_total";
@@ -295,6 +301,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
     gauge(CONTROL_OUTBOX_WAITING, "Control events of this host that are not in the feed yet."),
     gauge(CONTROL_OUTBOX_DEAD, "Those of them that the feed does not take."),
     gauge(CONTROL_OUTBOX_OLDEST, "Time since the oldest of them was proposed; 0 when there is none."),
+    counter(CONTROL_RECONCILED, "Revisions of plugins that this host has carried out, by outcome."),
+    counter(CONTROL_SET_ASIDE, "Revisions of plugins that this host does not carry out, by code."),
+    counter(CONTROL_RECONCILE_TROUBLES, "Tries to carry a revision out that failed, by code."),
+    counter(CONTROL_BREAKER_TRIPS, "Versions that were taken back for trapping soon after they took over."),
     counter(CONTROL_ROLLOUT_CHANGES, "Rollouts that the controller carried on or took back, by change."),
     counter(CONTROL_CONTROLLER_FAILED, "Looks of the controller that failed and were repeated."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),

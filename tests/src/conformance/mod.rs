@@ -11,6 +11,7 @@ pub mod checkpoints;
 pub mod cluster;
 pub mod control_outbox;
 pub mod control_store;
+pub mod deployments;
 pub mod effects;
 pub mod event_log;
 pub mod groups;
