@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod auth;
+mod control;
 mod parts;
 #[cfg_attr(not(feature = "redis"), path = "host/no_shared_log.rs")]
 mod shared_log;
@@ -27,7 +28,7 @@ use crate::cache::{CachedTables, ReadThrough};
 use crate::channels::{ChannelStore, Router};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::control::{ArtifactRepository, ControlFeedError};
+use crate::control::{ArtifactRepository, ControlFeedError, FeedRegistry, FleetDesk};
 use crate::error::{BackendError, Classify as _};
 use crate::event::Micros;
 use crate::gateway::{Gateway, GatewayError, Readiness};
@@ -57,6 +58,7 @@ pub struct Host {
     cache: ReadThrough,
     tables: Arc<dyn TableStore>,
     artifacts: Arc<dyn ArtifactRepository>,
+    fleet: Option<FleetDesk>,
     log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
@@ -123,6 +125,7 @@ pub struct HostBuilder {
     compiler: Option<PathBuf>,
     change_gate: Option<Gate>,
     upcasters: Upcasters,
+    feeds: Option<FeedRegistry>,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -140,6 +143,7 @@ impl Host {
             compiler: None,
             change_gate: None,
             upcasters: Upcasters::default(),
+            feeds: None,
         }
     }
 
@@ -181,6 +185,11 @@ impl Host {
     /// What the fleet runs, by its content, for embedders that store or read artifacts without HTTP.
     pub fn artifacts(&self) -> Arc<dyn ArtifactRepository> {
         Arc::clone(&self.artifacts)
+    }
+
+    /// What can be asked and done about the fleet, for embedders that do it without HTTP. None for a host that is alone.
+    pub fn fleet(&self) -> Option<&FleetDesk> {
+        self.fleet.as_ref()
     }
 
     pub fn plugins(&self) -> Arc<dyn PluginControl> {
@@ -257,6 +266,14 @@ impl HostBuilder {
         self
     }
 
+    /// The control feeds that settings may name, instead of those of [`control_feeds`](crate::backends::control_feeds),
+    /// to which an embedder adds its own.
+    #[must_use]
+    pub fn feeds(mut self, feeds: FeedRegistry) -> Self {
+        self.feeds = Some(feeds);
+        self
+    }
+
     /// What `/metrics` answers.
     #[must_use]
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
@@ -296,6 +313,7 @@ impl HostBuilder {
         let cache = self.cache()?;
         let tables: Arc<dyn TableStore> = Arc::new(CachedTables::new(Arc::new(store.clone()), cache.clone()));
         let registry = self.registry(&store, &log, shared_log.as_ref(), &pool).await?;
+        let fleet = self.fleet(&artifacts, &registry).await?;
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
         let (stage, stages) = watch::channel(Stage::Starting);
@@ -329,7 +347,7 @@ impl HostBuilder {
         let seen = (&live, &hub, &groups);
         let services = self.services(
             (&store, &log, &tables),
-            (&registry, &artifacts),
+            (&registry, &artifacts, fleet.as_ref()),
             seen,
             (presence, &channels),
             ready,
@@ -360,6 +378,9 @@ impl HostBuilder {
                 registry.keep_starting().await;
                 Ok(())
             });
+        }
+        if let Some(fleet) = &fleet {
+            fleet.start(&tasks, &stages);
         }
         if let Some(dir) = self.config.serve.plugins_dir.clone() {
             let stages = stages.clone();
@@ -392,6 +413,7 @@ impl HostBuilder {
             cache,
             tables,
             artifacts,
+            fleet: fleet.as_ref().map(control::Fleet::desk),
             pool,
             tasks,
             edge,

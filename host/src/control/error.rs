@@ -63,6 +63,9 @@ pub enum ControlFeedError {
     Limit { limit: &'static str, asked: u64, max: u64 },
     #[error("there is no {what} `{name}`; there are: {known}")]
     UnknownBackend { what: &'static str, name: String, known: String },
+    /// The outbox has no dead letter of this id.
+    #[error("the outbox has no dead letter {event_id}")]
+    LetterUnknown { event_id: String },
     /// The single node's feed carries nothing.
     #[error("this host has no control feed; set control.sink and control.source")]
     NoFeed,
@@ -96,6 +99,7 @@ impl Classify for ControlFeedError {
             Self::InvalidDigest { .. } => "digest_invalid",
             Self::Limit { limit, .. } => limit,
             Self::UnknownBackend { .. } => "control_backend_unknown",
+            Self::LetterUnknown { .. } => "control_letter_unknown",
             Self::NoFeed => "control_no_feed",
             Self::Settings { .. } => "control_settings_invalid",
             Self::Backend(e) => e.code(),

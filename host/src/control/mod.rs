@@ -21,6 +21,7 @@ mod carried;
 pub mod changes;
 mod check;
 mod controller;
+mod desk;
 mod error;
 mod event;
 mod feed;
@@ -33,6 +34,7 @@ mod publisher;
 pub mod reconciler;
 mod registry;
 pub mod report;
+mod reporter;
 pub mod rollout;
 pub(crate) mod rules;
 pub mod snapshot;
@@ -51,6 +53,7 @@ pub use build::{BuildSignature, attach_signatures, build_signatures};
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
 pub use controller::{Controller, ControllerOptions, ControllerSeams, Looked};
+pub use desk::{DesiredState, DeskParts, FleetDesk, Outbox, OwnState};
 pub use error::ControlFeedError;
 pub use event::{
     ArtifactRef, ControlEvent, Desired, EventBody, EventId, Kind, PluginSpec, RunState, Signature, Trusted,
@@ -63,6 +66,7 @@ pub use keys::SigningKey;
 pub use local_artifacts::LocalArtifacts;
 pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use registry::{FeedRegistry, FeedSettings};
+pub use reporter::{Reporter, ReporterParts};
 pub(crate) use store::cut;
 pub use store::{
     Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, Entry, ObservedRow, OutboxLetter,

@@ -288,6 +288,12 @@ impl Snapshots {
         self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn restore_mark(&self) -> Result<Option<Restored>> {
+        let Some(snapshot) = self.board.mark().await?.and_then(|mark| mark.snapshot) else { return Ok(None) };
+        *self.hopeless() = None;
+        self.restore(&snapshot).await.map(Some)
+    }
+
     async fn heal_from_mark(&self) -> Result<Option<Restored>> {
         let Some((mark, Drift::Differs)) = self.compare().await? else { return Ok(None) };
         let Some(snapshot) = mark.snapshot.clone() else { return Ok(None) };
@@ -326,5 +332,9 @@ impl Bootstrap for Snapshots {
 
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
         self.heal_from_mark().boxed()
+    }
+
+    fn resync(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
+        self.restore_mark().boxed()
     }
 }

@@ -21,6 +21,7 @@ mod channels;
 mod cloudevents;
 mod cors;
 mod filters;
+mod fleet;
 mod groups;
 mod handover;
 mod json;
@@ -66,7 +67,7 @@ use tokio_util::task::TaskTracker;
 use crate::channels::Router as ChannelRouter;
 use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
-use crate::control::ArtifactRepository;
+use crate::control::{ArtifactRepository, FleetDesk};
 use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
@@ -144,6 +145,8 @@ pub struct Services {
     pub plugins: Arc<dyn PluginControl>,
     /// What the fleet runs, by its content.
     pub artifacts: Arc<dyn ArtifactRepository>,
+    /// None for a host that is alone.
+    pub fleet: Option<FleetDesk>,
     /// For looking at what tasks keep; the edge neither claims nor commits.
     pub checkpoints: Arc<dyn CheckpointStore>,
     pub clock: Arc<dyn Clock>,

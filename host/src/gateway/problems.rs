@@ -4,6 +4,7 @@ mod artifacts;
 mod backends;
 mod channel_sockets;
 mod channels;
+mod control;
 mod groups;
 mod parts;
 mod presence;
@@ -54,7 +55,7 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 9] = [
+const PARTS: [&[ProblemKind]; 10] = [
     GENERAL,
     streams::STREAMS,
     groups::GROUPS,
@@ -64,6 +65,7 @@ const PARTS: [&[ProblemKind]; 9] = [
     backends::BACKENDS,
     artifacts::ARTIFACTS,
     rollouts::ROLLOUTS,
+    control::CONTROL,
 ];
 
 const GENERAL: &[ProblemKind] = &[

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, artifacts, auth, candidates, changes, channels, cors, groups, letters, live, metrics, pages,
+    Edge, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters, live, metrics, pages,
     plugins, presence, publish, state, streams, tables,
 };
 
@@ -182,6 +182,24 @@ fn table() -> Vec<Route> {
             methods: &["GET", "PUT"],
             handlers: get(artifacts::signatures).put(artifacts::sign),
         },
+        action("/v1/fleet/events", fleet::propose),
+        page("/v1/fleet/desired", fleet::desired),
+        page("/v1/fleet/status", fleet::status),
+        page("/v1/fleet/hosts", fleet::hosts),
+        Route {
+            path: "/v1/fleet/hosts/{host}",
+            documented: Some("/v1/fleet/hosts/{host}"),
+            methods: &["DELETE"],
+            handlers: delete(fleet::forget),
+        },
+        page("/v1/fleet/quarantine", fleet::quarantine),
+        page("/v1/fleet/outbox", fleet::outbox),
+        action("/v1/fleet/outbox/{event}/retry", fleet::retry),
+        action("/v1/fleet/outbox/{event}/discard", fleet::discard),
+        action("/v1/fleet/freeze", fleet::freeze),
+        action("/v1/fleet/preview", fleet::preview),
+        action("/v1/fleet/resync", fleet::resync),
+        page("/v1/fleet/self", fleet::own),
         page("/healthz", pages::healthz),
         page("/readyz", pages::readyz),
         page("/metrics", pages::metrics),

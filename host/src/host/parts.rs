@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::auth::auth_options;
+use super::control::Fleet;
 use super::shared_log::SharedLog;
 use super::{HostBuilder, HostError, off_the_runtime};
 use crate::backends::memory::{MemoryChannels, MemoryPresence};
@@ -266,7 +267,7 @@ impl HostBuilder {
     pub(super) fn services(
         &self,
         (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
-        (registry, artifacts): (&Registry, &Arc<dyn ArtifactRepository>),
+        (registry, artifacts, fleet): (&Registry, &Arc<dyn ArtifactRepository>, Option<&Fleet>),
         (live, hub, groups): (&LiveEngine, &Hub, &Arc<dyn Groups>),
         (presence, channels): (Arc<dyn Presence>, &Router),
         ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
@@ -281,6 +282,7 @@ impl HostBuilder {
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),
             artifacts: Arc::clone(artifacts),
+            fleet: fleet.map(Fleet::desk),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),

@@ -5,6 +5,14 @@ use std::time::Duration;
 /// How often a host says how it is, and after how long without a word it counts as silent: several words were lost.
 pub const CONTROL_REPORT_EVERY: Duration = Duration::from_secs(5);
 pub const CONTROL_HOST_SILENT_AFTER: Duration = Duration::from_secs(30);
+/// The least time between two reports of a host, however much becomes of its plugins.
+pub const CONTROL_REPORT_GAP: Duration = Duration::from_millis(250);
+/// How often copies that nothing pins are looked for, and how old they are when they go: a rollout that is taken up again
+/// finds what it had.
+pub const CONTROL_COPIES_COLLECT_EVERY: Duration = Duration::from_secs(3_600);
+pub const CONTROL_COPIES_AGE: Duration = Duration::from_secs(24 * 3_600);
+/// Rows that one answer about the fleet lists: events that were set aside, and dead letters.
+pub const CONTROL_PAGE_MAX: usize = 1_000;
 /// After which a silent host is no part of the fleet: rollouts wait for it no longer.
 pub const CONTROL_HOST_GONE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// What a report keeps of a reason.

@@ -95,6 +95,9 @@ pub const CONTROL_BREAKER_TRIPS: &str = "millrace_control_breaker_trips_total";
 /// Label: `change` (`advanced`, `completed`, `rolled_back`).
 pub const CONTROL_ROLLOUT_CHANGES: &str = "millrace_control_rollout_changes_total";
 pub const CONTROL_CONTROLLER_FAILED: &str = "millrace_control_controller_failed_total";
+pub const CONTROL_REPORTS: &str = "millrace_control_reports_total";
+pub const CONTROL_REPORTS_FAILED: &str = "millrace_control_reports_failed_total";
+pub const CONTROL_PROPOSED: &str = "millrace_control_proposed_total";
 // Artifacts. Label of the fetches: `outcome` (`fetched`, `failed`).
 pub const ARTIFACTS_DAMAGED: &str = "millrace_artifacts_damaged_total";
 pub const ARTIFACT_FETCHES: &str = "millrace_artifact_fetches_total";
@@ -295,7 +298,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
         CONTROL_ACKS_FAILED,
         "Applied control events that the feed could not be told of; they come again.",
     ),
-    counter(CONTROL_RESTORED, "Restores of the desired state from a snapshot, by cause: retention, drift."),
+    counter(
+        CONTROL_RESTORED,
+        "Restores of the desired state from a snapshot, by cause: retention, drift, asked.",
+    ),
     counter(CONTROL_PUBLISHED, "Control events of this host that its feed has taken."),
     counter(CONTROL_PUBLISH_FAILED, "Tries to publish a control event that failed."),
     gauge(CONTROL_OUTBOX_WAITING, "Control events of this host that are not in the feed yet."),
@@ -307,6 +313,9 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(CONTROL_BREAKER_TRIPS, "Versions that were taken back for trapping soon after they took over."),
     counter(CONTROL_ROLLOUT_CHANGES, "Rollouts that the controller carried on or took back, by change."),
     counter(CONTROL_CONTROLLER_FAILED, "Looks of the controller that failed and were repeated."),
+    counter(CONTROL_REPORTS, "Reports of this host to its fleet."),
+    counter(CONTROL_REPORTS_FAILED, "Reports of this host that could not be told."),
+    counter(CONTROL_PROPOSED, "Control events that somebody asked this host to tell, by outcome."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

@@ -130,6 +130,7 @@ impl Rig {
             live: live.clone(),
             plugins: plugins.clone(),
             artifacts: Arc::new(MemoryArtifactRepository::new(clock.clone())),
+            fleet: None,
             checkpoints: Arc::new(store.clone()),
             clock: clock.clone(),
             metrics,

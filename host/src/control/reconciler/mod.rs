@@ -99,6 +99,8 @@ struct Shared {
     options: ReconcilerOptions,
     /// The right to work on a plugin.
     turns: Semaphore,
+    /// Counts what was written down of plugins.
+    observed: watch::Sender<u64>,
 }
 
 /// Which plugins are being worked on, and what was carried out last of the others.
@@ -120,7 +122,12 @@ enum Look {
 impl Reconciler {
     pub fn new(parts: ReconcilerParts, options: ReconcilerOptions) -> Self {
         let turns = Semaphore::new(options.plugins_max.max(1));
-        Self { shared: Arc::new(Shared { parts, options, turns }) }
+        Self { shared: Arc::new(Shared { parts, options, turns, observed: watch::Sender::new(0) }) }
+    }
+
+    /// Changes whenever the store has news of how far a plugin is.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.shared.observed.subscribe()
     }
 
     /// Works until it is told to stop, and looks again whenever `news` changes: `Applier::follow`. What is under way then is

@@ -58,6 +58,7 @@ impl Task {
         if self.row.as_ref() != Some(&row) {
             self.shared.parts.store.observe(&row).await?;
             self.row = Some(row);
+            self.shared.observed.send_modify(|count| *count = count.wrapping_add(1));
         }
         Ok(())
     }
@@ -187,6 +188,7 @@ impl Task {
         store.set_note(&note(plugin), None).await?;
         store.set_note(&trip_note(plugin), None).await?;
         store.forget_observed(plugin).await?;
+        self.shared.observed.send_modify(|count| *count = count.wrapping_add(1));
         self.row = None;
         Ok(())
     }

@@ -157,7 +157,7 @@ impl Stage {
             board,
             sink: Arc::new(self.feed.clone()),
             snapshots: Arc::new(snapshots),
-            key: Arc::new(release_key()),
+            key: Some(Arc::new(release_key())),
             clock,
         };
         Controller::new(seams, options)
