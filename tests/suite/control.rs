@@ -14,6 +14,8 @@ mod events;
 mod feeds;
 mod file_crashes;
 mod file_feed;
+mod fleet_http;
+mod hosted;
 mod key_commands;
 mod keys;
 mod kills;

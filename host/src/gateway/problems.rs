@@ -519,7 +519,6 @@ const GENERAL: &[ProblemKind] = &[
         "another version of this plugin is being deployed",
         "wait for it, or give it up with DELETE /v1/plugins/{plugin}/candidate",
     ),
-    caller(409, "plugin_managed", "a feed manages this plugin", "change it with an event of the feed"),
     caller(
         409,
         "candidate_waits",
@@ -569,8 +568,6 @@ const GENERAL: &[ProblemKind] = &[
     guest(413, "component_bytes_max", "the component is too large", "strip it, or build it for size"),
     guest(422, "describe_failed", "`describe` failed", "make `describe` answer without a task"),
     guest(422, "manifest_invalid", "the manifest is not valid", "correct what the detail names"),
-    caller(404, "artifact_missing", "there is no such artifact", "push it, or deploy the component again"),
-    host(500, "artifact_damaged", "an artifact is damaged", "push it with --again, or deploy the component"),
     host(500, "plugin_storage_failed", "the plugin store failed", "see the host's log"),
     host(500, "engine_failed", "the WebAssembly engine failed", "see the host's log"),
     host(409, "fenced", "another owner took the task over", "ask again"),

@@ -51,6 +51,7 @@ struct Base {
     host: String,
     feed: FeedSettings,
     store: Arc<dyn ControlStore>,
+    source: Arc<dyn ControlSource>,
     board: Arc<dyn Board>,
     keys: Believing,
     artifacts: Arc<dyn ArtifactRepository>,
@@ -70,10 +71,9 @@ impl HostBuilder {
         }
         let feeds = self.feeds.clone().map_or_else(control_feeds, Ok)?;
         let base = self.base(&feeds, artifacts).await?;
-        let source = feeds.source(&config.source, &base.feed).await?;
         let applier = Arc::new(Applier::new(
             ApplierSeams {
-                source,
+                source: Arc::clone(&base.source),
                 store: Arc::clone(&base.store),
                 keys: base.keys.clone(),
                 bootstrap: Arc::clone(&base.snapshots) as _,
@@ -146,6 +146,7 @@ impl HostBuilder {
         };
         let keys = Believing::new(believed(config, data).await?);
         keys.recall(store.as_ref()).await?;
+        let source = feeds.source(&config.source, &feed).await?;
         let board = feeds.board(&config.source, &feed).await?;
         let snapshots = Arc::new(Snapshots::new(
             Arc::clone(&store),
@@ -154,7 +155,7 @@ impl HostBuilder {
             keys.clone(),
             Arc::clone(&self.clock),
         ));
-        Ok(Base { host, feed, store, board, keys, artifacts: Arc::clone(artifacts), snapshots })
+        Ok(Base { host, feed, store, source, board, keys, artifacts: Arc::clone(artifacts), snapshots })
     }
 
     async fn copies(&self, base: &Base) -> Result<LocalArtifacts, HostError> {

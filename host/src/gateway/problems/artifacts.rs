@@ -1,8 +1,10 @@
 //! What can go wrong with artifacts.
 
-use super::{ProblemKind, caller};
+use super::{ProblemKind, caller, host};
 
 pub(super) const ARTIFACTS: &[ProblemKind] = &[
+    caller(404, "artifact_missing", "there is no such artifact", "push it, or deploy the component again"),
+    host(500, "artifact_damaged", "an artifact is damaged", "push it with --again, or deploy the component"),
     caller(
         400,
         "digest_invalid",

@@ -3,6 +3,7 @@
 use super::{ProblemKind, caller, host};
 
 pub(super) const CONTROL: &[ProblemKind] = &[
+    caller(409, "plugin_managed", "a feed manages this plugin", "change it with an event of the feed"),
     caller(
         409,
         "control_no_feed",
