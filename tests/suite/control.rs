@@ -22,6 +22,7 @@ mod kills;
 mod local_artifacts;
 mod local_feeds;
 mod nats;
+mod pinner;
 mod publisher;
 mod reconciler;
 mod redis;

@@ -30,6 +30,7 @@ pub mod freeze;
 mod json;
 mod keys;
 mod local_artifacts;
+mod pinner;
 mod publisher;
 pub mod reconciler;
 mod registry;
@@ -64,6 +65,7 @@ pub use feed::{
 };
 pub use keys::SigningKey;
 pub use local_artifacts::LocalArtifacts;
+pub use pinner::Pinner;
 pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use registry::{FeedRegistry, FeedSettings};
 pub use reporter::{Reporter, ReporterParts};

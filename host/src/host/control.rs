@@ -22,7 +22,8 @@ use crate::control::trust::{KeyRole, TrustStore};
 use crate::control::{
     Applier, ApplierOptions, ApplierSeams, ArtifactRepository, Believing, Board, ControlFeedError,
     ControlStore, Controller, ControllerOptions, ControllerSeams, DeskParts, FeedRegistry, FeedSettings,
-    FleetDesk, LocalArtifacts, Origin, Publisher, PublisherOptions, Reporter, ReporterParts, SigningKey,
+    FleetDesk, LocalArtifacts, Origin, Pinner, Publisher, PublisherOptions, Reporter, ReporterParts,
+    SigningKey,
 };
 use crate::error::Classify as _;
 use crate::limits::{
@@ -41,7 +42,7 @@ pub(super) struct Fleet {
     reconciler: Reconciler,
     reporter: Arc<Reporter>,
     /// Of a host with a sink.
-    origin: Option<(Arc<Publisher>, Arc<Controller>)>,
+    origin: Option<(Arc<Publisher>, Arc<Controller>, Arc<Pinner>)>,
     copies: LocalArtifacts,
     desk: FleetDesk,
 }
@@ -116,7 +117,8 @@ impl HostBuilder {
         });
         registry.managed().set(desk.named().await?.into_iter().collect());
         info!(host = base.host, source = config.source, sink = config.sink, "this host is one of a fleet");
-        let origin = told.map(|(_, publisher, controller)| (publisher, controller));
+        let pinner = Arc::new(Pinner::new(Arc::clone(&base.store), Arc::clone(artifacts)));
+        let origin = told.map(|(_, publisher, controller)| (publisher, controller, pinner));
         Ok(Some(Fleet { applier, reconciler, reporter, origin, copies, desk }))
     }
 
@@ -228,7 +230,7 @@ impl Fleet {
             drop(stop.run_until_cancelled(stages.wait_for(begun)).await);
             reconciler.run(applier.follow(), &stop).await;
         });
-        if let Some((publisher, controller)) = &self.origin {
+        if let Some((publisher, controller, pinner)) = &self.origin {
             let publisher = Arc::clone(publisher);
             keep(tasks, "control publisher", publisher, |publisher, stop| async move {
                 publisher.run(&stop).await;
@@ -237,6 +239,8 @@ impl Fleet {
             keep(tasks, "control controller", controller, |controller, stop| async move {
                 controller.run(&stop).await;
             });
+            let pinner = Arc::clone(pinner);
+            keep(tasks, "control pins", pinner, |pinner, stop| async move { pinner.run(&stop).await });
         }
         let copies = self.copies.clone();
         tasks.supervise(TaskKind::BACKGROUND, "control copies", move || collect(copies.clone()));

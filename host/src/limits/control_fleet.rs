@@ -11,6 +11,8 @@ pub const CONTROL_REPORT_GAP: Duration = Duration::from_millis(250);
 /// finds what it had.
 pub const CONTROL_COPIES_COLLECT_EVERY: Duration = Duration::from_secs(3_600);
 pub const CONTROL_COPIES_AGE: Duration = Duration::from_secs(24 * 3_600);
+/// How often the origin looks which artifacts the fleet needs.
+pub const CONTROL_PIN_EVERY: Duration = Duration::from_secs(5);
 /// Rows that one answer about the fleet lists: events that were set aside, and dead letters.
 pub const CONTROL_PAGE_MAX: usize = 1_000;
 /// After which a silent host is no part of the fleet: rollouts wait for it no longer.

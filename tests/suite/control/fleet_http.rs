@@ -94,6 +94,16 @@ async fn an_event_is_taken_once_and_each_refusal_has_its_problem() {
     assert_eq!((&entity["entity"], &entity["revision"]), (&json!("plugin:board"), &json!(1)));
     assert_eq!(ControlEvent::parse(&entity["event"].to_string()).unwrap(), event);
     assert_eq!(desired["frozen"], Value::Null);
+    // Also without a key of its own an origin says what the fleet should be like.
+    let begun = std::time::Instant::now();
+    loop {
+        let own = get(&host, "self").await;
+        if own["cursor"] == 1 && own["drift"] == "same" {
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "it is marked: {own}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     host.shutdown().await;
 }
 
