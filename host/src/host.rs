@@ -1,7 +1,7 @@
 //! Puts the parts together: the only file that names concrete backends.
 //!
-//! Order of a start: store (locked, opened, migrated), WebAssembly runtime,
-//! what was deployed, the edge, the watched folder. A drain goes the other way
+//! Order of a start: store (locked, opened, migrated), WebAssembly runtime, what a fleet's feed decides about,
+//! what was deployed, the edge, the watched folder and the feed. A drain goes the other way
 //! round under one deadline, so that nothing new comes in while what was handled is committed.
 
 mod artifacts;

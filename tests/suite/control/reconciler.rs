@@ -6,6 +6,7 @@ mod failures;
 mod fakes;
 mod guests;
 mod kills;
+mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ struct Scene {
     real: Option<Arc<dyn PluginControl>>,
     news: watch::Sender<u64>,
     version: AtomicU64,
+    /// What the reconciler tells of.
+    observed: Option<watch::Receiver<u64>>,
     running: JoinSet<()>,
 }
 
@@ -75,6 +78,7 @@ impl Scene {
             real: None,
             news: watch::Sender::new(0),
             version: AtomicU64::new(0),
+            observed: None,
             running: JoinSet::new(),
         }
     }
@@ -104,6 +108,7 @@ impl Scene {
             settings: self.settings.clone(),
         };
         let (reconciler, news) = (Reconciler::new(parts, self.options), self.news.subscribe());
+        self.observed = Some(reconciler.follow());
         self.running.spawn(async move { reconciler.run(news, &CancellationToken::new()).await });
     }
 
