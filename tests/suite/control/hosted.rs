@@ -20,7 +20,7 @@ use millrace_tests::workspace_binary;
 use serde_json::Value;
 
 /// Reaching it is a failure.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PLUGIN: &str = "variant";
 
 /// What the hosts of a test share.
