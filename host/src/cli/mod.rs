@@ -44,7 +44,6 @@ pub use output::{Align, Output, aligned, printable};
 pub use publish::{
     Answers, AnswersEnd, Chunk, ChunkLimits, Chunker, Pace, PublishReport, Window, publish_reader,
 };
-pub use rollout::parse_plan;
 pub use sse::{SseFrame, SseParser};
 
 /// Durable event streams and sandboxed WebAssembly processors in one binary.

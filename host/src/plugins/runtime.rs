@@ -124,7 +124,8 @@ impl WasmRuntime {
         let manifest = self.describe(&self.link(&component)?)?;
         let ty = component.component_type();
         let mut exports = ty.exports(&self.loader.engine);
-        let version = exports.find_map(|(name, _)| name.strip_prefix("millrace:processor/handler@").map(str::to_owned));
+        let version =
+            exports.find_map(|(name, _)| name.strip_prefix("millrace:processor/handler@").map(str::to_owned));
         // It was linked, so it has one.
         Ok((manifest, format!("millrace:processor@{}", version.unwrap_or_default())))
     }

@@ -121,7 +121,8 @@ pub(in crate::cli) async fn stored_length(client: &Client, digest: &str) -> Resu
     let response = request.send().await.map_err(|error| client.unreachable(&error))?;
     match response.status() {
         status if status.is_success() => {
-            let length = response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+            let length =
+                response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
             Ok(length.and_then(|text| text.parse().ok()).map_or(StoredLength::Unknown, StoredLength::Bytes))
         }
         StatusCode::NOT_FOUND => Ok(StoredLength::Missing),

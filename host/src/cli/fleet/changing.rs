@@ -5,9 +5,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    Author, ConfigArgs, Standing, TrustArgs, new_id, propose, read_bounded, unfit,
-};
+use super::{Author, ConfigArgs, Standing, TrustArgs, new_id, propose, read_bounded, unfit};
 use crate::cli::artifact::send_bytes;
 use crate::cli::client::Client;
 use crate::cli::keys::read_trust;

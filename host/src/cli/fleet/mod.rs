@@ -55,6 +55,9 @@ hosts beyond its wave should run the version before. With --wait, a fleet of whi
     /// Every host: its labels, how far it has read, and when it was last heard
     #[command(after_help = "Examples:\n  millrace fleet hosts\n  millrace fleet hosts --json")]
     Hosts(LookArgs),
+    /// Forget a host that will not come back: nobody waits for it any more
+    #[command(after_help = "Examples:\n  millrace fleet forget host-3")]
+    Forget(ForgetArgs),
     /// Stop a plugin on every host and forget its deployment; its tables stay readable
     #[command(
         after_help = "Examples:\n  millrace fleet remove board --key release.pem --reason 'nobody reads it'\n  millrace fleet remove board --key release.pem --dry-run"
@@ -94,7 +97,9 @@ Its revision is above that of the file and that of the feed; `--revision` gives 
     #[command(after_help = "Examples:\n  millrace fleet unfreeze --reason 'it is understood'")]
     Unfreeze(FreezeArgs),
     /// Bring what this host knows of the fleet back in line with the fleet's snapshot, now
-    #[command(after_help = "Examples:\n  millrace fleet resync\n  millrace fleet resync --url http://host-3:7070")]
+    #[command(
+        after_help = "Examples:\n  millrace fleet resync\n  millrace fleet resync --url http://host-3:7070"
+    )]
     Resync(LookArgs),
     /// Events of the feed that this host has set aside, the newest first, and why
     #[command(
@@ -117,6 +122,14 @@ struct LookArgs {
     json: bool,
     #[command(flatten)]
     connect: Connect,
+}
+
+#[derive(Debug, Args)]
+struct ForgetArgs {
+    /// The host's name
+    host: String,
+    #[command(flatten)]
+    look: LookArgs,
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +180,7 @@ pub(super) async fn run(args: FleetArgs, output: &mut Output) -> Result<(), CliE
     match args.command {
         FleetCommand::Status(args) => status::status(&args, output).await?,
         FleetCommand::Hosts(args) => operating::hosts(&args, output).await?,
+        FleetCommand::Forget(args) => operating::forget(&args, output).await?,
         FleetCommand::Remove(args) => change(&args.plugin, &args.sign, output, |now| now.remove()).await?,
         FleetCommand::Pause(args) => change(&args.plugin, &args.sign, output, |now| now.pause()).await?,
         FleetCommand::Resume(args) => change(&args.plugin, &args.sign, output, |now| now.resume()).await?,

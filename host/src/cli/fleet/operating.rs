@@ -1,15 +1,21 @@
 //! Looking after the feed itself: hosts, the freeze, what was set aside, what waits.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use reqwest::Method;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{FreezeArgs, LookArgs, rows};
+use super::{ForgetArgs, FreezeArgs, LookArgs, rows};
 use crate::cli::client::{ANSWER_WAIT_MAX, Client, Connect};
 use crate::cli::plugin::{items, text};
 use crate::cli::{Align, CliError, Output, printable, spans};
 use crate::control::fleet::{HostLine, HostPresence};
 use crate::event::Micros;
+
+/// How long a host may take for a snapshot, which it fetches.
+const RESYNC_WAIT_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -23,14 +29,10 @@ pub(in crate::cli) struct OutboxArgs {
 #[derive(Debug, Subcommand)]
 enum OutboxCommand {
     /// Try a dead letter once more
-    #[command(
-        after_help = "Examples:\n  millrace fleet outbox retry evt_01KJN0000000000000000000AB"
-    )]
+    #[command(after_help = "Examples:\n  millrace fleet outbox retry evt_01KJN0000000000000000000AB")]
     Retry(LetterArgs),
     /// Give a dead letter up; what stood before it stands again, and what waits behind it goes
-    #[command(
-        after_help = "Examples:\n  millrace fleet outbox discard evt_01KJN0000000000000000000AB"
-    )]
+    #[command(after_help = "Examples:\n  millrace fleet outbox discard evt_01KJN0000000000000000000AB")]
     Discard(LetterArgs),
 }
 
@@ -63,7 +65,7 @@ pub(super) async fn hosts(args: &LookArgs, output: &mut Output) -> Result<(), Cl
             vec![
                 printable(&host.host),
                 presence(host.presence).to_owned(),
-                spans::text(std::time::Duration::from_secs(host.age_ms / 1_000)),
+                spans::text(Duration::from_secs(host.age_ms / 1_000)),
                 labels.join(" "),
                 printable(&host.millrace_version),
                 host.cursor.0.to_string(),
@@ -108,20 +110,42 @@ pub(super) async fn freeze(args: &FreezeArgs, frozen: bool, output: &mut Output)
 }
 
 pub(super) async fn resync(args: &LookArgs, output: &mut Output) -> Result<(), CliError> {
+    #[derive(Deserialize)]
+    struct Resynced {
+        restored: bool,
+        version: Option<u64>,
+        #[serde(default)]
+        entities: Vec<String>,
+    }
     let client = Client::new(&args.connect)?;
     let request = client.request(Method::POST, client.address(&["v1", "fleet", "resync"], &[]));
-    let response = client.send(request.timeout(ANSWER_WAIT_MAX)).await?;
+    let response = client.send(request.timeout(RESYNC_WAIT_MAX)).await?;
     let body = response.bytes().await.map_err(|error| client.unreachable(&error))?;
-    let answer: Value = if body.is_empty() {
-        json!({})
-    } else {
-        serde_json::from_slice(&body).map_err(|error| client.unexpected(&error.to_string()))?
-    };
+    let answer: Value =
+        serde_json::from_slice(&body).map_err(|error| client.unexpected(&error.to_string()))?;
     if args.json {
         return output.json(&answer);
     }
-    output.line("the host compares itself with the fleet")?;
-    crate::cli::plugin::show_fields(&answer, "", output)
+    let Resynced { restored, version, entities } =
+        serde_json::from_value(answer).map_err(|error| client.unexpected(&error.to_string()))?;
+    if !restored {
+        return output.line("the fleet has no snapshot yet; nothing was changed");
+    }
+    let changed = if entities.is_empty() { "nothing".into() } else { printable(&entities.join(", ")) };
+    output.line(&format!(
+        "this host knows the fleet's state at version {} now; changed: {changed}",
+        version.unwrap_or_default()
+    ))
+}
+
+pub(super) async fn forget(args: &ForgetArgs, output: &mut Output) -> Result<(), CliError> {
+    let client = Client::new(&args.look.connect)?;
+    let address = client.address(&["v1", "fleet", "hosts", &args.host], &[]);
+    client.send(client.request(Method::DELETE, address).timeout(ANSWER_WAIT_MAX)).await?;
+    if args.look.json {
+        return output.json(&json!({ "forgotten": args.host }));
+    }
+    output.line(&format!("{} is forgotten; if it lives, it reports again", printable(&args.host)))
 }
 
 pub(super) async fn quarantine(args: &LookArgs, output: &mut Output) -> Result<(), CliError> {
@@ -130,7 +154,7 @@ pub(super) async fn quarantine(args: &LookArgs, output: &mut Output) -> Result<(
     if args.json {
         return output.json(&answer);
     }
-    let found = items(&client, answer, "quarantine")?;
+    let found = items(&client, answer, "events")?;
     if found.is_empty() {
         return output.line("no event was set aside");
     }

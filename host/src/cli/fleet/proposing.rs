@@ -16,9 +16,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::control::changes::{Actor, Change, Present};
 use crate::control::fleet::{HostChange, Named};
 use crate::control::trust::KeyRole;
-use crate::control::{
-    self, ControlEvent, ControlFeedError, EventBody, EventId, SigningKey, UnsignedEvent,
-};
+use crate::control::{self, ControlEvent, ControlFeedError, EventBody, EventId, SigningKey, UnsignedEvent};
 
 /// How often an event is sent whose answer is lost. It is the same event each time, so it counts once.
 const SENDS_MAX: u32 = 4;
@@ -172,7 +170,8 @@ async fn send(client: &Client, event: &ControlEvent) -> Result<Taken, CliError> 
         };
         if sends >= SENDS_MAX {
             let next_step = "look whether it was taken with `millrace fleet status`, before you repeat it";
-            return Err(error.with_next_step(next_step));
+            let is_lost = error.exit() == Exit::Unreachable;
+            return Err(if is_lost { error.with_next_step(next_step) } else { error });
         }
         sends += 1;
         backoff.sleep().await;
@@ -203,7 +202,9 @@ async fn send_once(client: &Client, event: &ControlEvent) -> Result<Result<Taken
         };
     }
     match response.bytes().await {
-        Ok(body) => serde_json::from_slice(&body).map(Ok).map_err(|error| client.unexpected(&error.to_string())),
+        Ok(body) => {
+            serde_json::from_slice(&body).map(Ok).map_err(|error| client.unexpected(&error.to_string()))
+        }
         Err(error) => Ok(Err(client.unreachable(&error))),
     }
 }
@@ -251,7 +252,8 @@ async fn preview(
     if changes.is_empty() {
         output.line("no host would notice")?;
     } else {
-        let named = |named: Option<&Named>| named.map_or_else(|| "-".into(), |named| printable(&named.version));
+        let named =
+            |named: Option<&Named>| named.map_or_else(|| "-".into(), |named| printable(&named.version));
         let lines: Vec<Vec<String>> = changes
             .iter()
             .map(|change| {

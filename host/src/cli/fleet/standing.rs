@@ -23,8 +23,11 @@ struct Entity {
     event: Value,
 }
 
+/// Who froze the fleet, and why.
 #[derive(Debug, Deserialize)]
-struct Frozen {
+pub(super) struct Frozen {
+    #[serde(default)]
+    by: String,
     #[serde(default)]
     reason: String,
 }
@@ -62,13 +65,20 @@ impl Standing {
 
     /// Ends what would be refused, before anything is sent for it.
     pub(in crate::cli) fn check_thawed(&self) -> Result<(), CliError> {
-        let Some(Frozen { reason }) = &self.frozen else { return Ok(()) };
-        let why = if reason.is_empty() { String::new() } else { format!(": {}", printable(reason)) };
+        let Some(frozen) = &self.frozen else { return Ok(()) };
         Err(CliError::new(
             Exit::Refused,
-            format!("the fleet is frozen{why}"),
+            frozen.sentence(),
             "wait, or let it go on with `millrace fleet unfreeze`; halting, pausing and rolling back work meanwhile",
         ))
+    }
+}
+
+impl Frozen {
+    pub(super) fn sentence(&self) -> String {
+        let by = if self.by.is_empty() { String::new() } else { format!(" by {}", self.by) };
+        let why = if self.reason.is_empty() { String::new() } else { format!(": {}", self.reason) };
+        printable(&format!("the fleet is frozen{by}{why}"))
     }
 }
 
@@ -87,7 +97,8 @@ impl Known {
     /// Why it stands so, for people.
     pub(in crate::cli) fn why(&self) -> Option<String> {
         let unsigned = self.event.as_ref()?.unsigned();
-        let reason = if unsigned.reason.is_empty() { String::new() } else { format!(": {}", unsigned.reason) };
+        let reason =
+            if unsigned.reason.is_empty() { String::new() } else { format!(": {}", unsigned.reason) };
         Some(printable(&format!("{} by {}{reason}", unsigned.kind, unsigned.actor)))
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::standing::Frozen;
 use crate::cli::client::{Client, Connect};
 use crate::cli::{Align, CliError, Exit, Output, printable, spans};
 use crate::control::RunState;
@@ -44,6 +45,8 @@ pub(in crate::cli) struct Fleet {
     pub(in crate::cli) plugins: Vec<PluginFleet>,
     #[serde(default)]
     pub(in crate::cli) hosts: Vec<HostLine>,
+    #[serde(default)]
+    frozen: Option<Frozen>,
     #[serde(skip)]
     json: Value,
 }
@@ -71,14 +74,19 @@ impl Fleet {
     /// As the origin said it, the chosen plugins only.
     pub(in crate::cli) fn json_of(&self, plugin: &PluginFleet) -> Value {
         let told = self.json.get("plugins").and_then(Value::as_array).into_iter().flatten();
-        let mut told = told.filter(|told| told.get("plugin").and_then(Value::as_str) == Some(&plugin.plugin));
+        let mut told =
+            told.filter(|told| told.get("plugin").and_then(Value::as_str) == Some(plugin.plugin.as_str()));
         told.next().cloned().unwrap_or_else(|| json!(plugin))
     }
 
     fn to_json(&self, missing: &[String]) -> Value {
         let plugins: Vec<Value> = self.plugins.iter().map(|plugin| self.json_of(plugin)).collect();
         let hosts = self.json.get("hosts").cloned().unwrap_or_else(|| json!([]));
-        json!({ "plugins": plugins, "hosts": hosts, "converged": missing.is_empty(), "missing": missing })
+        let frozen = self.json.get("frozen").cloned().unwrap_or_default();
+        json!({
+            "plugins": plugins, "hosts": hosts, "converged": missing.is_empty(), "missing": missing,
+            "frozen": frozen,
+        })
     }
 
     /// What is missing until every host runs what it should.
@@ -163,6 +171,9 @@ fn show(fleet: &Fleet, missing: &[String], json: bool, output: &mut Output) -> R
     for what in missing {
         output.line(&format!("missing: {what}"))?;
     }
+    if let Some(frozen) = &fleet.frozen {
+        output.line(&frozen.sentence())?;
+    }
     let talking = fleet.talking();
     let converged = if missing.is_empty() { "converged" } else { "not converged" };
     output.line(&format!("{converged}; {talking} of {} hosts talk", fleet.hosts.len()))
@@ -224,9 +235,10 @@ pub(in crate::cli) fn host_table(plugin: &PluginFleet, output: &mut Output) -> R
 
 fn row(plugin: &PluginFleet, host: &HostPlugin) -> Vec<String> {
     let none = || "-".to_owned();
-    let reason = host.reason.as_ref().map_or_else(String::new, |reason| {
-        printable(&format!("{}: {}", reason.code, reason.message))
-    });
+    let reason = host
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |reason| printable(&format!("{}: {}", reason.code, reason.message)));
     vec![
         format!("  {}", printable(&host.host)),
         host.wave.map_or_else(none, |wave| wave.to_string()),

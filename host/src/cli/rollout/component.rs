@@ -98,7 +98,10 @@ async fn stored(client: &Client, args: &StartArgs) -> Result<(ArtifactRef, Vec<u
     let digest = args.artifact.clone();
     check_digest(&digest).map_err(|_| {
         CliError::usage(
-            format!("`{}` is neither a file nor a digest", printable(&digest.chars().take(80).collect::<String>())),
+            format!(
+                "`{}` is neither a file nor a digest",
+                printable(&digest.chars().take(80).collect::<String>())
+            ),
             "name the file of a component, or a digest of `millrace artifact ls`",
         )
     })?;

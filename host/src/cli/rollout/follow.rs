@@ -40,7 +40,8 @@ pub(super) async fn status(args: &StatusArgs, output: &mut Output) -> Result<(),
     }
     let fleet = Fleet::read(&client, plugin).await?;
     let standing = Standing::read(&client).await?;
-    let why = |plugin: &PluginFleet| standing.plugin(&client, &plugin.plugin).ok().and_then(|known| known.why());
+    let why =
+        |plugin: &PluginFleet| standing.plugin(&client, &plugin.plugin).ok().and_then(|known| known.why());
     if args.json {
         let one = |plugin: &PluginFleet| with_why(fleet.json_of(plugin), why(plugin));
         let plugins: Vec<Value> = fleet.plugins.iter().map(one).collect();
@@ -152,7 +153,8 @@ fn line(plugin: &PluginFleet) -> String {
     );
     let version = plugin.spec.as_ref().map(|spec| format!(" {}", spec.version)).unwrap_or_default();
     let (on, all, revision) = (serving(plugin), plugin.hosts.len(), plugin.revision);
-    let mut text = format!("{}{version}: {rollout}, on {on} of {all} hosts (revision {revision})", plugin.plugin);
+    let mut text =
+        format!("{}{version}: {rollout}, on {on} of {all} hosts (revision {revision})", plugin.plugin);
     if !plugin.missing.is_empty() {
         text.push_str(&format!("; missing: {}", plugin.missing.join("; ")));
     }
@@ -163,15 +165,19 @@ fn line(plugin: &PluginFleet) -> String {
 async fn ended(client: &Client, plugin: &PluginFleet) -> Option<Result<(), CliError>> {
     let name = &plugin.plugin;
     let (what, next_step) = match plugin.rollout.as_ref().map(|rollout| rollout.progress) {
-        _ if plugin.state == RunState::Removed => ("is removed", "`millrace rollout start` deploys it again".into()),
+        _ if plugin.state == RunState::Removed => {
+            ("is removed", "`millrace rollout start` deploys it again".into())
+        }
         Some(Progress::Running) => return None,
         Some(Progress::Complete) | None => return Some(Ok(())),
-        Some(Progress::Halted) => {
-            ("is halted", format!("go on with `millrace rollout advance {name}`, or take it back with `rollback`"))
-        }
-        Some(Progress::RolledBack) => {
-            ("is rolled back", format!("see `millrace fleet status {name}` for what hosts say, and deploy a better one"))
-        }
+        Some(Progress::Halted) => (
+            "is halted",
+            format!("go on with `millrace rollout advance {name}`, or take it back with `rollback`"),
+        ),
+        Some(Progress::RolledBack) => (
+            "is rolled back",
+            format!("see `millrace fleet status {name}` for what hosts say, and deploy a better one"),
+        ),
     };
     // Who and why is in the event; without it the end is as true.
     let why = match Standing::read(client).await {

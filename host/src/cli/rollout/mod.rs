@@ -12,8 +12,6 @@ use super::fleet::{SignArgs, change};
 use super::{CliError, Output};
 
 pub(super) use plan::PlanArgs;
-/// For tests of plan files.
-pub use plan::parse as parse_plan;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -76,7 +74,7 @@ What is not given stays as the version has it that most hosts run.";
 enum RolloutCommand {
     /// Deploy a version to the fleet, wave by wave or to every host at once
     #[command(after_help = START)]
-    Start(start::StartArgs),
+    Start(Box<start::StartArgs>),
     /// How far rollouts are, and what they wait for
     #[command(after_help = "\
 Examples:
@@ -111,7 +109,9 @@ pub(super) async fn run(args: RolloutArgs, output: &mut Output) -> Result<(), Cl
     match args.command {
         RolloutCommand::Start(args) => start::start(&args, output).await?,
         RolloutCommand::Status(args) => follow::status(&args, output).await?,
-        RolloutCommand::Advance(args) => change(&args.plugin, &args.sign, output, |now| now.advance()).await?,
+        RolloutCommand::Advance(args) => {
+            change(&args.plugin, &args.sign, output, |now| now.advance()).await?
+        }
         RolloutCommand::Halt(args) => change(&args.plugin, &args.sign, output, |now| now.halt()).await?,
         RolloutCommand::Rollback(args) => {
             change(&args.plugin, &args.sign, output, |now| now.roll_back()).await?

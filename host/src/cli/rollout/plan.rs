@@ -61,10 +61,11 @@ fn read(path: &Path) -> Result<Plan, CliError> {
 }
 
 /// Reads a plan; the error names the member that is wrong.
-pub fn parse(text: &str) -> Result<Plan, String> {
+fn parse(text: &str) -> Result<Plan, String> {
     let mut plan = Members { path: String::new(), members: table(text)? };
     let mut waves = Vec::new();
-    for (path, value) in plan.list("waves")?.into_iter().enumerate().map(|(n, v)| (format!("waves[{n}]"), v)) {
+    for (path, value) in plan.list("waves")?.into_iter().enumerate().map(|(n, v)| (format!("waves[{n}]"), v))
+    {
         waves.push(wave_of(Members::of(path, value)?)?);
     }
     let gate = match plan.take("gate") {
@@ -85,7 +86,8 @@ pub fn parse(text: &str) -> Result<Plan, String> {
 /// A file's members. The error has the line, and no picture of it.
 pub(super) fn table(text: &str) -> Result<Table, String> {
     text.parse::<Table>().map_err(|error| {
-        let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count().max(1));
+        let line =
+            error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count().max(1));
         let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
         format!("{line}{}", error.message().replace('\n', "; "))
     })
@@ -158,11 +160,15 @@ fn wave(text: &str) -> Result<Wave, String> {
     };
     let soak_s = match parts.next() {
         None => 0,
-        Some(text) => spans::parse(text).and_then(whole_seconds).map_err(|why| format!("soak `{text}`: {why}"))?,
+        Some(text) => {
+            spans::parse(text).and_then(whole_seconds).map_err(|why| format!("soak `{text}`: {why}"))?
+        }
     };
     match parts.next() {
         None => Ok(Wave { labels, percent, soak_s }),
-        Some(_) => Err("a wave has three parts at most: labels, percent and soak, such as zone=a:50:10m".into()),
+        Some(_) => {
+            Err("a wave has three parts at most: labels, percent and soak, such as zone=a:50:10m".into())
+        }
     }
 }
 

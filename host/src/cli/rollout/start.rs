@@ -10,9 +10,7 @@ use super::component::Component;
 use super::plan::{lines, selector};
 use super::settings::Permissions;
 use crate::cli::client::Client;
-use crate::cli::fleet::{
-    Author, SignArgs, Standing, config_artifact, new_id, propose, read_config, unfit,
-};
+use crate::cli::fleet::{Author, SignArgs, Standing, config_artifact, new_id, propose, read_config, unfit};
 use crate::cli::{CliError, Exit, Output, printable};
 use crate::control::changes::{Deploy, former};
 use crate::control::rollout::Plan;
@@ -80,7 +78,9 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> Result<(), C
     let before = known.desired().and_then(kept);
     let component = Component::read(&client, args).await?;
     let permissions = permissions
-        .or_else(|| before.map(|spec| Permissions { limits: spec.limits.clone(), grants: spec.grants.clone() }))
+        .or_else(|| {
+            before.map(|spec| Permissions { limits: spec.limits.clone(), grants: spec.grants.clone() })
+        })
         .unwrap_or_default()
         .granting(&args.grant);
     check_grants(&args.plugin, &component, &permissions)?;
@@ -91,7 +91,11 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> Result<(), C
         config: before.filter(|_| !args.no_config).and_then(|spec| spec.config.clone()),
         limits: permissions.limits,
         grants: permissions.grants,
-        from: args.from.clone().or_else(|| before.map(|spec| spec.from.clone())).unwrap_or("oldest".into()),
+        from: args
+            .from
+            .clone()
+            .or_else(|| before.map(|spec| spec.from.clone()))
+            .unwrap_or_else(|| "oldest".into()),
         shadow_events: if args.no_shadow { Some(0) } else { args.shadow_events },
         component: component.unsigned(),
     };
