@@ -21,7 +21,7 @@ use super::{CliError, Output};
 
 pub(super) use changing::{config_artifact, read_config};
 pub(super) use proposing::{Author, SignArgs, change, new_id, propose, read_bounded, unfit};
-pub(super) use standing::{Known, Standing};
+pub(super) use standing::Standing;
 pub(super) use status::{Fleet, host_table, nobody, progress};
 
 #[derive(Debug, Args)]
