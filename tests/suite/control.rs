@@ -14,6 +14,7 @@ mod events;
 mod feeds;
 mod file_crashes;
 mod file_feed;
+mod fleet_commands;
 mod fleet_http;
 mod hosted;
 mod key_commands;

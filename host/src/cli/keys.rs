@@ -218,7 +218,7 @@ pub(super) fn read_trust(path: &Path) -> Result<TrustStore, CliError> {
     TrustStore::parse(&text).map_err(|error| unusable(path, &error))
 }
 
-fn read_public(path: &Path) -> Result<TrustedKey, CliError> {
+pub(super) fn read_public(path: &Path) -> Result<TrustedKey, CliError> {
     let text = read(path, CONTROL_TRUST_BYTES_MAX)?;
     text.parse().map_err(|error| unusable(path, &error))
 }

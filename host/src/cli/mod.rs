@@ -12,6 +12,7 @@ mod channel;
 mod client;
 mod deploy;
 mod error;
+mod fleet;
 mod frames;
 mod groups;
 mod keys;
@@ -21,8 +22,10 @@ mod plugin;
 mod progress;
 mod publish;
 mod query;
+mod rollout;
 mod serve;
 mod settings;
+mod spans;
 mod sse;
 mod state;
 mod status;
@@ -76,6 +79,10 @@ enum Command {
     Channel(channel::ChannelArgs),
     /// What a fleet runs, by its content: store it, read it, look after it
     Artifact(artifact::ArtifactArgs),
+    /// New versions on their way through a fleet: start, follow, stop, take back
+    Rollout(Box<rollout::RolloutArgs>),
+    /// What all hosts of a fleet are to run, who does, and what is in the way
+    Fleet(Box<fleet::FleetArgs>),
     /// Keys that sign, and the list of those that are believed
     Keys(keys::KeysArgs),
     /// Do an event once more in an instance of its own, without any effect
@@ -154,6 +161,8 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Group(args) => block_on(groups::run(args, output)),
         Command::Channel(args) => block_on(channel::run(args, output)),
         Command::Artifact(args) => block_on(artifact::run(args, output)),
+        Command::Rollout(args) => block_on(rollout::run(*args, output)),
+        Command::Fleet(args) => block_on(fleet::run(*args, output)),
         Command::Keys(args) => keys::run(args, output),
         Command::Replay(args) => block_on(letters::replay(args, output)),
         Command::Config(args) => settings::run(&args, output),

@@ -218,7 +218,7 @@ pub fn desired_of(row: &DesiredRow) -> Option<(&str, &Desired)> {
 }
 
 /// What everybody runs that no rollout has reached, and everybody once it is over.
-fn former(desired: &Desired) -> Option<&PluginSpec> {
+pub fn former(desired: &Desired) -> Option<&PluginSpec> {
     match desired.rollout.as_ref().map(|rollout| rollout.progress) {
         None | Some(Progress::Complete) => desired.spec.as_ref(),
         Some(Progress::Running | Progress::Halted | Progress::RolledBack) => desired.stable.as_ref(),

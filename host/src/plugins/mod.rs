@@ -49,7 +49,7 @@ pub use compiler::compiler_main;
 pub use grants::{EnvValue, GRANTS};
 pub use managed::ManagedPlugins;
 pub use registry::{Registry, RegistryParts};
-pub use runtime::{RuntimeOptions, WasmRuntime};
+pub use runtime::{RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;
 
 use futures_util::future::BoxFuture;

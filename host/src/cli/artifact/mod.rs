@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::client::{Client, Connect};
-use super::{Align, CliError, Output, printable};
+use super::{Align, CliError, Output, printable, spans};
 use crate::limits::ARTIFACT_PAGE_MAX;
+
+pub(super) use transfer::{
+    StoredLength, build_signatures, digest_file, receive, send_bytes, sign_build, store_file, stored_length,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -122,7 +126,7 @@ struct VerifyArgs {
 #[derive(Debug, Args)]
 struct GcArgs {
     /// How long ago it must have been stored: 90s, 15m, 12h, 30d
-    #[arg(long, value_name = "AGE", default_value = "30d", value_parser = age)]
+    #[arg(long, value_name = "AGE", default_value = "30d", value_parser = spans::parse)]
     older_than: Duration,
     /// Remove nothing, and say what would go
     #[arg(long)]
@@ -224,20 +228,4 @@ fn table(rows: &[Vec<String>], output: &mut Output) -> Result<(), CliError> {
         ("PINNED BY", Align::Left),
     ];
     output.table(&head, rows)
-}
-
-/// `90s`, `15m`, `12h`, `30d`.
-fn age(text: &str) -> Result<Duration, String> {
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        Some('d') => 24 * 3_600,
-        _ => 0,
-    };
-    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u64>().ok());
-    match number.and_then(|number| number.checked_mul(unit)) {
-        Some(seconds) if unit > 0 => Ok(Duration::from_secs(seconds)),
-        _ => Err("an age is a whole number with s, m, h or d behind it, such as 30d".into()),
-    }
 }

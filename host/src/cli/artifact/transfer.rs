@@ -18,7 +18,7 @@ use crate::cli::keys::{read_signing_key, read_trust};
 use crate::cli::progress::bytes_bar;
 use crate::cli::{CliError, Output, printable};
 use crate::clock::{Clock as _, SystemClock};
-use crate::control::{ArtifactRef, BuildSignature, Signature, check_digest, digest_of};
+use crate::control::{ArtifactRef, BuildSignature, Signature, SigningKey, check_digest, digest_of};
 use crate::limits::ARTIFACT_PIECE_BYTES;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,19 +29,12 @@ struct Signatures {
 pub(super) async fn push(args: &PushArgs, output: &mut Output) -> Result<(), CliError> {
     let key = args.sign.as_deref().map(read_signing_key).transpose()?;
     let client = Client::new(&args.connect)?;
-    let (digest, bytes) = digest_file(&args.file)?;
-    let known = is_there(&client, &digest).await?;
-    if !known || args.again {
-        send(&client, &args.file, &digest, bytes, !args.json).await?;
-    }
+    let (artifact, known) = store_file(&client, &args.file, args.again, !args.json).await?;
     let mut signed = Vec::new();
     if let (Some(key), Some(plugin)) = (&key, &args.plugin) {
-        let artifact = ArtifactRef { digest: digest.clone(), bytes, signatures: Vec::new() };
-        signed = BuildSignature::of(plugin, &artifact.built_by(plugin, key));
-        let address = client.address(&["v1", "artifacts", &digest, "signatures"], &[]);
-        let body = Signatures { signatures: signed.clone() };
-        client.json::<Signatures>(client.request(Method::PUT, address).json(&body)).await?;
+        signed = sign_build(&client, plugin, &artifact, key).await?;
     }
+    let ArtifactRef { digest, bytes, .. } = artifact;
     if let Some(name) = &args.pin {
         let address = client.address(&["v1", "artifacts", &digest, "pins", name], &[]);
         client.send(client.request(Method::PUT, address)).await?;
@@ -59,12 +52,80 @@ pub(super) async fn push(args: &PushArgs, output: &mut Output) -> Result<(), Cli
     Ok(())
 }
 
+/// Stores a file unless it is there, or in any case with `again`. Answers it, and whether it was there.
+pub(in crate::cli) async fn store_file(
+    client: &Client,
+    file: &Path,
+    again: bool,
+    show: bool,
+) -> Result<(ArtifactRef, bool), CliError> {
+    let (digest, bytes) = digest_file(file)?;
+    let known = is_there(client, &digest).await?;
+    if !known || again {
+        send(client, file, &digest, bytes, show).await?;
+    }
+    Ok((ArtifactRef { digest, bytes, signatures: Vec::new() }, known))
+}
+
+/// Stores what is in memory, unless it is there.
+pub(in crate::cli) async fn send_bytes(client: &Client, content: Vec<u8>) -> Result<ArtifactRef, CliError> {
+    let (digest, bytes) = (digest_of(Sha256::new_with_prefix(&content)), content.len() as u64);
+    if !is_there(client, &digest).await? {
+        let request = client
+            .request(Method::PUT, client.address(&["v1", "artifacts", &digest], &[]))
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(content);
+        client.send(request).await?;
+    }
+    Ok(ArtifactRef { digest, bytes, signatures: Vec::new() })
+}
+
+/// Says with a build key that an artifact is a build of a plugin. Answers what was said.
+pub(in crate::cli) async fn sign_build(
+    client: &Client,
+    plugin: &str,
+    artifact: &ArtifactRef,
+    key: &SigningKey,
+) -> Result<Vec<BuildSignature>, CliError> {
+    let signed = BuildSignature::of(plugin, &artifact.clone().built_by(plugin, key));
+    let address = client.address(&["v1", "artifacts", &artifact.digest, "signatures"], &[]);
+    let body = Signatures { signatures: signed.clone() };
+    client.json::<Signatures>(client.request(Method::PUT, address).json(&body)).await?;
+    Ok(signed)
+}
+
+/// Who has signed an artifact, and as a build of what.
+pub(in crate::cli) async fn build_signatures(
+    client: &Client,
+    digest: &str,
+) -> Result<Vec<BuildSignature>, CliError> {
+    let found: Signatures = client.get(&["v1", "artifacts", digest, "signatures"], &[]).await?;
+    Ok(found.signatures)
+}
+
 async fn is_there(client: &Client, digest: &str) -> Result<bool, CliError> {
+    Ok(!matches!(stored_length(client, digest).await?, StoredLength::Missing))
+}
+
+/// What the host says of an artifact without sending it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) enum StoredLength {
+    Missing,
+    Bytes(u64),
+    /// It is there, and something on the way has taken its length.
+    Unknown,
+}
+
+pub(in crate::cli) async fn stored_length(client: &Client, digest: &str) -> Result<StoredLength, CliError> {
     let request = client.request(Method::HEAD, client.address(&["v1", "artifacts", digest], &[]));
     let response = request.send().await.map_err(|error| client.unreachable(&error))?;
     match response.status() {
-        status if status.is_success() => Ok(true),
-        StatusCode::NOT_FOUND => Ok(false),
+        status if status.is_success() => {
+            let length =
+                response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+            Ok(length.and_then(|text| text.parse().ok()).map_or(StoredLength::Unknown, StoredLength::Bytes))
+        }
+        StatusCode::NOT_FOUND => Ok(StoredLength::Missing),
         status => Err(refusal(&problem(response).await, status)),
     }
 }
@@ -117,7 +178,7 @@ pub(super) async fn pull(args: &PullArgs, output: &mut Output) -> Result<(), Cli
 }
 
 /// Reads an artifact to its end, and checks its digest; whoever takes the pieces must not believe them before.
-async fn receive(
+pub(in crate::cli) async fn receive(
     client: &Client,
     digest: &str,
     show: bool,
@@ -164,9 +225,9 @@ pub(super) async fn verify(args: &VerifyArgs, output: &mut Output) -> Result<(),
     let digest = if path.is_file() { digest_file(path)?.0 } else { args.what.clone() };
     check(&digest)?;
     let bytes = receive(&client, &digest, !args.json, |_| Ok(())).await?;
-    let found: Signatures = client.get(&["v1", "artifacts", &digest, "signatures"], &[]).await?;
+    let found = build_signatures(&client, &digest).await?;
     if let (Some(trust), Some(plugin)) = (&trust, &args.plugin) {
-        let ours = found.signatures.iter().filter(|signature| signature.plugin == *plugin);
+        let ours = found.iter().filter(|signature| signature.plugin == *plugin);
         let signatures = ours.map(|one| Signature { key: one.key.clone(), signature: one.signature.clone() });
         let artifact = ArtifactRef { digest: digest.clone(), bytes, signatures: signatures.collect() };
         trust.check_artifact(plugin, &artifact, SystemClock.now().0).map_err(|error| {
@@ -178,14 +239,14 @@ pub(super) async fn verify(args: &VerifyArgs, output: &mut Output) -> Result<(),
     }
     if args.json {
         return output.json(&json!({
-            "digest": digest, "bytes": bytes, "signatures": found.signatures, "trusted": trust.as_ref().map(|_| true),
+            "digest": digest, "bytes": bytes, "signatures": found, "trusted": trust.as_ref().map(|_| true),
         }));
     }
     output.line(&format!("{digest} is whole ({bytes} bytes)"))?;
-    for BuildSignature { plugin, key, .. } in &found.signatures {
+    for BuildSignature { plugin, key, .. } in &found {
         output.line(&format!("signed by {} as a build of {}", printable(key), printable(plugin)))?;
     }
-    match (&args.plugin, found.signatures.is_empty()) {
+    match (&args.plugin, found.is_empty()) {
         (Some(plugin), _) => output.line(&format!("a trusted key says that it is a build of {plugin}")),
         (None, true) => output.line("nobody has signed it"),
         (None, false) => Ok(()),
@@ -205,7 +266,7 @@ fn check(digest: &str) -> Result<(), CliError> {
 }
 
 /// A file's digest and size.
-fn digest_file(path: &Path) -> Result<(String, u64), CliError> {
+pub(in crate::cli) fn digest_file(path: &Path) -> Result<(String, u64), CliError> {
     let about = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !about.is_file() {
         // A pipe can be read once only, and a folder not at all.
