@@ -214,11 +214,11 @@ impl Router {
     async fn take_in(&self, id: &ChannelId, mut append: Append) -> Result<Begun> {
         check_entries(&append.entries, &self.inner.limits)?;
         let mut live = self.inner.store.tails().attach(id);
-        let (head, epoch) = self.admitted(&live, &append).await?;
+        let (mut head, mut epoch) = self.admitted(&live, &append).await?;
         if live.is_removed() {
-            // It was of another process of the same name, and is told nothing of this one.
+            // It was of another process of the same name, and is told nothing of this one; so may be what was read.
             live = self.inner.store.tails().attach(id);
-            live.read(&head);
+            (head, epoch) = self.admitted(&live, &append).await?;
         }
         if append.entries.is_empty() {
             return Ok(ready(Ok(Vec::new())).boxed());

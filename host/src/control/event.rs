@@ -109,6 +109,7 @@ pub struct Trusted {
     pub keys: Vec<super::trust::TrustedKey>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few of them, and nearly all are of the large kind")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventBody {
     Plugin {

@@ -45,6 +45,7 @@ pub struct Polled {
 }
 
 /// One entry of a feed.
+#[expect(clippy::large_enum_variant, reason = "nearly all are events")]
 #[derive(Clone, Debug)]
 pub enum Received {
     Event {

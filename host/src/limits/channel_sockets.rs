@@ -45,3 +45,5 @@ const _: () = assert!(
     CHANNEL_SOCKET_TURN_MESSAGES_MAX <= CHANNEL_TAIL_ENTRIES_MAX,
     "who follows finds in memory what was appended one by one in a turn"
 );
+/// Steps of a turn of a WebSocket: what is done, and subscriptions that are looked at. Then others have theirs.
+pub const CHANNEL_SOCKET_TURN_STEPS_MAX: usize = 1_024;

@@ -29,7 +29,7 @@ fn unnumbered(what: &str) -> Append {
 async fn appends_that_find_the_committers_queue_full_keep_their_order() {
     let dir = tempfile::tempdir().unwrap();
     let (stops, stopped) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
-    let (go_on, waits) = mpsc::channel::<()>();
+    let (go_on, waits) = mpsc::sync_channel::<()>(1);
     let (asked, told, waits) = (Arc::clone(&stops), Arc::clone(&stopped), Mutex::new(waits));
     let observer = StepObserver(Arc::new(move |step| {
         if step == CommitStep::Synced && asked.swap(false, Ordering::SeqCst) {

@@ -101,17 +101,20 @@ async fn put(feed: &MemoryFeed, event: &ControlEvent) -> u64 {
     feed.append(event).await.unwrap().0
 }
 
+/// What a poll answers.
+type Poll = Result<Vec<(u64, ControlEvent)>>;
+
 /// Answers what a test has prepared, poll by poll, and then nothing.
 #[derive(Debug, Default)]
 struct Prepared {
-    polls: Mutex<VecDeque<Result<Vec<(u64, ControlEvent)>>>>,
+    polls: Mutex<VecDeque<Poll>>,
     asked: Mutex<Vec<u64>>,
     acks_to_fail: AtomicUsize,
     acknowledged: Mutex<Vec<(EventId, u64)>>,
 }
 
 impl Prepared {
-    fn new(polls: impl IntoIterator<Item = Result<Vec<(u64, ControlEvent)>>>) -> Arc<Self> {
+    fn new(polls: impl IntoIterator<Item = Poll>) -> Arc<Self> {
         Arc::new(Self { polls: Mutex::new(polls.into_iter().collect()), ..Self::default() })
     }
 }

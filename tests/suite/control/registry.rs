@@ -1,7 +1,5 @@
 //! Claims about feeds by name.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -106,6 +106,12 @@ impl NatsLink {
                 ConnectOptions::with_credentials(&text).map_err(unread)?
             }
         };
+        if let Some((user, password)) = address.login() {
+            options = match password {
+                Some(password) => options.user_and_password(user.into(), password.into()),
+                None => options.token(user.into()),
+            };
+        }
         if let Some(path) = &self.options.ca_file {
             options = options.add_root_certificates(path.clone());
         }

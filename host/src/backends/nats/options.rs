@@ -25,7 +25,8 @@ pub struct InvalidNatsAddress {
 impl FromStr for NatsAddress {
     type Err = InvalidNatsAddress;
 
-    /// `nats://[user:password@]host[:port]` or `nats://token@host`, `tls://…` where TLS is demanded; several with commas.
+    /// `nats://[user:password@]host[:port]` or `nats://token@host`, `tls://…` where TLS is demanded; several with commas, of
+    /// which the first says who asks. What a URL has to escape cannot stand in a password or token.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = |why: &str| InvalidNatsAddress { why: why.to_owned() };
         let mut servers = Vec::new();
@@ -42,6 +43,14 @@ impl FromStr for NatsAddress {
             servers.push(server);
         }
         Ok(Self(servers))
+    }
+}
+
+impl NatsAddress {
+    /// User and password, or a token alone.
+    pub(super) fn login(&self) -> Option<(&str, Option<&str>)> {
+        let server = self.0.iter().find(|server| server.has_user_pass())?;
+        Some((server.username()?, server.password()))
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Book {
     /// Processes with records that are to be written in this transaction.
     dirty: Vec<ProcessId>,
     told: Vec<Told>,
+    /// What this transaction has done to channels.
+    lately: HashMap<ChannelId, Lately>,
     /// The run that this transaction has written.
     run: Option<i64>,
     /// Entries of processors, and their bytes. What clients append, the router counts.
@@ -55,6 +57,15 @@ enum Told {
     Removed(ProcessId, Vec<ChannelName>),
 }
 
+/// What a transaction has appended to a channel.
+#[derive(Debug, Default)]
+struct Lately {
+    entries: Vec<Arc<Entry>>,
+    /// How many of them are settled, and whether the channel was.
+    settled: usize,
+    is_settled: bool,
+}
+
 #[derive(Debug)]
 struct Savepoint {
     told: usize,
@@ -62,6 +73,8 @@ struct Savepoint {
     by_processors: (u64, u64),
     /// Processes as they were before their first append since.
     before: HashMap<ProcessId, Open>,
+    /// Channels as they were: how many entries, how many of them settled, and whether it was.
+    lately: HashMap<ChannelId, (usize, usize, bool)>,
 }
 
 impl Book {
@@ -90,6 +103,7 @@ impl Book {
             }
         }
         self.run = None;
+        self.lately.clear();
         if self.open.len() > CHANNEL_RECORDS_CACHED_MAX {
             self.open.clear();
         }
@@ -103,7 +117,8 @@ impl Book {
     /// What is appended from now on can be taken back with [`Self::undo`]. Nothing else is done to processes until then.
     pub(super) fn begin(&mut self) {
         let (told, dirty, by_processors) = (self.told.len(), self.dirty.len(), self.by_processors);
-        self.savepoint = Some(Savepoint { told, dirty, by_processors, before: HashMap::new() });
+        let (before, lately) = (HashMap::new(), HashMap::new());
+        self.savepoint = Some(Savepoint { told, dirty, by_processors, before, lately });
     }
 
     /// What was appended since `begin` stays.
@@ -118,6 +133,27 @@ impl Book {
         self.dirty.truncate(savepoint.dirty);
         self.by_processors = savepoint.by_processors;
         self.open.extend(savepoint.before);
+        for (id, (entries, settled, is_settled)) in savepoint.lately {
+            if let Some(lately) = self.lately.get_mut(&id) {
+                lately.entries.truncate(entries);
+                (lately.settled, lately.is_settled) = (settled, is_settled);
+            }
+        }
+    }
+
+    /// A channel in this transaction; as it is now it is again, should the savepoint be rolled back.
+    fn lately(&mut self, id: &ChannelId) -> &mut Lately {
+        if !self.lately.contains_key(id) {
+            self.lately.insert(id.clone(), Lately::default());
+        }
+        let lately = self.lately.get_mut(id).expect("it was inserted");
+        if let Some(savepoint) = &mut self.savepoint
+            && !savepoint.lately.contains_key(id)
+        {
+            let before = (lately.entries.len(), lately.settled, lately.is_settled);
+            savepoint.lately.insert(id.clone(), before);
+        }
+        lately
     }
 
     pub(super) fn insert(&mut self, id: ProcessId, open: Open) {
@@ -156,6 +192,7 @@ impl Book {
         let Some(open) = self.open.get_mut(&id.process) else { return };
         open.view.channels[at] = Arc::clone(&head.channel);
         let number = open.numbers[at];
+        self.lately(id).entries.extend(entries.iter().cloned());
         let first = self.savepoint.as_ref().map_or(0, |savepoint| savepoint.told);
         if self.told.len() > first
             && let Some(Told::Appended(last, _, known, before)) = self.told.last_mut()
@@ -170,21 +207,30 @@ impl Book {
 
     /// All of its entries lie in their table.
     pub(super) fn note_settled(&mut self, id: &ChannelId) {
+        let lately = self.lately(id);
+        (lately.settled, lately.is_settled) = (lately.entries.len(), true);
         self.told.push(Told::Settled(id.clone()));
     }
 
     /// Whether it was settled in this transaction.
     pub(super) fn is_settled(&self, id: &ChannelId) -> bool {
-        self.told.iter().any(|told| matches!(told, Told::Settled(settled) if settled == id))
+        self.lately.get(id).is_some_and(|lately| lately.is_settled)
     }
 
-    /// All that were.
+    /// Channels that need no runs any more: those that were settled, and those that are gone.
     pub(super) fn settled(&self) -> HashSet<ChannelId> {
-        let settled = self.told.iter().filter_map(|told| match told {
-            Told::Settled(id) => Some(id.clone()),
-            _ => None,
-        });
-        settled.collect()
+        let mut settled = HashSet::new();
+        for told in &self.told {
+            match told {
+                Told::Settled(id) => drop(settled.insert(id.clone())),
+                Told::Removed(process, channels) => {
+                    let of = |name: &ChannelName| ChannelId { process: process.clone(), name: name.clone() };
+                    settled.extend(channels.iter().map(of));
+                }
+                Told::Appended(..) | Told::Changed(..) => {}
+            }
+        }
+        settled
     }
 
     /// Of everything that is told, whether something later says that it is settled, or gone with its process.
@@ -222,17 +268,8 @@ impl Book {
     }
 
     /// The same of one channel, without its state.
-    pub(super) fn fresh_of(&self, id: &ChannelId) -> Vec<Arc<Entry>> {
-        let mut fresh = Vec::new();
-        for told in &self.told {
-            match told {
-                Told::Appended(of, _, _, entries) if of == id => fresh.extend(entries.iter().cloned()),
-                Told::Settled(of) if of == id => fresh.clear(),
-                Told::Removed(process, _) if *process == id.process => fresh.clear(),
-                _ => {}
-            }
-        }
-        fresh
+    pub(super) fn fresh_of(&self, id: &ChannelId) -> &[Arc<Entry>] {
+        self.lately.get(id).map_or(&[], |lately| &lately.entries[lately.settled..])
     }
 
     pub(super) fn has_run(&mut self, run: i64) {
@@ -270,6 +307,7 @@ impl Book {
     pub(super) fn removed(&mut self, id: &ProcessId, channels: Vec<ChannelName>) {
         self.open.remove(id);
         self.dirty.retain(|dirty| dirty != id);
+        self.lately.retain(|channel, _| channel.process != *id);
         self.told.push(Told::Removed(id.clone(), channels));
     }
 

@@ -239,7 +239,7 @@ impl ChannelStore for SqliteStore {
 
     fn read(&self, id: &ChannelId, after: Position, limit: ReadLimit) -> Answered<'_, EntryPage> {
         let id = id.clone();
-        let recent = self.inner.shared.unsettled.of(&id);
+        let recent = self.inner.shared.unsettled.after(&id, after, limit.entries.max(1));
         SqliteStore::read(self, move |conn, _| page(conn, &id, after, limit, recent))
     }
 

@@ -58,8 +58,18 @@ impl Unsettled {
 
     /// A channel's newest state and its entries that are not settled. Asked before the store is: what is settled meanwhile
     /// is found in both.
-    pub(super) fn of(&self, id: &ChannelId) -> Option<Recent> {
+    fn of(&self, id: &ChannelId) -> Option<Recent> {
         self.lock().find(id).cloned()
+    }
+
+    /// The same with entries behind a position alone, as many as are wanted.
+    pub(super) fn after(&self, id: &ChannelId, after: Position, most: usize) -> Option<Recent> {
+        let state = self.lock();
+        let recent = state.find(id)?;
+        let first = recent.entries.first().map_or(0, |first| first.position.0);
+        let skip = usize::try_from(after.0.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
+        let entries = recent.entries.iter().skip(skip).take(most).cloned().collect();
+        Some(Recent { channel: Arc::clone(&recent.channel), entries, ..*recent })
     }
 
     /// The same without entries.
@@ -138,7 +148,10 @@ impl Unsettled {
     /// so that there are fewer afterwards, and little enough that nobody waits for it.
     fn due(&self, appended: usize) -> Vec<ChannelId> {
         let state = self.lock();
-        if state.entries < CHANNEL_UNSETTLED_ENTRIES_MAX && state.bytes < CHANNEL_UNSETTLED_BYTES_MAX {
+        let is_much =
+            state.entries >= CHANNEL_UNSETTLED_ENTRIES_MAX || state.bytes >= CHANNEL_UNSETTLED_BYTES_MAX;
+        // What removes or changes something is not to fail for want of room.
+        if appended == 0 || !is_much {
             return Vec::new();
         }
         state.oldest(appended.saturating_mul(2).max(CHANNEL_RUN_SHARE))
@@ -266,7 +279,7 @@ impl Committer {
         let recent = if self.book.is_settled(id) { None } else { self.shared.unsettled.of(id) };
         let recent = recent.filter(|recent| recent.number == number);
         let committed = recent.as_ref().map_or(&[][..], |recent| &recent.entries);
-        let fresh = self.book.fresh_of(id);
+        let fresh = self.book.fresh_of(id).to_vec();
         if committed.is_empty() && fresh.is_empty() {
             return Ok(());
         }
@@ -292,6 +305,30 @@ impl Committer {
         }
         let settled = self.book.settled();
         Ok(self.shared.unsettled.first_run(&settled).is_some())
+    }
+}
+
+impl Committer {
+    /// Settles everything, in a transaction of its own. What fails is left to the next start.
+    pub(super) fn settle_at_end(&mut self) {
+        if self.shared.unsettled.is_empty() {
+            return;
+        }
+        let settled = self
+            .execute("BEGIN IMMEDIATE")
+            .and_then(|()| self.settle_some(usize::MAX))
+            .and_then(|_| self.write_channels())
+            .and_then(|()| self.execute("COMMIT"));
+        match settled {
+            Ok(()) => self.book.publish(&self.shared.channel_tails, &self.shared.unsettled),
+            Err(error) => {
+                tracing::warn!(error.kind = "storage_failed", error.blame = "host", %error, "entries of channels stay in runs for the next start");
+                if !self.conn.is_autocommit() {
+                    // The connection is closed next.
+                    let _ = self.conn.execute_batch("ROLLBACK");
+                }
+            }
+        }
     }
 }
 

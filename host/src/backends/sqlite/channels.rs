@@ -335,8 +335,8 @@ impl Committer {
     ) -> rusqlite::Result<Option<Arc<Entry>>> {
         let says =
             |entry: &Entry| (entry.sequence, entry.epoch) == (sequence, epoch) && entry.sender == *sender;
-        if let Some(entry) = self.book.fresh_of(id).into_iter().rev().find(|entry| says(entry)) {
-            return Ok(Some(entry));
+        if let Some(entry) = self.book.fresh_of(id).iter().rev().find(|entry| says(entry)) {
+            return Ok(Some(Arc::clone(entry)));
         }
         if let Some(entry) = self.shared.unsettled.find(id, number, says) {
             return Ok(Some(entry));

@@ -1,6 +1,8 @@
 //! The one thread that writes. It takes what has arrived, applies it in one
 //! transaction, commits, publishes to the tail and then answers: a group is
-//! what came in while the former one was synced, and there is no timer.
+//! what came in while the former one was synced. Nobody who writes alone waits
+//! for anything; where several wrote together they are likely to write again as
+//! soon as they are answered, so a group waits some microseconds for as many.
 //!
 //! A request that is refused leaves nothing behind and does not disturb its
 //! group. When the storage itself fails, the whole group fails, memory goes
@@ -9,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::mpsc;
@@ -29,7 +32,10 @@ use crate::checkpoints::CommitError;
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::event::{EventBatch, Position, Revision, TenantId};
-use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, GROUP_BYTES_MAX, GROUP_ITEMS_MAX};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_EVENTS_MAX, COMMIT_PATIENCE, COMMIT_PATIENCE_EACH, GROUP_BYTES_MAX,
+    GROUP_ITEMS_MAX,
+};
 use crate::streams::StreamError;
 use crate::streams::groups::LossReport;
 use crate::tables::TableError;
@@ -86,6 +92,8 @@ pub(super) struct Committer {
     /// As of the last commit.
     committed: Counters,
     group: Group,
+    /// Requests of the former group.
+    former: usize,
     keeper: KeeperHandle,
     /// Frames in the WAL after the last commit.
     wal_frames: Arc<AtomicI32>,
@@ -108,6 +116,22 @@ struct Group {
     named: Vec<(TenantId, Box<str>, Position)>,
     /// What retention took from groups of consumers.
     losses: Vec<LossReport>,
+}
+
+/// What comes within a moment. Once nothing has, or the patience of the group is at its end, nothing is waited for any more.
+fn one_more(requests: &mut mpsc::Receiver<Request>, patience: &mut Duration) -> Option<Request> {
+    let begun = Instant::now();
+    let most = COMMIT_PATIENCE_EACH.min(*patience);
+    while begun.elapsed() < most {
+        // Whoever was answered gets the core.
+        std::thread::yield_now();
+        if let Ok(request) = requests.try_recv() {
+            *patience = patience.saturating_sub(begun.elapsed());
+            return Some(request);
+        }
+    }
+    *patience = Duration::ZERO;
+    None
 }
 
 impl Committer {
@@ -150,6 +174,7 @@ impl Committer {
             changes: Changes::new(shared.scopes(), options.change_stream_events_max),
             committed: counters,
             group: Group::default(),
+            former: 0,
             keeper,
             wal_frames,
             wal_frames_soft_max: frames(options.wal_bytes_soft_max),
@@ -166,6 +191,8 @@ impl Committer {
             self.serve_group(first, &mut requests);
             self.tend_wal();
         }
+        // A closed store has everything where it belongs.
+        self.settle_at_end();
         self.shared.watches.close();
         // The WAL goes back into the database, so that the next start has nothing to recover.
         if let Err(error) = self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
@@ -183,17 +210,23 @@ impl Committer {
         }
         self.watched = self.shared.watches.group_begins();
         self.shared.last_changed.group_begins();
-        let (mut items, mut bytes) = (0, 0);
+        let (mut items, mut bytes, mut taken) = (0, 0, 0);
+        let (former, mut patience) = (std::mem::take(&mut self.former), COMMIT_PATIENCE);
         let mut next = Some(first);
         while let Some(request) = next {
             let weight = request.weight();
             items += weight.0;
             bytes += weight.1;
+            taken += 1;
+            self.former = taken;
             if let Err(error) = self.apply(request, requests) {
                 return self.fail_group(&error);
             }
             let room = items < GROUP_ITEMS_MAX && bytes < GROUP_BYTES_MAX;
             next = if room { requests.try_recv().ok() } else { None };
+            if room && next.is_none() && taken < former {
+                next = one_more(requests, &mut patience);
+            }
         }
         let written = self.write_channels().and_then(|()| self.write_counters());
         match written.and_then(|()| self.execute("COMMIT")) {
@@ -275,8 +308,6 @@ impl Committer {
             Request::Channel(request) => self.apply_to_channels(request)?,
             Request::Close { reply } => {
                 requests.close();
-                // A closed store has everything where it belongs.
-                self.settle_some(usize::MAX)?;
                 self.group.answers.push(Answer::Closed(reply));
             }
         }

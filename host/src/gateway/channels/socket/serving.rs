@@ -25,7 +25,9 @@ use crate::gateway::live::{Broken, End, Fault, Framed, Incoming, Until, cause};
 use crate::gateway::metrics;
 use crate::gateway::problem::Problem;
 use crate::gateway::serve::WriteBound;
-use crate::limits::{CHANNEL_SOCKET_TURN_BYTES, CHANNEL_SOCKET_TURN_MESSAGES_MAX};
+use crate::limits::{
+    CHANNEL_SOCKET_TURN_BYTES, CHANNEL_SOCKET_TURN_MESSAGES_MAX, CHANNEL_SOCKET_TURN_STEPS_MAX,
+};
 
 /// How a socket is kept.
 #[derive(Clone, Debug)]
@@ -101,6 +103,15 @@ impl Lane {
     }
 }
 
+/// Why no more is gathered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gathered {
+    /// Nothing is left, or what is to be written is full.
+    All,
+    /// It was much, and there may be more.
+    Enough,
+}
+
 enum Happened {
     Over(Fault),
     Heard(Option<Incoming>),
@@ -151,7 +162,10 @@ impl Socket<'_> {
             if self.begun {
                 late = None;
             }
-            self.gather();
+            if self.gather() == Gathered::Enough {
+                // Others have their turn, and what ends this socket is heard.
+                yield_now().await;
+            }
             if self.appends.were_followed() {
                 // Who follows is told before who has appended, and not only once that has no more to say.
                 yield_now().await;
@@ -164,17 +178,21 @@ impl Socket<'_> {
         }
     }
 
-    /// Takes all that is ready, up to the bound.
-    fn gather(&mut self) {
-        while !self.out.is_full() {
+    /// Takes what is ready, up to the bounds: what has nothing to write may be ready again at once.
+    fn gather(&mut self) -> Gathered {
+        for _ in 0..CHANNEL_SOCKET_TURN_STEPS_MAX {
+            if self.out.is_full() {
+                return Gathered::All;
+            }
             let is_idle = self.work.is_empty();
             let done = if is_idle { None } else { self.work.next().now_or_never().flatten() };
             if let Some(done) = done {
                 self.done(done);
             } else if !self.follows.take_turn(&self.work, &mut self.out) {
-                return;
+                return Gathered::All;
             }
         }
+        Gathered::Enough
     }
 
     fn done(&mut self, done: Done) {
