@@ -142,6 +142,9 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
         from: DeployFrom::Oldest,
         by: format!("{BY_DIRECTORY}{file}"),
         options: DeployOptions::default(),
+        paused: false,
+        settings: None,
+        progress: None,
     };
     match control.deploy(request).await {
         Ok(status) => {
