@@ -240,13 +240,14 @@ async fn w6_an_old_host_meets_a_new_kind() {
     let must = sign(&unsigned(2, "p", 1, 2)).to_json().replace("plugin.deployed", "plugin.dreamt");
     let refused = ControlEvent::parse(&must).unwrap_err();
     assert!(matches!(refused, ControlFeedError::NotUnderstood { .. }));
-    feed.append_broken(id(2).as_str(), &refused.to_string());
+    feed.append_refused(id(2).as_str(), &refused);
     put(&feed, &deployed(3, "p", 1)).await;
     let host = Host::start(Arc::new(feed));
     host.reaches(3).await;
     assert_eq!(state(&host.store).await, [at("p", 1, 3)]);
     let aside = host.store.quarantined(9).await.unwrap();
     assert_eq!(aside.len(), 1);
+    assert_eq!(aside[0].code, "control_event_not_understood", "whoever is alarmed knows what helps");
     assert!(aside[0].reason.contains("bring the host up to date"), "{}", aside[0].reason);
 }
 

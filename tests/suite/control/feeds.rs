@@ -130,7 +130,17 @@ pub(super) fn received(entry: &Received) -> (u64, ControlEvent) {
 }
 
 pub(super) fn is_broken(entry: &Received) -> bool {
-    matches!(entry, Received::Broken { name, reason, .. } if !name.is_empty() && !reason.is_empty())
+    matches!(entry, Received::Broken { name, code, reason, .. }
+        if !name.is_empty() && !reason.is_empty() && code.starts_with("control_event_"))
+}
+
+/// What each is refused by; empty of an event.
+pub(super) fn codes(entries: &[Received]) -> Vec<&'static str> {
+    let code = |entry: &Received| match entry {
+        Received::Event { .. } => "",
+        Received::Broken { code, .. } => *code,
+    };
+    entries.iter().map(code).collect()
 }
 
 pub(super) async fn c06_c09_entries_come_ascending_as_they_were_appended(rig: Arc<dyn Rig>) {

@@ -12,6 +12,7 @@ use millrace::control::{
     SnapshotRef,
 };
 use millrace::error::Classify as _;
+use millrace::limits::CONTROL_SNAPSHOT_BYTES_MAX;
 use millrace_tests::control::artifacts::SpoilableArtifacts;
 use millrace_tests::control::{at, deployed, id, of_a_new_kind, removed, state, trust_changed, unsigned, v};
 use millrace_tests::control_events::{key, trust, trusted};
@@ -177,6 +178,9 @@ async fn what_is_wrong_in_a_snapshot_holds_nothing_up() {
     let beyond = read(write(v(2), &rows).as_bytes(), &trust(), now).unwrap();
     assert_eq!(beyond.events.len(), 1, "the one of version 3 has no place in it");
     assert!(read(b"{}", &trust(), now).is_err());
+    let large = vec![0; usize::try_from(CONTROL_SNAPSHOT_BYTES_MAX).unwrap() + 1];
+    let large = read(&large, &trust(), now).unwrap_err();
+    assert_eq!(large.code(), "control_snapshot_bytes_max", "{large}");
 }
 
 /// A list of keys in a snapshot vouches for the rest of it, if a root key that this host believes vouches for the list.
