@@ -36,12 +36,7 @@ pub(super) const fn caller(
     ProblemKind { code, status, title, fix, blame: Blame::Caller }
 }
 
-pub(super) const fn guest(
-    status: u16,
-    code: &'static str,
-    title: &'static str,
-    fix: &'static str,
-) -> ProblemKind {
+const fn guest(status: u16, code: &'static str, title: &'static str, fix: &'static str) -> ProblemKind {
     ProblemKind { code, status, title, fix, blame: Blame::Guest }
 }
 

@@ -141,7 +141,7 @@ async fn c31_c33_what_was_proposed_is_in_the_feed_in_order_and_once() {
 
 /// C32: a failure leaves the event waiting with its error, and it is tried again.
 #[tokio::test]
-async fn c32_a_failure_is_tried_again() {
+async fn c32_w11_a_failure_is_tried_again() {
     let mut stage = Stage::new();
     let sink = Arc::new(Moody::default());
     sink.refuse(1, 3, remote(RemoteFault::Timeout));
@@ -154,7 +154,7 @@ async fn c32_a_failure_is_tried_again() {
 
 /// W5: while one event of a plugin cannot be published, none behind it is; other plugins go on.
 #[tokio::test]
-async fn w5_a_failure_holds_its_plugin_and_nobody_else() {
+async fn m4_w5_a_failure_holds_its_plugin_and_nobody_else() {
     let mut stage = Stage::new();
     let sink = Arc::new(Moody::default());
     sink.refuse(1, usize::MAX, remote(RemoteFault::Unreachable));
@@ -222,7 +222,7 @@ async fn c13_c36_a_feed_that_carries_nothing_publishes_nothing() {
 
 /// W12: two publishers of one store: each event is in the feed once, those of one plugin in their order.
 #[tokio::test]
-async fn w12_two_publishers_share_one_outbox() {
+async fn m9_w12_two_publishers_share_one_outbox() {
     const PLUGINS: u64 = 10;
     const REVISIONS: u64 = 10;
     let mut stage = Stage::new();

@@ -225,7 +225,7 @@ async fn a_snapshot_keeps_what_has_expired_since() {
 
 /// W7: a snapshot that is taken while the store is written to is one moment of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w7_a_snapshot_under_load_is_one_moment() {
+async fn m6_w7_a_snapshot_under_load_is_one_moment() {
     const EVENTS: u64 = 200;
     let fleet = Fleet::new();
     let origin = fleet.member();
@@ -276,7 +276,7 @@ async fn w17_a_snapshot_that_is_too_old_is_not_taken() {
 
 /// W8: a host that has missed a change, a removal included, finds out and repairs it; one that has not leaves all alone.
 #[tokio::test]
-async fn w8_a_missed_removal_is_found_and_repaired() {
+async fn c53_w8_a_missed_removal_is_found_and_repaired() {
     let fleet = Fleet::new();
     let (origin, well, ill) = (fleet.member(), fleet.member(), fleet.member());
     assert_eq!(ill.snapshots.heal().await.unwrap(), None, "there is no mark yet");

@@ -20,7 +20,7 @@ fn fleet() -> Vec<(&'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn who_runs_what_query_tells_desired_from_observed() {
+async fn w13_who_runs_what_query_tells_desired_from_observed() {
     let mut stage = Stage::running(&fleet()).await;
     assert!(stage.status().await.converged);
     stage.deploy("2.0.0", Some(plan(&[wave(100, &[("tier", "canary")], 3_600), wave(100, &[], 0)]))).await;
@@ -86,7 +86,7 @@ async fn a_wait_for_convergence_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn the_mark_names_the_state_and_the_feed_is_trimmed_behind_its_snapshot() {
+async fn w15_the_mark_names_the_state_and_the_feed_is_trimmed_behind_its_snapshot() {
     let mut stage = Stage::running(&fleet()).await;
     for n in 2..12 {
         stage.deploy(&format!("{n}.0.0"), None).await;
