@@ -166,7 +166,7 @@ async fn a_preview_names_the_hosts_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_alone_or_only_listens_tells_nobody_anything() {
+async fn c36_a_host_that_is_alone_or_only_listens_tells_nobody_anything() {
     let dir = tempfile::tempdir().unwrap();
     let lonely = config(dir.path());
     let host = start(&lonely).await;
