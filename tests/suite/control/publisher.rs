@@ -14,6 +14,7 @@ use millrace::control::{
     EventId, Origin, PublisherOptions, Received, Result,
 };
 use millrace::error::{BackendError, Classify as _, RemoteFault};
+use millrace::limits::CONTROL_PUBLISH_EVENTS_MAX;
 use millrace_tests::control::{deployed, id, sign, trust_changed, unsigned, v};
 use millrace_tests::control_events::{key, trust, trusted};
 use tokio::task::JoinSet;
@@ -97,7 +98,11 @@ impl Stage {
     }
 
     fn publish(&mut self, sink: Arc<dyn ControlSink>) {
-        let publisher = self.origin.publisher(sink, options());
+        self.publish_as(sink, options());
+    }
+
+    fn publish_as(&mut self, sink: Arc<dyn ControlSink>, options: PublisherOptions) {
+        let publisher = self.origin.publisher(sink, options);
         self.running.spawn(async move { publisher.run(&CancellationToken::new()).await });
     }
 
@@ -170,6 +175,23 @@ async fn m4_w5_a_failure_holds_its_plugin_and_nobody_else() {
     let place = |number| feed.iter().position(|event| *event == id(number)).unwrap();
     assert!(place(1) < place(2) && place(3) < place(4), "{feed:?}");
     assert_eq!(stage.store.outbox().await.unwrap().dead, 0);
+}
+
+/// W11: so many that fail that there is no room for another one in a round starve nobody.
+#[tokio::test]
+async fn w11_many_that_fail_do_not_starve_one_that_does_not() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    let many = CONTROL_PUBLISH_EVENTS_MAX as u64 + 5;
+    for number in 1..=many {
+        sink.refuse(number, usize::MAX, remote(RemoteFault::Timeout));
+        stage.propose(&[(number, &format!("p{number}"), 1)]).await;
+    }
+    stage.propose(&[(many + 1, "good", 1)]).await;
+    let wait = Duration::from_secs(1);
+    stage.publish_as(sink.clone(), PublisherOptions { wait_min: wait, wait_max: wait, ..options() });
+    stage.is_left(many, 0).await;
+    assert_eq!(sink.feed().await, [id(many + 1)]);
 }
 
 /// What the feed can never take is a dead letter at once. It holds its plugin until somebody decides.
