@@ -1,4 +1,5 @@
-//! Claims about the control feed. Items C1 to C5 are those of its own checklist, restated for plugins.
+//! Claims about the control feed. Items in the names of tests are those of its own checklist, restated for plugins: see
+//! `checklist`.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
@@ -9,6 +10,7 @@ mod artifact_folder;
 mod artifact_http;
 mod artifact_server;
 mod artifacts;
+mod bursts;
 mod canonical;
 mod events;
 mod feeds;
@@ -24,6 +26,7 @@ mod local_artifacts;
 mod local_feeds;
 mod nats;
 mod pinner;
+mod problems;
 mod publisher;
 mod reconciler;
 mod redis;

@@ -36,9 +36,6 @@ use crate::telemetry::metrics::{
     CONTROL_RESTORED,
 };
 
-/// Code of an entry that the source could not read as an event.
-const UNREADABLE: &str = "control_event_unreadable";
-
 /// Brings a store to the state of the fleet by another way than the feed.
 pub trait Bootstrap: Send + Sync + Debug {
     /// Restores what the feed does not have any more: everything before `oldest`.
@@ -246,8 +243,8 @@ impl Applier {
         let now = self.seams.clock.now();
         let (version, event) = match received {
             Received::Event { version, event } => (version, event),
-            Received::Broken { version, name, reason } => {
-                let quarantined = Quarantined::new(version, &name, UNREADABLE, &reason, now.0);
+            Received::Broken { version, name, code, reason } => {
+                let quarantined = Quarantined::new(version, &name, code, &reason, now.0);
                 return (Entry::SetAside { quarantined, event: None }, None);
             }
         };

@@ -117,8 +117,12 @@ impl FleetDesk {
         let DesiredState { cursor, rows, .. } = self.desired().await?;
         let reports = self.reports().await?;
         let told = rows.iter().map(|row| row.version).max().unwrap_or_default();
-        let marked = self.parts.board.mark().await?.map(|mark| mark.version).unwrap_or_default();
-        Ok(fleet::status(&rows, &reports, cursor.max(told).max(marked), self.parts.silence))
+        let mark = self.parts.board.mark().await?;
+        let marked = mark.as_ref().map(|mark| mark.version).unwrap_or_default();
+        let newest = cursor.max(told).max(marked);
+        let mut status = fleet::status(&rows, &reports, newest, self.parts.silence);
+        fleet::compare(&mut status.hosts, &reports, mark.as_ref());
+        Ok(status)
     }
 
     /// Forgets a host that will not come back. One that lives reports again.

@@ -119,9 +119,7 @@ impl Classify for ControlFeedError {
     fn blame(&self) -> Blame {
         match self {
             Self::Backend(e) => e.blame(),
-            Self::ArtifactMissing { .. } | Self::ArtifactDamaged { .. } | Self::BehindRetention { .. } => {
-                Blame::Host
-            }
+            Self::ArtifactDamaged { .. } | Self::BehindRetention { .. } => Blame::Host,
             _ => Blame::Caller,
         }
     }

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{ControlEvent, ControlFeedError, ControlVersion, EventId, Result};
+use crate::error::Classify as _;
 use crate::limits::{CONTROL_HOST_BYTES_MAX, CONTROL_REPORT_BYTES_MAX};
 
 /// Reads a feed. It keeps no cursor that counts: the applier's own does.
@@ -56,11 +57,31 @@ pub enum Received {
     Broken {
         version: ControlVersion,
         name: String,
+        /// For programs: by which it was refused, or one of [`Received::UNREADABLE`] and [`Received::MISSING`].
+        code: &'static str,
         reason: String,
     },
 }
 
 impl Received {
+    /// Code of an entry in which there is nothing that could be an event.
+    pub const UNREADABLE: &'static str = "control_event_unreadable";
+    /// Code of an entry whose event somebody has removed from the middle of the feed.
+    pub const MISSING: &'static str = "control_event_missing";
+
+    /// An entry that is refused as an event.
+    pub fn refused(version: ControlVersion, name: impl Into<String>, error: &ControlFeedError) -> Self {
+        Self::Broken { version, name: name.into(), code: error.code(), reason: error.to_string() }
+    }
+
+    pub fn unreadable(version: ControlVersion, name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Broken { version, name: name.into(), code: Self::UNREADABLE, reason: reason.into() }
+    }
+
+    pub fn missing(version: ControlVersion, name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Broken { version, name: name.into(), code: Self::MISSING, reason: reason.into() }
+    }
+
     pub fn version(&self) -> ControlVersion {
         match self {
             Self::Event { version, .. } | Self::Broken { version, .. } => *version,

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::changes::desired_of;
 use super::report::{PluginReport, Reason, Seen, newest};
 use super::rollout::{Progress, Silence, effective_spec, is_target, wave_of};
-use super::{ControlVersion, Desired, DesiredRow, Phase, PluginSpec, RunState};
+use super::snapshot::{Drift, drift};
+use super::{ControlVersion, Desired, DesiredRow, FleetMark, Phase, PluginSpec, RunState};
 
 /// The fleet as the origin knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -86,6 +87,9 @@ pub struct HostLine {
     /// How old its newest report is.
     pub age_ms: u64,
     pub presence: HostPresence,
+    /// How what it should run stands to what the origin has marked as the fleet's; none where nothing is marked.
+    #[serde(default)]
+    pub drift: Option<Drift>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -145,6 +149,18 @@ fn line(seen: &Seen, newest_version: ControlVersion, silence: Silence) -> HostLi
         behind: newest_version.0.saturating_sub(cursor.0),
         age_ms: millis(seen.age),
         presence: presence(seen, silence),
+        drift: None,
+    }
+}
+
+/// Says of each host whether it has missed something, by the digest in its report.
+pub fn compare(hosts: &mut [HostLine], reports: &[Seen], mark: Option<&FleetMark>) {
+    let Some(mark) = mark else { return };
+    let newest = newest(reports);
+    for line in hosts {
+        let report = newest.get(line.host.as_str()).and_then(|seen| seen.report.as_ref());
+        let report = report.filter(|report| !report.state_digest.is_empty());
+        line.drift = report.map(|report| drift(mark, report.cursor, &report.state_digest));
     }
 }
 

@@ -1,7 +1,8 @@
 //! Keeps in the fleet's repository what hosts may still ask for: the artifacts of every version that is desired, and of the
 //! one before it. The origin does that; a host has pins of its own on its copies.
 //!
-//! Promises: what was pinned is written down before, so a kill in between leaves no pin that nobody takes away.
+//! Promises: what is pinned is written down before, so a kill in between leaves no pin that nobody takes away; and it is
+//! asked of the repository what is pinned, so nothing counts as pinned that is only written down.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -53,21 +54,23 @@ impl Pinner {
     /// Pins what is desired and there, and unpins what is not desired any more.
     pub async fn look(&self) -> Result<()> {
         let known = self.known().await?;
-        let mut wanted = BTreeSet::new();
+        let (mut wanted, mut loose) = (BTreeSet::new(), BTreeSet::new());
         let rows = self.store.proposed().await?;
         for (plugin, desired) in rows.iter().filter_map(desired_of) {
             for pin in pins(plugin, desired) {
                 // What is not there may be pushed later.
-                if known.contains(&pin) || self.artifacts.info(&pin.0).await?.is_some() {
-                    wanted.insert(pin);
+                let Some(artifact) = self.artifacts.info(&pin.0).await? else { continue };
+                if !artifact.pins.contains(&pin.1) {
+                    loose.insert(pin.clone());
                 }
+                wanted.insert(pin);
             }
         }
-        if known == wanted {
+        if known == wanted && loose.is_empty() {
             return Ok(());
         }
         self.remember(&known.union(&wanted).cloned().collect()).await?;
-        for (digest, name) in wanted.difference(&known) {
+        for (digest, name) in &loose {
             self.artifacts.pin(digest, name).await?;
         }
         for (digest, name) in known.difference(&wanted) {

@@ -52,7 +52,7 @@ pub(super) const fn host(
 const FIX_SHADOW: &str =
     "the old one goes on and nothing of the new one was committed; correct the new one and deploy again";
 
-/// Every kind of problem that the edge can answer. `/docs` lists them from here.
+/// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
 const PARTS: [&[ProblemKind]; 10] = [

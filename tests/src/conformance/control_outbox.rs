@@ -44,7 +44,7 @@ fn later(stage: &Stage, by: Duration) {
 }
 
 /// C34, C58: what stands is compared with what the change was made on, and the event waits with the state in one commit.
-pub async fn c34_c58_a_proposal_is_compared_and_kept(stage: Stage) {
+pub async fn c34_c58_w9_a_proposal_is_compared_and_kept(stage: Stage) {
     let store = stage.open();
     assert_eq!(store.propose(&deployed(1, "p", 1)).await.unwrap(), new("p", 1));
     let stale = store.propose(&deployed(2, "p", 1)).await.unwrap_err();
@@ -310,7 +310,7 @@ pub async fn a_full_outbox_refuses_more(stage: Stage) {
 macro_rules! control_outbox_conformance {
     ($backend:ident, $setup:expr) => {
         $crate::conformance!($backend, control_outbox, $setup;
-            c34_c58_a_proposal_is_compared_and_kept,
+            c34_c58_w9_a_proposal_is_compared_and_kept,
             the_same_proposal_again_is_the_same,
             a_proposal_stands_on_what_the_feed_brought,
             c35_what_cannot_be_told_is_refused,

@@ -192,7 +192,7 @@ async fn c26_a_failing_acknowledgement_stops_nothing() {
 
 /// W2: a hundred good events behind a poisoned one, and one that nobody can read, are applied at once.
 #[tokio::test]
-async fn w2_a_poison_at_the_head_stops_nobody() {
+async fn m2_w2_a_poison_at_the_head_stops_nobody() {
     let feed = MemoryFeed::new();
     feed.append_broken("first.json", "it is no JSON");
     put(&feed, &unsigned(2, "evil", 1, 2).sign(&key(8)).unwrap()).await;
@@ -209,7 +209,7 @@ async fn w2_a_poison_at_the_head_stops_nobody() {
 
 /// W4: what failed and came again after younger ones is not lost.
 #[tokio::test]
-async fn w4_an_older_message_that_comes_again_is_applied() {
+async fn m3_w4_an_older_message_that_comes_again_is_applied() {
     let source = Prepared::new([
         Ok(vec![(6, deployed(6, "q", 1)), (7, deployed(7, "p", 2))]),
         Ok(vec![(5, deployed(5, "r", 1)), (4, deployed(4, "p", 1))]),
@@ -222,7 +222,7 @@ async fn w4_an_older_message_that_comes_again_is_applied() {
 
 /// W1: two changes of one plugin before anybody polls: the feed has both, and the last holds.
 #[tokio::test]
-async fn w1_two_changes_before_anybody_polls() {
+async fn m1_w1_two_changes_before_anybody_polls() {
     let feed = MemoryFeed::new();
     put(&feed, &deployed(1, "p", 1)).await;
     put(&feed, &removed(2, "p", 2)).await;
@@ -234,19 +234,20 @@ async fn w1_two_changes_before_anybody_polls() {
 
 /// W6: a kind that this host does not know passes by, unless it must be understood. Either way the next is applied.
 #[tokio::test]
-async fn w6_an_old_host_meets_a_new_kind() {
+async fn m5_w6_an_old_host_meets_a_new_kind() {
     let feed = MemoryFeed::new();
     put(&feed, &of_a_new_kind(1)).await;
     let must = sign(&unsigned(2, "p", 1, 2)).to_json().replace("plugin.deployed", "plugin.dreamt");
     let refused = ControlEvent::parse(&must).unwrap_err();
     assert!(matches!(refused, ControlFeedError::NotUnderstood { .. }));
-    feed.append_broken(id(2).as_str(), &refused.to_string());
+    feed.append_refused(id(2).as_str(), &refused);
     put(&feed, &deployed(3, "p", 1)).await;
     let host = Host::start(Arc::new(feed));
     host.reaches(3).await;
     assert_eq!(state(&host.store).await, [at("p", 1, 3)]);
     let aside = host.store.quarantined(9).await.unwrap();
     assert_eq!(aside.len(), 1);
+    assert_eq!(aside[0].code, "control_event_not_understood", "whoever is alarmed knows what helps");
     assert!(aside[0].reason.contains("bring the host up to date"), "{}", aside[0].reason);
 }
 
@@ -358,7 +359,7 @@ impl Bootstrap for Shelf {
 /// W17: away for longer than the feed remembers. A snapshot that is older than the feed is not enough; one that is not
 /// takes its place, keys included, and the tail goes on.
 #[tokio::test]
-async fn w17_a_host_behind_the_feed_starts_from_a_snapshot() {
+async fn m18_w17_a_host_behind_the_feed_starts_from_a_snapshot() {
     let mut list = trusted();
     list.keys.push(key(9).trusted_as(KeyRole::Release, "new"));
     let feed = MemoryFeed::new();

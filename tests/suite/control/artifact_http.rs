@@ -257,6 +257,9 @@ async fn build_signatures_lie_beside_an_artifact() -> Result<()> {
         let answer = client.send(client.request(Method::PUT, &path).json(&body)).await?;
         assert_eq!(answer.refusal(), (422, "artifact_signature_invalid".into()), "{body}");
     }
+    let large = " ".repeat(usize::try_from(millrace::limits::ARTIFACT_SIGNATURES_BYTES_MAX)? + 1);
+    let large = client.send(client.request(Method::PUT, &path).body(large)).await?;
+    assert_eq!(large.refusal(), (413, "artifact_signatures_bytes_max".into()));
     host.stop().await;
     Ok(())
 }

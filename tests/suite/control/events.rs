@@ -60,7 +60,7 @@ fn c1_times_are_kept_to_the_microsecond() {
 }
 
 #[test]
-fn c2_members_have_the_names_that_they_are_to_have() {
+fn c2_w21_members_have_the_names_that_they_are_to_have() {
     let top = |text: &str| {
         let json: Value = serde_json::from_str(&parsed(text).to_json()).unwrap();
         json.as_object().unwrap().keys().cloned().collect::<Vec<_>>()
@@ -301,7 +301,7 @@ fn c4_a_member_that_stands_twice_is_refused_wherever_it_is() {
 }
 
 #[test]
-fn c4_what_is_not_json_without_doubt_is_refused() {
+fn c4_c28_what_is_not_json_without_doubt_is_refused() {
     let text = golden("plugin.paused");
     let with = |member: &str| text.replacen('{', &format!("{{ {member},"), 1);
     let deep = |depth: usize| with(&format!("\"more\": {}1{}", "[".repeat(depth), "]".repeat(depth)));
@@ -328,7 +328,7 @@ fn c4_what_is_not_json_without_doubt_is_refused() {
 }
 
 #[test]
-fn c4_an_event_that_is_too_large_is_refused_on_both_sides() {
+fn c4_w20_an_event_that_is_too_large_is_refused_on_both_sides() {
     let long = changed(golden("plugin.paused"), |json| json["more"] = json!("m".repeat(256 << 10)));
     assert_eq!(code_of(ControlEvent::parse(&long)), "control_event_bytes_max");
     // Small as it came, and too large to be written down again.
@@ -408,7 +408,7 @@ fn limits_and_grants_of_an_event_are_settings_of_a_plugin() {
 }
 
 #[test]
-fn ids_and_digests_have_one_spelling() {
+fn w19_ids_and_digests_have_one_spelling() {
     let id = EventId::try_from("evt_01JH0000000000000000000001".to_owned()).unwrap();
     assert_eq!(id.as_str(), "evt_01JH0000000000000000000001");
     check_digest(&format!("sha256:{}", "0f".repeat(32))).unwrap();

@@ -130,7 +130,17 @@ pub(super) fn received(entry: &Received) -> (u64, ControlEvent) {
 }
 
 pub(super) fn is_broken(entry: &Received) -> bool {
-    matches!(entry, Received::Broken { name, reason, .. } if !name.is_empty() && !reason.is_empty())
+    matches!(entry, Received::Broken { name, code, reason, .. }
+        if !name.is_empty() && !reason.is_empty() && code.starts_with("control_event_"))
+}
+
+/// What each is refused by; empty of an event.
+pub(super) fn codes(entries: &[Received]) -> Vec<&'static str> {
+    let code = |entry: &Received| match entry {
+        Received::Event { .. } => "",
+        Received::Broken { code, .. } => *code,
+    };
+    entries.iter().map(code).collect()
 }
 
 pub(super) async fn c06_c09_entries_come_ascending_as_they_were_appended(rig: Arc<dyn Rig>) {
@@ -227,7 +237,7 @@ pub(super) async fn c11_a_restart_keeps_everything_and_goes_on_counting(rig: Arc
     assert_eq!(feed.board.mark().await.unwrap(), Some(mark));
 }
 
-pub(super) async fn several_sinks_at_once_give_each_event_a_version_of_its_own(rig: Arc<dyn Rig>) {
+pub(super) async fn c62_several_sinks_at_once_give_each_event_a_version_of_its_own(rig: Arc<dyn Rig>) {
     let mut sending = tokio::task::JoinSet::new();
     for host in 0..3 {
         let feed = rig.open(&format!("host-{host}")).await;
@@ -467,7 +477,7 @@ macro_rules! feeds_conformance {
             c08_what_is_no_event_has_a_place_and_keeps_no_other_from_coming,
             c10_a_repeat_has_the_version_that_it_had_and_other_content_is_refused,
             c11_a_restart_keeps_everything_and_goes_on_counting,
-            several_sinks_at_once_give_each_event_a_version_of_its_own,
+            c62_several_sinks_at_once_give_each_event_a_version_of_its_own,
             one_event_through_several_sinks_at_once_is_there_once,
             a_poll_that_waits_is_woken_by_what_another_appends,
             a_poll_that_is_given_up_takes_nothing_along,

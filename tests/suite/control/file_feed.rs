@@ -15,7 +15,7 @@ use millrace::control::{
 use millrace::limits::CONTROL_EVENT_BYTES_MAX;
 use tempfile::TempDir;
 
-use super::feeds::{Feed, event, is_broken, received, with_id};
+use super::feeds::{Feed, codes, event, is_broken, received, with_id};
 
 const SHARD: u64 = 10;
 
@@ -193,6 +193,7 @@ async fn what_a_later_host_must_understand_is_carried_as_it_is() {
         matches!(&entries[..], [Received::Broken { name, .. }] if name.starts_with("evt_")),
         "{entries:?}"
     );
+    assert_eq!(codes(&entries), ["control_event_not_understood"]);
     assert_eq!(folder.quarantine(), [""; 0]);
     assert!(fs::read_to_string(folder.event_file(1)).unwrap().contains("\"schema_version\": 9"));
     folder.drop_in("again.json", &later);
@@ -223,6 +224,12 @@ async fn what_is_damaged_or_gone_in_the_log_is_told_at_its_place() {
             assert_eq!(event, sent[usize::try_from(version).unwrap() - 1]);
         }
         assert_eq!(entries.len(), 25);
+        let codes = codes(&entries);
+        assert_eq!((codes[2], codes[8]), ("control_event_invalid", "control_event_invalid"));
+        assert_eq!(codes[14], "control_event_unreadable", "a folder in the place of a file");
+        for gone in [11, 19, 24] {
+            assert_eq!(codes[gone], "control_event_missing");
+        }
     }
     assert_eq!(folder.open().append(&event("two")).await.unwrap(), ControlVersion(26));
 }

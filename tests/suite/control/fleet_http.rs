@@ -2,12 +2,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use futures_util::future::ready;
+use millrace::backends::control_feeds;
+use millrace::backends::memory::MemoryFeed;
 use millrace::clock::{Clock as _, SystemClock};
-use millrace::config::{Config, ConfigError, Layers};
-use millrace::control::{ControlEvent, Kind, UnsignedEvent};
+use millrace::config::{Config, ConfigError, Layers, Right};
+use millrace::control::{ControlEvent, ControlSource as _, ControlVersion, Kind, Received, UnsignedEvent};
 use millrace::host::{Host, HostError};
 use millrace_tests::control_events::{about, key, pem, release_key, running, spec, trust, trusted};
+use millrace_tests::embedded::{Embedded, token};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::changed;
@@ -98,10 +105,11 @@ async fn an_event_is_taken_once_and_each_refusal_has_its_problem() {
     let begun = std::time::Instant::now();
     loop {
         let own = get(&host, "self").await;
-        if own["cursor"] == 1 && own["drift"] == "same" {
+        let hosts = get(&host, "hosts").await;
+        if own["cursor"] == 1 && own["drift"] == "same" && hosts["hosts"][0]["drift"] == "same" {
             break;
         }
-        assert!(begun.elapsed().as_secs() < 60, "it is marked: {own}");
+        assert!(begun.elapsed().as_secs() < 60, "it is marked: {own}, {hosts}");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     host.shutdown().await;
@@ -158,7 +166,7 @@ async fn a_preview_names_the_hosts_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_alone_or_only_listens_tells_nobody_anything() {
+async fn c36_a_host_that_is_alone_or_only_listens_tells_nobody_anything() {
     let dir = tempfile::tempdir().unwrap();
     let lonely = config(dir.path());
     let host = start(&lonely).await;
@@ -237,6 +245,90 @@ async fn refused(config: Config) -> String {
         Err(error @ HostError::Control(_)) => error.to_string(),
         Err(other) => panic!("{other}"),
     }
+}
+
+/// C39, as an embedder does it: its feed has a name that settings give.
+#[tokio::test(flavor = "multi_thread")]
+async fn c39_a_host_runs_on_a_feed_from_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = origin(dir.path());
+    (config.control.source, config.control.sink) = ("pigeons".into(), "pigeons".into());
+    let (carrier, mut feeds) = (MemoryFeed::new(), control_feeds().unwrap());
+    let (source, sink, board) = (carrier.clone(), carrier.clone(), carrier.clone());
+    feeds.add_source("pigeons", move |_| ready(Ok(Arc::new(source.clone()) as _)).boxed()).unwrap();
+    feeds.add_sink("pigeons", move |_| ready(Ok(Arc::new(sink.clone()) as _)).boxed()).unwrap();
+    feeds.add_board("pigeons", move |_| ready(Ok(Arc::new(board.clone()) as _)).boxed()).unwrap();
+    let host = Host::builder().config(config).feeds(feeds).start().await.unwrap();
+    let event = signed("board", 1);
+    assert_eq!(post(&host, "events", &event.to_json()).await.0, 202);
+    let begun = std::time::Instant::now();
+    loop {
+        let own = get(&host, "self").await;
+        assert_eq!((&own["source"], &own["sink"]), (&json!("pigeons"), &json!("pigeons")));
+        if own["cursor"] == 1 && own["drift"] == "same" {
+            break;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "it went out and came back: {own}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let polled = carrier.poll(ControlVersion(0), 9, std::time::Duration::ZERO).await.unwrap();
+    assert!(matches!(&polled.events[..], [Received::Event { event: told, .. }] if *told == event));
+    host.shutdown().await;
+}
+
+/// C54, C55: what is asked wrongly, and by whom nothing of it may be asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c54_c55_everything_about_a_fleet_needs_the_right_admin_and_a_sound_question() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let fleet = origin(dir.path()).control;
+    let host = Embedded::start_with(|config| {
+        config.control = fleet;
+        config.auth.tokens = vec![
+            token("boss", "acme", &[Right::Admin]),
+            token("user", "acme", &[Right::Publish, Right::Read]),
+        ];
+    })
+    .await?;
+    let (boss, user) = (host.client.with_token("boss")?, host.client.with_token("user")?);
+    let event = "evt_00000000000000000000000001";
+    let asked = [
+        (Method::POST, "events".to_owned()),
+        (Method::GET, "desired".into()),
+        (Method::GET, "status".into()),
+        (Method::GET, "hosts".into()),
+        (Method::DELETE, "hosts/a".into()),
+        (Method::GET, "quarantine".into()),
+        (Method::GET, "outbox".into()),
+        (Method::POST, format!("outbox/{event}/retry")),
+        (Method::POST, format!("outbox/{event}/discard")),
+        (Method::POST, "freeze".into()),
+        (Method::POST, "preview".into()),
+        (Method::POST, "resync".into()),
+        (Method::GET, "self".into()),
+    ];
+    let there_are = millrace::gateway::operations();
+    let there_are = there_are.into_iter().filter(|(_, path)| path.starts_with("/v1/fleet/")).count();
+    assert_eq!(asked.len(), there_are, "each is asked");
+    for (method, path) in asked {
+        let path = format!("/v1/fleet/{path}");
+        let refused = user.send(user.request(method.clone(), &path)).await?;
+        assert_eq!(refused.refusal(), (403, "right_missing".into()), "{path}");
+        assert_eq!(host.client.send(host.client.request(method, &path)).await?.status, 401, "{path}");
+    }
+    for (method, path, refusal) in [
+        (Method::POST, "resync?tenant=acme".to_owned(), (400, "parameter_unknown")),
+        (Method::POST, "outbox/nothing/retry".into(), (400, "control_event_invalid")),
+        (Method::POST, format!("outbox/{event}/retry"), (404, "control_letter_unknown")),
+        (Method::DELETE, "hosts/..%2Fa".into(), (422, "control_settings_invalid")),
+        (Method::POST, "preview".into(), (400, "control_event_invalid")),
+        (Method::GET, "plugins".into(), (404, "path_unknown")),
+    ] {
+        let answer = boss.send(boss.request(method, &format!("/v1/fleet/{path}"))).await?;
+        assert_eq!(answer.refusal(), (refusal.0, refusal.1.to_owned()), "{path}");
+    }
+    assert_eq!(boss.get("/v1/fleet/self").await?.ok()?["host"], "a");
+    host.stop().await;
+    Ok(())
 }
 
 #[test]

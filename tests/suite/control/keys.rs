@@ -77,7 +77,7 @@ fn a_public_key_is_what_people_give_to_each_other() {
 }
 
 #[test]
-fn a_file_of_keys_that_could_be_meant_otherwise_is_refused() {
+fn c27_a_file_of_keys_that_could_be_meant_otherwise_is_refused() {
     let file: Value = serde_json::from_str(&trust().to_json()).unwrap();
     TrustStore::parse(&file.to_string()).unwrap();
     let set = |path: &str, value: Value| {

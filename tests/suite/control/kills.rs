@@ -247,22 +247,22 @@ fn applying(
 }
 
 #[tokio::test]
-async fn an_applier_survives_every_step_with_acknowledgements() {
+async fn m7_an_applier_survives_every_step_with_acknowledgements() {
     every_step_is_survived(&mut Applying::new(true, 64, true)).await;
 }
 
 #[tokio::test]
-async fn an_applier_survives_every_step_one_event_at_a_time() {
+async fn m7_an_applier_survives_every_step_one_event_at_a_time() {
     every_step_is_survived(&mut Applying::new(true, 1, true)).await;
 }
 
 #[tokio::test]
-async fn an_applier_survives_every_step_without_acknowledgements() {
+async fn m7_an_applier_survives_every_step_without_acknowledgements() {
     every_step_is_survived(&mut Applying::new(false, 1, true)).await;
 }
 
 #[tokio::test]
-async fn an_applier_in_memory_survives_every_step() {
+async fn m7_an_applier_in_memory_survives_every_step() {
     every_step_is_survived(&mut Applying::new(true, 3, false)).await;
 }
 
@@ -431,11 +431,11 @@ impl Scene for Telling {
 
 /// C37, from end to end.
 #[tokio::test]
-async fn c37_an_origin_survives_every_step_on_files() {
+async fn c37_m8_an_origin_survives_every_step_on_files() {
     every_step_is_survived(&mut Telling::new(true)).await;
 }
 
 #[tokio::test]
-async fn c37_an_origin_survives_every_step_in_memory() {
+async fn c37_m8_an_origin_survives_every_step_in_memory() {
     every_step_is_survived(&mut Telling::new(false)).await;
 }

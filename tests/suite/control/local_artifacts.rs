@@ -205,7 +205,7 @@ async fn a_repository_that_says_nothing_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn active_and_former_copies_are_pinned_and_others_go() {
+async fn c46_active_and_former_copies_are_pinned_and_others_go() {
     let (dir, distant) = (tempfile::tempdir().unwrap(), Distant::new());
     let artifacts = local(dir.path(), &distant);
     let builds = [b"one".as_slice(), b"two", b"three"];

@@ -6,6 +6,7 @@ use millrace::backends::memory::MemoryControlStore;
 use millrace::clock::SystemClock;
 use millrace::control::{ArtifactRepository as _, ControlStore, Kind, Pinner};
 use millrace_tests::control::artifacts::SpoilableArtifacts;
+use millrace_tests::control::steps::{Cut, SteppedStore, Steps};
 use millrace_tests::control_events::{about, digest_of, release_key, removed, running, spec};
 
 async fn propose(store: &dyn ControlStore, content: &[u8], revision: u64) {
@@ -46,4 +47,33 @@ async fn what_is_desired_is_pinned_and_what_is_not_any_more_is_let_go() {
     pinner.look().await.unwrap();
     assert!(pins(second).await.is_empty());
     assert_eq!(pins(first).await, ["somebody-else"]);
+}
+
+/// The store writes down what is to be pinned before it is: a run that ends in between has not pinned it.
+#[tokio::test]
+async fn a_kill_at_any_step_leaves_nothing_unpinned_and_no_pin_behind() {
+    let run = async |steps: Arc<Steps>| {
+        let store = Arc::new(MemoryControlStore::new(Arc::new(SystemClock)));
+        let artifacts = Arc::new(SpoilableArtifacts::default());
+        let (first, second) = (artifacts.add("first"), artifacts.add("second"));
+        propose(store.as_ref(), b"first", 1).await;
+        Pinner::new(store.clone(), artifacts.clone()).look().await.unwrap();
+        propose(store.as_ref(), b"second", 2).await;
+        let stepped = SteppedStore { inner: store.clone(), steps: Arc::clone(&steps) };
+        let killed = Pinner::new(Arc::new(stepped), artifacts.clone());
+        tokio::select! {
+            looked = killed.look() => looked.unwrap(),
+            () = steps.killed() => {}
+        }
+        Pinner::new(store, artifacts.clone()).look().await.unwrap();
+        let name = vec!["desired:board".to_owned()];
+        assert_eq!(artifacts.info(&second).await.unwrap().unwrap().pins, name, "{:?}", steps.passed());
+        assert!(artifacts.info(&first).await.unwrap().unwrap().pins.is_empty(), "{:?}", steps.passed());
+        steps.passed().len()
+    };
+    let steps = run(Steps::all()).await;
+    assert!(steps > 4, "{steps}");
+    for at in 0..steps {
+        run(Steps::cut(at, Cut::Kill)).await;
+    }
 }

@@ -14,6 +14,7 @@ use millrace::control::{
     EventId, Origin, PublisherOptions, Received, Result,
 };
 use millrace::error::{BackendError, Classify as _, RemoteFault};
+use millrace::limits::CONTROL_PUBLISH_EVENTS_MAX;
 use millrace_tests::control::{deployed, id, sign, trust_changed, unsigned, v};
 use millrace_tests::control_events::{key, trust, trusted};
 use tokio::task::JoinSet;
@@ -97,7 +98,11 @@ impl Stage {
     }
 
     fn publish(&mut self, sink: Arc<dyn ControlSink>) {
-        let publisher = self.origin.publisher(sink, options());
+        self.publish_as(sink, options());
+    }
+
+    fn publish_as(&mut self, sink: Arc<dyn ControlSink>, options: PublisherOptions) {
+        let publisher = self.origin.publisher(sink, options);
         self.running.spawn(async move { publisher.run(&CancellationToken::new()).await });
     }
 
@@ -141,7 +146,7 @@ async fn c31_c33_what_was_proposed_is_in_the_feed_in_order_and_once() {
 
 /// C32: a failure leaves the event waiting with its error, and it is tried again.
 #[tokio::test]
-async fn c32_a_failure_is_tried_again() {
+async fn c32_w11_a_failure_is_tried_again() {
     let mut stage = Stage::new();
     let sink = Arc::new(Moody::default());
     sink.refuse(1, 3, remote(RemoteFault::Timeout));
@@ -154,7 +159,7 @@ async fn c32_a_failure_is_tried_again() {
 
 /// W5: while one event of a plugin cannot be published, none behind it is; other plugins go on.
 #[tokio::test]
-async fn w5_a_failure_holds_its_plugin_and_nobody_else() {
+async fn m4_w5_a_failure_holds_its_plugin_and_nobody_else() {
     let mut stage = Stage::new();
     let sink = Arc::new(Moody::default());
     sink.refuse(1, usize::MAX, remote(RemoteFault::Unreachable));
@@ -170,6 +175,23 @@ async fn w5_a_failure_holds_its_plugin_and_nobody_else() {
     let place = |number| feed.iter().position(|event| *event == id(number)).unwrap();
     assert!(place(1) < place(2) && place(3) < place(4), "{feed:?}");
     assert_eq!(stage.store.outbox().await.unwrap().dead, 0);
+}
+
+/// W11: so many that fail that there is no room for another one in a round starve nobody.
+#[tokio::test]
+async fn w11_many_that_fail_do_not_starve_one_that_does_not() {
+    let mut stage = Stage::new();
+    let sink = Arc::new(Moody::default());
+    let many = CONTROL_PUBLISH_EVENTS_MAX as u64 + 5;
+    for number in 1..=many {
+        sink.refuse(number, usize::MAX, remote(RemoteFault::Timeout));
+        stage.propose(&[(number, &format!("p{number}"), 1)]).await;
+    }
+    stage.propose(&[(many + 1, "good", 1)]).await;
+    let wait = Duration::from_secs(1);
+    stage.publish_as(sink.clone(), PublisherOptions { wait_min: wait, wait_max: wait, ..options() });
+    stage.is_left(many, 0).await;
+    assert_eq!(sink.feed().await, [id(many + 1)]);
 }
 
 /// What the feed can never take is a dead letter at once. It holds its plugin until somebody decides.
@@ -222,7 +244,7 @@ async fn c13_c36_a_feed_that_carries_nothing_publishes_nothing() {
 
 /// W12: two publishers of one store: each event is in the feed once, those of one plugin in their order.
 #[tokio::test]
-async fn w12_two_publishers_share_one_outbox() {
+async fn m9_w12_two_publishers_share_one_outbox() {
     const PLUGINS: u64 = 10;
     const REVISIONS: u64 = 10;
     let mut stage = Stage::new();

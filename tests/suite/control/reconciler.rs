@@ -383,7 +383,7 @@ async fn of_two_quick_revisions_only_the_last_runs() {
 }
 
 #[tokio::test]
-async fn revisions_that_come_before_anybody_looks_are_passed_over() {
+async fn c61_w10_revisions_that_come_before_anybody_looks_are_passed_over() {
     let mut scene = Scene::new();
     for (revision, content) in (1..).zip(["board 1", "board 2", "board 3"]) {
         scene.deploy(content, revision).await;
@@ -441,7 +441,7 @@ async fn what_the_feed_names_is_the_feeds_also_once_it_is_removed() {
 }
 
 #[tokio::test]
-async fn what_is_older_than_what_was_carried_out_is_not_carried_out() {
+async fn m13_what_is_older_than_what_was_carried_out_is_not_carried_out() {
     let mut scene = Scene::new();
     // As a host has it whose memory of the feed was put back from an old copy.
     let row = ObservedRow {

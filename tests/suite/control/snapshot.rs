@@ -12,6 +12,7 @@ use millrace::control::{
     SnapshotRef,
 };
 use millrace::error::Classify as _;
+use millrace::limits::CONTROL_SNAPSHOT_BYTES_MAX;
 use millrace_tests::control::artifacts::SpoilableArtifacts;
 use millrace_tests::control::{at, deployed, id, of_a_new_kind, removed, state, trust_changed, unsigned, v};
 use millrace_tests::control_events::{key, trust, trusted};
@@ -177,6 +178,9 @@ async fn what_is_wrong_in_a_snapshot_holds_nothing_up() {
     let beyond = read(write(v(2), &rows).as_bytes(), &trust(), now).unwrap();
     assert_eq!(beyond.events.len(), 1, "the one of version 3 has no place in it");
     assert!(read(b"{}", &trust(), now).is_err());
+    let large = vec![0; usize::try_from(CONTROL_SNAPSHOT_BYTES_MAX).unwrap() + 1];
+    let large = read(&large, &trust(), now).unwrap_err();
+    assert_eq!(large.code(), "control_snapshot_bytes_max", "{large}");
 }
 
 /// A list of keys in a snapshot vouches for the rest of it, if a root key that this host believes vouches for the list.
@@ -221,7 +225,7 @@ async fn a_snapshot_keeps_what_has_expired_since() {
 
 /// W7: a snapshot that is taken while the store is written to is one moment of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w7_a_snapshot_under_load_is_one_moment() {
+async fn m6_w7_a_snapshot_under_load_is_one_moment() {
     const EVENTS: u64 = 200;
     let fleet = Fleet::new();
     let origin = fleet.member();
@@ -272,7 +276,7 @@ async fn w17_a_snapshot_that_is_too_old_is_not_taken() {
 
 /// W8: a host that has missed a change, a removal included, finds out and repairs it; one that has not leaves all alone.
 #[tokio::test]
-async fn w8_a_missed_removal_is_found_and_repaired() {
+async fn c53_w8_a_missed_removal_is_found_and_repaired() {
     let fleet = Fleet::new();
     let (origin, well, ill) = (fleet.member(), fleet.member(), fleet.member());
     assert_eq!(ill.snapshots.heal().await.unwrap(), None, "there is no mark yet");

@@ -30,7 +30,7 @@ fn signed(by: &SigningKey) -> ControlEvent {
 }
 
 #[test]
-fn wrong_signer_is_refused() {
+fn m11_w3_wrong_signer_is_refused() {
     let error = untrusted(&trust(), &signed(&key(9)));
     assert!(error.contains(key(9).id()) && error.contains("not known"), "{error}");
     // It says that it is another's.
@@ -62,7 +62,7 @@ fn unsigned_is_refused_unless_the_host_is_insecure() {
 }
 
 #[test]
-fn a_tampered_event_is_refused() {
+fn m10_a_tampered_event_is_refused() {
     let paths = [
         ("/plugin", json!("other")),
         ("/revision", json!(9)),
@@ -152,7 +152,7 @@ fn a_signature_for_one_thing_is_none_for_another() {
 }
 
 #[test]
-fn expired_event_is_refused_as_news_and_kept_in_a_snapshot() {
+fn m12_expired_event_is_refused_as_news_and_kept_in_a_snapshot() {
     let event = UnsignedEvent { expires_at: Some(ISSUED + 10 * SECOND), ..deployed("board", "1.0.0", 1) };
     let event = event.sign(&release_key()).unwrap();
     let at = |time: i64| trust().check_event(&event, Micros(time));
@@ -240,7 +240,7 @@ fn a_list_is_replaced_by_a_root_key_of_the_present_one() {
 }
 
 #[test]
-fn replayed_older_list_is_refused() {
+fn m13_replayed_older_list_is_refused() {
     let first = trust_changed(trusted(), 1).sign(&root_key()).unwrap();
     let revoked = trust().revoking(release_key().id()).unwrap();
     let second = trust_changed(revoked, 2).sign(&root_key()).unwrap();

@@ -66,11 +66,14 @@ impl MemoryFeed {
 
     /// Puts something into the feed that is no event.
     pub fn append_broken(&self, name: &str, reason: &str) -> ControlVersion {
-        let version = self.state().place(|version| Received::Broken {
-            version,
-            name: name.to_owned(),
-            reason: reason.to_owned(),
-        });
+        let version = self.state().place(|version| Received::unreadable(version, name, reason));
+        self.inner.changed.notify_waiters();
+        version
+    }
+
+    /// The same of what a host of this version refuses as an event.
+    pub fn append_refused(&self, name: &str, error: &ControlFeedError) -> ControlVersion {
+        let version = self.state().place(|version| Received::refused(version, name, error));
         self.inner.changed.notify_waiters();
         version
     }

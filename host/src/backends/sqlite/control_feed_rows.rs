@@ -129,12 +129,12 @@ pub(super) fn read(conn: &mut Connection, after: u64, limit: usize) -> rusqlite:
         // Not `?`: one row of another type must not keep the others from being read.
         let text = row.get_ref(1)?.as_str().map(str::to_owned);
         bytes += text.as_ref().map_or(0, String::len);
-        let event = text.map_err(|error| error.to_string());
-        let event = event.and_then(|text| ControlEvent::parse(&text).map_err(|error| error.to_string()));
         let version = ControlVersion(version);
-        read.events.push(match event {
-            Ok(event) => Received::Event { version, event },
-            Err(reason) => Received::Broken { version, name: format!("version {}", version.0), reason },
+        let name = || format!("version {}", version.0);
+        read.events.push(match text.map(|text| ControlEvent::parse(&text)) {
+            Ok(Ok(event)) => Received::Event { version, event },
+            Ok(Err(error)) => Received::refused(version, name(), &error),
+            Err(error) => Received::unreadable(version, name(), error.to_string()),
         });
         next = version.0 + 1;
         if bytes >= CONTROL_POLL_BYTES_MAX {
@@ -146,8 +146,7 @@ pub(super) fn read(conn: &mut Connection, after: u64, limit: usize) -> rusqlite:
 }
 
 fn missing(version: u64) -> Received {
-    let (name, reason) = (format!("version {version}"), "its row is missing".into());
-    Received::Broken { version: ControlVersion(version), name, reason }
+    Received::missing(ControlVersion(version), format!("version {version}"), "its row is missing")
 }
 
 /// Removes some of what is to be removed up to a version. Answers how many events went, and whether that was all.

@@ -52,8 +52,14 @@ Examples:
 Converged means that every host that is part of the fleet runs what it should now. With a rollout under way
 hosts beyond its wave should run the version before. With --wait, a fleet of which no host talks is not.")]
     Status(status::StatusArgs),
-    /// Every host: its labels, how far it has read, and when it was last heard
-    #[command(after_help = "Examples:\n  millrace fleet hosts\n  millrace fleet hosts --json")]
+    /// Every host: its labels, how far it has read, when it was last heard, and whether it has missed something
+    #[command(after_help = "\
+Examples:
+  millrace fleet hosts
+  millrace fleet hosts --json
+
+STATE compares what a host should run with what the origin has marked: same, behind, ahead of the mark, or
+differs. One that differs repairs itself; `millrace fleet resync` has it do so now.")]
     Hosts(LookArgs),
     /// Forget a host that will not come back: nobody waits for it any more
     #[command(after_help = "Examples:\n  millrace fleet forget host-3")]

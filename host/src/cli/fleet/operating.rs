@@ -12,6 +12,7 @@ use crate::cli::client::{ANSWER_WAIT_MAX, Client, Connect};
 use crate::cli::plugin::{items, text};
 use crate::cli::{Align, CliError, Output, printable, spans};
 use crate::control::fleet::{HostLine, HostPresence};
+use crate::control::snapshot::Drift;
 use crate::event::Micros;
 
 /// How long a host may take for a snapshot, which it fetches.
@@ -70,6 +71,7 @@ pub(super) async fn hosts(args: &LookArgs, output: &mut Output) -> Result<(), Cl
                 printable(&host.millrace_version),
                 host.cursor.0.to_string(),
                 host.behind.to_string(),
+                host.drift.map_or("-", drift).to_owned(),
             ]
         })
         .collect();
@@ -81,8 +83,19 @@ pub(super) async fn hosts(args: &LookArgs, output: &mut Output) -> Result<(), Cl
         ("MILLRACE", Align::Left),
         ("CURSOR", Align::Right),
         ("BEHIND", Align::Right),
+        ("STATE", Align::Left),
     ];
     output.table(&head, &lines)
+}
+
+/// How what a host should run stands to what the fleet should run.
+fn drift(drift: Drift) -> &'static str {
+    match drift {
+        Drift::Same => "same",
+        Drift::Behind => "behind",
+        Drift::Ahead => "ahead",
+        Drift::Differs => "differs",
+    }
 }
 
 fn presence(presence: HostPresence) -> &'static str {

@@ -17,6 +17,19 @@ pub(super) const CONTROL: &[ProblemKind] = &[
         "this host does not understand the control event",
         "bring the host up to date, or make the change with a program of its version",
     ),
+    // The next two are reasons of what `GET /v1/fleet/quarantine` lists, as most of the others are.
+    caller(
+        422,
+        "control_event_unreadable",
+        "an entry of the feed is no event",
+        "find out who writes into the feed, and hand changes in at the origin; nothing else is held up by it",
+    ),
+    caller(
+        404,
+        "control_event_missing",
+        "an event was removed from the middle of the feed",
+        "run `millrace fleet resync` on this host; the snapshot of the fleet has what the event said",
+    ),
     caller(
         403,
         "control_event_untrusted",

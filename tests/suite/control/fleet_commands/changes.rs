@@ -11,7 +11,7 @@ use crate::scripted_host::problem;
 type Make = fn(Present<'_>) -> Result<Change>;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_change_is_a_signed_event_on_what_stands() {
+async fn c56_c57_each_change_is_a_signed_event_on_what_stands() {
     let desk = Desk::new().await;
     let paused = Desired { state: RunState::Paused, ..running(spec(PLUGIN, "1.0.0", b"1.0.0")) };
     let cases: [(&[&str], Desired, Make); 6] = [

@@ -173,13 +173,18 @@ async fn watch_says_what_changes_and_ends_with_the_rollout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_are_listed_and_can_be_forgotten() {
-    let told = fleet(&deployed(), &[("h-1", "2.0.0", Phase::Active)]);
+    let mut told = fleet(&deployed(), &[("h-1", "2.0.0", Phase::Active)]);
+    told["hosts"][0]["drift"] = json!("differs");
     let answer_of = || fine(json!({ "hosts": told["hosts"] }));
     let server = Scripted::new(vec![answer_of(), answer_of(), fine(json!({ "hosts": [] })), no_content()]);
     let (ended, said) = at(&server, &["fleet", "hosts"]).await;
     ended.unwrap();
     let cells: Vec<&str> = said.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(cells, ["h-1", "talking", "2s", "zone=a", env!("CARGO_PKG_VERSION"), "0", "7"], "{said}");
+    assert_eq!(
+        cells,
+        ["h-1", "talking", "2s", "zone=a", env!("CARGO_PKG_VERSION"), "0", "7", "differs"],
+        "{said}"
+    );
     let (_, said) = at(&server, &["fleet", "hosts", "--json"]).await;
     assert_eq!(json_of(&said)["hosts"], told["hosts"]);
     let (_, said) = at(&server, &["fleet", "hosts"]).await;

@@ -23,7 +23,7 @@ async fn taken_over() -> Scene {
 }
 
 #[tokio::test]
-async fn a_version_that_traps_goes_back_while_feed_and_repository_are_away() {
+async fn m17_a_version_that_traps_goes_back_while_feed_and_repository_are_away() {
     let mut scene = taken_over().await;
     scene.supply.set_away(true);
     let gets = scene.supply.gets();

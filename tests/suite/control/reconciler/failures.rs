@@ -8,7 +8,7 @@ use millrace_tests::control_events::release_key as another_key;
 use super::*;
 
 #[tokio::test]
-async fn a_bad_component_sets_itself_aside_while_the_old_one_serves_and_others_are_deployed() {
+async fn c59_a_bad_component_sets_itself_aside_while_the_old_one_serves_and_others_are_deployed() {
     let cases = [
         ("broken", "not_a_component"),
         ("world", "wrong_world"),
@@ -48,7 +48,7 @@ async fn a_bad_component_sets_itself_aside_while_the_old_one_serves_and_others_a
 }
 
 #[tokio::test]
-async fn a_deploy_that_takes_long_does_not_hold_up_another_plugin() {
+async fn c60_a_deploy_that_takes_long_does_not_hold_up_another_plugin() {
     let mut scene = Scene::new();
     scene.options.plugins_max = 2;
     scene.start();
@@ -109,7 +109,7 @@ async fn what_nobody_has_signed_as_a_build_of_this_plugin_is_not_even_fetched() 
 }
 
 #[tokio::test]
-async fn content_that_is_not_what_its_digest_says_never_runs() {
+async fn m10_content_that_is_not_what_its_digest_says_never_runs() {
     let mut scene = Scene::new();
     scene.start();
     scene.deploy("board 1", 1).await;
@@ -184,7 +184,7 @@ async fn while_the_repository_is_away_the_old_one_serves_and_afterwards_the_new_
 }
 
 #[tokio::test]
-async fn an_artifact_that_is_missing_is_waited_for() {
+async fn c24_an_artifact_that_is_missing_is_waited_for() {
     let mut scene = Scene::new();
     scene.start();
     let spec = spec("board", "1.0.0", b"board 1");

@@ -1,14 +1,16 @@
 //! Who runs what.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use millrace::control::fleet::HostPresence;
-use millrace::control::rollout::Progress;
-use millrace::control::snapshot::state_digest;
+use millrace::control::fleet::{HostPresence, compare, status};
+use millrace::control::report::{HostReport, Seen};
+use millrace::control::rollout::{Progress, Silence};
+use millrace::control::snapshot::{Drift, state_digest};
 use millrace::control::{
     ArtifactRepository as _, Board as _, ControlFeedError, ControlSource as _, ControlVersion, Controller,
-    ControllerOptions,
+    ControllerOptions, FleetMark,
 };
 use millrace_tests::control_events::{digest_of, trust};
 
@@ -20,7 +22,7 @@ fn fleet() -> Vec<(&'static str, &'static str)> {
 }
 
 #[tokio::test]
-async fn who_runs_what_query_tells_desired_from_observed() {
+async fn w13_who_runs_what_query_tells_desired_from_observed() {
     let mut stage = Stage::running(&fleet()).await;
     assert!(stage.status().await.converged);
     stage.deploy("2.0.0", Some(plan(&[wave(100, &[("tier", "canary")], 3_600), wave(100, &[], 0)]))).await;
@@ -66,6 +68,33 @@ async fn who_runs_what_query_tells_desired_from_observed() {
     assert!(status.converged, "{:?}", status.plugins[0].missing);
 }
 
+/// W8: a host that has missed something is seen from the origin.
+#[test]
+fn w8_the_origin_sees_which_host_has_another_state() {
+    let mark = FleetMark { version: ControlVersion(5), state_digest: "the fleet's".into(), snapshot: None };
+    let report = |host: &str, cursor, digest: &str| {
+        let mut report = HostReport::new(host, BTreeMap::new(), "1");
+        (report.cursor, report.state_digest) = (ControlVersion(cursor), digest.into());
+        Seen { host: host.into(), age: Duration::ZERO, report: Some(report) }
+    };
+    let unreadable = Seen { host: "f".into(), age: Duration::ZERO, report: None };
+    let reports = [
+        report("a", 5, "the fleet's"),
+        report("b", 5, "another"),
+        report("c", 4, "another"),
+        report("d", 6, "another"),
+        report("e", 5, ""),
+        unreadable,
+    ];
+    let mut hosts = status(&[], &reports, mark.version, Silence::default()).hosts;
+    compare(&mut hosts, &reports, None);
+    assert!(hosts.iter().all(|host| host.drift.is_none()), "nothing is marked");
+    compare(&mut hosts, &reports, Some(&mark));
+    let drifts: Vec<_> = hosts.iter().map(|host| host.drift).collect();
+    let told = [Drift::Same, Drift::Differs, Drift::Behind, Drift::Ahead].map(Some);
+    assert_eq!(drifts, [&told[..], &[None, None]].concat());
+}
+
 #[tokio::test]
 async fn a_wait_for_convergence_says_what_is_missing() {
     let mut stage = Stage::running(&fleet()).await;
@@ -86,7 +115,7 @@ async fn a_wait_for_convergence_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn the_mark_names_the_state_and_the_feed_is_trimmed_behind_its_snapshot() {
+async fn w15_the_mark_names_the_state_and_the_feed_is_trimmed_behind_its_snapshot() {
     let mut stage = Stage::running(&fleet()).await;
     for n in 2..12 {
         stage.deploy(&format!("{n}.0.0"), None).await;

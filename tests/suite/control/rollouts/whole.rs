@@ -33,7 +33,7 @@ fn names(of: &[&'static str]) -> BTreeSet<&'static str> {
 }
 
 #[tokio::test]
-async fn staged_from_one_host_to_a_quarter_to_all() {
+async fn w14_staged_from_one_host_to_a_quarter_to_all() {
     let edges: Vec<String> = (0..59).map(|n| format!("edge-{n}")).collect();
     let mut fleet = vec![("canary-1", "canary")];
     fleet.extend(edges.iter().map(|name| (name.as_str(), "edge")));

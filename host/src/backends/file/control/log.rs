@@ -87,22 +87,23 @@ impl FileLog {
         let path = self.layout.event(version);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let version = ControlVersion(version);
-        let broken = |name: String, reason: String| Received::Broken { version, name, reason };
         let bytes = match self.disk.read(&path, CONTROL_EVENT_BYTES_MAX) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
-            Err(error) if is_damage(&error) => return Ok(Some((broken(name, error.to_string()), 0))),
+            Err(error) if is_damage(&error) => {
+                return Ok(Some((Received::unreadable(version, name, error.to_string()), 0)));
+            }
             Err(error) => return Err(failed(&path, &error)),
         };
         let read = bytes.len();
         if let Some(marker) = marker(&bytes) {
-            return Ok(Some((broken(marker.name, marker.reason), read)));
+            return Ok(Some((Received::unreadable(version, marker.name, marker.reason), read)));
         }
         let received = match text(&bytes).and_then(ControlEvent::parse) {
             Ok(event) => Received::Event { version, event },
             Err(error) => {
                 let id = carried(&bytes).map(|(event, _)| event.id().to_string());
-                broken(id.unwrap_or(name), error.to_string())
+                Received::refused(version, id.unwrap_or(name), &error)
             }
         };
         Ok(Some((received, read)))

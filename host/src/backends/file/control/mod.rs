@@ -237,7 +237,7 @@ impl Inner {
                     retained(self.log.head()?.0, version - 1)?;
                     let name = format!("{version:020}.json");
                     let version = ControlVersion(version);
-                    (Received::Broken { version, name, reason: "its file is missing".into() }, 0)
+                    (Received::missing(version, name, "its file is missing"), 0)
                 }
             };
             events.push(received);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{NatsControl, nanos};
 use crate::backends::nats::api::{
@@ -365,17 +365,14 @@ impl Consumer {
 
 fn received(sequence: u64, message: &Message) -> Received {
     let version = ControlVersion(sequence);
-    let parsed = match std::str::from_utf8(&message.payload) {
-        Ok(json) => ControlEvent::parse(json).map_err(|error| error.to_string()),
-        Err(_) => Err("the message is no text".to_owned()),
+    let name = || {
+        let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
+        id.map_or_else(|| message.subject.to_string(), |id| id.as_str().to_owned())
     };
-    match parsed {
-        Ok(event) => Received::Event { version, event },
-        Err(reason) => {
-            let id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
-            let name = id.map_or_else(|| message.subject.to_string(), |id| id.as_str().to_owned());
-            warn!(error.kind = "control_event_invalid", error.blame = "caller", control.version = sequence, %reason, "a message of the control feed is no event");
-            Received::Broken { version, name, reason }
-        }
+    match std::str::from_utf8(&message.payload).map(ControlEvent::parse) {
+        Ok(Ok(event)) => Received::Event { version, event },
+        // Whoever applies it tells of it, with its code.
+        Ok(Err(error)) => Received::refused(version, name(), &error),
+        Err(_) => Received::unreadable(version, name(), "the message is no text"),
     }
 }

@@ -92,7 +92,7 @@ mod tests {
     use crate::control::ControlVersion;
 
     fn broken(version: u64) -> Received {
-        Received::Broken { version: ControlVersion(version), name: "x".into(), reason: "y".into() }
+        Received::unreadable(ControlVersion(version), "x", "y")
     }
 
     fn versions(answer: &[Received]) -> Vec<u64> {

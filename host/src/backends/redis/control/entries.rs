@@ -68,16 +68,12 @@ impl Entry {
 
     fn read(self) -> Received {
         let version = ControlVersion(self.version);
-        let broken = |reason: String| Received::Broken {
-            version,
-            name: self.event_id.clone().unwrap_or_else(|| self.id.clone()),
-            reason,
-        };
+        let name = self.event_id.unwrap_or(self.id);
         match &self.event {
-            None => broken("the entry of the stream holds no event".into()),
+            None => Received::unreadable(version, name, "the entry of the stream holds no event"),
             Some(json) => match ControlEvent::parse(json) {
                 Ok(event) => Received::Event { version, event },
-                Err(error) => broken(error.to_string()),
+                Err(error) => Received::refused(version, name, &error),
             },
         }
     }
