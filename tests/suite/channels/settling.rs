@@ -10,7 +10,7 @@ use millrace::channels::{Actor, ChannelStore, NewEntry, Router};
 use millrace::limits::{CHANNEL_SETTLE_BYTES, CHANNEL_UNSETTLED_ENTRY_BYTES};
 use millrace_tests::conformance::channels::{batch, code, free, party, positions, talk_of, work};
 use millrace_tests::until;
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::crash_points::copy_store;
 
@@ -43,7 +43,10 @@ fn tables(dir: &Path) -> (u64, u64, u64) {
     let conn = Connection::open(dir.join("millrace.db")).unwrap();
     let sql =
         "SELECT count(*), coalesce(sum(bytes), 0), (SELECT count(*) FROM channel_runs) FROM channel_entries";
-    conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
+    let numbers =
+        |row: &Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?].map(i64::cast_unsigned));
+    let [entries, bytes, runs] = conn.query_row(sql, [], numbers).unwrap();
+    (entries, bytes, runs)
 }
 
 /// All of the channel: none is missing, none comes twice, each is what was sent. Answers how many there are.
@@ -83,7 +86,7 @@ async fn left_by_a_kill(to: &Path) -> u64 {
     store.close().await;
     let conn = Connection::open(to.join("millrace.db")).unwrap();
     let sql = "SELECT coalesce(sum(length(run)), 0) FROM channel_runs";
-    conn.query_row(sql, [], |row| row.get(0)).unwrap()
+    conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap().cast_unsigned()
 }
 
 #[tokio::test]
