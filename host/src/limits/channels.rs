@@ -10,6 +10,8 @@ pub const PARTY_BYTES_MAX: usize = 256;
 pub const PROCESSES_MAX: usize = 100_000;
 /// Channels of one process. One more is refused.
 pub const CHANNELS_MAX: usize = 100;
+/// Epochs of a process: each assignment begins one. After the last, rights are taken and no more are given.
+pub const PROCESS_EPOCHS_MAX: u32 = u32::MAX;
 /// Parties that may read a process without taking part.
 pub const PROCESS_OBSERVERS_MAX: usize = 32;
 /// Largest payload of one entry. Larger is refused.
