@@ -13,6 +13,7 @@ mod changes_gate;
 mod changes_slow;
 mod channels;
 mod channels_appends;
+mod channels_ends;
 mod channels_flow;
 mod channels_scene;
 mod channels_socket;
