@@ -15,6 +15,7 @@ mod channels;
 mod channels_appends;
 mod channels_ends;
 mod channels_flow;
+mod channels_refused;
 mod channels_scene;
 mod channels_socket;
 mod connections;
