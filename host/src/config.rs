@@ -9,6 +9,7 @@
 mod cache;
 mod channels;
 mod check;
+mod control;
 mod groups;
 mod layers;
 mod presence;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use cache::CacheConfig;
 pub use channels::{ChannelsConfig, ChannelsStore};
+pub use control::{ArtifactsConfig, ControlConfig};
 pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
 pub use presence::PresenceConfig;
@@ -47,6 +49,7 @@ pub struct Config {
     pub channels: ChannelsConfig,
     pub redis: RedisConfig,
     pub cache: CacheConfig,
+    pub control: ControlConfig,
     pub processors: ProcessorsConfig,
     pub telemetry: TelemetryConfig,
     /// How payloads of earlier schema versions look to every consumer.

@@ -1,10 +1,12 @@
 //! Puts the parts together: the only file that names concrete backends.
 //!
-//! Order of a start: store (locked, opened, migrated), WebAssembly runtime,
-//! what was deployed, the edge, the watched folder. A drain goes the other way
+//! Order of a start: store (locked, opened, migrated), WebAssembly runtime, what a fleet's feed decides about,
+//! what was deployed, the edge, the watched folder and the feed. A drain goes the other way
 //! round under one deadline, so that nothing new comes in while what was handled is committed.
 
+mod artifacts;
 mod auth;
+mod control;
 mod parts;
 #[cfg_attr(not(feature = "redis"), path = "host/no_shared_log.rs")]
 mod shared_log;
@@ -26,6 +28,7 @@ use crate::cache::{CachedTables, ReadThrough};
 use crate::channels::{ChannelStore, Router};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::control::{ArtifactRepository, ControlFeedError, FeedRegistry, FleetDesk};
 use crate::error::{BackendError, Classify as _};
 use crate::event::Micros;
 use crate::gateway::{Gateway, GatewayError, Readiness};
@@ -54,6 +57,8 @@ pub struct Host {
     channels: Router,
     cache: ReadThrough,
     tables: Arc<dyn TableStore>,
+    artifacts: Arc<dyn ArtifactRepository>,
+    fleet: Option<FleetDesk>,
     log: Arc<dyn EventLog>,
     pool: GuestPool,
     tasks: Tasks,
@@ -86,6 +91,8 @@ pub enum HostError {
     Deployments(#[from] ControlError),
     #[error(transparent)]
     Edge(#[from] GatewayError),
+    #[error(transparent)]
+    Control(#[from] ControlFeedError),
     #[error("`cache.redis`: {0}")]
     Cache(String),
     #[error(transparent)]
@@ -118,6 +125,7 @@ pub struct HostBuilder {
     compiler: Option<PathBuf>,
     change_gate: Option<Gate>,
     upcasters: Upcasters,
+    feeds: Option<FeedRegistry>,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -135,6 +143,7 @@ impl Host {
             compiler: None,
             change_gate: None,
             upcasters: Upcasters::default(),
+            feeds: None,
         }
     }
 
@@ -171,6 +180,16 @@ impl Host {
     /// Channels, for embedders that submit or execute without HTTP.
     pub fn channels(&self) -> &Router {
         &self.channels
+    }
+
+    /// What the fleet runs, by its content, for embedders that store or read artifacts without HTTP.
+    pub fn artifacts(&self) -> Arc<dyn ArtifactRepository> {
+        Arc::clone(&self.artifacts)
+    }
+
+    /// What can be asked and done about the fleet, for embedders that do it without HTTP. None for a host that is alone.
+    pub fn fleet(&self) -> Option<&FleetDesk> {
+        self.fleet.as_ref()
     }
 
     pub fn plugins(&self) -> Arc<dyn PluginControl> {
@@ -247,6 +266,14 @@ impl HostBuilder {
         self
     }
 
+    /// The control feeds that settings may name, instead of those of [`control_feeds`](crate::backends::control_feeds),
+    /// to which an embedder adds its own.
+    #[must_use]
+    pub fn feeds(mut self, feeds: FeedRegistry) -> Self {
+        self.feeds = Some(feeds);
+        self
+    }
+
     /// What `/metrics` answers.
     #[must_use]
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
@@ -265,7 +292,8 @@ impl HostBuilder {
     /// Starts the host on the current tokio runtime.
     pub async fn start(self) -> Result<Host, HostError> {
         let store = self.open_store().await?;
-        match self.start_on(store.clone()).await {
+        // It is much, and who starts a host is not to carry it.
+        match Box::pin(self.start_on(store.clone())).await {
             Ok(host) => Ok(host),
             Err(error) => {
                 store.close().await;
@@ -275,6 +303,7 @@ impl HostBuilder {
     }
 
     async fn start_on(self, store: SqliteStore) -> Result<Host, HostError> {
+        let artifacts = self.artifacts().await?;
         let pool = GuestPool::for_this_machine().map_err(HostError::Threads)?;
         let shared_log = SharedLog::open(&self.config, &store).await?;
         let stored: Arc<dyn EventLog> = match &shared_log {
@@ -285,6 +314,7 @@ impl HostBuilder {
         let cache = self.cache()?;
         let tables: Arc<dyn TableStore> = Arc::new(CachedTables::new(Arc::new(store.clone()), cache.clone()));
         let registry = self.registry(&store, &log, shared_log.as_ref(), &pool).await?;
+        let fleet = self.fleet(&artifacts, &registry).await?;
         let tasks = Tasks::new();
         let edge = CancellationToken::new();
         let (stage, stages) = watch::channel(Stage::Starting);
@@ -316,7 +346,13 @@ impl HostBuilder {
         remove_closed_processes(&tasks, kept, Arc::clone(&self.clock));
         let ready = readiness(stages.clone(), shared_log.clone());
         let seen = (&live, &hub, &groups);
-        let services = self.services((&store, &log, &tables), &registry, seen, (presence, &channels), ready);
+        let services = self.services(
+            (&store, &log, &tables),
+            (&registry, &artifacts, fleet.as_ref()),
+            seen,
+            (presence, &channels),
+            ready,
+        );
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
         let cancel = edge.clone();
@@ -343,6 +379,9 @@ impl HostBuilder {
                 registry.keep_starting().await;
                 Ok(())
             });
+        }
+        if let Some(fleet) = &fleet {
+            fleet.start(&tasks, &stages);
         }
         if let Some(dir) = self.config.serve.plugins_dir.clone() {
             let stages = stages.clone();
@@ -374,6 +413,8 @@ impl HostBuilder {
             channels,
             cache,
             tables,
+            artifacts,
+            fleet: fleet.as_ref().map(control::Fleet::desk),
             pool,
             tasks,
             edge,

@@ -1,22 +1,26 @@
 //! Every bound, with its reason and what happens at it. What an operator may
 //! change has a setting of the same name in the config file.
 
+mod artifacts;
 mod cache;
 mod channel_sockets;
 mod channels;
 mod cluster;
 mod control;
+mod control_fleet;
 mod nats;
 mod presence;
 mod redis;
 
 use std::time::Duration;
 
+pub use artifacts::*;
 pub use cache::*;
 pub use channel_sockets::*;
 pub use channels::*;
 pub use cluster::*;
 pub use control::*;
+pub use control_fleet::*;
 pub use nats::*;
 pub use presence::*;
 pub use redis::*;

@@ -315,6 +315,9 @@ fn request(number: usize) -> DeployRequest {
         from: DeployFrom::Oldest,
         by: "bench".into(),
         options: DeployOptions::default(),
+        paused: false,
+        settings: None,
+        progress: None,
     }
 }
 

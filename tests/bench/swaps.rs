@@ -80,6 +80,9 @@ async fn deploy(plugins: &dyn PluginControl, component: Bytes) -> Result<PluginS
         from: DeployFrom::Oldest,
         by: "bench".into(),
         options: DeployOptions::default(),
+        paused: false,
+        settings: None,
+        progress: None,
     };
     Ok(plugins.deploy(request).await?)
 }

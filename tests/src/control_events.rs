@@ -19,12 +19,16 @@ pub const SECOND: i64 = 1_000_000;
 
 /// The key whose seed is this byte, again and again.
 pub fn key(seed: u8) -> SigningKey {
+    SigningKey::from_pem(&pem(seed)).expect("a seed is a key")
+}
+
+/// The file of that key.
+pub fn pem(seed: u8) -> String {
     // What PKCS#8 writes before the seed of an Ed25519 key.
     let mut pkcs8 = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     pkcs8.extend([seed; 32]);
     let text = STANDARD.encode(pkcs8);
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n");
-    SigningKey::from_pem(&pem).expect("a seed is a key")
+    format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
 }
 
 pub fn root_key() -> SigningKey {

@@ -139,15 +139,15 @@ async fn a_store_from_a_newer_version_is_refused_and_left_alone() -> Result<()> 
 }
 
 /// A host on a disk that is full while a file exists. Its messages lie on that disk, too.
-struct FullDisk {
+pub(crate) struct FullDisk {
     _dir: tempfile::TempDir,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     flag: PathBuf,
-    setup: Setup,
+    pub(crate) setup: Setup,
 }
 
 impl FullDisk {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let (data, flag) = (dir.path().join("store"), dir.path().join("full"));
         std::fs::create_dir(&data)?;
@@ -159,11 +159,11 @@ impl FullDisk {
         Ok(Self { _dir: dir, data, flag, setup })
     }
 
-    fn fill(&self) -> Result<()> {
+    pub(crate) fn fill(&self) -> Result<()> {
         Ok(std::fs::write(&self.flag, "")?)
     }
 
-    fn free(&self) -> Result<()> {
+    pub(crate) fn free(&self) -> Result<()> {
         Ok(std::fs::remove_file(&self.flag)?)
     }
 }

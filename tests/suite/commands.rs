@@ -137,7 +137,9 @@ fn every_setting_is_read_where_the_host_is_put_together() {
     let source = |path: &str| std::fs::read_to_string(root.join(path)).expect("a source file");
     let files = [
         "host.rs",
+        "host/artifacts.rs",
         "host/auth.rs",
+        "host/control.rs",
         "host/parts.rs",
         "host/shared_log.rs",
         "cli/serve.rs",

@@ -3,18 +3,32 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod applier;
+mod artifact_commands;
+mod artifact_cuts;
+mod artifact_folder;
+mod artifact_http;
+mod artifact_server;
+mod artifacts;
 mod canonical;
 mod events;
 mod feeds;
 mod file_crashes;
 mod file_feed;
+mod fleet_commands;
+mod fleet_http;
+mod hosted;
+mod key_commands;
 mod keys;
 mod kills;
+mod local_artifacts;
 mod local_feeds;
 mod nats;
+mod pinner;
 mod publisher;
+mod reconciler;
 mod redis;
 mod registry;
+mod rollouts;
 mod snapshot;
 mod store;
 mod trust;

@@ -58,6 +58,9 @@ async fn deploy_bytes(host: &Host, component: Vec<u8>) -> PluginStatus {
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },
+        paused: false,
+        settings: None,
+        progress: None,
     };
     host.plugins().deploy(request).await.unwrap()
 }

@@ -39,6 +39,7 @@ mod processors;
 mod redis;
 mod registry;
 mod replay;
+mod scripted_host;
 mod seeing;
 mod shadow;
 mod shared_log;

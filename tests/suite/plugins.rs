@@ -1,7 +1,7 @@
 //! Claims about components: what loads, what a bad one can and cannot do, and that a good one does
 //! exactly what its code does natively.
 
-mod compiling;
+pub(crate) mod compiling;
 mod folder;
 mod grants;
 mod loading;

@@ -4,6 +4,7 @@
 mod artifacts;
 mod candidates;
 mod scopes;
+mod settings;
 mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -263,6 +264,9 @@ fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
         from: DeployFrom::Oldest,
         by: by.into(),
         options: DeployOptions::default(),
+        paused: false,
+        settings: None,
+        progress: None,
     }
 }
 

@@ -42,6 +42,9 @@ pub(crate) async fn deploy(host: &Host, guest: &str) -> Result<PluginStatus, Con
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions::default(),
+        paused: false,
+        settings: None,
+        progress: None,
     };
     host.plugins().deploy(request).await
 }
@@ -54,6 +57,9 @@ pub(crate) async fn deploy_unseen(host: &Host, guest: &str) -> Result<PluginStat
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },
+        paused: false,
+        settings: None,
+        progress: None,
     };
     host.plugins().deploy(request).await
 }

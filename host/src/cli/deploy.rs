@@ -173,7 +173,7 @@ pub(super) fn proof(deployment: &Value) -> String {
     if rollback { format!("{proved}, rollback") } else { proved }
 }
 
-fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {
+pub(super) fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {
     let unreadable = |e: std::io::Error| {
         CliError::failed(
             format!("{} cannot be read: {e}", path.display()),

@@ -4,22 +4,28 @@
 //! output is for scripts and nothing else is written to it; an error is one
 //! sentence and a next step on standard error, with a documented exit code.
 //! Deliberately absent: any way into the store. `serve` starts a host, every
-//! other command is an HTTP client like another.
+//! other command is an HTTP client like another, or works on files of its user (`keys`).
 
+mod artifact;
 mod backoff;
 mod channel;
 mod client;
 mod deploy;
 mod error;
+mod fleet;
 mod frames;
 mod groups;
+mod keys;
 mod letters;
 mod output;
 mod plugin;
+mod progress;
 mod publish;
 mod query;
+mod rollout;
 mod serve;
 mod settings;
+mod spans;
 mod sse;
 mod state;
 mod status;
@@ -71,6 +77,14 @@ enum Command {
     Group(groups::GroupArgs),
     /// Channels between who submits a process and who executes it: send, read, follow
     Channel(channel::ChannelArgs),
+    /// What a fleet runs, by its content: store it, read it, look after it
+    Artifact(artifact::ArtifactArgs),
+    /// New versions on their way through a fleet: start, follow, stop, take back
+    Rollout(Box<rollout::RolloutArgs>),
+    /// What all hosts of a fleet are to run, who does, and what is in the way
+    Fleet(Box<fleet::FleetArgs>),
+    /// Keys that sign, and the list of those that are believed
+    Keys(keys::KeysArgs),
     /// Do an event once more in an instance of its own, without any effect
     Replay(letters::ReplayArgs),
     /// Show every setting, its value, and where the value came from
@@ -146,6 +160,10 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::DeadLetter(args) => block_on(letters::run(args, output)),
         Command::Group(args) => block_on(groups::run(args, output)),
         Command::Channel(args) => block_on(channel::run(args, output)),
+        Command::Artifact(args) => block_on(artifact::run(args, output)),
+        Command::Rollout(args) => block_on(rollout::run(*args, output)),
+        Command::Fleet(args) => block_on(fleet::run(*args, output)),
+        Command::Keys(args) => keys::run(args, output),
         Command::Replay(args) => block_on(letters::replay(args, output)),
         Command::Config(args) => settings::run(&args, output),
         Command::Version(args) => version::run(&args, output),

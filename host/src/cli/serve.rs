@@ -27,6 +27,7 @@ Examples:
   millrace serve --data /var/lib/millrace --plugins-dir /etc/millrace/plugins
   millrace serve --config millrace.toml --bind 0.0.0.0:7070     needs tokens in the file
   millrace serve --log redis://127.0.0.1:6379             the log on Redis, rows and state in --data
+  millrace serve --feed-source nats --set control.url=nats://127.0.0.1:4222    one of a fleet
   millrace serve --set store.retention_events=10000000 --set telemetry.format=json
 
 SIGTERM or Ctrl-C drains: what was handled is committed, connections are ended, all within

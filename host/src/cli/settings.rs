@@ -30,6 +30,15 @@ pub(super) struct SettingsArgs {
     /// A folder of components to deploy and watch [setting serve.plugins_dir]
     #[arg(long, value_name = "DIR")]
     plugins_dir: Option<PathBuf>,
+    /// Where this host hears what to run: file, sqlite, redis, nats [setting control.source]
+    #[arg(long, value_name = "NAME")]
+    feed_source: Option<String>,
+    /// Where this host tells its fleet what to run [setting control.sink]
+    #[arg(long, value_name = "NAME")]
+    feed_sink: Option<String>,
+    /// Believe the feed without signatures; never where strangers can write to it [setting control.insecure_dev]
+    #[arg(long)]
+    insecure_dev: bool,
     /// Which messages are written, such as millrace=debug,warn [setting telemetry.filter]
     #[arg(long, value_name = "FILTER")]
     trace: Option<String>,
@@ -86,11 +95,18 @@ impl SettingsArgs {
                 layers.flag(flag, key, text);
             }
         }
-        if let Some(log) = &self.log {
-            layers.flag("--log", "serve.log", log.as_str());
+        for (flag, key, text) in [
+            ("--log", "serve.log", &self.log),
+            ("--feed-source", "control.source", &self.feed_source),
+            ("--feed-sink", "control.sink", &self.feed_sink),
+            ("--trace", "telemetry.filter", &self.trace),
+        ] {
+            if let Some(text) = text {
+                layers.flag(flag, key, text.as_str());
+            }
         }
-        if let Some(filter) = &self.trace {
-            layers.flag("--trace", "telemetry.filter", filter.as_str());
+        if self.insecure_dev {
+            layers.flag("--insecure-dev", "control.insecure_dev", true);
         }
         for text in &self.set {
             layers.assignment(text)?;

@@ -20,6 +20,7 @@ impl Config {
         self.channels.check()?;
         self.redis.check(self.serve.log.is_some(), &self.store)?;
         self.cache.check()?;
+        self.control.check(self.serve.log.is_some())?;
         if let Err(error) = Upcasters::default().declare(&self.upcasters) {
             return wrong("upcasters", error.to_string());
         }

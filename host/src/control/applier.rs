@@ -46,6 +46,11 @@ pub trait Bootstrap: Send + Sync + Debug {
 
     /// Compares this host with the fleet and repairs what it has missed. None when there was nothing to repair.
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>>;
+
+    /// Restores what the fleet has, whether or not this host seems to differ. None when there is nothing to restore from.
+    fn resync(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
+        self.heal()
+    }
 }
 
 /// For a host that has nowhere to start from.
@@ -137,6 +142,17 @@ impl Applier {
     /// What is desired here changed whenever this does. It is complete: whoever misses one change sees it in the next.
     pub fn follow(&self) -> watch::Receiver<Known> {
         self.known.subscribe()
+    }
+
+    /// Brings this host to the state of the fleet now, beside what [`Applier::run`] does.
+    pub async fn resync(&self) -> Result<Option<Restored>> {
+        let restored = self.seams.bootstrap.resync().await?;
+        if let Some(restored) = &restored {
+            counter!(CONTROL_RESTORED, "cause" => "asked").increment(1);
+            info!(control.version = restored.cursor.0, entities = ?restored.entities, "the state of the fleet was restored");
+            self.load().await?;
+        }
+        Ok(restored)
     }
 
     /// Polls at once and until it is told to stop. Whatever it awaits then is dropped: a transaction of the store is done or
@@ -365,13 +381,17 @@ impl Applier {
                 self.learn(&row.event);
             }
         }
-        let state = |row: DesiredRow| {
-            let state = KnownEntity { revision: row.revision, event: row.event.id().clone() };
-            (row.entity, state)
-        };
-        let entities = rows.into_iter().map(state).collect();
-        gauge!(CONTROL_CURSOR).set(cursor.0 as f64);
-        self.known.send_replace(Known { loaded: true, cursor, entities });
+        // What a restore beside this may have told of since is not taken back.
+        self.known.send_modify(|known| {
+            known.loaded = true;
+            known.cursor = known.cursor.max(cursor);
+            gauge!(CONTROL_CURSOR).set(known.cursor.0 as f64);
+            for DesiredRow { entity, revision, event, .. } in rows {
+                if known.entities.get(&entity).is_none_or(|known| known.revision <= revision) {
+                    known.entities.insert(entity, KnownEntity { revision, event: event.id().clone() });
+                }
+            }
+        });
         Ok(())
     }
 

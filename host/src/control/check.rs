@@ -16,7 +16,7 @@ use super::{
 use crate::limits::{
     COMPONENT_BYTES_MAX, CONTROL_ACTOR_BYTES_MAX, CONTROL_CONFIG_BYTES_MAX, CONTROL_KIND_BYTES_MAX,
     CONTROL_LABEL_BYTES_MAX, CONTROL_LABELS_MAX, CONTROL_REASON_BYTES_MAX, CONTROL_SIGNATURES_MAX,
-    CONTROL_SOAK_MAX, CONTROL_VERSION_BYTES_MAX, CONTROL_WAVES_MAX, CONTROL_WORLD_BYTES_MAX, LANES_MAX,
+    CONTROL_VERSION_BYTES_MAX, CONTROL_WORLD_BYTES_MAX, LANES_MAX,
 };
 use crate::plugins::{Manifest, PluginSettings};
 
@@ -145,11 +145,18 @@ fn fits_kind(kind: &Kind, desired: &Desired) -> Result<()> {
         Kind::Resumed if desired.state != RunState::Running => wrong("has another state than `running`"),
         Kind::RolloutAdvanced | Kind::RolloutHalted => match desired.rollout.as_ref().map(|r| r.progress) {
             None => wrong("has no `rollout`"),
-            Some(progress) if (progress == Progress::Halted) != (*kind == Kind::RolloutHalted) => {
-                wrong("does not fit the progress of its rollout")
+            Some(progress) => {
+                let fits = match kind {
+                    Kind::RolloutHalted => progress == Progress::Halted,
+                    _ => matches!(progress, Progress::Running | Progress::Complete),
+                };
+                if fits { Ok(()) } else { wrong("does not fit the progress of its rollout") }
             }
-            Some(_) => Ok(()),
         },
+        // Going back is for all hosts at once.
+        Kind::RolledBack if desired.rollout.as_ref().is_some_and(|r| r.progress != Progress::RolledBack) => {
+            wrong("has a rollout that is not rolled back")
+        }
         _ => Ok(()),
     }
 }
@@ -208,31 +215,9 @@ fn check_artifact(what: &str, artifact: &ArtifactRef, bytes_max: u64) -> Result<
 
 fn check_rollout(rollout: &RolloutState) -> Result<()> {
     EventId::try_from(rollout.id.clone())?;
-    let plan = &rollout.plan;
-    if !(1..=CONTROL_WAVES_MAX).contains(&plan.waves.len()) {
-        let waves = plan.waves.len();
-        return Err(invalid(format!("a plan of {waves} waves; there are 1 to {CONTROL_WAVES_MAX}")));
-    }
-    if !usize::try_from(rollout.wave).is_ok_and(|wave| wave < plan.waves.len()) {
-        return Err(invalid(format!("wave {} of a plan of {}", rollout.wave, plan.waves.len())));
-    }
-    for wave in &plan.waves {
-        check_labels("labels", &wave.labels)?;
-        if !(1..=100).contains(&wave.percent) {
-            return Err(invalid(format!("a wave of {} percent; it is 1 to 100", wave.percent)));
-        }
-        wait("soak_s", wave.soak_s)?;
-    }
-    if plan.gate.unavailable_percent_max > 100 {
-        return Err(invalid("unavailable_percent_max is over 100"));
-    }
-    wait("wait_s_max", plan.gate.wait_s_max)
-}
-
-fn wait(what: &str, seconds: u64) -> Result<()> {
-    let max = CONTROL_SOAK_MAX.as_secs();
-    if seconds > max {
-        return Err(invalid(format!("{what} is {seconds}; {max} is the most")));
+    rollout.plan.check()?;
+    if !usize::try_from(rollout.wave).is_ok_and(|wave| wave < rollout.plan.waves.len()) {
+        return Err(invalid(format!("wave {} of a plan of {}", rollout.wave, rollout.plan.waves.len())));
     }
     Ok(())
 }

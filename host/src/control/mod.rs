@@ -15,15 +15,27 @@ mod applier;
 mod artifacts;
 mod backoff;
 mod believing;
+pub mod breaker;
+mod build;
 mod carried;
+pub mod changes;
 mod check;
+mod controller;
+mod desk;
 mod error;
 mod event;
 mod feed;
+pub mod fleet;
+pub mod freeze;
 mod json;
 mod keys;
+mod local_artifacts;
+mod pinner;
 mod publisher;
+pub mod reconciler;
 mod registry;
+pub mod report;
+mod reporter;
 pub mod rollout;
 pub(crate) mod rules;
 pub mod snapshot;
@@ -33,10 +45,16 @@ pub mod trust;
 mod wire;
 
 pub use applier::{Applier, ApplierOptions, ApplierSeams, Bootstrap, Known, KnownEntity, NoBootstrap};
-pub use artifacts::{ArtifactInfo, ArtifactRepository, ByteStream};
+pub use artifacts::{
+    ArtifactInfo, ArtifactRepository, ByteStream, Intake, check_artifact_name, check_limit, check_note,
+    collected, digest_hex, digest_of, sized, verified,
+};
 pub use believing::Believing;
+pub use build::{BuildSignature, attach_signatures, build_signatures};
 pub use carried::Carried;
 pub use check::{check_digest, check_labels};
+pub use controller::{Controller, ControllerOptions, ControllerSeams, Looked};
+pub use desk::{DesiredState, DeskParts, FleetDesk, Outbox, OwnState};
 pub use error::ControlFeedError;
 pub use event::{
     ArtifactRef, ControlEvent, Desired, EventBody, EventId, Kind, PluginSpec, RunState, Signature, Trusted,
@@ -46,8 +64,11 @@ pub use feed::{
     Acker, Board, ControlSink, ControlSource, FleetMark, Polled, Received, SnapshotRef, check_report,
 };
 pub use keys::SigningKey;
+pub use local_artifacts::LocalArtifacts;
+pub use pinner::Pinner;
 pub use publisher::{Origin, Publisher, PublisherOptions};
 pub use registry::{FeedRegistry, FeedSettings};
+pub use reporter::{Reporter, ReporterParts};
 pub(crate) use store::cut;
 pub use store::{
     Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, Entry, ObservedRow, OutboxLetter,

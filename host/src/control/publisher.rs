@@ -19,7 +19,7 @@ use tracing::{error, warn};
 use super::backoff::{self, Backoff};
 use super::{
     Believing, Claimed, ControlEvent, ControlFeedError, ControlSink, ControlStore, ControlVersion, EventId,
-    Proposed, PublishOutcome, Result, Settlement,
+    Proposed, PublishOutcome, Result, Settlement, freeze,
 };
 use crate::clock::Clock;
 use crate::error::{Classify as _, Retry};
@@ -92,7 +92,11 @@ impl Origin {
     /// Checks an event as every host does, and keeps it to be told. The same event again answers the same, also when it
     /// would be refused by now.
     pub async fn propose(&self, event: &ControlEvent) -> Result<Proposed> {
-        if let Err(refused) = self.keys.keys().check_event(event, self.clock.now()) {
+        let refused = match self.keys.keys().check_event(event, self.clock.now()) {
+            Err(refused) => Some(refused),
+            Ok(()) => freeze::refusal(self.store.as_ref(), event).await?,
+        };
+        if let Some(refused) = refused {
             return match self.store.told(event.id()).await? {
                 Some(told) if told.digest == event.digest() => {
                     Ok(Proposed { entity: told.entity, revision: told.revision, repeated: true })

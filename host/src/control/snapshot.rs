@@ -202,11 +202,12 @@ impl Snapshots {
         let (version, rows) = self.store.desired().await?;
         let state_digest = state_digest(&rows, &self.keys.keys());
         let former = self.board.mark().await?;
-        if let Some(mark) = &former
-            && mark.version == version
-            && mark.state_digest == state_digest
-            && mark.snapshot.is_some()
-        {
+        let is_told = |mark: &FleetMark| {
+            let is_same = mark.version == version && mark.state_digest == state_digest;
+            // Another origin is ahead, and its mark would stay.
+            mark.snapshot.is_some() && (is_same || mark.version > version)
+        };
+        if let Some(mark) = former.as_ref().filter(|mark| is_told(mark)) {
             return Ok(mark.clone());
         }
         let text = Bytes::from(write(version, &rows));
@@ -219,12 +220,18 @@ impl Snapshots {
         let snapshot = SnapshotRef { version, digest: digest.clone() };
         let mark = FleetMark { version, state_digest, snapshot: Some(snapshot) };
         self.board.set_mark(&mark).await?;
-        if let Some(SnapshotRef { digest: old, .. }) = former.and_then(|mark| mark.snapshot)
-            && old != digest
+        let told = self.board.mark().await?.unwrap_or_else(|| mark.clone());
+        let old = if told.snapshot == mark.snapshot {
+            former.and_then(|mark| mark.snapshot)
+        } else {
+            mark.snapshot
+        };
+        if let Some(old) =
+            old.filter(|old| told.snapshot.as_ref().is_none_or(|told| told.digest != old.digest))
         {
-            self.artifacts.unpin(&old, PIN).await?;
+            self.artifacts.unpin(&old.digest, PIN).await?;
         }
-        Ok(mark)
+        Ok(told)
     }
 
     /// How this host stands to the mark, if there is one.
@@ -281,6 +288,12 @@ impl Snapshots {
         self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn restore_mark(&self) -> Result<Option<Restored>> {
+        let Some(snapshot) = self.board.mark().await?.and_then(|mark| mark.snapshot) else { return Ok(None) };
+        *self.hopeless() = None;
+        self.restore(&snapshot).await.map(Some)
+    }
+
     async fn heal_from_mark(&self) -> Result<Option<Restored>> {
         let Some((mark, Drift::Differs)) = self.compare().await? else { return Ok(None) };
         let Some(snapshot) = mark.snapshot.clone() else { return Ok(None) };
@@ -319,5 +332,9 @@ impl Bootstrap for Snapshots {
 
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
         self.heal_from_mark().boxed()
+    }
+
+    fn resync(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
+        self.restore_mark().boxed()
     }
 }

@@ -11,6 +11,7 @@
 //! `router` has the table of routes, `serve` the connections, `problem` the
 //! table of errors, `wire` the shapes that OpenAPI describes.
 
+mod artifacts;
 mod auth;
 mod body;
 mod candidates;
@@ -20,6 +21,7 @@ mod channels;
 mod cloudevents;
 mod cors;
 mod filters;
+mod fleet;
 mod groups;
 mod handover;
 mod json;
@@ -65,6 +67,7 @@ use tokio_util::task::TaskTracker;
 use crate::channels::Router as ChannelRouter;
 use crate::checkpoints::CheckpointStore;
 use crate::clock::Clock;
+use crate::control::{ArtifactRepository, FleetDesk};
 use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
@@ -88,6 +91,7 @@ pub struct GatewayOptions {
     pub body_bytes_max: u64,
     pub upload_bytes_max: u64,
     pub component_bytes_max: u64,
+    pub artifact_bytes_max: u64,
     pub connections_max: usize,
     pub sse_heartbeat: Duration,
     /// How long conflated followers of changes wait, where they do not say.
@@ -113,6 +117,7 @@ impl GatewayOptions {
             body_bytes_max: limits::BODY_BYTES_MAX as u64,
             upload_bytes_max: limits::UPLOAD_BYTES_MAX,
             component_bytes_max: limits::COMPONENT_BYTES_MAX as u64,
+            artifact_bytes_max: limits::ARTIFACT_BYTES_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat: limits::SSE_HEARTBEAT,
             change_window: limits::CHANGE_WINDOW,
@@ -138,6 +143,10 @@ pub struct Services {
     /// Watches them.
     pub live: Arc<dyn LiveQueries>,
     pub plugins: Arc<dyn PluginControl>,
+    /// What the fleet runs, by its content.
+    pub artifacts: Arc<dyn ArtifactRepository>,
+    /// None for a host that is alone.
+    pub fleet: Option<FleetDesk>,
     /// For looking at what tasks keep; the edge neither claims nor commits.
     pub checkpoints: Arc<dyn CheckpointStore>,
     pub clock: Arc<dyn Clock>,

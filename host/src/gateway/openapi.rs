@@ -9,8 +9,8 @@ use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{
-    candidates, changes, channels, groups, letters, live, pages, plugins, presence, publish, state, streams,
-    tables,
+    artifacts, candidates, changes, channels, fleet, groups, letters, live, pages, plugins, presence,
+    publish, state, streams, tables,
 };
 
 #[derive(OpenApi)]
@@ -86,6 +86,27 @@ use super::{
         letters::replay,
         letters::discard,
         letters::replay_apart,
+        artifacts::list,
+        artifacts::put,
+        artifacts::get,
+        artifacts::pin,
+        artifacts::unpin,
+        artifacts::signatures,
+        artifacts::sign,
+        artifacts::collect,
+        fleet::propose,
+        fleet::desired,
+        fleet::status,
+        fleet::hosts,
+        fleet::forget,
+        fleet::quarantine,
+        fleet::outbox,
+        fleet::retry,
+        fleet::discard,
+        fleet::freeze,
+        fleet::preview,
+        fleet::resync,
+        fleet::own,
         pages::healthz,
         pages::readyz,
         pages::metrics,
@@ -104,6 +125,8 @@ use super::{
         (name = "tables", description = "Rows that plugins write"),
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),
+        (name = "artifacts", description = "What a fleet runs, by its content"),
+        (name = "fleet", description = "What a fleet should run, and what it does run"),
         (name = "host", description = "How the host is"),
         (name = "pages", description = "For people"),
     )

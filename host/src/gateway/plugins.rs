@@ -73,7 +73,16 @@ pub(super) async fn deploy(
     let limit = BodyLimit { name: "component_bytes_max", bytes: edge.options.component_bytes_max };
     let component = BodyReader::new(&parts.headers, body, edge.options.body_idle_max, limit)?.whole().await?;
     let by = format!("api:{}", caller.name);
-    let deploy = DeployRequest { component, expected_name, from, by, options };
+    let deploy = DeployRequest {
+        component,
+        expected_name,
+        from,
+        by,
+        options,
+        paused: false,
+        settings: None,
+        progress: None,
+    };
     let status = edge.services.plugins.deploy(deploy).await?;
     Ok(answer(&caller, status))
 }

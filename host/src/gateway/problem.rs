@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::problems::host;
 pub use super::problems::{PROBLEMS, ProblemKind};
 use crate::checkpoints::CommitError;
+use crate::control::ControlFeedError;
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::InvalidEvent;
 use crate::limits::{
@@ -296,6 +297,18 @@ impl From<CommitError> for Problem {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Backend(backend) => backend.into(),
+            _ => Self::classified(&error),
+        }
+    }
+}
+
+impl From<ControlFeedError> for Problem {
+    fn from(error: ControlFeedError) -> Self {
+        match error {
+            ControlFeedError::Backend(backend) => backend.into(),
+            ControlFeedError::Limit { limit, asked, max } => {
+                Self::classified(&error).limit(limit, asked, max)
+            }
             _ => Self::classified(&error),
         }
     }

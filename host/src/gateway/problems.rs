@@ -1,11 +1,14 @@
 //! Every error of the edge, in one table: code, status, title, fix, blame.
 
+mod artifacts;
 mod backends;
 mod channel_sockets;
 mod channels;
+mod control;
 mod groups;
 mod parts;
 mod presence;
+mod rollouts;
 mod streams;
 
 use self::parts::{count, joined};
@@ -52,7 +55,7 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 7] = [
+const PARTS: [&[ProblemKind]; 10] = [
     GENERAL,
     streams::STREAMS,
     groups::GROUPS,
@@ -60,6 +63,9 @@ const PARTS: [&[ProblemKind]; 7] = [
     channels::CHANNELS,
     channel_sockets::CHANNEL_SOCKETS,
     backends::BACKENDS,
+    artifacts::ARTIFACTS,
+    rollouts::ROLLOUTS,
+    control::CONTROL,
 ];
 
 const GENERAL: &[ProblemKind] = &[
@@ -562,8 +568,6 @@ const GENERAL: &[ProblemKind] = &[
     guest(413, "component_bytes_max", "the component is too large", "strip it, or build it for size"),
     guest(422, "describe_failed", "`describe` failed", "make `describe` answer without a task"),
     guest(422, "manifest_invalid", "the manifest is not valid", "correct what the detail names"),
-    caller(404, "artifact_missing", "there is no such artifact", "deploy the component again"),
-    host(500, "artifact_damaged", "an artifact is damaged", "deploy the component again"),
     host(500, "plugin_storage_failed", "the plugin store failed", "see the host's log"),
     host(500, "engine_failed", "the WebAssembly engine failed", "see the host's log"),
     host(409, "fenced", "another owner took the task over", "ask again"),

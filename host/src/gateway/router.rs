@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, auth, candidates, changes, channels, cors, groups, letters, live, metrics, pages, plugins,
-    presence, publish, state, streams, tables,
+    Edge, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters, live, metrics, pages,
+    plugins, presence, publish, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -162,6 +162,44 @@ fn table() -> Vec<Route> {
         action("/v1/plugins/{plugin}/dead-letters/{letter}/replay", letters::replay),
         action("/v1/plugins/{plugin}/dead-letters/{letter}/discard", letters::discard),
         action("/v1/plugins/{plugin}/replay", letters::replay_apart),
+        page("/v1/artifacts", artifacts::list),
+        action("/v1/artifacts/collect", artifacts::collect),
+        Route {
+            path: "/v1/artifacts/{digest}",
+            documented: Some("/v1/artifacts/{digest}"),
+            methods: &["GET", "PUT"],
+            handlers: get(artifacts::get).put(artifacts::put),
+        },
+        Route {
+            path: "/v1/artifacts/{digest}/pins/{name}",
+            documented: Some("/v1/artifacts/{digest}/pins/{name}"),
+            methods: &["PUT", "DELETE"],
+            handlers: put(artifacts::pin).delete(artifacts::unpin),
+        },
+        Route {
+            path: "/v1/artifacts/{digest}/signatures",
+            documented: Some("/v1/artifacts/{digest}/signatures"),
+            methods: &["GET", "PUT"],
+            handlers: get(artifacts::signatures).put(artifacts::sign),
+        },
+        action("/v1/fleet/events", fleet::propose),
+        page("/v1/fleet/desired", fleet::desired),
+        page("/v1/fleet/status", fleet::status),
+        page("/v1/fleet/hosts", fleet::hosts),
+        Route {
+            path: "/v1/fleet/hosts/{host}",
+            documented: Some("/v1/fleet/hosts/{host}"),
+            methods: &["DELETE"],
+            handlers: delete(fleet::forget),
+        },
+        page("/v1/fleet/quarantine", fleet::quarantine),
+        page("/v1/fleet/outbox", fleet::outbox),
+        action("/v1/fleet/outbox/{event}/retry", fleet::retry),
+        action("/v1/fleet/outbox/{event}/discard", fleet::discard),
+        action("/v1/fleet/freeze", fleet::freeze),
+        action("/v1/fleet/preview", fleet::preview),
+        action("/v1/fleet/resync", fleet::resync),
+        page("/v1/fleet/self", fleet::own),
         page("/healthz", pages::healthz),
         page("/readyz", pages::readyz),
         page("/metrics", pages::metrics),

@@ -6,6 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::auth::auth_options;
+use super::control::Fleet;
 use super::shared_log::SharedLog;
 use super::{HostBuilder, HostError, off_the_runtime};
 use crate::backends::memory::{MemoryChannels, MemoryPresence};
@@ -13,6 +14,7 @@ use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
 use crate::cache::{Cache, CacheOptions, ReadThrough};
 use crate::channels::{ChannelLimits, ChannelStore, Router};
 use crate::config::ChannelsStore;
+use crate::control::ArtifactRepository;
 use crate::gateway::{GatewayOptions, Readiness, Services};
 use crate::live::LiveEngine;
 use crate::plugins::{ArtifactStore, FileArtifacts, Registry, RegistryParts, RuntimeOptions, WasmRuntime};
@@ -249,6 +251,7 @@ impl HostBuilder {
             body_idle_max: config.body_idle_max(),
             body_bytes_max: config.body_bytes_max,
             upload_bytes_max: config.upload_bytes_max,
+            artifact_bytes_max: self.config.control.artifact_bytes_max,
             connections_max: config.connections_max,
             sse_heartbeat: config.sse_heartbeat(),
             change_window: config.change_window(),
@@ -264,7 +267,7 @@ impl HostBuilder {
     pub(super) fn services(
         &self,
         (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
-        registry: &Registry,
+        (registry, artifacts, fleet): (&Registry, &Arc<dyn ArtifactRepository>, Option<&Fleet>),
         (live, hub, groups): (&LiveEngine, &Hub, &Arc<dyn Groups>),
         (presence, channels): (Arc<dyn Presence>, &Router),
         ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
@@ -278,6 +281,8 @@ impl HostBuilder {
             tables: Arc::clone(tables),
             live: Arc::new(live.clone()),
             plugins: Arc::new(registry.clone()),
+            artifacts: Arc::clone(artifacts),
+            fleet: fleet.map(Fleet::desk),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),

@@ -19,7 +19,7 @@ use crate::channels::{ChannelLimits, ChannelStore};
 use crate::checkpoints::{ChannelCarrier, LogMarks as _, Outbox as _};
 use crate::clock::Clock;
 use crate::cluster::Ownerships;
-use crate::config::{Config, LogAddress, RedisAckConfig};
+use crate::config::{Config, LogAddress, RedisAckConfig, RedisConfig};
 use crate::error::{BackendError, Classify as _};
 use crate::limits::{LOG_MARK_EVERY, REDIS_EVENTS_MAX};
 use crate::presence::{Presence, PresenceLimits};
@@ -47,6 +47,16 @@ pub(super) struct SharedLog {
     tasks: Tasks,
 }
 
+/// When something on the server counts as kept.
+pub(super) fn ack(redis: &RedisConfig) -> RedisAck {
+    match redis.ack {
+        RedisAckConfig::Auto => RedisAck::Auto,
+        RedisAckConfig::Memory => RedisAck::Memory,
+        RedisAckConfig::Synced => RedisAck::Synced,
+        RedisAckConfig::Replicated => RedisAck::Replicated { replicas: redis.replicas },
+    }
+}
+
 impl SharedLog {
     /// None when the log is the store's own. Reaches for the server, and does not wait for it.
     pub(super) async fn open(config: &Config, store: &SqliteStore) -> Result<Option<Self>, HostError> {
@@ -58,12 +68,7 @@ impl SharedLog {
         let log = RedisLog::open(RedisOptions {
             ca_file: redis.ca_file.clone(),
             name: redis.name.clone(),
-            ack: match redis.ack {
-                RedisAckConfig::Auto => RedisAck::Auto,
-                RedisAckConfig::Memory => RedisAck::Memory,
-                RedisAckConfig::Synced => RedisAck::Synced,
-                RedisAckConfig::Replicated => RedisAck::Replicated { replicas: redis.replicas },
-            },
+            ack: ack(redis),
             retention: Retention { age: config.store.retention_age(), events: Some(events) },
             dedup_events_max: config.store.dedup_events_max,
             tail_bytes_max: config.store.tail_bytes_max,

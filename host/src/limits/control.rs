@@ -126,3 +126,25 @@ pub const CONTROL_REPORT_BYTES_MAX: usize = 256 << 10;
 pub const CONTROL_HOSTS_MAX: usize = 10_000;
 /// How old a half-written report must be to count as left behind.
 pub const CONTROL_TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3_600);
+
+// How a host carries out what is desired.
+
+/// How often everything that is desired is compared with what runs, unasked.
+pub const CONTROL_RECONCILE_EVERY: Duration = Duration::from_secs(30);
+/// Plugins that are being brought to what is desired at the same time. The others wait for their turn.
+pub const CONTROL_RECONCILE_PLUGINS_MAX: usize = 8;
+/// Waits of one plugin after what may pass: doubled from the first to the second, with jitter.
+pub const CONTROL_RECONCILE_RETRY_MIN: Duration = Duration::from_millis(200);
+pub const CONTROL_RECONCILE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often one revision is tried again after what may be its own fault or this host's: content that is damaged, a
+/// compiler that fell. Then it is set aside.
+pub const CONTROL_RECONCILE_DOUBTS_MAX: u32 = 5;
+/// How often a deploy that is not wanted any more is told to end: before its shadow run there is nothing to end.
+pub const CONTROL_GIVE_UP_EVERY: Duration = Duration::from_secs(1);
+/// How often the traps of a version are looked at while it is new.
+pub const CONTROL_BREAKER_POLL: Duration = Duration::from_secs(2);
+
+const _: () = assert!(
+    CONTROL_BREAKER_POLL.as_secs() * 10 <= super::CONTROL_BREAKER_WINDOW.as_secs(),
+    "the window of a breaker has several looks"
+);

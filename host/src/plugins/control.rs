@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
-use super::{Autopsy, Candidate, DeployOptions, Deployment, PluginError};
+use super::{Autopsy, Candidate, DeployOptions, Deployment, PluginError, PluginSettings};
 use crate::checkpoints::{CommitError, DeadLetterRow, SavedState, TaskId};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{EventBatch, Position, TenantId};
@@ -44,6 +45,30 @@ pub struct DeployRequest {
     /// `directory` or `api`, and by whom.
     pub by: String,
     pub options: DeployOptions,
+    /// A new plugin does not run until it is resumed. One that is there stays as it is.
+    pub paused: bool,
+    /// The settings that it runs with for as long as this deployment stands, and again whenever somebody goes back to it.
+    /// None are the operator's, as they are at each start.
+    pub settings: Option<PluginSettings>,
+    /// Is told how far the deploy is; there are at most [`DeployStep::COUNT`] steps. What does not fit is not told.
+    pub progress: Option<mpsc::Sender<DeployStep>>,
+}
+
+/// How far a deploy has come. Each is told once, in this order, and not at all where it does not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeployStep {
+    /// It is native code, and has said what it is.
+    Compiled,
+    /// It may have what it wants, and instances of it can be made.
+    Validated,
+    /// It handles events beside the version that runs.
+    Shadow,
+    /// It runs.
+    Active,
+}
+
+impl DeployStep {
+    pub const COUNT: usize = 4;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -235,7 +260,7 @@ pub trait PluginControl: Send + Sync + Debug {
 
     /// Compiles, verifies, and starts the plugin or swaps it in at a batch
     /// boundary. The running version serves until then, and goes on when the
-    /// candidate is refused. The same bytes again change nothing.
+    /// candidate is refused. The same bytes again with the same settings change nothing.
     fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
 
     /// Lets a candidate that waits for it take over.
@@ -244,8 +269,8 @@ pub trait PluginControl: Send + Sync + Debug {
     /// Gives a candidate up that is in the shadow or waits to be confirmed.
     fn abandon(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>>;
 
-    /// Deploys an earlier version again: the one with this digest or version, or
-    /// the last other one. It proves itself like any other; the position does not move back.
+    /// Deploys an earlier version again, with the settings that it was deployed with: the one with this digest or
+    /// version, or the last other one. It proves itself like any other; the position does not move back.
     fn rollback(
         &self,
         plugin: &str,
@@ -329,6 +354,9 @@ pub enum ControlError {
     SwapFailed { version: String, detail: String },
     #[error("version {version} was refused in the shadow: {refusal}")]
     Shadow { version: String, refusal: ShadowRefusal },
+    /// A feed decides what runs under this name; here it would be undone.
+    #[error("plugin `{plugin}` is the control feed's: change it there")]
+    Managed { plugin: String },
     #[error("another version of plugin `{plugin}` is being deployed")]
     DeployInProgress { plugin: String },
     /// What was deployed before is not known to run yet.
@@ -370,6 +398,7 @@ impl Classify for ControlError {
             Self::LoadLimit { .. } => "load_limit",
             Self::SwapFailed { .. } => "swap_failed",
             Self::Shadow { refusal, .. } => refusal.fault.code(),
+            Self::Managed { .. } => "plugin_managed",
             Self::DeployInProgress { .. } => "deploy_in_progress",
             Self::Starting => "host_starting",
             Self::CandidateWaits { .. } => "candidate_waits",
@@ -405,6 +434,7 @@ impl Classify for ControlError {
         match self {
             Self::Unknown { .. }
             | Self::OtherName { .. }
+            | Self::Managed { .. }
             | Self::DeployInProgress { .. }
             | Self::CandidateWaits { .. }
             | Self::NoCandidate { .. }

@@ -21,6 +21,7 @@ mod grants;
 mod hosts;
 mod http;
 mod instance;
+mod managed;
 mod memory;
 mod registry;
 mod runtime;
@@ -37,16 +38,18 @@ use std::sync::Arc;
 
 pub use candidate::{Candidate, CandidateState, DeployOptions};
 pub use control::{
-    ControlError, DeployFrom, DeployRequest, GrantStatus, PluginControl, PluginCounters, PluginState,
-    PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure, Waiting,
+    ControlError, DeployFrom, DeployRequest, DeployStep, GrantStatus, PluginControl, PluginCounters,
+    PluginState, PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure,
+    Waiting,
 };
 
 pub use artifacts::FileArtifacts;
 pub use autopsy::{Autopsy, CoreDump, Scene};
 pub use compiler::compiler_main;
 pub use grants::{EnvValue, GRANTS};
+pub use managed::ManagedPlugins;
 pub use registry::{Registry, RegistryParts};
-pub use runtime::{RuntimeOptions, WasmRuntime};
+pub use runtime::{RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;
 
 use futures_util::future::BoxFuture;
@@ -55,7 +58,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::limits::PLUGIN_STORAGE_RETRY;
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
-pub use crate::processors::{CodeState, Expect, Manifest, Measures};
+pub use crate::processors::{CodeState, Expect, Manifest, Measures, ShadowFault};
+/// What a version did, and how it compared.
+pub use crate::processors::{Differences, ShadowReport, TrapCounts, VersionMeasures};
 /// What happens to failing events, and what can be done about them.
 pub use crate::processors::{FailureKind, FailurePolicy, LoadError, LostPolicy, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
@@ -153,6 +158,10 @@ pub struct Deployment {
     /// An earlier version that was deployed again.
     #[serde(default)]
     pub rollback: bool,
+    /// What it was deployed with; none are the operator's settings. They hold secrets of the guest, so only a
+    /// [`DeploymentStore`] writes them down, beside what everybody sees of a deployment.
+    #[serde(skip)]
+    pub settings: Option<PluginSettings>,
 }
 
 /// What a version has shown before it served.
@@ -178,7 +187,7 @@ pub enum StartFrom {
     After(u64),
 }
 
-/// Remembers deployments, durably.
+/// Remembers deployments with their settings, durably.
 pub trait DeploymentStore: Send + Sync + Debug {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Deployment>, BackendError>>;
     /// Writes a plugin's deployment over the former one, and the former one into its history.

@@ -116,6 +116,20 @@ impl WasmRuntime {
         Ok(Arc::new(self.loader.link(component)?))
     }
 
+    /// Says what a component is, and which world it was built for, without making a plugin of it. Compiles, so it may
+    /// take seconds, and blocks.
+    pub fn examine(&self, bytes: &[u8]) -> Result<(Manifest, String), PluginError> {
+        check_bytes(bytes)?;
+        let component = self.loader.compile(bytes, &digest(bytes))?;
+        let manifest = self.describe(&self.link(&component)?)?;
+        let ty = component.component_type();
+        let mut exports = ty.exports(&self.loader.engine);
+        let version =
+            exports.find_map(|(name, _)| name.strip_prefix("millrace:processor/handler@").map(str::to_owned));
+        // It was linked, so it has one.
+        Ok((manifest, format!("millrace:processor@{}", version.unwrap_or_default())))
+    }
+
     /// Asks the component what it is, without any grant and under bounds of its own: whose settings count
     /// is known only from its answer.
     fn describe(&self, linked: &Arc<Linked>) -> Result<Manifest, PluginError> {
@@ -312,6 +326,8 @@ fn check_bytes(bytes: &[u8]) -> Result<(), PluginError> {
     Err(PluginError::NotAComponent { detail: detail.into() })
 }
 
+/// The world that this host speaks, as it is named to people and in events.
+pub const WORLD_NAME: &str = "millrace:processor@0.1.0";
 /// What the world imports, and the version of it that this host speaks.
 const WORLD: &str = "millrace:processor/";
 const WORLD_VERSION: &str = "0.1";

@@ -182,6 +182,9 @@ async fn deploy(control: &dyn PluginControl, path: &Path, wait: Duration) -> Tak
         from: DeployFrom::Oldest,
         by: format!("{BY_DIRECTORY}{file}"),
         options: DeployOptions::default(),
+        paused: false,
+        settings: None,
+        progress: None,
     };
     match control.deploy(request).await {
         Ok(status) => {

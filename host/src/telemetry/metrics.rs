@@ -86,6 +86,21 @@ pub const CONTROL_PUBLISH_FAILED: &str = "millrace_control_publish_failed_total"
 pub const CONTROL_OUTBOX_WAITING: &str = "millrace_control_outbox_waiting";
 pub const CONTROL_OUTBOX_DEAD: &str = "millrace_control_outbox_dead";
 pub const CONTROL_OUTBOX_OLDEST: &str = "millrace_control_outbox_oldest_seconds";
+/// Label: `outcome` (`active`, `paused`, `retired`).
+pub const CONTROL_RECONCILED: &str = "millrace_control_reconciled_total";
+/// Label of both: `code`.
+pub const CONTROL_SET_ASIDE: &str = "millrace_control_revisions_set_aside_total";
+pub const CONTROL_RECONCILE_TROUBLES: &str = "millrace_control_reconcile_troubles_total";
+pub const CONTROL_BREAKER_TRIPS: &str = "millrace_control_breaker_trips_total";
+/// Label: `change` (`advanced`, `completed`, `rolled_back`).
+pub const CONTROL_ROLLOUT_CHANGES: &str = "millrace_control_rollout_changes_total";
+pub const CONTROL_CONTROLLER_FAILED: &str = "millrace_control_controller_failed_total";
+pub const CONTROL_REPORTS: &str = "millrace_control_reports_total";
+pub const CONTROL_REPORTS_FAILED: &str = "millrace_control_reports_failed_total";
+pub const CONTROL_PROPOSED: &str = "millrace_control_proposed_total";
+// Artifacts. Label of the fetches: `outcome` (`fetched`, `failed`).
+pub const ARTIFACTS_DAMAGED: &str = "millrace_artifacts_damaged_total";
+pub const ARTIFACT_FETCHES: &str = "millrace_artifact_fetches_total";
 
 // Keyed state.
 pub const STATE_EXPIRED: &str = "millrace_state_expired_total";
@@ -283,12 +298,24 @@ pub const RECORDED_METRICS: &[Metric] = &[
         CONTROL_ACKS_FAILED,
         "Applied control events that the feed could not be told of; they come again.",
     ),
-    counter(CONTROL_RESTORED, "Restores of the desired state from a snapshot, by cause: retention, drift."),
+    counter(
+        CONTROL_RESTORED,
+        "Restores of the desired state from a snapshot, by cause: retention, drift, asked.",
+    ),
     counter(CONTROL_PUBLISHED, "Control events of this host that its feed has taken."),
     counter(CONTROL_PUBLISH_FAILED, "Tries to publish a control event that failed."),
     gauge(CONTROL_OUTBOX_WAITING, "Control events of this host that are not in the feed yet."),
     gauge(CONTROL_OUTBOX_DEAD, "Those of them that the feed does not take."),
     gauge(CONTROL_OUTBOX_OLDEST, "Time since the oldest of them was proposed; 0 when there is none."),
+    counter(CONTROL_RECONCILED, "Revisions of plugins that this host has carried out, by outcome."),
+    counter(CONTROL_SET_ASIDE, "Revisions of plugins that this host does not carry out, by code."),
+    counter(CONTROL_RECONCILE_TROUBLES, "Tries to carry a revision out that failed, by code."),
+    counter(CONTROL_BREAKER_TRIPS, "Versions that were taken back for trapping soon after they took over."),
+    counter(CONTROL_ROLLOUT_CHANGES, "Rollouts that the controller carried on or took back, by change."),
+    counter(CONTROL_CONTROLLER_FAILED, "Looks of the controller that failed and were repeated."),
+    counter(CONTROL_REPORTS, "Reports of this host to its fleet."),
+    counter(CONTROL_REPORTS_FAILED, "Reports of this host that could not be told."),
+    counter(CONTROL_PROPOSED, "Control events that somebody asked this host to tell, by outcome."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),
@@ -377,6 +404,8 @@ pub const RECORDED_METRICS: &[Metric] = &[
     histogram(CODE_LOAD_SECONDS, "Time of one such load."),
     counter(CODE_GIVEN_BACK, "Times that an idle plugin gave its code back."),
     counter(PROCESSOR_STATE_WARNINGS, "Tasks whose snapshot passed half of `guest_state_bytes_max`."),
+    counter(ARTIFACTS_DAMAGED, "Reads of an artifact that found other bytes than its digest says."),
+    counter(ARTIFACT_FETCHES, "Copies of artifacts that this host has asked the repository for, by outcome."),
     counter(CACHE_HITS, "Reads that the cache answered, by level."),
     counter(CACHE_MISSES, "Reads that no level of the cache could answer."),
     counter(CACHE_LOADS, "Reads of the store for the cache."),

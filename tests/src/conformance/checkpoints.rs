@@ -4,10 +4,14 @@ use std::sync::Arc;
 
 use millrace::checkpoints::{Commit, CommitError, DeadLetter, Generation, ScanLimit, StatePage, TaskId};
 use millrace::event::{EventBatch, Micros, Position, Revision, TenantId};
-use millrace::plugins::{Deployment, Proof, StartFrom};
 use millrace::tables::{Cell, Row, TableSchema, Value};
 
 use super::Seams;
+use super::deployments::deployment;
+pub use super::deployments::{
+    a_deployment_keeps_its_settings, a_deployment_that_is_withdrawn_was_never_there,
+    deployments_keep_their_history,
+};
 use super::effects::{Effects, commit, saved, table, task, tenant};
 use super::event_log::{batch, ids};
 
@@ -469,49 +473,6 @@ pub async fn commits_of_a_group_fail_alone(seams: Seams) {
     assert_eq!(emitted.events.last_position(), Position(43));
 }
 
-fn deployment(version: &str) -> Deployment {
-    Deployment {
-        plugin: "board".into(),
-        version: version.into(),
-        digest: "d".repeat(64),
-        paused: false,
-        lanes: 2,
-        from: StartFrom::After(7),
-        deployed_at: 5,
-        deployed_by: "api".into(),
-        ordering_key: None,
-        proof: Proof::Loaded,
-        rollback: false,
-    }
-}
-
-pub async fn deployments_keep_their_history(seams: Seams) {
-    assert!(seams.deployments.list().await.unwrap().is_empty());
-    for version in ["1.0.0", "1.1.0", "1.0.0"] {
-        seams.deployments.put(deployment(version)).await.unwrap();
-    }
-    assert_eq!(seams.deployments.list().await.unwrap(), [deployment("1.0.0")]);
-    let history = seams.deployments.history("board").await.unwrap();
-    assert_eq!(history.iter().map(|d| d.version.as_str()).collect::<Vec<_>>(), ["1.0.0", "1.1.0", "1.0.0"]);
-    assert!(seams.deployments.history("other").await.unwrap().is_empty());
-}
-
-pub async fn a_deployment_that_is_withdrawn_was_never_there(seams: Seams) {
-    for version in ["1.0.0", "1.1.0", "1.2.0"] {
-        seams.deployments.put(deployment(version)).await.unwrap();
-    }
-    let other = Deployment { plugin: "other".into(), ..deployment("9.0.0") };
-    seams.deployments.put(other.clone()).await.unwrap();
-    seams.deployments.withdraw("board").await.unwrap();
-    assert_eq!(seams.deployments.list().await.unwrap(), [deployment("1.1.0"), other.clone()]);
-    let history = seams.deployments.history("board").await.unwrap();
-    assert_eq!(history.iter().map(|d| d.version.as_str()).collect::<Vec<_>>(), ["1.1.0", "1.0.0"]);
-    // The first one of all leaves nothing.
-    seams.deployments.withdraw("other").await.unwrap();
-    assert_eq!(seams.deployments.list().await.unwrap(), [deployment("1.1.0")]);
-    assert!(seams.deployments.history("other").await.unwrap().is_empty());
-}
-
 pub async fn removed_plugin_starts_afresh_and_its_rows_stay(seams: Seams) {
     let tables = [table("rows", false)];
     let (task_0, generation) = board(&seams, &tables).await;
@@ -560,6 +521,7 @@ macro_rules! checkpoints_conformance {
             a_scan_ends_at_its_bytes_and_goes_on_from_its_last_key,
             keyed_state_keeps_its_expiry_and_answers_what_has_expired, sizes_of_keyed_state_follow_its_entries,
             dead_letters_are_listed_newest_first, tasks_are_listed_by_processor, commits_of_a_group_fail_alone,
-            deployments_keep_their_history, a_deployment_that_is_withdrawn_was_never_there, removed_plugin_starts_afresh_and_its_rows_stay);
+            deployments_keep_their_history, a_deployment_that_is_withdrawn_was_never_there,
+            a_deployment_keeps_its_settings, removed_plugin_starts_afresh_and_its_rows_stay);
     };
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a suite is test code, though it lives in a library")]
 
 pub mod appends;
+pub mod artifacts;
 pub mod cache;
 pub mod change_streams;
 pub mod channels;
@@ -10,6 +11,7 @@ pub mod checkpoints;
 pub mod cluster;
 pub mod control_outbox;
 pub mod control_store;
+pub mod deployments;
 pub mod effects;
 pub mod event_log;
 pub mod groups;

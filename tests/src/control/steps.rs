@@ -53,7 +53,8 @@ impl Steps {
         let _ = self.killed.subscribe().wait_for(|killed| *killed).await;
     }
 
-    async fn step(&self, name: &str) -> Result<()> {
+    /// One step of a seam that is not among those below.
+    pub async fn step(&self, name: &str) -> Result<()> {
         let index = {
             let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
             passed.push(name.to_owned());
@@ -73,7 +74,7 @@ impl Steps {
         }
     }
 
-    async fn around<T>(&self, name: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn around<T>(&self, name: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
         self.step(&format!("before {name}")).await?;
         let answer = call.await;
         self.step(&format!("after {name}")).await?;
@@ -173,15 +174,15 @@ impl ControlStore for SteppedStore {
     }
 
     fn observed(&self) -> BoxFuture<'_, Result<Vec<ObservedRow>>> {
-        self.inner.observed()
+        self.steps.around("observed", self.inner.observed()).boxed()
     }
 
     fn observe<'a>(&'a self, row: &'a ObservedRow) -> BoxFuture<'a, Result<()>> {
-        self.inner.observe(row)
+        self.steps.around("observe", self.inner.observe(row)).boxed()
     }
 
     fn forget_observed<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.inner.forget_observed(plugin)
+        self.steps.around("forget_observed", self.inner.forget_observed(plugin)).boxed()
     }
 
     fn propose<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<Proposed>> {
@@ -189,7 +190,7 @@ impl ControlStore for SteppedStore {
     }
 
     fn proposed(&self) -> BoxFuture<'_, Result<Vec<DesiredRow>>> {
-        self.inner.proposed()
+        self.steps.around("proposed", self.inner.proposed()).boxed()
     }
 
     fn told<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<Told>>> {
@@ -225,10 +226,10 @@ impl ControlStore for SteppedStore {
     }
 
     fn note<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<String>>> {
-        self.inner.note(name)
+        self.steps.around("note", self.inner.note(name)).boxed()
     }
 
     fn set_note<'a>(&'a self, name: &'a str, value: Option<&'a str>) -> BoxFuture<'a, Result<()>> {
-        self.inner.set_note(name, value)
+        self.steps.around("set_note", self.inner.set_note(name, value)).boxed()
     }
 }

@@ -93,6 +93,7 @@ impl FakePlugins {
                 ordering_key: None,
                 proof: Proof::Loaded,
                 rollback: false,
+                settings: None,
             },
             manifest: None,
             grants: vec![GrantStatus {
@@ -127,7 +128,7 @@ impl PluginControl for FakePlugins {
     }
 
     fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
-        let DeployRequest { component, expected_name, from, by, options: _ } = request;
+        let DeployRequest { component, expected_name, from, by, .. } = request;
         self.note(format!("deploy {} bytes, {expected_name:?}, {from:?}, {by}", component.len()));
         ready(self.status("keeper")).boxed()
     }

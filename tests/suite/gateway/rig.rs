@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
-use millrace::backends::memory::{MemoryChannels, MemoryPresence};
+use millrace::backends::memory::{MemoryArtifactRepository, MemoryChannels, MemoryPresence};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::channels::{ChannelLimits, Router};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
@@ -129,6 +129,8 @@ impl Rig {
             tables: Arc::new(store.clone()),
             live: live.clone(),
             plugins: plugins.clone(),
+            artifacts: Arc::new(MemoryArtifactRepository::new(clock.clone())),
+            fleet: None,
             checkpoints: Arc::new(store.clone()),
             clock: clock.clone(),
             metrics,

@@ -49,7 +49,7 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
 
 /// A component with this many functions, each of which computes for this many steps: small to send, valid, and
 /// as long to compile as somebody likes.
-fn bomb(functions: usize, steps: usize) -> Vec<u8> {
+pub(crate) fn bomb(functions: usize, steps: usize) -> Vec<u8> {
     // local.get 0, local.get 0, i32.const 7, i32.mul, i32.add, local.set 0
     let body = [0x20, 0, 0x20, 0, 0x41, 7, 0x6c, 0x6a, 0x21, 0].repeat(steps);
     let body = [&[0][..], &body, &[0x0b]].concat();

@@ -1,5 +1,7 @@
 //! What is kept in plain files, for people to read and for any program to put something in.
 
+mod artifacts;
 mod control;
 
+pub use artifacts::FileArtifactRepository;
 pub use control::{FileFeed, FileFeedOptions, FileWork};

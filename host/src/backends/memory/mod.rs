@@ -3,6 +3,7 @@
 //! It answers like a durable log, dedup window and trimming included, and
 //! forgets everything when it is dropped. Nothing bounds it but `trim`.
 
+mod artifacts;
 mod cache;
 mod channels;
 mod cluster;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
+pub use artifacts::MemoryArtifactRepository;
 pub use cache::MemoryCache;
 pub use channels::MemoryChannels;
 pub(crate) use channels::repeated;

@@ -11,6 +11,7 @@
 //! with connections of their own. Deliberately absent: Redis Cluster, and a store of tables and checkpoints.
 
 mod appender;
+mod artifacts;
 mod cache;
 mod changes;
 mod channels;
@@ -40,6 +41,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+pub use artifacts::RedisArtifactRepository;
 pub use cache::RedisCache;
 pub use channels::RedisChannels;
 pub use cluster::RedisCluster;

@@ -66,6 +66,10 @@ pub(super) static CONTROL_APPEND: Script = Script::new(include_str!("lua/control
 pub(super) static CONTROL_TRIM: Script =
     Script::new(concat!("#!lua flags=allow-oom\n", include_str!("lua/control/trim.lua")));
 pub(super) static CONTROL_BOARD: Script = Script::new(include_str!("lua/control/board.lua"));
+pub(super) static ARTIFACT_CHANGE: Script = Script::new(include_str!("lua/artifacts/change.lua"));
+/// This one makes room, so a full server takes it.
+pub(super) static ARTIFACT_REMOVE: Script =
+    Script::new(concat!("#!lua flags=allow-oom\n", include_str!("lua/artifacts/remove.lua")));
 
 impl Script {
     const fn new(text: &'static str) -> Self {

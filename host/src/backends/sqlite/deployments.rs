@@ -1,10 +1,54 @@
 //! Writing deployments, and forgetting a plugin.
 
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
 use super::committer::{Committer, Stop};
-use super::shared::to_json;
+use super::shared::{from_json, to_json};
 use crate::error::BackendError;
 use crate::limits::DEPLOYMENT_HISTORY_MAX;
-use crate::plugins::{Candidate, Deployment};
+use crate::plugins::{Candidate, Deployment, PluginSettings};
+
+/// A deployment as it is written down: with its settings, which nobody else sees of it.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    deployment: &'a Deployment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings: Option<Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    settings: Option<PluginSettings>,
+}
+
+pub(super) fn read_deployment(text: &str) -> Result<Deployment, rusqlite::Error> {
+    let Settings { settings } = from_json(text)?;
+    Ok(Deployment { settings, ..from_json(text)? })
+}
+
+fn write_deployment(deployment: &Deployment) -> Result<String, rusqlite::Error> {
+    let said = |settings: &PluginSettings| match serde_json::to_value(settings) {
+        Ok(Value::Object(members)) => {
+            Ok(members.into_iter().filter(|(_, value)| says_something(value)).collect())
+        }
+        Ok(_) => Ok(Map::new()),
+        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error))),
+    };
+    let settings = deployment.settings.as_ref().map(said).transpose()?;
+    to_json(&Written { deployment, settings })
+}
+
+/// What is not said is not written, so that an earlier host reads whatever it knows.
+fn says_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        _ => true,
+    }
+}
 
 impl Committer {
     /// Writes a plugin's deployment; the former one becomes history.
@@ -12,7 +56,7 @@ impl Committer {
         self.retire_deployment(&deployment.plugin)?;
         self.conn
             .prepare_cached("INSERT INTO deployments(plugin, deployment) VALUES (?1, ?2)")?
-            .execute((&deployment.plugin, to_json(deployment)?))?;
+            .execute((&deployment.plugin, write_deployment(deployment)?))?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
 use super::database::{signed, unsigned};
+use super::deployments::read_deployment;
 use super::event_rows::{EVENT_COLUMNS, read_event};
 use super::readers::ReadStop;
 use super::shared::{Shared, from_json, stored_bounds, stored_tenant};
@@ -189,7 +190,7 @@ pub(super) fn deployments(conn: &Connection) -> ReadResult<Vec<Deployment>, Back
     let mut rows = statement.query([])?;
     let mut deployments = Vec::new();
     while let Some(row) = rows.next()? {
-        deployments.push(from_json(row.get_ref(0)?.as_str()?)?);
+        deployments.push(read_deployment(row.get_ref(0)?.as_str()?)?);
     }
     Ok(deployments)
 }
@@ -207,7 +208,7 @@ pub(super) fn deployment_history(
     let mut rows = statement.query([plugin])?;
     let mut deployments = Vec::new();
     while let Some(row) = rows.next()? {
-        deployments.push(from_json(row.get_ref(0)?.as_str()?)?);
+        deployments.push(read_deployment(row.get_ref(0)?.as_str()?)?);
     }
     Ok(deployments)
 }

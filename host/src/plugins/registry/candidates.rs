@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::deploy::Attempt;
-use super::{Entry, Registry, blocking};
+use super::{Caller, Entry, Progress, Registry, blocking};
 use crate::error::{Blame, Classify};
 use crate::limits::SHADOW_CONFIRM_MAX;
 use crate::plugins::{
-    Candidate, CandidateState, ControlError, DeployFrom, DeployOptions, DeployRequest, PluginStatus, Refusal,
+    Candidate, CandidateState, ControlError, DeployFrom, DeployOptions, DeployRequest, Deployment,
+    PluginSettings, PluginStatus, Refusal,
 };
 use crate::processors::ProcessorFactory;
 
@@ -21,6 +22,7 @@ pub(super) struct Waiting {
     pub(super) factory: Arc<dyn ProcessorFactory>,
     pub(super) component: Bytes,
     pub(super) options: DeployOptions,
+    pub(super) settings: Option<PluginSettings>,
 }
 
 /// The right to deploy a plugin; one at a time.
@@ -68,14 +70,16 @@ impl Registry {
         let candidate = attempt.candidate(self.now(), CandidateState::Waiting, None);
         let since = candidate.at;
         if let Some(entry) = self.entries().get_mut(plugin) {
-            let Attempt { factory, component, options, .. } = attempt;
-            entry.waiting = Some(Waiting { factory, component, options });
+            let Attempt { factory, component, options, settings, .. } = attempt;
+            entry.waiting = Some(Waiting { factory, component, options, settings });
         }
         self.remember(plugin, candidate).await;
         let (inner, plugin) = (Arc::downgrade(&self.inner), plugin.to_owned());
         self.inner.parts.engine.runtime.spawn(async move {
             tokio::time::sleep(SHADOW_CONFIRM_MAX).await;
-            let Some(registry) = inner.upgrade().map(|inner| Self { inner }) else { return };
+            let Some(registry) = inner.upgrade().map(|inner| Self { inner, caller: Caller::Local }) else {
+                return;
+            };
             let Ok(_turn) = registry.turn(&plugin).await else { return };
             let Ok(mut entry) = registry.entry(&plugin) else { return };
             if entry.waiting.is_some() && entry.last.as_ref().is_some_and(|last| last.at == since) {
@@ -93,8 +97,9 @@ impl Registry {
             return Err(no_candidate(plugin, "waits to be confirmed"));
         };
         self.entries().insert(plugin.into(), entry.clone());
-        let Waiting { factory, component, options } = waiting;
-        let attempt = Attempt { factory, component, by: last.by, options, report: last.report };
+        let Waiting { factory, component, options, settings } = waiting;
+        let (by, report, progress) = (last.by, last.report, Progress::default());
+        let attempt = Attempt { factory, component, by, options, settings, report, progress };
         self.take_over(entry, attempt).await?;
         self.status(plugin).await
     }
@@ -118,22 +123,27 @@ impl Registry {
         by: String,
         options: DeployOptions,
     ) -> Result<PluginStatus, ControlError> {
-        let present = self.entry(plugin)?.deployment.digest;
+        let present = self.entry(plugin)?.deployment;
         let history = self.inner.parts.deployments.history(plugin).await?;
-        let meant = |version: &str, digest: &str| match to {
-            None => digest != present,
-            Some(to) => to == version || to == digest,
+        let is_other = |d: &Deployment| d.digest != present.digest || d.settings != present.settings;
+        let meant: Vec<_> = match to {
+            None => history.iter().filter(|d| is_other(d)).collect(),
+            Some(to) => history.iter().filter(|d| to == d.version || to == d.digest).collect(),
         };
-        let Some(earlier) = history.iter().find(|d| meant(&d.version, &d.digest)) else {
+        // The present version has a past of its own where it ran with other settings.
+        let Some(earlier) = meant.iter().find(|d| is_other(d)).or(meant.first()) else {
             let known: Vec<_> = history.iter().map(|d| format!("{} ({})", d.version, d.digest)).collect();
             let asked = to.map_or_else(|| "of another version".into(), |to| format!("`{to}`"));
             return Err(ControlError::NoDeployment { plugin: plugin.into(), asked, known: known.join(", ") });
         };
         let (artifacts, digest) = (Arc::clone(&self.inner.parts.artifacts), earlier.digest.clone());
+        let settings = earlier.settings.clone();
         let component = blocking(move || artifacts.get(&digest)).await?.into();
         let options = DeployOptions { rollback: true, ..options };
         let expected_name = Some(plugin.to_owned());
-        let request = DeployRequest { component, expected_name, from: DeployFrom::Oldest, by, options };
+        let (from, paused, progress) = (DeployFrom::Oldest, false, None);
+        let request =
+            DeployRequest { component, expected_name, from, by, options, paused, settings, progress };
         self.deploy_now(request).await.map_err(|error| match error {
             ControlError::StateRefused { version, task, detail } => {
                 let detail = format!(

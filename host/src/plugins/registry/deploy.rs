@@ -7,13 +7,13 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Entry, Registry, blocking};
+use super::{Entry, Progress, Registry, blocking};
 use crate::error::Classify as _;
 use crate::limits::{DRAIN_MAX, LANES_MAX};
 use crate::plugins::watch::BY_DIRECTORY;
 use crate::plugins::{
-    Candidate, CandidateState, ControlError, DeployFrom, DeployOptions, DeployRequest, Deployment,
-    PluginError, PluginStatus, Proof, Refusal, StartFrom,
+    Candidate, CandidateState, ControlError, DeployFrom, DeployOptions, DeployRequest, DeployStep,
+    Deployment, PluginError, PluginSettings, PluginStatus, Proof, Refusal, StartFrom,
 };
 use crate::processors::{
     LoadError, Manifest, ProcessorFactory, Runner, ShadowFault, ShadowReport, SwapError, Trap, TrapKind,
@@ -27,8 +27,10 @@ pub(super) struct Attempt {
     pub(super) component: bytes::Bytes,
     pub(super) by: String,
     pub(super) options: DeployOptions,
+    pub(super) settings: Option<PluginSettings>,
     /// What its shadow run found.
     pub(super) report: Option<ShadowReport>,
+    pub(super) progress: Progress,
 }
 
 impl Attempt {
@@ -58,8 +60,12 @@ impl Registry {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<PluginStatus, ControlError> {
         // Also before it is compiled, which takes its time.
         self.has_started()?;
-        let DeployRequest { component, expected_name, from, by, options } = request;
-        let factory = match self.load(component.clone()).await {
+        let DeployRequest { component, expected_name, from, by, options, paused, settings, progress } =
+            request;
+        let progress = Progress(progress);
+        // Nothing is compiled or remembered for a plugin that cannot be changed.
+        expected_name.as_deref().map_or(Ok(()), |name| self.may_change(name))?;
+        let factory = match self.load(component.clone(), settings.clone(), progress.clone()).await {
             Ok(factory) => factory,
             Err(error) => {
                 let error = ControlError::from(error);
@@ -73,15 +79,18 @@ impl Registry {
             self.refuse_unnamed(Some(&expected), &by, &error).await;
             return Err(error);
         }
+        self.may_change(&name)?;
+        progress.tell(DeployStep::Validated);
         let deploying = self.begin_deploy(&name)?;
         let _turn = self.turn(&name).await?;
         let before = self.entries().get(&name).cloned();
         if let Some(entry) = &before {
-            if self.changes_nothing(entry, factory.digest(), &by).await? {
+            if self.changes_nothing(entry, &factory, settings.as_ref(), &by).await? {
                 if entry.deployment.digest == factory.digest() {
                     // It may have been lost since, and an idle plugin is loaded from it.
                     self.keep(component).await?;
                 }
+                tell_active(&progress, &entry.deployment);
                 return Ok(PluginStatus { nothing_changed: true, ..self.status(&name).await? });
             }
             if let Some(waiting) = &entry.waiting {
@@ -89,9 +98,9 @@ impl Registry {
                 return Err(ControlError::CandidateWaits { plugin: name, version });
             }
         }
-        let mut attempt = Attempt { factory, component, by, options, report: None };
+        let mut attempt = Attempt { factory, component, by, options, settings, report: None, progress };
         match before {
-            None => self.deploy_first(attempt, from).await?,
+            None => self.deploy_first(attempt, from, paused).await?,
             Some(entry) => {
                 if let Err(error) = self.try_in_shadow(&entry, &mut attempt, &deploying.cancel).await {
                     self.refuse(&name, &attempt, &error).await;
@@ -128,6 +137,7 @@ impl Registry {
         if let Some(entry) = self.entries().get_mut(&manifest.name) {
             entry.last = Some(attempt.candidate(self.now(), CandidateState::InShadow, None));
         }
+        attempt.progress.tell(DeployStep::Shadow);
         let outcome = runner.shadow(&attempt.factory, &settings, cancel).await;
         attempt.report = Some(outcome.report);
         match outcome.refusal {
@@ -136,10 +146,17 @@ impl Registry {
         }
     }
 
-    /// Whether these bytes run already, or are what a watched file had brought
+    /// Whether these bytes run already with these settings, or are what a watched file had brought
     /// before somebody else deployed over it: a start of the host must not go back to them.
-    async fn changes_nothing(&self, entry: &Entry, digest: &str, by: &str) -> Result<bool, ControlError> {
-        if entry.deployment.digest == digest {
+    async fn changes_nothing(
+        &self,
+        entry: &Entry,
+        factory: &Arc<dyn ProcessorFactory>,
+        settings: Option<&PluginSettings>,
+        by: &str,
+    ) -> Result<bool, ControlError> {
+        let digest = factory.digest();
+        if entry.deployment.digest == digest && entry.deployment.settings.as_ref() == settings {
             return Ok(entry.failure.is_none());
         }
         if !by.starts_with(BY_DIRECTORY) {
@@ -150,12 +167,17 @@ impl Registry {
         Ok(brought.is_some_and(|deployment| deployment.digest == digest))
     }
 
-    async fn deploy_first(&self, attempt: Attempt, from: DeployFrom) -> Result<(), ControlError> {
+    async fn deploy_first(
+        &self,
+        attempt: Attempt,
+        from: DeployFrom,
+        paused: bool,
+    ) -> Result<(), ControlError> {
         let parts = &self.inner.parts;
-        let Attempt { factory, component, by, .. } = attempt;
+        let Attempt { factory, component, by, settings, progress, .. } = attempt;
         let manifest = factory.manifest().clone();
-        let settings = parts.settings.get(&manifest.name).cloned().unwrap_or_default();
-        let lanes = settings.lanes.unwrap_or(parts.processors.lanes).clamp(1, LANES_MAX);
+        let lanes = self.settings(&manifest.name, settings.as_ref()).lanes;
+        let lanes = lanes.unwrap_or(parts.processors.lanes).clamp(1, LANES_MAX);
         let proved = prove_at_rest(&parts.engine, &factory, lanes).await;
         proved.map_err(|error| refused(&factory, error))?;
         self.check_scopes(&manifest)?;
@@ -166,7 +188,7 @@ impl Registry {
             plugin: manifest.name.clone(),
             version: manifest.version.to_string(),
             digest: factory.digest().to_owned(),
-            paused: false,
+            paused,
             lanes,
             from: match from {
                 DeployFrom::Oldest => StartFrom::Oldest,
@@ -178,10 +200,12 @@ impl Registry {
             ordering_key: Some(manifest.ordering_key.clone()),
             proof: Proof::Loaded,
             rollback: false,
+            settings,
         };
         parts.deployments.put(deployment.clone()).await?;
         info!(plugin.name = manifest.name, plugin.version = %manifest.version, "plugin deployed");
-        let runner = Some(self.run(factory, &deployment));
+        let runner = if paused { None } else { Some(self.run(factory, &deployment)) };
+        tell_active(&progress, &deployment);
         let name = manifest.name.clone();
         let manifest = Some(manifest);
         let entry = Entry { deployment, manifest, runner, failure: None, last: None, waiting: None };
@@ -201,10 +225,11 @@ impl Registry {
             ordering_key: Some(manifest.ordering_key.clone()),
             proof: attempt.proof(),
             rollback: attempt.options.rollback,
+            settings: attempt.settings.clone(),
             ..entry.deployment.clone()
         };
         let swapped = match running(&entry) {
-            Some(runner) => self.swap(runner, &attempt, &deployment).await.map(Some),
+            Some(runner) => self.swap(&entry, runner, &attempt, &deployment).await.map(Some),
             None => self.replace(&entry, &attempt, &deployment).await,
         };
         let runner = match swapped {
@@ -216,6 +241,7 @@ impl Registry {
             }
         };
         info!(plugin.name = manifest.name, plugin.version = %manifest.version, "plugin version took over");
+        tell_active(&attempt.progress, &deployment);
         let manifest = Some(manifest);
         let entry = Entry { deployment, manifest, runner, failure: None, last: None, waiting: None };
         self.entries().insert(name.clone(), entry);
@@ -226,6 +252,7 @@ impl Registry {
     /// Lets the running version hand over.
     async fn swap(
         &self,
+        entry: &Entry,
         runner: Runner,
         attempt: &Attempt,
         deployment: &Deployment,
@@ -245,8 +272,9 @@ impl Registry {
             }
             return Err(refused(factory, error));
         }
-        if !runner.status().failures.is_empty() {
-            // A tenant's run had ended before it could hand over.
+        let goes_on_as_before = self.policies(&entry.deployment) == self.policies(deployment);
+        if !runner.status().failures.is_empty() || !goes_on_as_before {
+            // A tenant's run had ended before it could hand over, or a run cannot change to what is asked for.
             runner.stop(DRAIN_MAX).await;
             return Ok(self.run(Arc::clone(factory), deployment));
         }
@@ -355,6 +383,12 @@ impl Registry {
         let mut candidate = attempt.candidate(self.now(), state, None);
         candidate.refusal = Some(self.refusal(error, candidate.name.clone()));
         self.remember(plugin, candidate).await;
+    }
+}
+
+fn tell_active(progress: &Progress, deployment: &Deployment) {
+    if !deployment.paused {
+        progress.tell(DeployStep::Active);
     }
 }
 

@@ -69,7 +69,7 @@ impl Registry {
         };
         let saved = parts.engine.checkpoints.checkpoint(&task).await?.and_then(|found| found.saved);
         let context = context_at_rest(&parts.engine, &task, lanes);
-        let settings = parts.settings.get(&plugin).cloned().unwrap_or_default();
+        let settings = self.settings(&plugin, entry.deployment.settings.as_ref());
         let (artifacts, runtime) = (Arc::clone(&parts.artifacts), Arc::clone(&parts.runtime));
         let digest = entry.deployment.digest.clone();
         let (events, before) = (Arc::clone(&event), saved.clone());

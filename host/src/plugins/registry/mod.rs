@@ -9,6 +9,7 @@ mod changes;
 mod collect;
 mod deploy;
 mod letters;
+mod progress;
 mod show;
 mod starts;
 
@@ -24,18 +25,20 @@ use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 
 use self::candidates::Waiting;
+use self::progress::Progress;
 use self::starts::StartFailure;
 use super::{
-    ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, Deployment, DeploymentStore,
-    PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus, ReplayReport, ReplayRequest,
-    StartFrom,
+    ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, DeployStep, Deployment,
+    DeploymentStore, ManagedPlugins, PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus,
+    ReplayReport, ReplayRequest, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::{BackendError, Classify as _, Retry};
 use crate::event::{Position, TenantId};
 use crate::limits::{PLUGIN_LOADS_PER_CORE, SCOPES_DECLARE_WAIT_MAX};
 use crate::processors::{
-    Engine, Manifest, ProcessorFactory, ProcessorSettings, Resolved, Runner, Verdict, VersionCounters,
+    Engine, FailurePolicy, LostPolicy, Manifest, ProcessorFactory, ProcessorSettings, Resolved, Runner,
+    Verdict, VersionCounters,
 };
 use crate::streams::{AggregateScopes, StreamError};
 use crate::tables::TableStore;
@@ -58,6 +61,15 @@ pub struct RegistryParts {
 #[derive(Clone, Debug)]
 pub struct Registry {
     inner: Arc<Inner>,
+    /// Whose changes come through this handle.
+    caller: Caller,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// The edge, or the watched folder: not of what a feed decides about.
+    Local,
+    Feed,
 }
 
 #[derive(Debug)]
@@ -73,6 +85,8 @@ struct Inner {
     /// Held for reading by every change, so that an end can wait for them.
     changing: RwLock<()>,
     closing: AtomicBool,
+    /// What only a feed may change.
+    managed: ManagedPlugins,
     /// What was deployed is still to be started: until then nobody knows what a change would change.
     starting: AtomicBool,
 }
@@ -106,9 +120,29 @@ impl Registry {
             deploying: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
+            managed: ManagedPlugins::default(),
             starting: AtomicBool::new(false),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), caller: Caller::Local }
+    }
+
+    /// The same registry for whoever carries out a feed. Through all other handles, plugins of
+    /// [`Registry::managed`] can be looked at only.
+    #[must_use]
+    pub fn for_feed(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), caller: Caller::Feed }
+    }
+
+    /// The plugins that only a feed may change.
+    pub fn managed(&self) -> ManagedPlugins {
+        self.inner.managed.clone()
+    }
+
+    fn may_change(&self, plugin: &str) -> Result<(), ControlError> {
+        if self.caller == Caller::Local && self.inner.managed.contains(plugin) {
+            return Err(ControlError::Managed { plugin: plugin.into() });
+        }
+        Ok(())
     }
 
     /// Refuses changes until [`Registry::start_deployed`] has been through, for a host that answers before that.
@@ -187,7 +221,8 @@ impl Registry {
         let artifacts = Arc::clone(&self.inner.parts.artifacts);
         let digest = deployment.digest.clone();
         let component = blocking(move || artifacts.get(&digest)).await?;
-        let factory = self.load(component.into()).await?;
+        let own = deployment.settings.clone();
+        let factory = self.load(component.into(), own, Progress::default()).await?;
         let (parts, manifest) = (&self.inner.parts, factory.manifest());
         parts.tables.declare(&deployment.plugin, &manifest.tables).await?;
         self.declare_scopes(&deployment.plugin, &manifest.changes).await?;
@@ -215,14 +250,27 @@ impl Registry {
         }
     }
 
-    async fn load(&self, component: bytes::Bytes) -> Result<Arc<dyn ProcessorFactory>, PluginError> {
-        let runtime = Arc::clone(&self.inner.parts.runtime);
-        let inner = Arc::clone(&self.inner);
+    /// With settings of its own, or the operator's.
+    async fn load(
+        &self,
+        component: bytes::Bytes,
+        own: Option<PluginSettings>,
+        progress: Progress,
+    ) -> Result<Arc<dyn ProcessorFactory>, PluginError> {
+        let registry = self.clone();
         blocking(move || {
-            let settings_of = |plugin: &str| inner.parts.settings.get(plugin).cloned().unwrap_or_default();
-            runtime.load(&component, &settings_of)
+            let settings_of = |plugin: &str| {
+                progress.tell(DeployStep::Compiled);
+                registry.settings(plugin, own.as_ref())
+            };
+            registry.inner.parts.runtime.load(&component, &settings_of)
         })
         .await
+    }
+
+    /// What a plugin runs with: what it was deployed with, or the operator's settings as they are now.
+    fn settings(&self, plugin: &str, own: Option<&PluginSettings>) -> PluginSettings {
+        own.or_else(|| self.inner.parts.settings.get(plugin)).cloned().unwrap_or_default()
     }
 
     fn run(&self, factory: Arc<dyn ProcessorFactory>, deployment: &Deployment) -> Runner {
@@ -231,14 +279,21 @@ impl Registry {
             StartFrom::Oldest => parts.engine.log.bounds().trimmed,
             StartFrom::After(position) => Position(position),
         };
-        let own = parts.settings.get(&deployment.plugin).and_then(|settings| settings.on_failure);
-        let on_failure = own.unwrap_or(parts.processors.on_failure);
-        let lost = parts.settings.get(&deployment.plugin).and_then(|settings| settings.on_position_lost);
-        let on_position_lost = lost.unwrap_or(parts.processors.on_position_lost);
+        let (on_failure, on_position_lost) = self.policies(deployment);
         let lanes = deployment.lanes;
         let settings =
             ProcessorSettings { lanes, start, on_failure, on_position_lost, ..parts.processors.clone() };
         Runner::start_counting(&parts.engine, factory, settings, self.counters(&deployment.plugin))
+    }
+
+    /// The settings that a run keeps from its start to its end.
+    fn policies(&self, deployment: &Deployment) -> (FailurePolicy, LostPolicy) {
+        let processors = &self.inner.parts.processors;
+        let own = self.settings(&deployment.plugin, deployment.settings.as_ref());
+        (
+            own.on_failure.unwrap_or(processors.on_failure),
+            own.on_position_lost.unwrap_or(processors.on_position_lost),
+        )
     }
 
     fn counters(&self, plugin: &str) -> Arc<VersionCounters> {
@@ -312,12 +367,20 @@ impl PluginControl for Registry {
 
     fn confirm(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let (registry, plugin) = (self.clone(), plugin.to_owned());
-        self.finish(async move { registry.confirm_now(&plugin).await }).boxed()
+        let confirm = async move {
+            registry.may_change(&plugin)?;
+            registry.confirm_now(&plugin).await
+        };
+        self.finish(confirm).boxed()
     }
 
     fn abandon(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let (registry, plugin) = (self.clone(), plugin.to_owned());
-        self.finish(async move { registry.abandon_now(&plugin).await }).boxed()
+        let abandon = async move {
+            registry.may_change(&plugin)?;
+            registry.abandon_now(&plugin).await
+        };
+        self.finish(abandon).boxed()
     }
 
     fn rollback(
@@ -329,22 +392,38 @@ impl PluginControl for Registry {
     ) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let (registry, plugin, to) = (self.clone(), plugin.to_owned(), to.map(str::to_owned));
         let by = by.to_owned();
-        self.finish(async move { registry.rollback_now(&plugin, to.as_deref(), by, options).await }).boxed()
+        let rollback = async move {
+            registry.may_change(&plugin)?;
+            registry.rollback_now(&plugin, to.as_deref(), by, options).await
+        };
+        self.finish(rollback).boxed()
     }
 
     fn pause(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let (registry, plugin) = (self.clone(), plugin.to_owned());
-        self.finish(async move { registry.pause_now(&plugin).await }).boxed()
+        let pause = async move {
+            registry.may_change(&plugin)?;
+            registry.pause_now(&plugin).await
+        };
+        self.finish(pause).boxed()
     }
 
     fn resume(&self, plugin: &str) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let (registry, plugin) = (self.clone(), plugin.to_owned());
-        self.finish(async move { registry.resume_now(&plugin).await }).boxed()
+        let resume = async move {
+            registry.may_change(&plugin)?;
+            registry.resume_now(&plugin).await
+        };
+        self.finish(resume).boxed()
     }
 
     fn remove(&self, plugin: &str) -> BoxFuture<'_, Result<(), ControlError>> {
         let (registry, plugin) = (self.clone(), plugin.to_owned());
-        self.finish(async move { registry.remove_now(&plugin).await }).boxed()
+        let remove = async move {
+            registry.may_change(&plugin)?;
+            registry.remove_now(&plugin).await
+        };
+        self.finish(remove).boxed()
     }
 
     fn dead_letters(

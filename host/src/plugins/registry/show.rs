@@ -39,7 +39,7 @@ impl Registry {
 
     async fn status_at_hand(&self, plugin: &str) -> Result<PluginStatus, ControlError> {
         let entry = self.entry(plugin)?;
-        let settings = self.inner.parts.settings.get(plugin).cloned().unwrap_or_default();
+        let settings = self.settings(plugin, entry.deployment.settings.as_ref());
         let wanted = entry.manifest.as_ref().map(|manifest| manifest.grants.clone()).unwrap_or_default();
         let refused = entry.last.as_ref().filter(|last| last.state == CandidateState::Refused);
         let mut status = PluginStatus {

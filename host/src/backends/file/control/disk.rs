@@ -116,7 +116,7 @@ pub(super) fn sync_files(files: &[&File]) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync_folder(dir: &Path) -> io::Result<()> {
+pub(in crate::backends::file) fn sync_folder(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -129,7 +129,7 @@ pub(super) fn replace(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<(
 }
 
 /// Makes a folder and what is missing above it, each name durable.
-pub(super) fn make_folder(dir: &Path) -> io::Result<()> {
+pub(in crate::backends::file) fn make_folder(dir: &Path) -> io::Result<()> {
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
@@ -156,7 +156,7 @@ pub(super) fn lock(path: &Path, wait: Duration) -> io::Result<Option<File>> {
 }
 
 /// What a failure here is to callers.
-pub(super) fn failed(path: &Path, error: &io::Error) -> ControlFeedError {
+pub(in crate::backends::file) fn failed(path: &Path, error: &io::Error) -> ControlFeedError {
     let detail = format!("{}: {error}", path.display());
     ControlFeedError::Backend(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => BackendError::DiskFull { detail },

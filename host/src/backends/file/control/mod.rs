@@ -15,7 +15,7 @@
 //! who drops a file needs none. Deliberately absent: watching the folder, which does not work on every file system.
 
 mod board;
-mod disk;
+pub(super) mod disk;
 mod drops;
 mod layout;
 mod log;

@@ -1,0 +1,163 @@
+//! Bringing one version of a plugin: from its artifacts to what serves, or back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::record::{TRIPPED, Trip, Verdict, serving};
+use super::supply::{settings, verify};
+use super::task::{Done, Task};
+use super::trouble::{Hope, Trouble};
+use super::want::{Want, hex};
+use crate::control::{ArtifactRef, Phase, PluginSpec};
+use crate::plugins::{DeployOptions, PluginSettings, PluginStatus};
+
+impl Task {
+    pub(super) async fn bring(
+        &mut self,
+        want: &Want,
+        spec: &PluginSpec,
+        paused: bool,
+        found: Option<PluginStatus>,
+    ) -> Result<Done, Trouble> {
+        let found = match found {
+            // What is there must not go on while its successor is brought.
+            Some(status) if paused && !status.deployment.paused => {
+                Some(self.shared.parts.plugins.pause(&want.plugin).await?)
+            }
+            found => found,
+        };
+        self.serving = found.as_ref().and_then(serving);
+        if let Some(trip) = self.trip(want, spec).await? {
+            return self.go_back(want, &trip, found).await;
+        }
+        if let Some(verdict) = self.verdict(want).await? {
+            self.set_aside(want, &verdict).await?;
+            return Ok(Done::Settled);
+        }
+        let config = match &spec.config {
+            Some(config) => Some(self.fetch(config).await?),
+            None => None,
+        };
+        let operator = self.shared.parts.settings.get(&want.plugin);
+        let settings = settings(spec, config.as_deref(), operator)?;
+        let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
+        let brought = match present {
+            Some(status) => {
+                let since = if status.deployment.paused { self.now() } else { status.deployment.deployed_at };
+                (status, since)
+            }
+            None => {
+                let component = self.prepare(want, spec).await?;
+                (self.deploy(want, spec, paused, settings, component).await?, self.now())
+            }
+        };
+        self.serve(want, spec, paused, brought).await
+    }
+
+    /// Everything that can be done without touching what runs.
+    async fn prepare(&mut self, want: &Want, spec: &PluginSpec) -> Result<Bytes, Trouble> {
+        self.count_try(want);
+        self.reach(want, Phase::Absent).await?;
+        // Before anything is fetched for whoever has not signed it.
+        self.shared.parts.vet.check(&want.plugin, &spec.component, want.issued_at)?;
+        let component = self.fetch(&spec.component).await?;
+        self.reach(want, Phase::Fetched).await?;
+        verify(&spec.component, &component)?;
+        self.shared.pin_wanted(&want.plugin, spec).await?;
+        self.reach(want, Phase::Verified).await?;
+        Ok(component)
+    }
+
+    async fn fetch(&self, artifact: &ArtifactRef) -> Result<Bytes, Trouble> {
+        let news = Self::superseded(self.wants.clone());
+        let content = tokio::select! {
+            content = self.shared.parts.supply.get(artifact) => content?,
+            // The answer is looked at by nobody.
+            () = news => return Err(Trouble::superseded()),
+        };
+        verify(artifact, &content)?;
+        Ok(content)
+    }
+
+    /// The version is deployed; now it runs or not, as it should.
+    async fn serve(
+        &mut self,
+        want: &Want,
+        spec: &PluginSpec,
+        paused: bool,
+        (status, serves_since): (PluginStatus, i64),
+    ) -> Result<Done, Trouble> {
+        let plugins = &self.shared.parts.plugins;
+        let status = match (paused, status.deployment.paused) {
+            (true, false) => plugins.pause(&want.plugin).await?,
+            (false, true) => plugins.resume(&want.plugin).await?,
+            _ => status,
+        };
+        self.shared.pin_active(&want.plugin, spec).await?;
+        let phase = if paused { Phase::Paused } else { Phase::Active };
+        self.arrive(want, phase, Some(&status)).await?;
+        let serves = Done::Serves { status: Box::new(status), since: serves_since };
+        Ok(if paused { Done::Settled } else { serves })
+    }
+
+    /// Takes a version back that trapped too often. All of it is on this host: neither feed nor repository is asked.
+    async fn go_back(
+        &mut self,
+        want: &Want,
+        trip: &Trip,
+        found: Option<PluginStatus>,
+    ) -> Result<Done, Trouble> {
+        // Written down first: a host that ends now goes on with the way back. It is gone without that, too.
+        let written = self.write_trip(want, trip).await;
+        let plugins = Arc::clone(&self.shared.parts.plugins);
+        let is_still = |status: &PluginStatus| status.deployment.deployed_at == trip.deployed_at;
+        if let Some(status) = found.filter(|status| !status.deployment.paused && is_still(status)) {
+            let present = &status.deployment;
+            let history = plugins.history(&want.plugin).await?;
+            let former = history
+                .iter()
+                .find(|other| (&other.digest, &other.settings) != (&present.digest, &present.settings));
+            let options = DeployOptions { no_shadow: true, ..DeployOptions::default() };
+            let back = match former {
+                Some(former) => {
+                    plugins.rollback(&want.plugin, Some(&former.digest), &want.by_breaker(), options).await
+                }
+                // There was none: its events wait for a better one.
+                None => plugins.pause(&want.plugin).await,
+            };
+            let status = match back.map_err(Trouble::from) {
+                Ok(status) => status,
+                Err(trouble) if trouble.hope != Hope::Passes => {
+                    self.report_no_way_back(want, &trouble);
+                    plugins.pause(&want.plugin).await?
+                }
+                Err(trouble) => return Err(trouble),
+            };
+            self.serving = serving(&status);
+        }
+        written?;
+        let reason = format!("its component trapped {} times soon after it took over", trip.tripped.traps);
+        let verdict = Verdict { identity: want.identity(), code: TRIPPED.into(), reason };
+        self.set_aside(want, &verdict).await?;
+        Ok(Done::Settled)
+    }
+
+    fn report_no_way_back(&self, want: &Want, trouble: &Trouble) {
+        tracing::error!(
+            error.kind = trouble.code,
+            error.blame = trouble.blame,
+            plugin.name = want.plugin,
+            reason = trouble.reason,
+            "a version that traps cannot go back to the one before it; the plugin is paused"
+        );
+    }
+}
+
+/// Whether what was deployed is what is wanted, and has been started since the host was.
+fn is_there(status: &PluginStatus, spec: &PluginSpec, settings: &PluginSettings) -> bool {
+    let deployment = &status.deployment;
+    status.manifest.is_some()
+        && deployment.digest == hex(&spec.component.digest)
+        && deployment.settings.as_ref() == Some(settings)
+}

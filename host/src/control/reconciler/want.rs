@@ -1,0 +1,96 @@
+//! What one plugin should be on this host.
+
+use std::collections::BTreeMap;
+
+use crate::control::{Desired, DesiredRow, EventBody, EventId, Kind, PluginSpec, RunState, rollout, wire};
+use crate::plugins::DeployFrom;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    pub(super) plugin: String,
+    pub(super) revision: u64,
+    /// Of one revision there may be two events, of which one holds in the end.
+    pub(super) event: EventId,
+    pub(super) issued_at: i64,
+    /// It is an earlier version.
+    pub(super) rollback: bool,
+    /// What the whole fleet should have of it.
+    pub(super) desired: Desired,
+    pub(super) target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Present {
+        spec: Box<PluginSpec>,
+        paused: bool,
+    },
+    /// Other hosts run it. What was kept of it here stays, paused: labels change, and an event may take them back.
+    Elsewhere,
+    /// Nobody runs it any more, and nothing of it is kept but its tables.
+    Removed,
+}
+
+impl Want {
+    /// None of what is no plugin.
+    pub(super) fn of(row: &DesiredRow, host: &str, labels: &BTreeMap<String, String>) -> Option<Self> {
+        let unsigned = row.event.unsigned();
+        let EventBody::Plugin { plugin, desired } = &unsigned.body else { return None };
+        let target = match (desired.state, rollout::effective_spec(desired, host, labels)) {
+            (RunState::Removed, _) => Target::Removed,
+            (_, None) => Target::Elsewhere,
+            (state, Some(spec)) => {
+                Target::Present { spec: Box::new(spec.clone()), paused: state == RunState::Paused }
+            }
+        };
+        Some(Self {
+            plugin: plugin.clone(),
+            revision: row.revision,
+            event: row.event.id().clone(),
+            issued_at: unsigned.issued_at,
+            rollback: unsigned.kind == Kind::RolledBack,
+            desired: desired.clone(),
+            target,
+        })
+    }
+
+    /// What a verdict is about: this version, as this event asks for it. It is the same after a restart.
+    pub(super) fn identity(&self) -> String {
+        let spec = match &self.target {
+            Target::Present { spec, .. } => spec_digest(spec),
+            Target::Elsewhere | Target::Removed => String::new(),
+        };
+        format!("{} {spec}", self.event)
+    }
+
+    /// How deployments say that this one brought them.
+    pub(super) fn by(&self) -> String {
+        format!("feed: {}", self.event)
+    }
+
+    /// How the way back says on whose account it is.
+    pub(super) fn by_breaker(&self) -> String {
+        format!("feed: breaker, {}", self.event)
+    }
+}
+
+/// Names a version with its configuration and all that bounds it.
+pub(super) fn spec_digest(spec: &PluginSpec) -> String {
+    wire::digest_text(&serde_json::to_vec(spec).unwrap_or_default())
+}
+
+/// The digits of a spec's component, which is how plugins name digests.
+pub(super) fn hex(digest: &str) -> &str {
+    digest.strip_prefix("sha256:").unwrap_or(digest)
+}
+
+/// Where a first deploy begins; `check` has let nothing else through.
+pub(super) fn from(spec: &PluginSpec) -> DeployFrom {
+    match spec.from.as_str() {
+        "tail" => DeployFrom::Tail,
+        other => match other.strip_prefix("after:").and_then(|position| position.parse().ok()) {
+            Some(position) => DeployFrom::After(position),
+            None => DeployFrom::Oldest,
+        },
+    }
+}

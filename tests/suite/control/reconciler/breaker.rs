@@ -1,0 +1,146 @@
+//! Claims about versions that trap soon after they took over: this host goes back by itself.
+
+use millrace::control::rollout::{Gate, Plan, Progress, RolloutState, Wave};
+use millrace_tests::control::id;
+
+use super::*;
+
+fn scene() -> Scene {
+    let mut scene = Scene::new();
+    scene.options.breaker_poll = Duration::from_millis(1);
+    scene
+}
+
+/// `board 1` runs, and `board 2` has just taken over.
+async fn taken_over() -> Scene {
+    let mut scene = scene();
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    scene.deploy("board 2", 2).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    scene
+}
+
+#[tokio::test]
+async fn a_version_that_traps_goes_back_while_feed_and_repository_are_away() {
+    let mut scene = taken_over().await;
+    scene.supply.set_away(true);
+    let gets = scene.supply.gets();
+    let traps = scene.options.breaker.traps;
+    scene.plugins.trap("board", traps - 1);
+    scene.deploy("other 1", 1).await;
+    scene.hindered("other", "storage_failed").await;
+    assert_eq!(scene.now("board"), runs("2"), "that is not too often");
+    scene.plugins.trap("board", 1);
+    let row = scene.reaches("board", 2, Phase::Quarantined).await;
+    let (code, reason) = row.reason.clone().unwrap();
+    assert_eq!(code, "breaker_tripped");
+    assert!(reason.contains(&format!("trapped {traps} times")), "{reason}");
+    let first = component("board", b"board 1").digest;
+    scene.until("board", "the one before serves", |row| row.unwrap().serving.as_ref() == Some(&first)).await;
+    assert_eq!(scene.now("board"), runs("1"));
+    let deployment = scene.plugins.deployment("board").unwrap();
+    assert!(deployment.rollback && deployment.deployed_by.starts_with("feed: breaker, evt_"));
+
+    // It is not tried again, by whom and how often it is looked at.
+    for _ in 0..2 {
+        scene.kill().await;
+        scene.plugins.calls();
+        scene.start();
+        scene.until("other", "it is looked at", |row| row.unwrap().attempts > 2).await;
+        let calls = scene.plugins.calls();
+        assert!(calls.is_empty(), "{calls:?}");
+        assert_eq!(scene.now("board"), runs("1"));
+    }
+    assert!(scene.supply.gets() > gets, "only for the other one");
+    // A newer revision may have it.
+    scene.supply.set_away(false);
+    scene.deploy("board 2", 3).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("2"));
+}
+
+#[tokio::test]
+async fn the_next_wave_of_the_same_rollout_does_not_bring_back_what_tripped() {
+    let mut scene = scene();
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    let wave = Wave { labels: BTreeMap::new(), percent: 100, soak_s: 0 };
+    let plan = Plan { waves: vec![wave.clone(), wave], gate: Gate::default(), automatic: false };
+    let rollout = |number, wave, progress| RolloutState {
+        id: id(number).to_string(),
+        plan: plan.clone(),
+        wave,
+        progress,
+    };
+    let (new, old) = (scene.spec("board 2"), scene.spec("board 1"));
+    let rolling =
+        |rollout| Desired { stable: Some(old.clone()), rollout: Some(rollout), ..running(new.clone()) };
+    scene.apply(about("board", Kind::Deployed, rolling(rollout(70, 0, Progress::Running)), 2)).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 2).await, "breaker_tripped");
+    scene.apply(about("board", Kind::RolloutAdvanced, rolling(rollout(70, 1, Progress::Running)), 3)).await;
+    assert_eq!(scene.set_aside("board", 3).await, "breaker_tripped");
+    assert_eq!(scene.now("board"), runs("1"));
+    scene.apply(about("board", Kind::Deployed, rolling(rollout(71, 0, Progress::Running)), 4)).await;
+    scene.reaches("board", 4, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("2"));
+}
+
+#[tokio::test]
+async fn a_configuration_that_makes_it_trap_goes_back_alone() {
+    let mut scene = scene();
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    let config = br#"{"mode":"bad"}"#;
+    scene.supply.put(config);
+    let spec = PluginSpec { config: Some(component("board", config)), ..scene.spec("board 1") };
+    scene.apply(about("board", Kind::ConfigChanged, running(spec), 2)).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 2).await, "breaker_tripped");
+    let settings = || scene.plugins.deployment("board").unwrap().settings.unwrap();
+    assert!(settings().config.is_empty(), "the settings of the one before");
+    // Saying so for everybody changes nothing here, and it is as it should be.
+    scene.plugins.calls();
+    scene.deploy("board 1", 3).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    assert_eq!((scene.plugins.calls(), settings().config.len()), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_version_without_one_before_it_is_paused() {
+    let mut scene = scene();
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 1).await, "breaker_tripped");
+    scene.until("board", "nothing serves", |row| row.unwrap().serving.is_none()).await;
+    assert_eq!(scene.now("board"), stands("1"));
+    scene.deploy("board 2", 2).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("2"));
+}
+
+#[tokio::test]
+async fn traps_of_the_version_before_are_not_held_against_the_new_one() {
+    let mut scene = scene();
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps - 1);
+    scene.deploy("board 2", 2).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps - 1);
+    // Everything that has been asked for before is looked at by then.
+    scene.deploy("board 3", 3).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("3"));
+    let calls = scene.plugins.calls();
+    assert_eq!(calls, ["deploy board 1", "deploy board 2", "deploy board 3"]);
+}
