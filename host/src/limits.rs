@@ -365,6 +365,10 @@ pub const GUEST_HTTP_HEADER_BYTES_MAX: usize = 32 << 10;
 pub const GUEST_HTTP_CHUNK_BYTES_MAX: usize = 16 << 10;
 /// How often a watched plugins directory is looked at. A file must look the same twice before it is taken.
 pub const PLUGINS_POLL: Duration = Duration::from_millis(500);
+/// The longest wait before a file is tried again that the host could not deal with. It begins with one look and doubles.
+pub const PLUGINS_RETRY_MAX: Duration = Duration::from_secs(60);
+/// After which something may be tried again for which the plugin store has failed.
+pub const PLUGIN_STORAGE_RETRY: Duration = Duration::from_secs(5);
 /// Plugins that a start loads at once, for each core: while one reads its file another is verified. The rest wait.
 pub const PLUGIN_LOADS_PER_CORE: usize = 2;
 /// Plugins that have given their code back after which the heap's free pages go back to the kernel, and how long

@@ -10,6 +10,7 @@ mod list;
 mod many;
 mod model;
 mod rights;
+mod settling;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@
 //! `rules` decides and `record` is what it decides on; a [`ChannelStore`] carries it out in its transaction; `router`
 //! is what clients call; `tail` wakes those who follow.
 
+mod assign;
 mod bell;
 mod causal;
 mod counts;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::assign::{assign, assign_channel};
 use super::cursor::Incarnation;
 use super::entry::{Entry, EntryType, NewEntry};
 use super::error::ChannelError;
@@ -271,25 +272,19 @@ fn apply(view: &mut ProcessView, change: Change, now: Micros, limits: &ChannelLi
     let changed = match change {
         Change::AddChannel { channel, exists_ok } => add_channel(view, channel, exists_ok, now, limits)?,
         Change::Assign(executor) => {
-            assign(view, Some(&executor));
+            assign(view, Some(&executor))?;
             true
         }
         Change::Unassign => {
             let assigned =
                 view.process.executor.is_some() || view.channels.iter().any(|c| c.executor.is_some());
             if assigned {
-                assign(view, None);
+                assign(view, None)?;
             }
             assigned
         }
         Change::AssignChannel { channel, executor } => {
-            let name = &view.process.name;
-            let found = view.channels.iter_mut().find(|known| known.name == channel);
-            let found = found.ok_or_else(|| unknown_channel(name, &channel))?;
-            let process = Arc::make_mut(&mut view.process);
-            process.epoch += 1;
-            let found = Arc::make_mut(found);
-            (found.executor, found.epoch) = (executor, process.epoch);
+            assign_channel(view, &channel, executor)?;
             true
         }
         Change::Observe(observers) => {
@@ -307,16 +302,6 @@ fn apply(view: &mut ProcessView, change: Change, now: Micros, limits: &ChannelLi
         Arc::make_mut(&mut view.process).version += 1;
     }
     Ok(changed)
-}
-
-fn assign(view: &mut ProcessView, executor: Option<&Party>) {
-    let process = Arc::make_mut(&mut view.process);
-    process.epoch += 1;
-    process.executor = executor.cloned();
-    for channel in &mut view.channels {
-        let channel = Arc::make_mut(channel);
-        (channel.executor, channel.epoch) = (executor.cloned(), process.epoch);
-    }
 }
 
 /// Refuses whoever may not remove a process: that is for its submitter.

@@ -36,30 +36,75 @@ impl fmt::Debug for Tails {
     }
 }
 
+/// All channels of a process are in the same one.
 #[derive(Debug)]
 struct Shard {
-    channels: HashMap<ChannelId, Arc<Live>>,
+    /// Never without channels.
+    processes: HashMap<ProcessId, Vec<Arc<Live>>>,
+    channels: usize,
     /// As many as this are looked through; never so often that it costs each channel much.
     full: usize,
 }
 
 impl Default for Shard {
     fn default() -> Self {
-        Self { channels: HashMap::new(), full: FULL }
+        Self { processes: HashMap::new(), channels: 0, full: FULL }
     }
 }
 
 impl Shard {
     fn make_room(&mut self) {
-        if self.channels.len() < self.full {
+        if self.channels < self.full {
             return;
         }
         // Who asks for channels that are not there pushes out none that is.
-        self.channels.retain(|_, live| live.is_used() || live.head().is_some());
-        if self.channels.len() > FULL / 4 * 3 {
-            self.channels.retain(|_, live| live.is_used());
+        self.retain(|live| live.is_used() || live.head().is_some());
+        if self.channels > FULL / 4 * 3 {
+            self.retain(Live::is_used);
         }
-        self.full = FULL.max(self.channels.len() * 2);
+        self.full = FULL.max(self.channels * 2);
+    }
+
+    fn retain(&mut self, mut keeps: impl FnMut(&Arc<Live>) -> bool) {
+        let mut channels = 0;
+        self.processes.retain(|_, of_process| {
+            of_process.retain(&mut keeps);
+            channels += of_process.len();
+            !of_process.is_empty()
+        });
+        self.channels = channels;
+    }
+
+    fn find(&self, id: &ChannelId) -> Option<&Arc<Live>> {
+        self.processes.get(&id.process)?.iter().find(|live| live.id.name == id.name)
+    }
+
+    /// Whatever was there under its name is there no more.
+    fn insert(&mut self, live: Arc<Live>) {
+        self.remove(&live.id);
+        self.channels += 1;
+        match self.processes.get_mut(&live.id.process) {
+            Some(of_process) => of_process.push(live),
+            // Most have one channel in use.
+            None => drop(self.processes.insert(live.id.process.clone(), vec![live])),
+        }
+    }
+
+    fn remove(&mut self, id: &ChannelId) -> Option<Arc<Live>> {
+        let of_process = self.processes.get_mut(&id.process)?;
+        let at = of_process.iter().position(|live| live.id.name == id.name)?;
+        let gone = of_process.swap_remove(at);
+        if of_process.is_empty() {
+            self.processes.remove(&id.process);
+        }
+        self.channels -= 1;
+        Some(gone)
+    }
+
+    fn remove_all(&mut self, id: &ProcessId) -> Vec<Arc<Live>> {
+        let gone = self.processes.remove(id).unwrap_or_default();
+        self.channels -= gone.len();
+        gone
     }
 }
 
@@ -101,15 +146,18 @@ pub(crate) enum Seen {
 }
 
 impl Tails {
-    fn shard(&self, id: &ChannelId) -> MutexGuard<'_, Shard> {
-        let at = usize::try_from(self.hasher.hash_one(id) % SHARDS as u64).unwrap_or_default();
-        self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: &ProcessId) -> MutexGuard<'_, Shard> {
+        self.shards[self.place(id)].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, id: &ProcessId) -> usize {
+        usize::try_from(self.hasher.hash_one(id) % SHARDS as u64).unwrap_or_default()
     }
 
     /// A channel that is in use from now on. What is committed from here on it is told.
     pub(crate) fn attach(&self, id: &ChannelId) -> Arc<Live> {
-        let mut shard = self.shard(id);
-        if let Some(live) = shard.channels.get(id).filter(|live| !live.is_removed()) {
+        let mut shard = self.shard(&id.process);
+        if let Some(live) = shard.find(id).filter(|live| !live.is_removed()) {
             return Arc::clone(live);
         }
         shard.make_room();
@@ -120,12 +168,12 @@ impl Tails {
             subscribers: AtomicUsize::new(0),
         };
         let live = Arc::new(live);
-        shard.channels.insert(id.clone(), Arc::clone(&live));
+        shard.insert(Arc::clone(&live));
         live
     }
 
     pub(crate) fn find(&self, id: &ChannelId) -> Option<Arc<Live>> {
-        self.shard(id).channels.get(id).cloned()
+        self.shard(&id.process).find(id).cloned()
     }
 
     /// Entries were committed to a channel. In the order of their positions. Whether somebody follows it here.
@@ -147,9 +195,9 @@ impl Tails {
     /// A channel is of a process that is gone, as the store says: what is told of the next one of its name is not for who
     /// uses it now.
     pub(super) fn retire(&self, live: &Arc<Live>) {
-        let mut shard = self.shard(&live.id);
-        if shard.channels.get(&live.id).is_some_and(|known| Arc::ptr_eq(known, live)) {
-            shard.channels.remove(&live.id);
+        let mut shard = self.shard(&live.id.process);
+        if shard.find(&live.id).is_some_and(|known| Arc::ptr_eq(known, live)) {
+            shard.remove(&live.id);
         }
         drop(shard);
         live.remove();
@@ -159,7 +207,7 @@ impl Tails {
     pub(crate) fn removed(&self, id: &ProcessId, channels: &[ChannelName]) {
         for name in channels {
             let of = ChannelId { process: id.clone(), name: name.clone() };
-            let gone = self.shard(&of).channels.remove(&of);
+            let gone = self.shard(id).remove(&of);
             if let Some(live) = gone {
                 live.remove();
             }
@@ -168,22 +216,17 @@ impl Tails {
 
     /// A process is gone with its channels, whichever they were.
     pub(crate) fn all_removed(&self, id: &ProcessId) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.channels.retain(|channel, live| {
-                if channel.process == *id {
-                    live.remove();
-                }
-                channel.process != *id
-            });
+        let gone = self.shard(id).remove_all(id);
+        for live in gone {
+            live.remove();
         }
     }
 
     /// Somebody else has changed a channel: it is answered if somebody uses it now. Otherwise what is known of it is
     /// forgotten, and read again by whoever uses it next.
     pub(crate) fn outdate(&self, id: &ChannelId) -> Option<Arc<Live>> {
-        let shard = self.shard(id);
-        let live = shard.channels.get(id)?;
+        let shard = self.shard(&id.process);
+        let live = shard.find(id)?;
         if live.is_used() {
             return Some(Arc::clone(live));
         }
@@ -195,9 +238,10 @@ impl Tails {
     pub(crate) fn outdate_all(&self) -> Vec<ChannelId> {
         let mut used = Vec::new();
         for shard in &self.shards {
-            for (id, live) in &shard.lock().unwrap_or_else(PoisonError::into_inner).channels {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for live in shard.processes.values().flatten() {
                 if live.is_used() {
-                    used.push(id.clone());
+                    used.push(live.id.clone());
                 } else {
                     live.forget();
                 }
@@ -209,7 +253,7 @@ impl Tails {
     pub fn len(&self) -> usize {
         let count = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.channels.len()
+            shard.channels
         };
         self.shards.iter().map(count).sum()
     }
@@ -417,6 +461,35 @@ mod tests {
             known(&tails, &id(&format!("later-{n}")), &head);
         }
         assert!(tails.len() <= CHANNEL_TAILS_IDLE_MAX, "{}", tails.len());
+    }
+
+    /// Others are not even looked at: they may be locked meanwhile.
+    #[test]
+    fn a_process_that_goes_takes_its_own_channels_alone() {
+        let (tails, head) = (Arc::new(Tails::default()), head());
+        let ids =
+            ["talk", "side"].map(|name| ChannelId { name: ChannelName::new(name).unwrap(), ..id("job") });
+        let gone = ids.each_ref().map(|id| tails.attach(id));
+        let others: Vec<_> = (0..100).map(|n| tails.attach(&id(&format!("other-{n}")))).collect();
+        gone.iter().chain(&others).for_each(|live| live.read(&head));
+        let place = tails.place(&ids[0].process);
+        let locked: Vec<_> =
+            (0..SHARDS).filter(|at| *at != place).map(|at| tails.shards[at].lock()).collect();
+        let (done, ended) = std::sync::mpsc::sync_channel(1);
+        let (removes, process) = (Arc::clone(&tails), ids[0].process.clone());
+        let removing = std::thread::spawn(move || {
+            removes.all_removed(&process);
+            done.send(()).unwrap();
+        });
+        ended.recv_timeout(std::time::Duration::from_secs(30)).expect("it waits for nobody else's");
+        drop(locked);
+        removing.join().unwrap();
+        assert!(gone.iter().all(|live| live.is_removed()));
+        assert!(ids.iter().all(|id| tails.find(id).is_none()));
+        assert!(others.iter().all(|live| !live.is_removed() && tails.find(&live.id).is_some()));
+        assert_eq!(tails.len(), others.len());
+        // Of the next process of its name everything is new.
+        assert!(!tails.attach(&ids[0]).is_removed());
     }
 
     #[test]

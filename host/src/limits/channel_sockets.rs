@@ -20,6 +20,9 @@ pub const CHANNEL_SOCKET_APPENDS_MAX: usize = 256;
 /// waits, as it does for a slow network, and none is refused.
 pub const CHANNEL_SOCKET_APPENDS_READ_MAX: usize = 1_024;
 pub const CHANNEL_SOCKET_APPEND_BYTES: usize = 16 << 20;
+/// Senders of one WebSocket of which it is known that an append was refused, so that no `end` closes their half without it.
+/// Of more the oldest are forgotten.
+pub const CHANNEL_SOCKET_REFUSALS_MAX: usize = 256;
 /// Subscriptions of one WebSocket that are opened at once. Others wait for their turn.
 pub const CHANNEL_SOCKET_OPENS_MAX: usize = 4;
 /// Reads of the store that are under way for one WebSocket, and the bytes of each; an entry may be larger. With them, and

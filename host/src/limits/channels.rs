@@ -10,6 +10,8 @@ pub const PARTY_BYTES_MAX: usize = 256;
 pub const PROCESSES_MAX: usize = 100_000;
 /// Channels of one process. One more is refused.
 pub const CHANNELS_MAX: usize = 100;
+/// Epochs of a process: each assignment begins one. After the last, rights are taken and no more are given.
+pub const PROCESS_EPOCHS_MAX: u32 = u32::MAX;
 /// Parties that may read a process without taking part.
 pub const PROCESS_OBSERVERS_MAX: usize = 32;
 /// Largest payload of one entry. Larger is refused.
@@ -137,13 +139,22 @@ const _: () = assert!(
 );
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
-/// Entries and bytes that were appended to channels and lie in runs: what is beyond is settled, oldest first.
-pub const CHANNEL_UNSETTLED_ENTRIES_MAX: usize = 16_384;
+/// Bytes that were appended to channels and lie in runs, and what each entry counts beside its own: it is a row to be
+/// written. What is beyond is settled, oldest first.
 pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 16 << 20;
+pub const CHANNEL_UNSETTLED_ENTRY_BYTES: usize = 1 << 10;
 /// What a transaction appends to one channel goes into a run up to so many bytes. More is settled at once, since it would
 /// be written twice and gain nothing.
 pub const CHANNEL_RUN_BYTES_MAX: usize = 64 << 10;
-/// About how many entries are settled in one transaction.
-pub const CHANNEL_RUN_SHARE: usize = 256;
+/// How much of that is settled in one transaction: one entry more at most, or twice what the transaction appends. Only what
+/// changes a channel itself settles all that it has.
+pub const CHANNEL_SETTLE_BYTES: usize = 256 << 10;
 /// Transactions of that kind that a look of the store's keeper asks for.
 pub const CHANNEL_SETTLE_ROUNDS: usize = 16;
+/// The most looks that it leaves out after such transactions have failed.
+pub const CHANNEL_SETTLE_PAUSE_MAX: u32 = 32;
+
+const _: () = assert!(
+    CHANNEL_SETTLE_BYTES * CHANNEL_SETTLE_ROUNDS <= CHANNEL_UNSETTLED_BYTES_MAX,
+    "one look of the keeper is not more than there may be"
+);

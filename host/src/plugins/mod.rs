@@ -56,6 +56,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
+use crate::limits::PLUGIN_STORAGE_RETRY;
 /// What a plugin says of itself, which its status shows, and what a candidate may be held to.
 pub use crate::processors::{CodeState, Expect, Manifest, Measures, ShadowFault};
 /// What a version did, and how it compared.
@@ -276,7 +277,11 @@ impl Classify for PluginError {
     }
 
     fn retry(&self) -> Retry {
-        Retry::Never
+        match self {
+            // A disk that is full, busy or failing may be better soon. Nothing else changes by itself.
+            Self::Storage { .. } => Retry::After(PLUGIN_STORAGE_RETRY),
+            _ => Retry::Never,
+        }
     }
 
     fn blame(&self) -> Blame {

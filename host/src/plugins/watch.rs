@@ -13,12 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{DeployFrom, DeployOptions, DeployRequest, PluginControl};
 use crate::error::{Classify, Retry};
-use crate::limits::{COMPONENT_BYTES_MAX, PLUGINS_POLL};
+use crate::limits::{COMPONENT_BYTES_MAX, PLUGINS_POLL, PLUGINS_RETRY_MAX};
 
 /// How a deployment by a watched file begins to say so.
 pub(super) const BY_DIRECTORY: &str = "directory: ";
@@ -29,6 +30,8 @@ pub struct DirectoryWatcher {
     dir: PathBuf,
     interval: Duration,
     seen: BTreeMap<PathBuf, Seen>,
+    /// Files that are tried again.
+    pauses: BTreeMap<PathBuf, Pause>,
     /// Why the folder could not be read at the last look.
     unreadable: Option<ErrorKind>,
 }
@@ -43,9 +46,31 @@ struct Seen {
     taken: bool,
 }
 
+/// After a try that may do better next time.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    wait: Duration,
+    until: Instant,
+}
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// It is dealt with until it changes.
+    Done,
+    /// The host could not deal with it just now.
+    Later,
+}
+
 impl DirectoryWatcher {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), interval: PLUGINS_POLL, seen: BTreeMap::new(), unreadable: None }
+        Self {
+            dir: dir.into(),
+            interval: PLUGINS_POLL,
+            seen: BTreeMap::new(),
+            pauses: BTreeMap::new(),
+            unreadable: None,
+        }
     }
 
     #[must_use]
@@ -60,9 +85,14 @@ impl DirectoryWatcher {
     pub async fn run(mut self, control: Arc<dyn PluginControl>, cancel: CancellationToken) {
         loop {
             for path in self.look() {
-                let taken = deploy(&*control, &path).await;
-                if let Some(seen) = self.seen.get_mut(&path) {
-                    seen.taken = taken;
+                let before = self.pauses.remove(&path);
+                let wait = next_wait(before.map(|pause| pause.wait), self.interval);
+                let taken = deploy(&*control, &path, wait).await;
+                if taken == Taken::Later
+                    && let Some(seen) = self.seen.get_mut(&path)
+                {
+                    seen.taken = false;
+                    self.pauses.insert(path, Pause { wait, until: Instant::now() + wait });
                 }
             }
             tokio::select! {
@@ -100,21 +130,30 @@ impl DirectoryWatcher {
             if let Some(before) = self.seen.get(&path)
                 && *before == (Seen { taken: before.taken, ..now })
             {
-                now.taken = true;
-                if !before.taken {
+                let pauses = self.pauses.get(&path).is_some_and(|pause| pause.until > Instant::now());
+                now.taken = before.taken || !pauses;
+                if !before.taken && !pauses {
                     ready.push(path.clone());
                 }
+            } else {
+                self.pauses.remove(&path);
             }
             found.insert(path, now);
         }
         self.seen = found;
+        self.pauses.retain(|path, _| self.seen.contains_key(path));
         ready.sort();
         ready
     }
 }
 
-/// Answers whether the file is dealt with.
-async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
+/// A look first, and then twice as long each time.
+fn next_wait(before: Option<Duration>, interval: Duration) -> Duration {
+    before.map_or(interval, |before| before * 2).min(PLUGINS_RETRY_MAX)
+}
+
+/// Where it is worth another try, that is after a wait.
+async fn deploy(control: &dyn PluginControl, path: &Path, wait: Duration) -> Taken {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let component = match fs::metadata(path) {
         Ok(meta) if meta.len() > COMPONENT_BYTES_MAX as u64 => {
@@ -126,13 +165,14 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
                 component_bytes_max = COMPONENT_BYTES_MAX,
                 "the component is too large"
             );
-            return true;
+            return Taken::Done;
         }
         _ => match tokio::fs::read(path).await {
             Ok(component) => component,
+            // It is not looked for any more once it is gone.
             Err(error) => {
-                warn!(error.kind = "component_unreadable", error.blame = "host", file, %error, "the component cannot be read");
-                return true;
+                warn!(error.kind = "component_unreadable", error.blame = "host", file, %error, ?wait, "the component cannot be read; it is tried again");
+                return Taken::Later;
             }
         },
     };
@@ -149,11 +189,15 @@ async fn deploy(control: &dyn PluginControl, path: &Path) -> bool {
     match control.deploy(request).await {
         Ok(status) => {
             info!(file, plugin.name = status.name, plugin.version = status.deployment.version, "plugin runs");
-            true
+            Taken::Done
+        }
+        Err(error) if error.retry() == Retry::Never => {
+            warn!(file, %error, error.kind = error.code(), error.blame = error.blame().as_str(), "component refused");
+            Taken::Done
         }
         Err(error) => {
-            warn!(file, %error, error.kind = error.code(), error.blame = error.blame().as_str(), "component refused");
-            error.retry() == Retry::Never
+            warn!(file, %error, error.kind = error.code(), error.blame = error.blame().as_str(), ?wait, "the component could not be deployed; it is tried again");
+            Taken::Later
         }
     }
 }
@@ -176,6 +220,39 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let mut waits = vec![next_wait(None, PLUGINS_POLL)];
+        while waits.last().is_some_and(|last| *last < PLUGINS_RETRY_MAX) {
+            waits.push(next_wait(waits.last().copied(), PLUGINS_POLL));
+        }
+        assert_eq!(waits[..4], [1, 2, 4, 8].map(|times| times * PLUGINS_POLL));
+        assert_eq!(next_wait(waits.last().copied(), PLUGINS_POLL), PLUGINS_RETRY_MAX);
+    }
+
+    #[test]
+    fn a_file_that_is_tried_again_rests_until_its_wait_is_over_or_it_changes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a.wasm");
+        fs::write(&path, "one").expect("ours");
+        let mut watcher = DirectoryWatcher::new(dir.path());
+        let later = |watcher: &mut DirectoryWatcher, wait: Duration| {
+            watcher.seen.get_mut(&path).expect("it was seen").taken = false;
+            watcher.pauses.insert(path.clone(), Pause { wait, until: Instant::now() + wait });
+        };
+        assert_eq!((watcher.look().len(), watcher.look().len()), (0, 1));
+        later(&mut watcher, PLUGINS_RETRY_MAX);
+        assert_eq!((watcher.look().len(), watcher.look().len()), (0, 0));
+        later(&mut watcher, Duration::ZERO);
+        assert_eq!((watcher.look().len(), watcher.look().len()), (1, 0));
+        later(&mut watcher, PLUGINS_RETRY_MAX);
+        fs::write(&path, "another").expect("ours");
+        assert_eq!((watcher.look().len(), watcher.look().len()), (0, 1));
+        later(&mut watcher, PLUGINS_RETRY_MAX);
+        fs::remove_file(&path).expect("ours");
+        assert!(watcher.look().is_empty() && watcher.pauses.is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bounds;
 mod follow;
 mod lives;
 mod read;
+mod refused;
 mod settings;
 
 use millrace::channels::ChannelLimits;

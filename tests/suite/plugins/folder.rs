@@ -18,11 +18,11 @@ use millrace::processors::{Resolved, Verdict};
 use millrace_tests::until;
 use tokio_util::sync::CancellationToken;
 
-/// Notes what it is asked to deploy and refuses it; the first time with an error that may pass.
+/// Notes what it is asked to deploy and refuses it, at first with errors that may pass.
 #[derive(Debug, Default)]
 struct Refuser {
     deploys: Mutex<Vec<(String, usize)>>,
-    busy_at_first: bool,
+    passing: Vec<ControlError>,
 }
 
 impl Refuser {
@@ -50,12 +50,9 @@ impl PluginControl for Refuser {
 
     fn deploy(&self, request: DeployRequest) -> BoxFuture<'_, Result<PluginStatus, ControlError>> {
         let mut deploys = self.deploys.lock().expect("test");
+        let lasting = || PluginError::NotAComponent { detail: "told so".into() }.into();
+        let error = self.passing.get(deploys.len()).cloned().unwrap_or_else(lasting);
         deploys.push((request.by, request.component.len()));
-        let error = if self.busy_at_first && deploys.len() == 1 {
-            BackendError::Closed.into()
-        } else {
-            PluginError::NotAComponent { detail: "told so".into() }.into()
-        };
         async { Err(error) }.boxed()
     }
 
@@ -222,7 +219,21 @@ async fn a_refused_or_too_large_file_is_reported_once() {
 async fn a_file_that_the_host_was_too_busy_for_is_tried_again() {
     let (dir, _) = folder();
     put(dir.path(), "a.wasm", b"good");
-    let control = Arc::new(Refuser { busy_at_first: true, ..Refuser::default() });
+    let control = Arc::new(Refuser { passing: vec![BackendError::Closed.into()], ..Refuser::default() });
     watch(dir.path(), Arc::clone(&control), |deploys| deploys.len() >= 2).await;
     assert_eq!(control.deploys().len(), 2, "once more, and then it is dealt with");
+}
+
+#[tokio::test]
+async fn a_file_is_tried_again_for_as_long_as_storage_fails_and_given_up_for_what_does_not_pass() {
+    let (dir, _) = folder();
+    put(dir.path(), "a.wasm", b"good");
+    let full = ControlError::from(PluginError::Storage { detail: "no space left on device".into() });
+    let control = Arc::new(Refuser { passing: vec![full; 4], ..Refuser::default() });
+    let looks = std::sync::atomic::AtomicU32::new(0);
+    watch(dir.path(), Arc::clone(&control), |deploys| {
+        deploys.len() >= 5 && looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 50
+    })
+    .await;
+    assert_eq!(control.deploys().len(), 5);
 }

@@ -5,12 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::channel_reads::load_process;
-use super::channel_runs::{Fresh, Unsettled};
+use super::channel_runs::Fresh;
+use super::channel_unsettled::Unsettled;
 use super::committer::Committer;
 use super::shared::to_json;
 use crate::channels::{
     Channel, ChannelId, ChannelName, Entry, Head, ProcessId, ProcessView, Tails, count_written,
 };
+use crate::event::Position;
 use crate::limits::CHANNEL_RECORDS_CACHED_MAX;
 
 #[derive(Debug, Default)]
@@ -50,8 +52,8 @@ impl Open {
 enum Told {
     /// With the channel's number.
     Appended(ChannelId, i64, Head, Vec<Arc<Entry>>),
-    /// Its entries up to here are settled.
-    Settled(ChannelId),
+    /// Its entries up to there are settled.
+    Settled(ChannelId, Position),
     Changed(ProcessId, ProcessView),
     /// With its channels.
     Removed(ProcessId, Vec<ChannelName>),
@@ -61,9 +63,8 @@ enum Told {
 #[derive(Debug, Default)]
 struct Lately {
     entries: Vec<Arc<Entry>>,
-    /// How many of them are settled, and whether the channel was.
-    settled: usize,
-    is_settled: bool,
+    /// Up to where this transaction has settled it.
+    until: Position,
 }
 
 #[derive(Debug)]
@@ -73,8 +74,8 @@ struct Savepoint {
     by_processors: (u64, u64),
     /// Processes as they were before their first append since.
     before: HashMap<ProcessId, Open>,
-    /// Channels as they were: how many entries, how many of them settled, and whether it was.
-    lately: HashMap<ChannelId, (usize, usize, bool)>,
+    /// Channels as they were: how many entries, and up to where they were settled.
+    lately: HashMap<ChannelId, (usize, Position)>,
 }
 
 impl Book {
@@ -94,7 +95,7 @@ impl Book {
                     }
                     tails.appended(&id, head, &entries);
                 }
-                (Told::Settled(id), _) => unsettled.settled(&id),
+                (Told::Settled(id, until), _) => unsettled.settled(&id, until),
                 (Told::Changed(id, view), _) => tails.changed(&id, &view),
                 (Told::Removed(id, channels), _) => {
                     unsettled.removed(&id);
@@ -133,10 +134,10 @@ impl Book {
         self.dirty.truncate(savepoint.dirty);
         self.by_processors = savepoint.by_processors;
         self.open.extend(savepoint.before);
-        for (id, (entries, settled, is_settled)) in savepoint.lately {
+        for (id, (entries, until)) in savepoint.lately {
             if let Some(lately) = self.lately.get_mut(&id) {
                 lately.entries.truncate(entries);
-                (lately.settled, lately.is_settled) = (settled, is_settled);
+                lately.until = until;
             }
         }
     }
@@ -150,7 +151,7 @@ impl Book {
         if let Some(savepoint) = &mut self.savepoint
             && !savepoint.lately.contains_key(id)
         {
-            let before = (lately.entries.len(), lately.settled, lately.is_settled);
+            let before = (lately.entries.len(), lately.until);
             savepoint.lately.insert(id.clone(), before);
         }
         lately
@@ -205,27 +206,30 @@ impl Book {
         self.told.push(Told::Appended(id.clone(), number, head, entries));
     }
 
-    /// All of its entries lie in their table.
-    pub(super) fn note_settled(&mut self, id: &ChannelId) {
+    /// Its entries up to there lie in their table.
+    pub(super) fn note_settled(&mut self, id: &ChannelId, until: Position) {
         let lately = self.lately(id);
-        (lately.settled, lately.is_settled) = (lately.entries.len(), true);
-        self.told.push(Told::Settled(id.clone()));
+        lately.until = lately.until.max(until);
+        self.told.push(Told::Settled(id.clone(), until));
     }
 
-    /// Whether it was settled in this transaction.
-    pub(super) fn is_settled(&self, id: &ChannelId) -> bool {
-        self.lately.get(id).is_some_and(|lately| lately.is_settled)
+    /// Up to where it was settled in this transaction.
+    pub(super) fn settled_until(&self, id: &ChannelId) -> Position {
+        self.lately.get(id).map_or(Position::START, |lately| lately.until)
     }
 
-    /// Channels that need no runs any more: those that were settled, and those that are gone.
-    pub(super) fn settled(&self) -> HashSet<ChannelId> {
-        let mut settled = HashSet::new();
+    /// Up to where channels need no runs any more: those that were settled, and those that are gone.
+    pub(super) fn settled(&self) -> HashMap<ChannelId, Position> {
+        let mut settled: HashMap<ChannelId, Position> = HashMap::new();
         for told in &self.told {
             match told {
-                Told::Settled(id) => drop(settled.insert(id.clone())),
+                Told::Settled(id, until) => {
+                    let known = settled.entry(id.clone()).or_default();
+                    *known = (*known).max(*until);
+                }
                 Told::Removed(process, channels) => {
                     let of = |name: &ChannelName| ChannelId { process: process.clone(), name: name.clone() };
-                    settled.extend(channels.iter().map(of));
+                    settled.extend(channels.iter().map(|name| (of(name), Position(u64::MAX))));
                 }
                 Told::Appended(..) | Told::Changed(..) => {}
             }
@@ -235,10 +239,18 @@ impl Book {
 
     /// Of everything that is told, whether something later says that it is settled, or gone with its process.
     fn settled_later(&self) -> Vec<bool> {
-        let (mut settled, mut removed) = (HashSet::new(), HashSet::new());
+        let mut settled: HashMap<&ChannelId, Position> = HashMap::new();
+        let mut removed = HashSet::new();
         let later = self.told.iter().rev().map(|told| match told {
-            Told::Appended(id, ..) => settled.contains(id) || removed.contains(&id.process),
-            Told::Settled(id) => !settled.insert(id),
+            Told::Appended(id, _, _, entries) => {
+                let is_in = |until: &Position| entries.last().is_none_or(|last| last.position <= *until);
+                settled.get(id).is_some_and(is_in) || removed.contains(&id.process)
+            }
+            Told::Settled(id, until) => {
+                let known = settled.entry(id).or_default();
+                *known = (*known).max(*until);
+                false
+            }
             Told::Removed(id, _) => !removed.insert(id),
             Told::Changed(..) => false,
         });
@@ -269,7 +281,10 @@ impl Book {
 
     /// The same of one channel, without its state.
     pub(super) fn fresh_of(&self, id: &ChannelId) -> &[Arc<Entry>] {
-        self.lately.get(id).map_or(&[], |lately| &lately.entries[lately.settled..])
+        self.lately.get(id).map_or(&[], |lately| {
+            let settled = lately.entries.partition_point(|entry| entry.position <= lately.until);
+            &lately.entries[settled..]
+        })
     }
 
     pub(super) fn has_run(&mut self, run: i64) {

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, ready};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::SqliteStore;
-use super::channel_runs::{Recent, newest};
+use super::channel_unsettled::{Recent, newest};
 use super::channels::ChannelRequest;
 use super::database::{signed, unsigned};
 use super::pages::ReadResult;
@@ -127,11 +127,12 @@ fn page(
     let from = after.0 + missed;
     let mut page = EntryPage { head, entries: Vec::new(), next: Position(from), oldest, newest, missed };
     let mut statement = conn.prepare_cached(&format!(
-        "SELECT {ENTRY_COLUMNS}, bytes FROM channel_entries WHERE channel = ?1 AND position > ?2
-         ORDER BY position LIMIT ?3"
+        "SELECT {ENTRY_COLUMNS}, bytes FROM channel_entries
+         WHERE channel = ?1 AND position > ?2 AND position <= ?3 ORDER BY position LIMIT ?4"
     ))?;
     let entries = i64::try_from(limit.entries.max(1)).unwrap_or(i64::MAX);
-    let mut rows = statement.query((number, signed(from), entries))?;
+    // Entries may be settled before the record that knows of them is written.
+    let mut rows = statement.query((number, signed(from), signed(newest.0), entries))?;
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
         bytes += unsigned(row.get(9)?);

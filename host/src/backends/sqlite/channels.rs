@@ -25,7 +25,8 @@ use crate::channels::{
 use crate::error::BackendError;
 use crate::event::{Micros, Position};
 use crate::limits::{
-    CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_RUN_SHARE, CHANNEL_SWEEP_PROCESSES_MAX,
+    CHANNEL_PURGE_BYTES, CHANNEL_PURGE_ENTRIES, CHANNEL_SETTLE_BYTES, CHANNEL_SWEEP_PROCESSES_MAX,
+    CHANNEL_UNSETTLED_ENTRY_BYTES,
 };
 
 /// What channels add to the schema. Entries of a channel that was removed go little by little: it is in `channel_garbage`
@@ -97,7 +98,9 @@ impl ChannelRequest {
                 (append.entries.len(), append.entries.iter().map(crate::channels::NewEntry::bytes).sum())
             }
             Self::Purge { .. } => (CHANNEL_PURGE_ENTRIES, 0),
-            Self::Settle { .. } => (CHANNEL_RUN_SHARE, 0),
+            Self::Settle { .. } => {
+                (CHANNEL_SETTLE_BYTES / CHANNEL_UNSETTLED_ENTRY_BYTES, CHANNEL_SETTLE_BYTES)
+            }
             Self::Expire { .. } => (CHANNEL_SWEEP_PROCESSES_MAX, 0),
             // Counting the tenant's processes is the work.
             Self::Create { new, .. } => (CREATE_WEIGHT + new.channels.len(), 0),
@@ -183,7 +186,7 @@ impl Committer {
                 self.defer(reply, result)
             }
             ChannelRequest::Settle { reply } => {
-                let result = self.settle_some(CHANNEL_RUN_SHARE).map_err(Stop::Storage);
+                let result = self.settle_some(CHANNEL_SETTLE_BYTES).map_err(Stop::Storage);
                 self.defer(reply, result)
             }
         }
@@ -316,10 +319,11 @@ impl Committer {
         }
         let channel = Arc::new(channel);
         let events = self.write_entry_events(id, &channel, &new, cause)?;
+        let newest = channel.newest;
         self.book.appended(id, at, Head { process: head.process, channel }, new);
         if is_over {
             self.book.mark_dirty(&id.process, at);
-            self.book.note_settled(id);
+            self.book.note_settled(id, newest);
         }
         Ok((answers, events))
     }

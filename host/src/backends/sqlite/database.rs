@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 
-use super::channel_runs::{SCHEMA as SCHEMA_7, settle_all};
+use super::channel_runs::SCHEMA as SCHEMA_7;
 use super::channels::SCHEMA as SCHEMA_6;
 use super::groups::SCHEMA as SCHEMA_4;
 use super::options::{OpenError, SqliteOptions, Synchronous};
@@ -133,7 +133,6 @@ pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connec
         let added = format!("BEGIN IMMEDIATE; {added} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
         conn.execute_batch(&added).map_err(failed)?;
     }
-    settle_all(&conn).map_err(failed)?;
     Ok(conn)
 }
 

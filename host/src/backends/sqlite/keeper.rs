@@ -19,7 +19,10 @@ use super::shared::Shared;
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::event::Micros;
-use crate::limits::{CHANNEL_PURGE_ROUNDS, CHANNEL_SETTLE_ROUNDS, READER_CUT_AFTER, WAL_COPY_WAIT_MAX};
+use crate::limits::{
+    CHANNEL_PURGE_ROUNDS, CHANNEL_SETTLE_PAUSE_MAX, CHANNEL_SETTLE_ROUNDS, READER_CUT_AFTER,
+    WAL_COPY_WAIT_MAX,
+};
 use crate::streams::Retention;
 
 /// How often disk, retention and tombstones are looked at.
@@ -115,6 +118,7 @@ impl KeeperHandle {
 impl Keeper {
     pub(super) fn run(self, wake: KeeperWake) {
         let mut tick = Instant::now();
+        let mut settling = Settling::default();
         loop {
             match wake.asked.recv_timeout(TICK.saturating_sub(tick.elapsed())) {
                 Ok(()) => {
@@ -133,7 +137,7 @@ impl Keeper {
                 self.purge_tombstones();
                 self.purge_expired();
                 self.purge_channels();
-                self.settle_channels();
+                settling.look(|| self.settle_channels());
             }
         }
     }
@@ -255,29 +259,49 @@ impl Keeper {
         }
     }
 
-    /// Entries of channels that lie in runs, so that few do while there is little to do.
-    fn settle_channels(&self) {
+    /// Entries of channels that lie in runs, so that few do while there is little to do. False where that has failed.
+    fn settle_channels(&self) -> bool {
         for _ in 0..CHANNEL_SETTLE_ROUNDS {
             let (reply, answer) = oneshot::channel();
             if self.shared.unsettled.is_empty()
                 || !self.ask(Request::Channel(ChannelRequest::Settle { reply }))
             {
-                return;
+                return true;
             }
             match answer.blocking_recv() {
                 Ok(Ok(true)) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(error.kind = error.code(), error.blame = "host", %error, "entries of channels could not be settled");
-                    return;
+                    return false;
                 }
-                _ => return,
+                _ => return true,
             }
         }
+        true
     }
 
     /// False when the queue is full (there is another tick) or the store is closing.
     fn ask(&self, request: Request) -> bool {
         self.requests.upgrade().is_some_and(|requests| requests.try_send(request).is_ok())
+    }
+}
+
+/// When channels are settled. What fails takes the requests of others along that came with it, so it pauses the longer the
+/// more often it has failed.
+#[derive(Debug, Default)]
+struct Settling {
+    pause: u32,
+    left: u32,
+}
+
+impl Settling {
+    fn look(&mut self, settle: impl FnOnce() -> bool) {
+        if self.left > 0 {
+            self.left -= 1;
+            return;
+        }
+        self.pause = if settle() { 0 } else { (2 * self.pause).clamp(1, CHANNEL_SETTLE_PAUSE_MAX) };
+        self.left = self.pause;
     }
 }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::watch;
 
 use super::changes::load_scopes;
-use super::channel_runs::Unsettled;
+use super::channel_unsettled::Unsettled;
 use super::database::{meta, newest};
 use super::options::{LogPlace, SqliteOptions};
 use super::outbox::OutboxCounts;
@@ -83,7 +83,7 @@ impl Shared {
                 events: options.log == LogPlace::Own,
                 ..options.channels.clone()
             },
-            unsettled: Unsettled::default(),
+            unsettled: Unsettled::load(conn)?,
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

@@ -9,8 +9,8 @@
 //!
 //! What has come together is obeyed together, in its order, and what comes of it goes out in one write.
 //!
-//! `serving` is the task of a socket, `follows` its subscriptions, `appends` its appends, `commands` and `binary` what
-//! clients say, `out` what they are sent.
+//! `serving` is the task of a socket, `follows` its subscriptions, `appends` its appends, `refusals` what an `end` must know
+//! of them, `commands` and `binary` what clients say, `out` what they are sent.
 
 mod appends;
 mod binary;
@@ -18,6 +18,7 @@ mod commands;
 mod follows;
 mod meter;
 mod out;
+mod refusals;
 mod serving;
 mod work;
 
@@ -53,8 +54,10 @@ use crate::limits::CHANNEL_ENTRY_EXTRA_BYTES;
 ///   sent without waiting for answers: 256 are under way in the log at once, and while 1,024 are not answered, or 16 MiB,
 ///   the host reads nothing more from the socket. They reach the log in the order in which they were sent, and answers to
 ///   one sender in one channel come in that order. An append that was not answered when the socket ended may have been
-///   done; sent again under its sequence, it is there once. One that is refused stops none behind it: who does not wait
-///   for answers gives its entries sequences, so that an `end` is not taken before what belongs before it;
+///   done; sent again under its sequence, it is there once. One that is refused stops none behind it but an `end` or `error`
+///   of the same sender that has no sequence: that waits until those before it are answered, and is refused with
+///   `channel_end_after_refusal` if one of them was. Repeated, it closes the half all the same. With sequences nobody waits,
+///   and what is missing is a gap;
 /// - `{"op":"ping","nonce"}`, which is answered by a `heartbeat` with the same nonce.
 ///
 /// The host says

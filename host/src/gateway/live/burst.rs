@@ -15,11 +15,18 @@ use crate::limits::LIVE_READ_BURST_BYTES;
 pub(super) struct Burst<S> {
     stream: S,
     rest: Bytes,
+    /// Not all was taken of what was written last.
+    is_behind: bool,
 }
 
 impl<S> Burst<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, rest: Bytes::new() }
+        Self { stream, rest: Bytes::new(), is_behind: false }
+    }
+
+    /// Whether the stream did not take all of what was to be written to it last: the rest lies with whoever wrote that.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 }
 
@@ -59,7 +66,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Burst<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.is_behind = !matches!(wrote, Poll::Ready(Ok(count)) if count == bytes.len());
+        wrote
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

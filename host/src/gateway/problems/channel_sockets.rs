@@ -27,4 +27,10 @@ pub(super) const CHANNEL_SOCKETS: &[ProblemKind] = &[
         "the binary message is not an append",
         "see GET /v1/channels/ws at /docs for its layout",
     ),
+    caller(
+        409,
+        "channel_end_after_refusal",
+        "something before this end was refused",
+        "append that again and then the end; or repeat the end as it is, which closes the half without it",
+    ),
 ];

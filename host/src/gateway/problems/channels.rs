@@ -59,6 +59,12 @@ pub(super) const CHANNELS: &[ProblemKind] = &[
     ),
     caller(
         409,
+        "process_epochs_max",
+        "the process was assigned as often as it can be",
+        "create another process and go on there",
+    ),
+    caller(
+        409,
         "channels_max",
         "the process has as many channels as it may",
         "use fewer, or raise channels.channels_max",

@@ -20,7 +20,7 @@
 
 use bytes::Bytes;
 
-use super::commands::{About, Appending, Command, Reference, Refused};
+use super::commands::{About, Appending, Command, Reference, Refused, Target};
 use crate::channels::{Entry, EntryType, NewEntry};
 use crate::gateway::problem::Problem;
 
@@ -87,6 +87,27 @@ pub(super) fn read(message: &[u8]) -> Result<Command<'_>, Refused> {
         None => return Err((about, Problem::new("channel_frame_invalid", "the message is empty"))),
     }
     append(number, &mut rest).map(Command::Append).map_err(|problem| (about, problem))
+}
+
+/// Where an append was to go that is not one.
+pub(super) fn target(message: &[u8]) -> Option<Target<'_>> {
+    let mut rest = Rest(message);
+    rest.take(9)?;
+    let flags = rest.u8()?;
+    rest.take(20)?;
+    let process = rest.u8().and_then(|length| rest.text(length.into()))?.ok()?;
+    let channel = rest.u8().and_then(|length| rest.text(length.into()))?.ok()?;
+    let party = rest.u16().and_then(|length| rest.text(length.into()))?.ok()?;
+    Some(Target {
+        process: process.into(),
+        channel: channel.into(),
+        party: Some(party).filter(|party| !party.is_empty()).map(Into::into),
+        entry_type: match flags & TYPE {
+            1 => Some(EntryType::End.as_str().into()),
+            2 => Some(EntryType::Error.as_str().into()),
+            _ => None,
+        },
+    })
 }
 
 fn append<'a>(number: Option<u64>, rest: &mut Rest<'a>) -> Result<Appending<'a>, Problem> {

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::channels::{ChannelLimits, NewEntry, Place};
+use crate::channels::{ChannelLimits, EntryType, NewEntry, Place};
 use crate::gateway::channels::append::{Sent, WireEntry, given};
 use crate::gateway::native::Text;
 use crate::gateway::params::cut;
@@ -59,6 +59,30 @@ pub(super) struct Appending<'a> {
     pub(super) party: Option<Cow<'a, str>>,
     pub(super) epoch: Option<u32>,
     pub(super) entries: Vec<NewEntry>,
+}
+
+/// Where an append was to go that is not to be read whole.
+#[derive(Debug, Deserialize)]
+pub(super) struct Target<'a> {
+    #[serde(borrow)]
+    pub(super) process: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) channel: Cow<'a, str>,
+    #[serde(borrow, rename = "as")]
+    pub(super) party: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    pub(super) entry_type: Option<Cow<'a, str>>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn of_text(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// Whether it was one entry that would have closed its half.
+    pub(super) fn closes(&self) -> bool {
+        self.entry_type.as_deref().and_then(EntryType::parse).is_some_and(EntryType::closes)
+    }
 }
 
 /// What a command is, and what it is about; the rest is read once that is known.

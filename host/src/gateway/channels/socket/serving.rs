@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::appends::Appends;
 use super::binary;
-use super::commands::{self, About, Appending, Command, Refused, Subscribe};
+use super::commands::{self, About, Appending, Command, Reference, Refused, Subscribe, Target};
 use super::follows::Follows;
 use super::meter::Meter;
 use super::out::Out;
@@ -240,9 +240,26 @@ impl Socket<'_> {
             self.obey(command)
         });
         if let Err((about, problem)) = done {
+            if let About::Append(reference) = &about {
+                self.note_refused(&message, reference);
+            }
             self.out.refuse(&about, &problem);
         }
         Ok(())
+    }
+
+    /// An append was refused before anybody looked where it was to go.
+    fn note_refused(&mut self, message: &Incoming, reference: &Reference) {
+        let target = match message {
+            Incoming::Text(text) => Target::of_text(text),
+            Incoming::Binary(bytes) => binary::target(bytes),
+            _ => None,
+        };
+        let Some(target) = target.filter(|target| !target.closes()) else { return };
+        // Where nobody may append, nobody ends anything either.
+        if let Ok(lane) = self.lane_of(&target.process, &target.channel, target.party.as_deref()) {
+            self.appends.refused(&lane, reference);
+        }
     }
 
     fn obey(&mut self, command: Command<'_>) -> Result<(), Refused> {
@@ -287,14 +304,24 @@ impl Socket<'_> {
             Some(lane) => lane,
             None => {
                 self.caller.needs(Right::Publish)?;
-                let who = Asker::named(self.caller.clone(), party.as_deref())?.party()?;
-                Lane { channel: self.channel(&process, &channel)?, who, is_named: party.is_some() }
+                let (channel, who) = self.lane_of(&process, &channel, party.as_deref())?;
+                Lane { channel, who, is_named: party.is_some() }
             }
         };
         let append = Append { who: lane.who.clone(), epoch, entries };
         self.appends.push(reference, &lane.channel, append, &self.work, &mut self.out);
         self.lane = Some(lane);
         Ok(())
+    }
+
+    fn lane_of(
+        &self,
+        process: &str,
+        channel: &str,
+        party: Option<&str>,
+    ) -> Result<(ChannelId, Party), Problem> {
+        let who = Asker::named(self.caller.clone(), party)?.party()?;
+        Ok((self.channel(process, channel)?, who))
     }
 
     fn channel(&self, process: &str, channel: &str) -> Result<ChannelId, Problem> {
