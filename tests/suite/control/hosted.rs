@@ -10,7 +10,8 @@ use millrace_tests::guests::variant;
 use serde_json::Value;
 
 use super::hosted_fleet::{
-    Fleet, PLUGIN, converged, deploy, elsewhere, eventually, hand_in, push, same_state, serving, version, wave,
+    Fleet, PLUGIN, converged, deploy, elsewhere, eventually, hand_in, push, same_state, serving, version,
+    wave,
 };
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,10 +136,7 @@ pub(super) async fn next(
 }
 
 /// Makes the next change and hands it in. Answers its revision.
-pub(super) async fn change(
-    origin: &HostProcess,
-    make: impl FnOnce(Present<'_>, &EventId) -> Change,
-) -> u64 {
+pub(super) async fn change(origin: &HostProcess, make: impl FnOnce(Present<'_>, &EventId) -> Change) -> u64 {
     let event = next(origin, make).await;
     let (status, answer) = hand_in(origin, &event).await;
     assert_eq!(status, 202, "{answer}");
@@ -238,9 +235,8 @@ pub(super) async fn aside(host: &HostProcess) -> Vec<String> {
 
 /// Has the plugin count one more event on a host; answers how many it has counted.
 pub(super) async fn counted(host: &HostProcess, event: u64) -> u64 {
-    let line = format!(
-        r#"{{"aggregate":"thing","agg_id":"k","version":{event},"type":"changed","payload":{{}}}}"#
-    );
+    let line =
+        format!(r#"{{"aggregate":"thing","agg_id":"k","version":{event},"type":"changed","payload":{{}}}}"#);
     assert_eq!(host.publish(line).await.unwrap(), 1);
     host.settle().await.unwrap();
     let row = host.get("/v1/tables/variants/k").await.unwrap();

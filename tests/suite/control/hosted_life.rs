@@ -35,7 +35,11 @@ async fn three_hosts_follow(fleet: &Fleet) {
         converged(&hosts[0], &ALL, revision).await;
         for host in &hosts {
             assert_eq!(serving(host).await, digest_of(&build));
-            assert_eq!(counted(host, number as u64).await, number as u64, "it runs, and goes on from its state");
+            assert_eq!(
+                counted(host, number as u64).await,
+                number as u64,
+                "it runs, and goes on from its state"
+            );
         }
     }
     change(&hosts[0], |present, _| present.remove().unwrap()).await;
@@ -94,8 +98,7 @@ async fn every_kind_of_change_reaches_all_three_hosts() {
 
     // config_changed
     let digest = digest_of(config);
-    let artifact =
-        ArtifactRef { digest: digest.clone(), bytes: config.len() as u64, signatures: Vec::new() };
+    let artifact = ArtifactRef { digest: digest.clone(), bytes: config.len() as u64, signatures: Vec::new() };
     let revision = change(origin, |present, id| present.configure(id, Some(artifact), None).unwrap()).await;
     converged(origin, &ALL, revision).await;
     for (host, name) in hosts.iter().zip(ALL) {
