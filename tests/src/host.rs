@@ -127,6 +127,11 @@ impl HostProcess {
         Ok(self.child.wait()?.success())
     }
 
+    /// Whether it has ended, without waiting for that.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// What it has written to standard error.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.data.with_extension("stderr")).unwrap_or_default()

@@ -37,6 +37,9 @@ pub const FORMAT: &str = "millrace.control.snapshot.v1";
 /// Who pins snapshots.
 const PIN: &str = "control-snapshot";
 
+/// Code of an event that is from the future here.
+const OUT_OF_TIME: &str = "control_event_out_of_time";
+
 #[derive(Deserialize)]
 struct Written<'a> {
     format: String,
@@ -187,6 +190,13 @@ pub struct Snapshots {
     hopeless: Mutex<Option<FleetMark>>,
 }
 
+/// What became of a snapshot here.
+struct Taken {
+    restored: Restored,
+    /// Some of it is of no time to this host yet: its clock will get there, or is put right.
+    is_early: bool,
+}
+
 impl Snapshots {
     pub fn new(
         store: Arc<dyn ControlStore>,
@@ -243,7 +253,7 @@ impl Snapshots {
         Ok(Some((mark, drift)))
     }
 
-    async fn restore(&self, snapshot: &SnapshotRef) -> Result<Restored> {
+    async fn restore(&self, snapshot: &SnapshotRef) -> Result<Taken> {
         check_digest(&snapshot.digest)?;
         let bytes = self.fetch(&snapshot.digest).await?;
         let restore = read(&bytes, &self.keys.keys(), self.clock.now())?;
@@ -262,7 +272,9 @@ impl Snapshots {
                 "an event of a snapshot was set aside"
             );
         }
-        self.store.restore(restore).await
+        let is_early = restore.set_aside.iter().any(|aside| aside.code == OUT_OF_TIME);
+        let restored = self.store.restore(restore).await?;
+        Ok(Taken { restored, is_early })
     }
 
     /// All of it, and nothing before its digest was checked.
@@ -292,7 +304,7 @@ impl Snapshots {
     async fn restore_mark(&self) -> Result<Option<Restored>> {
         let Some(snapshot) = self.board.mark().await?.and_then(|mark| mark.snapshot) else { return Ok(None) };
         *self.hopeless() = None;
-        self.restore(&snapshot).await.map(Some)
+        Ok(Some(self.restore(&snapshot).await?.restored))
     }
 
     async fn heal_from_mark(&self) -> Result<Option<Restored>> {
@@ -301,9 +313,9 @@ impl Snapshots {
         if self.hopeless().as_ref() == Some(&mark) {
             return Ok(None);
         }
-        let restored = self.restore(&snapshot).await?;
+        let Taken { restored, is_early } = self.restore(&snapshot).await?;
         let differs = matches!(self.compare().await?, Some((again, Drift::Differs)) if again == mark);
-        if differs {
+        if differs && !is_early {
             warn!(
                 error.kind = "control_drift",
                 error.blame = "host",
@@ -326,7 +338,7 @@ impl Bootstrap for Snapshots {
                 // The origin has not made one that reaches so far.
                 return Err(ControlFeedError::BehindRetention { asked: 0, oldest: oldest.0 });
             };
-            self.restore(&snapshot).await
+            Ok(self.restore(&snapshot).await?.restored)
         }
         .boxed()
     }

@@ -6,12 +6,16 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use millrace::backends::file::{FileFeed, FileFeedOptions, FileWork};
+use millrace::clock::{Clock as _, ManualClock, SystemClock};
 use millrace::control::{
-    ControlEvent, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion, Received,
+    Board as _, ControlEvent, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion,
+    Received,
 };
+use millrace::event::Micros;
 use millrace::limits::CONTROL_EVENT_BYTES_MAX;
 use tempfile::TempDir;
 
@@ -429,4 +433,25 @@ async fn drops_and_appends_by_several_at_once_lose_nothing() {
     came.sort();
     sent.sort();
     assert_eq!(came, sent);
+}
+
+/// The clock of whoever looks may be wrong; when a report came is told by the clock that told it before.
+#[tokio::test]
+async fn the_age_of_a_report_does_not_depend_on_the_clock_of_who_asks() {
+    let folder = Folder::new();
+    folder.open().report("a", "{}").await.unwrap();
+    let now = SystemClock.now().0;
+    for hours in [-2, 2] {
+        let clock = Arc::new(ManualClock::default());
+        clock.set(Micros(now + hours * 3_600_000_000));
+        let feed = FileFeed::open(FileFeedOptions { clock, ..folder.options() }).unwrap();
+        let age = async || feed.reports().await.unwrap()[0].1;
+        assert!(age().await < Duration::from_secs(3_600), "it came just now");
+        let written = folder.path().join("board/hosts/a.json");
+        let before = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        fs::File::options().write(true).open(written).unwrap().set_modified(before).unwrap();
+        assert!(age().await > Duration::from_secs(3_600), "it came long ago");
+        folder.open().report("a", "{}").await.unwrap();
+    }
+    assert_eq!(fs::read_dir(folder.path().join("board/hosts")).unwrap().count(), 1, "nothing else stays");
 }

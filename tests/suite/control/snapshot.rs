@@ -4,14 +4,15 @@
 use std::sync::Arc;
 
 use millrace::backends::memory::{MemoryControlStore, MemoryFeed};
-use millrace::clock::{Clock as _, SystemClock};
+use millrace::clock::{Clock, ManualClock, SystemClock};
 use millrace::control::snapshot::{Drift, FORMAT, Snapshots, drift, read, state_digest, write};
 use millrace::control::trust::{KeyRole, TrustStore};
 use millrace::control::{
-    Believing, Board as _, Bootstrap as _, ControlEvent, ControlFeedError, ControlStore as _, FleetMark,
-    SnapshotRef,
+    Believing, Board as _, Bootstrap as _, ControlEvent, ControlFeedError, ControlStore as _, Entry,
+    FleetMark, SnapshotRef,
 };
 use millrace::error::Classify as _;
+use millrace::event::Micros;
 use millrace::limits::CONTROL_SNAPSHOT_BYTES_MAX;
 use millrace_tests::control::artifacts::SpoilableArtifacts;
 use millrace_tests::control::{at, deployed, id, of_a_new_kind, removed, state, trust_changed, unsigned, v};
@@ -40,6 +41,10 @@ impl Fleet {
     }
 
     fn member_with(&self, keys: TrustStore) -> Member {
+        self.member_at(keys, Arc::new(SystemClock))
+    }
+
+    fn member_at(&self, keys: TrustStore, clock: Arc<dyn Clock>) -> Member {
         let store = MemoryControlStore::new(Arc::new(SystemClock));
         let keys = Believing::new(keys);
         let snapshots = Snapshots::new(
@@ -47,7 +52,7 @@ impl Fleet {
             self.artifacts.clone(),
             Arc::new(self.board.clone()),
             keys.clone(),
-            Arc::new(SystemClock),
+            clock,
         );
         Member { store, keys, snapshots }
     }
@@ -316,6 +321,29 @@ async fn what_a_snapshot_cannot_repair_is_tried_once() {
     fleet.artifacts.spoil(&digest, "it would be noticed if somebody read this");
     assert_eq!(host.snapshots.heal().await.unwrap(), None);
     assert_eq!(state(&host.store).await, [at("mine", 1, 9), at("p", 1, 1)]);
+}
+
+/// A host whose clock is behind does not believe what is from its future; once its clock is right it does, unasked.
+#[tokio::test]
+async fn what_is_too_early_for_a_host_is_tried_until_it_is_not() {
+    let fleet = Fleet::new();
+    let origin = fleet.member();
+    let clock = Arc::new(ManualClock::default());
+    let issued_at = millrace_tests::control::ISSUED_AT;
+    clock.set(Micros(issued_at - 3_600_000_000));
+    let host = fleet.member_at(trust(), clock.clone());
+    origin.apply(&[(1, deployed(1, "p", 1))]).await;
+    origin.snapshots.publish().await.unwrap();
+    // It has passed the event by, as its applier does.
+    host.store.take(vec![Entry::PassedBy { version: v(1) }]).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(host.snapshots.heal().await.unwrap(), None);
+        assert!(state(&host.store).await.is_empty());
+    }
+    clock.set(Micros(issued_at + 1));
+    let healed = host.snapshots.heal().await.unwrap().unwrap();
+    assert_eq!(healed.entities, ["plugin:p"]);
+    assert_eq!(state(&host.store).await, [at("p", 1, 1)]);
 }
 
 /// The digest is of what is desired: other orders of arrival and other control versions give the same.

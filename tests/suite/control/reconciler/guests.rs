@@ -1,7 +1,5 @@
 //! The same with real components: what each kind of bad one comes to on a host that runs, and what a good one does.
 
-use std::path::Path;
-
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::clock::SystemClock;
 use millrace::error::Classify as _;
@@ -13,7 +11,7 @@ use millrace::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings}
 use millrace::streams::EventLog;
 use millrace::tables::{Query, TableStore, Value};
 use millrace_tests::control_events::spec as spec_of;
-use millrace_tests::guests::variant;
+use millrace_tests::guests::{forge_code, variant};
 use millrace_tests::handwritten::Handwritten;
 use millrace_tests::workspace_binary;
 
@@ -254,28 +252,11 @@ async fn precompiled_code_that_was_changed_is_compiled_again() {
     real.scene.start();
     real.deploy("counter", &guest("counter"), 1).await;
     real.scene.reaches("counter", 1, Phase::Active).await;
-    let changed = forge(&real.dir.path().join("precompiled"));
+    let changed = forge_code(&real.dir.path().join("precompiled"));
     assert!(changed > 0, "there is code to change");
     real.restart().await;
     real.publish(&[("x", "add", "1")]).await;
     real.settle("counter").await;
     assert_eq!(real.number("counters", "x").await, Value::Int(1));
     assert_eq!(real.scene.reaches("counter", 1, Phase::Active).await.reason, None);
-}
-
-/// Puts code with another bit in its middle in the place of all precompiled code. What is mapped stays as it was.
-fn forge(dir: &Path) -> usize {
-    use std::os::unix::fs::PermissionsExt as _;
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let code = entries.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm"));
-    code.map(|path| {
-        let mut bytes = std::fs::read(&path).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        let forged = path.with_extension("forged");
-        std::fs::write(&forged, bytes).unwrap();
-        std::fs::set_permissions(&forged, std::fs::Permissions::from_mode(0o400)).unwrap();
-        std::fs::rename(forged, path).unwrap();
-    })
-    .count()
 }

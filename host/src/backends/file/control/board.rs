@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::time::{Duration, UNIX_EPOCH};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::disk::{self, failed};
 use super::log::{FileLog, json};
@@ -31,6 +32,7 @@ impl FileLog {
 
     pub(super) fn reports(&self, now: Micros) -> Result<Vec<(String, Duration, String)>> {
         let hosts = &self.layout.hosts;
+        let now = now_in(hosts, now);
         let mut names = self
             .disk
             .list(hosts, CONTROL_HOSTS_MAX, |name, kind| {
@@ -88,6 +90,7 @@ impl FileLog {
 
     /// Removes reports that somebody did not finish writing.
     pub(super) fn tidy_reports(&self, now: Micros) -> io::Result<()> {
+        let now = now_in(&self.layout.hosts, now);
         let left = |name: &std::ffi::OsString, _| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
         for name in self.disk.list(&self.layout.hosts, CONTROL_HOSTS_MAX, left)? {
             let path = self.layout.hosts.join(name);
@@ -100,12 +103,20 @@ impl FileLog {
     }
 }
 
+/// What time it is to whoever gives the files of a folder theirs, which may be another machine. In a folder that this host
+/// may only read it is this host's own time.
+fn now_in(dir: &Path, own: Micros) -> SystemTime {
+    let probe =
+        || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(dir)?.as_file().metadata()?.modified();
+    let own = UNIX_EPOCH + Duration::from_micros(u64::try_from(own.0).unwrap_or(0));
+    probe().unwrap_or(own)
+}
+
 /// How long ago a file was written; none when there is none.
-fn age(path: &std::path::Path, now: Micros) -> io::Result<Option<Duration>> {
+fn age(path: &Path, now: SystemTime) -> io::Result<Option<Duration>> {
     let written = match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         metadata => metadata?.modified()?,
     };
-    let now = UNIX_EPOCH + Duration::from_micros(u64::try_from(now.0).unwrap_or(0));
     Ok(Some(now.duration_since(written).unwrap_or_default()))
 }
