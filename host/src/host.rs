@@ -292,7 +292,8 @@ impl HostBuilder {
     /// Starts the host on the current tokio runtime.
     pub async fn start(self) -> Result<Host, HostError> {
         let store = self.open_store().await?;
-        match self.start_on(store.clone()).await {
+        // It is much, and who starts a host is not to carry it.
+        match Box::pin(self.start_on(store.clone())).await {
             Ok(host) => Ok(host),
             Err(error) => {
                 store.close().await;

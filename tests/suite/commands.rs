@@ -139,6 +139,7 @@ fn every_setting_is_read_where_the_host_is_put_together() {
         "host.rs",
         "host/artifacts.rs",
         "host/auth.rs",
+        "host/control.rs",
         "host/parts.rs",
         "host/shared_log.rs",
         "cli/serve.rs",

@@ -24,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
 pub(super) fn text(span: Duration) -> String {
     let milliseconds = span.as_millis();
     for (unit, of) in [("d", 24 * 3_600 * 1_000), ("h", 3_600 * 1_000), ("m", 60 * 1_000), ("s", 1_000)] {
-        if milliseconds > 0 && milliseconds % of == 0 {
+        if milliseconds > 0 && milliseconds.is_multiple_of(of) {
             return format!("{}{unit}", milliseconds / of);
         }
     }

@@ -21,9 +21,9 @@ use crate::control::snapshot::Snapshots;
 use crate::control::trust::{KeyRole, TrustStore};
 use crate::control::{
     Applier, ApplierOptions, ApplierSeams, ArtifactRepository, Believing, Board, ControlFeedError,
-    ControlStore, Controller, ControllerOptions, ControllerSeams, DeskParts, FeedRegistry, FeedSettings,
-    FleetDesk, LocalArtifacts, Origin, Pinner, Publisher, PublisherOptions, Reporter, ReporterParts,
-    SigningKey,
+    ControlSource, ControlStore, Controller, ControllerOptions, ControllerSeams, DeskParts, FeedRegistry,
+    FeedSettings, FleetDesk, LocalArtifacts, Origin, Pinner, Publisher, PublisherOptions, Reporter,
+    ReporterParts, SigningKey,
 };
 use crate::error::Classify as _;
 use crate::limits::{

@@ -196,6 +196,9 @@ async fn a_host_keeps_the_name_that_it_has_made() {
     assert!(names[0].starts_with("host-") && names[0].len() == "host-".len() + 26, "{names:?}");
 }
 
+/// Changes what a host is started with.
+type Setting<'a> = &'a dyn Fn(&mut Config);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_would_believe_nobody_or_finds_no_feed_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -204,7 +207,7 @@ async fn a_host_that_would_believe_nobody_or_finds_no_feed_does_not_start() {
     let only_builds = millrace::control::Trusted { keys: vec![trusted().keys.remove(2)] };
     let only_builds = millrace::control::trust::TrustStore::new(0, &only_builds).unwrap().to_json();
     let key_file = dir.path().join("release.pem");
-    let cases: [(&str, &dyn Fn(&mut Config)); 6] = [
+    let cases: [(&str, Setting<'_>); 6] = [
         ("control.trust_file", &|config| config.control.trust_file = Some(dir.path().join("absent"))),
         ("would believe nobody", &|_| fs::write(&trust_file, &only_builds).unwrap()),
         ("there is no control source `kafka`; there are: file", &|config| {

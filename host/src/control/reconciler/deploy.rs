@@ -60,7 +60,11 @@ impl Task {
         match deployed {
             Err(ControlError::CandidateWaits { .. }) => {
                 // Nobody else may confirm it: the plugin is the feed's now.
-                plugins.abandon(&want.plugin).await?;
+                match plugins.abandon(&want.plugin).await {
+                    // What waited is gone by itself.
+                    Ok(_) | Err(ControlError::NoCandidate { .. } | ControlError::Unknown { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 Err(ControlError::DeployInProgress { plugin: want.plugin.clone() }.into())
             }
             deployed => Ok(deployed?),

@@ -80,7 +80,7 @@ impl Task {
         let mut backoff = Backoff::new(options.retry_min, options.retry_max);
         let mut want = Arc::clone(&self.wants.borrow_and_update());
         loop {
-            match self.try_once(&want).await {
+            match Box::pin(self.try_once(&want)).await {
                 Ok(Done::Settled) if !self.is_superseded() => return want,
                 Ok(Done::Settled) => {}
                 Ok(Done::Serves { status, since }) => match self.guard(&want, &status, since).await {
