@@ -1,6 +1,7 @@
 //! The benchmarks: what the README quotes. `cargo xtask bench [SUITE…]` builds and runs them in release.
 
 mod channels;
+mod control;
 mod hostile;
 mod live;
 mod live_sockets;
@@ -20,7 +21,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 12] = [
+const SUITES: [(&str, Run); 13] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -33,6 +34,7 @@ const SUITES: [(&str, Run); 12] = [
     ("streams", streams::run),
     ("live", live_all),
     ("channels", channels::run),
+    ("control", control::run),
 ];
 
 fn main() -> Result<()> {
