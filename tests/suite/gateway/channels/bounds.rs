@@ -207,6 +207,7 @@ fn every_refusal_of_a_channel_is_known_to_the_edge() {
         "channels_max",
         "processes_max",
         "process_observers_max",
+        "process_epochs_max",
         "process_bytes_max",
         "channel_error_bytes_max",
         "channel_batch_entries_max",
