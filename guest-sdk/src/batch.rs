@@ -2,7 +2,7 @@
 
 use crate::bindings::millrace::processor::types::Outcome;
 use crate::bindings::millrace::processor::types::{Effects as WireEffects, Failure as WireFailure};
-use crate::event::EVENT_WORDS;
+use crate::event::EVENT_BYTES;
 use crate::{Context, Effects, Event, FlushReason, Processor, Saved, Timestamp};
 
 /// A loaded processor. Plugins get it through [`export!`](crate::export); to run one as native code, see
@@ -23,11 +23,11 @@ impl<P: Processor> Instance<P> {
     }
 
     /// Handles events in order until one fails. What that one asked for is dropped.
-    pub fn handle(&mut self, arena: &[u8], events: &[u64]) -> Outcome {
-        let (events, rest) = events.as_chunks::<EVENT_WORDS>();
+    pub fn handle(&mut self, arena: &[u8], events: &[u8]) -> Outcome {
+        let (events, rest) = events.as_chunks::<EVENT_BYTES>();
         assert!(rest.is_empty(), "the host hands out whole events");
-        for (index, words) in events.iter().enumerate() {
-            let event = Event::new(arena, words);
+        for (index, record) in events.iter().enumerate() {
+            let event = Event::new(arena, record);
             let at = event.at();
             let mark = self.effects.begin(index, Some(at));
             if let Err(failure) = self.processor.handle(event, &mut self.effects) {

@@ -12,9 +12,9 @@ use crate::limits::{
     NAME_BYTES_MAX, PROCESS_NAME_BYTES_MAX, ROW_BYTES_MAX, ROW_KEY_BYTES_MAX, STATE_KEY_BYTES_MAX,
     STATE_VALUE_BYTES_MAX,
 };
+use crate::record::{EFFECT_BYTES, EffectKind, EffectRecord};
 use crate::state::{State, StateValue};
 use crate::{Failure, Table, Timestamp, row};
-use wire::{EffectKind, EffectRecord};
 
 /// A state entry that this batch wrote: where its value lies. None where it was deleted.
 type Written = Option<(Range<usize>, Option<Timestamp>)>;
@@ -24,7 +24,8 @@ type Written = Option<(Range<usize>, Option<Timestamp>)>;
 pub struct Effects {
     tables: Vec<&'static Table>,
     arena: Vec<u8>,
-    records: Vec<EffectRecord>,
+    /// As they cross.
+    records: Vec<u8>,
     /// The index of the event that is being handled.
     event: u32,
     /// The time by which state entries expire; none before the first event.
@@ -218,7 +219,7 @@ impl Effects {
 
     /// Effects that have been asked for so far in this batch.
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.records.len() / EFFECT_BYTES
     }
 
     pub fn is_empty(&self) -> bool {
@@ -243,7 +244,7 @@ impl Effects {
     /// ask for as much, but one that asked for a lot must not keep its memory for good.
     pub(crate) fn finish(&mut self) -> wire::Effects {
         const ROOM_BYTES_MAX: usize = 512 << 10;
-        const ROOM_RECORDS_MAX: usize = 4 << 10;
+        const ROOM_RECORDS_MAX: usize = (4 << 10) * EFFECT_BYTES;
         self.state.clear();
         let arena = Vec::with_capacity(self.arena.len().min(ROOM_BYTES_MAX));
         let records = Vec::with_capacity(self.records.len().min(ROOM_RECORDS_MAX));
@@ -324,7 +325,7 @@ impl Effects {
     }
 
     fn push(&mut self, record: EffectRecord) {
-        self.records.push(record);
+        record.write(&mut self.records);
     }
 
     fn record(&self, start: usize) -> EffectRecord {

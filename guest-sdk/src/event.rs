@@ -6,8 +6,25 @@ use serde::Deserialize;
 
 use crate::{Failure, Timestamp};
 
-/// Words of numbers that each event has; `wit/types.wit` says which is what.
-pub const EVENT_WORDS: usize = 9;
+/// Bytes of numbers that each event has; `wit/types.wit` says which is what.
+pub const EVENT_BYTES: usize = 72;
+
+// Where they stand. A part ends where the next one begins.
+const POSITION: usize = 0;
+const VERSION: usize = 8;
+const AT: usize = 16;
+const SCHEMA_VERSION: usize = 24;
+const DEPTH: usize = 28;
+const START: usize = 32;
+const ID_END: usize = 36;
+const AGGREGATE_END: usize = 40;
+const AGG_ID_END: usize = 44;
+const TYPE_END: usize = 48;
+const SCOPE_END: usize = 52;
+const KIND_END: usize = 56;
+const CURSOR_END: usize = 60;
+const TRACEPARENT_END: usize = 64;
+const PAYLOAD_END: usize = 68;
 
 /// One event. Copying it is cheap: it borrows everything.
 ///
@@ -16,25 +33,40 @@ pub const EVENT_WORDS: usize = 9;
 /// not UTF-8 ends the instance.
 #[derive(Clone, Copy)]
 pub struct Event<'a> {
-    words: &'a [u64; EVENT_WORDS],
+    record: &'a [u8; EVENT_BYTES],
     /// The arena from this event on.
     bytes: &'a [u8],
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a word holds two numbers of 32 bits")]
-const fn low(word: u64) -> usize {
-    word as u32 as usize
+/// Known places in an array of known length: one load, without a check.
+const fn number<const PLACE: usize>(record: &[u8; EVENT_BYTES]) -> u32 {
+    u32::from_le_bytes([record[PLACE], record[PLACE + 1], record[PLACE + 2], record[PLACE + 3]])
 }
 
-const fn high(word: u64) -> usize {
-    (word >> 32) as usize
+const fn word<const PLACE: usize>(record: &[u8; EVENT_BYTES]) -> u64 {
+    u64::from_le_bytes([
+        record[PLACE],
+        record[PLACE + 1],
+        record[PLACE + 2],
+        record[PLACE + 3],
+        record[PLACE + 4],
+        record[PLACE + 5],
+        record[PLACE + 6],
+        record[PLACE + 7],
+    ])
 }
 
 impl<'a> Event<'a> {
     /// Cuts an event out of its batch. Panics when its numbers point outside: the host is at fault then.
     #[doc(hidden)]
-    pub fn new(arena: &'a [u8], words: &'a [u64; EVENT_WORDS]) -> Self {
-        Self { words, bytes: &arena[low(words[4])..] }
+    pub fn new(arena: &'a [u8], record: &'a [u8; EVENT_BYTES]) -> Self {
+        Self { record, bytes: &arena[number::<START>(record) as usize..] }
+    }
+
+    /// Where a part ends, from the event's first byte on.
+    #[inline]
+    fn end<const PLACE: usize>(&self) -> usize {
+        number::<PLACE>(self.record) as usize
     }
 
     fn text(&self, start: usize, end: usize) -> &'a str {
@@ -43,42 +75,42 @@ impl<'a> Event<'a> {
 
     /// The event's id, unique in its tenant within the dedup window.
     pub fn id(&self) -> &'a str {
-        self.text(0, high(self.words[4]))
+        self.text(0, self.end::<ID_END>())
     }
 
     /// The kind of thing that changed, such as `flight`.
     pub fn aggregate(&self) -> &'a str {
-        self.text(high(self.words[4]), low(self.words[5]))
+        self.text(self.end::<ID_END>(), self.end::<AGGREGATE_END>())
     }
 
     /// Which one changed.
     pub fn agg_id(&self) -> &'a str {
-        self.text(low(self.words[5]), high(self.words[5]))
+        self.text(self.end::<AGGREGATE_END>(), self.end::<AGG_ID_END>())
     }
 
     /// What happened, such as `flight.departed`.
     pub fn event_type(&self) -> &'a str {
-        self.text(high(self.words[5]), low(self.words[6]))
+        self.text(self.end::<AGG_ID_END>(), self.end::<TYPE_END>())
     }
 
     /// The scope inside the tenant, if any.
     pub fn scope(&self) -> Option<&'a str> {
-        self.optional(low(self.words[6]), high(self.words[6]))
+        self.optional(self.end::<TYPE_END>(), self.end::<SCOPE_END>())
     }
 
     /// The kind a foreign source gave the event, if any.
     pub fn kind(&self) -> Option<&'a str> {
-        self.optional(high(self.words[6]), low(self.words[7]))
+        self.optional(self.end::<SCOPE_END>(), self.end::<KIND_END>())
     }
 
     /// The place a foreign source gave the event, if any.
     pub fn cursor(&self) -> Option<&'a str> {
-        self.optional(low(self.words[7]), high(self.words[7]))
+        self.optional(self.end::<KIND_END>(), self.end::<CURSOR_END>())
     }
 
     /// The W3C trace context the event was published with, if any.
     pub fn traceparent(&self) -> Option<&'a str> {
-        self.optional(high(self.words[7]), low(self.words[8]))
+        self.optional(self.end::<CURSOR_END>(), self.end::<TRACEPARENT_END>())
     }
 
     fn optional(&self, start: usize, end: usize) -> Option<&'a str> {
@@ -87,7 +119,7 @@ impl<'a> Event<'a> {
 
     /// The payload: JSON text.
     pub fn payload(&self) -> &'a [u8] {
-        &self.bytes[low(self.words[8])..high(self.words[8])]
+        &self.bytes[self.end::<TRACEPARENT_END>()..self.end::<PAYLOAD_END>()]
     }
 
     /// The payload as a type of yours, which may borrow from it. One that does not fit is rejected.
@@ -107,28 +139,27 @@ impl<'a> Event<'a> {
 
     /// The event's place in its stream; grows within a batch.
     pub fn position(&self) -> u64 {
-        self.words[0]
+        word::<POSITION>(self.record)
     }
 
     /// The version of the aggregate instance after this event; 1 or more.
     pub fn version(&self) -> u64 {
-        self.words[1]
+        word::<VERSION>(self.record)
     }
 
     /// When it happened.
     pub fn at(&self) -> Timestamp {
-        Timestamp(self.words[2].cast_signed())
+        Timestamp(word::<AT>(self.record).cast_signed())
     }
 
     /// The version of the payload's schema; 1 or more.
-    #[expect(clippy::cast_possible_truncation, reason = "the low half of the word")]
     pub fn schema_version(&self) -> u32 {
-        self.words[3] as u32
+        number::<SCHEMA_VERSION>(self.record)
     }
 
     /// How many processors emitted on the way to this event; 0 for a published one.
     pub fn depth(&self) -> u32 {
-        (self.words[3] >> 32) as u32
+        number::<DEPTH>(self.record)
     }
 }
 

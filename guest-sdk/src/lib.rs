@@ -54,6 +54,7 @@ pub mod log;
 mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
+mod record;
 mod row;
 mod saved;
 mod state;
@@ -68,7 +69,7 @@ pub use wit_bindgen as __wit_bindgen;
 pub use batch::Instance;
 pub use channel::{ChannelEntry, EntryType, NewEntry};
 pub use effects::{Effects, NewEvent};
-pub use event::{EVENT_WORDS, Event};
+pub use event::{EVENT_BYTES, Event};
 pub use failure::{Failure, FailureKind};
 pub use manifest::{ChangeScope, Manifest, OrderingKey};
 pub use saved::Migration;
@@ -79,9 +80,10 @@ pub use time::{InvalidTime, Timestamp};
 /// The shapes as they cross, for those who need to go below [`Processor`].
 pub mod wire {
     pub use crate::bindings::millrace::processor::types::{
-        ChangeField, ChangeScope, ChangeScopes, Column, ColumnType, EffectKind, EffectRecord, Effects,
-        Failure, FailureKind, Manifest, OrderingKey, Outcome, Table,
+        ChangeField, ChangeScope, ChangeScopes, Column, ColumnType, Effects, Failure, FailureKind, Manifest,
+        OrderingKey, Outcome, Table,
     };
+    pub use crate::record::{EFFECT_BYTES, EffectKind, EffectRecord};
 }
 
 pub use bindings::millrace::processor::types::{Context, FlushReason, SavedState as Saved};
@@ -170,7 +172,7 @@ macro_rules! export {
                     Ok(())
                 }
 
-                fn handle(arena: Vec<u8>, events: Vec<u64>) -> types::Outcome {
+                fn handle(arena: Vec<u8>, events: Vec<u8>) -> types::Outcome {
                     with(|instance| instance.handle(&arena, &events))
                 }
 

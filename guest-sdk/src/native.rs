@@ -87,7 +87,7 @@ impl<P: Processor> NativeInstance<P> {
     }
 
     /// Handles events in order until one fails; what that one asked for is dropped.
-    pub fn handle(&mut self, arena: &[u8], events: &[u64]) -> Outcome {
+    pub fn handle(&mut self, arena: &[u8], events: &[u8]) -> Outcome {
         let _entered = Entered::new(&self.host);
         self.instance.handle(arena, events)
     }

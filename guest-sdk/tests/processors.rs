@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use millrace_guest::log::Level;
 use millrace_guest::native::{NativeInstance, NoHost};
 use millrace_guest::testing::{Batch, Driver, Setup, TestEvent};
+use millrace_guest::wire::EffectRecord;
 use millrace_guest::{
     ChannelEntry, Column, Context, Effects, EntryType, Event, Failure, FailureKind, FlushReason, Manifest,
     NewEntry, NewEvent, Processor, Saved, Table, Timestamp, config, log,
@@ -137,10 +138,11 @@ fn the_outcome_names_the_failing_event() {
     let context = Context { tenant: "t".into(), lane: 0, lanes: 1 };
     let mut instance = NativeInstance::<Obedient>::load(std::sync::Arc::new(NoHost), context, None).unwrap();
     let batch = Batch::new(&[event("put", "a", 1), event("put", "b", 2), event("fail", "c", 1)], 7);
-    let outcome = instance.handle(&batch.arena, &batch.words);
+    let outcome = instance.handle(&batch.arena, &batch.records);
     assert_eq!(outcome.handled, 2);
     assert_eq!(outcome.failure.map(|failure| failure.index), Some(2));
-    let effects: Vec<_> = outcome.effects.records.iter().map(|e| (e.event, e.table, e.version)).collect();
+    let effects: Vec<_> =
+        EffectRecord::read_all(&outcome.effects.records).map(|e| (e.event, e.table, e.version)).collect();
     assert_eq!(effects, [(0, 1, 1), (1, 1, 2)]);
     assert!(instance.handle(&[], &[]).effects.records.is_empty(), "effects are handed over once");
 }

@@ -453,13 +453,12 @@ impl EventBatch {
     }
 }
 
-/// Words of numbers that an event has when it crosses to a guest.
-pub const EVENT_WORDS: usize = 9;
-
 impl EventRecord {
-    /// The event's numbers as they cross to a guest; `wit/types.wit` has the layout.
-    pub fn words(&self) -> [u64; EVENT_WORDS] {
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    /// Bytes of an event's numbers when it crosses to a guest.
+    pub const WIRE_BYTES: usize = 72;
+
+    /// Appends the event's numbers as they cross to a guest; `wit/types.wit` has the layout.
+    pub fn write_wire(&self, into: &mut Vec<u8>) {
         let id = self.id_bytes;
         let aggregate = id + self.aggregate_bytes;
         let agg_id = aggregate + self.agg_id_bytes;
@@ -468,17 +467,31 @@ impl EventRecord {
         let kind = scope + self.kind_bytes;
         let cursor = kind + self.cursor_bytes;
         let traceparent = cursor + self.traceparent_bytes;
-        [
-            self.position,
-            self.version,
-            self.at.cast_unsigned(),
-            pair(self.schema_version, self.depth),
-            pair(self.start, id),
-            pair(aggregate, agg_id),
-            pair(event_type, scope),
-            pair(kind, cursor),
-            pair(traceparent, traceparent + self.payload_bytes),
-        ]
+        let words = [self.position, self.version, self.at.cast_unsigned()];
+        let numbers = [
+            self.schema_version,
+            self.depth,
+            self.start,
+            id,
+            aggregate,
+            agg_id,
+            event_type,
+            scope,
+            kind,
+            cursor,
+            traceparent,
+            traceparent + self.payload_bytes,
+        ];
+        // Whole in one place first: the list grows once an event.
+        let mut wire = [0; Self::WIRE_BYTES];
+        let (low, high) = wire.split_at_mut(size_of_val(&words));
+        for (place, word) in low.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *place = word.to_le_bytes();
+        }
+        for (place, number) in high.as_chunks_mut::<4>().0.iter_mut().zip(numbers) {
+            *place = number.to_le_bytes();
+        }
+        into.extend_from_slice(&wire);
     }
 
     /// Where the event's bytes lie in the arena.

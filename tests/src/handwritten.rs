@@ -37,7 +37,7 @@ const STATE_TYPE: u32 = 0x1d0;
 const VERSION: u32 = 0x1e0;
 const NAME: u32 = 0x200;
 const TABLE_NAME: u32 = 0x280;
-/// The effect records of a call, 64 bytes each, and the bytes that they point at. Room for 100 events.
+/// The effect records of a call, 56 bytes each, and the bytes that they point at. Room for 100 events.
 pub const RECORDS: u32 = 0x4000;
 pub const EFFECTS: u32 = 0x8000;
 const HEAP: u32 = 0x1_0000;
@@ -232,7 +232,7 @@ impl Handwritten {
   (func $describe (result $manifest) (canon lift (core func $c "describe") (memory $memory) (realloc $realloc)))
   (func $load (param "context" $context) (param "saved" (option $saved-state)) (result (result (error string)))
     (canon lift (core func $c "load") (memory $memory) (realloc $realloc)))
-  (func $handle (param "arena" (list u8)) (param "events" $event-words) (result $outcome)
+  (func $handle (param "arena" (list u8)) (param "events" $event-records) (result $outcome)
     (canon lift (core func $c "handle") (memory $memory) (realloc $realloc) {post}))
   (func $flush (param "reason" $flush-reason) (result (result $effects (error $failure)))
     (canon lift (core func $c "flush") (memory $memory) (realloc $realloc)))
@@ -304,10 +304,10 @@ impl Handwritten {
 /// Notes each event as a row: `put`, the agg-id as the key, a cell that says true.
 const HANDLE: &str = r#"
   (func (export "handle")
-    (param $arena i32) (param $bytes i32) (param $words i32) (param $numbers i32) (result i32)
+    (param $arena i32) (param $bytes i32) (param $words i32) (param $length i32) (result i32)
     (local $count i32) (local $n i32) (local $from i32) (local $key i32) (local $out i32) (local $record i32)
     (local $poisoned i32)
-    (local.set $count (i32.div_u (local.get $numbers) (i32.const 9)))
+    (local.set $count (i32.div_u (local.get $length) (i32.const 72)))
     (local.set $out (i32.const 0x8000))
     (local.set $record (i32.const 0x4000))
     (block $done (loop $next
@@ -320,13 +320,13 @@ const HANDLE: &str = r#"
         (then (local.set $poisoned (i32.const 1)) (call $attack)))
       (memory.copy (local.get $out) (local.get $from) (local.get $key))
       (i32.store8 (i32.add (local.get $out) (local.get $key)) (i32.const 2))
-      (memory.fill (local.get $record) (i32.const 0) (i32.const 64))
+      (memory.fill (local.get $record) (i32.const 0) (i32.const 56))
       (i32.store offset=8 (local.get $record) (local.get $n))
-      (i32.store offset=36 (local.get $record) (i32.sub (local.get $out) (i32.const 0x8000)))
-      (i32.store offset=40 (local.get $record) (local.get $key))
-      (i32.store offset=56 (local.get $record) (i32.const 1))
+      (i32.store offset=32 (local.get $record) (i32.sub (local.get $out) (i32.const 0x8000)))
+      (i32.store offset=36 (local.get $record) (local.get $key))
+      (i32.store offset=52 (local.get $record) (i32.const 1))
       (local.set $out (i32.add (local.get $out) (i32.add (local.get $key) (i32.const 1))))
-      (local.set $record (i32.add (local.get $record) (i32.const 64)))
+      (local.set $record (i32.add (local.get $record) (i32.const 56)))
       (local.set $words (i32.add (local.get $words) (i32.const 72)))
       (local.set $n (i32.add (local.get $n) (i32.const 1)))
       (br $next)))
@@ -335,7 +335,7 @@ const HANDLE: &str = r#"
     (i32.store (i32.const 0x804) (i32.const 0x8000))
     (i32.store (i32.const 0x808) (i32.sub (local.get $out) (i32.const 0x8000)))
     (i32.store (i32.const 0x80c) (i32.const 0x4000))
-    (i32.store (i32.const 0x810) (local.get $count))
+    (i32.store (i32.const 0x810) (i32.mul (local.get $count) (i32.const 56)))
 "#;
 
 /// What both modules share with the one that owns the memory.
@@ -427,14 +427,7 @@ const HOST_IMPORTS: [(Import, &str, &str, &str); 7] = [
 
 /// The types of `wit/types.wit`. An exported function may only speak of exported types.
 const TYPES: &str = r#"
-  (type $effect-kind' (enum "put" "delete" "state-put" "state-delete" "emit" "append"))
-  (export $effect-kind "effect-kind" (type $effect-kind'))
-  (type $effect-record' (record (field "kind" $effect-kind) (field "table" u32) (field "event" u32)
-    (field "version" u64) (field "at" s64) (field "schema-version" u32) (field "start" u32)
-    (field "key-bytes" u32) (field "aggregate-bytes" u32) (field "type-bytes" u32) (field "id-bytes" u32)
-    (field "body-bytes" u32)))
-  (export $effect-record "effect-record" (type $effect-record'))
-  (type $effects' (record (field "arena" (list u8)) (field "records" (list $effect-record))))
+  (type $effects' (record (field "arena" (list u8)) (field "records" (list u8))))
   (export $effects "effects" (type $effects'))
   (type $failure-kind' (enum "retry" "reject" "fatal"))
   (export $failure-kind "failure-kind" (type $failure-kind'))
@@ -472,7 +465,7 @@ const TYPES: &str = r#"
     (field "subscription" $subscription) (field "tables" (list $table)) (field "grants" (list string))
     (field "flush-interval-ms" (option u32)) (field "changes" (list $change-scopes))))
   (export $manifest "manifest" (type $manifest'))
-  (type $event-words (list u64))"#;
+  (type $event-records (list u8))"#;
 
 fn length(text: &str) -> u32 {
     u32::try_from(text.len()).expect("names are short")

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use millrace::checkpoints::{ChannelGrant, EffectBatch, EffectKind, EffectRecord, SavedState, ScanLimit};
+use millrace::checkpoints::{ChannelGrant, EffectBatch, EffectRecord, SavedState, ScanLimit};
 use millrace::event::EventBatch;
 use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, OrderingKey, Outcome, Processor,
@@ -56,7 +56,7 @@ impl<P: millrace_guest::Processor + Send> ProcessorFactory for Native<P> {
             manifest: self.manifest.clone(),
             context,
             inner: None,
-            words: Vec::new(),
+            records: Vec::new(),
             depths: Vec::new(),
         }))
     }
@@ -66,7 +66,7 @@ struct Instance<P> {
     manifest: Manifest,
     context: TaskContext,
     inner: Option<NativeInstance<P>>,
-    words: Vec<u64>,
+    records: Vec<u8>,
     depths: Vec<u32>,
 }
 
@@ -93,9 +93,11 @@ impl Host for State {
 
 impl<P: millrace_guest::Processor> Instance<P> {
     fn effects(&self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
-        let records = effects.records.iter().map(effect).collect();
         let (tables, all) = (&self.manifest.tables, ChannelGrant::all());
-        EffectBatch::check_granted(effects.arena, records, tables, &self.depths, &all)
+        EffectRecord::read_wire(&effects.records)
+            .and_then(|records| {
+                EffectBatch::check_granted(effects.arena, records, tables, &self.depths, &all)
+            })
             .map_err(|error| Trap::new(TrapKind::Output, error.to_string()))
     }
 
@@ -121,13 +123,13 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
     }
 
     fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let mut words = std::mem::take(&mut self.words);
-        words.clear();
-        words.extend(batch.records().iter().flat_map(millrace::event::EventRecord::words));
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        batch.records().iter().for_each(|record| record.write_wire(&mut records));
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|r| r.depth));
-        let outcome = self.inner().handle(batch.arena(), &words);
-        self.words = words;
+        let outcome = self.inner().handle(batch.arena(), &records);
+        self.records = records;
         let mut effects = self.effects(outcome.effects)?;
         effects.carry_on(batch);
         Ok(Outcome { handled: outcome.handled as usize, effects, failure: outcome.failure.map(failure) })
@@ -148,31 +150,6 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
         Ok(self.inner().snapshot())
-    }
-}
-
-fn effect(r: &wire::EffectRecord) -> EffectRecord {
-    EffectRecord {
-        kind: match r.kind {
-            wire::EffectKind::Put => EffectKind::Put,
-            wire::EffectKind::Delete => EffectKind::Delete,
-            wire::EffectKind::StatePut => EffectKind::StatePut,
-            wire::EffectKind::StateDelete => EffectKind::StateDelete,
-            wire::EffectKind::Emit => EffectKind::Emit,
-            wire::EffectKind::Append => EffectKind::Append,
-        },
-        table: r.table,
-        event: r.event,
-        version: r.version,
-        at: r.at,
-        schema_version: r.schema_version,
-        start: r.start,
-        key_bytes: r.key_bytes,
-        aggregate_bytes: r.aggregate_bytes,
-        type_bytes: r.type_bytes,
-        id_bytes: r.id_bytes,
-        body_bytes: r.body_bytes,
-        depth: 0,
     }
 }
 

@@ -124,7 +124,7 @@ impl<P: Processor> Driver<P> {
     pub fn send(&mut self, events: &[TestEvent]) -> Result<(), Failed> {
         let batch = Batch::new(events, self.position + 1);
         let before = self.saved();
-        let outcome = self.instance.handle(&batch.arena, &batch.words);
+        let outcome = self.instance.handle(&batch.arena, &batch.records);
         let handled = outcome.handled as usize;
         if let Some(failure) = &outcome.failure {
             assert_eq!(
@@ -246,14 +246,14 @@ impl<P: Processor> Driver<P> {
 
     /// `events` are those that were handled; none in `flush`.
     fn apply(&mut self, effects: &Effects, events: &[TestEvent]) {
-        for record in &effects.records {
-            let [key, aggregate, event_type, id, body] = parts(record, &effects.arena);
+        for record in EffectRecord::read_all(&effects.records) {
+            let [key, aggregate, event_type, id, body] = parts(&record, &effects.arena);
             match record.kind {
                 EffectKind::Put => {
                     let row = rows::read(&self.manifest, record.table, record.version, body);
-                    self.write(record, text(key), Some(row));
+                    self.write(&record, text(key), Some(row));
                 }
-                EffectKind::Delete => self.write(record, text(key), None),
+                EffectKind::Delete => self.write(&record, text(key), None),
                 EffectKind::StatePut => {
                     assert!(record.at >= 0, "an expiry is never before 1970");
                     let entry = StateValue { value: body.to_vec(), expires_at: from_wire(record.at) };

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::EVENT_WORDS;
+use crate::EVENT_BYTES;
 use crate::Timestamp;
 use crate::channel::to_base64;
 
@@ -104,11 +104,11 @@ impl TestEvent {
     }
 }
 
-/// Events as they cross: one arena, and nine words of numbers an event.
+/// Events as they cross: one arena, and the records of their numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     pub arena: Vec<u8>,
-    pub words: Vec<u64>,
+    pub records: Vec<u8>,
 }
 
 impl Batch {
@@ -122,8 +122,8 @@ impl Batch {
     }
 
     /// The numbers of the first `events` events.
-    pub fn first(&self, events: usize) -> &[u64] {
-        &self.words[..events * EVENT_WORDS]
+    pub fn first(&self, events: usize) -> &[u8] {
+        &self.records[..events * EVENT_BYTES]
     }
 
     fn push(&mut self, position: u64, event: &TestEvent) {
@@ -144,22 +144,13 @@ impl Batch {
             self.arena.extend_from_slice(part);
             *end = bound(self.arena.len()) - start;
         }
-        let pair = |low: u64, high: u64| low | high << 32;
-        let [id, aggregate, agg_id, event_type, scope, kind, cursor, traceparent, payload] = ends;
-        self.words.extend([
-            position,
-            event.version,
-            event.at.0.cast_unsigned(),
-            pair(event.schema_version.into(), event.depth.into()),
-            pair(start, id),
-            pair(aggregate, agg_id),
-            pair(event_type, scope),
-            pair(kind, cursor),
-            pair(traceparent, payload),
-        ]);
+        let words = [position, event.version, event.at.0.cast_unsigned()];
+        self.records.extend(words.map(u64::to_le_bytes).as_flattened());
+        let numbers = [event.schema_version, event.depth, start].into_iter().chain(ends);
+        self.records.extend(numbers.flat_map(u32::to_le_bytes));
     }
 }
 
-fn bound(bytes: usize) -> u64 {
-    u32::try_from(bytes).expect("a test's batch is far below 4 GiB").into()
+fn bound(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("a test's batch is far below 4 GiB")
 }

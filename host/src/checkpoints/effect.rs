@@ -24,6 +24,21 @@ pub enum EffectKind {
     Append,
 }
 
+impl EffectKind {
+    /// By its number in `wit/types.wit`; the error is one that has none.
+    fn from_wire(number: u32) -> Result<Self, u32> {
+        Ok(match number {
+            0 => Self::Put,
+            1 => Self::Delete,
+            2 => Self::StatePut,
+            3 => Self::StateDelete,
+            4 => Self::Emit,
+            5 => Self::Append,
+            other => return Err(other),
+        })
+    }
+}
+
 /// One effect's numbers. Its bytes lie in the arena from `start` on: key,
 /// aggregate, type, id, body. `wit/types.wit` says what each kind uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +61,47 @@ pub struct EffectRecord {
 }
 
 impl EffectRecord {
+    /// Bytes of an effect's numbers when it crosses from a guest.
+    pub const WIRE_BYTES: usize = 56;
+
+    /// Reads effects' numbers as they crossed; `wit/types.wit` has the layout. More than a call may hand back are
+    /// refused before there is room made for them.
+    pub fn read_wire(records: &[u8]) -> Result<Vec<Self>, InvalidEffect> {
+        let (records, rest) = records.as_chunks::<{ EffectRecord::WIRE_BYTES }>();
+        if !rest.is_empty() {
+            let bytes = records.as_flattened().len() + rest.len();
+            return Err(InvalidEffect::Records { bytes });
+        }
+        if records.len() > GUEST_EFFECTS_MAX {
+            return Err(InvalidEffect::TooMany { effects: records.len() });
+        }
+        let numbered = records.iter().enumerate();
+        numbered
+            .map(|(index, record)| Self::read_one(record).map_err(|kind| InvalidEffect::Kind { index, kind }))
+            .collect()
+    }
+
+    /// One of them; the error is a kind that is none.
+    fn read_one(wire: &[u8; Self::WIRE_BYTES]) -> Result<Self, u32> {
+        let number = |at: usize| u32::from_le_bytes([wire[at], wire[at + 1], wire[at + 2], wire[at + 3]]);
+        let word = |at: usize| u64::from(number(at)) | u64::from(number(at + 4)) << 32;
+        Ok(Self {
+            kind: EffectKind::from_wire(number(0))?,
+            table: number(4),
+            event: number(8),
+            schema_version: number(12),
+            version: word(16),
+            at: word(24).cast_signed(),
+            start: number(32),
+            key_bytes: number(36),
+            aggregate_bytes: number(40),
+            type_bytes: number(44),
+            id_bytes: number(48),
+            body_bytes: number(52),
+            depth: 0,
+        })
+    }
+
     /// All its parts together.
     fn bytes(&self) -> u64 {
         [self.key_bytes, self.aggregate_bytes, self.type_bytes, self.id_bytes, self.body_bytes]
@@ -104,6 +160,13 @@ pub struct EmitRef<'a> {
 pub enum InvalidEffect {
     #[error("{effects} effects in one call; guest_effects_max is {GUEST_EFFECTS_MAX}")]
     TooMany { effects: usize },
+    #[error(
+        "the records of the effects have {bytes} bytes, which is no multiple of {}",
+        EffectRecord::WIRE_BYTES
+    )]
+    Records { bytes: usize },
+    #[error("effect {index} is of kind {kind}, and there are 0 to 5")]
+    Kind { index: usize, kind: u32 },
     #[error("effect {index} points outside its arena")]
     Span { index: usize },
     #[error("the effects have {bytes} bytes in an arena of {arena}: they share some")]

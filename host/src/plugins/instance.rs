@@ -11,7 +11,7 @@ use super::bindings::{self, exported, wire};
 use super::call_time::CallTime;
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
-use crate::checkpoints::{ChannelGrant, EffectBatch, EffectKind, EffectRecord, SavedState};
+use crate::checkpoints::{ChannelGrant, EffectBatch, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord};
 use crate::limits::{
     COMMIT_BYTES_MAX, GUEST_BACKTRACE_BYTES_MAX, GUEST_CORE_DUMP_BYTES_MAX, GUEST_EFFECTS_MAX,
@@ -240,7 +240,7 @@ pub(super) struct WasmProcessor {
     context: TaskContext,
     bounds: OutputBounds,
     /// Kept between calls, so that a batch costs no allocation for its numbers.
-    words: Vec<u64>,
+    records: Vec<u8>,
     depths: Vec<u32>,
     /// It reads the clock without the grant: each event crosses alone, so that the clock can stand at it.
     one_by_one: bool,
@@ -258,7 +258,7 @@ impl WasmProcessor {
             instance,
             context,
             bounds,
-            words: Vec::new(),
+            records: Vec::new(),
             depths: Vec::new(),
             one_by_one,
             snapshot_compared: false,
@@ -271,16 +271,17 @@ impl WasmProcessor {
     }
 
     fn handle_batch(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let mut words = std::mem::take(&mut self.words);
-        words.clear();
-        words.extend(batch.records().iter().flat_map(EventRecord::words));
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        records.reserve(batch.len() * EventRecord::WIRE_BYTES);
+        batch.records().iter().for_each(|record| record.write_wire(&mut records));
         self.depths.clear();
         self.depths.extend(batch.records().iter().map(|record| record.depth));
         if let Some(last) = batch.records().last() {
             self.instance.begin_batch(last);
         }
-        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &words));
-        self.words = words;
+        let answer = self.instance.call(|handler, store| handler.call_handle(store, batch.arena(), &records));
+        self.records = records;
         let outcome = answer?;
         let handled = outcome.handled as usize;
         let sound = handled <= batch.len()
@@ -295,8 +296,8 @@ impl WasmProcessor {
             return Err(self.instance.break_with(TrapKind::Output, message));
         }
         if handled == 0 && !outcome.effects.records.is_empty() {
-            let message =
-                format!("it hands back {} effects and handled no event", outcome.effects.records.len());
+            let effects = outcome.effects.records.len().div_ceil(EffectRecord::WIRE_BYTES);
+            let message = format!("it hands back {effects} effects and handled no event");
             return Err(self.instance.break_with(TrapKind::Output, message));
         }
         // An effect of an event that is handed out again would be there twice.
@@ -332,9 +333,11 @@ impl WasmProcessor {
     }
 
     fn effects(&mut self, effects: wire::Effects) -> Result<EffectBatch, Trap> {
-        let records = effects.records.iter().map(effect_record).collect();
         let OutputBounds { tables, channels, .. } = &self.bounds;
-        EffectBatch::check_granted(effects.arena, records, tables, &self.depths, channels)
+        EffectRecord::read_wire(&effects.records)
+            .and_then(|records| {
+                EffectBatch::check_granted(effects.arena, records, tables, &self.depths, channels)
+            })
             .map_err(|error| self.instance.break_with(TrapKind::Output, error.to_string()))
     }
 }
@@ -433,29 +436,4 @@ fn failure(failed: wire::Failure) -> Failure {
         wire::FailureKind::Fatal => FailureKind::Fatal,
     };
     Failure { kind, message: cut(&failed.message, GUEST_MESSAGE_BYTES_MAX).to_owned() }
-}
-
-fn effect_record(r: &wire::EffectRecord) -> EffectRecord {
-    EffectRecord {
-        kind: match r.kind {
-            wire::EffectKind::Put => EffectKind::Put,
-            wire::EffectKind::Delete => EffectKind::Delete,
-            wire::EffectKind::StatePut => EffectKind::StatePut,
-            wire::EffectKind::StateDelete => EffectKind::StateDelete,
-            wire::EffectKind::Emit => EffectKind::Emit,
-            wire::EffectKind::Append => EffectKind::Append,
-        },
-        table: r.table,
-        event: r.event,
-        version: r.version,
-        at: r.at,
-        schema_version: r.schema_version,
-        start: r.start,
-        key_bytes: r.key_bytes,
-        aggregate_bytes: r.aggregate_bytes,
-        type_bytes: r.type_bytes,
-        id_bytes: r.id_bytes,
-        body_bytes: r.body_bytes,
-        depth: 0,
-    }
 }

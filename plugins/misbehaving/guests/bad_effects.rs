@@ -6,10 +6,10 @@
 mod component {
     use millrace_guest::bindings::exports::millrace::processor::handler::Guest;
     use millrace_guest::bindings::millrace::processor::types::{
-        Context, EffectKind, EffectRecord, Effects, Failure, FailureKind, FlushReason, Manifest, Outcome,
-        SavedState,
+        Context, Effects, Failure, FailureKind, FlushReason, Manifest, Outcome, SavedState,
     };
-    use millrace_guest::{Column, EVENT_WORDS, Event, Manifest as Says, Table};
+    use millrace_guest::wire::{EffectKind, EffectRecord};
+    use millrace_guest::{Column, EVENT_BYTES, Event, Manifest as Says, Table};
 
     static TABLE: Table = Table::new(
         "bad_rows",
@@ -84,7 +84,7 @@ mod component {
             }
             _ => {}
         }
-        effects.records.push(effect);
+        effect.write(&mut effects.records);
     }
 
     impl Guest for BadEffects {
@@ -96,15 +96,15 @@ mod component {
             Ok(())
         }
 
-        fn handle(arena: Vec<u8>, events: Vec<u64>) -> Outcome {
-            let events = events.as_chunks::<EVENT_WORDS>().0;
+        fn handle(arena: Vec<u8>, events: Vec<u8>) -> Outcome {
+            let events = events.as_chunks::<EVENT_BYTES>().0;
             let mut outcome = Outcome {
                 handled: events.len() as u32,
                 effects: Effects { arena: vec![], records: vec![] },
                 failure: None,
             };
-            for (index, words) in events.iter().enumerate() {
-                let event = Event::new(&arena, words);
+            for (index, record) in events.iter().enumerate() {
+                let event = Event::new(&arena, record);
                 let failure = |index| {
                     Some(Failure { index, kind: FailureKind::Reject, message: "about another event".into() })
                 };

@@ -27,20 +27,21 @@ fn effects(kind: u32, count: u32, body: u32) -> String {
         (local.set $record (i32.const 0x20000))
         (block $end (loop $again
           (br_if $end (i32.eq (local.get $n) (i32.const {count})))
-          (memory.fill (local.get $record) (i32.const 0) (i32.const 64))
+          (memory.fill (local.get $record) (i32.const 0) (i32.const 56))
           (i32.store8 (local.get $record) (i32.const {kind}))
-          (i32.store offset=36 (local.get $record) (i32.mul (local.get $n) (i32.const {})))
-          (i32.store offset=40 (local.get $record) (i32.const 1))
-          (i32.store offset=56 (local.get $record) (i32.const {body}))
-          (local.set $record (i32.add (local.get $record) (i32.const 64)))
+          (i32.store offset=32 (local.get $record) (i32.mul (local.get $n) (i32.const {})))
+          (i32.store offset=36 (local.get $record) (i32.const 1))
+          (i32.store offset=52 (local.get $record) (i32.const {body}))
+          (local.set $record (i32.add (local.get $record) (i32.const 56)))
           (local.set $n (i32.add (local.get $n) (i32.const 1)))
           (br $again)))
         (i32.store (i32.const 0x804) (i32.const 0x600000))
         (i32.store (i32.const 0x808) (i32.const {}))
         (i32.store (i32.const 0x80c) (i32.const 0x20000))
-        (i32.store (i32.const 0x810) (i32.const {count}))",
+        (i32.store (i32.const 0x810) (i32.const {}))",
         body + 1,
         count * (body + 1),
+        count * 56,
     )
 }
 

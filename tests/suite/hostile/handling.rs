@@ -191,9 +191,9 @@ fn effect(kind: u32, arena: u32, parts: [u32; 5]) -> String {
     let mut code = format!("(i32.store8 (i32.const 0x4000) (i32.const {kind}))");
     code.push_str(&store(0x808, arena.into()));
     code.push_str("(i64.store (i32.const 0x4010) (i64.const 1))");
-    code.push_str(&store(0x4020, 1));
+    code.push_str(&store(0x400c, 1));
     for (index, bytes) in (0..).zip(parts) {
-        code.push_str(&store(0x4028 + 4 * index, bytes.into()));
+        code.push_str(&store(0x4024 + 4 * index, bytes.into()));
     }
     code
 }
@@ -214,19 +214,21 @@ fn lies() -> Vec<Attack> {
         + &failed(0, 1)
         + &store(0x820, 0x20000)
         + &store(0x824, 1);
-    let many = store(0x80c, 0x40000) + &store(0x810, 150_000);
-    let twice = "(memory.copy (i32.const 0x4040) (i32.const 0x4000) (i32.const 64))".to_owned()
-        + "(i32.store (i32.const 0x810) (i32.add (local.get $count) (i32.const 1)))";
+    let many = store(0x80c, 0x40000) + &store(0x810, 150_000 * 56);
+    let twice = "(memory.copy (i32.const 0x4038) (i32.const 0x4000) (i32.const 56))".to_owned()
+        + "(i32.store (i32.const 0x810) (i32.mul (i32.const 56) (i32.add (local.get $count) (i32.const 1))))";
     vec![
         (answers("arena-outside", &store(0x804, -16)), output("out of bounds")),
         (answers("arena-endless", &store(0x808, -1)), output("out of bounds")),
         (answers("records-outside", &store(0x80c, 0x7fff_ff00)), output("out of bounds")),
-        (answers("records-askew", &store(0x80c, 0x4001)), output("not aligned")),
+        (answers("records-cut", &store(0x810, 55)), output("have 55 bytes")),
+        (answers("records-longer", &store(0x810, 57)), output("have 57 bytes")),
         (answers("records-endless", &store(0x810, 0x0fff_ffff)), output("")),
         (answers("records-many", &many).pages(ROOMY), output("guest_effects_max")),
         (answers("answer-outside", "(return (i32.const -16))"), output("")),
         (answers("answer-askew", "(return (i32.const 0x801))"), output("not aligned")),
-        (answers("no-such-effect", "(i32.store8 (i32.const 0x4000) (i32.const 9))"), output("")),
+        (answers("no-such-effect", &store(0x4000, 6)), output("effect 0 is of kind 6")),
+        (answers("no-such-effect-by-far", &store(0x4000, -1)), output("is of kind 4294967295")),
         (answers("no-such-option", &store(0x814, 2)), output("")),
         (answers("no-such-failure", &failed(0, 9)), output("")),
         (answers("failure-not-text", &not_text), output("utf-8")),
@@ -244,9 +246,9 @@ fn lies() -> Vec<Attack> {
         (answers("shares-bytes", &twice), output("they share some")),
         (answers("foreign-table", &store(0x4004, 7)), output("names table 7 of 1")),
         (answers("names-no-event", &store(0x4008, 1_000)), output("names event 1000 of 1")),
-        (answers("starts-outside", &store(0x4024, -2)), output("points outside its arena")),
-        (answers("lies-about-length", &store(0x4038, -1)), output("points outside its arena")),
-        (answers("key-empty", &store(0x4028, 0)), output("a row's key has 1 to")),
+        (answers("starts-outside", &store(0x4020, -2)), output("points outside its arena")),
+        (answers("lies-about-length", &store(0x4034, -1)), output("points outside its arena")),
+        (answers("key-empty", &store(0x4024, 0)), output("a row's key has 1 to")),
         (answers("key-too-long", &effect(0, 4_000, [2_000, 0, 0, 0, 1])), output("this one 2000")),
         (answers("no-cell", &effect(0, 400, [1, 0, 0, 0, 0])), output("effect 0")),
         (answers("many-cells", &effect(0, 400, [1, 0, 0, 0, 99])), output("effect 0")),

@@ -47,9 +47,9 @@ fn starting() -> Vec<Attack> {
         (guest().in_describe(FALL), Describe, "unreachable"),
         (start(LOOP), Describe, TIMEOUT),
         (start(FALL), Describe, "unreachable"),
-        (guest().pages(2_000), Describe, "guest_memory_bytes_max"),
+        (guest().pages(5_000), Describe, "guest_memory_bytes_max"),
         (guest().pages(65_536), Describe, "guest_memory_bytes_max"),
-        (guest().with("(table 200000 funcref)"), Describe, "exceeds the limit of 100000"),
+        (guest().with("(table 200000 funcref)"), Describe, "guest_table_elements_max is 100000"),
         (guest().with("(data (i32.const 0x7fffffff) \"x\")"), Describe, "out of bounds memory access"),
         // The manifest, word by word.
         (described(0x104, -1), Describe, "output: "),
@@ -99,8 +99,8 @@ fn flushing() -> Vec<Attack> {
         (guest().in_flush(&format!("{failed}{}", store(0xc90, -1))), Flush, "output: "),
         (guest().in_flush(&store(0xc88, -1)), Flush, "output: "),
         // An effect without any bytes.
-        (guest().in_flush(&(store(0xc8c, 0x20000) + &store(0xc90, 1))), Flush, "a row's key has 1 to"),
-        (guest().in_flush(&(store(0xc8c, 0x4001) + &store(0xc90, 1))), Flush, "not aligned"),
+        (guest().in_flush(&(store(0xc8c, 0x20000) + &store(0xc90, 56))), Flush, "a row's key has 1 to"),
+        (guest().in_flush(&(store(0xc8c, 0x4001) + &store(0xc90, 1))), Flush, "have 1 bytes"),
     ]
 }
 

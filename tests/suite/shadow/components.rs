@@ -325,7 +325,7 @@ async fn a_first_version_with_a_snapshot_of_a_gibibyte_makes_dead_letters_that_s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_whose_state_grows_or_whose_load_takes_everything_is_refused_by_limit() -> Result<()> {
-    let host = Embedded::start().await?;
+    let host = Embedded::start_with(|config| config.processors.guest_memory_bytes_max = 64 << 20).await?;
     let (client, traffic) = (&host.client, Traffic::default());
     deploy(client, variant(1, "good"), "").await?.ok()?;
     // Over eight mebibytes of state, and not over the memory.
