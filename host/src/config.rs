@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::limits;
-use crate::plugins::{FailurePolicy, LostPolicy, PluginSettings};
+use crate::plugins::{FailurePolicy, LostPolicy, Metering, PluginSettings};
 use crate::streams::upcast::DeclaredUpcast;
 
 /// Everything that `millrace serve` can be told.
@@ -214,6 +214,9 @@ pub struct ProcessorsConfig {
     pub guest_memory_bytes_max: usize,
     pub guest_state_bytes_max: usize,
     pub guest_call_ms_max: u64,
+    /// What bounds the work of a call: `epoch`, which is time, or `fuel`, which is instructions.
+    pub guest_metering: Metering,
+    pub guest_fuel_max: u64,
     pub instances_max: usize,
     pub retries_max: u32,
     pub retry_wait_ms_min: u64,
@@ -370,6 +373,8 @@ impl Default for ProcessorsConfig {
             guest_memory_bytes_max: limits::GUEST_MEMORY_BYTES_MAX,
             guest_state_bytes_max: limits::GUEST_STATE_BYTES_MAX,
             guest_call_ms_max: millis(limits::GUEST_CALL_MAX),
+            guest_metering: Metering::default(),
+            guest_fuel_max: limits::GUEST_FUEL_MAX,
             instances_max: limits::INSTANCES_MAX,
             retries_max: limits::RETRIES_MAX,
             retry_wait_ms_min: millis(limits::RETRY_WAIT_MIN),

@@ -198,6 +198,7 @@ impl Config {
             ("auth.tickets_max", self.auth.tickets_max as u64),
             ("auth.revocations_max", self.auth.revocations_max as u64),
             ("processors.guest_call_ms_max", run.guest_call_ms_max),
+            ("processors.guest_fuel_max", run.guest_fuel_max),
             ("processors.guest_memory_bytes_max", run.guest_memory_bytes_max as u64),
             ("processors.instances_max", run.instances_max as u64),
             ("processors.parked_events_max", run.parked_events_max as u64),

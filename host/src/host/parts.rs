@@ -91,6 +91,8 @@ impl HostBuilder {
             memory_bytes_max: config.guest_memory_bytes_max,
             state_bytes_max: config.guest_state_bytes_max,
             call_max: config.guest_call_max(),
+            metering: config.guest_metering,
+            fuel_max: config.guest_fuel_max,
             compiler: self.compiler.clone(),
             compile_memory_bytes_max: config.compile_memory_bytes_max,
             compile_max: config.compile_max(),

@@ -298,7 +298,7 @@ mod tests {
 
     use super::*;
     use crate::plugins::compiler::Compiler;
-    use crate::plugins::engine;
+    use crate::plugins::{Metering, engine};
 
     /// The smallest component there is: an empty one.
     const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
@@ -306,7 +306,9 @@ mod tests {
     const OTHER: &str = "11";
 
     fn compiled(engine: &Engine) -> Precompiled {
-        Compiler::new(None, 0, std::time::Duration::ZERO).compile(engine, EMPTY).expect("it compiles")
+        Compiler::new(None, Metering::Epoch, 0, std::time::Duration::ZERO)
+            .compile(engine, EMPTY)
+            .expect("it compiles")
     }
 
     /// As the host would leave it.
@@ -348,7 +350,7 @@ mod tests {
     #[test]
     fn ten_thousand_forged_entries_are_refused_before_anything_is_mapped() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let engine = engine::for_compiling().expect("an engine");
+        let engine = engine::for_compiling(Metering::Epoch).expect("an engine");
         let cache = Cache::open(dir.path().to_owned(), &engine, u64::MAX).expect("the folder opens");
         let code = compiled(&engine);
         cache.put(DIGEST, &code).expect("it can be kept");
@@ -375,7 +377,7 @@ mod tests {
     #[test]
     fn what_was_checked_is_mapped_whatever_stands_under_its_name_by_then() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let engine = engine::for_compiling().expect("an engine");
+        let engine = engine::for_compiling(Metering::Epoch).expect("an engine");
         let cache = Cache::open(dir.path().to_owned(), &engine, u64::MAX).expect("the folder opens");
         cache.put(DIGEST, &compiled(&engine)).expect("it can be kept");
         let mut entry = cache.get(DIGEST).expect("it is sound");
@@ -389,7 +391,7 @@ mod tests {
     #[test]
     fn an_entry_that_others_might_change_is_copied_and_not_mapped() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let engine = engine::for_compiling().expect("an engine");
+        let engine = engine::for_compiling(Metering::Epoch).expect("an engine");
         let cache = Cache::open(dir.path().to_owned(), &engine, u64::MAX).expect("the folder opens");
         cache.put(DIGEST, &compiled(&engine)).expect("it can be kept");
         for mode in [0o600, 0o440, 0o402] {
@@ -412,7 +414,7 @@ mod tests {
     #[test]
     fn the_oldest_entries_make_room_at_every_put() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let engine = engine::for_compiling().expect("an engine");
+        let engine = engine::for_compiling(Metering::Epoch).expect("an engine");
         let code = compiled(&engine);
         let entry = (code.code().len() + MAC_BYTES) as u64;
         let cache = Cache::open(dir.path().to_owned(), &engine, 2 * entry).expect("the folder opens");

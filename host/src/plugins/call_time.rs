@@ -31,6 +31,12 @@ impl CallTime {
         self.until
     }
 
+    /// Whether its time would be used up even if it had waited for a core all the while: for a call whose work is
+    /// measured by something other than time.
+    pub(super) fn is_far_over(&self) -> bool {
+        Instant::now() >= self.until_max
+    }
+
     /// When a call of this length is looked at first.
     pub(super) fn first_look(call_max: Duration) -> Duration {
         call_max.min(GUEST_LONG_CALL)

@@ -14,9 +14,8 @@ use wasmtime::component::{Component, Linker};
 use super::cache::Cache;
 use super::compiler::Compiler;
 use super::instance::Linked;
-use super::runtime::engine_failed;
 use super::sandbox::Guest;
-use super::{ArtifactStore, PluginError, trim};
+use super::{ArtifactStore, PluginError, parts, trim};
 use crate::error::Classify as _;
 use crate::limits::CODE_LOAD_WAIT_MIN;
 use crate::processors::call_is_long;
@@ -38,6 +37,8 @@ impl Loader {
             return Ok(component);
         }
         let code = self.compiler.compile(&self.engine, bytes)?;
+        // Before it is kept: the engine may refuse what it is made of.
+        let component = code.load(&self.engine).map_err(|error| parts::refusal(&error))?;
         match self.cache.as_ref().map(|cache| cache.put(digest, &code)) {
             // From its file it takes no memory of its own.
             Some(Ok(())) => {
@@ -51,7 +52,7 @@ impl Loader {
             }
             None => {}
         }
-        code.load(&self.engine).map_err(|error| engine_failed(&error))
+        Ok(component)
     }
 
     pub(super) fn link(&self, component: &Component) -> Result<Linked, PluginError> {

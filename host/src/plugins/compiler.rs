@@ -20,7 +20,7 @@ use rustix::process::{Resource, Rlimit, Signal};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::{PluginError, engine};
+use super::{Metering, PluginError, engine};
 use crate::limits::{
     COMPILE_NICE, COMPONENT_BYTES_MAX, GUEST_MESSAGE_BYTES_MAX, PRECOMPILED_ENTRY_BYTES_MAX,
 };
@@ -68,6 +68,7 @@ impl Precompiled {
 pub(super) struct Compiler {
     /// The host's own executable; none compiles here.
     executable: Option<PathBuf>,
+    metering: Metering,
     memory_bytes_max: u64,
     time_max: Duration,
     /// Children take their turns: two would take twice the memory, and both cores.
@@ -75,8 +76,13 @@ pub(super) struct Compiler {
 }
 
 impl Compiler {
-    pub(super) fn new(executable: Option<PathBuf>, memory_bytes_max: u64, time_max: Duration) -> Self {
-        Self { executable, memory_bytes_max, time_max, turn: Mutex::default() }
+    pub(super) fn new(
+        executable: Option<PathBuf>,
+        metering: Metering,
+        memory_bytes_max: u64,
+        time_max: Duration,
+    ) -> Self {
+        Self { executable, metering, memory_bytes_max, time_max, turn: Mutex::default() }
     }
 
     /// Blocks until the component is compiled, or has reached a bound.
@@ -95,6 +101,7 @@ impl Compiler {
         let failed = |detail: String| PluginError::Compiler { detail };
         let mut command = Command::new(executable);
         command.arg(COMMAND).arg(self.memory_bytes_max.to_string()).arg(self.cpu_seconds().to_string());
+        command.arg(self.metering.as_str());
         // It needs nothing of what the host knows, such as tokens.
         command.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = command.spawn();
@@ -232,15 +239,16 @@ fn here(engine: &Engine, component: &[u8]) -> Result<Precompiled, String> {
 /// Runs as the child when the arguments (without the program's name) say so. An executable that is given to
 /// a host as its compiler calls this before anything else.
 pub fn compiler_main(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
-    let arguments: Vec<OsString> = arguments.into_iter().take(4).collect();
-    let [command, memory, seconds] = arguments.as_slice() else { return None };
+    let arguments: Vec<OsString> = arguments.into_iter().take(5).collect();
+    let [command, memory, seconds, metering] = arguments.as_slice() else { return None };
     if command != COMMAND {
         return None;
     }
     let number = |text: &OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
-    let ended = match (number(memory), number(seconds)) {
-        (Some(memory), Some(seconds)) => compile_as_told(memory, seconds),
-        _ => Err("it wants a number of bytes and one of seconds".to_owned()),
+    let metering = metering.to_str().and_then(Metering::parse);
+    let ended = match (number(memory), number(seconds), metering) {
+        (Some(memory), Some(seconds), Some(metering)) => compile_as_told(memory, seconds, metering),
+        _ => Err("it wants a number of bytes, one of seconds, and what calls are measured by".to_owned()),
     };
     Some(match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -253,7 +261,7 @@ pub fn compiler_main(arguments: impl IntoIterator<Item = OsString>) -> Option<Ex
 }
 
 /// Binds itself, then reads a component and answers with its code.
-fn compile_as_told(memory: u64, seconds: u64) -> Result<(), String> {
+fn compile_as_told(memory: u64, seconds: u64, metering: Metering) -> Result<(), String> {
     // A host that is killed takes its compiler with it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| e.to_string())?;
     for (resource, max) in
@@ -267,7 +275,7 @@ fn compile_as_told(memory: u64, seconds: u64) -> Result<(), String> {
     let mut component = Vec::new();
     let read = std::io::stdin().take(COMPONENT_BYTES_MAX as u64).read_to_end(&mut component);
     read.map_err(|error| error.to_string())?;
-    let engine = engine::for_compiling().map_err(|error| error.to_string())?;
+    let engine = engine::for_compiling(metering).map_err(|error| error.to_string())?;
     let (kind, answer) = match here(&engine, &component) {
         Ok(Precompiled(code)) => (CODE, code),
         Err(detail) => (REFUSED, detail.into_bytes()),

@@ -3,8 +3,8 @@
 //! Promises: every guest of a host runs under the same settings, so a
 //! precompiled component is good for all of them; what a processor does not
 //! need is off, which leaves less to attack and makes a call three times
-//! cheaper (`concurrency_support`). Deliberately absent: fuel. Time is bounded
-//! by epochs, which cost less.
+//! cheaper (`concurrency_support`). A call is bounded by epochs, which cost
+//! less, or by fuel, which ends the same call at the same place on every host.
 
 use std::num::NonZeroUsize;
 use std::thread;
@@ -15,10 +15,10 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-use super::PluginError;
+use super::{Metering, PluginError};
 use crate::limits::{
-    GUEST_CORE_INSTANCES_MAX, GUEST_EPOCH, GUEST_MEMORIES_MAX, GUEST_STACK_BYTES_MAX,
-    GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
+    GUEST_CORE_INSTANCES_MAX, GUEST_EPOCH, GUEST_INSTANCE_BYTES_MAX, GUEST_MEMORIES_MAX,
+    GUEST_STACK_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
 };
 
 /// Slots beyond `instances_max`, for `describe` and for candidates that run beside what they replace.
@@ -33,9 +33,9 @@ const AUTOPSY_FRAMES: usize = 64;
 const MEMORY_RESERVATION: u64 = 4 << 30;
 
 /// An engine with room for `instances_max` instances, and the thread that moves its epoch.
-pub(super) fn new(instances_max: usize) -> Result<Engine, PluginError> {
+pub(super) fn new(instances_max: usize, metering: Metering) -> Result<Engine, PluginError> {
     let pooled = {
-        let mut config = base();
+        let mut config = base(metering);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances_max)));
         Engine::new(&config)
     };
@@ -48,33 +48,34 @@ pub(super) fn new(instances_max: usize) -> Result<Engine, PluginError> {
                 error = %format!("{error:#}"),
                 "no address space for pooled instances; allocating them on demand"
             );
-            for_compiling()?
+            for_compiling(metering)?
         }
     };
-    tick(&engine)?;
+    tick(&engine, metering)?;
     Ok(engine)
 }
 
 /// An engine with the same settings that makes no instances, and so needs no room for them.
-pub(super) fn for_compiling() -> Result<Engine, PluginError> {
-    Engine::new(&base()).map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })
+pub(super) fn for_compiling(metering: Metering) -> Result<Engine, PluginError> {
+    Engine::new(&base(metering))
+        .map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })
 }
 
 /// An engine for one look at how an instance falls: it keeps the guest's memory and stack at its end, reads
 /// the lines of the source out of the component where they are in it, and needs no pool for one instance.
-pub(super) fn for_autopsy() -> Result<Engine, PluginError> {
-    let mut config = base();
+pub(super) fn for_autopsy(metering: Metering) -> Result<Engine, PluginError> {
+    let mut config = base(metering);
     config
         .coredump_on_trap(true)
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(AUTOPSY_FRAMES));
     let engine = Engine::new(&config)
         .map_err(|error| PluginError::Engine { detail: format!("cannot start: {error:#}") })?;
-    tick(&engine)?;
+    tick(&engine, metering)?;
     Ok(engine)
 }
 
-fn base() -> Config {
+fn base(metering: Metering) -> Config {
     let mut config = Config::new();
     config
         // Off takes a call from 322 ns to 103 ns, and the async ABI out of reach.
@@ -88,7 +89,8 @@ fn base() -> Config {
         // The same guest answers the same bits on every machine.
         .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
-        .epoch_interruption(true)
+        .epoch_interruption(metering == Metering::Epoch)
+        .consume_fuel(metering == Metering::Fuel)
         .max_wasm_stack(GUEST_STACK_BYTES_MAX)
         .memory_reservation(MEMORY_RESERVATION)
         // A dump would cost a copy of the guest's memory at every trap; the backtrace tells enough.
@@ -109,6 +111,8 @@ fn pool(instances_max: usize) -> PoolingAllocationConfig {
         .max_core_instances_per_component(GUEST_CORE_INSTANCES_MAX)
         .max_memories_per_component(GUEST_MEMORIES_MAX)
         .max_tables_per_component(GUEST_TABLES_MAX)
+        .max_core_instance_size(GUEST_INSTANCE_BYTES_MAX)
+        .max_component_instance_size(GUEST_INSTANCE_BYTES_MAX)
         .table_elements(GUEST_TABLE_ELEMENTS_MAX)
         .max_memory_size(usize::try_from(MEMORY_RESERVATION).unwrap_or(usize::MAX))
         // Measured: a megabyte that stays resident is only cheaper together with the page-map scan.
@@ -124,8 +128,11 @@ pub(super) fn ticks(call: Duration) -> u64 {
         .saturating_add(1)
 }
 
-/// The thread holds the engine weakly and ends when the last owner is gone.
-fn tick(engine: &Engine) -> Result<(), PluginError> {
+/// The thread holds the engine weakly and ends when the last owner is gone. Fuel needs none.
+fn tick(engine: &Engine, metering: Metering) -> Result<(), PluginError> {
+    if metering == Metering::Fuel {
+        return Ok(());
+    }
     let engine = engine.weak();
     thread::Builder::new()
         .name("guest-epoch".into())

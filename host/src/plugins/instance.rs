@@ -4,13 +4,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Store, UpdateDeadline, WasmBacktrace, WasmCoreDump};
+use wasmtime::{CallHook, Store, UpdateDeadline, WasmBacktrace, WasmCoreDump};
 
 use super::autopsy::CoreDump;
 use super::bindings::{self, exported, wire};
 use super::call_time::CallTime;
 use super::engine::ticks;
 use super::sandbox::{Guest, HostFailed, Sandbox, cut};
+use super::{PluginError, parts};
 use crate::checkpoints::{ChannelGrant, EffectBatch, EffectRecord, SavedState};
 use crate::event::{EventBatch, EventRecord};
 use crate::limits::{
@@ -66,12 +67,18 @@ impl Instance {
         linked: &Linked,
         sandbox: &Sandbox,
         call_max: Duration,
-    ) -> wasmtime::Result<()> {
+    ) -> Result<(), PluginError> {
         let mut store = store(linked, sandbox, None);
         begin_call(&mut store, call_max);
-        // What goes wrong here is `describe`'s to tell.
-        let Ok(instance) = linked.instance_pre().instantiate(&mut store) else { return Ok(()) };
-        bindings::Processor::new(&mut store, &instance).map(drop)
+        let instance = match linked.instance_pre().instantiate(&mut store) {
+            Ok(instance) => instance,
+            // What else goes wrong here is `describe`'s to tell.
+            Err(error) => return parts::too_many(&error).map_or(Ok(()), Err),
+        };
+        let typed = bindings::Processor::new(&mut store, &instance).map(drop);
+        typed.map_err(|error| PluginError::WrongWorld {
+            detail: format!("{error:#}; build it against this host's version of millrace-guest"),
+        })
     }
 
     /// One call into the guest: its time begins now, and after an error the instance is dead.
@@ -84,7 +91,9 @@ impl Instance {
         };
         begin_call(store, self.call_max);
         let ended = call(component.millrace_processor_handler(), store);
-        store.data_mut().end_call();
+        // Without fuel there is none to ask for.
+        let fuel_left = store.get_fuel().ok();
+        store.data_mut().end_call(fuel_left);
         let error = match ended {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
@@ -123,15 +132,26 @@ impl Instance {
 fn store(linked: &Linked, sandbox: &Sandbox, context: Option<TaskContext>) -> Store<Guest> {
     let mut store = Store::new(linked.engine(), Guest::new(sandbox, context));
     store.limiter(|guest| &mut guest.limits);
-    store.epoch_deadline_callback(|mut guest| match guest.data_mut().call_left() {
-        Some(left) => Ok(UpdateDeadline::Continue(ticks(left))),
-        None => Err(wasmtime::Trap::Interrupt.into()),
-    });
+    if sandbox.fuel_max.is_some() {
+        // What the host does for a guest burns nothing, and may be asked for again and again.
+        store.call_hook(|guest, hook| match hook {
+            CallHook::CallingHost if guest.data().call.is_far_over() => Err(wasmtime::Trap::Interrupt.into()),
+            _ => Ok(()),
+        });
+    } else {
+        store.epoch_deadline_callback(|mut guest| match guest.data_mut().call_left() {
+            Some(left) => Ok(UpdateDeadline::Continue(ticks(left))),
+            None => Err(wasmtime::Trap::Interrupt.into()),
+        });
+    }
     store
 }
 
 fn begin_call(store: &mut Store<Guest>, call_max: Duration) {
-    store.set_epoch_deadline(ticks(CallTime::first_look(call_max)));
+    match store.data().fuel_max() {
+        Some(fuel) => store.set_fuel(fuel).expect("an engine whose guests have a bound of fuel consumes it"),
+        None => store.set_epoch_deadline(ticks(CallTime::first_look(call_max))),
+    }
     store.data_mut().begin_call(call_max);
 }
 
@@ -186,6 +206,12 @@ fn classify(error: &wasmtime::Error, call_max: Duration, guest: &Guest) -> (Trap
             let limit = call_max.as_millis();
             let message =
                 format!("the call took longer than guest_call_ms_max = {limit}; {}", guest.call_limit);
+            return (TrapKind::Timeout, message);
+        }
+        Some(wasmtime::Trap::OutOfFuel) => {
+            let limit = guest.fuel_max().unwrap_or_default();
+            let message =
+                format!("the call used more than guest_fuel_max = {limit}; raise processors.guest_fuel_max");
             return (TrapKind::Timeout, message);
         }
         Some(wasmtime::Trap::StackOverflow) => {

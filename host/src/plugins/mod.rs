@@ -23,6 +23,8 @@ mod http;
 mod instance;
 mod managed;
 mod memory;
+mod metering;
+mod parts;
 mod registry;
 mod runtime;
 mod sandbox;
@@ -48,6 +50,7 @@ pub use autopsy::{Autopsy, CoreDump, Scene};
 pub use compiler::compiler_main;
 pub use grants::{EnvValue, GRANTS};
 pub use managed::ManagedPlugins;
+pub use metering::Metering;
 pub use registry::{Registry, RegistryParts};
 pub use runtime::{RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;
@@ -231,6 +234,8 @@ pub enum PluginError {
     ChannelsElsewhere { plugin: String },
     #[error("the component has {bytes} bytes; component_bytes_max is {max}")]
     TooLarge { bytes: usize, max: usize },
+    #[error("the component has {found} {what}; {limit} is {max}")]
+    TooManyParts { what: &'static str, found: u64, limit: &'static str, max: u64 },
     #[error("compiling the component needs more than {limit} = {max}{}", raise(limit))]
     CompileLimit { limit: &'static str, max: u64 },
     #[error("the compiler failed: {detail}")]
@@ -265,6 +270,7 @@ impl Classify for PluginError {
             Self::Settings { .. } => "plugin_settings_invalid",
             Self::ChannelsElsewhere { .. } => "channels_elsewhere",
             Self::TooLarge { .. } => "component_bytes_max",
+            Self::TooManyParts { .. } => "wrong_parts",
             Self::CompileLimit { .. } => "compile_limit",
             Self::Compiler { .. } => "compiler_failed",
             Self::Describe { .. } => "describe_failed",

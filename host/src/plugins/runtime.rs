@@ -17,13 +17,13 @@ use super::describe;
 use super::grants::{self, Grants};
 use super::instance::{Instance, Linked, OutputBounds, WasmProcessor};
 use super::sandbox::{Guest, Sandbox, cut};
-use super::{ArtifactStore, Autopsy, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
+use super::{ArtifactStore, Autopsy, Metering, PluginError, PluginRuntime, PluginSettings, Scene, autopsy};
 use super::{bindings, engine};
 use super::{http, wait};
 use crate::limits::{
     COMPILE_MAX, COMPILE_MEMORY_BYTES_MAX, COMPONENT_BYTES_MAX, GUEST_CALL_MAX, GUEST_DESCRIBE_MAX,
-    GUEST_DESCRIBE_MEMORY_BYTES_MAX, GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_MAX, INSTANCES_MAX,
-    PRECOMPILED_BYTES_MAX,
+    GUEST_DESCRIBE_MEMORY_BYTES_MAX, GUEST_FUEL_MAX, GUEST_MEMORY_BYTES_MAX, GUEST_STATE_BYTES_MAX,
+    INSTANCES_MAX, PRECOMPILED_BYTES_MAX,
 };
 use crate::processors::{Manifest, Processor, ProcessorFactory, TaskContext, Trap, TrapKind};
 use crate::tables::TableSchema;
@@ -37,6 +37,10 @@ pub struct RuntimeOptions {
     pub memory_bytes_max: usize,
     pub state_bytes_max: usize,
     pub call_max: Duration,
+    /// What bounds the work of a call; what it waits for is bounded by `call_max` in any case.
+    pub metering: Metering,
+    /// Of one call, where fuel bounds it.
+    pub fuel_max: u64,
     /// The executable that compiles, in a process of its own with the two bounds below: the host's own, whose
     /// `main` asks [`compiler_main`](super::compiler_main) first. None compiles in this process, unbounded.
     pub compiler: Option<PathBuf>,
@@ -59,6 +63,8 @@ impl Default for RuntimeOptions {
             memory_bytes_max: GUEST_MEMORY_BYTES_MAX,
             state_bytes_max: GUEST_STATE_BYTES_MAX,
             call_max: GUEST_CALL_MAX,
+            metering: Metering::default(),
+            fuel_max: GUEST_FUEL_MAX,
             compiler: None,
             compile_memory_bytes_max: COMPILE_MEMORY_BYTES_MAX,
             compile_max: COMPILE_MAX,
@@ -83,13 +89,13 @@ impl std::fmt::Debug for WasmRuntime {
 
 impl WasmRuntime {
     pub fn new(options: RuntimeOptions) -> Result<Self, PluginError> {
-        Self::on(engine::new(options.instances_max)?, options)
+        Self::on(engine::new(options.instances_max, options.metering)?, options)
     }
 
     /// A runtime of its own for an autopsy, without a cache: code for its engine is good for nothing else.
     pub(super) fn for_autopsy(&self) -> Result<Self, PluginError> {
         Self::on(
-            engine::for_autopsy()?,
+            engine::for_autopsy(self.options.metering)?,
             RuntimeOptions { cache_dir: None, compiler: None, artifacts: None, ..self.options.clone() },
         )
     }
@@ -105,8 +111,12 @@ impl WasmRuntime {
         .map_err(|error| engine_failed(&error))?;
         let open = |dir| Cache::open(dir, &engine, options.precompiled_bytes_max);
         let cache = options.cache_dir.clone().map(open).transpose()?;
-        let compiler =
-            Compiler::new(options.compiler.clone(), options.compile_memory_bytes_max, options.compile_max);
+        let compiler = Compiler::new(
+            options.compiler.clone(),
+            options.metering,
+            options.compile_memory_bytes_max,
+            options.compile_max,
+        );
         let artifacts = options.artifacts.clone();
         Ok(Self { loader: Arc::new(Loader { engine, linker, cache, compiler, artifacts }), options })
     }
@@ -140,16 +150,19 @@ impl WasmRuntime {
             memory_bytes_max: self.options.memory_bytes_max.max(GUEST_DESCRIBE_MEMORY_BYTES_MAX),
             call_limit: format!("`describe` has guest_describe_ms_max = {}", GUEST_DESCRIBE_MAX.as_millis())
                 .into(),
+            fuel_max: self.fuel_max(),
             grants: Grants::default(),
             config: Arc::default(),
         };
         let call_max = self.options.call_max.min(GUEST_DESCRIBE_MAX);
-        Instance::check_types(linked, &sandbox, call_max).map_err(|error| PluginError::WrongWorld {
-            detail: format!("{error:#}; build it against this host's version of millrace-guest"),
-        })?;
+        Instance::check_types(linked, &sandbox, call_max)?;
         let mut instance = Instance::new(linked, &sandbox, None, call_max).map_err(failed)?;
         let manifest = instance.describe().map_err(failed)?;
         describe::accept(manifest)
+    }
+
+    fn fuel_max(&self) -> Option<u64> {
+        (self.options.metering == Metering::Fuel).then_some(self.options.fuel_max)
     }
 
     /// What the operator's settings make of a plugin.
@@ -173,6 +186,7 @@ impl WasmRuntime {
             state_bytes_max: settings.state_bytes_max.unwrap_or(self.options.state_bytes_max),
             memory_bytes_max: settings.memory_bytes_max.unwrap_or(self.options.memory_bytes_max),
             call_limit: call_limit.into(),
+            fuel_max: self.fuel_max(),
             grants,
             config: Arc::new(settings.config),
         };

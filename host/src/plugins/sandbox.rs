@@ -34,10 +34,12 @@ use crate::checkpoints::ScanLimit;
 use crate::error::Blame;
 use crate::event::EventRecord;
 use crate::limits::{
-    GUEST_CORE_INSTANCES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX, GUEST_MEMORIES_MAX,
-    GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX, GUEST_TABLE_ELEMENTS_MAX, GUEST_TABLES_MAX,
+    GUEST_CORE_INSTANCES_MAX, GUEST_LAST_WORDS_BYTES_MAX, GUEST_LOG_BYTES_MAX, GUEST_LOGS_PER_SECOND_MAX,
+    GUEST_MEMORIES_MAX, GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX, GUEST_TABLE_ELEMENTS_MAX,
+    GUEST_TABLES_MAX,
 };
 use crate::processors::TaskContext;
+use crate::telemetry::metrics::GUEST_FUEL;
 
 /// Data of one instance's store.
 pub(super) struct Guest {
@@ -52,6 +54,14 @@ pub(super) struct Guest {
     pub(super) call: CallTime,
     /// Which setting says how long a call may take, for the message when it took longer.
     pub(super) call_limit: Arc<str>,
+    fuel: Option<Fuel>,
+}
+
+/// Where calls are measured by fuel.
+struct Fuel {
+    /// Of one call.
+    max: u64,
+    used: metrics::Counter,
 }
 
 /// What differs between plugins.
@@ -64,6 +74,8 @@ pub(super) struct Sandbox {
     pub(super) state_bytes_max: usize,
     /// Which setting says how long a call may take, for the message when it took longer.
     pub(super) call_limit: Arc<str>,
+    /// What a call may burn; none where it is measured by time.
+    pub(super) fuel_max: Option<u64>,
     pub(super) grants: Grants,
     pub(super) config: Arc<BTreeMap<String, String>>,
 }
@@ -95,6 +107,11 @@ impl Guest {
             logs.warn(&format!("the folder of the grant `read_dir` cannot be opened: {error:#}"));
         }
         let http = GuestHttp::new(sandbox.grants.http.clone(), Arc::clone(&logs));
+        let used = || match &context {
+            Some(_) => metrics::counter!(GUEST_FUEL, "plugin" => sandbox.plugin.to_string()),
+            None => metrics::Counter::noop(),
+        };
+        let fuel = sandbox.fuel_max.map(|max| Fuel { max, used: used() });
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(GUEST_RESOURCES_MAX);
         Self {
@@ -108,6 +125,7 @@ impl Guest {
             event_time,
             call: CallTime::begin(Duration::ZERO),
             call_limit: Arc::clone(&sandbox.call_limit),
+            fuel,
         }
     }
 
@@ -136,17 +154,28 @@ impl Guest {
         left
     }
 
-    /// A call is over.
-    pub(super) fn end_call(&mut self) {
+    /// A call is over, and has so much fuel left where it had any.
+    pub(super) fn end_call(&mut self, fuel_left: Option<u64>) {
         self.http.hooks.end_call();
+        if let (Some(Fuel { max, used }), Some(left)) = (&self.fuel, fuel_left) {
+            used.increment(max.saturating_sub(left));
+        }
     }
 
-    /// The last line that the running call wrote to its output, such as the message of a panic.
+    /// What a call may burn; none where it is measured by time.
+    pub(super) fn fuel_max(&self) -> Option<u64> {
+        self.fuel.as_ref().map(|fuel| fuel.max)
+    }
+
+    /// The end of what the running call printed and logged as errors, such as the message of a panic.
     pub(super) fn last_words(&self) -> String {
-        let budget = self.logs.lock();
+        let mut budget = self.logs.lock();
         // A guest may fall in the middle of a line.
-        let unfinished = String::from_utf8_lossy(&budget.line);
-        if budget.last_words.is_empty() { unfinished.into_owned() } else { budget.last_words.clone() }
+        let unfinished = String::from_utf8_lossy(&std::mem::take(&mut budget.line)).into_owned();
+        if !unfinished.is_empty() {
+            budget.remember(&unfinished);
+        }
+        end_of(&budget.last_words, GUEST_LAST_WORDS_BYTES_MAX).to_owned()
     }
 }
 
@@ -176,6 +205,9 @@ impl WasiHttpView for Guest {
 
 impl imported::log::Host for Guest {
     fn write(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
+        if matches!(level, Level::Error) {
+            self.logs.lock().remember(&message);
+        }
         self.logs.write(level, &message);
         Ok(())
     }
@@ -270,6 +302,7 @@ struct Budget {
     left: u32,
     dropped: u64,
     line: Vec<u8>,
+    /// What the running call said: its end, and a little of what came before.
     last_words: String,
 }
 
@@ -393,15 +426,19 @@ impl Budget {
         Some(line)
     }
 
-    /// Keeps what may turn out to be the last words. A line that ends with a colon announces what follows
-    /// it, as the place of a panic does the message, which may have several lines.
-    fn remember(&mut self, line: &str) {
-        let announced = self.last_words.lines().next().is_some_and(|first| first.ends_with(':'));
-        if line.ends_with(':') || !announced {
-            line.clone_into(&mut self.last_words);
-        } else if self.last_words.len() + line.len() < GUEST_LOG_BYTES_MAX {
+    /// Keeps what may turn out to be the last words. What can no longer be among them goes now and then.
+    fn remember(&mut self, text: &str) {
+        let text = text.trim_end();
+        if text.is_empty() {
+            return;
+        }
+        if !self.last_words.is_empty() {
             self.last_words.push('\n');
-            self.last_words.push_str(line);
+        }
+        self.last_words.push_str(end_of(text, GUEST_LAST_WORDS_BYTES_MAX));
+        if self.last_words.len() > 4 * GUEST_LAST_WORDS_BYTES_MAX {
+            let end = end_of(&self.last_words, GUEST_LAST_WORDS_BYTES_MAX).len();
+            self.last_words.drain(..self.last_words.len() - end);
         }
     }
 
@@ -427,6 +464,13 @@ pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     }
     let end = (0..=bytes_max).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     &text[..end]
+}
+
+/// The last bytes of a text, at most this many, cut between characters.
+fn end_of(text: &str, bytes_max: usize) -> &str {
+    let from = text.len().saturating_sub(bytes_max);
+    let from = (from..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
+    &text[from..]
 }
 
 /// The guest's stdout and stderr.

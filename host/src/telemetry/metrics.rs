@@ -139,6 +139,8 @@ pub const JWKS_READS: &str = "millrace_jwks_reads_total";
 pub const GUEST_HTTP_REQUESTS: &str = "millrace_guest_http_requests_total";
 pub const GUEST_HTTP_DENIED: &str = "millrace_guest_http_denied_total";
 pub const GUEST_HTTP_UNSECURED: &str = "millrace_guest_http_unsecured_total";
+/// Only where guests are metered by fuel.
+pub const GUEST_FUEL: &str = "millrace_guest_fuel_total";
 pub const GUEST_LOGS_DROPPED: &str = "millrace_guest_logs_dropped_total";
 pub const PRECOMPILED_REJECTED: &str = "millrace_precompiled_rejected_total";
 /// Label: `from` (`cache`, `artifact`, `failed`).
@@ -382,6 +384,7 @@ pub const RECORDED_METRICS: &[Metric] = &[
         GUEST_HTTP_UNSECURED,
         "Requests of guests to https addresses that were not sent, mostly for the server's certificate.",
     ),
+    counter(GUEST_FUEL, "Fuel that calls of guests have used, where they are metered by it."),
     counter(GUEST_LOGS_DROPPED, "Guest log messages over the rate limit."),
     counter(PRECOMPILED_REJECTED, "Precompiled components that were not this host's, and were made again."),
     counter(

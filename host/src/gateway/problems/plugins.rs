@@ -183,6 +183,12 @@ pub(super) const PLUGINS: &[ProblemKind] = &[
     ),
     guest(
         422,
+        "wrong_parts",
+        "the component is made of more parts than one may have",
+        "build it with the tools of this host's version, which link fewer; the limit of the detail has no setting",
+    ),
+    guest(
+        422,
         "compile_limit",
         "compiling the component takes more than it may",
         "make its functions fewer or smaller, or have the operator raise the limit that the detail names",
