@@ -136,6 +136,40 @@ proptest! {
     }
 
     #[test]
+    fn events_cross_to_a_guest_as_they_were(
+        events in prop::collection::vec((owned_event(), any::<u64>()), 0..20),
+    ) {
+        let (events, positions): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+        let mut batch = batch_of(&events);
+        let mut wire = Vec::new();
+        for (index, position) in positions.iter().enumerate() {
+            batch.set_position(index, Position(*position));
+            batch.records()[index].write_wire(&mut wire);
+        }
+        let (records, rest) = wire.as_chunks::<{ millrace_guest::EVENT_BYTES }>();
+        prop_assert_eq!((records.len(), rest.len()), (events.len(), 0));
+        for ((record, event), position) in records.iter().zip(&events).zip(positions) {
+            let read = millrace_guest::Event::new(batch.arena(), record);
+            let optional = |text: Option<&str>| text.unwrap_or_default().to_owned();
+            let parts = [
+                read.id().to_owned(),
+                read.aggregate().to_owned(),
+                read.agg_id().to_owned(),
+                read.event_type().to_owned(),
+                optional(read.scope()),
+                optional(read.kind()),
+                optional(read.cursor()),
+                optional(read.traceparent()),
+            ];
+            prop_assert_eq!(&parts, &event.texts);
+            prop_assert_eq!(read.payload(), event.payload.as_slice());
+            let numbers = (read.version(), read.at().0, read.schema_version(), read.depth());
+            prop_assert_eq!(numbers, event.numbers);
+            prop_assert_eq!(read.position(), position);
+        }
+    }
+
+    #[test]
     fn copied_events_are_the_same(
         events in prop::collection::vec(owned_event(), 1..10),
         more in prop::collection::vec(owned_event(), 0..10),

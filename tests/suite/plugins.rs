@@ -10,3 +10,4 @@ mod native;
 mod precompiled;
 pub(crate) mod rig;
 mod secured;
+mod world;
