@@ -192,7 +192,7 @@ fn a_component_with_too_many_parts_is_refused_by_the_limits_name() {
         let made = "(core instance (instantiate $m))".repeat(count);
         wat(&format!("(component (core module $m {fields}) {made})"))
     };
-    let globals = "(global i32 (i32.const 0))".repeat(140_000);
+    let globals = "(global i32 (i32.const 0))".repeat(70_000);
     let cases = [
         (of("", 65), "the component has 65 core instances; guest_core_instances_max is 64"),
         (of("(memory 1)", 3), "the component has 3 linear memories; guest_memories_max is 2"),
@@ -200,7 +200,7 @@ fn a_component_with_too_many_parts_is_refused_by_the_limits_name() {
         (of("(table 1 funcref)", 9), "the component has 9 tables; guest_tables_max is 8"),
         (of(&"(table 1 funcref)".repeat(9), 1), "9 tables; guest_tables_max is 8"),
         (of("(table 100001 funcref)", 1), "100001 elements in one table; guest_table_elements_max is 100000"),
-        (of(&globals, 1), "bytes of an instance beside its memories; guest_instance_bytes_max is 2097152"),
+        (of(&globals, 1), "bytes of an instance beside its memories; guest_instance_bytes_max is 1048576"),
     ];
     for (bytes, says) in &cases {
         let options = RuntimeOptions { cache_dir: Some(dir.path().to_owned()), ..options() };
