@@ -75,10 +75,11 @@ impl EffectRecord {
         if records.len() > GUEST_EFFECTS_MAX {
             return Err(InvalidEffect::TooMany { effects: records.len() });
         }
-        let numbered = records.iter().enumerate();
-        numbered
-            .map(|(index, record)| Self::read_one(record).map_err(|kind| InvalidEffect::Kind { index, kind }))
-            .collect()
+        let mut read = Vec::with_capacity(records.len());
+        for (index, record) in records.iter().enumerate() {
+            read.push(Self::read_one(record).map_err(|kind| InvalidEffect::Kind { index, kind })?);
+        }
+        Ok(read)
     }
 
     /// One of them; the error is a kind that is none.

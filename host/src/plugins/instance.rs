@@ -91,8 +91,7 @@ impl Instance {
         };
         begin_call(store, self.call_max);
         let ended = call(component.millrace_processor_handler(), store);
-        // Without fuel there is none to ask for.
-        let fuel_left = store.get_fuel().ok();
+        let fuel_left = store.data().fuel_max().and_then(|_| store.get_fuel().ok());
         store.data_mut().end_call(fuel_left);
         let error = match ended {
             Ok(answer) => return Ok(answer),
