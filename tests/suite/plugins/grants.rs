@@ -441,6 +441,7 @@ fn settings_that_cannot_be_given_are_refused_at_the_start() {
             "plugins.a.call_ms_max",
             "300001 is over guest_call_ms_ceiling = 300000",
         ),
+        ("[processors]\nguest_fuel_max = 0\n", "processors.guest_fuel_max", "it counts from 1"),
         ("[processors]\nguest_call_ms_max = 300001\n", "processors.guest_call_ms_max", "300001 is over"),
         (
             "[processors]\nguest_memory_bytes_max = 3000000000\n",

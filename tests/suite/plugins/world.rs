@@ -10,6 +10,7 @@ use millrace::plugins::{Metering, PluginError, PluginSettings, RuntimeOptions, W
 use millrace::processors::{Outcome, Processor, Trap, TrapKind};
 use millrace_guest::wire;
 use millrace_tests::handwritten::{Handwritten, Import};
+use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::workspace_binary;
 use proptest::prelude::*;
 
@@ -296,4 +297,33 @@ async fn last_words_are_the_end_of_what_a_call_said() {
     assert!(message.contains(&format!("z\n{SAID}\n{WHERE}")), "{message}");
     let room = 2_048 - SAID.len() - WHERE.len() - 2;
     assert_eq!(message.matches('z').count(), room, "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_set_to_fuel_compiles_for_it_and_counts_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::new(workspace_binary("millrace"))
+        .set("processors.guest_metering=fuel")
+        .set("processors.guest_fuel_max=50000000");
+    let host = HostProcess::start_as(setup, &dir.path().join("data")).await.expect("it starts");
+    let guest = Handwritten::new("spins").on_poison("(loop $l (br $l))");
+    host.deploy(guest.component().into()).await.expect("it is taken");
+    for (agg_id, event_type) in [("a", "x"), ("b", "poison")] {
+        let event = format!(
+            "{{\"aggregate\":\"thing\",\"agg_id\":\"{agg_id}\",\"version\":1,\"type\":\"{event_type}\"}}\n"
+        );
+        host.publish(event).await.expect("it is appended");
+    }
+    host.settle().await.expect("everything is handled");
+    let letters = host.get("/v1/plugins/spins/dead-letters").await.expect("they can be read");
+    let letter = &letters["dead_letters"][0];
+    assert_eq!(letter["reason"], "timeout", "{letters}");
+    let message = letter["message"].to_string();
+    assert!(message.contains("guest_fuel_max = 50000000"), "{message}");
+    let metrics = reqwest::get(format!("{}/metrics", host.url)).await.expect("an answer");
+    let metrics = metrics.text().await.expect("text");
+    let used =
+        metrics.lines().find_map(|line| line.strip_prefix("millrace_guest_fuel_total{plugin=\"spins\"} "));
+    let used: u64 = used.and_then(|used| used.parse().ok()).expect("it is counted");
+    assert!(used >= 50_000_000, "{used}");
 }
