@@ -295,8 +295,6 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
-
     use super::*;
     use crate::backends::sqlite::shared::to_json;
     use crate::channels::{ChannelName, ChannelOptions};

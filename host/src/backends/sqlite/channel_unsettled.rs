@@ -323,12 +323,7 @@ impl Left {
                 let name = channel_name(row.get_ref(2)?.as_str()?)?;
                 let recorded: Channel = from_json(row.get_ref(3)?.as_str()?)?;
                 let newest = Position(row.get::<_, Option<i64>>(4)?.map_or(0, unsigned));
-                Ok(Self {
-                    id: ChannelId { process, name },
-                    recorded,
-                    settled: newest.max(recorded.newest),
-                    recorded,
-                })
+                Ok(Self { id: ChannelId { process, name }, settled: newest.max(recorded.newest), recorded })
             })
             .optional()?;
         Ok(found)
