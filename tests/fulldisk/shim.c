@@ -33,7 +33,7 @@ static int refused(int fd, off_t end) {
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length <= 0) return 0;
     path[length] = 0;
-    if (strncmp(path, dir, dir_length) != 0) return 0;
+    if (strncmp(path, dir, dir_length) != 0 || path[dir_length] != '/') return 0;
     struct stat now;
     if (fstat(fd, &now) != 0 || end <= now.st_size) return 0;
     errno = ENOSPC;

@@ -150,7 +150,12 @@ fn every_setting_is_read_where_the_host_is_put_together() {
         let name = setting.key.rsplit('.').next().expect("a key");
         let accessor = name.replace("_ms_", "_").replace("_seconds_", "_");
         let accessor = accessor.trim_end_matches("_ms").trim_end_matches("_seconds");
-        let ways = [format!(".{name}"), format!(".{accessor}()"), format!(".{accessor}_every()")];
+        let ways = [
+            format!(".{name}"),
+            format!(".{accessor}()"),
+            format!(".{accessor}_every()"),
+            format!(".{accessor}_max()"),
+        ];
         let read = ways.iter().any(|way| places.contains(way));
         // `plugins` is empty by default; `auth.tokens` is a list.
         assert!(read, "`{}` has no effect", setting.key);

@@ -13,7 +13,7 @@ type Result<T> = std::result::Result<T, ChannelError>;
 /// told apart. Rights are taken all the same, since no epoch follows that they could be mistaken for.
 fn next_epoch(view: &ProcessView, executor: Option<&Party>) -> Result<u32> {
     let epoch = view.process.epoch;
-    if executor.is_some() && epoch >= PROCESS_EPOCHS_MAX {
+    if executor.is_some() && epoch == PROCESS_EPOCHS_MAX {
         return Err(ChannelError::Limit {
             limit: "process_epochs_max",
             what: "epochs of the process",
@@ -21,7 +21,7 @@ fn next_epoch(view: &ProcessView, executor: Option<&Party>) -> Result<u32> {
             max: u64::from(PROCESS_EPOCHS_MAX),
         });
     }
-    Ok(epoch.saturating_add(1).min(PROCESS_EPOCHS_MAX))
+    Ok(epoch.saturating_add(1))
 }
 
 /// Gives all channels of a process to an executor, or takes them.

@@ -25,6 +25,8 @@ pub const NATS_ACK_WAIT: Duration = Duration::from_secs(60);
 pub const NATS_ACKS_WAITING_MAX: usize = 256;
 /// How often in one poll a consumer is made again that was removed. Then the poll fails and is repeated.
 pub const NATS_ATTACH_TRIES_MAX: usize = 3;
+/// How often a stream is looked for that another one is about to make.
+pub const NATS_MAKING_LOOKS_MAX: usize = 20;
 /// After how long without a request the server forgets a host's consumer. It is made again from the host's own cursor.
 pub const NATS_CONSUMER_IDLE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How old events become, when nothing else is said. A host that was away for longer starts from a snapshot.

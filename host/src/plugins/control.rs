@@ -418,6 +418,7 @@ impl Classify for ControlError {
 
     fn retry(&self) -> Retry {
         match self {
+            Self::Plugin(e) => e.retry(),
             Self::Resolve(e) => e.retry(),
             Self::Stream(e) => e.retry(),
             Self::Table(e) => e.retry(),

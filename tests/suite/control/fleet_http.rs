@@ -316,7 +316,8 @@ async fn c54_c55_everything_about_a_fleet_needs_the_right_admin_and_a_sound_ques
         assert_eq!(host.client.send(host.client.request(method, &path)).await?.status, 401, "{path}");
     }
     for (method, path, refusal) in [
-        (Method::POST, "resync?tenant=acme".to_owned(), (400, "parameter_unknown")),
+        (Method::POST, "resync?tenant=acme".to_owned(), (400, "tenant_in_body")),
+        (Method::POST, "resync?all=true".into(), (400, "parameter_unknown")),
         (Method::POST, "outbox/nothing/retry".into(), (400, "control_event_invalid")),
         (Method::POST, format!("outbox/{event}/retry"), (404, "control_letter_unknown")),
         (Method::DELETE, "hosts/..%2Fa".into(), (422, "control_settings_invalid")),

@@ -11,6 +11,8 @@ use crate::error::{BackendError, RemoteFault};
 
 pub(super) const STREAM_NOT_FOUND: u64 = 10_059;
 pub(super) const STREAM_NAME_IN_USE: u64 = 10_058;
+/// Of another stream, or of the same one while it is being made.
+pub(super) const STREAM_SUBJECTS_OVERLAP: u64 = 10_065;
 pub(super) const STREAM_NOT_MATCH: u64 = 10_060;
 pub(super) const CONSUMER_NOT_FOUND: u64 = 10_014;
 pub(super) const MESSAGE_NOT_FOUND: u64 = 10_037;

@@ -19,7 +19,10 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::api::{Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, STREAM_NOT_MATCH, StreamInfo};
+use super::api::{
+    Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, STREAM_NOT_MATCH, STREAM_SUBJECTS_OVERLAP,
+    StreamInfo,
+};
 use super::link::{Linked, NatsLink, remote};
 use super::names::Names;
 use super::options::NatsOptions;
@@ -28,7 +31,7 @@ use crate::control::{
     Result,
 };
 use crate::error::{BackendError, Classify as _, RemoteFault};
-use crate::limits::{CONTROL_POLL_EVENTS_MAX, NATS_LIFE_STEP};
+use crate::limits::{CONTROL_POLL_EVENTS_MAX, NATS_LIFE_STEP, NATS_MAKING_LOOKS_MAX, NATS_RETRY_WAIT_MIN};
 use consumer::Consumer;
 use held::Held;
 
@@ -112,10 +115,15 @@ impl NatsControl {
         });
         match linked.api(doing, format!("STREAM.CREATE.{stream}"), &config).await? {
             Ok(info) => Ok(info),
-            // Another origin was quicker.
-            Err(refusal) if refusal.err_code == STREAM_NAME_IN_USE => {
-                let info = linked.stream(stream).await?;
-                Ok(info.ok_or_else(|| refusal.into_error(doing))?)
+            // Another one was quicker, or is about to be: its subjects are taken before its name is.
+            Err(refusal) if [STREAM_NAME_IN_USE, STREAM_SUBJECTS_OVERLAP].contains(&refusal.err_code) => {
+                for _ in 0..NATS_MAKING_LOOKS_MAX {
+                    if let Some(info) = linked.stream(stream).await? {
+                        return self.refresh(linked, info).await;
+                    }
+                    tokio::time::sleep(NATS_RETRY_WAIT_MIN).await;
+                }
+                Err(refusal.into_error(doing).into())
             }
             Err(refusal) => Err(refusal.into_error(doing).into()),
         }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::channel_run_bytes::write_channel;
+use super::channel_run_bytes::{begin, write_channel};
 use super::channel_unsettled::{Step, weight};
 use super::channels::insert_entry;
 use super::committer::Committer;
@@ -36,6 +36,18 @@ impl Fresh<'_> {
     }
 }
 
+/// None of nothing.
+fn encode(fresh: &[Fresh<'_>]) -> rusqlite::Result<Option<Vec<u8>>> {
+    if fresh.is_empty() {
+        return Ok(None);
+    }
+    let mut run = begin();
+    for fresh in fresh {
+        write_channel(&mut run, fresh.number, fresh.channel, &fresh.entries)?;
+    }
+    Ok(Some(run))
+}
+
 impl Committer {
     /// What a transaction has appended becomes its run, or is settled where it is large or its channel's record is written.
     pub(super) fn write_run(&mut self) -> rusqlite::Result<()> {
@@ -44,23 +56,23 @@ impl Committer {
         let large = fresh.iter().filter(|fresh| fresh.bytes() > CHANNEL_RUN_BYTES_MAX);
         settle.extend(large.map(|fresh| (fresh.id.clone(), fresh.number)));
         let appended = fresh.iter().map(|fresh| weight(fresh.entries.iter().copied())).sum();
-        for (id, number) in &settle {
-            self.settle_channel(id, *number)?;
+        let steps = self.shared.unsettled.due(appended);
+        let run = if settle.is_empty() && steps.is_empty() {
+            encode(&fresh)?
+        } else {
+            for (id, number) in &settle {
+                self.settle_channel(id, *number)?;
+            }
+            for step in &steps {
+                self.settle_step(step)?;
+            }
+            encode(&self.book.fresh())?
+        };
+        if let Some(run) = run {
+            self.conn.prepare_cached("INSERT INTO channel_runs(run) VALUES (?1)")?.execute([run])?;
+            let number = self.conn.last_insert_rowid();
+            self.book.has_run(number);
         }
-        for step in self.shared.unsettled.due(appended) {
-            self.settle_step(&step)?;
-        }
-        let fresh = self.book.fresh();
-        if fresh.is_empty() {
-            return self.drop_runs();
-        }
-        let mut run = Vec::new();
-        for fresh in &fresh {
-            write_channel(&mut run, fresh.number, fresh.channel, &fresh.entries)?;
-        }
-        self.conn.prepare_cached("INSERT INTO channel_runs(run) VALUES (?1)")?.execute([run])?;
-        let number = self.conn.last_insert_rowid();
-        self.book.has_run(number);
         self.drop_runs()
     }
 

@@ -73,17 +73,18 @@ impl Unsettled {
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let run = row.get(0)?;
-            let mut reader = Reader { bytes: row.get_ref(1)?.as_blob()? };
-            while !reader.bytes.is_empty() {
-                let (number, channel, entries) = reader.channel()?;
+            let mut reader = Reader::new(row.get_ref(1)?.as_blob()?);
+            while !reader.is_at_end() {
+                let (number, record, entries) = reader.channel()?;
                 let left = match known.entry(number) {
                     Occupied(known) => known.into_mut(),
                     Vacant(place) => place.insert(Left::of(conn, number)?),
                 };
                 let Some(left) = left else { continue };
-                if channel.newest <= left.recorded {
+                if record.newest() <= left.recorded.newest {
                     continue;
                 }
+                let channel = record.onto(&left.recorded);
                 let entries = entries.into_iter().filter(|entry| entry.position > left.settled);
                 let entries: Vec<_> = entries.map(Arc::new).collect();
                 unsettled.appended(&left.id, number, &Arc::new(channel), &entries, run);
@@ -303,8 +304,8 @@ impl Held {
 /// How far a channel that has entries in runs was settled before.
 struct Left {
     id: ChannelId,
-    /// The newest position that its stored record knows of.
-    recorded: Position,
+    /// As it is stored.
+    recorded: Channel,
     /// The newest position of its settled entries: those may be some of the ones that the record does not know yet.
     settled: Position,
 }
@@ -320,9 +321,9 @@ impl Left {
             .query_row([number], |row| {
                 let process = process_id(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?)?;
                 let name = channel_name(row.get_ref(2)?.as_str()?)?;
-                let recorded = from_json::<Channel>(row.get_ref(3)?.as_str()?)?.newest;
+                let recorded: Channel = from_json(row.get_ref(3)?.as_str()?)?;
                 let newest = Position(row.get::<_, Option<i64>>(4)?.map_or(0, unsigned));
-                Ok(Self { id: ChannelId { process, name }, recorded, settled: newest.max(recorded) })
+                Ok(Self { id: ChannelId { process, name }, settled: newest.max(recorded.newest), recorded })
             })
             .optional()?;
         Ok(found)
