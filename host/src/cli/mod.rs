@@ -30,6 +30,7 @@ mod sse;
 mod state;
 mod status;
 mod tail;
+pub mod toolchain;
 mod version;
 
 use std::io::{self, Write as _};
