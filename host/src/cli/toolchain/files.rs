@@ -72,8 +72,8 @@ pub fn fingerprint(parts: &[&[u8]]) -> String {
     format!("{hash:016x}")
 }
 
-/// Of all files below some folders, by their paths and contents.
-fn fingerprint_of(folders: &[(&str, &Path)]) -> Result<String, ToolError> {
+/// Of all files below some folders, by their paths and contents; what tools leave behind is left out.
+pub fn fingerprint_of(folders: &[(&str, &Path)]) -> Result<String, ToolError> {
     let mut files = Vec::new();
     for (name, folder) in folders {
         walk(folder, &mut |path, relative| {
@@ -100,7 +100,7 @@ fn below(root: &Path, relative: &Path, deep: u32, visit: &mut Visit<'_>) -> Resu
     for entry in fs::read_dir(&folder).map_err(ToolError::file(&folder))? {
         let entry = entry.map_err(ToolError::file(&folder))?;
         let name = entry.file_name();
-        if matches!(name.to_str(), Some("__pycache__" | "node_modules" | "target" | ".venv")) {
+        if matches!(name.to_str(), Some(".git" | ".venv" | "__pycache__" | "node_modules" | "target")) {
             continue;
         }
         let (path, inside) = (entry.path(), relative.join(&name));

@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use error::ToolError;
-pub use files::{copy_tree, fingerprint, place, vendor};
+pub use files::{copy_tree, fingerprint, fingerprint_of, place, vendor};
 pub use js::build_js;
-pub use programs::{Said, captured, installed_once, limited, version_of};
+pub use programs::{NODE, Needed, PYTHON, Said, captured, installed_once, limited, version_of};
 pub use python::build_python;
 pub use rust::{
     Component, Guest, GuestBuild, GuestKind, PROFILE, TARGET, TOOLCHAIN_VARIABLE, Toolchain, build_rust,

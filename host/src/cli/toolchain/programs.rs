@@ -61,6 +61,75 @@ pub fn version_of(program: &str) -> Option<String> {
     Some(version.trim().to_owned())
 }
 
+/// A program of which some versions will do.
+#[derive(Clone, Copy, Debug)]
+pub struct Needed {
+    pub program: &'static str,
+    /// What to call it in a message.
+    pub name: &'static str,
+    /// The least minor version of each major one that will do, ascending. Any major version above the last will do.
+    pub versions: &'static [(u32, u32)],
+    /// What to do where it is missing or too old.
+    pub advice: &'static str,
+}
+
+/// What runs a JavaScript project's tests and builds it.
+pub const NODE: Needed = Needed {
+    program: "node",
+    name: "Node",
+    versions: &[(20, 19), (22, 12)],
+    advice: "install it from https://nodejs.org, and see that PATH finds it first",
+};
+
+/// The same for Python.
+pub const PYTHON: Needed = Needed {
+    program: "python3",
+    name: "Python",
+    versions: &[(3, 11)],
+    advice: "install it, and see that PATH finds it first",
+};
+
+impl Needed {
+    /// Refuses a program that is not there, or too old, in a sentence that says which versions will do.
+    pub fn check(&self) -> Result<(), ToolError> {
+        let found = version_of(self.program);
+        let version = found.as_deref().and_then(numbers);
+        if version.is_some_and(|version| self.takes(version)) {
+            return Ok(());
+        }
+        let wanted: Vec<String> =
+            self.versions.iter().map(|(major, minor)| format!("{major}.{minor}")).collect();
+        let found = match found {
+            Some(text) => format!("and `{}` is {}", self.program, text.lines().next().unwrap_or_default()),
+            None => format!("and `{}` does not run", self.program),
+        };
+        Err(ToolError::Unfit {
+            program: self.name.into(),
+            needed: format!("{} or later", wanted.join(", ")),
+            found,
+            advice: self.advice.into(),
+        })
+    }
+
+    fn takes(&self, (major, minor): (u32, u32)) -> bool {
+        let listed = self.versions.iter().find(|(own, _)| *own == major);
+        match listed {
+            Some((_, least)) => minor >= *least,
+            None => self.versions.last().is_some_and(|(last, _)| major > *last),
+        }
+    }
+}
+
+/// The first two numbers with a dot between them: `v20.19.1`, `Python 3.11.2`.
+fn numbers(text: &str) -> Option<(u32, u32)> {
+    let from = text.find(|c: char| c.is_ascii_digit())?;
+    let mut parts = text[from..].split('.');
+    let major = parts.next()?.parse().ok()?;
+    let minor = parts.next()?;
+    let end = minor.find(|c: char| !c.is_ascii_digit()).unwrap_or(minor.len());
+    Some((major, minor[..end].parse().ok()?))
+}
+
 /// Fills a folder by `install` unless it was filled before. Builds at the same time wait for each other; what a
 /// killed one left is removed first. `install` finds the folder empty.
 pub fn installed_once(
@@ -156,4 +225,29 @@ fn end_of(file: &mut File, bytes_max: u64) -> String {
     let from = file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)));
     let _ = from.and_then(|_| file.take(bytes_max).read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_apart() {
+        let cases = [
+            (&NODE, "v18.19.0", false),
+            (&NODE, "v20.18.9", false),
+            (&NODE, "v20.19.0", true),
+            (&NODE, "v21.7.0", false),
+            (&NODE, "v22.11.0", false),
+            (&NODE, "v22.12.0", true),
+            (&NODE, "v24.0.0", true),
+            (&PYTHON, "Python 3.11.2", true),
+            (&PYTHON, "Python 3.9.18+", false),
+            (&PYTHON, "Python 4.0", true),
+        ];
+        for (needed, text, fits) in cases {
+            assert_eq!(numbers(text).is_some_and(|version| needed.takes(version)), fits, "{text}");
+        }
+        assert_eq!(numbers("no version"), None);
+    }
 }
