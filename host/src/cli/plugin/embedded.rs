@@ -143,10 +143,19 @@ pub(super) fn template(language: Language, name: &str) -> Vec<(PathBuf, Vec<u8>)
         files.push((path.into(), bytes));
     }
     if language == Language::Rust && !files.is_empty() {
-        // Cargo leaves out what the project does not need, and takes the rest in these versions.
-        files.push(("Cargo.lock".into(), LOCK.as_bytes().to_vec()));
+        files.extend(lock(name).map(|text| ("Cargo.lock".into(), text.into_bytes())));
     }
     files
+}
+
+/// The versions that are tested here: Cargo leaves out what the project does not need, and asks nobody for the rest. None
+/// for a project whose name is that of a package in there.
+fn lock(name: &str) -> Option<String> {
+    if LOCK.contains(&format!("name = \"{name}\"\n")) {
+        return None;
+    }
+    let own = ["millrace-guest", "serde", "serde_json"].map(|needs| format!(" \"{needs}\",\n")).concat();
+    Some(format!("{LOCK}\n[[package]]\nname = \"{name}\"\nversion = \"0.1.0\"\ndependencies = [\n{own}]\n"))
 }
 
 /// The manifest of the Rust SDK for a project, where there is no workspace to inherit from.

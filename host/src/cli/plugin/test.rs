@@ -140,8 +140,12 @@ fn native(project: &Project) -> Result<(), CliError> {
         }
         Language::Js => {
             NODE.check().map_err(|error| failed(&error))?;
+            let scripts = scripts(&project.dir);
+            if scripts.is_empty() {
+                return Ok(());
+            }
             let mut node = Command::new("node");
-            node.arg("--test").args(scripts(&project.dir)).current_dir(&project.dir);
+            node.arg("--test").args(scripts).current_dir(&project.dir);
             ("node --test", node)
         }
         Language::Python => {

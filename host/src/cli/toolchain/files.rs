@@ -39,7 +39,7 @@ pub fn vendor(sdk: &Path, wit: &Path, project: &Path) -> Result<bool, ToolError>
     Ok(true)
 }
 
-/// Copies a folder; what is there already stays.
+/// Copies a folder's files over those that are there.
 pub fn copy_tree(from: &Path, to: &Path) -> Result<(), ToolError> {
     walk(from, &mut |path, relative| {
         let target = to.join(relative);
