@@ -26,7 +26,7 @@ fn compare(path: &str, expected: Option<&Value>, found: Option<&Value>, lines: &
         (Some(Value::Array(one)), Some(Value::Array(other))) => match (by_key(one), by_key(other)) {
             (Some(one), Some(other)) => {
                 let keys: BTreeSet<&str> = one.iter().chain(&other).map(|(key, _)| *key).collect();
-                let of = |list: &[(&str, &'_ Value)], key: &str| list.iter().position(|(own, _)| *own == key);
+                let of = |list: &[(&str, &Value)], key: &str| list.iter().position(|(own, _)| *own == key);
                 for key in keys {
                     let (one, other) =
                         (of(&one, key).map(|at| one[at].1), of(&other, key).map(|at| other[at].1));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use tracing_subscriber::EnvFilter;
 
 use super::build::{Built, build, failed};
 use super::project::{self, Project};
@@ -55,7 +56,7 @@ pub(super) fn run(args: &TestArgs, output: &mut Output) -> Result<(), CliError> 
     })?;
     let recorded = events::read(&project.events())?;
     let fold = Fold::new(&*factory, &recorded.events);
-    let folded = fold.run(Cut::batches(BATCH_EVENTS_MAX)).map_err(|error| {
+    let folded = heard(|| fold.run(Cut::batches(BATCH_EVENTS_MAX))).map_err(|error| {
         CliError::new(Exit::Refused, error.to_string(), "correct the plugin; what it logged stands above")
     })?;
     if let Some(fault) = folded.faults.first() {
@@ -88,6 +89,16 @@ pub(super) fn run(args: &TestArgs, output: &mut Output) -> Result<(), CliError> 
         format!("{} things are not as {} says", differences.len(), path.display()),
         "correct the plugin, or take what comes out for right with --update",
     ))
+}
+
+/// What the guest logs meanwhile goes to standard error.
+fn heard<T>(work: impl FnOnce() -> T) -> T {
+    let lines = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(EnvFilter::new("off,millrace::guest=info"))
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(lines, work)
 }
 
 fn told(

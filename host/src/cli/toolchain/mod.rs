@@ -14,6 +14,7 @@ mod python;
 mod rust;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -84,6 +85,9 @@ pub fn build(
 ) -> Result<(), ToolError> {
     if vendor(project.sdk, project.wit, project.project)? {
         say.say("the project's copy of the SDK (millrace/) was brought up to date");
+    }
+    if let Some(folder) = out.parent() {
+        fs::create_dir_all(folder).map_err(ToolError::file(folder))?;
     }
     match language {
         Language::Rust => build_rust(project, out, say),
