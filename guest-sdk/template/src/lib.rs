@@ -34,7 +34,7 @@ impl Processor for Counter {
         let events = self.events.get(key).copied().unwrap_or(0) + 1;
         // What can fail comes before the state changes.
         out.put(&COUNTS, key, 0, &json!({ "events": events, "last_at": event.at() }))?;
-        if events % 10 == 0 {
+        if events.is_multiple_of(10) {
             let tenth = NewEvent {
                 aggregate: "plugin-name",
                 agg_id: key,
