@@ -12,6 +12,7 @@ mod guests;
 mod nats;
 mod presence;
 mod redis;
+mod trial;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub use guests::*;
 pub use nats::*;
 pub use presence::*;
 pub use redis::*;
+pub use trial::*;
 
 // Events and batches.
 

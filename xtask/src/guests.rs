@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
-use guest_build::{Guest, GuestBuild, GuestKind};
 use serde::Deserialize;
+use toolchain::{Guest, GuestBuild, GuestKind};
 
 use crate::paths;
 use crate::run::{cargo, say};
@@ -36,8 +36,9 @@ pub(crate) fn build() -> Result<BTreeMap<String, PathBuf>> {
     let guests = find()?;
     ensure!(!guests.is_empty(), "there is no crate with crate-type \"cdylib\" under plugins/");
     ensure_linker()?;
-    let build = GuestBuild { workspace: paths::workspace(), build_dir: paths::guest_builds(), guests };
-    let components = build.run(&mut |text| say(text)).context("the guests cannot be built")?;
+    let build =
+        GuestBuild { workspace: paths::workspace(), build_dir: paths::guest_builds(), guests, locked: true };
+    let components = build.run(&mut |text: &str| say(text)).context("the guests cannot be built")?;
     let dir = paths::guests();
     fs::create_dir_all(&dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     let mut placed = BTreeMap::new();

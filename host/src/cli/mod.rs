@@ -4,7 +4,8 @@
 //! output is for scripts and nothing else is written to it; an error is one
 //! sentence and a next step on standard error, with a documented exit code.
 //! Deliberately absent: any way into the store. `serve` starts a host, every
-//! other command is an HTTP client like another, or works on files of its user (`keys`).
+//! other command is an HTTP client like another, or works on files of its user (`keys`,
+//! `plugin new`, `build`, `test` and `check`).
 
 mod artifact;
 mod backoff;
@@ -30,6 +31,7 @@ mod sse;
 mod state;
 mod status;
 mod tail;
+pub mod toolchain;
 mod version;
 
 use std::io::{self, Write as _};
@@ -41,6 +43,7 @@ pub use backoff::Backoff;
 pub use client::Connect;
 pub use error::{CliError, Exit};
 pub use output::{Align, Output, aligned, printable};
+pub use plugin::embedded_paths;
 pub use publish::{
     Answers, AnswersEnd, Chunk, ChunkLimits, Chunker, Pace, PublishReport, Window, publish_reader,
 };
@@ -67,7 +70,7 @@ enum Command {
     Query(query::QueryArgs),
     /// Say whether the host is ready, and how its plugins are
     Status(status::StatusArgs),
-    /// Deploy plugins and look after them
+    /// Write plugins, deploy them and look after them
     Plugin(plugin::PluginArgs),
     /// Look at what plugins keep
     State(state::StateArgs),
@@ -155,7 +158,7 @@ pub fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Tail(args) => block_on(tail::run(args, output)),
         Command::Query(args) => block_on(query::run(args, output)),
         Command::Status(args) => block_on(status::run(args, output)),
-        Command::Plugin(args) => block_on(plugin::run(args, output)),
+        Command::Plugin(args) => plugin::run(args, output),
         Command::State(args) => block_on(state::run(args, output)),
         Command::DeadLetter(args) => block_on(letters::run(args, output)),
         Command::Group(args) => block_on(groups::run(args, output)),

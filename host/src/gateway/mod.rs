@@ -55,6 +55,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use auth::{AuthOptions, JwtAlgorithm, JwtKeys, JwtOptions, Right, TokenOptions};
+pub use native::read_event;
 pub use problem::{PROBLEMS, Problem, ProblemKind};
 pub use router::operations;
 pub use serve::WriteBound;

@@ -107,6 +107,11 @@ pub(super) fn push(batch: &mut EventBatch, json: &[u8], now: Micros) -> Result<(
     Ok(())
 }
 
+/// Reads one event of a file, for whoever is no client. The error says what is wrong.
+pub fn read_event(batch: &mut EventBatch, json: &[u8], now: Micros) -> Result<(), String> {
+    push(batch, json, now).map_err(|problem| problem.detail().to_owned())
+}
+
 /// What serde says, under the right code: no JSON at all, or JSON that is no event.
 pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
     let said = error.to_string();

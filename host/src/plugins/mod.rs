@@ -29,6 +29,7 @@ mod registry;
 mod runtime;
 mod sandbox;
 pub(crate) mod tls;
+pub mod trial;
 mod trim;
 mod wait;
 mod watch;
@@ -52,7 +53,7 @@ pub use grants::{EnvValue, GRANTS};
 pub use managed::ManagedPlugins;
 pub use metering::Metering;
 pub use registry::{Registry, RegistryParts};
-pub use runtime::{RuntimeOptions, WORLD_NAME, WasmRuntime};
+pub use runtime::{Imports, RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;
 
 use futures_util::future::BoxFuture;

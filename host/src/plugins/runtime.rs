@@ -75,6 +75,15 @@ impl Default for RuntimeOptions {
     }
 }
 
+/// What a component imports beyond the world's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imports {
+    /// By their names, such as `wasi:cli/environment@0.2.6`.
+    pub foreign: Vec<String>,
+    /// It can ask a clock. Without the grant for it, it is handed one event a call.
+    pub reads_clock: bool,
+}
+
 /// Implements [`PluginRuntime`] on wasmtime.
 pub struct WasmRuntime {
     loader: Arc<Loader>,
@@ -138,6 +147,19 @@ impl WasmRuntime {
             exports.find_map(|(name, _)| name.strip_prefix("millrace:processor/handler@").map(str::to_owned));
         // It was linked, so it has one.
         Ok((manifest, format!("millrace:processor@{}", version.unwrap_or_default())))
+    }
+
+    /// What a component imports beyond the world's own. Compiles as [`Self::examine`] does.
+    pub fn imports(&self, bytes: &[u8]) -> Result<Imports, PluginError> {
+        check_bytes(bytes)?;
+        let component = self.loader.compile(bytes, &digest(bytes))?;
+        let engine = &self.loader.engine;
+        let all = component.component_type();
+        let names = all.imports(engine).map(|(name, _)| name.to_owned());
+        Ok(Imports {
+            foreign: names.filter(|name| !name.starts_with(WORLD)).collect(),
+            reads_clock: reads_clock(&component, engine),
+        })
     }
 
     /// Asks the component what it is, without any grant and under bounds of its own: whose settings count

@@ -32,7 +32,7 @@ pub(super) fn lane_of(key: &OrderingKey, batch: &EventBatch, index: usize, lanes
 }
 
 /// The ordering key of event `index`, as bytes that are the same for the same key.
-pub(super) fn key_of(key: &OrderingKey, batch: &EventBatch, index: usize) -> Vec<u8> {
+pub(crate) fn key_of(key: &OrderingKey, batch: &EventBatch, index: usize) -> Vec<u8> {
     let record = &batch.records()[index];
     let whole = match key {
         OrderingKey::Single => Vec::new(),

@@ -37,6 +37,7 @@ use std::time::Duration;
 pub use breaker::BreakerState;
 pub use core_time::waited_for_core;
 pub use counters::{Counts, VersionCounters};
+pub(crate) use lane::key_of;
 pub use lane::lane_of_event;
 pub use lost::LostPolicy;
 pub use manifest::{InvalidManifest, Manifest, OrderingKey, Subscription};

@@ -1,4 +1,16 @@
-//! `millrace plugin …`: deploy plugins and look after them.
+//! `millrace plugin …`: write plugins, deploy them and look after them.
+
+mod build;
+mod check;
+mod differ;
+mod embedded;
+mod events;
+mod new;
+mod project;
+mod test;
+mod workbench;
+
+pub use embedded::embedded_paths;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -13,9 +25,11 @@ use crate::event::Micros;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  millrace plugin deploy flight-board.wasm
+  millrace plugin new --lang js hello             a project that builds, tests and runs
+  millrace plugin build                           in its folder: target/hello.wasm
+  millrace plugin deploy target/hello.wasm
   millrace plugin list
-  millrace plugin pause flight-board")]
+  millrace plugin pause hello")]
 pub(super) struct PluginArgs {
     #[command(subcommand)]
     command: PluginCommand,
@@ -23,6 +37,53 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
+    #[command(flatten)]
+    Project(ProjectCommand),
+    #[command(flatten)]
+    Host(Box<HostCommand>),
+}
+
+/// Works on files of its user.
+#[derive(Debug, Subcommand)]
+enum ProjectCommand {
+    /// Begin a plugin: a folder with code, tests, recorded events and the SDK
+    #[command(after_help = "\
+Examples:
+  millrace plugin new --lang rust hello
+  millrace plugin new --lang js hello --dir plugins/hello
+  millrace plugin new --lang python hello")]
+    New(new::NewArgs),
+    /// Build a project's component, with tools that are installed once a machine
+    #[command(after_help = "\
+Examples:
+  millrace plugin build
+  millrace plugin build plugins/hello
+
+The first build for JavaScript or Python installs what their lists pin below ${XDG_CACHE_HOME:-~/.cache}/millrace/tools.
+The component is in target/NAME.wasm of the project.")]
+    Build(build::BuildArgs),
+    /// Run a project's own tests, then its component over recorded events
+    #[command(after_help = "\
+Examples:
+  millrace plugin test
+  millrace plugin test --update        what comes out now is what is expected from now on
+  millrace plugin test --no-native     only the component")]
+    Test(test::TestArgs),
+    /// Say what a host would say of a component, and whether it gives the same however its events come
+    #[command(after_help = "\
+Examples:
+  millrace plugin check                                  the project in this folder
+  millrace plugin check hello.wasm --grants clock --events events.ndjson
+  millrace plugin check --json
+
+It is handed its events in batches of 1, 7 and 1,000, with and without restarts, twice each; all have to give the same.
+Exit code 4 means that something was found.")]
+    Check(check::CheckArgs),
+}
+
+/// Asks a host.
+#[derive(Debug, Subcommand)]
+enum HostCommand {
     /// Start a component as a plugin, or swap it in for the running version
     #[command(after_help = "\
 Examples:
@@ -93,30 +154,37 @@ pub(super) struct NameArgs {
     pub(super) connect: Connect,
 }
 
-pub(super) async fn run(args: PluginArgs, output: &mut Output) -> Result<(), CliError> {
+/// Not inside an async runtime: guests that run here bring their own.
+pub(super) fn run(args: PluginArgs, output: &mut Output) -> Result<(), CliError> {
     match args.command {
-        PluginCommand::Deploy(args) => deploy::deploy(&args, output).await?,
-        PluginCommand::Confirm(args) => change(&args, "confirm", "running the new version", output).await?,
-        PluginCommand::Abandon(args) => deploy::abandon(&args, output).await?,
-        PluginCommand::Rollback(args) => deploy::rollback(&args, output).await?,
-        PluginCommand::List(args) => {
-            let plugins = list(&Client::new(&args.connect)?).await?;
-            if args.json {
-                output.json(&json!({ "plugins": plugins }))?
-            } else {
-                show_list(&plugins, output)?
-            }
-        }
-        PluginCommand::Show(args) => {
-            let plugin: Value = Client::new(&args.connect)?.get(&["v1", "plugins", &args.name], &[]).await?;
-            if args.json { output.json(&plugin)? } else { show_fields(&plugin, "", output)? }
-        }
-        PluginCommand::Pause(args) => change(&args, "pause", "paused", output).await?,
-        PluginCommand::Resume(args) => change(&args, "resume", "resumed", output).await?,
-        PluginCommand::Remove(args) => remove(&args, output).await?,
-        PluginCommand::History(args) => history(&args, output).await?,
+        PluginCommand::Project(ProjectCommand::New(args)) => new::run(&args, output)?,
+        PluginCommand::Project(ProjectCommand::Build(args)) => build::run(&args, output)?,
+        PluginCommand::Project(ProjectCommand::Test(args)) => test::run(&args, output)?,
+        PluginCommand::Project(ProjectCommand::Check(args)) => check::run(&args, output)?,
+        PluginCommand::Host(command) => super::block_on(ask(*command, output))?,
     }
     output.flush()
+}
+
+async fn ask(command: HostCommand, output: &mut Output) -> Result<(), CliError> {
+    match command {
+        HostCommand::Deploy(args) => deploy::deploy(&args, output).await,
+        HostCommand::Confirm(args) => change(&args, "confirm", "running the new version", output).await,
+        HostCommand::Abandon(args) => deploy::abandon(&args, output).await,
+        HostCommand::Rollback(args) => deploy::rollback(&args, output).await,
+        HostCommand::List(args) => {
+            let plugins = list(&Client::new(&args.connect)?).await?;
+            if args.json { output.json(&json!({ "plugins": plugins })) } else { show_list(&plugins, output) }
+        }
+        HostCommand::Show(args) => {
+            let plugin: Value = Client::new(&args.connect)?.get(&["v1", "plugins", &args.name], &[]).await?;
+            if args.json { output.json(&plugin) } else { show_fields(&plugin, "", output) }
+        }
+        HostCommand::Pause(args) => change(&args, "pause", "paused", output).await,
+        HostCommand::Resume(args) => change(&args, "resume", "resumed", output).await,
+        HostCommand::Remove(args) => remove(&args, output).await,
+        HostCommand::History(args) => history(&args, output).await,
+    }
 }
 
 /// All plugins, as the host describes them.

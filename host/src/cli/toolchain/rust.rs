@@ -2,20 +2,20 @@
 //!
 //! Promises: picks the way by itself (a toolchain with the target; one that can
 //! fetch it; Debian's packages), says what it installs before it does, waits a
-//! bounded time for a download, never reads standard input, and where nothing
-//! works says what a person has to run. Nothing but the standard library, so
-//! that any tool can have it. Deliberately absent: which crates there are.
+//! bounded time for a download, and where nothing works says what a person has
+//! to run. Deliberately absent: which crates there are.
 
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::programs::limited;
+use super::{ProjectBuild, Say, ToolError, place};
 
 /// The target of every guest.
 pub const TARGET: &str = "wasm32-wasip2";
@@ -27,6 +27,8 @@ pub const TOOLCHAIN_VARIABLE: &str = "MILLRACE_GUEST_TOOLCHAIN";
 const FETCH_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long apt may take to install the packages.
 const INSTALL_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How long cargo may take, with all that it fetches and compiles the first time.
+const BUILD_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Debian's way: a compiler with its sources, and the C library that std links.
 const PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "wasi-libc"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -68,6 +70,8 @@ pub struct GuestBuild {
     /// Build folders, one a way, lie in here: the ways' files do not fit together.
     pub build_dir: PathBuf,
     pub guests: Vec<Guest>,
+    /// Whether the lock file must be there and stay as it is.
+    pub locked: bool,
 }
 
 /// A guest and its component's file.
@@ -77,39 +81,47 @@ pub struct Component {
     pub path: PathBuf,
 }
 
-/// Why there are no components.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum GuestBuildError {
-    UnknownToolchain { text: String },
-    NotStarted { program: String, cause: io::Error },
-    Failed { program: String, status: String },
-    TimedOut { program: String, limit: Duration },
-    LinkerMissing { dir: PathBuf },
-    NoWay { why: String },
-    ComponentMissing { path: PathBuf },
+/// Builds a project's crate. Debian's way compiles the standard library once a machine, in the tools' folder, where
+/// also lies what projects depend on.
+pub fn build_rust(project: &ProjectBuild<'_>, out: &Path, say: &mut dyn Say) -> Result<(), ToolError> {
+    let workspace = project.project.join(project.entry);
+    let guest = Guest { package: project.name.into(), target: project.name.into(), kind: GuestKind::Library };
+    let build =
+        GuestBuild { locked: false, workspace, build_dir: project.tools.join("rust"), guests: vec![guest] };
+    for component in build.run(say)? {
+        let bytes = fs::read(&component.path).map_err(ToolError::file(&component.path))?;
+        place(&bytes, out)?;
+    }
+    Ok(())
 }
 
 impl GuestBuild {
     /// Builds all guests. `say` gets what a person should know, a line at a time.
-    pub fn run(&self, say: &mut dyn FnMut(&str)) -> Result<Vec<Component>, GuestBuildError> {
+    pub fn run(&self, say: &mut dyn Say) -> Result<Vec<Component>, ToolError> {
         let toolchain = self.choose(say)?;
         let target_dir = self.build_dir.join(toolchain.name());
         let mut command = match toolchain {
             Toolchain::Rustup => self.rustup_cargo(),
             Toolchain::Debian => self.debian_cargo()?,
         };
-        command.args(["build", "--profile", PROFILE, "--target", TARGET, "--locked"]);
+        command.args(["build", "--profile", PROFILE, "--target", TARGET]);
+        if self.locked {
+            command.arg("--locked");
+        }
         command.args(self.selection());
-        command.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &target_dir).stdin(Stdio::null());
-        say(&format!("building {} guests ({toolchain})", self.guests.len()));
-        finish("cargo build", &mut command)?;
+        command.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &target_dir);
+        let guests = match self.guests.as_slice() {
+            [one] => one.target.clone(),
+            many => format!("{} guests", many.len()),
+        };
+        say.say(&format!("building {guests} ({toolchain})"));
+        limited("cargo build", &mut command, BUILD_WAIT_MAX)?;
         let dir = target_dir.join(TARGET).join(PROFILE);
         self.guests.iter().map(|guest| component(guest, &dir)).collect()
     }
 
     /// The way that this machine has, installing what it takes.
-    pub fn choose(&self, say: &mut dyn FnMut(&str)) -> Result<Toolchain, GuestBuildError> {
+    pub fn choose(&self, say: &mut dyn Say) -> Result<Toolchain, ToolError> {
         let wanted = match env::var(TOOLCHAIN_VARIABLE) {
             Ok(text) if !text.is_empty() => Some(text.parse::<Toolchain>()?),
             _ => None,
@@ -118,13 +130,13 @@ impl GuestBuild {
             if self.sysroot()?.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
                 return Ok(Toolchain::Rustup);
             }
-            say(&format!("installing the {TARGET} target: rustup target add {TARGET}"));
+            say.say(&format!("installing the {TARGET} target: rustup target add {TARGET}"));
             let mut add = Command::new("rustup");
-            add.args(["target", "add", TARGET]).current_dir(&self.workspace).stdin(Stdio::null());
+            add.args(["target", "add", TARGET]).current_dir(&self.workspace);
             match limited("rustup target add", &mut add, FETCH_WAIT_MAX) {
                 Ok(()) => return Ok(Toolchain::Rustup),
                 Err(error) if wanted == Some(Toolchain::Rustup) => return Err(error),
-                Err(error) => say(&format!("that did not work ({error}); trying Debian's packages")),
+                Err(error) => say.say(&format!("that did not work ({error}); trying Debian's packages")),
             }
         }
         install_debian_packages(say)?;
@@ -158,10 +170,10 @@ impl GuestBuild {
         command
     }
 
-    fn debian_cargo(&self) -> Result<Command, GuestBuildError> {
+    fn debian_cargo(&self) -> Result<Command, ToolError> {
         let tools = self.sysroot()?.join("lib/rustlib").join(host_triple()).join("bin");
         if !tools.join("wasm-component-ld").is_file() {
-            return Err(GuestBuildError::LinkerMissing { dir: tools });
+            return Err(ToolError::LinkerMissing { dir: tools });
         }
         let mut path = OsString::from(&tools);
         if let Some(rest) = env::var_os("PATH") {
@@ -192,7 +204,7 @@ impl GuestBuild {
     }
 
     /// The active toolchain's folder.
-    fn sysroot(&self) -> Result<PathBuf, GuestBuildError> {
+    fn sysroot(&self) -> Result<PathBuf, ToolError> {
         let program = "rustc --print sysroot";
         let output = Command::new("rustc")
             .args(["--print", "sysroot"])
@@ -200,18 +212,19 @@ impl GuestBuild {
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
-            .map_err(|cause| GuestBuildError::NotStarted { program: program.into(), cause })?;
+            .map_err(|cause| ToolError::NotStarted { program: program.into(), cause })?;
         if !output.status.success() {
-            return Err(GuestBuildError::Failed {
+            return Err(ToolError::Failed {
                 program: program.into(),
                 status: output.status.to_string(),
+                said: String::new(),
             });
         }
         Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
     }
 }
 
-fn component(guest: &Guest, dir: &Path) -> Result<Component, GuestBuildError> {
+fn component(guest: &Guest, dir: &Path) -> Result<Component, ToolError> {
     let path = match guest.kind {
         GuestKind::Library => dir.join(format!("{}.wasm", guest.target.replace('-', "_"))),
         GuestKind::Example => dir.join("examples").join(format!("{}.wasm", guest.target)),
@@ -220,11 +233,11 @@ fn component(guest: &Guest, dir: &Path) -> Result<Component, GuestBuildError> {
     if path.is_file() {
         Ok(Component { guest: guest.clone(), path })
     } else {
-        Err(GuestBuildError::ComponentMissing { path })
+        Err(ToolError::ComponentMissing { path })
     }
 }
 
-fn install_debian_packages(say: &mut dyn FnMut(&str)) -> Result<(), GuestBuildError> {
+fn install_debian_packages(say: &mut dyn Say) -> Result<(), ToolError> {
     let present = || {
         [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_SOURCE, DEBIAN_LIBC].iter().all(|path| Path::new(path).exists())
     };
@@ -233,31 +246,28 @@ fn install_debian_packages(say: &mut dyn FnMut(&str)) -> Result<(), GuestBuildEr
     }
     let line = format!("apt-get install --yes --no-install-recommends {}", PACKAGES.join(" "));
     if !Path::new("/usr/bin/apt-get").exists() {
-        return Err(GuestBuildError::NoWay { why: "there is no apt-get either".into() });
+        return Err(ToolError::NoWay { why: "there is no apt-get either".into() });
     }
     if !is_root() {
-        return Err(GuestBuildError::NoWay { why: format!("run this as root: {line}") });
+        return Err(ToolError::NoWay { why: format!("run this as root: {line}") });
     }
-    say(&format!("installing Debian's packages: {line}"));
+    say.say(&format!("installing Debian's packages: {line}"));
     let mut update = Command::new("apt-get");
-    update.args(["update", "--quiet"]).stdin(Stdio::null());
+    update.args(["update", "--quiet"]);
     // Old lists are often good enough; the install says so if they are not.
     if let Err(error) = limited("apt-get update", &mut update, FETCH_WAIT_MAX) {
-        say(&format!("{error}; going on with the package lists there are"));
+        say.say(&format!("{error}; going on with the package lists there are"));
     }
     let mut install = Command::new("apt-get");
     install
         .args(["install", "--yes", "--quiet", "--no-install-recommends"])
         .args(PACKAGES)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null());
+        .env("DEBIAN_FRONTEND", "noninteractive");
     limited("apt-get install", &mut install, INSTALL_WAIT_MAX)?;
     if present() {
         return Ok(());
     }
-    Err(GuestBuildError::NoWay {
-        why: format!("the packages {} do not have what it takes", PACKAGES.join(", ")),
-    })
+    Err(ToolError::NoWay { why: format!("the packages {} do not have what it takes", PACKAGES.join(", ")) })
 }
 
 /// Whether this process may install packages: who owns its own `/proc` entry is who it runs as.
@@ -268,38 +278,6 @@ fn is_root() -> bool {
 
 fn host_triple() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
-}
-
-fn finish(program: &str, command: &mut Command) -> Result<(), GuestBuildError> {
-    let status =
-        command.status().map_err(|cause| GuestBuildError::NotStarted { program: program.into(), cause })?;
-    ended(program, status)
-}
-
-/// Runs a program that may hang; at the limit it is killed.
-fn limited(program: &str, command: &mut Command, limit: Duration) -> Result<(), GuestBuildError> {
-    let not_started = |cause| GuestBuildError::NotStarted { program: program.into(), cause };
-    let mut child = command.spawn().map_err(not_started)?;
-    let begun = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().map_err(not_started)? {
-            return ended(program, status);
-        }
-        if begun.elapsed() > limit {
-            // It may have ended just now; either way it is gone afterwards.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(GuestBuildError::TimedOut { program: program.into(), limit });
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn ended(program: &str, status: std::process::ExitStatus) -> Result<(), GuestBuildError> {
-    if status.success() {
-        return Ok(());
-    }
-    Err(GuestBuildError::Failed { program: program.into(), status: status.to_string() })
 }
 
 impl Toolchain {
@@ -321,51 +299,13 @@ impl fmt::Display for Toolchain {
 }
 
 impl FromStr for Toolchain {
-    type Err = GuestBuildError;
+    type Err = ToolError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "rustup" => Ok(Self::Rustup),
             "debian" => Ok(Self::Debian),
-            _ => Err(GuestBuildError::UnknownToolchain { text: text.into() }),
-        }
-    }
-}
-
-impl fmt::Display for GuestBuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownToolchain { text } => {
-                write!(f, "{TOOLCHAIN_VARIABLE} is `{text}`; it may be `rustup` or `debian`")
-            }
-            Self::NotStarted { program, cause } => write!(f, "`{program}` does not start: {cause}"),
-            Self::Failed { program, status } => write!(f, "`{program}` failed: {status}"),
-            Self::TimedOut { program, limit } => {
-                write!(f, "`{program}` did not end within {} s", limit.as_secs())
-            }
-            Self::LinkerMissing { dir } => write!(
-                f,
-                "there is no wasm-component-ld in {}; install Rust with rustup (https://rustup.rs), whose toolchains have it",
-                dir.display()
-            ),
-            Self::NoWay { why } => {
-                write!(
-                    f,
-                    "the {TARGET} target can be had neither from rustup nor from Debian's packages: {why}"
-                )
-            }
-            Self::ComponentMissing { path } => {
-                write!(f, "cargo built no {}; the crate needs crate-type = [\"cdylib\"]", path.display())
-            }
-        }
-    }
-}
-
-impl std::error::Error for GuestBuildError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::NotStarted { cause, .. } => Some(cause),
-            _ => None,
+            _ => Err(ToolError::UnknownToolchain { text: text.into() }),
         }
     }
 }

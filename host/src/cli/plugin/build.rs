@@ -1,0 +1,142 @@
+//! `millrace plugin build`.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::embedded;
+use super::project::Project;
+use super::workbench::Workbench;
+use crate::cli::toolchain::{self, ProjectBuild, Say, ToolError};
+use crate::cli::{CliError, Exit, Output, printable};
+use crate::limits::COMPONENT_BYTES_MAX;
+use crate::plugins::WORLD_NAME;
+use crate::processors::Manifest;
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArgs {
+    /// The project's folder
+    #[arg(default_value = ".")]
+    project: PathBuf,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A component that a host would take for what its project says.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) path: PathBuf,
+    pub(super) component: Vec<u8>,
+    pub(super) manifest: Manifest,
+}
+
+pub(super) fn run(args: &BuildArgs, output: &mut Output) -> Result<(), CliError> {
+    let project = Project::open(&args.project)?;
+    let bench = Workbench::of_project(&project)?;
+    let Built { path, component, manifest } = build(&project, &bench)?;
+    let version = manifest.version.to_string();
+    if args.json {
+        return output.json(&json!({
+            "name": manifest.name, "version": version, "path": path, "bytes": component.len(), "world": WORLD_NAME,
+        }));
+    }
+    let bytes = component.len();
+    output.line(&format!("{} {version} is in {} ({bytes} bytes)", manifest.name, path.display()))
+}
+
+/// Builds a project unless its component is that of its sources, and looks at what came out as a host does.
+pub(super) fn build(project: &Project, bench: &Workbench) -> Result<Built, CliError> {
+    let mut say = say();
+    let tools = toolchain::tools_dir();
+    let sdk = embedded::unpack(project.language, &tools, &mut say).map_err(|e| failed(&e))?;
+    let path = project.component();
+    let note = path.with_extension("sources");
+    let wanted = sources(project, &sdk.sdk).map_err(|e| failed(&e))?;
+    let current = path.exists() && fs::read_to_string(&note).is_ok_and(|built| built == wanted);
+    if !current {
+        let build = ProjectBuild {
+            project: &project.dir,
+            name: &project.name,
+            entry: &project.entry,
+            sdk: &sdk.sdk,
+            wit: &sdk.wit,
+            tools: &tools,
+            grants: &project.grants,
+        };
+        toolchain::build(project.language, &build, &path, &mut say).map_err(|e| failed(&e))?;
+        // Of the sources as they are now: a tool may have written one, such as a lock file.
+        let built = sources(project, &sdk.sdk).map_err(|e| failed(&e))?;
+        toolchain::place(built.as_bytes(), &note).map_err(|e| failed(&e))?;
+    }
+    let component = read_component(&path)?;
+    let manifest = bench.examine(&component).map_err(|error| {
+        CliError::new(
+            Exit::Refused,
+            format!("no host would take {}: {error}", path.display()),
+            "correct the plugin; `millrace plugin check` lists what else there is",
+        )
+    })?;
+    if manifest.name != project.name {
+        return Err(CliError::new(
+            Exit::Refused,
+            format!(
+                "the plugin says that its name is `{}`, and its project says `{}`",
+                printable(&manifest.name),
+                project.name
+            ),
+            "make the names equal, in the manifest or in plugin.toml",
+        ));
+    }
+    Ok(Built { path, component, manifest })
+}
+
+/// Names what a component is built from.
+fn sources(project: &Project, sdk: &Path) -> Result<String, ToolError> {
+    let files = toolchain::fingerprint_of(&[("", &project.dir)])?;
+    // The SDK's folder is named after what is in it.
+    let sdk = sdk.as_os_str().as_encoded_bytes();
+    let grants = project.grants.join(",");
+    Ok(toolchain::fingerprint(&[files.as_bytes(), sdk, grants.as_bytes(), project.entry.as_bytes()]))
+}
+
+pub(super) fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {
+    let next = "look at the path; `millrace plugin build` writes target/NAME.wasm";
+    let unreadable =
+        |error: io::Error| CliError::failed(format!("{} cannot be read: {error}", path.display()), next);
+    let bytes = fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > COMPONENT_BYTES_MAX as u64 {
+        let max = COMPONENT_BYTES_MAX;
+        return Err(CliError::failed(
+            format!("{} has {bytes} bytes; component_bytes_max is {max}", path.display()),
+            "make the component smaller: leave out packages and data that it does not need",
+        ));
+    }
+    fs::read(path).map_err(unreadable)
+}
+
+/// Progress, for people: what was asked for goes to standard output.
+pub(super) fn say() -> impl Say {
+    |line: &str| {
+        // Nobody may be listening.
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// What a tool said, and what can be done about it.
+pub(super) fn failed(error: &ToolError) -> CliError {
+    let next = match error {
+        ToolError::Install { .. } => {
+            "look at the network and at the registry that npm, pip or cargo asks; nothing else has to be repeated"
+        }
+        ToolError::Unfit { .. } | ToolError::NoWay { .. } | ToolError::LinkerMissing { .. } => "",
+        ToolError::NotStarted { .. } => "install it, or put it where PATH finds it",
+        ToolError::TimedOut { .. } => "try again; what was installed stays",
+        ToolError::File { .. } => "look at the path, its permissions and the free space",
+        _ => "correct what it says, and build again",
+    };
+    CliError::failed(error.to_string(), next)
+}

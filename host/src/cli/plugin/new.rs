@@ -1,0 +1,65 @@
+//! `millrace plugin new`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::build::{failed, say};
+use super::{embedded, project};
+use crate::cli::toolchain::{self, Language};
+use crate::cli::{CliError, Output};
+use crate::processors::Manifest;
+
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// The plugin's name
+    name: String,
+    /// What it is written in
+    #[arg(long, value_name = "LANGUAGE", value_parser = ["rust", "js", "python"])]
+    lang: String,
+    /// The project's folder, new or empty; without it the plugin's name
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &NewArgs, output: &mut Output) -> Result<(), CliError> {
+    let name = args.name.as_str();
+    if !Manifest::is_name(name) {
+        return Err(CliError::usage(
+            project::not_a_name(name),
+            "choose another one, such as `order-counts`; it stands in addresses, metrics and names of files",
+        ));
+    }
+    let language: Language = args.lang.parse().map_err(|why: String| CliError::usage(why, ""))?;
+    let dir = args.dir.clone().unwrap_or_else(|| name.into());
+    let taken = match fs::read_dir(&dir) {
+        Ok(mut entries) => entries.next().is_some(),
+        // Not there, which is right, or something that cannot be a folder, which writing tells.
+        Err(_) => dir.exists(),
+    };
+    if taken {
+        return Err(CliError::usage(
+            format!("{} is there and not empty", dir.display()),
+            "name a folder that is not there with --dir",
+        ));
+    }
+    let files = embedded::template(language, name);
+    let mut say = say();
+    let sdk = embedded::unpack(language, &toolchain::tools_dir(), &mut say).map_err(|e| failed(&e))?;
+    let mut files: Vec<_> = files.into_iter().filter(|(path, _)| path.as_os_str() != project::FILE).collect();
+    files.push((project::FILE.into(), project::content(name, language).into_bytes()));
+    embedded::write(&files, &dir).map_err(|e| failed(&e))?;
+    toolchain::vendor(&sdk.sdk, &sdk.wit, &dir).map_err(|e| failed(&e))?;
+    if args.json {
+        return output.json(&json!({ "name": name, "language": language.name(), "dir": dir }));
+    }
+    output.line(&format!("{name} begins in {}. Go on with:", dir.display()))?;
+    output.line(&format!("  cd {}", dir.display()))?;
+    output.line("  millrace plugin test")?;
+    output.line(&format!("  millrace plugin deploy target/{name}.wasm"))
+}

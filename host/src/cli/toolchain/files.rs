@@ -1,0 +1,133 @@
+//! Files of a project and of its SDK.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::ToolError;
+
+/// What a project has of the SDK beside itself.
+const VENDORED: &str = "millrace";
+/// In it: what it is a copy of.
+const STAMP: &str = "VERSION";
+/// A copy of files has at most so many levels of folders.
+const FOLDERS_DEEP_MAX: u32 = 16;
+
+/// Brings `project/millrace` to what the SDK has in its own `millrace/` and the world's files, which come to lie
+/// in `millrace/wit/`. Answers whether anything was older. What a project's author changed in there goes when the
+/// SDK changes.
+pub fn vendor(sdk: &Path, wit: &Path, project: &Path) -> Result<bool, ToolError> {
+    let source = sdk.join(VENDORED);
+    let target = project.join(VENDORED);
+    let stamp = format!("{}\n", fingerprint_of(&[("", &source), ("wit", wit)])?);
+    if fs::read_to_string(target.join(STAMP)).is_ok_and(|present| present == stamp) {
+        return Ok(false);
+    }
+    if target.exists() {
+        fs::remove_dir_all(&target).map_err(ToolError::file(&target))?;
+    }
+    copy_tree(&source, &target)?;
+    let beside = target.join("wit");
+    if !beside.exists() {
+        copy_tree(wit, &beside)?;
+    }
+    // Last: a copy without it is made again.
+    place(stamp.as_bytes(), &target.join(STAMP))?;
+    Ok(true)
+}
+
+/// Copies a folder's files over those that are there.
+pub fn copy_tree(from: &Path, to: &Path) -> Result<(), ToolError> {
+    walk(from, &mut |path, relative| {
+        let target = to.join(relative);
+        if let Some(above) = target.parent() {
+            fs::create_dir_all(above).map_err(ToolError::file(above))?;
+        }
+        fs::copy(path, &target).map(drop).map_err(ToolError::file(path))
+    })
+}
+
+/// Writes a file in one step: who looks sees the former one or this one.
+pub fn place(bytes: &[u8], to: &Path) -> Result<(), ToolError> {
+    if let Some(above) = to.parent() {
+        fs::create_dir_all(above).map_err(ToolError::file(above))?;
+    }
+    let mut half = to.as_os_str().to_owned();
+    half.push(format!(".{}.half", process::id()));
+    fs::write(&half, bytes).and_then(|()| fs::rename(&half, to)).map_err(ToolError::file(to))
+}
+
+/// Tells contents apart, and is no defence against anybody: names of folders, stamps of copies.
+pub fn fingerprint(parts: &[&[u8]]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for part in parts {
+        let length = part.len() as u64;
+        for byte in length.to_le_bytes().iter().chain(*part) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    format!("{hash:016x}")
+}
+
+/// Of all files below some folders, by their paths and contents; what tools leave behind is left out.
+pub fn fingerprint_of(folders: &[(&str, &Path)]) -> Result<String, ToolError> {
+    let mut files = Vec::new();
+    for (name, folder) in folders {
+        walk(folder, &mut |path, relative| {
+            let bytes = fs::read(path).map_err(ToolError::file(path))?;
+            files.push((Path::new(name).join(relative).to_string_lossy().into_owned().into_bytes(), bytes));
+            Ok(())
+        })?;
+    }
+    files.sort();
+    let parts: Vec<&[u8]> =
+        files.iter().flat_map(|(path, bytes)| [path.as_slice(), bytes.as_slice()]).collect();
+    Ok(fingerprint(&parts))
+}
+
+type Visit<'a> = dyn FnMut(&Path, &Path) -> Result<(), ToolError> + 'a;
+
+/// Each file below a folder with its path from there. What tools leave behind is no part of an SDK.
+fn walk(root: &Path, visit: &mut Visit<'_>) -> Result<(), ToolError> {
+    below(root, Path::new(""), FOLDERS_DEEP_MAX, visit)
+}
+
+fn below(root: &Path, relative: &Path, deep: u32, visit: &mut Visit<'_>) -> Result<(), ToolError> {
+    let folder = root.join(relative);
+    for entry in fs::read_dir(&folder).map_err(ToolError::file(&folder))? {
+        let entry = entry.map_err(ToolError::file(&folder))?;
+        let name = entry.file_name();
+        if matches!(name.to_str(), Some(".git" | ".venv" | "__pycache__" | "node_modules" | "target")) {
+            continue;
+        }
+        let (path, inside) = (entry.path(), relative.join(&name));
+        let kind = entry.file_type().map_err(ToolError::file(&path))?;
+        if kind.is_file() {
+            visit(&path, &inside)?;
+        } else if kind.is_dir() && deep > 0 {
+            below(root, &inside, deep - 1, visit)?;
+        }
+    }
+    Ok(())
+}
+
+/// A new file for this process alone, which ends with its handle.
+pub(super) fn nameless() -> io::Result<File> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    for _ in 0..16 {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("millrace-tool-{}-{number}", process::id()));
+        match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
+            Ok(file) => {
+                fs::remove_file(&path)?;
+                return Ok(file);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("there is no free name in the temporary folder"))
+}

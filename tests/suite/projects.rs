@@ -1,0 +1,366 @@
+//! Claims about `millrace plugin new`, `build` and `test`: what a person gets who begins a plugin.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use millrace::cli::toolchain::{Language, vendor};
+use millrace::cli::{Exit, embedded_paths};
+use millrace_tests::embedded::Embedded;
+use millrace_tests::workspace_binary;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::commands::ran;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A new project with this name in a folder of its own.
+async fn begun(language: &str, name: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("project");
+    let (ended, _) = ran(&["plugin", "new", "--lang", language, name, "--dir", text(&dir)]).await;
+    ended.expect("it begins");
+    (folder, dir)
+}
+
+// What is in the executable.
+
+/// All files below a folder of the repository, by their paths from there.
+fn files_of(folder: &str) -> BTreeSet<String> {
+    fn below(root: &Path, relative: PathBuf, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(root.join(&relative)).expect("a folder of the repository") {
+            let entry = entry.expect("an entry");
+            let path = relative.join(entry.file_name());
+            if entry.file_type().expect("a kind").is_dir() {
+                // What tools leave behind.
+                let name = entry.file_name();
+                if !["__pycache__", "node_modules", "target", ".venv"].iter().any(|left| name == *left) {
+                    below(root, path, found);
+                }
+            } else {
+                found.insert(path.to_string_lossy().into_owned());
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    below(&repository(), folder.into(), &mut found);
+    found
+}
+
+#[test]
+fn every_file_of_the_sdks_is_in_the_executable() {
+    let own_test = |path: &String| {
+        let parts: Vec<&str> = path.split('/').collect();
+        parts.contains(&"tests") && !parts.contains(&"template")
+    };
+    // Its documentation is for readers of the repository.
+    let readme = |path: &String| path.ends_with("README.md");
+    let wanted: BTreeSet<String> = ["guest-sdk", "wit"]
+        .into_iter()
+        .flat_map(files_of)
+        .filter(|path| !own_test(path) && !readme(path))
+        .collect();
+    let embedded: BTreeSet<String> = embedded_paths().map(str::to_owned).collect();
+    let missing: Vec<String> = wanted.difference(&embedded).map(|path| format!("    {path:?},")).collect();
+    let gone: Vec<&String> = embedded.difference(&wanted).collect();
+    assert!(
+        missing.is_empty() && gone.is_empty(),
+        "in host/src/cli/plugin/embedded.rs, add\n{}\nand remove {gone:?}",
+        missing.join("\n")
+    );
+}
+
+#[test]
+fn the_templates_of_all_languages_are_tried_with_the_same_events_and_expect_the_same() {
+    let read = |language: Language, name: &str| {
+        let folder = match language {
+            Language::Rust => "guest-sdk/template".to_owned(),
+            _ => format!("guest-sdk/{}/template", language.name()),
+        };
+        fs::read_to_string(repository().join(folder).join("tests").join(name))
+            .unwrap_or_else(|error| panic!("the template for {} has no {name}: {error}", language.name()))
+    };
+    for language in Language::ALL {
+        assert_eq!(read(language, "events.ndjson"), read(Language::Rust, "events.ndjson"), "{language:?}");
+        let json = |language| serde_json::from_str::<Value>(&read(language, "expected.json")).expect("JSON");
+        assert_eq!(json(language), json(Language::Rust), "{language:?}");
+    }
+    // `new` writes plugin.toml itself; the other name is that of the config file of a host.
+    let odd = |path: &&str| path.ends_with("/plugin.toml") || path.ends_with("/millrace.toml");
+    let odd: Vec<&str> = embedded_paths().filter(odd).collect();
+    assert!(odd.is_empty(), "a host started in a new project would read it: {odd:?}");
+}
+
+// How a project begins.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_none_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let long = "a".repeat(63);
+    for name in ["", "Upper", "1st", "a_b", "a b", "../up", "ü", long.as_str()] {
+        let dir = folder.path().join("project");
+        let (ended, _) = ran(&["plugin", "new", "--lang", "rust", "--dir", text(&dir), "--", name]).await;
+        let error = ended.expect_err("no name");
+        assert_eq!(error.exit(), Exit::Usage, "{name}: {error}");
+        assert!(error.sentence().contains("is no plugin's name"), "{name}: {error}");
+        assert!(!dir.exists(), "nothing is left behind for `{name}`");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_with_something_in_it_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("notes.txt"), "mine").expect("the folder is the test's");
+    let dir = text(folder.path());
+    let (ended, _) = ran(&["plugin", "new", "--lang", "rust", "hello", "--dir", dir]).await;
+    assert!(ended.expect_err("it is taken").sentence().contains("is there and not empty"));
+    let there: Vec<_> = fs::read_dir(folder.path()).expect("a folder").collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_project_has_all_that_it_needs_beside_itself() {
+    let (_folder, dir) = begun("rust", "day-sums").await;
+    for name in [
+        "plugin.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+        ".gitignore",
+        "src/lib.rs",
+        "tests/events.ndjson",
+        "tests/expected.json",
+        "millrace/VERSION",
+        "millrace/guest-sdk/Cargo.toml",
+        "millrace/guest-sdk/src/lib.rs",
+    ] {
+        assert!(dir.join(name).is_file(), "{name} is missing");
+    }
+    let toml = fs::read_to_string(dir.join("plugin.toml")).expect("a file");
+    assert!(toml.contains("name = \"day-sums\"") && toml.contains("language = \"rust\""), "{toml}");
+}
+
+#[test]
+fn an_older_copy_of_the_sdk_is_replaced_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (sdk, wit, project) =
+        (folder.path().join("sdk"), folder.path().join("wit"), folder.path().join("project"));
+    let write = |path: PathBuf, text: &str| {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("the folder is the test's");
+        fs::write(path, text).expect("the folder is the test's");
+    };
+    write(sdk.join("millrace/index.mjs"), "new");
+    write(sdk.join("package.json"), "for building");
+    write(wit.join("world.wit"), "world");
+    write(project.join("millrace/VERSION"), "older\n");
+    write(project.join("millrace/gone.mjs"), "old");
+    write(project.join("src/plugin.mjs"), "mine");
+
+    assert!(vendor(&sdk, &wit, &project).expect("it is copied"), "it was older");
+    let read = |name: &str| fs::read_to_string(project.join(name)).ok();
+    assert_eq!(read("millrace/index.mjs").as_deref(), Some("new"));
+    assert_eq!(read("millrace/wit/world.wit").as_deref(), Some("world"));
+    assert_eq!(read("millrace/gone.mjs"), None, "what the SDK no longer has goes");
+    assert_eq!(read("millrace/package.json"), None, "what is for building stays where it is");
+    assert_eq!(read("src/plugin.mjs").as_deref(), Some("mine"));
+
+    assert!(!vendor(&sdk, &wit, &project).expect("it is looked at"), "it is the same");
+    write(sdk.join("millrace/index.mjs"), "newer");
+    assert!(vendor(&sdk, &wit, &project).expect("it is copied"), "the SDK changed");
+    assert_eq!(read("millrace/index.mjs").as_deref(), Some("newer"));
+}
+
+// From a name to a running plugin.
+
+async fn new_to_a_running_guest(language: &str) {
+    let begin = Instant::now();
+    let name = format!("{language}-counts");
+    let (_folder, dir) = begun(language, &name).await;
+    let stamp = fs::read_to_string(dir.join("millrace/VERSION")).expect("a file");
+    fs::write(dir.join("millrace/VERSION"), "older\n").expect("the folder is the test's");
+
+    let (ended, said) = ran(&["plugin", "test", text(&dir), "--json"]).await;
+    ended.unwrap_or_else(|error| panic!("its tests fail: {error}\n{said}"));
+    let again = fs::read_to_string(dir.join("millrace/VERSION")).expect("a file");
+    assert_eq!(again, stamp, "the copy of the SDK was brought up to date");
+
+    let (ended, said) = ran(&["plugin", "check", text(&dir), "--json"]).await;
+    ended.unwrap_or_else(|error| panic!("something is found: {error}\n{said}"));
+    let report: Value = serde_json::from_str(&said).expect("a report");
+    assert_eq!(
+        (report["ok"].as_bool(), report["findings"].as_array().map(Vec::len)),
+        (Some(true), Some(0)),
+        "{report:#}"
+    );
+    let imports = report["imports"].as_array().expect("a list");
+    if language != "rust" {
+        assert!(imports.is_empty(), "it imports nothing but its world: {imports:?}");
+    }
+
+    let host = Embedded::start().await.expect("a host");
+    let component = dir.join("target").join(format!("{name}.wasm"));
+    let (ended, _) = ran(&["plugin", "deploy", text(&component), "--url", host.client.url()]).await;
+    ended.expect("it is deployed");
+    let events = fs::read(dir.join("tests/events.ndjson")).expect("a file");
+    host.client.publish(events).await.expect("published");
+    host.client.settle().await.expect("it is handled");
+    let rows = host.client.rows(&name.replace('-', "_"), "order=events:desc").await.expect("rows");
+    let counted: Vec<(&str, i64)> = rows
+        .iter()
+        .map(|row| (row["key"].as_str().expect("a key"), row["events"].as_i64().expect("a number")))
+        .collect();
+    assert_eq!(counted, [("o-1", 13), ("o-2", 9), ("o-3", 4)]);
+    let tenths = host.client.events(&format!("{name}.tenth")).await.expect("events");
+    assert_eq!(tenths.len(), 1, "{tenths:?}");
+    eprintln!("new to running, {language}: {:.1} s", begin.elapsed().as_secs_f64());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_to_a_running_guest_rust() {
+    new_to_a_running_guest("rust").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_to_a_running_guest_js() {
+    new_to_a_running_guest("js").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_to_a_running_guest_python() {
+    new_to_a_running_guest("python").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_as_expected_is_told_by_its_place_and_taken_with_update() {
+    let (_folder, dir) = begun("rust", "wrong-counts").await;
+    let expected = dir.join("tests/expected.json");
+    let right = fs::read_to_string(&expected).expect("a file");
+    fs::write(&expected, right.replace("\"events\": 9", "\"events\": 8")).expect("the folder is the test's");
+    let test = |more: &'static [&'static str]| {
+        let mut arguments = vec!["plugin".to_owned(), "test".into(), text(&dir).into(), "--no-native".into()];
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
+        async move { ran(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    let (ended, said) = test(&[]).await;
+    assert_eq!(ended.expect_err("a row differs").exit(), Exit::Refused);
+    assert_eq!(said.trim_end(), "rows.wrong_counts[o-2].events: expected 8, found 9");
+    test(&["--update"]).await.0.expect("it is written");
+    test(&[]).await.0.expect("it is as expected now");
+    let now = fs::read_to_string(&expected).expect("a file");
+    let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    assert_eq!(json(&now), json(&right), "what came out is what the template said");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_with_another_name_than_its_plugin_is_refused() {
+    let (_folder, dir) = begun("rust", "one-name").await;
+    let source = dir.join("src/lib.rs");
+    let text_of = fs::read_to_string(&source).expect("a file");
+    let renamed = text_of.replace("Manifest::new(\"one-name\"", "Manifest::new(\"other-name\"");
+    assert_ne!(renamed, text_of);
+    fs::write(&source, renamed).expect("the folder is the test's");
+    let (ended, _) = ran(&["plugin", "build", text(&dir)]).await;
+    let error = ended.expect_err("two names");
+    assert_eq!(error.exit(), Exit::Refused);
+    assert!(error.sentence().contains("`other-name`") && error.sentence().contains("`one-name`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_no_project_says_how_to_begin_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for command in ["build", "test", "check"] {
+        let (ended, _) = ran(&["plugin", command, text(folder.path())]).await;
+        let error = ended.expect_err("no project");
+        assert_eq!(error.exit(), Exit::Usage, "{command}: {error}");
+        assert!(error.next_step().contains("millrace plugin new"), "{command}: {error}");
+    }
+    fs::write(folder.path().join("plugin.toml"), "[plugin]\nname = \"a\"\nlanguage = \"cobol\"\n")
+        .expect("ours");
+    let (ended, _) = ran(&["plugin", "build", text(folder.path())]).await;
+    let error = ended.expect_err("no language");
+    assert_eq!(error.exit(), Exit::Config);
+    assert!(error.sentence().contains("`cobol` is no language"), "{error}");
+}
+
+// Tools that are missing, old or out of reach.
+
+/// The command in a process of its own, with this environment.
+fn built(project: &Path, environment: &[(&str, String)]) -> Output {
+    let mut command = Command::new(workspace_binary("millrace"));
+    command.args(["plugin", "build", text(project)]).stdin(Stdio::null());
+    command.envs(environment.iter().map(|(name, value)| (*name, value.as_str())));
+    command.output().expect("it starts")
+}
+
+/// Programs by their names, each of which says this and ends.
+fn programs(names: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, says) in names {
+        let path = dir.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).expect("the folder is the test's");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("the folder is the test's");
+    }
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_node_is_named_with_what_is_needed() {
+    let (_folder, dir) = begun("js", "old-node").await;
+    let (path, tools) =
+        (programs(&[("node", "v18.19.0"), ("npm", "9.2.0")]), tempfile::tempdir().expect("a folder"));
+    let environment = [
+        ("PATH", format!("{}:/usr/bin:/bin", text(path.path()))),
+        ("XDG_CACHE_HOME", text(tools.path()).to_owned()),
+    ];
+    let output = built(&dir, &environment);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["Node 20.19, 22.12 or later is needed", "v18.19.0", "https://nodejs.org"] {
+        assert!(said.contains(part), "`{part}` is missing in: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_without_network_says_what_it_wanted() {
+    // Nobody listens on the first port.
+    let nowhere = "http://127.0.0.1:1/".to_owned();
+    let cases: [(&str, &[(&str, &str)], &str); 2] = [
+        ("js", &[("npm_config_registry", "/"), ("npm_config_fetch_retries", "0")], "componentize-js"),
+        ("python", &[("PIP_INDEX_URL", "/simple"), ("PIP_RETRIES", "0")], "componentize-py"),
+    ];
+    for (language, settings, wanted) in cases {
+        let (_folder, dir) = begun(language, "far-off").await;
+        let empty = tempfile::tempdir().expect("a folder");
+        let mut environment: Vec<(&str, String)> = settings
+            .iter()
+            .map(|(name, value)| match value.strip_prefix('/') {
+                Some(path) => (*name, format!("{nowhere}{path}")),
+                None => (*name, (*value).to_owned()),
+            })
+            .collect();
+        let cache = |name: &str| text(&empty.path().join(name)).to_owned();
+        environment.extend([
+            ("XDG_CACHE_HOME", cache("tools")),
+            ("npm_config_cache", cache("npm")),
+            ("PIP_NO_CACHE_DIR", "1".to_owned()),
+            ("PIP_CONFIG_FILE", "/dev/null".to_owned()),
+        ]);
+        let output = built(&dir, &environment);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{language}: {said}");
+        for part in [wanted, "cannot be installed from", "look at the network"] {
+            assert!(said.contains(part), "{language}: `{part}` is missing in: {said}");
+        }
+        assert!(!dir.join("target/far-off.wasm").exists(), "{language}: nothing is there to be deployed");
+    }
+}
