@@ -90,18 +90,27 @@ export function parseTime(text) {
   return Number.isSafeInteger(time) ? time : narrow(BigInt(seconds) * BigInt(MICROS) + BigInt(micros));
 }
 
+/** Whole seconds and the microseconds beyond them. */
+function split(time) {
+  if (typeof time === 'bigint') {
+    const fraction = Number(((time % 1_000_000n) + 1_000_000n) % 1_000_000n);
+    return [Number((time - BigInt(fraction)) / 1_000_000n), fraction];
+  }
+  const seconds = Math.floor(time / MICROS);
+  const fraction = time - seconds * MICROS;
+  // The quotient may have been rounded up to the next whole one.
+  return fraction < 0 ? [seconds - 1, fraction + MICROS] : [seconds, fraction];
+}
+
 /** RFC 3339 in UTC, with as many digits of the second as it needs. */
 export function formatTime(time) {
-  const big = BigInt(time);
-  let fraction = big % BigInt(MICROS);
-  if (fraction < 0n) fraction += BigInt(MICROS);
-  const seconds = Number((big - fraction) / BigInt(MICROS));
+  const [seconds, fraction] = split(time);
   const days = Math.floor(seconds / DAY_SECONDS);
   const ofDay = seconds - days * DAY_SECONDS;
   const [year, month, day] = civilFromDays(days);
   const two = (number) => String(number).padStart(2, '0');
   const clockTime = [Math.floor(ofDay / 3_600), Math.floor(ofDay / 60) % 60, ofDay % 60].map(two).join(':');
-  const digits = fraction === 0n ? '' : `.${String(fraction).padStart(6, '0').replace(/0+$/, '')}`;
+  const digits = fraction === 0 ? '' : `.${String(fraction).padStart(6, '0').replace(/0+$/, '')}`;
   const sign = year < 0 ? '-' : '';
   return `${sign}${String(Math.abs(year)).padStart(4, '0')}-${two(month)}-${two(day)}T${clockTime}${digits}Z`;
 }

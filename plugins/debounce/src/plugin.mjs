@@ -7,11 +7,14 @@
 // Time is the events' own: a window closes with the first event of any key that happened at its end or later. So a replay
 // closes the same windows at the same times; and on a stream where nothing happens, nothing closes.
 
-import { Failure, formatTime, int, processor, stableJson, table, text, timestamp } from '../millrace/index.mjs';
+import { Failure, formatTime, int, processor, table, text, timestamp } from '../millrace/index.mjs';
+import { Queue } from './queue.mjs';
 
 const EMITTED = 'debounce';
 // What goes before a key in the keyed state and in an event's name has room beside it.
 const KEY_BYTES_MAX = 480;
+// In the queue, beside one or two for each window.
+const PLACES_UNUSED_MAX = 1_000;
 const CONTENT_TYPE = 'application/vnd.millrace.debounce.v1+json';
 
 const BATCHES = table('batches', {
@@ -43,10 +46,11 @@ class Debounce {
     this.age = config.integer('age_ms_max', 300_000, 1) * 1_000;
     this.eventsMax = config.integer('events_max', 24, 1);
     this.windowsMax = config.integer('windows_max', 1_000, 1);
-    const { latest = null, windows = {} } = saved?.json(CONTENT_TYPE) ?? {};
+    const { latest = null, windows = [] } = saved?.json(CONTENT_TYPE) ?? {};
     this.latest = latest;
-    this.windows = new Map(Object.entries(windows));
-    this.looked();
+    // In the order in which they were opened.
+    this.windows = new Map(windows);
+    this.fillQueue();
   }
 
   handle(event, out) {
@@ -61,14 +65,17 @@ class Debounce {
     this.closeDue(out);
     let window = this.windows.get(key);
     if (window === undefined) {
-      if (this.windows.size >= this.windowsMax) this.close(out, this.oldest(), 'limit', this.latest);
+      const [oldest] = this.windows.keys();
+      if (this.windows.size >= this.windowsMax) this.close(out, oldest, 'limit', this.latest);
       window = this.open(out, key, at);
     }
     window.events += 1;
-    window.firstAt = Math.min(window.firstAt, at);
     window.lastAt = Math.max(window.lastAt, at);
+    if (at < window.firstAt) {
+      window.firstAt = at;
+      this.wait(key, window);
+    }
     if (window.events >= this.eventsMax) this.close(out, key, 'count', window.lastAt);
-    else this.nextDue = Math.min(this.nextDue, this.due(window));
   }
 
   flush(_reason, out) {
@@ -77,7 +84,7 @@ class Debounce {
   }
 
   snapshot() {
-    return stableJson({ latest: this.latest, windows: this.windows });
+    return JSON.stringify({ latest: this.latest, windows: [...this.windows] });
   }
 
   /** Opens a window with the next number of its key, which outlives every window. */
@@ -86,38 +93,39 @@ class Debounce {
     out.state.putJson(`windows/${key}`, number);
     const window = { number, events: 0, firstAt: at, lastAt: at };
     this.windows.set(key, window);
+    this.wait(key, window);
     return window;
+  }
+
+  /** Each window waits at its end or before it: what it gains is seen when its turn comes. */
+  fillQueue() {
+    this.queue = new Queue();
+    for (const [key, window] of this.windows) this.wait(key, window);
+  }
+
+  wait(key, window) {
+    this.queue.push(this.due(window), key, window.number);
+    // Windows that were full leave their places behind.
+    if (this.queue.length > 2 * this.windows.size + PLACES_UNUSED_MAX) this.fillQueue();
   }
 
   due({ firstAt, lastAt }) {
     return Math.min(lastAt + this.quiet, firstAt + this.age);
   }
 
-  /** Notes the earliest time at which a window may be due: nobody looks at them all before. */
-  looked() {
-    this.nextDue = Infinity;
-    for (const window of this.windows.values()) this.nextDue = Math.min(this.nextDue, this.due(window));
-  }
-
+  /** Closes what is over, in the order of the ends. */
   closeDue(out) {
-    if (this.latest === null || this.latest < this.nextDue) return;
-    const due = [...this.windows].filter(([, window]) => this.due(window) <= this.latest);
-    due.sort(([a, x], [b, y]) => this.due(x) - this.due(y) || (a < b ? -1 : 1));
-    for (const [key, window] of due) {
-      const reason = window.firstAt + this.age < window.lastAt + this.quiet ? 'age' : 'quiet';
-      this.close(out, key, reason, this.due(window));
+    while (this.latest !== null && this.queue.earliest <= this.latest) {
+      const { at, key, number } = this.queue.pop();
+      const window = this.windows.get(key);
+      if (window?.number !== number) continue;
+      const due = this.due(window);
+      if (due > at) {
+        this.wait(key, window);
+      } else {
+        this.close(out, key, window.firstAt + this.age < window.lastAt + this.quiet ? 'age' : 'quiet', due);
+      }
     }
-    this.looked();
-  }
-
-  /** The key of the window that was opened first; of two, the one whose key is first. */
-  oldest() {
-    let found = null;
-    for (const [key, { firstAt }] of this.windows) {
-      const isOlder = found === null || firstAt < found.firstAt || (firstAt === found.firstAt && key < found.key);
-      if (isOlder) found = { key, firstAt };
-    }
-    return found.key;
   }
 
   close(out, key, reason, at) {
