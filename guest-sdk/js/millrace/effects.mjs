@@ -23,6 +23,7 @@ export const [PUT, DELETE, STATE_PUT, STATE_DELETE, EMIT, APPEND] = [0, 1, 2, 3,
 // Types of events that only the host writes.
 const HOST_EVENT_TYPES = ['channel.data', 'channel.end', 'channel.error'];
 const ENTRY_TYPES = ['data', 'end', 'error'];
+const CONTROL = /[\x00-\x1f\x7f]/;
 const I64_MAX = (1n << 63n) - 1n;
 const I64_MIN = -(1n << 63n);
 
@@ -114,8 +115,9 @@ export class Effects {
    * text. Its scope is that of the event that is handled. Without an `id`, one is derived from the other parts.
    */
   emit({ aggregate, aggId, type, version = 1, at, schemaVersion = 1, id = '' }, payload) {
-    for (const [name, text] of [['aggregate', aggregate], ['aggId', aggId], ['type', type]]) {
-      if (typeof text !== 'string' || text === '') throw Failure.fatal(`an emitted event has no \`${name}\``);
+    const names = typeof aggregate === 'string' && typeof aggId === 'string' && typeof type === 'string';
+    if (!names || aggregate === '' || aggId === '' || type === '') {
+      throw Failure.fatal('an emitted event has an `aggregate`, an `aggId` and a `type`, and none of them is empty');
     }
     if (HOST_EVENT_TYPES.includes(type)) {
       throw Failure.fatal(`\`${type}\` is what the host says of entries of channels; append to a channel instead`);
@@ -125,7 +127,7 @@ export class Effects {
         `an emitted \`${type}\` has version ${shown(version)} and schema version ${shown(schemaVersion)}; both count from 1`,
       );
     }
-    const time = micros(at, `\`at\` of an emitted \`${type}\``);
+    const time = Number.isSafeInteger(at) ? at : micros(at, `\`at\` of an emitted \`${type}\``);
     const writer = this._writer;
     const start = writer.end;
     try {
@@ -188,14 +190,8 @@ export class Effects {
   }
 
   _name(field, text) {
-    const writer = this._writer;
-    const start = writer.end;
-    const bytes = writer.text(String(text));
-    let isBad = bytes > NAME_BYTES_MAX;
-    for (let place = start; place < start + bytes && !isBad; place += 1) {
-      isBad = writer.arena[place] < 32 || writer.arena[place] === 127;
-    }
-    if (isBad) {
+    const bytes = this._writer.text(String(text));
+    if (bytes > NAME_BYTES_MAX || (bytes > 0 && CONTROL.test(text))) {
       throw Failure.reject(
         `\`${field}\` of an emitted event has ${bytes} bytes or holds a control character; name_bytes_max is ${NAME_BYTES_MAX}`,
       );

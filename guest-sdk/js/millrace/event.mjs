@@ -28,6 +28,26 @@ export class Batch {
     const text = arena.length === 0 ? '' : decoder.decode(arena);
     this.ascii = text.length === arena.length ? text : null;
   }
+
+  /** The latest time of the first so many events and of what was before. */
+  latest(events, before) {
+    const { numbers } = this;
+    let index = -1;
+    let low = 0;
+    let high = 0;
+    for (let at = 0; at < events * NUMBERS; at += NUMBERS) {
+      const ofLow = numbers[at + 4];
+      const ofHigh = numbers[at + 5] | 0;
+      if (index < 0 || ofHigh > high || (ofHigh === high && ofLow > low)) {
+        index = at / NUMBERS;
+        low = ofLow;
+        high = ofHigh;
+      }
+    }
+    if (index < 0) return before;
+    const found = new Event(this, index).anyAt;
+    return before === undefined || found > before ? found : before;
+  }
 }
 
 /** An event. Text is read when it is asked for, so that a processor pays for the parts it looks at. */
@@ -39,17 +59,17 @@ export class Event {
   }
 
   _text(from, to) {
-    const { arena, ascii } = this._batch;
     if (from === to) return '';
-    return ascii !== null && to - from <= CUT_LETTERS_MAX
-      ? ascii.slice(from, to)
-      : decoder.decode(arena.subarray(from, to));
+    const { ascii } = this._batch;
+    if (ascii !== null && to - from <= CUT_LETTERS_MAX) return ascii.slice(from, to);
+    return decoder.decode(this._batch.arena.subarray(from, to));
   }
 
   _part(end) {
     const { numbers } = this._batch;
-    const start = numbers[this._at + START];
-    return this._text(start + (end === ID ? 0 : numbers[this._at + end - 1]), start + numbers[this._at + end]);
+    const at = this._at;
+    const start = numbers[at + START];
+    return this._text(end === ID ? start : start + numbers[at + end - 1], start + numbers[at + end]);
   }
 
   _optional(end) {
@@ -128,7 +148,9 @@ export class Event {
     if (this._json !== undefined) return this._json;
     const { arena, ascii, numbers } = this._batch;
     const start = numbers[this._at + START];
-    const [from, to] = [start + numbers[this._at + TRACEPARENT], start + numbers[this._at + PAYLOAD]];
+    // No destructuring of lists where every event comes by: an iterator costs more than all the rest.
+    const from = start + numbers[this._at + TRACEPARENT];
+    const to = start + numbers[this._at + PAYLOAD];
     try {
       this._json = parse(ascii !== null ? ascii.slice(from, to) : decoder.decode(arena.subarray(from, to)));
     } catch (error) {

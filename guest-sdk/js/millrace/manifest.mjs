@@ -18,6 +18,9 @@ const MANIFEST_MEMBERS = [
   'changes',
 ];
 
+/** Types of columns, in the order of the codes that cells are written by. */
+export const TYPES = ['text', 'int', 'timestamp', 'bool', 'float', 'bytes', 'json'];
+
 /** A column. Cannot be null, filtered or sorted by unless it says so. */
 export class Column {
   constructor(type, flags = {}) {
@@ -70,7 +73,7 @@ export class Table {
     this.columns = Object.entries(columns ?? {}).map(([of, column]) => {
       if (!TABLE_NAME.test(of)) throw new Error(`${what}: \`${of}\` is no name of a column: lower-case letters, digits and _`);
       if (!(column instanceof Column)) throw new Error(`${what}: \`${of}\` is not a column such as \`text()\``);
-      return { name: of, type: column.type, nullable: column.isNullable, column };
+      return { name: of, type: column.type, code: TYPES.indexOf(column.type), nullable: column.isNullable, column };
     });
   }
 

@@ -91,8 +91,6 @@ export class Instance {
         effects._begin(index);
         const answer = processor.handle(event, effects);
         if (answer !== undefined && typeof answer?.then === 'function') throw promised('handle');
-        const at = event.anyAt;
-        if (this._latest === undefined || at > this._latest) this._latest = at;
       }
     } catch (error) {
       if (!(error instanceof Failure)) {
@@ -102,6 +100,7 @@ export class Instance {
       effects._drop();
       return { handled: index, effects: effects._finish(), failure: failureToWire(error, index) };
     } finally {
+      this._latest = batch.latest(index, this._latest);
       clock.event = null;
       clock.inside = false;
     }

@@ -63,7 +63,7 @@ export class Writer {
   /** Writes text; answers its bytes. */
   text(text) {
     const { length } = text;
-    this._room(length * 3);
+    if (this.end + length * 3 > this.arena.length) this._room(length * 3);
     const { arena, end } = this;
     if (length <= LOOP_LETTERS_MAX) {
       let index = 0;
@@ -84,12 +84,11 @@ export class Writer {
   }
 
   textCell(tag, text) {
-    this.byte(tag);
-    const length = this.end;
-    this._room(4);
-    this.end += 4;
-    const written = this.text(text);
-    this._view.setUint32(length, written, true);
+    this._room(5 + text.length * 3);
+    const { end } = this;
+    this.arena[end] = tag;
+    this.end = end + 5;
+    this._view.setUint32(end + 1, this.text(text), true);
   }
 
   bytesCell(tag, bytes) {
@@ -102,11 +101,12 @@ export class Writer {
 
   /** A whole number that is exact. */
   wholeCell(tag, value) {
-    this._room(9);
-    this.arena[this.end] = tag;
-    this._view.setUint32(this.end + 1, value, true);
-    this._view.setInt32(this.end + 5, Math.floor(value / TWO_32), true);
-    this.end += 9;
+    if (this.end + 9 > this.arena.length) this._room(9);
+    const { end } = this;
+    this.arena[end] = tag;
+    this._view.setUint32(end + 1, value, true);
+    this._view.setInt32(end + 5, Math.floor(value / TWO_32), true);
+    this.end = end + 9;
   }
 
   bigCell(tag, value) {
