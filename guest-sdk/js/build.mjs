@@ -55,16 +55,17 @@ async function copyModules(from, to) {
   await copy('', FOLDERS_DEEP_MAX);
 }
 
-function moduleName(path) {
-  return `./${path.split(sep).join('/')}`;
-}
+// What the tools say around the plugin's own mistake.
+const OF_NO_USE = /initializer\.js|^Failed to initialize component|^Exception while evaluating|promises were rejected|^Promise rejected/;
 
 /** The same complaint with the plugin's paths and without what is of no use to its author. */
 function told(error, stage) {
   const text = String(error?.message ?? error).replaceAll(`${stage}/`, '');
-  const lines = text.split('\n').filter((line) => line.trim() !== '' && !line.includes('initializer.js'));
-  const hint = /handler/.test(text) && /export|import/.test(text) ? '\nthe entry exports `handler`: export const handler = processor(class …)' : '';
-  return `${lines.join('\n')}${hint}`;
+  if (!text.includes('Exception while evaluating')) return text;
+  const lines = text.split('\n').filter((line) => line.trim() !== '' && !OF_NO_USE.test(line));
+  const isWithoutHandler = text.includes("doesn't provide an export named: 'handler'");
+  if (isWithoutHandler) lines.push('the entry exports it: export const handler = processor(class …)');
+  return ["the plugin's modules cannot be evaluated:", ...lines].join('\n');
 }
 
 async function build({ project, entry, wit, out, grants }) {
@@ -82,8 +83,8 @@ async function build({ project, entry, wit, out, grants }) {
     });
     const [begin, main] = ['begin.mjs', 'main.mjs'].map((name) => join(stage, 'millrace', name));
     await writeFile(begin, `import { begin } from './entry.mjs';\nbegin(${JSON.stringify(grants)});\n`);
-    const handler = `export { handler } from '${moduleName(join('..', path)).replace(/^\.\/\.\./, '..')}';\n`;
-    await writeFile(main, `import './begin.mjs';\n${handler}`);
+    const handler = JSON.stringify(`../${path.split(sep).join('/')}`);
+    await writeFile(main, `import './begin.mjs';\nexport { handler } from ${handler};\n`);
     // Modules are named by their paths from here.
     process.chdir(stage);
     const wanted = grants.map((grant) => FEATURE_OF_GRANT[grant]);

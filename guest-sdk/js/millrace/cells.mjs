@@ -94,7 +94,8 @@ function writeCell(out, table, key, column, value) {
 function writeWhole(out, tag, table, key, column, value) {
   if (typeof value === 'number') {
     if (!Number.isSafeInteger(value)) {
-      throw shape(table, `column \`${column.name}\` is ${column.type}, and ${value} is no whole number that is exact; a BigInt is`);
+      const problem = `${value} is no whole number that is exact; a BigInt is`;
+      throw shape(table, `column \`${column.name}\` is ${column.type}, and ${problem}`);
     }
     out.wholeCell(tag, value);
   } else if (typeof value === 'bigint') {
@@ -115,7 +116,8 @@ function writeTime(out, table, key, column, value) {
   } else if (value instanceof Date) {
     const time = value.getTime() * 1_000;
     if (Number.isNaN(time)) throw outOfRange(table, key, column, value, 'which is no time');
-    writeWhole(out, TIMESTAMP, table, key, column, Number.isSafeInteger(time) ? time : BigInt(value.getTime()) * 1_000n);
+    const exact = Number.isSafeInteger(time) ? time : BigInt(value.getTime()) * 1_000n;
+    writeWhole(out, TIMESTAMP, table, key, column, exact);
   } else {
     writeWhole(out, TIMESTAMP, table, key, column, value);
   }

@@ -42,10 +42,10 @@ export function micros(time, what) {
   let found = time;
   if (typeof time === 'string') found = parseTime(time);
   else if (time instanceof Date) found = time.getTime() * 1_000;
-  const isTime =
-    typeof found === 'number' ? Number.isSafeInteger(found) : typeof found === 'bigint' && found >= I64_MIN && found <= I64_MAX;
-  if (!isTime) throw Failure.fatal(`${what} is ${shown(time)}, which is no time: microseconds since 1970, a Date or RFC 3339`);
-  return found;
+  const isBig = typeof found === 'bigint' && found >= I64_MIN && found <= I64_MAX;
+  if (isBig || Number.isSafeInteger(found)) return found;
+  const times = 'microseconds since 1970, a Date or RFC 3339';
+  throw Failure.fatal(`${what} is ${shown(time)}, which is no time: ${times}`);
 }
 
 /** Takes what a processor asks for. */
@@ -89,7 +89,9 @@ export class Effects {
       writeRow(writer, table, key, row);
       const bytes = writer.end - body;
       if (bytes > ROW_BYTES_MAX) {
-        throw Failure.reject(`row \`${key}\` of table \`${table.name}\` has ${bytes} bytes; row_bytes_max is ${ROW_BYTES_MAX}`);
+        throw Failure.reject(
+          `row \`${key}\` of table \`${table.name}\` has ${bytes} bytes; row_bytes_max is ${ROW_BYTES_MAX}`,
+        );
       }
       writer.record(PUT, place, this._event, 0, version, 0, start, keyBytes, 0, 0, 0, bytes);
     } catch (error) {
@@ -158,11 +160,15 @@ export class Effects {
    * the event is tried again as after a retry. Any other refusal makes the event a dead letter.
    */
   append(process, channel, { type = 'data', payload, error = '', inReplyTo = 0 } = {}) {
-    if (!ENTRY_TYPES.includes(type)) throw Failure.fatal(`\`${type}\` is no type of an entry; there are ${ENTRY_TYPES.join(', ')}`);
+    if (!ENTRY_TYPES.includes(type)) {
+      throw Failure.fatal(`\`${type}\` is no type of an entry; there are ${ENTRY_TYPES.join(', ')}`);
+    }
     if (error !== '' && type !== 'error') {
       throw Failure.fatal('the text of an error goes with an entry of the type `error` only');
     }
-    if (!isVersion(inReplyTo, 0)) throw Failure.fatal(`\`inReplyTo\` is ${shown(inReplyTo)}, which is no number of an entry`);
+    if (!isVersion(inReplyTo, 0)) {
+      throw Failure.fatal(`\`inReplyTo\` is ${shown(inReplyTo)}, which is no number of an entry`);
+    }
     const writer = this._writer;
     const start = writer.end;
     try {
@@ -193,7 +199,8 @@ export class Effects {
     const bytes = this._writer.text(String(text));
     if (bytes > NAME_BYTES_MAX || (bytes > 0 && CONTROL.test(text))) {
       throw Failure.reject(
-        `\`${field}\` of an emitted event has ${bytes} bytes or holds a control character; name_bytes_max is ${NAME_BYTES_MAX}`,
+        `\`${field}\` of an emitted event has ${bytes} bytes or holds a control character; ` +
+          `name_bytes_max is ${NAME_BYTES_MAX}`,
       );
     }
     return bytes;
@@ -218,7 +225,8 @@ export class Effects {
     if (place < 0) throw Failure.fatal(`the manifest does not name table \`${table?.name}\``);
     if (typeof key !== 'string') throw Failure.fatal(`table \`${table.name}\`: a key is text, not ${shown(key)}`);
     if (!isVersion(version, table.versioned ? 1 : 0)) {
-      throw Failure.fatal(`table \`${table.name}\`: ${shown(version)} is no version; ${table.versioned ? 1 : 0} to ${I64_MAX} are`);
+      const least = table.versioned ? 1 : 0;
+      throw Failure.fatal(`table \`${table.name}\`: ${shown(version)} is no version; ${least} to ${I64_MAX} are`);
     }
     return place;
   }

@@ -71,7 +71,9 @@ export class Table {
     this.versioned = versioned;
     this.windowRowsMax = windowRowsMax;
     this.columns = Object.entries(columns ?? {}).map(([of, column]) => {
-      if (!TABLE_NAME.test(of)) throw new Error(`${what}: \`${of}\` is no name of a column: lower-case letters, digits and _`);
+      if (!TABLE_NAME.test(of)) {
+        throw new Error(`${what}: \`${of}\` is no name of a column: lower-case letters, digits and _`);
+      }
       if (!(column instanceof Column)) throw new Error(`${what}: \`${of}\` is not a column such as \`text()\``);
       return { name: of, type: column.type, code: TYPES.indexOf(column.type), nullable: column.isNullable, column };
     });

@@ -163,7 +163,9 @@ function check(Class) {
   for (const name of FUNCTIONS) {
     const found = Class.prototype[name];
     if (found?.constructor?.name === 'AsyncFunction') {
-      throw new Error(`${what}: \`${name}\` is async, and a processor waits for nothing: all it may ask is answered at once`);
+      throw new Error(
+        `${what}: \`${name}\` is async, and a processor waits for nothing: all it may ask is answered at once`,
+      );
     }
   }
   if (typeof Class.prototype.handle !== 'function') throw new Error(`${what} has no \`handle(event, out)\``);

@@ -6,7 +6,6 @@
 
 import assert from 'node:assert/strict';
 
-import { Failure } from '../failure.mjs';
 import { install } from '../globals.mjs';
 import { provide } from '../host.mjs';
 import { CLASS, Instance } from '../processor.mjs';
@@ -29,6 +28,7 @@ export class Failed extends Error {
     /** Its index in what was sent. */
     this.index = index;
     this.kind = failure.kind;
+    this.failure = failure;
   }
 }
 
@@ -71,7 +71,8 @@ export class Driver {
     const before = this.saved();
     const batch = batchOf(events, this._position + 1n);
     const host = this._host.copy();
-    const { handled, effects, failure } = this._with(this._host, () => this._instance.handle(batch.arena, batch.records));
+    const outcome = this._with(this._host, () => this._instance.handle(batch.arena, batch.records));
+    const { handled, effects, failure } = outcome;
     if (failure !== undefined) {
       assert.equal(failure.index, handled, 'a failure is about the event after the handled ones');
       this._checkUnchanged(host, before, events.slice(0, handled));
@@ -89,8 +90,8 @@ export class Driver {
       try {
         this.send([of]);
       } catch (error) {
-        if (error instanceof Failed) throw new Failed(index, new Failure(error.kind, error.message.replace(/^event 0: \w+: /, '')));
-        throw error;
+        if (!(error instanceof Failed)) throw error;
+        throw new Failed(index, error.failure);
       }
     });
   }

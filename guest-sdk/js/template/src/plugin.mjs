@@ -2,6 +2,8 @@
 
 import { int, processor, stableJson, table, timestamp } from '../millrace/index.mjs';
 
+/** @import { Context, Effects, Event, Saved } from '../millrace/index.mjs' */
+
 // What the saved state is. Another layout gets another name, and `saved.migrate` reads the former one.
 const STATE = 'application/vnd.plugin-name.v1+json';
 
@@ -19,10 +21,19 @@ class Counter {
     tables: [COUNTS],
   };
 
+  /**
+   * @param {Context} _context
+   * @param {Saved | undefined} saved
+   */
   constructor(_context, saved) {
+    /** @type {Map<string, number>} */
     this.events = new Map(Object.entries(saved?.json(STATE) ?? {}));
   }
 
+  /**
+   * @param {Event} event
+   * @param {Effects} out
+   */
   handle(event, out) {
     const key = event.aggId;
     const events = (this.events.get(key) ?? 0) + 1;
