@@ -31,7 +31,8 @@ struct Plugin {
 pub(crate) fn build(into: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut placed = BTreeMap::new();
     for dir in find()? {
-        let (name, path) = build_one(&dir, into).with_context(|| format!("{} cannot be built", dir.display()))?;
+        let (name, path) =
+            build_one(&dir, into).with_context(|| format!("{} cannot be built", dir.display()))?;
         placed.insert(name, path);
     }
     Ok(placed)

@@ -155,7 +155,8 @@ impl Told {
         let text = |time: i64| Micros(time).to_string();
         let values = json!({ "key": key, "events": window.events, "first_at": text(window.first),
             "last_at": text(window.last), "reason": reason });
-        self.events.push(json!({ "agg_id": key, "version": window.number, "at": text(at), "payload": values }));
+        self.events
+            .push(json!({ "agg_id": key, "version": window.number, "at": text(at), "payload": values }));
         self.rows.insert(key.to_owned(), (window.number, values));
     }
 
@@ -209,12 +210,12 @@ async fn debouncing() -> Result<Embedded> {
         // One lane: windows of all keys share the bound, and the time.
         debounce.lanes = Some(1);
         for (name, value) in [
-            ("quiet_ms", QUIET / 1_000),
-            ("age_ms_max", AGE / 1_000),
-            ("events_max", EVENTS_MAX.cast_signed()),
-            ("windows_max", WINDOWS_MAX as i64),
+            ("quiet_ms", (QUIET / 1_000).to_string()),
+            ("age_ms_max", (AGE / 1_000).to_string()),
+            ("events_max", EVENTS_MAX.to_string()),
+            ("windows_max", WINDOWS_MAX.to_string()),
         ] {
-            debounce.config.insert(name.into(), value.to_string());
+            debounce.config.insert(name.into(), value);
         }
     })
     .await?;
