@@ -28,14 +28,30 @@ function fromBinary(text) {
   return Uint8Array.from(text, (letter) => letter.charCodeAt(0));
 }
 
-function keyBytes(key) {
-  const bytes = toBytes(key);
-  if (bytes.length === 0 || bytes.length > STATE_KEY_BYTES_MAX) {
+function checkKey(bytes) {
+  if (bytes === 0 || bytes > STATE_KEY_BYTES_MAX) {
     throw Failure.reject(
-      `a state key has ${bytes.length} bytes; 1 to state_key_bytes_max = ${STATE_KEY_BYTES_MAX} are possible`,
+      `a state key has ${bytes} bytes; 1 to state_key_bytes_max = ${STATE_KEY_BYTES_MAX} are possible`,
     );
   }
+}
+
+function keyBytes(key) {
+  const bytes = toBytes(key);
+  checkKey(bytes.length);
   return bytes;
+}
+
+/** What a key is called in the map of what was written: ASCII text is one letter a byte as it is. */
+function nameOf(key, bytes) {
+  return typeof key === 'string' && key.length === bytes.length ? key : binary(bytes);
+}
+
+/** Appends text or bytes; answers how many bytes that are. */
+function append(writer, value) {
+  if (typeof value === 'string') return writer.text(value);
+  if (value instanceof Uint8Array) return writer.bytes(value);
+  throw Failure.fatal(`${shown(value)} is neither text nor a Uint8Array`);
 }
 
 function readJson(key, bytes) {
@@ -97,7 +113,7 @@ export class State {
   /** The value under a key, a Uint8Array; undefined where there is none. */
   get(key) {
     const bytes = keyBytes(key);
-    const written = this._written.size > 0 ? this._written.get(binary(bytes)) : undefined;
+    const written = this._written.size > 0 ? this._written.get(nameOf(key, bytes)) : undefined;
     let found;
     if (written !== undefined) {
       if (written === null) return undefined;
@@ -131,23 +147,24 @@ export class State {
    * Writes an entry. It stays until it is deleted, unless it ends: so many milliseconds after the time of the event at
    * hand (`ttlMs`), or at a time in microseconds since 1970 (`until`).
    */
-  put(key, value, { ttlMs, until } = {}) {
-    const keyInBytes = keyBytes(key);
-    const bytes = toBytes(value);
-    if (bytes.length > STATE_VALUE_BYTES_MAX) {
-      throw Failure.reject(
-        `a state value has ${bytes.length} bytes; state_value_bytes_max is ${STATE_VALUE_BYTES_MAX}`,
-      );
-    }
-    const expiresAt = this._expiry(ttlMs, until);
+  put(key, value, end) {
+    const expiresAt = end === undefined ? undefined : this._expiry(end.ttlMs, end.until);
     const writer = this._effects._writer;
     const start = writer.end;
-    writer.bytes(keyInBytes);
-    writer.bytes(bytes);
-    const place = { start: start + keyInBytes.length, end: writer.end, expiresAt };
-    this._note(keyInBytes, place);
-    const { _event } = this._effects;
-    writer.record(STATE_PUT, 0, _event, 0, 0, expiresAt ?? 0, start, keyInBytes.length, 0, 0, 0, bytes.length);
+    try {
+      const keyLength = append(writer, key);
+      checkKey(keyLength);
+      const length = append(writer, value);
+      if (length > STATE_VALUE_BYTES_MAX) {
+        throw Failure.reject(`a state value has ${length} bytes; state_value_bytes_max is ${STATE_VALUE_BYTES_MAX}`);
+      }
+      const name = nameOf(key, writer.arena.subarray(start, start + keyLength));
+      this._note(name, { start: start + keyLength, end: writer.end, expiresAt });
+      writer.record(STATE_PUT, 0, this._effects._event, 0, 0, expiresAt ?? 0, start, keyLength, 0, 0, 0, length);
+    } catch (error) {
+      writer.end = start;
+      throw error;
+    }
   }
 
   /** `put` as JSON. */
@@ -241,14 +258,13 @@ export class State {
     const writer = this._effects._writer;
     const start = writer.end;
     writer.bytes(bytes);
-    this._note(bytes, null);
+    this._note(binary(bytes), null);
     writer.record(STATE_DELETE, 0, this._effects._event, 0, 0, 0, start, bytes.length, 0, 0, 0, 0);
   }
 
-  _note(bytes, place) {
-    const key = binary(bytes);
-    if (!this._written.has(key)) this._sorted = null;
-    this._written.set(key, place);
+  _note(name, place) {
+    if (this._sorted !== null && !this._written.has(name)) this._sorted = null;
+    this._written.set(name, place);
   }
 
   /** The first key of this batch that begins so and comes after another. */

@@ -90,27 +90,48 @@ export function parseTime(text) {
   return Number.isSafeInteger(time) ? time : narrow(BigInt(seconds) * BigInt(MICROS) + BigInt(micros));
 }
 
-/** Whole seconds and the microseconds beyond them. */
-function split(time) {
-  if (typeof time === 'bigint') {
-    const fraction = Number(((time % 1_000_000n) + 1_000_000n) % 1_000_000n);
-    return [Number((time - BigInt(fraction)) / 1_000_000n), fraction];
+const TWO_DIGITS = Array.from({ length: 100 }, (_, number) => String(number).padStart(2, '0'));
+
+// The date that was written last: times come in order, and many of one day.
+let writtenDays = NaN;
+let writtenDate = '';
+
+function dateText(days) {
+  if (days !== writtenDays) {
+    const [year, month, day] = civilFromDays(days);
+    const sign = year < 0 ? '-' : '';
+    writtenDays = days;
+    writtenDate = `${sign}${String(Math.abs(year)).padStart(4, '0')}-${TWO_DIGITS[month]}-${TWO_DIGITS[day]}T`;
   }
-  const seconds = Math.floor(time / MICROS);
-  const fraction = time - seconds * MICROS;
-  // The quotient may have been rounded up to the next whole one.
-  return fraction < 0 ? [seconds - 1, fraction + MICROS] : [seconds, fraction];
+  return writtenDate;
+}
+
+function fractionText(fraction) {
+  let text = String(fraction).padStart(6, '0');
+  while (text.endsWith('0')) text = text.slice(0, -1);
+  return `.${text}`;
 }
 
 /** RFC 3339 in UTC, with as many digits of the second as it needs. */
 export function formatTime(time) {
-  const [seconds, fraction] = split(time);
+  let seconds;
+  let fraction;
+  if (typeof time === 'bigint') {
+    fraction = Number(((time % 1_000_000n) + 1_000_000n) % 1_000_000n);
+    seconds = Number((time - BigInt(fraction)) / 1_000_000n);
+  } else {
+    seconds = Math.floor(time / MICROS);
+    fraction = time - seconds * MICROS;
+    if (fraction < 0) {
+      // The quotient was rounded up to the next whole one.
+      seconds -= 1;
+      fraction += MICROS;
+    }
+  }
   const days = Math.floor(seconds / DAY_SECONDS);
   const ofDay = seconds - days * DAY_SECONDS;
-  const [year, month, day] = civilFromDays(days);
-  const two = (number) => String(number).padStart(2, '0');
-  const clockTime = [Math.floor(ofDay / 3_600), Math.floor(ofDay / 60) % 60, ofDay % 60].map(two).join(':');
-  const digits = fraction === 0 ? '' : `.${String(fraction).padStart(6, '0').replace(/0+$/, '')}`;
-  const sign = year < 0 ? '-' : '';
-  return `${sign}${String(Math.abs(year)).padStart(4, '0')}-${two(month)}-${two(day)}T${clockTime}${digits}Z`;
+  const hour = TWO_DIGITS[Math.floor(ofDay / 3_600)];
+  const minute = TWO_DIGITS[Math.floor(ofDay / 60) % 60];
+  const digits = fraction === 0 ? '' : fractionText(fraction);
+  return `${dateText(days)}${hour}:${minute}:${TWO_DIGITS[ofDay % 60]}${digits}Z`;
 }

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 
-import { Driver, Failed, batchEqualsSingles, event } from '../millrace/testing/driver.mjs';
+import { formatTime } from '../millrace/index.mjs';
+import { Driver, Failed, batchEqualsSingles, event, readEvents } from '../millrace/testing/driver.mjs';
 import { handler } from '../src/plugin.mjs';
 
 const START = Date.parse('2013-01-01T08:00:00Z') * 1_000;
@@ -164,4 +166,20 @@ test('a_setting_that_is_no_number_is_refused', () => {
 test('a_state_of_another_kind_is_refused', () => {
   const saved = { contentType: 'text/plain', state: new Uint8Array() };
   assert.throws(() => new Driver(handler, { saved }), /has content type `text\/plain`, this version reads/);
+});
+
+test('the_recorded_events_give_what_is_expected', () => {
+  const driver = new Driver(handler, { config: { quiet_ms: '60000', events_max: '4' } });
+  driver.send(readEvents(new URL('events.ndjson', import.meta.url)));
+  const expected = JSON.parse(readFileSync(new URL('expected.json', import.meta.url), 'utf8'));
+  const versioned = ([key, row]) => ({ key, version: driver.version('batches', key), ...row });
+  assert.deepEqual(Object.entries(driver.rows('batches')).map(versioned), expected.rows.batches);
+  const told = driver.emitted.map(({ type, aggregate, aggId, version, at, payload }) => {
+    const text = new TextDecoder().decode(payload);
+    return { type, aggregate, agg_id: aggId, version: Number(version), at: formatTime(at), payload: JSON.parse(text) };
+  });
+  assert.deepEqual(told, expected.emitted);
+  assert.deepEqual(JSON.parse(new TextDecoder().decode(driver.saved().state)), expected.state.value);
+  const kept = Object.fromEntries(expected.keyed.map(({ key, value }) => [key, String(value)]));
+  assert.deepEqual(driver.state(), kept);
 });
