@@ -6,10 +6,10 @@ import { write } from 'millrace:processor/log@0.1.0';
 import { get as stateGet, scan as stateScan } from 'millrace:processor/state@0.1.0';
 
 import { install } from './globals.mjs';
-import { provide } from './host.mjs';
+import { provideOnceRunning } from './host.mjs';
 
 /** `grants`: what the plugin may have real ones of. */
 export function begin(grants) {
-  provide({ log: write, stateGet, stateScan, configGet });
+  provideOnceRunning({ log: write, stateGet, stateScan, configGet });
   install({ outside: 'throws', clocks: !grants.includes('clock'), chances: !grants.includes('random') });
 }

@@ -1,7 +1,9 @@
 // What the host offers. On WebAssembly these are the imports of the world, otherwise what a test provides.
 
 const missing = () => {
-  throw new Error('there is no host: in a test, the driver provides one');
+  throw new Error(
+    'there is no host yet: settings, state and the log are there while a plugin runs, not while its modules are evaluated',
+  );
 };
 
 /** The host that is asked, and whoever provides another one. */
@@ -10,6 +12,19 @@ export const host = { log: missing, stateGet: missing, stateScan: missing, confi
 /** Puts another host in its place. */
 export function provide(other) {
   Object.assign(host, other);
+}
+
+let waiting;
+
+/** The same as soon as the plugin runs: modules are evaluated when it is built, and nobody answers then. */
+export function provideOnceRunning(other) {
+  waiting = other;
+}
+
+/** The plugin runs. */
+export function running() {
+  if (waiting !== undefined) provide(waiting);
+  waiting = undefined;
 }
 
 /** Settings that the operator gave this plugin. */

@@ -3,7 +3,7 @@
 import { Effects } from './effects.mjs';
 import { Batch, Event } from './event.mjs';
 import { Failure, failureToWire, shown } from './failure.mjs';
-import { config, log } from './host.mjs';
+import { config, log, running } from './host.mjs';
 import { parse } from './json.mjs';
 import { LAST_WORDS_LETTERS_MAX } from './limits.mjs';
 import { manifestToWire } from './manifest.mjs';
@@ -194,6 +194,7 @@ export function processor(Class) {
       return manifest;
     },
     load(context, saved) {
+      running();
       try {
         instance = new Instance(Class, context, saved);
       } catch (error) {
