@@ -180,7 +180,8 @@ impl Told {
                 let reason = if window.first + AGE < window.last + QUIET { "age" } else { "quiet" };
                 told.close(&key, &window, reason, end);
             }
-            if !open.contains_key(&key) {
+            let is_open = open.contains_key(&key);
+            if !is_open {
                 if open.len() >= WINDOWS_MAX {
                     let oldest = open.iter().min_by_key(|(_, w)| w.opened).map(|(key, _)| key.clone());
                     let oldest = oldest.context("there is one")?;
