@@ -3,6 +3,7 @@
 import { Failure, shown } from './failure.mjs';
 import { stringify } from './json.mjs';
 import { parseTime } from './time.mjs';
+import { isBytes } from './writer.mjs';
 
 const [NULL, FALSE, TRUE, INT, FLOAT, TEXT, BYTES, JSON_TEXT, TIMESTAMP] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 // Codes of types of columns, see `manifest.mjs`.
@@ -82,11 +83,11 @@ function writeCell(out, table, key, column, value) {
       writeFloat(out, table, key, column, value);
       break;
     case 'bytes':
-      if (!(value instanceof Uint8Array)) throw unfit(table, column, value);
+      if (!isBytes(value)) throw unfit(table, column, value);
       out.bytesCell(BYTES, value);
       break;
     default:
-      if (value instanceof Uint8Array) out.bytesCell(JSON_TEXT, value);
+      if (isBytes(value)) out.bytesCell(JSON_TEXT, value);
       else out.textCell(JSON_TEXT, stringify(value));
   }
 }

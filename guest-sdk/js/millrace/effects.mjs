@@ -15,7 +15,7 @@ import {
 } from './limits.mjs';
 import { State } from './state.mjs';
 import { parseTime } from './time.mjs';
-import { Writer } from './writer.mjs';
+import { Writer, isBytes } from './writer.mjs';
 
 // Kinds of effects, as numbers.
 export const [PUT, DELETE, STATE_PUT, STATE_DELETE, EMIT, APPEND] = [0, 1, 2, 3, 4, 5];
@@ -137,7 +137,7 @@ export class Effects {
       const aggregateBytes = this._name('aggregate', aggregate);
       const typeBytes = this._name('type', type);
       const idBytes = this._name('id', id);
-      const body = payload instanceof Uint8Array ? writer.bytes(payload) : writer.text(stringify(payload));
+      const body = isBytes(payload) ? writer.bytes(payload) : writer.text(stringify(payload));
       if (body > EVENT_PAYLOAD_BYTES_MAX) {
         throw Failure.reject(
           `the payload of \`${type}\` has ${body} bytes; event_payload_bytes_max is ${EVENT_PAYLOAD_BYTES_MAX}`,
@@ -188,7 +188,7 @@ export class Effects {
 
   /** Writes text or bytes and checks how many that are. */
   _bounded(what, value, least, most) {
-    const bytes = value instanceof Uint8Array ? this._writer.bytes(value) : this._writer.text(String(value));
+    const bytes = isBytes(value) ? this._writer.bytes(value) : this._writer.text(String(value));
     if (bytes < least || bytes > most) {
       throw Failure.reject(`the ${what} has ${bytes} bytes; ${least} to ${most} are possible`);
     }

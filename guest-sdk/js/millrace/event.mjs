@@ -3,6 +3,7 @@
 import { Failure } from './failure.mjs';
 import { parse } from './json.mjs';
 import { formatTime, narrow } from './time.mjs';
+import { ownBytes } from './writer.mjs';
 
 // Of the numbers of one event, and how many of 32 bits that are; `types.wit` says which is what.
 const EVENT_BYTES = 72;
@@ -19,7 +20,7 @@ const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 /** Events as they cross: one arena and the numbers. */
 export class Batch {
   constructor(arena, records) {
-    this.arena = arena;
+    this.arena = ownBytes(arena);
     const isAligned = records.byteOffset % 4 === 0;
     const bytes = isAligned ? records : records.slice();
     this.numbers = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);

@@ -9,7 +9,7 @@ import { LAST_WORDS_LETTERS_MAX } from './limits.mjs';
 import { manifestToWire } from './manifest.mjs';
 import { storedState } from './state.mjs';
 import { clock } from './time.mjs';
-import { encode } from './writer.mjs';
+import { encode, isBytes, ownBytes } from './writer.mjs';
 
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const FUNCTIONS = ['handle', 'flush', 'snapshot'];
@@ -22,7 +22,7 @@ export class Saved {
   constructor({ contentType, state }) {
     this.contentType = contentType;
     /** A Uint8Array. */
-    this.state = state;
+    this.state = ownBytes(state);
   }
 
   text() {
@@ -133,7 +133,7 @@ export class Instance {
     if (!this._hasState) return new Uint8Array();
     try {
       const state = within(null, undefined, false, () => this.processor.snapshot());
-      if (state instanceof Uint8Array) return state;
+      if (isBytes(state)) return state;
       if (typeof state === 'string') return encode(state);
       throw new TypeError(`\`snapshot\` answered ${shown(state)}, which is neither text nor a Uint8Array`);
     } catch (error) {

@@ -5,7 +5,7 @@ import { host } from './host.mjs';
 import { parse, stringify } from './json.mjs';
 import { SCAN_ENTRIES_MAX, STATE_EXPIRED_DELETES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX } from './limits.mjs';
 import { clock, narrow, now } from './time.mjs';
-import { encode } from './writer.mjs';
+import { encode, isBytes, ownBytes } from './writer.mjs';
 
 const [STATE_PUT, STATE_DELETE] = [2, 3];
 // The fewest entries that a scan asks the host for: expired ones do not count towards its limit.
@@ -14,7 +14,7 @@ const I64_MAX = (1n << 63n) - 1n;
 const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 function toBytes(value) {
-  if (value instanceof Uint8Array) return value;
+  if (isBytes(value)) return value;
   if (typeof value === 'string') return encode(value);
   throw Failure.fatal(`${shown(value)} is neither text nor a Uint8Array`);
 }
@@ -50,7 +50,7 @@ function nameOf(key, bytes) {
 /** Appends text or bytes; answers how many bytes that are. */
 function append(writer, value) {
   if (typeof value === 'string') return writer.text(value);
-  if (value instanceof Uint8Array) return writer.bytes(value);
+  if (isBytes(value)) return writer.bytes(value);
   throw Failure.fatal(`${shown(value)} is neither text nor a Uint8Array`);
 }
 
@@ -122,7 +122,7 @@ export class State {
     } else {
       const stored = host.stateGet(bytes);
       if (stored === undefined || stored === null) return undefined;
-      found = { value: stored.value, expiresAt: fromWire(stored.expiresAt) };
+      found = { value: ownBytes(stored.value), expiresAt: fromWire(stored.expiresAt) };
     }
     if (this._isGone(found.expiresAt)) {
       this._forget(bytes);
@@ -213,7 +213,7 @@ export class State {
         const { key, value, expiresAt } = page[next];
         next += 1;
         last = theirs;
-        entry = new Entry(key, value, fromWire(expiresAt));
+        entry = new Entry(ownBytes(key), ownBytes(value), fromWire(expiresAt));
       }
       if (this._isGone(entry.expiresAt)) {
         this._forget(entry.keyBytes);
@@ -294,14 +294,16 @@ export class State {
 export const storedState = {
   get(key) {
     const found = host.stateGet(keyBytes(key));
-    return found === undefined || found === null ? undefined : found.value;
+    return found === undefined || found === null ? undefined : ownBytes(found.value);
   },
 
   *scan(prefix = '', { after } = {}) {
     let asked = after === undefined ? undefined : toBytes(after);
     for (;;) {
       const page = host.stateScan(toBytes(prefix), asked, SCAN_ENTRIES_MAX);
-      for (const { key, value, expiresAt } of page.entries) yield new Entry(key, value, fromWire(expiresAt));
+      for (const { key, value, expiresAt } of page.entries) {
+        yield new Entry(ownBytes(key), ownBytes(value), fromWire(expiresAt));
+      }
       if (!page.more || page.entries.length === 0) return;
       asked = page.entries[page.entries.length - 1].key;
     }

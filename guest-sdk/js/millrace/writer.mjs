@@ -13,6 +13,16 @@ const TWO_32 = 4_294_967_296;
 
 const encoder = new TextEncoder();
 
+/** Whether it is a Uint8Array, whoever made it: a component's bindings have classes of their own. */
+export function isBytes(value) {
+  return ArrayBuffer.isView(value) && value[Symbol.toStringTag] === 'Uint8Array';
+}
+
+/** The same bytes as a Uint8Array of the plugin's own, so that `instanceof` says so. */
+export function ownBytes(bytes) {
+  return bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
 /** Text as UTF-8. Half a surrogate pair is refused: encoding would put another letter in its place. */
 export function encode(text) {
   checkWellFormed(text);
