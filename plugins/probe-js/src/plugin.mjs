@@ -1,8 +1,8 @@
-// Shows what a plugin in JavaScript sees of the world: the time, chance, the console, and how its own mistakes are told.
+// Shows what a plugin in JavaScript sees of the world: the time, chance, the console, the host's bytes, and how its own mistakes are told.
 
-import { processor, table, text, timestamp } from '../millrace/index.mjs';
+import { bytes, processor, table, text, timestamp } from '../millrace/index.mjs';
 
-const PROBED = table('probed_js', { columns: { at: timestamp(), now: timestamp(), chance: text() } });
+const PROBED = table('probed_js', { columns: { at: timestamp(), now: timestamp(), chance: text(), payload: bytes() } });
 
 /** A mistake as authors make them: what is not there has no members. */
 function mistake(value) {
@@ -16,7 +16,7 @@ class Probe {
     if (event.type === 'mistake') mistake(event.json());
     if (event.type === 'loud') console.warn('loud', event.aggId);
     const chance = `${Math.random()} ${crypto.randomUUID()}`;
-    out.put(PROBED, event.aggId, 0, { at: event.at, now: new Date(), chance });
+    out.put(PROBED, event.aggId, 0, { at: event.at, now: new Date(), chance, payload: event.payload });
   }
 }
 

@@ -87,8 +87,10 @@ fn a_js_guest_imports_nothing_of_wasi() {
     }
 }
 
-/// What the probe wrote of each event: its time, the guest's time and its chance.
-fn probed(events: &[(&str, &str, &str)], sizes: usize) -> Vec<(i64, i64, String)> {
+/// What the probe wrote of an event: the event's time, the guest's time, its chance, and the payload.
+type Probed = (i64, i64, String, Vec<u8>);
+
+fn probed(events: &[(&str, &str, &str)], sizes: usize) -> Vec<Probed> {
     let runtime = WasmRuntime::new(options()).expect("the runtime starts");
     let factory =
         load(&runtime, &component("probe-js"), &PluginSettings::default()).expect("the guest loads");
@@ -101,10 +103,12 @@ fn probed(events: &[(&str, &str, &str)], sizes: usize) -> Vec<(i64, i64, String)
         for effect in outcome.effects.iter() {
             let EffectRef::Put { cells, .. } = effect else { panic!("{effect:?}") };
             let cells: Vec<_> = Cells::new(cells).collect::<Result<_, _>>().expect("sound cells");
-            let [Cell::Timestamp(at), Cell::Timestamp(now), Cell::Text(chance)] = cells[..] else {
+            let [Cell::Timestamp(at), Cell::Timestamp(now), Cell::Text(chance), Cell::Bytes(payload)] =
+                cells[..]
+            else {
                 panic!("{cells:?}")
             };
-            found.push((at, now, chance.to_owned()));
+            found.push((at, now, chance.to_owned(), payload.to_vec()));
         }
     }
     found
@@ -114,12 +118,21 @@ fn probed(events: &[(&str, &str, &str)], sizes: usize) -> Vec<(i64, i64, String)
 fn a_date_in_a_js_guest_is_the_events_own() {
     let events = [("a", "x", "1"), ("b", "x", "1"), ("c", "x", "1")];
     let found = probed(&events, 3);
-    for (at, now, _) in &found {
+    for (at, now, ..) in &found {
         assert_eq!(at, now, "however the batch is cut");
     }
-    let times: BTreeSet<i64> = found.iter().map(|(at, _, _)| *at).collect();
+    let times: BTreeSet<i64> = found.iter().map(|(at, ..)| *at).collect();
     assert_eq!(times.len(), 3);
     assert_eq!(probed(&events, 1), found);
+}
+
+/// The host's bytes are made by bindings with classes of their own; to a plugin they must be bytes all the same.
+#[test]
+fn the_bytes_of_an_event_can_be_written_to_a_row() {
+    let payloads = ["1", "{\"text\":\"ü\"}", "\"plain and longer than what is cut\""];
+    let events = payloads.map(|payload| ("a", "x", payload));
+    let found: Vec<Vec<u8>> = probed(&events, 3).into_iter().map(|(.., payload)| payload).collect();
+    assert_eq!(found, payloads.map(|payload| payload.as_bytes().to_vec()));
 }
 
 // What a plugin computes.
