@@ -58,7 +58,7 @@ fn build_one(dir: &Path, into: &Path) -> Result<(String, PathBuf)> {
     let workspace = paths::workspace();
     let sdk = workspace.join("guest-sdk").join(language.name());
     let wit = workspace.join("wit");
-    let sources = || fingerprint_of(&[("plugin", dir), ("sdk", &sdk), ("wit", &wit)]);
+    let sources = || fingerprint_of(&[("plugin", dir), ("sdk", sdk.as_path()), ("wit", wit.as_path())]);
     let path = into.join(format!("{}.wasm", plugin.name));
     let note = path.with_extension("sources");
     if path.exists() && fs::read_to_string(&note).is_ok_and(|built| Some(built) == sources().ok()) {
