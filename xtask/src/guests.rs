@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use toolchain::{Guest, GuestBuild, GuestKind};
 
@@ -51,6 +51,17 @@ pub(crate) fn build() -> Result<BTreeMap<String, PathBuf>> {
     }
     say(&format!("{} guests in {}", placed.len(), dir.display()));
     Ok(placed)
+}
+
+/// The same with the plugins in other languages, whose tools bring a network and minutes the first time.
+pub(crate) fn build_all() -> Result<()> {
+    let rust = build()?;
+    let others = crate::projects::build(&paths::guests())?;
+    if let Some(name) = others.keys().find(|name| rust.contains_key(*name)) {
+        bail!("two plugins are named {name}");
+    }
+    say(&format!("{} plugins in other languages beside them", others.len()));
+    Ok(())
 }
 
 /// Build scripts and procedural macros are linked for this machine, also on the way to a guest.

@@ -5,6 +5,7 @@ mod chaos;
 mod demo;
 mod guests;
 mod paths;
+mod projects;
 mod run;
 mod soak;
 mod test;
@@ -63,7 +64,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "bench" => bench::run(rest),
         "chaos" => chaos::run(rest),
         "soak" => soak::run(rest),
-        "guests" => guests::build().map(drop),
+        "guests" => guests::build_all(),
         "help" | "--help" | "-h" => run::print(HELP),
         other => bail!("there is no `cargo xtask {other}`; `cargo xtask help` lists what there is"),
     }

@@ -9,7 +9,7 @@ use crate::{guests, web};
 
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     guests::ensure_linker()?;
-    guests::build()?;
+    guests::build_all()?;
     web::ensure();
     if filters.is_empty() {
         say("checking the documentation and its links");

@@ -1,0 +1,8 @@
+// What a plugin imports.
+
+export { Failure } from './failure.mjs';
+export { config, log } from './host.mjs';
+export { parse as parseJson, stableJson, stringify as toJson } from './json.mjs';
+export { bool, bytes, float, int, json, table, text, timestamp } from './manifest.mjs';
+export { processor } from './processor.mjs';
+export { formatTime, parseTime } from './time.mjs';

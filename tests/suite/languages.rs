@@ -1,0 +1,3 @@
+//! Claims about plugins in languages that bring an engine with them.
+
+mod js;
