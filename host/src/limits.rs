@@ -10,6 +10,7 @@ mod control;
 mod control_fleet;
 mod nats;
 mod presence;
+mod rebuild;
 mod redis;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use control::*;
 pub use control_fleet::*;
 pub use nats::*;
 pub use presence::*;
+pub use rebuild::*;
 pub use redis::*;
 
 // Events and batches.
