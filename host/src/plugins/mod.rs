@@ -23,6 +23,7 @@ mod http;
 mod instance;
 mod managed;
 mod memory;
+mod rebuild;
 mod registry;
 mod runtime;
 mod sandbox;
@@ -48,6 +49,10 @@ pub use autopsy::{Autopsy, CoreDump, Scene};
 pub use compiler::compiler_main;
 pub use grants::{EnvValue, GRANTS};
 pub use managed::ManagedPlugins;
+pub use rebuild::{
+    DroppedEffects, Flip, FlipReport, NewRebuild, Positions, RebuildError, RebuildProgress, RebuildRecord,
+    RebuildRequest, RebuildStage, RebuildStore, RebuildView,
+};
 pub use registry::{Registry, RegistryParts};
 pub use runtime::{RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;
@@ -64,6 +69,8 @@ pub use crate::processors::{Differences, ShadowReport, TrapCounts, VersionMeasur
 /// What happens to failing events, and what can be done about them.
 pub use crate::processors::{FailureKind, FailurePolicy, LoadError, LostPolicy, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
+/// What a rebuild calls its tables and tasks.
+pub use crate::processors::{is_shadow_name, shadow_name};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

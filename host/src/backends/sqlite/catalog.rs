@@ -100,6 +100,7 @@ impl Committer {
                 Change::Create => self.conn.execute_batch(&create_sql(table))?,
                 Change::Alter(added) => self.alter(table, &added)?,
             }
+            let indexes = known_indexes(&self.catalog, &table.name);
             let table = &self.with_kept_columns(table);
             self.conn
                 .prepare_cached(
@@ -107,7 +108,7 @@ impl Committer {
                      ON CONFLICT(name) DO UPDATE SET owner = excluded.owner, schema = excluded.schema",
                 )?
                 .execute((&table.name, plugin, to_json(table)?))?;
-            let entry = TableEntry { owner: Some(plugin.to_owned()), schema: table.clone() };
+            let entry = TableEntry { owner: Some(plugin.to_owned()), schema: table.clone(), indexes };
             self.catalog.insert(table.name.clone(), entry);
             self.note_catalog_change();
         }
@@ -127,14 +128,15 @@ impl Committer {
 
     fn alter(&self, table: &TableSchema, added: &[String]) -> Result<(), rusqlite::Error> {
         let rows = rows_table(&table.name);
+        let indexes = known_indexes(&self.catalog, &table.name);
         for column in table.columns.iter().filter(|c| added.contains(&c.name)) {
             self.conn.execute_batch(&format!("ALTER TABLE {rows} ADD COLUMN {}", column_sql(column)))?;
         }
         for column in &table.columns {
             self.conn.execute_batch(&if column.sortable {
-                index_sql(&table.name, &column.name)
+                index_sql(&table.name, &indexes, &column.name)
             } else {
-                format!("DROP INDEX IF EXISTS {}", index_name(&table.name, &column.name))
+                format!("DROP INDEX IF EXISTS {}", index_name(&indexes, &column.name))
             })?;
         }
         Ok(())
@@ -195,7 +197,7 @@ pub(super) fn create_sql(table: &TableSchema) -> String {
             write!(sql, "CREATE INDEX \"tombstones_{}\" ON {rows}(_deleted) WHERE _deleted > 0;", table.name);
     }
     for column in table.columns.iter().filter(|c| c.sortable) {
-        sql.push_str(&index_sql(&table.name, &column.name));
+        sql.push_str(&index_sql(&table.name, &table.name, &column.name));
     }
     sql
 }
@@ -211,15 +213,21 @@ fn column_sql(column: &Column) -> String {
     format!("{} {affinity}", column_name(&column.name))
 }
 
-pub(super) fn index_name(table: &str, column: &str) -> String {
-    format!("\"order_{table}.{column}\"")
+/// An index by the name that its table had when it was made.
+pub(super) fn index_name(indexes: &str, column: &str) -> String {
+    format!("\"order_{indexes}.{column}\"")
+}
+
+/// Under which name a table's indexes are made.
+fn known_indexes(catalog: &Catalog, table: &str) -> String {
+    catalog.get(table).map_or_else(|| table.to_owned(), |entry| entry.indexes.clone())
 }
 
 /// Without tombstones, and ending in the key, as every order does.
-fn index_sql(table: &str, column: &str) -> String {
+fn index_sql(table: &str, indexes: &str, column: &str) -> String {
     format!(
         "CREATE INDEX IF NOT EXISTS {} ON {}(_tenant, {}, key) WHERE _deleted = 0;",
-        index_name(table, column),
+        index_name(indexes, column),
         rows_table(table),
         column_name(column)
     )

@@ -17,7 +17,7 @@ use crate::checkpoints::{EffectBatch, EffectKind, SavedState};
 use crate::event::EventBatch;
 
 /// What something is called while a rebuild of this number fills it. No name of a plugin or a table has this sign.
-pub fn shadow_name(name: &str, number: u64) -> String {
+pub fn shadow_name(name: &str, number: impl std::fmt::Display) -> String {
     format!("{name}~{number}")
 }
 
