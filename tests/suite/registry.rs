@@ -190,6 +190,7 @@ impl Scene {
             runtime,
             artifacts,
             deployments: Arc::new(store.clone()),
+            rebuilds: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             settings: BTreeMap::new(),
             processors: ProcessorSettings { shadow, ..ProcessorSettings::default() },

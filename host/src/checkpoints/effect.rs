@@ -202,7 +202,8 @@ impl EffectBatch {
             places[index] = records.len();
             let start = u32::try_from(arena.len()).expect("what is kept is no more than there was");
             let from = record.start as usize;
-            let bytes = usize::try_from(record.bytes()).expect("the spans were checked when the batch came in");
+            let bytes =
+                usize::try_from(record.bytes()).expect("the spans were checked when the batch came in");
             arena.extend_from_slice(&self.arena[from..from + bytes]);
             records.push(EffectRecord { start, ..*record });
         }

@@ -8,6 +8,7 @@ mod control;
 mod groups;
 mod parts;
 mod presence;
+mod rebuilds;
 mod rollouts;
 mod streams;
 
@@ -55,7 +56,7 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 10] = [
+const PARTS: [&[ProblemKind]; 11] = [
     GENERAL,
     streams::STREAMS,
     groups::GROUPS,
@@ -64,6 +65,7 @@ const PARTS: [&[ProblemKind]; 10] = [
     channel_sockets::CHANNEL_SOCKETS,
     backends::BACKENDS,
     artifacts::ARTIFACTS,
+    rebuilds::REBUILDS,
     rollouts::ROLLOUTS,
     control::CONTROL,
 ];

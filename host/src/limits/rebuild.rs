@@ -21,4 +21,5 @@ pub const REBUILD_LISTED_MAX: usize = 100;
 pub const REBUILD_SWEEP_ROWS_MAX: u64 = 2_000;
 pub const REBUILD_SWEEP_ROUNDS: usize = 20;
 
-const _: () = assert!(REBUILD_HOLD_LOOK.as_millis() * 10 < REBUILD_HOLD_MAX.as_millis(), "it is looked at often");
+const _: () =
+    assert!(REBUILD_HOLD_LOOK.as_millis() * 10 < REBUILD_HOLD_MAX.as_millis(), "it is looked at often");

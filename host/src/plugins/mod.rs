@@ -182,6 +182,8 @@ pub enum Proof {
     LoadedOnly,
     /// It has also handled this many events in the shadow of the version before it.
     Shadowed { events: u64 },
+    /// It has handled this many events to fill the plugin's tables anew.
+    Rebuilt { events: u64 },
 }
 
 /// Where a new processor begins.

@@ -96,8 +96,7 @@ CREATE TABLE scope_values(
 ";
 
 /// What each version adds to the one before it, from version 2 on.
-const UPGRADES: [&str; 8] =
-    [SCHEMA_2, SCHEMA_3, SCHEMA_4, SCHEMA_5, SCHEMA_6, SCHEMA_7, SCHEMA_8, SCHEMA_9];
+const UPGRADES: [&str; 8] = [SCHEMA_2, SCHEMA_3, SCHEMA_4, SCHEMA_5, SCHEMA_6, SCHEMA_7, SCHEMA_8, SCHEMA_9];
 
 /// Opens the one connection that writes, and creates what is missing.
 pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {

@@ -13,9 +13,7 @@ use super::rebuilds::RebuildResult;
 use super::shared::{TableEntry, from_json, to_json};
 use crate::event::Revision;
 use crate::limits::REBUILD_LISTED_MAX;
-use crate::plugins::{
-    Flip, FlipReport, Positions, RebuildError, RebuildProgress, RebuildStage, shadow_name,
-};
+use crate::plugins::{Flip, FlipReport, Positions, RebuildError, RebuildProgress, RebuildStage, shadow_name};
 use crate::tables::TableSchema;
 
 /// Who takes whose place.
@@ -29,7 +27,8 @@ struct Names<'a> {
 }
 
 /// Positions whose events the processor ?1 has parked or given up.
-const FAILED: &str = "SELECT position AS p FROM parked_events WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)
+const FAILED: &str =
+    "SELECT position AS p FROM parked_events WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)
                       UNION SELECT position FROM dead_letters WHERE processor = ?1";
 
 impl Committer {
@@ -59,7 +58,9 @@ impl Committer {
         let number = flip.number;
         let record: Option<(i64, String)> = self
             .conn
-            .prepare_cached("SELECT start, progress FROM rebuilds WHERE number = ?1 AND plugin = ?2 AND open = 1")?
+            .prepare_cached(
+                "SELECT start, progress FROM rebuilds WHERE number = ?1 AND plugin = ?2 AND open = 1",
+            )?
             .query_row((signed(number), &flip.deployment.plugin), |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((start, progress)) = record else {
@@ -200,8 +201,7 @@ impl Committer {
 
     fn rename(&mut self, from: &str, to: &str, owner: &str) -> Result<(), rusqlite::Error> {
         let Some(entry) = self.catalog.remove(from) else { return Ok(()) };
-        self.conn
-            .execute_batch(&format!("ALTER TABLE {} RENAME TO {}", rows_table(from), rows_table(to)))?;
+        self.conn.execute_batch(&format!("ALTER TABLE {} RENAME TO {}", rows_table(from), rows_table(to)))?;
         let schema = TableSchema { name: to.to_owned(), ..entry.schema };
         self.conn
             .prepare_cached(

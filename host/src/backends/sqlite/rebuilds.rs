@@ -33,7 +33,8 @@ ALTER TABLE tables ADD COLUMN indexes TEXT;
 ";
 
 /// Processors, by the sign in their names, that no open rebuild has.
-const LEFT: &str = "instr(?, '~') > 0 AND ? NOT IN (SELECT plugin || '~' || number FROM rebuilds WHERE open = 1)";
+const LEFT: &str =
+    "instr(?, '~') > 0 AND ? NOT IN (SELECT plugin || '~' || number FROM rebuilds WHERE open = 1)";
 
 /// A column that names a processor, in the condition above.
 fn left(column: &str) -> String {
@@ -45,12 +46,28 @@ type Reply<T, E = RebuildError> = oneshot::Sender<Result<T, E>>;
 /// What rebuilds ask for.
 #[derive(Debug)]
 pub(super) enum RebuildRequest {
-    Begin { wanted: Box<NewRebuild>, reply: Reply<RebuildRecord> },
-    Note { number: u64, progress: Box<RebuildProgress>, reply: Reply<()> },
-    Flip { flip: Box<Flip>, reply: Reply<FlipReport> },
-    Abandon { number: u64, why: String, reply: Reply<()> },
+    Begin {
+        wanted: Box<NewRebuild>,
+        reply: Reply<RebuildRecord>,
+    },
+    Note {
+        number: u64,
+        progress: Box<RebuildProgress>,
+        reply: Reply<()>,
+    },
+    Flip {
+        flip: Box<Flip>,
+        reply: Reply<FlipReport>,
+    },
+    Abandon {
+        number: u64,
+        why: String,
+        reply: Reply<()>,
+    },
     /// Removes a slice of what is left of former ones. Answers whether there is more.
-    Sweep { reply: Reply<bool, BackendError> },
+    Sweep {
+        reply: Reply<bool, BackendError>,
+    },
 }
 
 impl RebuildRequest {
@@ -191,8 +208,7 @@ impl Committer {
             table.validate().map_err(|error| Stop::Refused(TableError::from(error).into()))?;
             self.may_replace(plugin, &table.name)?;
         }
-        let progress =
-            RebuildProgress { accept_unemitted: *accept_unemitted, ..RebuildProgress::default() };
+        let progress = RebuildProgress { accept_unemitted: *accept_unemitted, ..RebuildProgress::default() };
         self.conn.prepare_cached("DELETE FROM rebuilds WHERE plugin = ?1")?.execute([plugin])?;
         self.conn
             .prepare_cached(
@@ -208,7 +224,8 @@ impl Committer {
             self.conn
                 .prepare_cached("INSERT INTO tables(name, owner, schema) VALUES (?1, ?2, ?3)")?
                 .execute((&name, &owner, to_json(&schema)?))?;
-            self.catalog.insert(name.clone(), TableEntry { owner: Some(owner.clone()), schema, indexes: name });
+            self.catalog
+                .insert(name.clone(), TableEntry { owner: Some(owner.clone()), schema, indexes: name });
             self.note_hidden_change();
         }
         Ok(RebuildRecord { number, deployment: deployment.clone(), start: *start, progress })
@@ -219,9 +236,7 @@ impl Committer {
         let owner = self.catalog.get(table).and_then(|entry| entry.owner.clone());
         match owner.filter(|owner| owner != plugin) {
             None => Ok(()),
-            Some(owner) => {
-                Err(Stop::Refused(TableError::Owned { table: table.to_owned(), owner }.into()))
-            }
+            Some(owner) => Err(Stop::Refused(TableError::Owned { table: table.to_owned(), owner }.into())),
         }
     }
 
@@ -275,9 +290,8 @@ impl Committer {
 
     fn sweep_table(&mut self, table: &str) -> Result<(), rusqlite::Error> {
         let (rows, limit) = (rows_table(table), signed(REBUILD_SWEEP_ROWS_MAX));
-        let slice = format!(
-            "DELETE FROM {rows} WHERE (_tenant, key) IN (SELECT _tenant, key FROM {rows} LIMIT ?1)"
-        );
+        let slice =
+            format!("DELETE FROM {rows} WHERE (_tenant, key) IN (SELECT _tenant, key FROM {rows} LIMIT ?1)");
         if self.conn.prepare(&slice)?.execute([limit])? as u64 >= REBUILD_SWEEP_ROWS_MAX {
             return Ok(());
         }

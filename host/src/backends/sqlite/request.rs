@@ -3,8 +3,8 @@
 use tokio::sync::oneshot;
 
 use super::channels::{ChannelRequest, Deferred};
-use super::rebuilds::RebuildRequest;
 use super::keyed_state::ExpiredAge;
+use super::rebuilds::RebuildRequest;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, OutboxDone, TaskId};
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Position};

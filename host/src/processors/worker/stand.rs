@@ -76,7 +76,10 @@ impl Worker {
 
     /// Nothing is pending, submitted, or waits to be flushed.
     fn is_at_rest(&self) -> bool {
-        self.pending.is_empty() && self.pending.alone.is_none() && self.in_flight.is_none() && !self.flush_waits
+        self.pending.is_empty()
+            && self.pending.alone.is_none()
+            && self.in_flight.is_none()
+            && !self.flush_waits
     }
 
     fn answer_stand(&mut self, answer: Result<(), Ahead>) {
