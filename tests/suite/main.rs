@@ -36,6 +36,7 @@ mod plugins;
 mod powercut;
 mod presence;
 mod processors;
+mod rebuild;
 mod redis;
 mod registry;
 mod replay;

@@ -376,6 +376,16 @@ impl Registry {
                 rebuilding.change(|progress| progress.report = Some(*report));
                 return Err(message);
             }
+            // It may have happened all the same: then nothing of the old version may go on.
+            Err(error @ RebuildError::Backend(_)) => match self.flipped_after_all(rebuilding).await {
+                Ok(Some(report)) => report,
+                Ok(None) => return Err(error.to_string()),
+                Err(unknown) => {
+                    old.cut_off();
+                    runner.cut_off();
+                    return Err(unknown.to_string());
+                }
+            },
             Err(error) => return Err(error.to_string()),
         };
         old.cut_off();
@@ -386,6 +396,13 @@ impl Registry {
         counter!(REBUILDS_ENDED, "result" => "flipped").increment(1);
         self.end_flipped(rebuilding, report, vec![old, runner.clone()]);
         Ok(())
+    }
+
+    /// What the store says of a flip whose answer was lost.
+    async fn flipped_after_all(&self, rebuilding: &Rebuilding) -> Result<Option<FlipReport>, RebuildError> {
+        let records = self.inner.parts.rebuilds.list().await?;
+        let record = records.into_iter().find(|record| record.number == rebuilding.number);
+        Ok(record.filter(|record| !record.is_open()).and_then(|record| record.progress.report))
     }
 
     /// The plugin is what was rebuilt: it runs under its own name, and begins where both stood.
