@@ -110,7 +110,7 @@ async fn a_resumed_viewer_over_the_flip_gets_the_difference() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cached_rows_are_none_of_before() {
     let rig = Rig::new();
-    let cache = ReadThrough::new(Some(Arc::new(MemoryCache::new(1 << 20))), None, CacheOptions::default());
+    let cache = ReadThrough::new(&CacheOptions::default(), Some(Arc::new(MemoryCache::new(1_000, 1 << 20))));
     let cached = CachedTables::new(Arc::new(rig.store.clone()), cache);
     rig.deploy("alpha 1").await.expect("it is deployed");
     let events = many(60, 6, "add");
