@@ -22,7 +22,6 @@ use millrace::plugins::{
 use millrace::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings};
 use millrace::streams::{EventLog, PageLimit};
 use millrace::tables::{Query, TableStore, Value};
-use millrace_tests::until;
 
 use super::plugins::rig::tenant;
 use super::registry::{Scripts, Texts, request};

@@ -10,8 +10,7 @@ use futures_util::future::BoxFuture;
 use millrace::backends::sqlite::SqliteStore;
 use millrace::error::{BackendError, Classify};
 use millrace::plugins::{
-    Flip, FlipReport, NewRebuild, PluginControl, RebuildError, RebuildProgress, RebuildRecord, RebuildStage,
-    RebuildStore,
+    Flip, FlipReport, NewRebuild, RebuildError, RebuildProgress, RebuildRecord, RebuildStage, RebuildStore,
 };
 use millrace_tests::chaos::{difference, setup};
 use millrace_tests::dump::dump;

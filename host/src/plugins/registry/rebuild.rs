@@ -29,7 +29,7 @@ impl Registry {
         self.may_change(&plugin)?;
         if let Some(running) = self.open_rebuild(&plugin) {
             if !request.accept_unemitted || request.component.is_some() {
-                return Err(running.is_running());
+                return Err(running.under_way());
             }
             running.accept_unemitted();
             self.write_down_rebuild(&running).await;
@@ -79,7 +79,7 @@ impl Registry {
             ControlError::from(RebuildError::Refused { plugin: plugin.clone(), detail: detail.into() })
         };
         if let Some(running) = self.open_rebuild(plugin) {
-            return Err(running.is_running());
+            return Err(running.under_way());
         }
         let entry = self.entry(plugin)?;
         if let Some(waiting) = &entry.waiting {
@@ -203,7 +203,7 @@ impl Registry {
 
     /// Refused while a plugin is rebuilt: the version beside which that happens must stay.
     pub(super) fn not_rebuilding(&self, plugin: &str) -> Result<(), ControlError> {
-        self.open_rebuild(plugin).map_or(Ok(()), |running| Err(running.is_running()))
+        self.open_rebuild(plugin).map_or(Ok(()), |running| Err(running.under_way()))
     }
 
     pub(super) fn open_rebuild(&self, plugin: &str) -> Option<Arc<Rebuilding>> {

@@ -124,7 +124,7 @@ impl Rebuilding {
         !matches!(self.state().progress.stage, RebuildStage::Flipped | RebuildStage::Abandoned)
     }
 
-    pub(super) fn is_running(&self) -> ControlError {
+    pub(super) fn under_way(&self) -> ControlError {
         RebuildError::Running { plugin: self.plugin.clone(), number: self.number }.into()
     }
 
