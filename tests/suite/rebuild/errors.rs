@@ -144,7 +144,7 @@ async fn a_lane_that_cannot_reach_the_barrier_holds_nobody_up() {
     let blocked = async || rig.show("alpha").await.state == PluginState::Blocked;
     wait("the lane stands still", blocked).await;
     rig.rebuild("alpha", None).await.expect("it begins");
-    let late = async || rig.view("alpha").await.message.contains("did not come to one position");
+    let late = async || rig.view("alpha").await.message.contains("cannot come to one position");
     wait("a try has ended", late).await;
     let view = rig.view("alpha").await;
     assert!(view.message.contains("held by dead letter") && view.tries > 0, "{}", view.message);

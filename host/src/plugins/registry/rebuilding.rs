@@ -21,7 +21,7 @@ use crate::plugins::{
     RebuildRecord, RebuildStage, RebuildView,
 };
 use crate::processors::{
-    Ahead, Dropped, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus,
+    Ahead, Dropped, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus, TaskState,
 };
 use crate::telemetry::metrics::{REBUILD_HOLD_SECONDS, REBUILD_TRIES, REBUILDS_ENDED};
 
@@ -348,7 +348,10 @@ impl Registry {
         if let Some(holder) = old.status().standby {
             return Err(format!("host {holder} runs the plugin"));
         }
-        rebuilding.say(RebuildStage::Holding, "");
+        if let Some(why) = stuck(&old.status(), &runner.status()) {
+            return Err(format!("the two versions cannot come to one position; {why}"));
+        }
+        rebuilding.change(|progress| progress.stage = RebuildStage::Holding);
         let begun = Instant::now();
         let held = Held([&old, runner]);
         let newest = *self.inner.parts.engine.log.tail().newest().borrow();
@@ -488,20 +491,24 @@ fn lost(status: &RunnerStatus) -> Option<String> {
     lost.next().map(|(tenant, why)| format!("tenant {tenant}: {why}"))
 }
 
-/// What kept the two from coming to one position in time.
-fn who_is_late(old: &RunnerStatus, new: &RunnerStatus) -> String {
+/// What keeps one of the two from going on, where it has something to do: nobody needs to wait for it.
+fn stuck(old: &RunnerStatus, new: &RunnerStatus) -> Option<String> {
     let of = |status: &RunnerStatus, which: &str| {
-        let late = status.tasks.iter().find_map(|task| {
-            task.blocked
-                .as_ref()
-                .map(|why| format!("{which}, tenant {}, lane {}: {why}", task.task.tenant, task.task.lane))
-        });
-        late.or_else(|| {
-            status.failures.first().map(|(tenant, why)| format!("{which}, tenant {tenant}: {why}"))
+        status.tasks.iter().find_map(|TaskState { task, blocked, .. }| {
+            let why = blocked.as_ref()?;
+            let behind = status.behind.iter().any(|(tenant, _)| *tenant == task.tenant);
+            behind.then(|| format!("{which}, tenant {}, lane {}: {why}", task.tenant, task.lane))
         })
     };
-    let why = of(old, "the old version").or_else(|| of(new, "the rebuild"));
-    let why = why.unwrap_or_else(|| "a call takes long, or much is to be done".into());
+    of(old, "the old version").or_else(|| of(new, "the rebuild"))
+}
+
+/// What kept the two from coming to one position in time.
+fn who_is_late(old: &RunnerStatus, new: &RunnerStatus) -> String {
+    let failed = [(old, "the old version"), (new, "the rebuild")].into_iter().find_map(|(status, which)| {
+        status.failures.first().map(|(tenant, why)| format!("{which}, tenant {tenant}: {why}"))
+    });
+    let why = stuck(old, new).or(failed).unwrap_or_else(|| "a call takes long, or much is to be done".into());
     format!("the two versions did not come to one position in {} s; {why}", REBUILD_HOLD_MAX.as_secs())
 }
 
