@@ -186,3 +186,24 @@ async fn a_rebuild_that_retention_passes_says_so() {
     assert_eq!(error.code(), "position_lost");
     assert!(rig.rows_of(&tenant(), "counts_alpha").await.is_empty(), "the table is as it was");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_takes_long_is_waited_for_within_a_bound() {
+    let rig = Rig::new();
+    rig.open_gate();
+    rig.deploy("alpha 1 waits").await.expect("it is deployed");
+    rig.deploy("beta 1").await.expect("it is deployed");
+    // The old version has no instance before its first event.
+    *rig.gate.lock().expect("test") = false;
+    rig.publish(&[("x", "add", "1")]).await;
+    rig.rebuild("alpha", Some("alpha 2")).await.expect("it begins");
+    let late = async || rig.view("alpha").await.message.contains("did not come to one position");
+    wait("a try has ended", late).await;
+    rig.publish(&[("x", "add", "1")]).await;
+    wait("others go on", async || rig.rows("counts_beta").await.get("x") == Some(&(2, 1))).await;
+    assert!(rig.rows("counts_alpha").await.is_empty(), "nobody has taken over");
+    rig.open_gate();
+    let report = rig.flipped("alpha").await.report.expect("it tells what it did");
+    assert!(report.is_exact());
+    assert_eq!(rig.rows("counts_alpha").await.get("x"), Some(&(2, 2)));
+}
