@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millrace::backends::sqlite::SqliteOptions;
 use millrace::error::Classify;
-use millrace::plugins::{PluginControl, Proof, RebuildRequest, RebuildStage};
+use millrace::plugins::{DeployFrom, PluginControl, Proof, RebuildRequest, RebuildStage};
 use millrace::processors::OrderingKey;
 use millrace::tables::{ColumnType, Order, Query, TableStore};
 use tokio::task::JoinSet;
@@ -217,6 +217,22 @@ async fn an_ordering_key_changes_by_a_rebuild() {
     rig.settle("alpha").await;
     assert!(rig.rows("counts_alpha").await.values().all(|row| *row == (6, 2)));
     assert_eq!(rig.deploy("alpha 3").await.expect_err("the new key stands").code(), "swap_failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_from_the_tail_begins_with_nothing() {
+    let rig = Rig::new();
+    rig.deploy("alpha 1").await.expect("it is deployed");
+    let events = many(40, 8, "add");
+    rig.publish(&borrowed(&events)).await;
+    rig.settle("alpha").await;
+    let request = RebuildRequest { from: DeployFrom::Tail, ..rebuild("alpha", Some("alpha 2")) };
+    rig.registry.rebuild(request).await.expect("it begins");
+    rig.flipped("alpha").await;
+    assert!(rig.rows("counts_alpha").await.is_empty());
+    rig.publish(X).await;
+    rig.settle("alpha").await;
+    assert_eq!(rig.rows("counts_alpha").await, BTreeMap::from([("x".to_owned(), (1, 2))]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -146,6 +146,8 @@ pub(super) struct Worker {
     /// Why the lane stands still although it has work.
     blocked: Option<Blocked>,
     committed: Position,
+    /// There was a commit, of this life or of one before.
+    has_commit: bool,
     /// When that was; before the first commit, when the task was claimed.
     committed_at: Micros,
     advance: Position,
@@ -210,6 +212,7 @@ impl Worker {
         start: Position,
     ) -> Self {
         let position = checkpoint.as_ref().map_or(start, |c| c.position);
+        let has_commit = checkpoint.is_some();
         let (saved, parked) = checkpoint.map(|c| (c.saved, c.parked)).unwrap_or_default();
         let now = shared.clock.now();
         let longest = i64::try_from(shared.settings.retry_wait_max.as_micros()).unwrap_or(i64::MAX);
@@ -243,6 +246,7 @@ impl Worker {
             tried_parked: false,
             blocked: None,
             committed: position,
+            has_commit,
             advance: position,
             fatal: None,
             drain: None,

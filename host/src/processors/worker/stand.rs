@@ -63,6 +63,10 @@ impl Worker {
                 coming.flushed = true;
             }
             self.submit_what_is_left()?;
+            if !self.has_commit && self.in_flight.is_none() && self.pending.is_empty() {
+                // One that never had an event says where it stands, too.
+                self.submit()?;
+            }
         }
         if self.is_at_rest() && self.work.is_empty() {
             match self.committed == at && !self.flush_alone {

@@ -186,6 +186,7 @@ impl Worker {
         match answer {
             Ok(committed) => {
                 self.committed = done.position;
+                self.has_commit = true;
                 if done.saved.is_some() {
                     self.committed_saved = done.saved;
                 }
