@@ -245,7 +245,13 @@ async fn a_table_that_a_rebuild_does_not_declare_goes_with_the_flip() {
     rig.flipped("alpha").await;
     assert_eq!(rig.store.schema("counts_alpha").expect_err("it is gone").code(), "table_unknown");
     assert_eq!(rig.rows("other_alpha").await.get("x"), Some(&(1, 2)));
+    // Also while something is left of the one that was called so.
+    rig.registry.remove("alpha").await.expect("it is removed");
+    rig.deploy("alpha 3").await.expect("the table can be made again");
+    rig.settle("alpha").await;
+    assert_eq!(rig.rows("counts_alpha").await.get("x"), Some(&(1, 3)));
     rig.swept().await;
+    assert_eq!(rig.rows("counts_alpha").await.get("x"), Some(&(1, 3)));
     rig.deploy("beta 1").await.expect("other plugins are as they were");
     rig.settle("beta").await;
     assert_eq!(rig.rows("counts_beta").await.get("x"), Some(&(1, 1)));

@@ -220,7 +220,7 @@ impl Committer {
         for table in tables {
             let name = shadow_name(&table.name, number);
             let schema = TableSchema { name: name.clone(), ..table.clone() };
-            self.conn.execute_batch(&create_sql(&schema))?;
+            self.conn.execute_batch(&create_sql(&schema, &name))?;
             self.conn
                 .prepare_cached("INSERT INTO tables(name, owner, schema) VALUES (?1, ?2, ?3)")?
                 .execute((&name, &owner, to_json(&schema)?))?;

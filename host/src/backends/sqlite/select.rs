@@ -391,7 +391,7 @@ mod tests {
     fn a_page_begins_at_its_cursor_by_the_index_and_reads_nothing_before_it() {
         let table = things();
         let conn = Connection::open_in_memory().expect("a database");
-        conn.execute_batch(&create_sql(&table)).expect("a table");
+        conn.execute_batch(&create_sql(&table, &table.name)).expect("a table");
         let mut looked_at = 0;
         for (column, value, descending) in [
             ("size", Value::Int(7), false),
