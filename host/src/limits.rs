@@ -11,6 +11,7 @@ mod control_fleet;
 mod guests;
 mod nats;
 mod presence;
+mod rebuild;
 mod redis;
 mod trial;
 
@@ -26,6 +27,7 @@ pub use control_fleet::*;
 pub use guests::*;
 pub use nats::*;
 pub use presence::*;
+pub use rebuild::*;
 pub use redis::*;
 pub use trial::*;
 

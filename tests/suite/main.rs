@@ -38,6 +38,7 @@ mod powercut;
 mod presence;
 mod processors;
 mod projects;
+mod rebuild;
 mod redis;
 mod registry;
 mod replay;

@@ -37,8 +37,8 @@ use super::plugins::rig::{batch, component, options, tenant};
 /// the gate is open · `scopes` and `fewer` of them declare what can be followed · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
 /// `other` has another table · anything else is broken.
 #[derive(Debug, Default)]
-struct Scripts {
-    gate: Arc<Mutex<bool>>,
+pub(crate) struct Scripts {
+    pub(crate) gate: Arc<Mutex<bool>>,
 }
 
 impl PluginRuntime for Scripts {
@@ -118,7 +118,7 @@ impl ProcessorFactory for Gated {
 
 /// Scripts are their own digests.
 #[derive(Debug, Default)]
-struct Texts(Mutex<BTreeMap<String, Vec<u8>>>);
+pub(crate) struct Texts(Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl ArtifactStore for Texts {
     fn put(&self, component: &[u8]) -> Result<String, PluginError> {
@@ -190,6 +190,7 @@ impl Scene {
             runtime,
             artifacts,
             deployments: Arc::new(store.clone()),
+            rebuilds: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             settings: BTreeMap::new(),
             processors: ProcessorSettings { shadow, ..ProcessorSettings::default() },
@@ -256,7 +257,7 @@ impl Scene {
     }
 }
 
-fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
+pub(crate) fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
     let component = component.into();
     DeployRequest {
         component,

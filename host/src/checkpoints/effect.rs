@@ -254,6 +254,32 @@ impl EffectBatch {
         Ok(Self { arena, records, ..Self::default() })
     }
 
+    /// Leaves out the effects of kinds that this answers no for, with their bytes. It is asked once for each effect.
+    pub fn retain(&mut self, keep: impl Fn(EffectKind) -> bool) {
+        let kept: Vec<bool> = self.records.iter().map(|record| keep(record.kind)).collect();
+        if kept.iter().all(|kept| *kept) {
+            return;
+        }
+        let mut places = vec![0; kept.len()];
+        let (mut arena, mut records) = (Vec::new(), Vec::new());
+        for (index, record) in self.records.iter().enumerate().filter(|(index, _)| kept[*index]) {
+            places[index] = records.len();
+            let start = u32::try_from(arena.len()).expect("what is kept is no more than there was");
+            let from = record.start as usize;
+            let bytes =
+                usize::try_from(record.bytes()).expect("the spans were checked when the batch came in");
+            arena.extend_from_slice(&self.arena[from..from + bytes]);
+            records.push(EffectRecord { start, ..*record });
+        }
+        self.traceparents.retain(|(index, _)| kept[*index]);
+        self.traceparents.iter_mut().for_each(|(index, _)| *index = places[*index]);
+        self.scopes.retain(|(index, _)| kept[*index]);
+        self.scopes.iter_mut().for_each(|(index, _)| *index = places[*index]);
+        self.causes.retain(|(index, _)| kept[*index]);
+        self.causes.iter_mut().for_each(|(index, _)| *index = places[*index]);
+        (self.arena, self.records) = (arena, records);
+    }
+
     /// Appends the effects of a later call.
     pub fn append(&mut self, later: &Self) {
         let base = u32::try_from(self.arena.len()).expect("a batch's effects are bounded far below 4 GiB");

@@ -117,7 +117,7 @@ pub(super) async fn abandon(args: &NameArgs, output: &mut Output) -> Result<(), 
     output.line(&format!("the candidate of {} is given up; the running version goes on", args.name))
 }
 
-async fn ask(client: &Client, request: RequestBuilder) -> Result<Value, CliError> {
+pub(super) async fn ask(client: &Client, request: RequestBuilder) -> Result<Value, CliError> {
     let response = client.send(request.timeout(DEPLOY_WAIT_MAX)).await?;
     let body = response.bytes().await.map_err(|e| client.unreachable(&e))?;
     serde_json::from_slice(&body).map_err(|e| client.unexpected(&e.to_string()))
@@ -164,8 +164,10 @@ fn tell(plugin: &Value, output: &mut Output) -> Result<(), CliError> {
 pub(super) fn proof(deployment: &Value) -> String {
     let proof = deployment.get("proof");
     let events = proof.and_then(|proof| proof.pointer("/shadowed/events"));
+    let rebuilt = proof.and_then(|proof| proof.pointer("/rebuilt/events"));
     let proved = match (events, proof.and_then(Value::as_str)) {
         (Some(events), _) => format!("{events} events in the shadow"),
+        _ if rebuilt.is_some() => format!("rebuilt over {} events", text(rebuilt)),
         (None, Some("loaded_only")) => "loaded, shadow left out".into(),
         _ => "loaded".into(),
     };

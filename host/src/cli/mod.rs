@@ -23,6 +23,7 @@ mod plugin;
 mod progress;
 mod publish;
 mod query;
+mod rebuild;
 mod rollout;
 mod serve;
 mod settings;

@@ -88,7 +88,7 @@ pub(super) fn options(params: &mut Params) -> Result<DeployOptions, Problem> {
     })
 }
 
-fn flag(params: &mut Params, name: &str) -> Result<bool, Problem> {
+pub(super) fn flag(params: &mut Params, name: &str) -> Result<bool, Problem> {
     match params.take(name)?.as_deref() {
         None | Some("false") => Ok(false),
         Some("true") => Ok(true),

@@ -39,6 +39,7 @@ mod problem;
 mod problems;
 mod publish;
 mod rates;
+mod rebuilds;
 mod router;
 mod serve;
 mod state;

@@ -10,7 +10,7 @@ use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{
     artifacts, candidates, changes, channels, fleet, groups, letters, live, pages, plugins, presence,
-    publish, state, streams, tables,
+    publish, rebuilds, state, streams, tables,
 };
 
 #[derive(OpenApi)]
@@ -79,6 +79,9 @@ use super::{
         candidates::confirm,
         candidates::rollback,
         candidates::abandon,
+        rebuilds::begin,
+        rebuilds::show,
+        rebuilds::abandon,
         plugins::history,
         state::show,
         letters::list,

@@ -21,7 +21,7 @@ use crate::limits::{
     BATCH_BYTES_MAX, BATCH_EVENTS_MAX, CHANGE_WINDOW_CEILING, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX,
 };
 use crate::live::LiveError;
-use crate::plugins::{ControlError, PluginError};
+use crate::plugins::{ControlError, PluginError, RebuildError};
 use crate::streams::{HubError, ScopeError, StreamError};
 use crate::tables::{InvalidQuery, TableError};
 
@@ -317,10 +317,12 @@ impl From<ControlFeedError> for Problem {
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         match error {
-            ControlError::Table(inner) => inner.into(),
+            ControlError::Table(inner) | ControlError::Rebuild(RebuildError::Table(inner)) => inner.into(),
             ControlError::Commit(inner) => inner.into(),
             ControlError::Stream(inner) => inner.into(),
-            ControlError::Backend(inner) => inner.into(),
+            ControlError::Backend(inner) | ControlError::Rebuild(RebuildError::Backend(inner)) => {
+                inner.into()
+            }
             ControlError::StateTooLarge { bytes, max, .. } => {
                 Self::classified(&error).limit("guest_state_bytes_max", bytes, max)
             }

@@ -15,7 +15,7 @@ use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
     Edge, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters, live, metrics, pages,
-    plugins, presence, publish, state, streams, tables,
+    plugins, presence, publish, rebuilds, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -154,6 +154,12 @@ fn table() -> Vec<Route> {
             documented: Some("/v1/plugins/{plugin}/candidate"),
             methods: &["DELETE"],
             handlers: delete(candidates::abandon),
+        },
+        Route {
+            path: "/v1/plugins/{plugin}/rebuild",
+            documented: Some("/v1/plugins/{plugin}/rebuild"),
+            methods: &["GET", "POST", "DELETE"],
+            handlers: get(rebuilds::show).post(rebuilds::begin).delete(rebuilds::abandon),
         },
         page("/v1/plugins/{plugin}/history", plugins::history),
         page("/v1/plugins/{plugin}/state", state::show),

@@ -114,6 +114,7 @@ impl HostBuilder {
             runtime: Arc::new(runtime),
             artifacts,
             deployments: Arc::new(store.clone()),
+            rebuilds: Arc::new(store.clone()),
             tables: Arc::new(store.clone()),
             settings: self.config.plugins.clone(),
             processors: ProcessorSettings {

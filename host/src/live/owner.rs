@@ -398,6 +398,10 @@ impl Owner {
         if pages.iter().any(|page| page.revision < self.valid_from) {
             return self.read(id);
         }
+        if self.common.tables.schema(&self.table).is_ok_and(|schema| schema != self.columns.schema) {
+            // Its rows may have other columns; that they have changed is about to be told.
+            return self.read(id);
+        }
         self.telling.now = Instant::now();
         self.telling.ring_bytes_max = self.common.ring_bytes_max();
         let (recent, seen, holders, telling) =

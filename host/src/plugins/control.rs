@@ -10,7 +10,10 @@ use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{Autopsy, Candidate, DeployOptions, Deployment, PluginError, PluginSettings};
+use super::{
+    Autopsy, Candidate, DeployOptions, Deployment, PluginError, PluginSettings, RebuildError, RebuildRequest,
+    RebuildView,
+};
 use crate::checkpoints::{CommitError, DeadLetterRow, SavedState, TaskId};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{EventBatch, Position, TenantId};
@@ -311,6 +314,22 @@ pub trait PluginControl: Send + Sync + Debug {
         verdict: Verdict,
     ) -> BoxFuture<'_, Result<Resolved, ControlError>>;
 
+    /// Begins to fill a plugin's tables anew beside those that are served, which they replace at one moment. Also says
+    /// to a rebuild that waits for it that events may stay unemitted. Goes on over restarts.
+    fn rebuild(&self, request: RebuildRequest) -> BoxFuture<'_, Result<RebuildView, ControlError>> {
+        ready(Err(RebuildError::None { plugin: request.plugin }.into())).boxed()
+    }
+
+    /// The last rebuild of a plugin, whether it has ended or not.
+    fn rebuild_status(&self, plugin: &str) -> BoxFuture<'_, Result<RebuildView, ControlError>> {
+        ready(Err(RebuildError::None { plugin: plugin.to_owned() }.into())).boxed()
+    }
+
+    /// Ends a rebuild that has not taken over; the plugin is as it was.
+    fn abandon_rebuild(&self, plugin: &str) -> BoxFuture<'_, Result<RebuildView, ControlError>> {
+        ready(Err(RebuildError::None { plugin: plugin.to_owned() }.into())).boxed()
+    }
+
     /// Handles an event once more in an instance of its own, from the committed state. Commits nothing.
     fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayReport, ControlError>>;
 }
@@ -375,6 +394,8 @@ pub enum ControlError {
     #[error("plugin `{plugin}` {state}, so nothing can be decided about its dead letters")]
     NotRunning { plugin: String, state: &'static str },
     #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -407,6 +428,7 @@ impl Classify for ControlError {
             Self::DeadLetterUnknown { .. } => "dead_letter_unknown",
             Self::EventUnknown { .. } => "event_unknown",
             Self::NotRunning { .. } => "plugin_not_running",
+            Self::Rebuild(e) => e.code(),
             Self::Resolve(e) => e.code(),
             Self::Stream(e) => e.code(),
             Self::Plugin(e) => e.code(),
@@ -419,6 +441,7 @@ impl Classify for ControlError {
     fn retry(&self) -> Retry {
         match self {
             Self::Plugin(e) => e.retry(),
+            Self::Rebuild(e) => e.retry(),
             Self::Resolve(e) => e.retry(),
             Self::Stream(e) => e.retry(),
             Self::Table(e) => e.retry(),
@@ -453,6 +476,7 @@ impl Classify for ControlError {
             | Self::LoadLimit { .. }
             | Self::SwapFailed { .. } => Blame::Guest,
             Self::Starting => Blame::Host,
+            Self::Rebuild(e) => e.blame(),
             Self::Resolve(e) => e.blame(),
             Self::Stream(e) => e.blame(),
             Self::Plugin(e) => e.blame(),

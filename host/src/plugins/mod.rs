@@ -25,6 +25,7 @@ mod managed;
 mod memory;
 mod metering;
 mod parts;
+mod rebuild;
 mod registry;
 mod runtime;
 mod sandbox;
@@ -52,6 +53,10 @@ pub use compiler::compiler_main;
 pub use grants::{EnvValue, GRANTS};
 pub use managed::ManagedPlugins;
 pub use metering::Metering;
+pub use rebuild::{
+    DroppedEffects, Flip, FlipReport, NewRebuild, Positions, RebuildError, RebuildProgress, RebuildRecord,
+    RebuildRequest, RebuildStage, RebuildStore, RebuildView,
+};
 pub use registry::{Registry, RegistryParts};
 pub use runtime::{Imports, RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;
@@ -68,6 +73,8 @@ pub use crate::processors::{Differences, ShadowReport, TrapCounts, VersionMeasur
 /// What happens to failing events, and what can be done about them.
 pub use crate::processors::{FailureKind, FailurePolicy, LoadError, LostPolicy, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
+/// What a rebuild calls its tables and tasks.
+pub use crate::processors::{is_shadow_name, shadow_name};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +186,8 @@ pub enum Proof {
     LoadedOnly,
     /// It has also handled this many events in the shadow of the version before it.
     Shadowed { events: u64 },
+    /// It has handled this many events to fill the plugin's tables anew.
+    Rebuilt { events: u64 },
 }
 
 /// Where a new processor begins.

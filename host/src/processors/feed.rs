@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::lane::lane_of;
 use super::runner::Shared;
 use super::task::Task;
@@ -25,6 +27,8 @@ pub(super) struct Feed {
     key: OrderingKey,
     subscription: Subscription,
     tail: TailReader,
+    /// Nothing behind it is handed out while it is set.
+    barrier: watch::Receiver<Option<Position>>,
     /// Everything up to here has been handed over or was not for this processor.
     position: Position,
     lanes: Vec<Lane>,
@@ -54,13 +58,14 @@ impl Feed {
         let factory = shared.factory();
         let manifest = factory.manifest();
         let tail = shared.log.tail().follow(&tenant);
+        let barrier = shared.barrier.subscribe();
         let position = tasks.iter().map(|(_, position)| *position).min().unwrap_or_default();
         let lanes = tasks
             .iter()
             .map(|(task, holds)| Lane { task: Arc::clone(task), holds: *holds, next: None })
             .collect();
         let (key, subscription) = (manifest.ordering_key.clone(), manifest.subscription.clone());
-        Self { key, subscription, tail, position, lanes, tenant, factory, shared }
+        Self { key, subscription, tail, barrier, position, lanes, tenant, factory, shared }
     }
 
     /// Feeds until it is dropped or fails. Dropping it between two awaits hands
@@ -75,17 +80,28 @@ impl Feed {
 
     async fn turn(&mut self) -> Result<(), FeedError> {
         self.follow_version();
+        let until = *self.barrier.borrow_and_update();
+        if until.is_some_and(|until| self.position >= until) {
+            self.halt().await;
+            return Ok(());
+        }
         let recent = self.shared.log.tail().read(&self.tenant, self.position, BATCH_EVENTS_MAX);
         match recent {
             Some(chunks) if chunks.is_empty() => {
-                self.pass_quiet_stretch();
-                if !self.tail.wait_after(self.position).await {
-                    return Err(FeedError::Closed);
+                self.pass_quiet_stretch(until);
+                if until.is_none_or(|until| self.position < until) {
+                    tokio::select! {
+                        open = self.tail.wait_after(self.position) => if !open {
+                            return Err(FeedError::Closed);
+                        },
+                        // The sender is as old as this is.
+                        _ = self.barrier.changed() => {}
+                    }
                 }
             }
             Some(chunks) => {
                 for chunk in chunks {
-                    self.hand_out(chunk).await?;
+                    self.hand_out(chunk, until).await?;
                 }
                 self.hand_over_all().await?;
             }
@@ -94,18 +110,32 @@ impl Feed {
                 let limit = PageLimit { events: BATCH_EVENTS_MAX, bytes: BATCH_BYTES_MAX };
                 let page = self.shared.log.read(&self.tenant, self.position, limit).await?;
                 if !page.events.is_empty() {
-                    self.hand_out(Arc::clone(&page.events)).await?;
+                    self.hand_out(Arc::clone(&page.events), until).await?;
                     self.hand_over_all().await?;
                 }
-                self.position = self.position.max(page.next);
+                self.position = self.position.max(until.map_or(page.next, |until| page.next.min(until)));
             }
         }
+        self.tell();
+        Ok(())
+    }
+
+    /// Tells everybody how far it is.
+    fn tell(&self) {
         let position = self.position;
         for lane in &self.lanes {
             lane.task.advance(position);
         }
         self.shared.fed(&self.tenant, position);
-        Ok(())
+    }
+
+    /// Stays where it is until the barrier is moved or taken away.
+    async fn halt(&mut self) {
+        self.tell();
+        self.shared.halts(&self.tenant, true);
+        // The sender is as old as this is.
+        let _ = self.barrier.changed().await;
+        self.shared.halts(&self.tenant, false);
     }
 
     /// Another version may subscribe to other events: from here on, its own. The key stays: another key is a rebuild.
@@ -118,8 +148,9 @@ impl Feed {
     }
 
     /// While this tenant is quiet the others are not: nothing of them is for it.
-    fn pass_quiet_stretch(&mut self) {
+    fn pass_quiet_stretch(&mut self, until: Option<Position>) {
         let newest = *self.shared.log.tail().newest().borrow();
+        let newest = until.map_or(newest, |until| newest.min(until));
         // Read after `newest`: an event of this tenant up to there would show.
         let still_quiet = self
             .shared
@@ -132,9 +163,10 @@ impl Feed {
         }
     }
 
-    /// Sorts a chunk's events onto the lanes.
-    async fn hand_out(&mut self, chunk: Arc<EventBatch>) -> Result<(), FeedError> {
-        if self.goes_as_it_is(&chunk) {
+    /// Sorts a chunk's events onto the lanes, those up to the barrier where there is one.
+    async fn hand_out(&mut self, chunk: Arc<EventBatch>, until: Option<Position>) -> Result<(), FeedError> {
+        let whole = until.is_none_or(|until| chunk.last_position() <= until);
+        if whole && self.goes_as_it_is(&chunk) {
             self.hand_over(0).await?;
             self.position = chunk.last_position();
             return self.send(0, chunk).await;
@@ -143,6 +175,11 @@ impl Feed {
             let position = Position(record.position);
             if position <= self.position {
                 continue;
+            }
+            if let Some(until) = until.filter(|until| position > *until) {
+                // What comes after it lies behind the barrier, too.
+                self.position = until;
+                return Ok(());
             }
             let (aggregate, event_type) = chunk.routing(index);
             if self.subscription.matches(aggregate, event_type) {

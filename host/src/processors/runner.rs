@@ -7,9 +7,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -17,20 +15,19 @@ use tracing::{info, warn};
 use super::breaker::{Breaker, BreakerState};
 use super::counters::{Counts, VersionCounters};
 use super::feed::{Feed, FeedError};
-use super::lost::{LostError, PositionsLost};
 use super::measures::{CodeState, Measures, since};
 use super::owned::Owned;
 use super::pool::GuestPool;
 use super::proof::prove;
 use super::resolve::{Resolution, ResolveError, Resolved, Verdict};
+use super::run_end::{RunError, first};
 use super::settings::ProcessorSettings;
 use super::shadow::Slot;
 use super::task::{End, Task};
 use super::{LoadError, ProcessorFactory};
-use crate::checkpoints::{CheckpointStore, CommitError, DeadLetterRow, Outbox, TaskId};
+use crate::checkpoints::{CheckpointStore, DeadLetterRow, Outbox, TaskId};
 use crate::clock::Clock;
 use crate::cluster::Ownerships;
-use crate::error::{Blame, Classify as _};
 use crate::event::{Position, TenantId};
 use crate::limits::{RESTART_WAIT_MAX, RESTART_WAIT_MIN};
 use crate::streams::EventLog;
@@ -75,6 +72,8 @@ pub(super) struct Shared {
     runs: Mutex<HashMap<TenantId, Run>>,
     /// Held for reading while a run starts, for writing while versions change.
     swapping: tokio::sync::RwLock<()>,
+    /// No feed hands out what lies behind it, and nothing is flushed by time, while it is set.
+    pub(super) barrier: watch::Sender<Option<Position>>,
     pub(super) cancel: CancellationToken,
     /// Who runs it, where several hosts could; none where this is the only one.
     pub(super) owned: Option<Owned>,
@@ -86,6 +85,8 @@ struct Run {
     tasks: Vec<Arc<Task>>,
     breaker: Option<Arc<Breaker>>,
     fed: Position,
+    /// The feed has come to the barrier, or had passed it, and hands out nothing.
+    halted: bool,
     /// Why it does not run; none while it does.
     failure: Option<String>,
 }
@@ -96,6 +97,7 @@ impl Run {
         if let Some(reached) = self.tasks.iter().map(|task| task.done_through()).min() {
             self.fed = self.fed.min(reached);
         }
+        self.halted = false;
         std::mem::take(&mut self.tasks)
     }
 }
@@ -180,6 +182,7 @@ impl Runner {
             factory: RwLock::new(factory),
             runs: Mutex::default(),
             swapping: tokio::sync::RwLock::new(()),
+            barrier: watch::Sender::new(None),
             cancel: CancellationToken::new(),
             owned,
         });
@@ -335,44 +338,6 @@ impl Runner {
     }
 }
 
-/// Why a tenant's run ended.
-#[derive(Debug, thiserror::Error)]
-enum RunError {
-    #[error("{}", .0.message)]
-    Task(End),
-    #[error(transparent)]
-    Feed(#[from] FeedError),
-    #[error(transparent)]
-    Claim(#[from] CommitError),
-    #[error(transparent)]
-    Lost(PositionsLost),
-    #[error("another host runs the processor now")]
-    NotOwner,
-    #[error("position_lost for another tenant, so the processor is left to other hosts")]
-    LeftToOthers,
-}
-
-impl From<LostError> for RunError {
-    fn from(error: LostError) -> Self {
-        match error {
-            LostError::Lost(lost) => Self::Lost(lost),
-            LostError::Store(error) => Self::Claim(error),
-        }
-    }
-}
-
-impl RunError {
-    fn blame(&self) -> Blame {
-        match self {
-            Self::Task(end) => end.blame,
-            Self::Feed(FeedError::Stream(error)) => error.blame(),
-            Self::Feed(_) => Blame::Host,
-            Self::Claim(error) => error.blame(),
-            Self::Lost(_) | Self::NotOwner | Self::LeftToOthers => Blame::Host,
-        }
-    }
-}
-
 impl Shared {
     pub(super) fn factory(&self) -> Arc<dyn ProcessorFactory> {
         Arc::clone(&self.factory.read().expect("no code panics while it holds the factory"))
@@ -394,7 +359,21 @@ impl Shared {
         }
     }
 
-    fn serves(&self, tenant: &TenantId) -> bool {
+    /// A feed tells that the barrier keeps it where it is, or no more.
+    pub(super) fn halts(&self, tenant: &TenantId, halted: bool) {
+        if let Some(run) = self.runs().get_mut(tenant) {
+            run.halted = halted;
+        }
+    }
+
+    /// Where a tenant's feed has halted, with its tasks; none while it has not.
+    pub(super) fn halted_tasks(&self, tenant: &TenantId) -> Option<(Position, Vec<Arc<Task>>)> {
+        let runs = self.runs();
+        let run = runs.get(tenant).filter(|run| run.halted)?;
+        Some((run.fed, run.tasks.clone()))
+    }
+
+    pub(super) fn serves(&self, tenant: &TenantId) -> bool {
         self.settings.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
 
@@ -433,6 +412,9 @@ impl Shared {
             tokio::select! {
                 () = tokio::time::sleep(flush.unwrap_or(self.settings.idle_max)) => {}
                 () = self.cancel.cancelled() => return,
+            }
+            if self.barrier.borrow().is_some() {
+                continue;
             }
             for task in self.tasks() {
                 if flush.is_some() {
@@ -562,6 +544,7 @@ impl Shared {
             tasks: tasks.iter().map(|(t, _)| Arc::clone(t)).collect(),
             breaker: Some(breaker),
             fed: lowest,
+            halted: false,
             failure: None,
         };
         self.runs().insert(tenant.clone(), run);
@@ -570,16 +553,4 @@ impl Shared {
         }
         Ok((tasks, ends))
     }
-}
-
-/// The first end that is reported. Tasks that end without a report were told
-/// to; then whoever told them ends this wait, too.
-async fn first(ends: Vec<oneshot::Receiver<End>>) -> End {
-    let mut ends: FuturesUnordered<_> = ends.into_iter().collect();
-    while let Some(end) = ends.next().await {
-        if let Ok(end) = end {
-            return end;
-        }
-    }
-    std::future::pending().await
 }

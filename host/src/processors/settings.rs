@@ -41,6 +41,8 @@ pub struct ProcessorSettings {
     pub retry_wait_min: Duration,
     pub retry_wait_max: Duration,
     pub idle_max: Duration,
+    /// Nobody waits for it: it gets what cores the others leave.
+    pub background: bool,
     /// How a candidate is tried before it takes over.
     pub shadow: ShadowSettings,
 }
@@ -65,6 +67,7 @@ impl Default for ProcessorSettings {
             retry_wait_min: RETRY_WAIT_MIN,
             retry_wait_max: RETRY_WAIT_MAX,
             idle_max: TASK_IDLE_MAX,
+            background: false,
             shadow: ShadowSettings::default(),
         }
     }

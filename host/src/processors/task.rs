@@ -15,6 +15,7 @@ use super::breaker::Breaker;
 use super::counters::ThreadCpu;
 use super::pool::{Schedule, Turned, Turns};
 use super::proof::Basis;
+use super::rebuild::Ahead;
 use super::resolve::Resolution;
 use super::runner::Shared;
 use super::worker::{Blocked, Next, Worker};
@@ -60,8 +61,16 @@ struct Inbox {
     evict: bool,
     basis: Vec<oneshot::Sender<Basis>>,
     resolutions: Vec<Resolution>,
+    stand: Option<Stand>,
     drain: Option<Drain>,
     closed: bool,
+}
+
+/// Whether the task is to stand still at a position.
+#[derive(Debug)]
+pub(super) enum Stand {
+    At { position: Position, reply: oneshot::Sender<Result<(), Ahead>> },
+    Release,
 }
 
 /// What the task takes out of its inbox at the beginning of a turn.
@@ -77,6 +86,7 @@ pub(super) struct Inputs {
     /// Who asks what another version would begin with.
     pub(super) basis: Vec<oneshot::Sender<Basis>>,
     pub(super) resolutions: Vec<Resolution>,
+    pub(super) stand: Option<Stand>,
     pub(super) drain: Option<Drain>,
     pub(super) closed: bool,
 }
@@ -260,6 +270,32 @@ impl Task {
         }
     }
 
+    /// Comes to stand at a position: everything up to it is done, flushed and committed when this answers, and
+    /// nothing is flushed by time until [`Self::release`]. None when it has ended, or could not flush.
+    pub(super) async fn stand(self: &Arc<Self>, position: Position) -> Option<Result<(), Ahead>> {
+        let (reply, answer) = oneshot::channel();
+        if !self.ask_to_stand(Stand::At { position, reply }) {
+            return None;
+        }
+        answer.await.ok()
+    }
+
+    pub(super) fn release(self: &Arc<Self>) {
+        self.ask_to_stand(Stand::Release);
+    }
+
+    fn ask_to_stand(self: &Arc<Self>, stand: Stand) -> bool {
+        {
+            let mut inbox = self.inbox();
+            if inbox.closed {
+                return false;
+            }
+            inbox.stand = Some(stand);
+        }
+        self.wake();
+        true
+    }
+
     fn drain(self: &Arc<Self>, drain: Drain) -> bool {
         {
             let mut inbox = self.inbox();
@@ -280,6 +316,7 @@ impl Task {
             inbox.batches.clear();
             inbox.basis.clear();
             inbox.resolutions.clear();
+            inbox.stand = None;
             inbox.drain = None;
         }
         self.room.notify_waiters();
@@ -419,6 +456,7 @@ impl Task {
             evict: std::mem::take(&mut inbox.evict),
             basis: std::mem::take(&mut inbox.basis),
             resolutions: std::mem::take(&mut inbox.resolutions),
+            stand: inbox.stand.take(),
             drain: inbox.drain.take(),
             closed: inbox.closed,
         }
@@ -430,6 +468,7 @@ impl Task {
         inbox.batches.clear();
         inbox.basis.clear();
         inbox.resolutions.clear();
+        inbox.stand = None;
         inbox.drain = None;
         drop(inbox);
         self.room.notify_waiters();
@@ -502,5 +541,9 @@ impl Turns for Task {
 
     fn schedule(&self) -> &Schedule {
         &self.schedule
+    }
+
+    fn is_background(&self) -> bool {
+        self.shared.settings.background
     }
 }

@@ -110,6 +110,19 @@ impl LastChanged {
         }
     }
 
+    /// All rows of a table, of every tenant, are others from this revision on. Before the transaction is committed.
+    pub fn note_table(&self, table: &str, revision: Revision) {
+        let mut state = self.lock();
+        let mut forgotten = 0;
+        for notes in state.tables.values_mut().filter_map(|of| of.get_mut(table)) {
+            forgotten += notes.rows.len();
+            notes.rows = HashMap::new();
+            // Those that began in this group count from its end.
+            notes.since = notes.since.map(|since| since.max(revision));
+        }
+        state.rows_count -= forgotten;
+    }
+
     /// The transaction was committed, or nothing of it happened. Before anybody is told of it.
     pub fn group_ends(&self, committed: Revision) {
         let mut state = self.lock();

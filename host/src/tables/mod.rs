@@ -102,7 +102,7 @@ pub enum TableError {
     Unknown { table: String },
     #[error("table `{table}` belongs to plugin `{owner}`")]
     Owned { table: String, owner: String },
-    #[error("table `{table}` cannot change in place: {difference}")]
+    #[error("table `{table}` cannot change in place: {difference}; a rebuild fills it anew")]
     SchemaChanged { table: String, difference: String },
     #[error(transparent)]
     Schema(#[from] InvalidSchema),

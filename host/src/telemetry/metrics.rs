@@ -36,6 +36,11 @@ pub const OUTBOX_APPENDED: &str = "millrace_outbox_appended_total";
 pub const OUTBOX_APPENDS_REFUSED: &str = "millrace_outbox_appends_refused_total";
 /// Labels: `plugin`, `policy` (`stop`, `oldest`, `tail`, `rebuild`).
 pub const POSITIONS_LOST: &str = "millrace_positions_lost_total";
+/// Labels: `what` (`emitted`, `appended`); `result` (`flipped`, `abandoned`).
+pub const REBUILD_DROPPED: &str = "millrace_rebuild_dropped_total";
+pub const REBUILDS_ENDED: &str = "millrace_rebuilds_ended_total";
+pub const REBUILD_TRIES: &str = "millrace_rebuild_tries_total";
+pub const REBUILD_HOLD_SECONDS: &str = "millrace_rebuild_hold_seconds";
 pub const LEASES_HELD: &str = "millrace_leases_held";
 pub const LEASES_LOST: &str = "millrace_leases_lost_total";
 pub const LOG_FOREIGN_TRIMS: &str = "millrace_log_foreign_trims_total";
@@ -336,6 +341,13 @@ pub const RECORDED_METRICS: &[Metric] = &[
         POSITIONS_LOST,
         "Tasks that found events gone which they may not have handled, by plugin and policy.",
     ),
+    counter(
+        REBUILD_DROPPED,
+        "Effects that rebuilds left out, since they were made when the events were handled first, by what.",
+    ),
+    counter(REBUILDS_ENDED, "Rebuilds that have ended, by result."),
+    counter(REBUILD_TRIES, "Tries of rebuilds to take over."),
+    histogram(REBUILD_HOLD_SECONDS, "Time for which both versions stood still when a rebuild took over."),
     gauge(LEASES_HELD, "Processors that this host owns among the hosts of one log."),
     counter(LEASES_LOST, "Leases that ended before they were renewed, or that another host took over."),
     gauge(HTTP_CONNECTIONS, "Connections that are open now."),

@@ -265,6 +265,7 @@ async fn a_store_of_version_2_learns_of_streams_and_groups_and_keeps_its_events(
         DROP TABLE processes; DROP TABLE channels; DROP TABLE channel_entries; DROP TABLE channel_garbage;
         DROP TABLE channel_runs;
         DROP TABLE outbox; DROP TABLE outbox_refused; ALTER TABLE tasks DROP COLUMN passed_at;
+        DROP TABLE rebuilds; ALTER TABLE tables DROP COLUMN indexes;
         DELETE FROM meta WHERE name LIKE 'log%';";
     conn.execute_batch(&format!("{gone} PRAGMA user_version = 2")).unwrap();
     drop(conn);

@@ -95,19 +95,20 @@ impl Committer {
             if known.is_some_and(|e| e.owner.as_deref() == Some(plugin) && e.schema == *table) {
                 continue;
             }
+            let indexes = indexes_of(&self.catalog, &table.name);
             // Looked up again: two tables of one name in a declaration change it one after the other.
             match change(&self.catalog, plugin, table).map_err(Stop::Refused)? {
-                Change::Create => self.conn.execute_batch(&create_sql(table))?,
-                Change::Alter(added) => self.alter(table, &added)?,
+                Change::Create => self.conn.execute_batch(&create_sql(table, &indexes))?,
+                Change::Alter(added) => self.alter(table, &indexes, &added)?,
             }
             let table = &self.with_kept_columns(table);
             self.conn
                 .prepare_cached(
-                    "INSERT INTO tables(name, owner, schema) VALUES (?1, ?2, ?3)
+                    "INSERT INTO tables(name, owner, schema, indexes) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT(name) DO UPDATE SET owner = excluded.owner, schema = excluded.schema",
                 )?
-                .execute((&table.name, plugin, to_json(table)?))?;
-            let entry = TableEntry { owner: Some(plugin.to_owned()), schema: table.clone() };
+                .execute((&table.name, plugin, to_json(table)?, &indexes))?;
+            let entry = TableEntry { owner: Some(plugin.to_owned()), schema: table.clone(), indexes };
             self.catalog.insert(table.name.clone(), entry);
             self.note_catalog_change();
         }
@@ -125,16 +126,16 @@ impl Committer {
         table
     }
 
-    fn alter(&self, table: &TableSchema, added: &[String]) -> Result<(), rusqlite::Error> {
+    fn alter(&self, table: &TableSchema, indexes: &str, added: &[String]) -> Result<(), rusqlite::Error> {
         let rows = rows_table(&table.name);
         for column in table.columns.iter().filter(|c| added.contains(&c.name)) {
             self.conn.execute_batch(&format!("ALTER TABLE {rows} ADD COLUMN {}", column_sql(column)))?;
         }
         for column in &table.columns {
             self.conn.execute_batch(&if column.sortable {
-                index_sql(&table.name, &column.name)
+                index_sql(&table.name, indexes, &column.name)
             } else {
-                format!("DROP INDEX IF EXISTS {}", index_name(&table.name, &column.name))
+                format!("DROP INDEX IF EXISTS {}", index_name(indexes, &column.name))
             })?;
         }
         Ok(())
@@ -179,7 +180,7 @@ impl Shared {
     }
 }
 
-pub(super) fn create_sql(table: &TableSchema) -> String {
+pub(super) fn create_sql(table: &TableSchema, indexes: &str) -> String {
     let rows = rows_table(&table.name);
     let mut sql = format!(
         "CREATE TABLE {rows}(_tenant INTEGER NOT NULL, key TEXT NOT NULL, _version INTEGER NOT NULL,
@@ -191,11 +192,10 @@ pub(super) fn create_sql(table: &TableSchema) -> String {
     }
     sql.push_str(", PRIMARY KEY(_tenant, key)) WITHOUT ROWID;");
     if table.versioned {
-        let _ =
-            write!(sql, "CREATE INDEX \"tombstones_{}\" ON {rows}(_deleted) WHERE _deleted > 0;", table.name);
+        let _ = write!(sql, "CREATE INDEX \"tombstones_{indexes}\" ON {rows}(_deleted) WHERE _deleted > 0;");
     }
     for column in table.columns.iter().filter(|c| c.sortable) {
-        sql.push_str(&index_sql(&table.name, &column.name));
+        sql.push_str(&index_sql(&table.name, indexes, &column.name));
     }
     sql
 }
@@ -211,15 +211,32 @@ fn column_sql(column: &Column) -> String {
     format!("{} {affinity}", column_name(&column.name))
 }
 
-pub(super) fn index_name(table: &str, column: &str) -> String {
-    format!("\"order_{table}.{column}\"")
+/// An index by the name that its table had when it was made.
+pub(super) fn index_name(indexes: &str, column: &str) -> String {
+    format!("\"order_{indexes}.{column}\"")
+}
+
+/// Under which name a table's indexes are made: its own, unless they are still there of one that was called so before.
+fn indexes_of(catalog: &Catalog, table: &str) -> String {
+    if let Some(entry) = catalog.get(table) {
+        return entry.indexes.clone();
+    }
+    let is_taken = |name: &str| catalog.values().any(|entry| entry.indexes == name);
+    let mut name = table.to_owned();
+    for again in 1u64.. {
+        if !is_taken(&name) {
+            break;
+        }
+        name = format!("{table}~again~{again}");
+    }
+    name
 }
 
 /// Without tombstones, and ending in the key, as every order does.
-fn index_sql(table: &str, column: &str) -> String {
+fn index_sql(table: &str, indexes: &str, column: &str) -> String {
     format!(
         "CREATE INDEX IF NOT EXISTS {} ON {}(_tenant, {}, key) WHERE _deleted = 0;",
-        index_name(table, column),
+        index_name(indexes, column),
         rows_table(table),
         column_name(column)
     )

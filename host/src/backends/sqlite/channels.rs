@@ -133,7 +133,11 @@ impl fmt::Debug for Deferred {
 }
 
 impl Deferred {
-    fn new<T: Send + 'static>(reply: Sender<T>, result: Result<T, ChannelError>) -> Self {
+    pub(super) fn new<T, E>(reply: oneshot::Sender<Result<T, E>>, result: Result<T, E>) -> Self
+    where
+        T: Send + 'static,
+        E: From<BackendError> + Send + 'static,
+    {
         // Who has gone away is not waited for: what was written stays.
         Self(Box::new(move |failed| drop(reply.send(failed.map_or(result, |error| Err(error.into()))))))
     }
@@ -201,7 +205,7 @@ impl Committer {
                 return Err(error);
             }
         };
-        self.note_answer(Answer::Channel(Deferred::new(reply, result)));
+        self.note_answer(Answer::Deferred(Deferred::new(reply, result)));
         Ok(())
     }
 

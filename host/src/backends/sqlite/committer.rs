@@ -111,6 +111,8 @@ struct Group {
     /// Tenants that are new, or that appended for the first time.
     tenants: Vec<TenantId>,
     catalog_changed: bool,
+    /// The columns of tables that may be watched have changed.
+    columns_changed: bool,
     changes: GroupChanges,
     /// How far streams with a name of their own have grown.
     named: Vec<(TenantId, Box<str>, Position)>,
@@ -306,6 +308,7 @@ impl Committer {
             }
             Request::Group(request) => self.apply_to_group(request)?,
             Request::Channel(request) => self.apply_to_channels(request)?,
+            Request::Rebuild(request) => self.apply_to_rebuilds(request)?,
             Request::Close { reply } => {
                 requests.close();
                 self.group.answers.push(Answer::Closed(reply));
@@ -355,7 +358,7 @@ impl Committer {
         }
         self.shared.set_bounds(self.counters.newest, self.counters.trimmed);
         let revision = Revision(self.counters.revision);
-        self.shared.watches.group_ends(revision, group.changes, group.catalog_changed);
+        self.shared.watches.group_ends(revision, group.changes, group.columns_changed);
         self.book.publish(&self.shared.channel_tails, &self.shared.unsettled);
         self.window.trim(self.counters.trimmed);
         self.window.shrink();
@@ -498,6 +501,18 @@ impl Committer {
 
     pub(super) fn note_catalog_change(&mut self) {
         self.group.catalog_changed = true;
+        self.group.columns_changed = true;
+    }
+
+    /// Tables that nobody can watch have come or gone.
+    pub(super) fn note_hidden_change(&mut self) {
+        self.group.catalog_changed = true;
+    }
+
+    /// A table has other rows than before, of which no change was told.
+    pub(super) fn note_replaced(&mut self, table: &str) {
+        self.group.catalog_changed = true;
+        self.group.changes.replace(table);
     }
 
     /// Adds written events, with their positions, to what the tail will get.

@@ -10,11 +10,12 @@ use super::channels::SCHEMA as SCHEMA_6;
 use super::groups::SCHEMA as SCHEMA_4;
 use super::options::{OpenError, SqliteOptions, Synchronous};
 use super::outbox::{SCHEMA as SCHEMA_5, SCHEMA_OF_ENTRIES as SCHEMA_8};
+use super::rebuilds::SCHEMA as SCHEMA_9;
 use crate::error::BackendError;
 use crate::tables::{matches_ilike, matches_like};
 
 /// The schema this code writes; kept in `user_version`.
-const SCHEMA_VERSION: i64 = 8;
+const SCHEMA_VERSION: i64 = 9;
 const PAGE_BYTES: u64 = 4096;
 
 /// Payload is JSON text. `events_tenant` ends in the rowid, which is the position: it serves
@@ -95,7 +96,7 @@ CREATE TABLE scope_values(
 ";
 
 /// What each version adds to the one before it, from version 2 on.
-const UPGRADES: [&str; 7] = [SCHEMA_2, SCHEMA_3, SCHEMA_4, SCHEMA_5, SCHEMA_6, SCHEMA_7, SCHEMA_8];
+const UPGRADES: [&str; 8] = [SCHEMA_2, SCHEMA_3, SCHEMA_4, SCHEMA_5, SCHEMA_6, SCHEMA_7, SCHEMA_8, SCHEMA_9];
 
 /// Opens the one connection that writes, and creates what is missing.
 pub(super) fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {

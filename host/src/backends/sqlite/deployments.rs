@@ -28,7 +28,7 @@ pub(super) fn read_deployment(text: &str) -> Result<Deployment, rusqlite::Error>
     Ok(Deployment { settings, ..from_json(text)? })
 }
 
-fn write_deployment(deployment: &Deployment) -> Result<String, rusqlite::Error> {
+pub(super) fn write_deployment(deployment: &Deployment) -> Result<String, rusqlite::Error> {
     let said = |settings: &PluginSettings| match serde_json::to_value(settings) {
         Ok(Value::Object(members)) => {
             Ok(members.into_iter().filter(|(_, value)| says_something(value)).collect())

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::channels::ChannelRequest;
 use super::keyed_state::ExpiredAge;
 use super::readers::ReaderWatch;
+use super::rebuilds::{RebuildRequest, has_leftovers};
 use super::request::Request;
 use super::shared::Shared;
 use crate::clock::Clock;
@@ -21,7 +22,7 @@ use crate::error::Classify as _;
 use crate::event::Micros;
 use crate::limits::{
     CHANNEL_PURGE_ROUNDS, CHANNEL_SETTLE_PAUSE_MAX, CHANNEL_SETTLE_ROUNDS, READER_CUT_AFTER,
-    WAL_COPY_WAIT_MAX,
+    REBUILD_SWEEP_ROUNDS, WAL_COPY_WAIT_MAX,
 };
 use crate::streams::Retention;
 
@@ -137,6 +138,7 @@ impl Keeper {
                 self.purge_tombstones();
                 self.purge_expired();
                 self.purge_channels();
+                self.sweep_rebuilds();
                 settling.look(|| self.settle_channels());
             }
         }
@@ -255,6 +257,24 @@ impl Keeper {
                     return;
                 }
                 Err(_) => return,
+            }
+        }
+    }
+
+    /// What rebuilds have left, in slices.
+    fn sweep_rebuilds(&self) {
+        for _ in 0..REBUILD_SWEEP_ROUNDS {
+            let (reply, answer) = oneshot::channel();
+            if !has_leftovers(&self.conn) || !self.ask(Request::Rebuild(RebuildRequest::Sweep { reply })) {
+                return;
+            }
+            match answer.blocking_recv() {
+                Ok(Ok(true)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(error.kind = error.code(), error.blame = "host", %error, "what a rebuild has left could not be removed");
+                    return;
+                }
+                _ => return,
             }
         }
     }

@@ -216,7 +216,8 @@ pub(super) fn deployment_history(
 pub(super) fn deployed_digests(conn: &Connection) -> ReadResult<BTreeSet<String>, BackendError> {
     let mut statement = conn.prepare_cached(
         "SELECT json_extract(deployment, '$.digest') FROM deployments
-         UNION SELECT json_extract(deployment, '$.digest') FROM deployment_history",
+         UNION SELECT json_extract(deployment, '$.digest') FROM deployment_history
+         UNION SELECT json_extract(deployment, '$.digest') FROM rebuilds WHERE open = 1",
     )?;
     let mut rows = statement.query([])?;
     let mut digests = BTreeSet::new();

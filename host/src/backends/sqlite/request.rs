@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::channels::{ChannelRequest, Deferred};
 use super::keyed_state::ExpiredAge;
+use super::rebuilds::RebuildRequest;
 use crate::checkpoints::{Checkpoint, Commit, CommitError, Committed, Generation, OutboxDone, TaskId};
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Position};
@@ -99,6 +100,7 @@ pub(super) enum Request {
     },
     Group(GroupRequest),
     Channel(ChannelRequest),
+    Rebuild(RebuildRequest),
     /// Takes no more requests, finishes those that wait, and ends the thread.
     Close {
         reply: oneshot::Sender<()>,
@@ -130,6 +132,7 @@ impl Request {
                 write.dead.iter().map(|dead| dead.event.bytes()).sum(),
             ),
             Self::Channel(request) => request.weight(),
+            Self::Rebuild(request) => request.weight(),
             Self::SettleOutbox { done, .. } => (1 + done.carried.len() + done.refused.len(), 0),
             Self::Trim { .. } | Self::PurgeTombstones { .. } => {
                 (usize::try_from(crate::limits::TRIM_EVENTS_MAX).unwrap_or(usize::MAX), 0)
@@ -155,7 +158,7 @@ pub(super) enum Answer {
     GroupDone(Sender<(), GroupError>, Result<(), GroupError>),
     Unit(Sender<(), BackendError>, Result<(), BackendError>),
     Count(Sender<u64, BackendError>, Result<u64, BackendError>),
-    Channel(Deferred),
+    Deferred(Deferred),
     Closed(oneshot::Sender<()>),
 }
 
@@ -173,7 +176,7 @@ impl Answer {
             Self::GroupDone(reply, result) => drop(reply.send(result)),
             Self::Unit(reply, result) => drop(reply.send(result)),
             Self::Count(reply, result) => drop(reply.send(result)),
-            Self::Channel(deferred) => deferred.send(),
+            Self::Deferred(deferred) => deferred.send(),
             Self::Closed(reply) => drop(reply.send(())),
         }
     }
@@ -192,7 +195,7 @@ impl Answer {
             Self::GroupDone(reply, _) => drop(reply.send(Err(error.into()))),
             Self::Unit(reply, _) => drop(reply.send(Err(error))),
             Self::Count(reply, _) => drop(reply.send(Err(error))),
-            Self::Channel(deferred) => deferred.fail(error),
+            Self::Deferred(deferred) => deferred.fail(error),
             Self::Closed(reply) => drop(reply.send(())),
         }
     }
@@ -228,6 +231,7 @@ impl Request {
                 | GroupRequest::Remove { reply, .. },
             ) => drop(reply.send(Err(error.into()))),
             Self::Channel(request) => request.fail(&error),
+            Self::Rebuild(request) => request.fail(error),
             Self::Close { reply } => drop(reply.send(())),
         }
     }

@@ -17,7 +17,7 @@ use crate::checkpoints::{
 use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, Revision, TenantId};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
-use crate::plugins::{Candidate, Deployment, DeploymentStore};
+use crate::plugins::{Candidate, Deployment, DeploymentStore, is_shadow_name};
 use crate::streams::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
     StreamPage, Tail,
@@ -215,7 +215,8 @@ impl TableStore for SqliteStore {
 
     fn list(&self) -> Vec<(String, TableSchema)> {
         self.inner.shared.with_catalog(|catalog| {
-            catalog.values().map(|e| (e.owner.clone().unwrap_or_default(), e.schema.clone())).collect()
+            let shown = catalog.values().filter(|e| !is_shadow_name(&e.schema.name));
+            shown.map(|e| (e.owner.clone().unwrap_or_default(), e.schema.clone())).collect()
         })
     }
 

@@ -3,6 +3,7 @@
 //! Values are always parameters; identifiers come from the table's validated schema.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql};
@@ -11,7 +12,8 @@ use super::catalog::{column_name, index_name, rows_table};
 use super::database::unsigned;
 use super::pages::ReadResult;
 use super::readers::ReadStop;
-use super::shared::{Shared, revision};
+use super::shared::{Shared, TableEntry, revision};
+use crate::error::BackendError;
 use crate::event::{Micros, Revision, TenantId};
 use crate::limits::{QUERY_VALUES_MAX, ROW_PAGE_BYTES_MAX};
 use crate::tables::{
@@ -23,6 +25,11 @@ use crate::tables::{
 const BUILT_IN: &str = "key, _version, _revision";
 const BUILT_IN_COUNT: usize = 3;
 
+/// How often a read looks for the moment after a flip, and how long it waits between two looks: the committer makes it
+/// known as soon as it is durable.
+const FLIP_LOOKS_MAX: u32 = 1_000;
+const FLIP_LOOK: Duration = Duration::from_millis(1);
+
 /// One page of a query.
 pub(super) fn query(
     conn: &Connection,
@@ -30,14 +37,14 @@ pub(super) fn query(
     tenant: &TenantId,
     query: &Query,
 ) -> ReadResult<RowPage, TableError> {
-    let table = shared.schema(&query.table).map_err(ReadStop::Refused)?;
+    let TableEntry { schema: table, indexes, .. } = entry_as_of(conn, shared, &query.table)?;
     query.validate(&table).map_err(|e| ReadStop::Refused(e.into()))?;
     check_value_count(query).map_err(|e| ReadStop::Refused(e.into()))?;
     let revision = Revision(revision(conn)?);
     let Some(number) = shared.tenant_number(conn, tenant)? else {
         return Ok(RowPage { rows: Vec::new(), next: None, revision });
     };
-    let mut sql = Sql::new(&table);
+    let mut sql = Sql::new(&table, &indexes);
     sql.filter(&query.scope);
     sql.filter(&query.filter);
     let mut rows = Vec::new();
@@ -73,7 +80,7 @@ pub(super) fn get(
     table: &str,
     key: &str,
 ) -> ReadResult<(Revision, Option<Row>), TableError> {
-    let table = shared.schema(table).map_err(ReadStop::Refused)?;
+    let table = entry_as_of(conn, shared, table)?.schema;
     let revision = Revision(revision(conn)?);
     let Some(number) = shared.tenant_number(conn, tenant)? else { return Ok((revision, None)) };
     let sql = format!(
@@ -86,6 +93,27 @@ pub(super) fn get(
         .query_row((number, key), |row| read_row(row, &table, &mut 0))
         .optional()?;
     Ok((revision, row))
+}
+
+/// The table as it is known, where the read transaction sees the rows that this speaks of. Rows that come in the place
+/// of others are committed a moment before they are known of.
+fn entry_as_of(conn: &Connection, shared: &Shared, table: &str) -> ReadResult<TableEntry, TableError> {
+    for _ in 0..FLIP_LOOKS_MAX {
+        let entry = shared.entry(table).map_err(ReadStop::Refused)?;
+        let seen: Option<String> = conn
+            .prepare_cached("SELECT coalesce(indexes, name) FROM tables WHERE name = ?1")?
+            .query_row([table], |row| row.get(0))
+            .optional()?;
+        if seen.as_deref() == Some(entry.indexes.as_str()) {
+            return Ok(entry);
+        }
+        // Nothing was read in this transaction yet.
+        conn.execute_batch("ROLLBACK")?;
+        std::thread::sleep(FLIP_LOOK);
+        conn.execute_batch("BEGIN")?;
+    }
+    let detail = format!("table `{table}` is not what the catalog says");
+    Err(ReadStop::Refused(BackendError::Failed { detail }.into()))
 }
 
 fn check_value_count(query: &Query) -> Result<(), InvalidQuery> {
@@ -117,14 +145,16 @@ fn selection(table: &TableSchema) -> String {
 /// A statement in the making. Parameter 1 is the tenant, the values follow.
 struct Sql<'a> {
     table: &'a TableSchema,
+    /// Under which name its indexes were made.
+    indexes: &'a str,
     /// The conditions, each with an AND before it.
     text: String,
     values: Vec<Value>,
 }
 
 impl<'a> Sql<'a> {
-    fn new(table: &'a TableSchema) -> Self {
-        Self { table, text: String::new(), values: Vec::new() }
+    fn new(table: &'a TableSchema, indexes: &'a str) -> Self {
+        Self { table, indexes, text: String::new(), values: Vec::new() }
     }
 
     /// Adds a value and answers its parameter.
@@ -261,7 +291,7 @@ impl<'a> Sql<'a> {
         if query.conditions().iter().any(leads_elsewhere) {
             return String::new();
         }
-        format!(" INDEXED BY {}", index_name(&self.table.name, &first.column))
+        format!(" INDEXED BY {}", index_name(self.indexes, &first.column))
     }
 }
 
@@ -339,7 +369,7 @@ mod tests {
 
     /// What SQLite does for each statement of a query.
     fn plans(conn: &Connection, table: &TableSchema, query: &Query) -> Vec<String> {
-        let mut sql = Sql::new(table);
+        let mut sql = Sql::new(table, &table.name);
         let texts = sql.finish(query);
         let plan = |text: String| {
             let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {text}")).expect("it compiles");
@@ -361,7 +391,7 @@ mod tests {
     fn a_page_begins_at_its_cursor_by_the_index_and_reads_nothing_before_it() {
         let table = things();
         let conn = Connection::open_in_memory().expect("a database");
-        conn.execute_batch(&create_sql(&table)).expect("a table");
+        conn.execute_batch(&create_sql(&table, &table.name)).expect("a table");
         let mut looked_at = 0;
         for (column, value, descending) in [
             ("size", Value::Int(7), false),

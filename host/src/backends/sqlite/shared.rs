@@ -17,6 +17,7 @@ use super::watches::Watches;
 use crate::channels::{ChannelLimits, Tails};
 use crate::error::BackendError;
 use crate::event::{Epoch, Position, Revision, TenantId};
+use crate::plugins::is_shadow_name;
 use crate::streams::{Bounds, ChangeScopes, Tail};
 use crate::tables::{LastChanged, TableError, TableSchema};
 use crate::telemetry::metrics::OUTBOX_EVENTS;
@@ -35,6 +36,8 @@ pub(super) type Tenants = HashMap<TenantId, Tenant>;
 pub(super) struct TableEntry {
     pub(super) owner: Option<String>,
     pub(super) schema: TableSchema,
+    /// What it was called when its indexes were made. It is another one once other rows have come under its name.
+    pub(super) indexes: String,
 }
 
 pub(super) type Catalog = BTreeMap<String, TableEntry>;
@@ -179,7 +182,12 @@ impl Shared {
     }
 
     pub(super) fn schema(&self, table: &str) -> Result<TableSchema, TableError> {
-        self.with_catalog(|catalog| catalog.get(table).map(|entry| entry.schema.clone()))
+        self.entry(table).map(|entry| entry.schema)
+    }
+
+    /// A table that may be read.
+    pub(super) fn entry(&self, table: &str) -> Result<TableEntry, TableError> {
+        self.with_catalog(|catalog| catalog.get(table).filter(|_| !is_shadow_name(table)).cloned())
             .ok_or_else(|| TableError::Unknown { table: table.chars().take(80).collect() })
     }
 
@@ -211,12 +219,13 @@ fn load_tenants(conn: &Connection) -> Result<Tenants, rusqlite::Error> {
 }
 
 fn load_catalog(conn: &Connection) -> Result<Catalog, rusqlite::Error> {
-    let mut statement = conn.prepare("SELECT name, owner, schema FROM tables")?;
+    let mut statement = conn.prepare("SELECT name, owner, schema, coalesce(indexes, name) FROM tables")?;
     let mut rows = statement.query([])?;
     let mut catalog = Catalog::new();
     while let Some(row) = rows.next()? {
         let schema: String = row.get(2)?;
-        catalog.insert(row.get(0)?, TableEntry { owner: row.get(1)?, schema: from_json(&schema)? });
+        let entry = TableEntry { owner: row.get(1)?, schema: from_json(&schema)?, indexes: row.get(3)? };
+        catalog.insert(row.get(0)?, entry);
     }
     Ok(catalog)
 }

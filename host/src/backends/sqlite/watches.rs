@@ -3,7 +3,7 @@
 //! A watch that begins while a group is under way counts from the end of that group: its rows may have been
 //! written before anybody looked. So whoever has a watch and reads afterwards misses nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use crate::tables::{CommitChanges, RowChange, RowChanges, RowChangesSender, Valu
 type Senders = HashMap<TenantId, HashMap<String, Vec<RowChangesSender>>>;
 
 /// Which tables of which tenants are watched. Changes only between groups.
-pub(super) type Watched = HashMap<TenantId, std::collections::HashSet<String>>;
+pub(super) type Watched = HashMap<TenantId, HashSet<String>>;
 
 #[derive(Debug)]
 struct Waiting {
@@ -85,6 +85,11 @@ impl Watches {
                 senders.retain(|sender| sender.lose(revision));
             }
         }
+        for (table, senders) in state.senders.values_mut().flatten() {
+            if changes.replaced.contains(table) {
+                senders.retain(|sender| sender.lose(revision));
+            }
+        }
         for ((tenant, table), changed) in changes.tables {
             let Some(senders) = state.senders.get_mut(&tenant).and_then(|of| of.get_mut(&table)) else {
                 continue;
@@ -141,9 +146,16 @@ struct TableChanges {
 #[derive(Debug, Default)]
 pub(super) struct GroupChanges {
     tables: HashMap<(TenantId, String), TableChanges>,
+    /// Tables whose rows are others now.
+    replaced: HashSet<String>,
 }
 
 impl GroupChanges {
+    /// Has whoever watches the table read it again.
+    pub(super) fn replace(&mut self, table: &str) {
+        self.replaced.insert(table.to_owned());
+    }
+
     /// Adds what one commit changed in one table.
     pub(super) fn add(&mut self, tenant: &TenantId, table: String, revision: Revision, rows: Vec<RowChange>) {
         let changed = self.tables.entry((tenant.clone(), table)).or_default();

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Connect};
 use super::deploy::{self, DeployArgs, RollbackArgs};
+use super::rebuild::{self, RebuildArgs};
 use super::{Align, CliError, Output, printable};
 use crate::event::Micros;
 
@@ -110,6 +111,16 @@ Examples:
   millrace plugin rollback flight-board               the last other version
   millrace plugin rollback flight-board --to 1.2.0    a version or digest of `millrace plugin history`")]
     Rollback(RollbackArgs),
+    /// Fill the plugin's tables anew beside those that are served
+    #[command(after_help = "\
+Examples:
+  millrace plugin rebuild flight-board --wait             with the version that runs
+  millrace plugin rebuild flight-board board-2.wasm       with another one: its tables, its ordering key
+  millrace plugin rebuild flight-board --lanes 8 --wait   other lanes
+
+Readers see the tables as they were until the new ones have everything; then those take their place at once.
+What the events have emitted is not emitted again.")]
+    Rebuild(RebuildArgs),
     /// List the plugins
     #[command(after_help = "Examples:\n  millrace plugin list\n  millrace plugin list --json")]
     List(JsonArgs),
@@ -172,6 +183,7 @@ async fn ask(command: HostCommand, output: &mut Output) -> Result<(), CliError> 
         HostCommand::Confirm(args) => change(&args, "confirm", "running the new version", output).await,
         HostCommand::Abandon(args) => deploy::abandon(&args, output).await,
         HostCommand::Rollback(args) => deploy::rollback(&args, output).await,
+        HostCommand::Rebuild(args) => rebuild::rebuild(&args, output).await,
         HostCommand::List(args) => {
             let plugins = list(&Client::new(&args.connect)?).await?;
             if args.json { output.json(&json!({ "plugins": plugins })) } else { show_list(&plugins, output) }

@@ -11,6 +11,7 @@ mod groups;
 mod parts;
 mod plugins;
 mod presence;
+mod rebuilds;
 mod requests;
 mod rollouts;
 mod storage;
@@ -63,7 +64,7 @@ pub(super) const fn host(
 /// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 15] = [
+const PARTS: [&[ProblemKind]; 16] = [
     requests::REQUESTS,
     callers::CALLERS,
     events::EVENTS,
@@ -77,6 +78,7 @@ const PARTS: [&[ProblemKind]; 15] = [
     channel_sockets::CHANNEL_SOCKETS,
     backends::BACKENDS,
     artifacts::ARTIFACTS,
+    rebuilds::REBUILDS,
     rollouts::ROLLOUTS,
     control::CONTROL,
 ];

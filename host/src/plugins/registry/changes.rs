@@ -51,6 +51,9 @@ impl Registry {
         self.end_shadows(Some(plugin));
         let _turn = self.turn(plugin).await?;
         let mut entry = self.entry(plugin)?;
+        if let Some(rebuilding) = self.open_rebuild(plugin) {
+            self.end_rebuild(&rebuilding, "the plugin was removed").await?;
+        }
         // While this host owns it: the next owner declares them again.
         self.withdraw_scopes(plugin).await;
         if let Some(runner) = &entry.runner {
@@ -65,6 +68,7 @@ impl Registry {
         }
         self.entries().remove(plugin);
         self.forget_counters(plugin);
+        self.rebuilds().remove(plugin);
         info!(plugin.name = plugin, "plugin removed");
         Ok(())
     }

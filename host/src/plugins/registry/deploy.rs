@@ -93,6 +93,7 @@ impl Registry {
                 tell_active(&progress, &entry.deployment);
                 return Ok(PluginStatus { nothing_changed: true, ..self.status(&name).await? });
             }
+            self.not_rebuilding(&name)?;
             if let Some(waiting) = &entry.waiting {
                 let version = waiting.factory.manifest().version.to_string();
                 return Err(ControlError::CandidateWaits { plugin: name, version });
@@ -324,7 +325,7 @@ impl Registry {
     }
 
     /// Whether no other plugin declares other scopes for an aggregate. Changes nothing.
-    fn check_scopes(&self, manifest: &Manifest) -> Result<(), StreamError> {
+    pub(super) fn check_scopes(&self, manifest: &Manifest) -> Result<(), StreamError> {
         let scopes = self.inner.parts.engine.log.scopes();
         Ok(scopes.check(&manifest.name, &manifest.changes)?)
     }
@@ -338,7 +339,7 @@ impl Registry {
         }
     }
 
-    async fn keep(&self, component: bytes::Bytes) -> Result<(), PluginError> {
+    pub(super) async fn keep(&self, component: bytes::Bytes) -> Result<(), PluginError> {
         let artifacts = Arc::clone(&self.inner.parts.artifacts);
         blocking(move || artifacts.put(&component)).await.map(|_| ())
     }
@@ -393,7 +394,7 @@ fn tell_active(progress: &Progress, deployment: &Deployment) {
 }
 
 /// What runs for all of its tenants.
-fn running(entry: &Entry) -> Option<Runner> {
+pub(super) fn running(entry: &Entry) -> Option<Runner> {
     entry.runner.clone().filter(|runner| runner.status().failures.is_empty())
 }
 
@@ -408,7 +409,7 @@ fn same_key(entry: &Entry, factory: &Arc<dyn ProcessorFactory>) -> Result<(), Co
         Some(old) => Err(ControlError::SwapFailed {
             version: manifest.version.to_string(),
             detail: format!(
-                "its ordering key is {:?}, the running version's is {old:?}; another key needs a rebuild: remove the plugin and deploy it again",
+                "its ordering key is {:?}, the running version's is {old:?}; another key needs a rebuild: `millrace plugin rebuild`",
                 manifest.ordering_key
             ),
         }),

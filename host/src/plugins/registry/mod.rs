@@ -10,6 +10,8 @@ mod collect;
 mod deploy;
 mod letters;
 mod progress;
+mod rebuild;
+mod rebuilding;
 mod show;
 mod starts;
 
@@ -18,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, join_all, ready};
 use futures_util::stream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex as TurnMutex, OwnedMutexGuard, RwLock, RwLockReadGuard};
@@ -26,11 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::candidates::Waiting;
 use self::progress::Progress;
+use self::rebuilding::Rebuilding;
 use self::starts::StartFailure;
 use super::{
     ArtifactStore, Candidate, ControlError, DeployOptions, DeployRequest, DeployStep, Deployment,
     DeploymentStore, ManagedPlugins, PluginControl, PluginError, PluginRuntime, PluginSettings, PluginStatus,
-    ReplayReport, ReplayRequest, StartFrom,
+    RebuildRequest, RebuildStore, RebuildView, ReplayReport, ReplayRequest, StartFrom,
 };
 use crate::checkpoints::DeadLetterRow;
 use crate::error::{BackendError, Classify as _, Retry};
@@ -50,6 +53,7 @@ pub struct RegistryParts {
     pub runtime: Arc<dyn PluginRuntime>,
     pub artifacts: Arc<dyn ArtifactStore>,
     pub deployments: Arc<dyn DeploymentStore>,
+    pub rebuilds: Arc<dyn RebuildStore>,
     pub tables: Arc<dyn TableStore>,
     /// The operator's settings by plugin name.
     pub settings: BTreeMap<String, PluginSettings>,
@@ -82,6 +86,8 @@ struct Inner {
     turns: Mutex<BTreeMap<String, Arc<TurnMutex<()>>>>,
     /// Plugins that a version is being deployed of, and how to end its shadow run.
     deploying: Mutex<BTreeMap<String, CancellationToken>>,
+    /// The last rebuild of each plugin that had one.
+    rebuilds: Mutex<BTreeMap<String, Arc<Rebuilding>>>,
     /// Held for reading by every change, so that an end can wait for them.
     changing: RwLock<()>,
     closing: AtomicBool,
@@ -118,6 +124,7 @@ impl Registry {
             counters: Mutex::default(),
             turns: Mutex::default(),
             deploying: Mutex::default(),
+            rebuilds: Mutex::default(),
             changing: RwLock::default(),
             closing: AtomicBool::new(false),
             managed: ManagedPlugins::default(),
@@ -172,6 +179,7 @@ impl Registry {
             self.take_in(&mut entry, factory);
             self.entries().insert(name, entry);
         }
+        self.resume_rebuilds().await;
         self.inner.starting.store(false, Ordering::SeqCst);
         self.collect_artifacts().await;
         Ok(())
@@ -184,7 +192,8 @@ impl Registry {
         self.inner.closing.store(true, Ordering::SeqCst);
         self.end_shadows(None);
         let changes = tokio::time::timeout(deadline / 2, self.inner.changing.write()).await;
-        let runners: Vec<Runner> = self.entries().values().filter_map(|e| e.runner.clone()).collect();
+        let mut runners = self.halt_rebuilds();
+        runners.extend(self.entries().values().filter_map(|e| e.runner.clone()));
         let left = deadline.saturating_sub(begun.elapsed());
         let stopped = join_all(runners.iter().map(|runner| runner.stop(left))).await;
         changes.is_ok() && stopped.into_iter().all(|in_time| in_time)
@@ -460,6 +469,24 @@ impl PluginControl for Registry {
         let (registry, plugin, tenant) = (self.clone(), plugin.to_owned(), tenant.cloned());
         let decide = async move { registry.decide(&plugin, tenant.as_ref(), letter, verdict).await };
         self.finish(decide).boxed()
+    }
+
+    fn rebuild(&self, request: RebuildRequest) -> BoxFuture<'_, Result<RebuildView, ControlError>> {
+        let registry = self.clone();
+        self.finish(async move { registry.rebuild_now(request).await }).boxed()
+    }
+
+    fn rebuild_status(&self, plugin: &str) -> BoxFuture<'_, Result<RebuildView, ControlError>> {
+        ready(self.rebuild_view(plugin)).boxed()
+    }
+
+    fn abandon_rebuild(&self, plugin: &str) -> BoxFuture<'_, Result<RebuildView, ControlError>> {
+        let (registry, plugin) = (self.clone(), plugin.to_owned());
+        let abandon = async move {
+            registry.may_change(&plugin)?;
+            registry.abandon_rebuild_now(&plugin).await
+        };
+        self.finish(abandon).boxed()
     }
 
     fn replay(&self, request: ReplayRequest) -> BoxFuture<'_, Result<ReplayReport, ControlError>> {

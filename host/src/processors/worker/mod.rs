@@ -11,6 +11,7 @@
 mod alone;
 mod handle;
 mod recover;
+mod stand;
 mod submit;
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use alone::{Alone, Blocked};
+use stand::Coming;
 
 use super::breaker::{Breaker, Gate};
 use super::counters::TaskCounters;
@@ -144,11 +146,17 @@ pub(super) struct Worker {
     /// Why the lane stands still although it has work.
     blocked: Option<Blocked>,
     committed: Position,
+    /// There was a commit, of this life or of one before.
+    has_commit: bool,
     /// When that was; before the first commit, when the task was claimed.
     committed_at: Micros,
     advance: Position,
     fatal: Option<String>,
     drain: Option<(Drain, Drained)>,
+    /// It was told to stand still: what time brings waits.
+    standing: bool,
+    /// Who waits until it does.
+    stand: Option<Coming>,
     last_used: Instant,
     /// Since when it has had no instance although time may have something to do for it: it has state.
     resting: Option<Instant>,
@@ -204,6 +212,7 @@ impl Worker {
         start: Position,
     ) -> Self {
         let position = checkpoint.as_ref().map_or(start, |c| c.position);
+        let has_commit = checkpoint.is_some();
         let (saved, parked) = checkpoint.map(|c| (c.saved, c.parked)).unwrap_or_default();
         let now = shared.clock.now();
         let longest = i64::try_from(shared.settings.retry_wait_max.as_micros()).unwrap_or(i64::MAX);
@@ -237,9 +246,12 @@ impl Worker {
             tried_parked: false,
             blocked: None,
             committed: position,
+            has_commit,
             advance: position,
             fatal: None,
             drain: None,
+            standing: false,
+            stand: None,
             last_used: Instant::now(),
             fell: false,
             state_warned: false,
@@ -319,6 +331,7 @@ impl Worker {
         self.in_flight = None;
         self.resolutions.clear();
         self.commit = None;
+        self.stand = None;
         self.drain = None;
     }
 
@@ -340,6 +353,9 @@ impl Worker {
             // The asker may have gone.
             let _ = asker.send(basis);
         }
+        if let Some(stand) = inputs.stand {
+            self.take_stand(stand);
+        }
         if let Some(drain) = inputs.drain {
             self.drain = Some((drain, Drained::Not));
         }
@@ -349,7 +365,9 @@ impl Worker {
             // It goes on until it can.
             Some((Drain::Swap { .. }, _)) | None => {}
         }
-        if inputs.evict && self.instance.is_some() && self.is_idle() && !self.flush_waits {
+        if self.standing && !self.flush_waits {
+            // The next tick comes after it.
+        } else if inputs.evict && self.instance.is_some() && self.is_idle() && !self.flush_waits {
             self.give_back()?;
         } else if (inputs.tick || self.flush_waits) && self.pending.alone.is_none() {
             self.tick()?;
@@ -362,6 +380,7 @@ impl Worker {
             return Err(End { message: message.clone(), restart: false, blame: Blame::Guest });
         }
         self.submit_if_due(inputs.drained)?;
+        self.come_to_stand(inputs.drained)?;
         Ok(self.next(inputs.drained, rest))
     }
 
@@ -504,7 +523,7 @@ impl Worker {
         if self.instance.is_none() && (rested || self.flush_alone) && self.fatal.is_none() {
             self.load_instance()?;
         }
-        self.flush(FlushReason::Tick)
+        self.flush(FlushReason::Tick).map(drop)
     }
 
     /// A flush that was refused before is waiting, or its commit is: nothing is handled until that is settled.

@@ -19,8 +19,9 @@ const STATE_IS_LARGE: &str =
     "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
 
 impl Worker {
-    pub(super) fn flush(&mut self, reason: FlushReason) -> Result<(), End> {
-        let Some(instance) = self.instance.as_mut() else { return Ok(()) };
+    /// Answers whether it went well, or there was nothing to flush.
+    pub(super) fn flush(&mut self, reason: FlushReason) -> Result<bool, End> {
+        let Some(instance) = self.instance.as_mut() else { return Ok(true) };
         let began = Instant::now();
         let flushed = instance.flush(reason);
         self.counters.flush(began.elapsed());
@@ -37,18 +38,18 @@ impl Worker {
                 if self.pending.savepoint.is_some()
                     && let Err(trap) = self.savepoint()
                 {
-                    return self.fall_in_snapshot(&trap);
+                    return self.fall_in_snapshot(&trap).map(|()| false);
                 }
-                Ok(())
+                Ok(true)
             }
             Ok(Err(failure)) if failure.kind == FailureKind::Fatal => {
                 self.fatal = Some(failure.message);
-                Ok(())
+                Ok(false)
             }
             Ok(Err(failure)) => {
                 warn!(task.id = %self.id, error.kind = "flush_failed", error.blame = "guest", message = failure.message, "flush failed; it is called again at the next tick");
                 self.counters.retry();
-                Ok(())
+                Ok(false)
             }
             Err(trap) if trap.kind == TrapKind::Host => {
                 Err(End { message: trap.to_string(), restart: true, blame: Blame::Host })
@@ -59,7 +60,7 @@ impl Worker {
                 self.fell = true;
                 self.counters.trap(trap.kind);
                 self.unwind(Care::Batch);
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -185,6 +186,7 @@ impl Worker {
         match answer {
             Ok(committed) => {
                 self.committed = done.position;
+                self.has_commit = true;
                 if done.saved.is_some() {
                     self.committed_saved = done.saved;
                 }
@@ -307,7 +309,7 @@ impl Worker {
     }
 
     /// Commits what is pending, or how far the feed has come, or what a flush has done to the state alone.
-    fn submit_what_is_left(&mut self) -> Result<(), End> {
+    pub(super) fn submit_what_is_left(&mut self) -> Result<(), End> {
         let skipped = self.work.is_empty() && self.advance > self.committed;
         if !self.pending.is_empty() || skipped {
             return self.submit();

@@ -55,6 +55,7 @@ impl Real {
             runtime: Arc::new(WasmRuntime::new(options).unwrap()),
             artifacts,
             deployments: Arc::new(log.clone()),
+            rebuilds: Arc::new(log.clone()),
             tables: Arc::new(log.clone()),
             settings: BTreeMap::new(),
             processors: ProcessorSettings { shadow, ..ProcessorSettings::default() },

@@ -1,0 +1,25 @@
+//! Bounds of making a plugin's tables again beside those that are served.
+
+use std::time::Duration;
+
+/// How often a rebuild is looked at, and how often what it has come to is written down.
+pub const REBUILD_LOOK: Duration = Duration::from_millis(50);
+pub const REBUILD_NOTE_EVERY: Duration = Duration::from_secs(5);
+/// Events that a rebuild may be behind the log when it is tried to take over: both versions stand still while it
+/// handles them. Where more come in a second, that many.
+pub const REBUILD_NEAR_EVENTS: u64 = 2_000;
+/// How long both versions wait for each other at one position. Then they go on, and it is tried again later.
+pub const REBUILD_HOLD_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether they stand.
+pub const REBUILD_HOLD_LOOK: Duration = Duration::from_millis(2);
+/// Waits between two tries: doubled from the first to the second.
+pub const REBUILD_AGAIN_MIN: Duration = Duration::from_millis(250);
+pub const REBUILD_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Positions that the report of a rebuild lists of each kind; the rest is counted.
+pub const REBUILD_LISTED_MAX: usize = 100;
+/// Rows that one transaction removes of what rebuilds have left, and transactions of one look at it.
+pub const REBUILD_SWEEP_ROWS_MAX: u64 = 2_000;
+pub const REBUILD_SWEEP_ROUNDS: usize = 20;
+
+const _: () =
+    assert!(REBUILD_HOLD_LOOK.as_millis() * 10 < REBUILD_HOLD_MAX.as_millis(), "it is looked at often");
