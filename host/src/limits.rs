@@ -11,6 +11,7 @@ mod control_fleet;
 mod nats;
 mod presence;
 mod redis;
+mod source;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub use control_fleet::*;
 pub use nats::*;
 pub use presence::*;
 pub use redis::*;
+pub use source::*;
 
 // Events and batches.
 

@@ -26,6 +26,7 @@ mod resolve;
 mod runner;
 mod settings;
 mod shadow;
+pub mod source;
 mod spans;
 mod task;
 mod worker;
