@@ -9,6 +9,7 @@ mod groups;
 mod parts;
 mod presence;
 mod rollouts;
+mod sources;
 mod streams;
 
 use self::parts::{count, joined};
@@ -55,7 +56,7 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 10] = [
+const PARTS: [&[ProblemKind]; 11] = [
     GENERAL,
     streams::STREAMS,
     groups::GROUPS,
@@ -66,6 +67,7 @@ const PARTS: [&[ProblemKind]; 10] = [
     artifacts::ARTIFACTS,
     rollouts::ROLLOUTS,
     control::CONTROL,
+    sources::SOURCES,
 ];
 
 const GENERAL: &[ProblemKind] = &[

@@ -106,9 +106,11 @@ impl MemoryClient {
         let mut service = self.service(call).await?;
         let codec = ProstCodec::<SubscribeEventsRequest, EventNotification>::default();
         let path = PathAndQuery::from_static(paths::SUBSCRIBE_EVENTS);
-        let opened = timeout(SOURCE_CALL_MAX, service.server_streaming(request, path, codec)).await;
-        let stream = opened.unwrap_or_else(|_| Err(late())).map_err(|status| self.failed(call, status))?;
-        Ok(Box::new(Stream { events: stream.into_inner(), client: self.clone() }))
+        let opening = async move {
+            let opened = service.server_streaming(request, path, codec).await?;
+            Ok(opened.into_inner())
+        };
+        Ok(Box::new(Stream { events: Opened::NotYet(opening.boxed()), client: self.clone() }))
     }
 }
 
@@ -157,16 +159,36 @@ impl CheckpointClient for MemoryClient {
     }
 }
 
-/// A stream of events. Dropping it tells the server.
+/// A stream of events. Dropping it tells the server. A server may send its first word with the first event, so whoever waits
+/// for an event waits for the stream, too.
 struct Stream {
-    events: Streaming<EventNotification>,
+    events: Opened,
     client: MemoryClient,
+}
+
+enum Opened {
+    NotYet(BoxFuture<'static, Result<Streaming<EventNotification>, Status>>),
+    Yes(Box<Streaming<EventNotification>>),
+}
+
+impl Stream {
+    /// A future that is dropped leaves the opening, or the stream, as it is.
+    async fn next(&mut self) -> Result<Option<EventNotification>, Status> {
+        if let Opened::NotYet(opening) = &mut self.events {
+            let opened = opening.await?;
+            self.events = Opened::Yes(Box::new(opened));
+        }
+        match &mut self.events {
+            Opened::Yes(events) => events.message().await,
+            Opened::NotYet(_) => Ok(None),
+        }
+    }
 }
 
 impl EventStream for Stream {
     fn recv(&mut self) -> BoxFuture<'_, Result<Option<EventEnvelope>, SourceError>> {
-        async {
-            match self.events.message().await {
+        async move {
+            match self.next().await {
                 Ok(None) => Ok(None),
                 Ok(Some(EventNotification { event, kind, data, cursor })) => {
                     let cursor = cursor.filter(|cursor| !cursor.is_empty());

@@ -221,7 +221,7 @@ impl Reducer for Importer {
     }
 
     fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
-        async {
+        async move {
             for plugin in &self.parts.rebuilds {
                 self.parts.rebuilder.rebuild(plugin).await?;
             }

@@ -29,4 +29,4 @@ pub use importer::{IMPORTER_CONTENT_TYPE, Importer, ImporterParts, Rebuilds, Sou
 pub use policy::{Backoff, CursorPolicy, RuntimeConfig};
 pub use reducer::{Handled, OfProcessor, Reducer};
 pub use runtime::{Runtime, RuntimeParts, StartError};
-pub use status::{Progress, SourceState, SourceStatus};
+pub use status::{Progress, SourceHandle, SourceState, SourceStatus};

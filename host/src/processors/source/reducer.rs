@@ -124,7 +124,7 @@ impl Reducer for OfProcessor {
     }
 
     fn handle<'a>(&'a mut self, events: &'a [EventEnvelope]) -> BoxFuture<'a, Handled> {
-        async {
+        async move {
             match self.handled(events).await {
                 Ok(handled) => handled,
                 Err(failure) => Handled { events: 0, failure: Some(failure) },
@@ -134,7 +134,7 @@ impl Reducer for OfProcessor {
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
-        async {
+        async move {
             let flushed = self.work(|processor| processor.flush(FlushReason::Tick)).await?;
             let effects = flushed.map_err(|trap| self.fell(trap))?.map_err(failed)?;
             refuse_effects(effects.len())

@@ -6,7 +6,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use super::client::Phase;
-use crate::event::Micros;
+use super::importer::SourceLetters;
+use crate::event::{Micros, TenantId};
 
 /// What can be told of a source at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,16 @@ impl From<Phase> for SourceState {
             Phase::Live => Self::Live,
         }
     }
+}
+
+/// A source as the edge shows it.
+#[derive(Clone, Debug)]
+pub struct SourceHandle {
+    pub name: String,
+    /// Whose events its events become.
+    pub tenant: TenantId,
+    pub progress: Progress,
+    pub letters: SourceLetters,
 }
 
 /// Where a run writes how it is doing. Clones are the same.
