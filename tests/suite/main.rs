@@ -43,6 +43,7 @@ mod scripted_host;
 mod seeing;
 mod shadow;
 mod shared_log;
+mod source;
 mod starts;
 mod state;
 mod streams;

@@ -1,5 +1,7 @@
 //! What a run feeds: five operations over batches, and the plain processors of this host as such.
 
+use std::fmt::{self, Debug};
+
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
@@ -11,7 +13,7 @@ use crate::event::{EventBatch, TenantId};
 use crate::processors::{Failure, FailureKind, FlushReason, LoadError, Processor, Trap};
 
 /// Takes foreign events. Its operations are called one after another, never two at a time.
-pub trait Reducer: Send {
+pub trait Reducer: Send + Debug {
     /// Names the form of the state.
     fn content_type(&self) -> &str;
 
@@ -150,8 +152,8 @@ impl Reducer for OfProcessor {
     }
 }
 
-impl std::fmt::Debug for OfProcessor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Debug for OfProcessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OfProcessor").field("content_type", &self.content_type).finish_non_exhaustive()
     }
 }

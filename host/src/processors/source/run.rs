@@ -286,7 +286,8 @@ impl Feed {
             if !events.is_empty() && self.take(&events).await? == Flow::Stop {
                 return Ok(Next::Stop);
             }
-            if begun.elapsed() >= self.backoff.max() {
+            let lives = matches!(cut, Cut::Quiet | Cut::Control(_));
+            if lives && begun.elapsed() >= self.backoff.max() {
                 self.backoff.reset();
             }
             let next = match cut {

@@ -15,6 +15,7 @@ use super::status::{Progress, SourceStatus};
 use crate::clock::Clock;
 
 /// What a runtime is made of. The first four must be there.
+#[derive(Debug)]
 pub struct RuntimeParts {
     pub events: Option<Arc<dyn EventClient>>,
     pub checkpoints: Option<Arc<dyn CheckpointClient>>,
