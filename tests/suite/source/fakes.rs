@@ -66,7 +66,10 @@ impl FakeEvents {
 }
 
 impl EventClient for FakeEvents {
-    fn subscribe(&self, request: SubscribeRequest) -> BoxFuture<'_, Result<Box<dyn EventStream>, SourceError>> {
+    fn subscribe(
+        &self,
+        request: SubscribeRequest,
+    ) -> BoxFuture<'_, Result<Box<dyn EventStream>, SourceError>> {
         async move {
             self.asked.lock().unwrap().push((Instant::now(), request));
             if let Some(error) = self.refusals.lock().unwrap().pop_front() {

@@ -40,7 +40,10 @@ async fn missing_parts_are_named_in_order() {
     };
     assert_eq!(missing(nothing), StartError::EventClient);
     for (error, text) in [
-        (missing(|parts| (parts.checkpoints, parts.processor) = (None, None)), "checkpoint client is required"),
+        (
+            missing(|parts| (parts.checkpoints, parts.processor) = (None, None)),
+            "checkpoint client is required",
+        ),
         (missing(|parts| parts.processor = None), "processor is required"),
         (missing(|parts| parts.config.client_id = " ".into()), "client ID is required"),
         (missing(|parts| parts.events = None), "event client is required"),
@@ -121,7 +124,8 @@ async fn rx_a_server_that_goes_away_is_reached_again() {
 async fn rx_content_type_mismatch_ends_before_subscribing() {
     let rig = Rig::of(FakeEvents::default(), FakeCheckpoints::with("application/other", &json!({})));
     let ended = rig.start().wait().await.unwrap_err();
-    let text = format!("checkpoint content type mismatch: got \"application/other\", want \"{CONTENT_TYPE}\"");
+    let text =
+        format!("checkpoint content type mismatch: got \"application/other\", want \"{CONTENT_TYPE}\"");
     assert_eq!((ended.fault, ended.to_string()), (SourceFault::ContentType, text));
     assert!(rig.events.asked().is_empty() && rig.processor.notes.lock().unwrap().calls.is_empty());
 }
@@ -139,10 +143,16 @@ async fn rx_empty_content_type_is_taken() {
 
 #[tokio::test]
 async fn a_checkpoint_that_cannot_be_loaded_says_so() {
-    let rig = Rig::of(FakeEvents::default(), FakeCheckpoints::with(CONTENT_TYPE, &json!({
-        "lastEventCursor": "1",
-        "millrace": { "format": 9, "generation": 1, "owner": "x", "checksum": "" },
-    })));
+    let rig = Rig::of(
+        FakeEvents::default(),
+        FakeCheckpoints::with(
+            CONTENT_TYPE,
+            &json!({
+                "lastEventCursor": "1",
+                "millrace": { "format": 9, "generation": 1, "owner": "x", "checksum": "" },
+            }),
+        ),
+    );
     let ended = rig.start().wait().await.unwrap_err();
     assert_eq!((ended.fault, rig.events.asked().len()), (SourceFault::Load, 0));
     assert!(ended.to_string().contains("format 9"), "{ended}");
@@ -188,8 +198,10 @@ fn rx_backoff_doubles_with_jitter_within_its_bounds() {
 /// the least wait for ever. Here only an event resets it.
 #[tokio::test]
 async fn rx_streams_that_end_at_once_are_not_polled_at_the_minimum() {
-    let mut rig = Rig::of(FakeEvents { ends_at_once: true, ..FakeEvents::default() }, FakeCheckpoints::default());
-    (rig.config.reconnect_min, rig.config.reconnect_max) = (Duration::from_millis(10), Duration::from_millis(80));
+    let mut rig =
+        Rig::of(FakeEvents { ends_at_once: true, ..FakeEvents::default() }, FakeCheckpoints::default());
+    (rig.config.reconnect_min, rig.config.reconnect_max) =
+        (Duration::from_millis(10), Duration::from_millis(80));
     let runtime = rig.start();
     until("it was asked six times", || rig.events.gaps().len() >= 5).await;
     for (gap, least) in rig.events.gaps().iter().zip([5, 10, 20, 40, 40]) {
@@ -252,9 +264,11 @@ async fn missing_events_are_looked_for_at_once() {
 /// The reference drops this event and asks with the dead cursor for ever.
 #[tokio::test]
 async fn rx_stale_cursor_follows_the_policy() {
-    for (policy, next) in
-        [(CursorPolicy::Oldest, Some("start")), (CursorPolicy::Tail, None), (CursorPolicy::Rebuild, Some("start"))]
-    {
+    for (policy, next) in [
+        (CursorPolicy::Oldest, Some("start")),
+        (CursorPolicy::Tail, None),
+        (CursorPolicy::Rebuild, Some("start")),
+    ] {
         let mut rig = Rig::of(
             FakeEvents::of(vec![vec![cursor_lost(), Step::Ends], vec![event("50")]]),
             FakeCheckpoints::with(CONTENT_TYPE, &json!({ "counted": 1, "lastEventCursor": "7" })),
@@ -271,8 +285,7 @@ async fn rx_stale_cursor_follows_the_policy() {
 #[tokio::test]
 async fn rx_stale_cursor_fails_and_keeps_what_was_saved() {
     let value = json!({ "counted": 1, "lastEventCursor": "7" });
-    let rig =
-        Rig::of(FakeEvents::of(vec![vec![cursor_lost()]]), FakeCheckpoints::with(CONTENT_TYPE, &value));
+    let rig = Rig::of(FakeEvents::of(vec![vec![cursor_lost()]]), FakeCheckpoints::with(CONTENT_TYPE, &value));
     let ended = rig.start().wait().await.unwrap_err();
     assert_eq!(ended.fault, SourceFault::CursorLost);
     assert!(ended.to_string().contains("`7`") && ended.to_string().contains("on_cursor_lost"), "{ended}");

@@ -9,9 +9,7 @@ use millrace_tests::until;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::fakes::{
-    CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, event, fatal, of_kind, passing,
-};
+use super::fakes::{CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, event, fatal, of_kind, passing};
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
