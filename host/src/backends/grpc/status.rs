@@ -46,7 +46,7 @@ pub(super) fn source_error(call: Call, client_id: &str, status: Status) -> Sourc
         }
         Code::Unauthenticated | Code::PermissionDenied => (SourceFault::Denied, Retry::Never),
         Code::NotFound if call == Call::PutCheckpoint => (SourceFault::ForeignCheckpoint, Retry::Never),
-        Code::OutOfRange => (SourceFault::TooLarge, Retry::Never),
+        Code::OutOfRange => (SourceFault::MessageTooLarge, Retry::Never),
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
@@ -65,13 +65,14 @@ pub(super) fn source_error(call: Call, client_id: &str, status: Status) -> Sourc
                 "; the API key belongs to another client than client_id = `{client_id}`, so its checkpoints are hidden"
             ));
         }
-        SourceFault::TooLarge => {
+        SourceFault::MessageTooLarge => {
             message.push_str(&format!("; source_message_bytes_max is {SOURCE_MESSAGE_BYTES_MAX}"));
         }
         _ => {}
     }
     let mut cause = status.source();
-    for _ in 0..4 {
+    // A chain has an end; this one comes from elsewhere.
+    for _ in 0..8 {
         let Some(error) = cause else { break };
         let text = error.to_string();
         if !message.contains(&text) {

@@ -236,7 +236,10 @@ pub enum SourceFault {
     /// What was saved cannot be taken up.
     Load,
     CursorLost,
+    /// A checkpoint is more than a server takes.
     TooLarge,
+    /// A message is more than is read.
+    MessageTooLarge,
     /// The processor could not go on.
     Processor,
     /// Our own store or log.
@@ -282,6 +285,7 @@ impl Classify for SourceError {
             SourceFault::Load => "checkpoint_not_loaded",
             SourceFault::CursorLost => "cursor_lost",
             SourceFault::TooLarge => "source_put_bytes_max",
+            SourceFault::MessageTooLarge => "source_message_bytes_max",
             SourceFault::Processor => "source_processor_failed",
             SourceFault::Store => "source_store_failed",
         }

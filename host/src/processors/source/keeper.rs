@@ -137,6 +137,10 @@ impl Keeper {
 
     /// Puts a state unless it is the one that is kept.
     pub(super) fn hand_over(&mut self, saved: &Saved) -> Result<(), SourceError> {
+        if self.kept.is_none() && saved.cursor.is_none() && self.behind == 0 {
+            // There is nothing to go on from yet.
+            return Ok(());
+        }
         (self.events, self.bytes, self.pressing) = (0, 0, false);
         let content = Content { state: coalesce::compared(&saved.state), cursor: saved.cursor.clone() };
         if self.kept.as_ref() == Some(&content) {

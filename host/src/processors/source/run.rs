@@ -180,9 +180,9 @@ impl Feed {
         let can_save = match &fed {
             Ok(()) => true,
             // Whoever may not put, or has nothing to put, does not try.
-            Err(error) => matches!(
+            Err(error) => !matches!(
                 error.fault,
-                SourceFault::Processor | SourceFault::CursorLost | SourceFault::Denied | SourceFault::Refused
+                SourceFault::ForeignCheckpoint | SourceFault::TakenOver | SourceFault::TooLarge
             ),
         };
         if !can_save {
@@ -219,6 +219,8 @@ impl Feed {
                     }
                 }
             }
+            // In this order: whoever sees the count sees no state of before.
+            self.run.progress.enter(SourceState::Connecting, self.run.clock.now());
             self.run.progress.note(|status| status.reconnects += 1);
         }
     }
