@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{HostBuilder, HostError, Stage};
+use crate::cluster::Ownerships;
 use crate::processors::source::SourceHandle;
 use crate::streams::EventLog;
 use crate::tasks::Tasks;
@@ -13,7 +14,11 @@ use crate::tasks::Tasks;
 pub(super) enum Source {}
 
 impl HostBuilder {
-    pub(super) fn sources(&self, _: &Arc<dyn EventLog>) -> Result<Vec<Source>, HostError> {
+    pub(super) fn sources(
+        &self,
+        _: &Arc<dyn EventLog>,
+        _: Option<Ownerships>,
+    ) -> Result<Vec<Source>, HostError> {
         match &self.config.source.grpc {
             None => Ok(Vec::new()),
             Some(_) => Err(HostError::Source("source.grpc: this host was built without gRPC".into())),

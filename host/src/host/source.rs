@@ -13,6 +13,7 @@ use super::{HostBuilder, HostError, Stage};
 use crate::backends::file::FileSourceCheckpoints;
 use crate::backends::grpc::{Credential, GrpcOptions, MemoryClient};
 use crate::clock::Clock;
+use crate::cluster::Ownerships;
 use crate::config::{GrpcSourceConfig, SecretText, SourceCheckpoints};
 use crate::error::Classify as _;
 use crate::event::TenantId;
@@ -35,10 +36,16 @@ pub(super) struct Source {
     config: RuntimeConfig,
     importer: ImporterParts,
     clock: Arc<dyn Clock>,
+    /// Of a log that hosts share: one of them runs it.
+    owners: Option<Ownerships>,
 }
 
 impl HostBuilder {
-    pub(super) fn sources(&self, log: &Arc<dyn EventLog>) -> Result<Vec<Source>, HostError> {
+    pub(super) fn sources(
+        &self,
+        log: &Arc<dyn EventLog>,
+        owners: Option<Ownerships>,
+    ) -> Result<Vec<Source>, HostError> {
         let Some(config) = &self.config.source.grpc else { return Ok(Vec::new()) };
         let wrong = |error: &dyn std::fmt::Display| HostError::Source(format!("source.grpc: {error}"));
         let secret = |text: &Option<SecretText>, file: &Option<std::path::PathBuf>| {
@@ -75,6 +82,7 @@ impl HostBuilder {
             config: runtime_config(config),
             importer,
             clock: Arc::clone(&self.clock),
+            owners,
         }])
     }
 }
@@ -120,10 +128,31 @@ impl Source {
                 let begun = |stage: &Stage| matches!(stage, Stage::Ready | Stage::Stopping);
                 // It ends with the host otherwise.
                 drop(stop.run_until_cancelled(stages.wait_for(begun)).await);
-                source.keep_running(&stop).await;
+                source.run(&stop).await;
                 Ok(())
             }
         });
+    }
+
+    /// Where hosts share a log, one of them runs it: it would come to the same, since ids tell what comes twice, at the cost of
+    /// both.
+    async fn run(&self, stop: &CancellationToken) {
+        let Some(owners) = &self.owners else { return self.keep_running(stop).await };
+        let end = CancellationToken::new();
+        let (mut ownership, kept) = owners.keep(&format!("source:{}", self.importer.source), end.clone());
+        let owning = async {
+            while let Some(generation) = stop.run_until_cancelled(ownership.gained()).await {
+                let lost = stop.child_token();
+                let watching = async {
+                    ownership.lost(generation).await;
+                    lost.cancel();
+                };
+                tokio::join!(lost.run_until_cancelled(watching), self.keep_running(&lost));
+            }
+            // Given back after the last save.
+            end.cancel();
+        };
+        tokio::join!(owning, kept);
     }
 
     /// What stops a source is often mended at the other side, so it is tried again after a long while.
