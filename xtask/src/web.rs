@@ -41,9 +41,13 @@ pub(crate) fn ensure() {
         npm.args(words).current_dir(folder);
         vec![npm]
     });
-    for folder in ["tests/web", "tests/peer"] {
-        ensure_packages(folder, ".venv", "requirements.txt", python_packages);
-    }
+    ensure_packages("tests/web", ".venv", "requirements.txt", python_packages);
+    ensure_peer();
+}
+
+/// The server of another make that sources are tested and measured against.
+pub(crate) fn ensure_peer() {
+    ensure_packages("tests/peer", ".venv", "requirements.txt", python_packages);
 }
 
 fn python_packages(folder: &Path) -> Vec<Command> {
