@@ -36,13 +36,18 @@ pub(super) struct FakeEvents {
     streams: Mutex<VecDeque<Vec<Step>>>,
     refusals: Mutex<VecDeque<SourceError>>,
     /// Every stream after the written ones ends at once.
-    pub(super) ends_at_once: bool,
+    ends_at_once: bool,
     asked: Mutex<Vec<(Instant, SubscribeRequest)>>,
 }
 
 impl FakeEvents {
     pub(super) fn of(streams: Vec<Vec<Step>>) -> Self {
         Self { streams: Mutex::new(streams.into()), ..Self::default() }
+    }
+
+    /// Each ends at once.
+    pub(super) fn ending() -> Self {
+        Self { ends_at_once: true, ..Self::default() }
     }
 
     /// The next subscription fails.

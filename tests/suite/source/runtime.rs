@@ -198,8 +198,7 @@ fn rx_backoff_doubles_with_jitter_within_its_bounds() {
 /// the least wait for ever. Here only an event resets it.
 #[tokio::test]
 async fn rx_streams_that_end_at_once_are_not_polled_at_the_minimum() {
-    let mut rig =
-        Rig::of(FakeEvents { ends_at_once: true, ..FakeEvents::default() }, FakeCheckpoints::default());
+    let mut rig = Rig::of(FakeEvents::ending(), FakeCheckpoints::default());
     (rig.config.reconnect_min, rig.config.reconnect_max) =
         (Duration::from_millis(10), Duration::from_millis(80));
     let runtime = rig.start();
