@@ -9,3 +9,4 @@ mod peer;
 mod runtime;
 mod saving;
 mod scene;
+mod tracer;
