@@ -53,6 +53,8 @@ pub struct OfProcessor {
     content_type: String,
     /// None while it works, and after it fell.
     processor: Option<Box<dyn Processor>>,
+    /// A processor is loaded before anything else, also where there is no state.
+    loaded: bool,
     mapping: Mapping,
     tenant: TenantId,
 }
@@ -67,6 +69,7 @@ impl OfProcessor {
         Self {
             content_type: content_type.into(),
             processor: Some(processor),
+            loaded: false,
             mapping: Mapping::new(source),
             tenant,
         }
@@ -79,13 +82,16 @@ impl OfProcessor {
     ) -> Result<T, SourceError> {
         let fell = || SourceError::stop(SourceFault::Processor, "the processor fell over before");
         let mut processor = self.processor.take().ok_or_else(fell)?;
+        let load = !std::mem::replace(&mut self.loaded, true);
         let worked = tokio::task::spawn_blocking(move || {
-            let answer = work(processor.as_mut());
+            let loaded = if load { processor.load(None) } else { Ok(()) };
+            let answer = loaded.map(|()| work(processor.as_mut())).map_err(not_loaded);
             (processor, answer)
         });
         let (processor, answer) = worked.await.map_err(|error| {
             SourceError::stop(SourceFault::Processor, "the processor panicked").because(error)
         })?;
+        let answer = answer?;
         self.processor = Some(processor);
         Ok(answer)
     }
@@ -119,10 +125,8 @@ impl Reducer for OfProcessor {
     fn load(&mut self, state: &[u8]) -> Result<(), SourceError> {
         let saved = SavedState { content_type: self.content_type.clone(), state: state.to_vec() };
         let Some(processor) = &mut self.processor else { return Ok(()) };
-        processor.load(Some(&saved)).map_err(|error| match error {
-            LoadError::Trap(trap) => trapped(trap),
-            other => SourceError::stop(SourceFault::Load, other.to_string()),
-        })
+        self.loaded = true;
+        processor.load(Some(&saved)).map_err(not_loaded)
     }
 
     fn handle<'a>(&'a mut self, events: &'a [EventEnvelope]) -> BoxFuture<'a, Handled> {
@@ -166,6 +170,13 @@ fn refuse_effects(effects: usize) -> Result<(), SourceError> {
         "the processor asked for {effects} effects; where its events come from outside it has its state and nothing else"
     );
     Err(SourceError::stop(SourceFault::Processor, message))
+}
+
+fn not_loaded(error: LoadError) -> SourceError {
+    match error {
+        LoadError::Trap(trap) => trapped(trap),
+        other => SourceError::stop(SourceFault::Load, other.to_string()),
+    }
 }
 
 fn failed(failure: Failure) -> SourceError {
