@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use millrace::config::{Config, Layers, SourceCheckpoints};
-use millrace::processors::source::{CursorPolicy, Scope};
+use millrace::error::Classify as _;
+use millrace::gateway::PROBLEMS;
+use millrace::processors::source::{CursorPolicy, Scope, SourceError, SourceFault};
 
 /// What a file says, read.
 fn read(text: &str) -> Result<Config, String> {
@@ -113,4 +115,33 @@ fn secrets_of_a_source_are_masked() {
     let shown: String = resolved.settings.iter().map(|setting| format!("{setting:?}")).collect();
     assert!(shown.contains("source.grpc.api_key") && !shown.contains("hush"), "{shown}");
     assert!(!format!("{:?}", resolved.config).contains("hush"));
+}
+
+/// What `/v1/sources` names as the reason is to be found at `/docs`, with what to do.
+#[test]
+fn every_code_of_a_source_has_a_problem() {
+    use SourceFault::{
+        ContentType, CursorLost, Denied, Exhausted, ForeignCheckpoint, Load, MessageTooLarge, Processor,
+        Refused, Store, TakenOver, TooLarge, Unreachable,
+    };
+    let faults = [
+        Unreachable,
+        Exhausted,
+        Denied,
+        Refused,
+        ForeignCheckpoint,
+        TakenOver,
+        ContentType,
+        Load,
+        CursorLost,
+        TooLarge,
+        MessageTooLarge,
+        Processor,
+        Store,
+    ];
+    for error in faults.map(|fault| SourceError::stop(fault, "of this test")) {
+        let problem = PROBLEMS.iter().find(|problem| problem.code == error.code());
+        let problem = problem.unwrap_or_else(|| panic!("`{}` has no problem", error.code()));
+        assert_eq!(problem.blame, error.blame(), "{}", error.code());
+    }
 }
