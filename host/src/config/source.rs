@@ -106,7 +106,8 @@ impl Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let fits = |unit: &&(&str, u64)| millis % u128::from(unit.1) == 0 && (millis > 0 || unit.0 == "s");
+        let fits =
+            |unit: &&(&str, u64)| millis.is_multiple_of(u128::from(unit.1)) && (millis > 0 || unit.0 == "s");
         match UNITS.iter().rev().find(fits) {
             Some((unit, size)) => write!(f, "{}{unit}", millis / u128::from(*size)),
             None => write!(f, "{millis}ms"),
