@@ -99,7 +99,12 @@ impl Span {
         let (number, unit) = text.split_at(end);
         let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
         let number = number.parse::<u64>().map_err(|_| wrong())?;
-        number.checked_mul(*millis).map(|millis| Self(Duration::from_millis(millis))).ok_or_else(wrong)
+        let time = number.checked_mul(*millis).map(Duration::from_millis).ok_or_else(wrong)?;
+        if time > limits::SOURCE_TIME_MAX {
+            let hours = limits::SOURCE_TIME_MAX.as_secs() / 3_600;
+            return Err(format!("`{text}` is over source_time_max = {hours}h"));
+        }
+        Ok(Self(time))
     }
 }
 
@@ -245,10 +250,10 @@ mod tests {
 
     #[test]
     fn times_have_units_and_are_written_as_they_are_read() {
-        for text in ["250ms", "5s", "10m", "2h", "0s", "90s"] {
+        for text in ["250ms", "5s", "10m", "2h", "0s", "90s", "744h"] {
             assert_eq!(Span::parse(text).unwrap().to_string(), text);
         }
-        for not in ["5", "", "s", "-5s", "1.5s", "5 s", "99999999999999999999h"] {
+        for not in ["5", "", "s", "-5s", "1.5s", "5 s", "99999999999999999999h", "745h"] {
             assert!(Span::parse(not).is_err(), "{not}");
         }
     }

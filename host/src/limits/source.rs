@@ -24,6 +24,8 @@ pub const SOURCE_RECONNECT_MAX: Duration = Duration::from_secs(30);
 pub const SOURCE_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How often the newest events are read again while the stream lives.
 pub const SOURCE_RECHECK: Duration = Duration::from_secs(300);
+/// The longest of these times that can be asked for. Longer is refused in settings, and means this in a library.
+pub const SOURCE_TIME_MAX: Duration = Duration::from_secs(31 * 24 * 3_600);
 /// How long the last save may take when a run ends.
 pub const SOURCE_LAST_SAVE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a checkpoint that is put: what a server takes as one message, less what is around it. More ends the run.

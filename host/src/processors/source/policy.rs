@@ -61,6 +61,20 @@ impl RuntimeConfig {
         }
     }
 
+    /// With times that can be added to any other.
+    pub(super) fn bounded(mut self) -> Self {
+        for time in [
+            &mut self.checkpoint_interval,
+            &mut self.reconnect_min,
+            &mut self.reconnect_max,
+            &mut self.idle_max,
+            &mut self.recheck,
+        ] {
+            *time = (*time).min(limits::SOURCE_TIME_MAX);
+        }
+        self
+    }
+
     pub(super) fn request(&self, after_cursor: Option<String>) -> SubscribeRequest {
         SubscribeRequest {
             kinds: self.kinds.clone(),
@@ -106,8 +120,9 @@ impl Backoff {
         Self { min, max, next: min }
     }
 
-    /// How long to wait now: at least what was asked for.
+    /// How long to wait now: at least what was asked for, however long, within reason.
     pub fn wait(&mut self, asked: Duration) -> Duration {
+        let asked = asked.min(limits::SOURCE_TIME_MAX);
         let whole = self.next;
         self.next = (whole * 2).min(self.max);
         whole.mul_f64(rand::random_range(0.5..=1.0)).max(asked)

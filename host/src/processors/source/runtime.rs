@@ -60,6 +60,7 @@ impl Runtime {
         if config.client_id.trim().is_empty() {
             return Err(StartError::ClientId);
         }
+        let config = config.bounded();
         let stop = CancellationToken::new();
         let (say, ended) = watch::channel(None);
         let run = Run {
