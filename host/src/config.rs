@@ -14,6 +14,7 @@ mod groups;
 mod layers;
 mod presence;
 mod redis;
+mod source;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,7 @@ pub use groups::GroupsConfig;
 pub use layers::{Layers, Resolved, Setting};
 pub use presence::PresenceConfig;
 pub use redis::{LogAddress, RedisAckConfig, RedisConfig};
+pub use source::{GrpcSourceConfig, SecretText, SourceCheckpoints, SourceConfig, Span};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -51,6 +53,7 @@ pub struct Config {
     pub cache: CacheConfig,
     pub control: ControlConfig,
     pub processors: ProcessorsConfig,
+    pub source: SourceConfig,
     pub telemetry: TelemetryConfig,
     /// How payloads of earlier schema versions look to every consumer.
     pub upcasters: Vec<DeclaredUpcast>,

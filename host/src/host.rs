@@ -10,6 +10,8 @@ mod control;
 mod parts;
 #[cfg_attr(not(feature = "redis"), path = "host/no_shared_log.rs")]
 mod shared_log;
+#[cfg_attr(not(feature = "grpc"), path = "host/no_source.rs")]
+mod source;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -93,6 +95,8 @@ pub enum HostError {
     Edge(#[from] GatewayError),
     #[error(transparent)]
     Control(#[from] ControlFeedError),
+    #[error("{0}")]
+    Source(String),
     #[error("`cache.redis`: {0}")]
     Cache(String),
     #[error(transparent)]
@@ -343,6 +347,7 @@ impl HostBuilder {
         let presence = self.presence(shared_log.as_ref());
         let kept = self.channels(&store, shared_log.as_ref());
         let channels = Router::new(Arc::clone(&kept));
+        let sources = self.sources(&log, shared_log.as_ref().map(SharedLog::owners))?;
         remove_closed_processes(&tasks, kept, Arc::clone(&self.clock));
         let ready = readiness(stages.clone(), shared_log.clone());
         let seen = (&live, &hub, &groups);
@@ -351,7 +356,7 @@ impl HostBuilder {
             (&registry, &artifacts, fleet.as_ref()),
             seen,
             (presence, &channels),
-            ready,
+            (&sources[..], ready),
         );
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
         let addr = gateway.local_addr();
@@ -383,6 +388,7 @@ impl HostBuilder {
         if let Some(fleet) = &fleet {
             fleet.start(&tasks, &stages);
         }
+        sources.iter().for_each(|source| source.start(&tasks, &stages));
         if let Some(dir) = self.config.serve.plugins_dir.clone() {
             let stages = stages.clone();
             let control: Arc<dyn PluginControl> = Arc::new(registry.clone());

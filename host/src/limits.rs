@@ -13,6 +13,7 @@ mod nats;
 mod presence;
 mod rebuild;
 mod redis;
+mod source;
 mod trial;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use nats::*;
 pub use presence::*;
 pub use rebuild::*;
 pub use redis::*;
+pub use source::*;
 pub use trial::*;
 
 // Events and batches.

@@ -9,6 +9,7 @@ mod log;
 mod processors;
 mod replay;
 mod resident;
+mod sources;
 mod start;
 mod streams;
 mod swaps;
@@ -21,7 +22,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 13] = [
+const SUITES: [(&str, Run); 14] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -35,6 +36,7 @@ const SUITES: [(&str, Run); 13] = [
     ("live", live_all),
     ("channels", channels::run),
     ("control", control::run),
+    ("sources", sources::run),
 ];
 
 fn main() -> Result<()> {

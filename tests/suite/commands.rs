@@ -142,6 +142,7 @@ fn every_setting_is_read_where_the_host_is_put_together() {
         "host/control.rs",
         "host/parts.rs",
         "host/shared_log.rs",
+        "host/source.rs",
         "cli/serve.rs",
         "telemetry/mod.rs",
     ];

@@ -46,6 +46,7 @@ mod scripted_host;
 mod seeing;
 mod shadow;
 mod shared_log;
+mod source;
 mod starts;
 mod state;
 mod streams;

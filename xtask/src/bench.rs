@@ -8,6 +8,7 @@ use crate::{guests, paths, web};
 pub(crate) fn run(suites: &[String]) -> Result<()> {
     guests::build()?;
     web::ensure_programs();
+    web::ensure_peer();
     say("building the host and the benchmarks in release");
     finish(cargo().args(["build", "--release", "--locked", "-p", "millrace", "--bin", "millrace"]))?;
     let results = paths::workspace().join("target/bench");

@@ -1,6 +1,6 @@
 //! Programs that the tests of the pages, of foreign clients and of foreign servers need: Node and a browser, curl, a Redis
 //! server, a NATS server, and packages for Node and for Python (a Valkey server among them) that the lists in `tests/web`
-//! pin.
+//! and `tests/peer` pin.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,22 +34,30 @@ const PROGRAMS: [Program; 8] = [
 /// Installs what is missing where that is possible. Otherwise the tests that need it fail and say what to do.
 pub(crate) fn ensure() {
     ensure_programs();
-    ensure_packages("node_modules", "package-lock.json", |folder| {
+    ensure_packages("tests/web", "node_modules", "package-lock.json", |folder| {
         // A package's own scripts are never run.
         let words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
         let mut npm = Command::new("npm");
         npm.args(words).current_dir(folder);
         vec![npm]
     });
-    ensure_packages(".venv", "requirements.txt", |folder| {
-        let mut venv = Command::new("python3");
-        venv.args(["-m", "venv", "--clear", ".venv"]).current_dir(folder);
-        let mut pip = Command::new(folder.join(".venv/bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        pip.args(["--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]);
-        pip.current_dir(folder);
-        vec![venv, pip]
-    });
+    ensure_packages("tests/web", ".venv", "requirements.txt", python_packages);
+    ensure_peer();
+}
+
+/// The server of another make that sources are tested and measured against.
+pub(crate) fn ensure_peer() {
+    ensure_packages("tests/peer", ".venv", "requirements.txt", python_packages);
+}
+
+fn python_packages(folder: &Path) -> Vec<Command> {
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear", ".venv"]).current_dir(folder);
+    let mut pip = Command::new(folder.join(".venv/bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--require-hashes", "--only-binary", ":all:", "-r", "requirements.txt"]);
+    pip.current_dir(folder);
+    vec![venv, pip]
 }
 
 pub(crate) fn ensure_programs() {
@@ -79,16 +87,16 @@ pub(crate) fn ensure_programs() {
     }
 }
 
-/// Brings a folder of packages in `tests/web` to what a list there pins. What was installed is noted inside of it.
-fn ensure_packages(name: &str, list: &str, commands: impl Fn(&Path) -> Vec<Command>) {
-    let web: PathBuf = paths::workspace().join("tests/web");
-    let note = web.join(name).join(".installed");
-    let wanted = fs::read(web.join(list)).ok();
+/// Brings what is installed in a folder to what a list there pins. What was installed is noted inside of it.
+fn ensure_packages(folder: &str, name: &str, list: &str, commands: impl Fn(&Path) -> Vec<Command>) {
+    let place: PathBuf = paths::workspace().join(folder);
+    let note = place.join(name).join(".installed");
+    let wanted = fs::read(place.join(list)).ok();
     if wanted.is_some() && wanted == fs::read(&note).ok() {
         return;
     }
-    say(&format!("installing what tests/web/{list} pins"));
-    for mut command in commands(&web) {
+    say(&format!("installing what {folder}/{list} pins"));
+    for mut command in commands(&place) {
         if let Err(error) = finish(command.stdin(Stdio::null()).stdout(Stdio::null())) {
             return say(&format!("{error:#}"));
         }

@@ -3,6 +3,8 @@
 mod feeds;
 pub mod file;
 mod group_append;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 pub mod memory;
 #[cfg(feature = "nats")]
 pub mod nats;

@@ -21,6 +21,7 @@ impl Config {
         self.redis.check(self.serve.log.is_some(), &self.store)?;
         self.cache.check()?;
         self.control.check(self.serve.log.is_some())?;
+        self.source.check()?;
         if let Err(error) = Upcasters::default().declare(&self.upcasters) {
             return wrong("upcasters", error.to_string());
         }

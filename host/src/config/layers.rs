@@ -7,7 +7,7 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 use serde::Serialize;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, GrpcSourceConfig};
 use crate::plugins::PluginSettings;
 
 /// How environment variables of settings begin: `MILLRACE_STORE__RETENTION_EVENTS`.
@@ -177,6 +177,11 @@ fn check_keys(layer: &Layer, known: &Dict, plugin: &Dict) -> Result<(), ConfigEr
         if section != "plugins" {
             let Value::Dict(_, expected) = expected else { continue };
             check_names(layer, section, values, expected)?;
+            if section == "source"
+                && let Some(Value::Dict(_, values)) = values.get("grpc")
+            {
+                check_names(layer, "source.grpc", values, &dict_of(&GrpcSourceConfig::default()))?;
+            }
             continue;
         }
         for (name, settings) in values {
@@ -226,7 +231,7 @@ fn edits(a: &str, b: &str) -> usize {
 fn written(value: &Value, path: &[String]) -> String {
     let environment = path.len() > 3 && path[0] == "plugins" && path[2] == "env";
     let secret = environment
-        || path.last().is_some_and(|name| name == "token")
+        || path.last().is_some_and(|name| ["token", "api_key", "bearer_token"].contains(&name.as_str()))
         || path.iter().any(|name| name == "otlp_headers");
     match value {
         Value::Empty(..) => String::new(),

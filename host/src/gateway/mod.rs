@@ -42,6 +42,7 @@ mod rates;
 mod rebuilds;
 mod router;
 mod serve;
+mod sources;
 mod state;
 mod streams;
 mod tables;
@@ -74,6 +75,7 @@ use crate::limits;
 use crate::live::LiveQueries;
 use crate::plugins::PluginControl;
 use crate::presence::Presence;
+use crate::processors::source::SourceHandle;
 use crate::streams::groups::Groups;
 use crate::streams::{EventLog, Hub};
 use crate::tables::TableStore;
@@ -149,6 +151,8 @@ pub struct Services {
     pub artifacts: Arc<dyn ArtifactRepository>,
     /// None for a host that is alone.
     pub fleet: Option<FleetDesk>,
+    /// What brings foreign events in.
+    pub sources: Vec<SourceHandle>,
     /// For looking at what tasks keep; the edge neither claims nor commits.
     pub checkpoints: Arc<dyn CheckpointStore>,
     pub clock: Arc<dyn Clock>,

@@ -10,7 +10,7 @@ use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{
     artifacts, candidates, changes, channels, fleet, groups, letters, live, pages, plugins, presence,
-    publish, rebuilds, state, streams, tables,
+    publish, rebuilds, sources, state, streams, tables,
 };
 
 #[derive(OpenApi)]
@@ -89,6 +89,8 @@ use super::{
         letters::replay,
         letters::discard,
         letters::replay_apart,
+        sources::list,
+        sources::show,
         artifacts::list,
         artifacts::put,
         artifacts::get,
@@ -129,6 +131,7 @@ use super::{
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),
         (name = "artifacts", description = "What a fleet runs, by its content"),
+        (name = "sources", description = "What brings foreign events in"),
         (name = "fleet", description = "What a fleet should run, and what it does run"),
         (name = "host", description = "How the host is"),
         (name = "pages", description = "For people"),

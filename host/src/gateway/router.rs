@@ -15,7 +15,7 @@ use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
     Edge, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters, live, metrics, pages,
-    plugins, presence, publish, rebuilds, state, streams, tables,
+    plugins, presence, publish, rebuilds, sources, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -168,6 +168,8 @@ fn table() -> Vec<Route> {
         action("/v1/plugins/{plugin}/dead-letters/{letter}/replay", letters::replay),
         action("/v1/plugins/{plugin}/dead-letters/{letter}/discard", letters::discard),
         action("/v1/plugins/{plugin}/replay", letters::replay_apart),
+        page("/v1/sources", sources::list),
+        page("/v1/sources/{source}", sources::show),
         page("/v1/artifacts", artifacts::list),
         action("/v1/artifacts/collect", artifacts::collect),
         Route {

@@ -9,6 +9,7 @@ use super::parts::Keep;
 use crate::backends::sqlite::SqliteStore;
 use crate::channels::{ChannelLimits, ChannelStore};
 use crate::clock::Clock;
+use crate::cluster::Ownerships;
 use crate::config::Config;
 use crate::error::BackendError;
 use crate::presence::{Presence, PresenceLimits};
@@ -47,6 +48,10 @@ impl SharedLog {
     }
 
     pub(super) fn for_processors(&self, _: &SqliteStore) -> ForProcessors {
+        match self.0 {}
+    }
+
+    pub(super) fn owners(&self) -> Ownerships {
         match self.0 {}
     }
 

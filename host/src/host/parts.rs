@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use super::auth::auth_options;
 use super::control::Fleet;
 use super::shared_log::SharedLog;
+use super::source::Source;
 use super::{HostBuilder, HostError, off_the_runtime};
 use crate::backends::memory::{MemoryChannels, MemoryPresence};
 use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
@@ -273,7 +274,7 @@ impl HostBuilder {
         (registry, artifacts, fleet): (&Registry, &Arc<dyn ArtifactRepository>, Option<&Fleet>),
         (live, hub, groups): (&LiveEngine, &Hub, &Arc<dyn Groups>),
         (presence, channels): (Arc<dyn Presence>, &Router),
-        ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
+        (sources, ready): (&[Source], Arc<dyn Fn() -> Readiness + Send + Sync>),
     ) -> Services {
         Services {
             log: Arc::clone(log),
@@ -286,6 +287,7 @@ impl HostBuilder {
             plugins: Arc::new(registry.clone()),
             artifacts: Arc::clone(artifacts),
             fleet: fleet.map(Fleet::desk),
+            sources: sources.iter().map(Source::handle).collect(),
             checkpoints: Arc::new(store.clone()),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),

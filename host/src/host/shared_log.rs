@@ -113,6 +113,11 @@ impl SharedLog {
         ForProcessors { owners: self.owners.clone(), outbox: Arc::new(store.clone()) }
     }
 
+    /// Which host does what.
+    pub(super) fn owners(&self) -> Ownerships {
+        self.owners.clone()
+    }
+
     /// Why it does not serve now; none while it does.
     pub(super) fn problem(&self) -> Option<String> {
         let problem = self.log.status().problem?;

@@ -28,6 +28,7 @@ mod run_end;
 mod runner;
 mod settings;
 mod shadow;
+pub mod source;
 mod spans;
 mod task;
 mod worker;

@@ -79,6 +79,14 @@ pub const CHANNEL_SOCKET_BYTES: &str = "millrace_channel_socket_sent_bytes_total
 pub const CHANNEL_SOCKET_WRITES: &str = "millrace_channel_socket_writes_total";
 pub const CHANNEL_SOCKET_CLOSES: &str = "millrace_channel_socket_closes_total";
 
+// Sources. Labels: of the reconnects `reason`, of the puts `result`.
+pub const SOURCE_EVENTS: &str = "millrace_source_events_total";
+pub const SOURCE_REPEATED: &str = "millrace_source_repeated_total";
+pub const SOURCE_LETTERS: &str = "millrace_source_letters_total";
+pub const SOURCE_RECONNECTS: &str = "millrace_source_reconnects_total";
+pub const SOURCE_PUTS: &str = "millrace_source_puts_total";
+pub const SOURCE_CURSORS_LOST: &str = "millrace_source_cursors_lost_total";
+
 // The control feed. Labels: of the applied `outcome`, of the quarantined `code`, of the restored `cause`.
 pub const CONTROL_APPLIED: &str = "millrace_control_applied_total";
 pub const CONTROL_QUARANTINED: &str = "millrace_control_quarantined_total";
@@ -323,6 +331,12 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(CONTROL_REPORTS, "Reports of this host to its fleet."),
     counter(CONTROL_REPORTS_FAILED, "Reports of this host that could not be told."),
     counter(CONTROL_PROPOSED, "Control events that somebody asked this host to tell, by outcome."),
+    counter(SOURCE_EVENTS, "Foreign events that a source has handled."),
+    counter(SOURCE_REPEATED, "Foreign events that came more than once."),
+    counter(SOURCE_LETTERS, "Foreign events that cannot become ours."),
+    counter(SOURCE_RECONNECTS, "Times that a source had to open its stream again, by reason."),
+    counter(SOURCE_PUTS, "Checkpoints of sources that were put, by result: ok, or what went wrong."),
+    counter(SOURCE_CURSORS_LOST, "Times that a server no longer knew the cursor of a source."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

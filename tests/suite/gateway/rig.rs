@@ -131,6 +131,7 @@ impl Rig {
             plugins: plugins.clone(),
             artifacts: Arc::new(MemoryArtifactRepository::new(clock.clone())),
             fleet: None,
+            sources: Vec::new(),
             checkpoints: Arc::new(store.clone()),
             clock: clock.clone(),
             metrics,

@@ -2,6 +2,8 @@
 
 mod artifacts;
 mod control;
+mod sources;
 
 pub use artifacts::FileArtifactRepository;
 pub use control::{FileFeed, FileFeedOptions, FileWork};
+pub use sources::FileSourceCheckpoints;

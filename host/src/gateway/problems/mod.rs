@@ -14,6 +14,7 @@ mod presence;
 mod rebuilds;
 mod requests;
 mod rollouts;
+mod sources;
 mod storage;
 mod streams;
 mod tables;
@@ -64,7 +65,7 @@ pub(super) const fn host(
 /// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 16] = [
+const PARTS: [&[ProblemKind]; 17] = [
     requests::REQUESTS,
     callers::CALLERS,
     events::EVENTS,
@@ -81,4 +82,5 @@ const PARTS: [&[ProblemKind]; 16] = [
     rebuilds::REBUILDS,
     rollouts::ROLLOUTS,
     control::CONTROL,
+    sources::SOURCES,
 ];

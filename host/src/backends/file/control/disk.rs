@@ -121,7 +121,7 @@ pub(in crate::backends::file) fn sync_folder(dir: &Path) -> io::Result<()> {
 }
 
 /// Replaces a file by another one, durable when it answers.
-pub(super) fn replace(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(in crate::backends::file) fn replace(staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let staged = stage(staging, bytes)?;
     staged.as_file().sync_all()?;
     staged.persist(path).map_err(|error| error.error)?;

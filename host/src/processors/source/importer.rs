@@ -1,0 +1,266 @@
+//! Foreign events into our own log: the processor of a source that a host is configured with.
+//!
+//! What cannot become an event becomes a letter of the source, and the rest goes on. The state that is saved has the
+//! letters and what versions are counted from; the cursor is the run's business.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::client::{EventEnvelope, SourceError, SourceFault};
+use super::mapping::{Mapping, NoEvent};
+use super::reducer::{Handled, Reducer};
+use super::status::Progress;
+use crate::error::{Blame, Classify as _};
+use crate::event::{EventBatch, Micros, TenantId};
+use crate::limits::{
+    BATCH_BYTES_MAX, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, SOURCE_LETTER_CHARS_MAX, SOURCE_LETTERS_MAX,
+};
+use crate::streams::{EventLog, StreamError};
+use crate::telemetry::metrics as names;
+
+/// The form of an importer's state.
+pub const IMPORTER_CONTENT_TYPE: &str = "application/vnd.millrace.source+json";
+
+/// A foreign event that is none of ours, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceLetter {
+    pub cursor: Option<String>,
+    pub kind: String,
+    pub event: String,
+    pub reason: String,
+    /// The beginning of its data.
+    pub data: String,
+    pub bytes: usize,
+    pub at: Micros,
+}
+
+/// The newest letters of a source, oldest first. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct SourceLetters(Arc<Mutex<VecDeque<SourceLetter>>>);
+
+impl SourceLetters {
+    pub fn list(&self) -> Vec<SourceLetter> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn put(&self, letter: SourceLetter) {
+        let mut letters = self.lock();
+        if letters.len() >= SOURCE_LETTERS_MAX {
+            letters.pop_front();
+        }
+        letters.push_back(letter);
+    }
+
+    fn replace(&self, letters: Vec<SourceLetter>) {
+        *self.lock() = letters.into();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<SourceLetter>> {
+        // A panic elsewhere leaves whole letters.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes plugins anew, because what they were made of comes again.
+pub trait Rebuilds: Send + Sync + Debug {
+    fn rebuild<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), SourceError>>;
+}
+
+/// What an importer is made of.
+#[derive(Clone, Debug)]
+pub struct ImporterParts {
+    /// The source's name, of which ids of events are made.
+    pub source: String,
+    pub tenant: TenantId,
+    pub log: Arc<dyn EventLog>,
+    pub letters: SourceLetters,
+    pub progress: Progress,
+    /// Plugins to make anew when everything comes again, and who does it.
+    pub rebuilds: Vec<String>,
+    pub rebuilder: Arc<dyn Rebuilds>,
+}
+
+/// Appends what comes.
+#[derive(Debug)]
+pub struct Importer {
+    parts: ImporterParts,
+    mapping: Mapping,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct State {
+    version: u32,
+    counted: u64,
+    letters: Vec<SourceLetter>,
+}
+
+impl Importer {
+    pub fn new(parts: ImporterParts) -> Self {
+        Self { mapping: Mapping::new(&parts.source), parts }
+    }
+
+    /// The first events that fit one append, how many envelopes they are of, and what is none of ours.
+    fn batch(&mut self, events: &[EventEnvelope]) -> (EventBatch, usize, Vec<SourceLetter>) {
+        let mut batch = EventBatch::new(self.parts.tenant.clone());
+        let mut letters = Vec::new();
+        for (index, envelope) in events.iter().enumerate() {
+            // More than the names of an event can have.
+            let bytes = envelope.data.len() + 8 * NAME_BYTES_MAX;
+            if !batch.is_empty() && batch.bytes() + bytes > BATCH_BYTES_MAX {
+                return (batch, index, letters);
+            }
+            let pushed = match envelope.data.len() > EVENT_PAYLOAD_BYTES_MAX {
+                // It may be long: nobody needs to look whether it is JSON.
+                true => Err(NoEvent::Invalid(crate::event::InvalidEvent::PayloadTooLarge {
+                    bytes: envelope.data.len(),
+                })),
+                false => self.mapping.event(envelope, |event| batch.push(&event)),
+            };
+            if let Err(reason) = pushed {
+                letters.push(letter(envelope, &reason));
+            }
+        }
+        (batch, events.len(), letters)
+    }
+
+    /// Appends a batch; answers how many of its events were there. The time of receipt is part of an event, so one that
+    /// comes again is not the same, and its id is what tells.
+    async fn append(&self, batch: EventBatch) -> Result<u64, StreamError> {
+        let mut repeated = 0;
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            match self.parts.log.append(part.clone()).await {
+                Ok(appended) => repeated += appended.iter().filter(|one| one.repeated).count() as u64,
+                Err(StreamError::IdTaken { index, .. }) if index < part.len() => {
+                    repeated += 1;
+                    parts.push(cut(&part, index + 1..part.len()));
+                    parts.push(cut(&part, 0..index));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(repeated)
+    }
+
+    async fn import(&mut self, events: &[EventEnvelope]) -> Handled {
+        let mut done = 0;
+        while done < events.len() {
+            let (batch, taken, letters) = self.batch(&events[done..]);
+            match self.append(batch).await {
+                Ok(repeated) => self.note(repeated, letters),
+                Err(error) => return Handled { events: done, failure: Some(not_appended(error)) },
+            }
+            done += taken;
+        }
+        Handled { events: done, failure: None }
+    }
+
+    fn note(&self, repeated: u64, letters: Vec<SourceLetter>) {
+        if repeated > 0 {
+            metrics::counter!(names::SOURCE_REPEATED).increment(repeated);
+        }
+        let count = letters.len() as u64;
+        for letter in letters {
+            warn!(
+                error.kind = "source_letter",
+                error.blame = Blame::Caller.as_str(),
+                source = self.parts.source,
+                cursor = letter.cursor,
+                reason = letter.reason,
+                "a foreign event cannot become one of ours"
+            );
+            self.parts.letters.put(letter);
+        }
+        metrics::counter!(names::SOURCE_LETTERS).increment(count);
+        self.parts.progress.note(|status| {
+            status.repeated += repeated;
+            status.letters += count;
+        });
+    }
+}
+
+impl Reducer for Importer {
+    fn content_type(&self) -> &str {
+        IMPORTER_CONTENT_TYPE
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), SourceError> {
+        let refused = |why: String| SourceError::stop(SourceFault::Load, why);
+        let state: State = serde_json::from_slice(state)
+            .map_err(|error| refused(format!("it is no importer's state: {error}")))?;
+        if state.version > 1 {
+            let version = state.version;
+            return Err(refused(format!("an importer's state of version {version}; this host reads 1")));
+        }
+        self.mapping.count_from(state.counted);
+        let count = state.letters.len() as u64;
+        self.parts.letters.replace(state.letters);
+        self.parts.progress.note(|status| status.letters = count);
+        Ok(())
+    }
+
+    fn handle<'a>(&'a mut self, events: &'a [EventEnvelope]) -> BoxFuture<'a, Handled> {
+        self.import(events).boxed()
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, SourceError> {
+        let state = State { version: 1, counted: self.mapping.counted(), letters: self.parts.letters.list() };
+        serde_json::to_vec(&state).map_err(|error| {
+            SourceError::stop(SourceFault::Load, "an importer's state is no JSON").because(error)
+        })
+    }
+
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        async move {
+            for plugin in &self.parts.rebuilds {
+                self.parts.rebuilder.rebuild(plugin).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+fn cut(batch: &EventBatch, range: std::ops::Range<usize>) -> EventBatch {
+    let mut part = EventBatch::new(batch.tenant.clone());
+    range.for_each(|index| part.push_from(batch, index));
+    part
+}
+
+fn letter(envelope: &EventEnvelope, reason: &NoEvent) -> SourceLetter {
+    let short = |text: &str| text.chars().take(SOURCE_LETTER_CHARS_MAX).collect::<String>();
+    // A character has four bytes at most.
+    let head = &envelope.data[..envelope.data.len().min(4 * SOURCE_LETTER_CHARS_MAX)];
+    SourceLetter {
+        cursor: envelope.cursor.as_deref().map(short),
+        kind: short(&envelope.kind),
+        event: short(&envelope.event),
+        reason: short(&reason.to_string()),
+        data: short(&String::from_utf8_lossy(head)),
+        bytes: envelope.data.len(),
+        at: envelope.time,
+    }
+}
+
+/// Whatever the log refuses may be mended: the events wait, the stream is held up, and nothing is lost.
+fn not_appended(error: StreamError) -> SourceError {
+    let wait = match error.retry() {
+        crate::error::Retry::After(wait) => wait,
+        crate::error::Retry::Never => std::time::Duration::ZERO,
+    };
+    let message = format!("foreign events cannot be appended: {error}");
+    SourceError {
+        retry: crate::error::Retry::After(wait),
+        ..SourceError::pass(SourceFault::Store, message).because(error)
+    }
+}

@@ -1,0 +1,158 @@
+//! What a run is told to do, and how long it waits.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::client::{Detail, Scope, SubscribeRequest};
+use crate::limits;
+
+/// How a run behaves. The first eleven are those of the protocol's other runtimes, under their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// Whose checkpoint it is. Must not be empty.
+    pub client_id: String,
+    /// Empty: all kinds.
+    pub kinds: Vec<String>,
+    pub entry_channels: Vec<String>,
+    pub entry_content_types: Vec<String>,
+    pub entry_roles: Vec<String>,
+    pub scope: Scope,
+    /// Where to begin without a checkpoint: `start` is the oldest event there is, none is now.
+    pub after_cursor: Option<String>,
+    pub justification: String,
+    pub checkpoint_interval: Duration,
+    pub reconnect_min: Duration,
+    pub reconnect_max: Duration,
+    pub on_cursor_lost: CursorPolicy,
+    /// A stream that says nothing for so long is opened again.
+    pub idle_max: Duration,
+    /// How often the newest events are read again; zero leaves it out.
+    pub recheck: Duration,
+    /// How many events are read again after a reconnect.
+    pub overlap_events: usize,
+    /// A put is due after so many events, or bytes of them, too.
+    pub checkpoint_events: u64,
+    pub checkpoint_bytes: u64,
+    pub behind_events_max: u64,
+}
+
+impl RuntimeConfig {
+    pub fn new(client_id: impl Into<String>) -> Self {
+        Self {
+            client_id: client_id.into(),
+            kinds: Vec::new(),
+            entry_channels: Vec::new(),
+            entry_content_types: Vec::new(),
+            entry_roles: Vec::new(),
+            scope: Scope::default(),
+            after_cursor: None,
+            justification: String::new(),
+            checkpoint_interval: limits::SOURCE_CHECKPOINT_INTERVAL,
+            reconnect_min: limits::SOURCE_RECONNECT_MIN,
+            reconnect_max: limits::SOURCE_RECONNECT_MAX,
+            on_cursor_lost: CursorPolicy::default(),
+            idle_max: limits::SOURCE_IDLE_MAX,
+            recheck: limits::SOURCE_RECHECK,
+            overlap_events: limits::SOURCE_OVERLAP_EVENTS,
+            checkpoint_events: limits::SOURCE_CHECKPOINT_EVENTS,
+            checkpoint_bytes: limits::SOURCE_CHECKPOINT_BYTES,
+            behind_events_max: limits::SOURCE_BEHIND_EVENTS_MAX,
+        }
+    }
+
+    /// With times that can be added to any other.
+    pub(super) fn bounded(mut self) -> Self {
+        for time in [
+            &mut self.checkpoint_interval,
+            &mut self.reconnect_min,
+            &mut self.reconnect_max,
+            &mut self.idle_max,
+            &mut self.recheck,
+        ] {
+            *time = (*time).min(limits::SOURCE_TIME_MAX);
+        }
+        self
+    }
+
+    pub(super) fn request(&self, after_cursor: Option<String>) -> SubscribeRequest {
+        SubscribeRequest {
+            kinds: self.kinds.clone(),
+            detail: Detail::Full,
+            after_cursor,
+            scope: self.scope,
+            justification: self.justification.clone(),
+            entry_channels: self.entry_channels.clone(),
+            entry_content_types: self.entry_content_types.clone(),
+            entry_roles: self.entry_roles.clone(),
+        }
+    }
+}
+
+/// What to do when the server no longer knows the cursor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CursorPolicy {
+    /// Stop and say so: somebody decides.
+    #[default]
+    Fail,
+    /// Go on with the oldest event there is. What was handled comes again.
+    Oldest,
+    /// Go on with what comes from now. What is gone is lost.
+    Tail,
+    /// As `oldest`, and the processor is told to begin anew.
+    Rebuild,
+}
+
+/// Waits that double up to a bound. Half of each is left to chance, so that many who lost one server do not come back at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    min: Duration,
+    max: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// A bound that is zero, or under the least wait, is taken for the usual one.
+    pub fn new(min: Duration, max: Duration) -> Self {
+        let min = if min.is_zero() { limits::SOURCE_RECONNECT_MIN } else { min };
+        let max = if max.is_zero() { limits::SOURCE_RECONNECT_MAX } else { max }.max(min);
+        Self { min, max, next: min }
+    }
+
+    /// How long to wait now: at least what was asked for, however long, within reason.
+    pub fn wait(&mut self, asked: Duration) -> Duration {
+        let asked = asked.min(limits::SOURCE_TIME_MAX);
+        let whole = self.next;
+        self.next = (whole * 2).min(self.max);
+        whole.mul_f64(rand::random_range(0.5..=1.0)).max(asked)
+    }
+
+    /// Something went well.
+    pub fn reset(&mut self) {
+        self.next = self.min;
+    }
+
+    pub fn max(&self) -> Duration {
+        self.max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_mean_the_usual_waits() {
+        let mut backoff = Backoff::new(Duration::ZERO, Duration::ZERO);
+        let first = backoff.wait(Duration::ZERO);
+        assert!(first >= limits::SOURCE_RECONNECT_MIN / 2 && first <= limits::SOURCE_RECONNECT_MIN);
+        assert_eq!(backoff.max(), limits::SOURCE_RECONNECT_MAX);
+    }
+
+    #[test]
+    fn what_a_server_asks_for_is_waited_for() {
+        let asked = Duration::from_secs(90);
+        assert_eq!(Backoff::new(Duration::ZERO, Duration::ZERO).wait(asked), asked);
+    }
+}

@@ -1,0 +1,120 @@
+//! Which events have been seen: the newest cursors, in the order in which they came.
+
+use std::collections::{HashSet, VecDeque};
+
+use crate::limits::SOURCE_RING_CURSORS;
+
+/// Cursors are opaque, so their order is that of their arrival. It only moves forward.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recent {
+    /// Right before the oldest that is remembered; none: where a stream without a cursor began.
+    base: Option<String>,
+    order: VecDeque<String>,
+    known: HashSet<String>,
+}
+
+impl Recent {
+    /// After a cursor, with what is remembered up to it, oldest first.
+    pub(super) fn new(cursor: Option<String>, remembered: Vec<String>) -> Self {
+        let mut recent = Self::default();
+        match (remembered.last() == cursor.as_ref(), remembered.split_first()) {
+            (true, Some((first, rest))) => {
+                recent.base = Some(first.clone());
+                rest.iter().for_each(|cursor| recent.note(cursor));
+            }
+            _ => recent.base = cursor,
+        }
+        recent
+    }
+
+    /// Whether it came before, as far as is remembered.
+    pub(super) fn knows(&self, cursor: &str) -> bool {
+        self.known.contains(cursor) || self.base.as_deref() == Some(cursor)
+    }
+
+    pub(super) fn note(&mut self, cursor: &str) {
+        if !self.known.insert(cursor.to_owned()) {
+            return;
+        }
+        self.order.push_back(cursor.to_owned());
+        if self.order.len() > SOURCE_RING_CURSORS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+            self.base = Some(oldest);
+        }
+    }
+
+    /// The newest; none before anything came.
+    pub(super) fn newest(&self) -> Option<&str> {
+        self.order.back().map(String::as_str).or(self.base.as_deref())
+    }
+
+    /// Where to read again from, so that so many known events come once more.
+    pub(super) fn before(&self, events: usize) -> Option<&str> {
+        match self.order.len().checked_sub(events + 1) {
+            Some(index) => self.order.get(index).map(String::as_str),
+            // Of a stream that began without a cursor, the first event is the earliest place there is.
+            None => self.base.as_deref().or(self.order.front().map(String::as_str)),
+        }
+    }
+
+    /// The newest ones with the one before them, to be remembered over a restart.
+    pub(super) fn newest_ones(&self, events: usize) -> Vec<String> {
+        let from = self.order.len().saturating_sub(events + 1);
+        let base = if from == 0 && self.order.len() <= events { self.base.clone() } else { None };
+        base.into_iter().chain(self.order.iter().skip(from).cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(count: usize) -> Recent {
+        let mut recent = Recent::new(Some("0".into()), Vec::new());
+        (1..=count).for_each(|number| recent.note(&number.to_string()));
+        recent
+    }
+
+    #[test]
+    fn reading_again_begins_so_many_events_before_the_newest() {
+        assert_eq!(after(100).before(64), Some("36"));
+        assert_eq!(after(65).before(64), Some("1"));
+        assert_eq!(after(64).before(64), Some("0"));
+        assert_eq!(after(3).before(64), Some("0"));
+        assert_eq!(after(3).before(0), Some("3"));
+    }
+
+    #[test]
+    fn a_stream_that_began_without_a_cursor_is_read_again_after_its_first_event() {
+        let mut recent = Recent::new(None, Vec::new());
+        assert_eq!((recent.newest(), recent.before(64)), (None, None));
+        recent.note("a");
+        recent.note("b");
+        assert_eq!((recent.newest(), recent.before(64)), (Some("b"), Some("a")));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_moves_on() {
+        let recent = after(SOURCE_RING_CURSORS + 10);
+        assert!(!recent.knows("9") && recent.knows("10") && recent.knows("11"));
+        assert_eq!(recent.order.len(), SOURCE_RING_CURSORS);
+    }
+
+    #[test]
+    fn what_is_remembered_over_a_restart_reads_the_same_again() {
+        for count in [0, 1, 64, 65, 100] {
+            let before = after(count);
+            let again = Recent::new(before.newest().map(str::to_owned), before.newest_ones(64));
+            assert_eq!(again.before(64), before.before(64), "{count} events");
+            assert_eq!(again.newest(), before.newest(), "{count} events");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_another_cursor_is_left() {
+        let recent = Recent::new(Some("x".into()), vec!["1".into(), "2".into()]);
+        assert!(recent.knows("x") && !recent.knows("2"));
+    }
+}

@@ -1,0 +1,12 @@
+//! Claims about events that come from another system.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod config;
+mod fakes;
+mod faults;
+mod peer;
+mod runtime;
+mod saving;
+mod scene;
+mod tracer;

@@ -1,0 +1,147 @@
+//! Settings of a source: each wrong one is told by its key.
+
+use std::time::Duration;
+
+use millrace::config::{Config, Layers, SourceCheckpoints};
+use millrace::error::Classify as _;
+use millrace::gateway::PROBLEMS;
+use millrace::processors::source::{CursorPolicy, Scope, SourceError, SourceFault};
+
+/// What a file says, read.
+fn read(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("millrace.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut layers = Layers::new();
+    layers.file(&file).map_err(|error| error.to_string())?;
+    layers.resolve().map(|resolved| resolved.config).map_err(|error| error.to_string())
+}
+
+/// The least that a source needs, and a line.
+fn with(line: &str) -> Result<Config, String> {
+    read(&format!("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \"me\"\n{line}\n"))
+}
+
+#[test]
+fn the_eleven_settings_have_the_names_and_defaults_of_the_other_runtimes() {
+    let grpc = with("").unwrap().source.grpc.unwrap();
+    assert_eq!(grpc.checkpoint_interval.0, Duration::from_secs(5));
+    assert_eq!(
+        (grpc.reconnect_min.0, grpc.reconnect_max.0),
+        (Duration::from_secs(1), Duration::from_secs(30))
+    );
+    assert_eq!((grpc.scope, grpc.on_cursor_lost), (Scope::Admin, CursorPolicy::Fail));
+    assert_eq!((grpc.checkpoints, grpc.tenant.as_str()), (SourceCheckpoints::Store, "default"));
+    let all = with(
+        r#"
+        kinds = ["entry"]
+        entry_channels = ["history", "context"]
+        entry_content_types = ["history"]
+        entry_roles = ["USER"]
+        scope = "user"
+        after_cursor = "start"
+        justification = "audit"
+        checkpoint_interval = "250ms"
+        reconnect_min = "2s"
+        reconnect_max = "1m"
+        "#,
+    );
+    let grpc = all.unwrap().source.grpc.unwrap();
+    assert_eq!((grpc.kinds, grpc.entry_channels.len()), (vec!["entry".to_owned()], 2));
+    assert_eq!((grpc.scope, grpc.after_cursor.as_str()), (Scope::User, "start"));
+    assert_eq!(
+        (grpc.checkpoint_interval.0, grpc.reconnect_max.0),
+        (Duration::from_millis(250), Duration::from_secs(60))
+    );
+}
+
+#[test]
+fn r06_bad_scope_is_refused_before_start() {
+    let error = with("scope = \"everything\"").unwrap_err();
+    assert!(error.contains("source.grpc.scope") && error.contains("everything"), "{error}");
+    assert_eq!("nobody".parse::<Scope>().unwrap_err(), "`nobody` is no scope; it is `user` or `admin`");
+    assert_eq!("".parse(), Ok(Scope::Admin));
+}
+
+#[test]
+fn wrong_settings_are_told_by_their_keys() {
+    for (line, key, why) in [
+        ("endpont = \"x\"", "source.grpc.endpont", "source.grpc.endpoint"),
+        ("checkpoint_interval = 5", "source.grpc.checkpoint_interval", "5s"),
+        ("checkpoint_interval = \"5\"", "source.grpc.checkpoint_interval", "10m"),
+        ("reconnect_min = \"2m\"", "source.grpc.reconnect_min", "reconnect_max = 30s"),
+        ("tenant = \"No Name\"", "source.grpc.tenant", "a-z"),
+        ("api_key = \"a\"\napi_key_file = \"b\"", "source.grpc.api_key_file", "one of the two"),
+        (
+            "bearer_token = \"a\"\nbearer_token_file = \"b\"",
+            "source.grpc.bearer_token_file",
+            "one of the two",
+        ),
+        ("ca_file = \"a\"", "source.grpc.ca_file", "https://"),
+        ("server_name = \"a\"", "source.grpc.server_name", "https://"),
+        ("client_cert_file = \"a\"", "source.grpc.client_cert_file", "client_key_file"),
+        ("on_cursor_lost = \"guess\"", "source.grpc.on_cursor_lost", "guess"),
+        ("on_cursor_lost = \"rebuild\"", "source.grpc.rebuilds", "names of the plugins"),
+        ("rebuilds = [\"a\"]", "source.grpc.rebuilds", "rebuild"),
+        ("checkpoints = \"nowhere\"", "source.grpc.checkpoints", "nowhere"),
+        ("overlap_events = 5000", "source.grpc.overlap_events", "source_ring_cursors"),
+    ] {
+        let error = with(line).unwrap_err();
+        assert!(error.contains(key) && error.contains(why), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_by_its_key() {
+    for (text, key) in [
+        ("[source.grpc]\nclient_id = \"me\"", "source.grpc.endpoint"),
+        ("[source.grpc]\nclient_id = \"me\"\nendpoint = \"127.0.0.1:1\"", "source.grpc.endpoint"),
+        ("[source.grpc]\nclient_id = \"me\"\nendpoint = \"http://\"", "source.grpc.endpoint"),
+        ("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \" \"", "source.grpc.client_id"),
+        ("[source.grcp]\nclient_id = \"me\"", "source.grcp"),
+    ] {
+        let error = read(text).unwrap_err();
+        assert!(error.contains(key), "{text}: {error}");
+    }
+}
+
+#[test]
+fn secrets_of_a_source_are_masked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("millrace.toml");
+    let text = "[source.grpc]\nendpoint = \"https://h:1\"\nclient_id = \"me\"\napi_key = \"hush1\"\nbearer_token = \"hush2\"\n";
+    std::fs::write(&file, text).unwrap();
+    let resolved = Layers::new().file(&file).unwrap().resolve().unwrap();
+    let shown: String = resolved.settings.iter().map(|setting| format!("{setting:?}")).collect();
+    assert!(shown.contains("source.grpc.api_key") && !shown.contains("hush"), "{shown}");
+    assert!(!format!("{:?}", resolved.config).contains("hush"));
+}
+
+/// What `/v1/sources` names as the reason is to be found at `/docs`, with what to do.
+#[test]
+fn every_code_of_a_source_has_a_problem() {
+    use SourceFault::{
+        ContentType, CursorLost, Denied, Exhausted, ForeignCheckpoint, Load, MessageTooLarge, Processor,
+        Refused, Store, TakenOver, TooLarge, Unreachable,
+    };
+    let faults = [
+        Unreachable,
+        Exhausted,
+        Denied,
+        Refused,
+        ForeignCheckpoint,
+        TakenOver,
+        ContentType,
+        Load,
+        CursorLost,
+        TooLarge,
+        MessageTooLarge,
+        Processor,
+        Store,
+    ];
+    for error in faults.map(|fault| SourceError::stop(fault, "of this test")) {
+        let problem = PROBLEMS.iter().find(|problem| problem.code == error.code());
+        let problem = problem.unwrap_or_else(|| panic!("`{}` has no problem", error.code()));
+        assert_eq!(problem.blame, error.blame(), "{}", error.code());
+    }
+}

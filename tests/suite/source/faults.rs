@@ -1,0 +1,405 @@
+//! What servers do wrong, and what a host makes of it.
+
+use std::time::Duration;
+
+use millrace::config::{SecretText, SourceCheckpoints, Span};
+use millrace::processors::source::CursorPolicy;
+use millrace_tests::peer::Peer;
+use millrace_tests::until;
+use serde_json::json;
+
+use super::scene::{Scene, numbers};
+
+const DATA: &str = r#"{"conversation":"c%d"}"#;
+
+/// In the reference each restart of a server ends the processor.
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_server_kill_reconnects() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 10);
+    scene.cursors(10).await;
+    scene.peer.kill();
+    scene.until("it is missed", |status| status["state"] == "waiting").await;
+    scene.peer.start_again();
+    scene.peer.publish("response", DATA, 10);
+    assert_eq!(scene.cursors(20).await, numbers(20));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_graceful_stop_reconnects() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 10);
+    scene.cursors(10).await;
+    scene.peer.stop();
+    scene.until("it is missed", |status| status["state"] == "waiting").await;
+    scene.peer.start_again();
+    scene.peer.publish("response", DATA, 10);
+    assert_eq!(scene.cursors(20).await, numbers(20));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_starts_without_its_server() {
+    let mut peer = Peer::start();
+    peer.publish("response", DATA, 3);
+    peer.kill();
+    let mut scene = Scene::of(peer, |_| {}).await;
+    assert_eq!(scene.host.client.get("/readyz").await.unwrap().status, 200);
+    scene.until("it is missed", |status| status["state"] == "waiting").await;
+    scene.peer.start_again();
+    assert_eq!(scene.cursors(3).await, numbers(3));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_break_are_opened_again() {
+    let mut scene = Scene::start().await;
+    for (round, code) in ["UNAVAILABLE", "INTERNAL", "UNKNOWN", "ABORTED", "RESOURCE_EXHAUSTED", "CANCELLED"]
+        .into_iter()
+        .enumerate()
+    {
+        scene.peer.publish("response", DATA, 1);
+        scene.cursors(round + 1).await;
+        scene.peer.ask(&json!({ "do": "abort", "code": code }));
+    }
+    scene.peer.ask(&json!({ "do": "end" }));
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(7).await, numbers(7));
+    scene.end().await;
+}
+
+/// A host that has taken three events, and whose server has forgotten them.
+async fn stale(policy: CursorPolicy) -> Scene {
+    let mut scene = Scene::with(|settings| {
+        settings.on_cursor_lost = policy;
+        // What stopped is not tried again while the test looks.
+        settings.reconnect_max = Span(Duration::from_secs(10));
+    })
+    .await;
+    scene.peer.publish("response", DATA, 3);
+    scene.cursors(3).await;
+    scene.until("they are saved", |status| status["puts"].as_u64() > Some(0)).await;
+    let Scene { mut peer, host } = scene;
+    let host = host
+        .restart_with(|_| {
+            peer.publish("response", DATA, 4);
+            peer.ask(&json!({ "do": "trim", "upto": 5 }));
+        })
+        .await
+        .unwrap();
+    Scene { peer, host }
+}
+
+/// The reference asks with the dead cursor for ever, until the server's limits end it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r51_rx_stale_cursor_fails_and_says_what_to_do() {
+    let mut scene = stale(CursorPolicy::Fail).await;
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "cursor_lost");
+    let said = status["last_error"]["message"].as_str().unwrap();
+    assert!(said.contains("on_cursor_lost"), "{said}");
+    assert_eq!(scene.host.client.get("/readyz").await.unwrap().status, 200, "the host goes on without it");
+    assert!(scene.peer.subscriptions().len() <= 4, "it does not ask for ever");
+    assert_eq!(scene.cursors(3).await, numbers(3));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_stale_cursor_oldest_takes_what_there_is() {
+    let scene = stale(CursorPolicy::Oldest).await;
+    assert_eq!(scene.cursors(5).await, ["1", "2", "3", "6", "7"]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_stale_cursor_tail_goes_on_with_what_comes() {
+    let mut scene = stale(CursorPolicy::Tail).await;
+    scene.until_live().await;
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(4).await, ["1", "2", "3", "8"]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_evicted_resumes_at_its_cursor() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 10);
+    scene.cursors(10).await;
+    scene.until_live().await;
+    scene.peer.ask(&json!({ "do": "evict", "reason": "too many connections" }));
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(11).await, numbers(11));
+    assert_eq!(scene.peer.subscriptions()[1]["after_cursor"], "10");
+    scene.end().await;
+}
+
+/// One put for each event ended the reference after 98 of 305 events.
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_rate_limit_storm_loses_nothing() {
+    let mut peer = Peer::start();
+    peer.publish("response", DATA, 305);
+    peer.mode("limits", true);
+    let mut scene = Scene::of(peer, |settings| {
+        settings.checkpoints = SourceCheckpoints::Remote;
+        settings.checkpoint_interval = Span(Duration::from_secs(3_600));
+    })
+    .await;
+    assert_eq!(scene.cursors(305).await, numbers(305));
+    scene.until_live().await;
+    // The first place at once, the phases, and at most one for what came meanwhile.
+    assert!(scene.peer.puts() <= 3, "{} puts", scene.peer.puts());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_exhausted_is_waited_for_as_it_says() {
+    let mut peer = Peer::start();
+    peer.publish("response", DATA, 3);
+    let exhausted = |method: &str| json!({ "do": "refuse", "method": method, "code": "RESOURCE_EXHAUSTED", "retry_ms": 300, "times": 2 });
+    peer.ask(&exhausted("subscribe"));
+    peer.ask(&exhausted("put"));
+    let begun = std::time::Instant::now();
+    let mut scene = Scene::of(peer, |settings| settings.checkpoints = SourceCheckpoints::Remote).await;
+    assert_eq!(scene.cursors(3).await, numbers(3));
+    until("it is saved", || scene.peer.checkpoint("millrace")["value"]["lastEventCursor"] == "3").await;
+    assert!(begun.elapsed() >= Duration::from_millis(4 * 300), "each of the four was waited for");
+    scene.end().await;
+}
+
+/// Of live entries a server may send the short form, where the full one was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_summary_shaped_live_entries_are_taken() {
+    let mut scene = Scene::start().await;
+    scene.peer.mode("summary_live", true);
+    scene.until_live().await;
+    scene.peer.ask(&json!({ "do": "end" }));
+    scene.until("it came back", |status| status["reconnects"].as_u64() > Some(0)).await;
+    scene.until_live().await;
+    let summary = r#"{"conversation":"c","entry":"e","entry_channel":"history"}"#;
+    scene.peer.ask(&json!({
+        "do": "publish", "kind": "entry", "event": "created", "data": r#"{"id":"e","content":[]}"#,
+        "summary": summary,
+    }));
+    let events = scene.events(1).await;
+    assert_eq!((events.get(0).agg_id, events.get(0).payload), ("e", summary.as_bytes()));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_duplicates_at_the_switch_are_one() {
+    let mut peer = Peer::start();
+    peer.mode("duplicate_at_switch", true);
+    peer.publish("response", DATA, 10);
+    let mut scene = Scene::of(peer, |_| {}).await;
+    scene.until("repeats came", |status| status["repeated"].as_u64() >= Some(3)).await;
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(11).await, numbers(11));
+    scene.end().await;
+}
+
+/// A server may miss to publish an event, or publish it behind a newer one: who never looks back never sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn late_event_behind_a_newer_cursor_is_found() {
+    let mut scene = Scene::with(|settings| settings.recheck = Span(Duration::from_millis(300))).await;
+    scene.peer.publish("response", DATA, 2);
+    scene.cursors(2).await;
+    scene.until_live().await;
+    scene.peer.ask(&json!({
+        "do": "publish", "kind": "response", "event": "created", "data": DATA, "silent": true,
+    }));
+    scene.peer.publish("response", DATA, 1);
+    let mut cursors = scene.cursors(4).await;
+    cursors.sort();
+    assert_eq!(cursors, numbers(4));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_events_that_are_announced_are_looked_for_at_once() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 2);
+    scene.cursors(2).await;
+    scene.until_live().await;
+    scene.peer.ask(&json!({
+        "do": "publish", "kind": "response", "event": "created", "data": DATA, "silent": true,
+    }));
+    scene.peer.ask(&json!({ "do": "invalidate", "reason": "pubsub recovery" }));
+    assert_eq!(scene.cursors(3).await, numbers(3));
+    scene.end().await;
+}
+
+/// A server that stops answering keeps its connections: only silence tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_connection_is_noticed() {
+    let mut scene = Scene::with(|settings| settings.idle_max = Span(Duration::from_millis(300))).await;
+    scene.peer.publish("response", DATA, 1);
+    scene.cursors(1).await;
+    scene.peer.pause();
+    let before = scene.status().await["reconnects"].as_u64();
+    scene.until("it is noticed", |status| status["reconnects"].as_u64() > before).await;
+    scene.peer.resume();
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(2).await, numbers(2));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_an_outbox_gives_what_comes() {
+    let mut peer = Peer::start();
+    peer.mode("no_outbox", true);
+    let mut scene = Scene::of(peer, |settings| settings.after_cursor = String::new()).await;
+    scene.until_live().await;
+    scene.peer.publish("response", DATA, 3);
+    assert_eq!(scene.cursors(3).await, ["", "", ""]);
+    let versions: Vec<u64> = scene.events(3).await.iter().map(|event| event.version).collect();
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    scene.peer.ask(&json!({ "do": "end" }));
+    scene.until("it came back", |status| status["reconnects"].as_u64() > Some(0)).await;
+    assert_eq!(scene.peer.subscriptions().pop().unwrap()["after_cursor"], json!(null));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_is_told_and_the_host_goes_on() {
+    let peer = Peer::with_arguments(&["--keys", r#"{"right":"millrace"}"#]);
+    let scene = Scene::of(peer, |settings| settings.api_key = Some(SecretText("wrong".into()))).await;
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "source_denied");
+    assert!(status["last_error"]["message"].as_str().unwrap().contains("PERMISSION_DENIED"), "{status}");
+    assert!(!status.to_string().contains("wrong"), "secrets are not shown");
+    assert_eq!(scene.host.client.get("/readyz").await.unwrap().status, 200);
+    scene.end().await;
+}
+
+/// The other side hides checkpoints of other clients, and answers that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_checkpoint_owner_says_so() {
+    let mut peer = Peer::with_arguments(&["--keys", r#"{"key":"another"}"#]);
+    peer.publish("response", DATA, 2);
+    let scene = Scene::of(peer, |settings| {
+        settings.api_key = Some(SecretText("key".into()));
+        settings.checkpoints = SourceCheckpoints::Remote;
+    })
+    .await;
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "source_checkpoint_foreign");
+    let said = status["last_error"]["message"].as_str().unwrap();
+    assert!(said.contains("belongs to another client than client_id = `millrace`"), "{said}");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_another_processor_is_left_alone() {
+    let mut peer = Peer::start();
+    let foreign = json!({
+        "do": "set_checkpoint", "client": "millrace", "content_type": "application/other+json",
+        "value": { "version": 1, "lastEventCursor": "7" },
+    });
+    peer.ask(&foreign);
+    let mut scene = Scene::of(peer, |settings| settings.checkpoints = SourceCheckpoints::Remote).await;
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "content_type_mismatch");
+    assert_eq!(scene.peer.checkpoint("millrace")["value"], foreign["value"]);
+    assert_eq!(scene.peer.puts(), 0);
+    scene.end().await;
+}
+
+/// What cannot become an event of ours is kept to be looked at, and costs nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn message_beyond_4_mib_is_a_letter_that_names_the_limit() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 1);
+    scene.peer.ask(&json!({ "do": "big", "bytes": 5 << 20 }));
+    scene.peer.publish("response", "no json", 1);
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(2).await, ["1", "4"]);
+    let status = scene.until("both are letters", |status| status["letters"] == 2).await;
+    let letters = status["dead_letters"].as_array().unwrap();
+    let reason = letters[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("event_payload_bytes_max") && reason.contains("52429"), "{reason}");
+    assert_eq!((&letters[0]["cursor"], &letters[1]["cursor"]), (&json!("2"), &json!("3")));
+    assert_eq!(letters[1]["data"], "no json");
+
+    let scene = scene.restart().await;
+    let status = scene.until("letters are kept", |status| status["letters"] == 2).await;
+    assert_eq!(status["dead_letters"].as_array().unwrap().len(), 2);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_stops_the_source_and_names_the_limit() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 1);
+    scene.peer.ask(&json!({ "do": "big", "bytes": 17 << 20 }));
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    let said = status["last_error"]["message"].as_str().unwrap();
+    assert!(said.contains("source_message_bytes_max"), "{said}");
+    assert_eq!(scene.cursors(1).await, ["1"], "what came before is there");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_with_own_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["memory.internal".to_owned()];
+    let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    std::fs::write(file("cert.pem"), certificate.pem()).unwrap();
+    std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
+    let path = |name: &str| file(name).display().to_string();
+    let peer = || Peer::with_arguments(&["--cert", &path("cert.pem"), "--key", &path("key.pem")]);
+
+    let trusted = peer();
+    let endpoint = format!("https://127.0.0.1:{}", trusted.port());
+    let mut scene = Scene::of(trusted, |settings| {
+        settings.endpoint = endpoint;
+        settings.ca_file = Some(file("cert.pem"));
+        settings.server_name = Some("memory.internal".into());
+    })
+    .await;
+    scene.peer.publish("response", DATA, 3);
+    assert_eq!(scene.cursors(3).await, numbers(3));
+    scene.end().await;
+
+    // A server of another name, and one that nobody vouches for.
+    for ca in [Some(file("cert.pem")), None] {
+        let other = peer();
+        let endpoint = format!("https://127.0.0.1:{}", other.port());
+        let scene = Scene::of(other, |settings| {
+            settings.endpoint = endpoint;
+            settings.ca_file = ca;
+        })
+        .await;
+        let status = scene.until("it is refused", |status| status["state"] == "waiting").await;
+        let said = status["last_error"]["message"].as_str().unwrap().to_lowercase();
+        assert!(said.contains("certificate"), "{said}");
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_not_there_ends_the_start() {
+    let settings = millrace::config::GrpcSourceConfig {
+        ca_file: Some("no/such/file.pem".into()),
+        ..super::scene::settings("https://127.0.0.1:1")
+    };
+    let started =
+        millrace_tests::embedded::Embedded::start_with(|config| config.source.grpc = Some(settings));
+    let error = format!("{:#}", started.await.unwrap_err());
+    assert!(error.contains("source.grpc: ca_file: no/such/file.pem"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_are_shown_to_operators() {
+    let scene = Scene::start().await;
+    let list = scene.host.client.get("/v1/sources").await.unwrap().ok().unwrap();
+    assert_eq!(
+        (&list["sources"][0]["name"], &list["sources"][0]["tenant"]),
+        (&json!("grpc"), &json!("default"))
+    );
+    let unknown = scene.host.client.get("/v1/sources/other").await.unwrap();
+    assert_eq!(unknown.refusal(), (404, "source_unknown".to_owned()));
+    scene.end().await;
+}

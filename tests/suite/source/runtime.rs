@@ -1,0 +1,340 @@
+//! The loop with three fakes and no endpoint: starts, streams, cursors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::processors::source::{
+    Backoff, CursorPolicy, Runtime, RuntimeParts, Scope, SourceFault, SourceState, StartError,
+};
+use millrace_tests::until;
+use serde_json::json;
+
+use super::fakes::{
+    CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, about, cursor_lost, event, fatal, of_kind, passing,
+};
+
+const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+/// A stream that blocks does not hold a shutdown up.
+#[tokio::test]
+async fn r01_injected_clients_need_no_endpoint() {
+    let rig = Rig::new(vec![]);
+    let runtime = rig.start();
+    until("it subscribes", || rig.events.asked().len() == 1).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    runtime.wait().await.unwrap();
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    assert_eq!(runtime.status().state, SourceState::Stopped);
+}
+
+#[tokio::test]
+async fn missing_parts_are_named_in_order() {
+    let missing = |change: fn(&mut RuntimeParts)| {
+        let mut parts = Rig::new(vec![]).parts();
+        change(&mut parts);
+        Runtime::start(parts).unwrap_err()
+    };
+    let nothing = |parts: &mut RuntimeParts| {
+        (parts.events, parts.checkpoints, parts.processor) = (None, None, None);
+        parts.config.client_id.clear();
+    };
+    assert_eq!(missing(nothing), StartError::EventClient);
+    for (error, text) in [
+        (
+            missing(|parts| (parts.checkpoints, parts.processor) = (None, None)),
+            "checkpoint client is required",
+        ),
+        (missing(|parts| parts.processor = None), "processor is required"),
+        (missing(|parts| parts.config.client_id = " ".into()), "client ID is required"),
+        (missing(|parts| parts.events = None), "event client is required"),
+    ] {
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+#[tokio::test]
+async fn r02_subscription_asks_for_what_was_configured() {
+    let mut rig = Rig::new(vec![]);
+    rig.config.entry_channels = vec!["history".into(), "context".into()];
+    rig.config.kinds = vec!["entry".into()];
+    rig.config.entry_roles = vec!["USER".into()];
+    rig.config.entry_content_types = vec!["history".into()];
+    rig.config.justification = "audit".into();
+    rig.config.scope = Scope::User;
+    rig.config.after_cursor = Some("17".into());
+    let runtime = rig.start();
+    until("it subscribes", || rig.events.asked().len() == 1).await;
+    let asked = rig.events.asked().remove(0);
+    assert_eq!(asked.entry_channels, ["history", "context"]);
+    assert_eq!((asked.kinds, asked.scope), (vec!["entry".to_owned()], Scope::User));
+    assert_eq!((asked.entry_roles, asked.entry_content_types), (vec!["USER".into()], vec!["history".into()]));
+    assert_eq!((asked.justification, asked.after_cursor), ("audit".to_owned(), Some("17".to_owned())));
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn r05_failing_effect_leaves_the_cursor_before_it() {
+    let rig = Rig::new(vec![vec![event("1"), event("2"), event("3")]]);
+    rig.processor.notes.lock().unwrap().fails_at = Some(("2".into(), fatal()));
+    let ended = rig.start().wait().await.unwrap_err();
+    assert_eq!(ended.message, "not allowed");
+    let kept = rig.checkpoints.kept();
+    assert_eq!((&kept["lastEventCursor"], &kept["counted"]), (&json!("1"), &json!(1)));
+    assert_eq!(rig.handled(), ["1"]);
+}
+
+/// The reference ends here, too, but so it does for errors that pass.
+#[tokio::test]
+async fn an_effect_that_fails_for_a_while_is_tried_again() {
+    let rig = Rig::new(vec![vec![event("1"), event("2"), event("3")]]);
+    rig.processor.notes.lock().unwrap().fails_at = Some(("2".into(), passing()));
+    let runtime = rig.start();
+    until("all are handled", || rig.handled().len() == 3).await;
+    assert_eq!(rig.handled(), ["1", "2", "3"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn r07_fatal_error_is_returned_as_it_is() {
+    let error = fatal();
+    let rig = Rig::new(vec![vec![event("1"), Step::Fails(error.clone())]]);
+    let runtime = rig.start();
+    let ended = runtime.wait().await.unwrap_err();
+    let cause = |error: &millrace::processors::source::SourceError| error.cause.clone().unwrap();
+    assert!(Arc::ptr_eq(&cause(&ended), &cause(&error)), "the same error, not one like it");
+    let again = runtime.wait().await.unwrap_err();
+    assert!(Arc::ptr_eq(&cause(&again), &cause(&error)));
+    assert_eq!(runtime.status().state, SourceState::Failed);
+    assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "1", "what was handled is saved nevertheless");
+}
+
+/// In the reference, any error of a stream ends the run, so each restart of a server does. Here only what cannot pass.
+#[tokio::test]
+async fn rx_a_server_that_goes_away_is_reached_again() {
+    let rig = Rig::new(vec![vec![event("1"), Step::Fails(passing())], vec![event("2")]]);
+    rig.events.refuse(passing());
+    rig.events.refuse(passing());
+    let runtime = rig.start();
+    until("both events came", || rig.handled() == ["1", "2"]).await;
+    assert_eq!(rig.events.asked().len(), 4);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn rx_content_type_mismatch_ends_before_subscribing() {
+    let rig = Rig::of(FakeEvents::default(), FakeCheckpoints::with("application/other", &json!({})));
+    let ended = rig.start().wait().await.unwrap_err();
+    let text =
+        format!("checkpoint content type mismatch: got \"application/other\", want \"{CONTENT_TYPE}\"");
+    assert_eq!((ended.fault, ended.to_string()), (SourceFault::ContentType, text));
+    assert!(rig.events.asked().is_empty() && rig.processor.notes.lock().unwrap().calls.is_empty());
+}
+
+#[tokio::test]
+async fn rx_empty_content_type_is_taken() {
+    let value = json!({ "counted": 4, "lastEventCursor": "9" });
+    let rig = Rig::of(FakeEvents::default(), FakeCheckpoints::with("", &value));
+    let runtime = rig.start();
+    until("it subscribes", || !rig.events.asked().is_empty()).await;
+    assert_eq!(rig.events.after_cursors(), [Some("9".to_owned())]);
+    assert_eq!(rig.processor.notes.lock().unwrap().loaded, Some(value));
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_loaded_says_so() {
+    let rig = Rig::of(
+        FakeEvents::default(),
+        FakeCheckpoints::with(
+            CONTENT_TYPE,
+            &json!({
+                "lastEventCursor": "1",
+                "millrace": { "format": 9, "generation": 1, "owner": "x", "checksum": "" },
+            }),
+        ),
+    );
+    let ended = rig.start().wait().await.unwrap_err();
+    assert_eq!((ended.fault, rig.events.asked().len()), (SourceFault::Load, 0));
+    assert!(ended.to_string().contains("format 9"), "{ended}");
+}
+
+/// A value without a cursor begins where the settings say; one with a cursor goes on there.
+#[tokio::test]
+async fn a_checkpoint_without_a_cursor_begins_where_the_settings_say() {
+    for (value, begins) in [
+        (json!({ "counted": 1 }), "start"),
+        (json!({ "counted": 1, "lastEventCursor": 7 }), "start"),
+        (json!({ "counted": 1, "lastEventCursor": "" }), "start"),
+        (json!({ "counted": 1, "lastEventCursor": "7" }), "7"),
+    ] {
+        let mut rig = Rig::of(FakeEvents::default(), FakeCheckpoints::with(CONTENT_TYPE, &value));
+        rig.config.after_cursor = Some("start".into());
+        let runtime = rig.start();
+        until("it subscribes", || !rig.events.asked().is_empty()).await;
+        assert_eq!(rig.events.after_cursors(), [Some(begins.to_owned())], "{value}");
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    }
+}
+
+/// The reference has neither chance nor a bound that is kept at clean ends.
+#[test]
+fn rx_backoff_doubles_with_jitter_within_its_bounds() {
+    let (min, max) = (Duration::from_millis(20), Duration::from_millis(100));
+    let mut different = std::collections::HashSet::new();
+    for _ in 0..100 {
+        let mut backoff = Backoff::new(min, max);
+        let waits: Vec<Duration> = (0..5).map(|_| backoff.wait(Duration::ZERO)).collect();
+        for (wait, whole) in waits.iter().zip([20, 40, 80, 100, 100].map(Duration::from_millis)) {
+            assert!((whole / 2..=whole).contains(wait), "{wait:?} of {whole:?}");
+        }
+        backoff.reset();
+        assert!(backoff.wait(Duration::ZERO) <= min);
+        different.insert(waits);
+    }
+    assert!(different.len() > 50, "waits are spread");
+}
+
+/// In the reference a successful subscribe resets the wait, so a server that ends each stream at once is asked again at
+/// the least wait for ever. Here only an event resets it.
+#[tokio::test]
+async fn rx_streams_that_end_at_once_are_not_polled_at_the_minimum() {
+    let mut rig = Rig::of(FakeEvents::ending(), FakeCheckpoints::default());
+    (rig.config.reconnect_min, rig.config.reconnect_max) =
+        (Duration::from_millis(10), Duration::from_millis(80));
+    let runtime = rig.start();
+    until("it was asked six times", || rig.events.gaps().len() >= 5).await;
+    for (gap, least) in rig.events.gaps().iter().zip([5, 10, 20, 40, 40]) {
+        assert!(*gap >= Duration::from_millis(least), "{gap:?} is under {least} ms");
+    }
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn duplicates_are_handled_once() {
+    let rig = Rig::new(vec![
+        vec![event("1"), event("2"), event("2"), event("1"), Step::Ends],
+        vec![event("1"), event("2"), event("3")],
+    ]);
+    let runtime = rig.start();
+    until("the third came", || rig.handled().len() >= 3).await;
+    assert_eq!(rig.handled(), ["1", "2", "3"]);
+    assert_eq!(runtime.status().repeated, 4);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// A server may publish an event behind a newer cursor. It is found because the newest are read again.
+#[tokio::test]
+async fn a_reconnect_reads_the_newest_events_again() {
+    let rig = Rig::new(vec![
+        vec![event("1"), event("2"), event("4"), Step::Ends],
+        vec![event("2"), event("3"), event("4"), Step::Ends],
+    ]);
+    let mut rig = rig;
+    rig.config.overlap_events = 2;
+    let runtime = rig.start();
+    until("the late one came", || rig.handled().len() == 4).await;
+    assert_eq!(rig.handled(), ["1", "2", "4", "3"]);
+    assert_eq!(rig.events.after_cursors()[..2], [None, Some("1".to_owned())]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_evicted_stream_goes_on_where_the_server_says() {
+    let evicted = about("evicted", &json!({ "reason": "slow consumer" }), Some("5"));
+    let rig = Rig::new(vec![vec![event("1"), evicted]]);
+    let runtime = rig.start();
+    until("it came back", || rig.events.asked().len() == 2).await;
+    assert_eq!(rig.events.after_cursors()[1], Some("5".to_owned()));
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "5");
+}
+
+/// The server goes on, but has left events out.
+#[tokio::test]
+async fn missing_events_are_looked_for_at_once() {
+    let missing = about("invalidate", &json!({ "reason": "pubsub recovery" }), None);
+    let rig = Rig::new(vec![vec![event("1"), missing, event("9")], vec![event("1"), event("2")]]);
+    let runtime = rig.start();
+    until("what was missing came", || rig.handled() == ["1", "2"]).await;
+    assert_eq!(rig.events.after_cursors()[1], Some("1".to_owned()));
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// The reference drops this event and asks with the dead cursor for ever.
+#[tokio::test]
+async fn rx_stale_cursor_follows_the_policy() {
+    for (policy, next) in [
+        (CursorPolicy::Oldest, Some("start")),
+        (CursorPolicy::Tail, None),
+        (CursorPolicy::Rebuild, Some("start")),
+    ] {
+        let mut rig = Rig::of(
+            FakeEvents::of(vec![vec![cursor_lost(), Step::Ends], vec![event("50")]]),
+            FakeCheckpoints::with(CONTENT_TYPE, &json!({ "counted": 1, "lastEventCursor": "7" })),
+        );
+        rig.config.on_cursor_lost = policy;
+        let runtime = rig.start();
+        until("events come again", || rig.handled() == ["50"]).await;
+        assert_eq!(rig.events.after_cursors(), [Some("7".to_owned()), next.map(str::to_owned)], "{policy:?}");
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+        assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "50");
+    }
+}
+
+#[tokio::test]
+async fn rx_stale_cursor_fails_and_keeps_what_was_saved() {
+    let value = json!({ "counted": 1, "lastEventCursor": "7" });
+    let rig = Rig::of(FakeEvents::of(vec![vec![cursor_lost()]]), FakeCheckpoints::with(CONTENT_TYPE, &value));
+    let ended = rig.start().wait().await.unwrap_err();
+    assert_eq!(ended.fault, SourceFault::CursorLost);
+    assert!(ended.to_string().contains("`7`") && ended.to_string().contains("on_cursor_lost"), "{ended}");
+    assert_eq!(rig.checkpoints.kept(), value);
+}
+
+/// What is older than the newest may be gone first; that is no reason to give the place up.
+#[tokio::test]
+async fn a_stale_overlap_is_no_stale_cursor() {
+    let mut rig = Rig::new(vec![
+        vec![event("1"), event("2"), event("3"), Step::Ends],
+        vec![cursor_lost(), Step::Ends],
+        vec![event("4")],
+    ]);
+    rig.config.overlap_events = 1;
+    let runtime = rig.start();
+    until("the fourth came", || rig.handled().len() == 4).await;
+    let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().collect();
+    assert_eq!(asked, ["2", "3"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_opened_again() {
+    let mut rig = Rig::new(vec![vec![event("1")], vec![], vec![event("2")]]);
+    rig.config.idle_max = Duration::from_millis(5);
+    let runtime = rig.start();
+    until("the second came", || rig.handled() == ["1", "2"]).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_newest_events_are_read_again_now_and_then() {
+    let mut rig = Rig::new(vec![vec![event("1"), event("3")], vec![event("2")]]);
+    rig.config.recheck = Duration::from_millis(5);
+    rig.config.overlap_events = 1;
+    let runtime = rig.start();
+    until("the late one came", || rig.handled().len() == 3).await;
+    assert_eq!(rig.handled(), ["1", "3", "2"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// The reference drops every event about the stream; here the processor hears of them and none is handled as an event.
+#[tokio::test]
+async fn phases_are_told_and_shown() {
+    let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
+    let rig = Rig::new(vec![vec![phase("replay"), event("1"), phase("live"), of_kind("response", "2")]]);
+    let runtime = rig.start();
+    until("both came", || rig.handled() == ["1", "2"]).await;
+    assert_eq!(runtime.status().state, SourceState::Live);
+    assert_eq!(rig.processor.notes.lock().unwrap().controls.len(), 2);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
