@@ -161,8 +161,9 @@ fn act(event: &Event<'_>, out: &mut Effects) -> Result<(), Failure> {
         "del" => out.delete(&ROWS, agg_id, version),
         "emit" => emit(event, event.id(), out),
         "emit.derived" => emit(event, "", out),
-        "many" => (1..=u64::from(event.schema_version()))
-            .try_for_each(|number| out.put(&READS, agg_id, number, &Read { value: None, entries: Some(number) })),
+        "many" => (1..=u64::from(event.schema_version())).try_for_each(|number| {
+            out.put(&READS, agg_id, number, &Read { value: None, entries: Some(number) })
+        }),
         "sput" => out.state().put(&key(event), payload),
         "sput.until" => {
             let end = Timestamp(event.at().0.saturating_add(1_000_000));
@@ -246,11 +247,7 @@ fn scan(event: &Event<'_>, out: &mut Effects) -> Result<(), Failure> {
 }
 
 /// Asks for a row and an entry, which must be dropped with the event that fails.
-fn failing(
-    event: &Event<'_>,
-    out: &mut Effects,
-    failure: fn(String) -> Failure,
-) -> Result<Failure, Failure> {
+fn failing(event: &Event<'_>, out: &mut Effects, failure: fn(String) -> Failure) -> Result<Failure, Failure> {
     out.put(&READS, event.agg_id(), event.version(), &Read { value: None, entries: None })?;
     out.state().put(&key(event), event.payload())?;
     Ok(failure(String::from_utf8_lossy(event.payload()).into_owned()))
