@@ -182,7 +182,7 @@ class Kit(Processor):
         state_content_type=OWN,
         ordering_key=payload_field("key"),
         types=["*"],
-        aggregates=["thing", "kit*"],
+        aggregates=["thing", "other*"],
         tables=[ROWS, READS],
         flush_interval_ms=1_000,
         changes={"thing": ["id", "tenant", change_field("owner", "of-owner")], "kit": ["tenant"]},

@@ -29,10 +29,9 @@ fn code() -> PathBuf {
     std::env::var_os("MILLRACE_TEST_CODE").map_or_else(|| folder().join("code"), PathBuf::from)
 }
 
-/// A runtime that takes compiled guests from where other tests have left them.
-pub fn runtime(options: RuntimeOptions) -> WasmRuntime {
-    let options = RuntimeOptions { cache_dir: Some(code()), cache_shared: true, ..options };
-    WasmRuntime::new(options).expect("the runtime starts")
+/// Options of a runtime that takes compiled guests from where other tests have left them.
+pub fn sharing_code(options: RuntimeOptions) -> RuntimeOptions {
+    RuntimeOptions { cache_dir: Some(code()), cache_shared: true, ..options }
 }
 
 /// Loads a guest into such a runtime. One test at a time, so that none compiles what another is about to.

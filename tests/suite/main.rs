@@ -23,6 +23,7 @@ mod hostile;
 mod idle;
 mod kills;
 mod kit;
+mod languages;
 mod layering;
 mod leases;
 mod letters;

@@ -147,7 +147,7 @@ class Kit {
     stateContentType: OWN,
     orderingKey: { payloadField: 'key' },
     types: ['*'],
-    aggregates: ['thing', 'kit*'],
+    aggregates: ['thing', 'other*'],
     tables: [ROWS, READS],
     flushIntervalMs: 1_000,
     changes: { thing: ['id', 'tenant', { field: 'owner', name: 'of-owner' }], kit: ['tenant'] },

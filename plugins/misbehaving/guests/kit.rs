@@ -96,7 +96,7 @@ impl Processor for Kit {
             .state(OWN)
             .ordering_key(OrderingKey::PayloadField("key"))
             .types(&["*"])
-            .aggregates(&["thing", "kit*"])
+            .aggregates(&["thing", "other*"])
             .tables(&[&ROWS, &READS])
             .flush_every(Duration::from_secs(1))
             .changes("thing", &scopes)

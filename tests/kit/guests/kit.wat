@@ -70,7 +70,7 @@
     ;; --- Text and the manifest. ---
     (data (i32.const 0x400)
       "event_id" "aggregate" "number" "happened_at" "place" "schema" "depth" "scope" "kind" "cursor" "trace" "payload"
-      "doc" "odd" "bits" "nothing" "value" "entries" "rows" "reads" "of-owner" "owner" "thing" "kit" "*" "kit*"
+      "doc" "odd" "bits" "nothing" "value" "entries" "rows" "reads" "of-owner" "owner" "thing" "kit" "*" "other*"
       "kit-wat" "1.2.3-kit.1" "Does what the type of an event says: é" "k/2" "key" "kit.copy" "put" "del" "emit"
       "emit.derived" "many" "sput" "sput.until" "sget" "sdel" "sscan" "cfg" "log" "retry" "reject" "fatal" "k/1"
       "the kit reads k/1, and k/2 of 16 bytes" "flush_fails" "flush" "kit.flush" "\"tick\"" "\"shutdown\"" "\"swap\"")
@@ -101,9 +101,9 @@
     ;; changes of thing and of kit
     (data (i32.const 0x9a0) "\80\04\00\00\05\00\00\00\40\09\00\00\03\00\00\00\85\04\00\00\03\00\00\00\7c\09\00\00\01\00\00\00")
     ;; types, aggregates
-    (data (i32.const 0x9c0) "\88\04\00\00\01\00\00\00\80\04\00\00\05\00\00\00\89\04\00\00\04\00\00\00")
+    (data (i32.const 0x9c0) "\88\04\00\00\01\00\00\00\80\04\00\00\05\00\00\00\89\04\00\00\06\00\00\00")
     ;; the manifest
-    (data (i32.const 0xa00) "\8d\04\00\00\07\00\00\00\94\04\00\00\0b\00\00\00\9f\04\00\00\27\00\00\00\01\00\00\00\c6\04\00\00\03\00\00\00\01\00\00\00\c9\04\00\00\03\00\00\00\c0\09\00\00\01\00\00\00\c8\09\00\00\02\00\00\00\00\09\00\00\02\00\00\00\00\00\00\00\00\00\00\00\01\00\00\00\e8\03\00\00\a0\09\00\00\02\00\00\00")
+    (data (i32.const 0xa00) "\8f\04\00\00\07\00\00\00\96\04\00\00\0b\00\00\00\a1\04\00\00\27\00\00\00\01\00\00\00\c8\04\00\00\03\00\00\00\01\00\00\00\cb\04\00\00\03\00\00\00\c0\09\00\00\01\00\00\00\c8\09\00\00\02\00\00\00\00\09\00\00\02\00\00\00\00\00\00\00\00\00\00\00\01\00\00\00\e8\03\00\00\a0\09\00\00\02\00\00\00")
 
     ;; --- The event at hand. ---
 
@@ -283,7 +283,7 @@
       (local.set $start (global.get $out))
       (call $append-part (i32.const 2))
       (call $append (i32.const 0x485) (i32.const 3))
-      (call $append (i32.const 0x4cc) (i32.const 8))
+      (call $append (i32.const 0x4ce) (i32.const 8))
       (if (local.get $with-id) (then (call $append-part (i32.const 0))))
       (call $append-part (i32.const 8))
       (call $effect (i32.const 4) (i32.const 0) (call $version) (call $at) (call $schema)
@@ -471,22 +471,22 @@
     ;; The kind of its failure, -1 for none.
     (func $act (result i32)
       (call $take-key)
-      (if (call $is-type (i32.const 0x4d4) (i32.const 3)) (then (call $put)))
-      (if (call $is-type (i32.const 0x4d7) (i32.const 3)) (then (call $delete)))
-      (if (call $is-type (i32.const 0x4da) (i32.const 4)) (then (call $emit (i32.const 1))))
-      (if (call $is-type (i32.const 0x4de) (i32.const 12)) (then (call $emit (i32.const 0))))
-      (if (call $is-type (i32.const 0x4ea) (i32.const 4)) (then (call $many)))
-      (if (call $is-type (i32.const 0x4ee) (i32.const 4)) (then (call $state-put (i64.const 0))))
-      (if (call $is-type (i32.const 0x4f2) (i32.const 10)) (then (call $state-put (call $end))))
-      (if (call $is-type (i32.const 0x4fc) (i32.const 4)) (then (call $state-read)))
-      (if (call $is-type (i32.const 0x500) (i32.const 4)) (then (call $state-delete (i32.const 0x4000) (global.get $key-bytes))))
-      (if (call $is-type (i32.const 0x504) (i32.const 5)) (then (call $state-walk)))
-      (if (call $is-type (i32.const 0x509) (i32.const 3)) (then (call $setting)))
-      (if (call $is-type (i32.const 0x50c) (i32.const 3)) (then
+      (if (call $is-type (i32.const 0x4d6) (i32.const 3)) (then (call $put)))
+      (if (call $is-type (i32.const 0x4d9) (i32.const 3)) (then (call $delete)))
+      (if (call $is-type (i32.const 0x4dc) (i32.const 4)) (then (call $emit (i32.const 1))))
+      (if (call $is-type (i32.const 0x4e0) (i32.const 12)) (then (call $emit (i32.const 0))))
+      (if (call $is-type (i32.const 0x4ec) (i32.const 4)) (then (call $many)))
+      (if (call $is-type (i32.const 0x4f0) (i32.const 4)) (then (call $state-put (i64.const 0))))
+      (if (call $is-type (i32.const 0x4f4) (i32.const 10)) (then (call $state-put (call $end))))
+      (if (call $is-type (i32.const 0x4fe) (i32.const 4)) (then (call $state-read)))
+      (if (call $is-type (i32.const 0x502) (i32.const 4)) (then (call $state-delete (i32.const 0x4000) (global.get $key-bytes))))
+      (if (call $is-type (i32.const 0x506) (i32.const 5)) (then (call $state-walk)))
+      (if (call $is-type (i32.const 0x50b) (i32.const 3)) (then (call $setting)))
+      (if (call $is-type (i32.const 0x50e) (i32.const 3)) (then
         (call $log (i32.const 1) (call $from (i32.const 8)) (call $length (i32.const 8)))))
-      (if (call $is-type (i32.const 0x50f) (i32.const 5)) (then (return (call $failing (i32.const 0)))))
-      (if (call $is-type (i32.const 0x514) (i32.const 6)) (then (return (call $failing (i32.const 1)))))
-      (if (call $is-type (i32.const 0x51a) (i32.const 5)) (then (return (call $failing (i32.const 2)))))
+      (if (call $is-type (i32.const 0x511) (i32.const 5)) (then (return (call $failing (i32.const 0)))))
+      (if (call $is-type (i32.const 0x516) (i32.const 6)) (then (return (call $failing (i32.const 1)))))
+      (if (call $is-type (i32.const 0x51c) (i32.const 5)) (then (return (call $failing (i32.const 2)))))
       (i32.const -1))
 
     ;; --- The exports. ---
@@ -529,16 +529,16 @@
       (global.set $hash (i32.const 0x811c9dc5))
       (i32.store (i32.const 0x200) (i32.const 0))
       (if (i32.eqz (local.get $has)) (then (return (i32.const 0x200))))
-      (if (i32.eqz (call $compare (local.get $type) (local.get $type-bytes) (i32.const 0x51f) (i32.const 3))) (then
+      (if (i32.eqz (call $compare (local.get $type) (local.get $type-bytes) (i32.const 0x521) (i32.const 3))) (then
         (global.set $count (i64.extend_i32_u (local.get $bytes)))
         (return (i32.const 0x200))))
-      (if (i32.eqz (call $compare (local.get $type) (local.get $type-bytes) (i32.const 0x4c6) (i32.const 3))) (then
+      (if (i32.eqz (call $compare (local.get $type) (local.get $type-bytes) (i32.const 0x4c8) (i32.const 3))) (then
         (if (i32.eq (local.get $bytes) (i32.const 16)) (then
           (global.set $count (i64.load (local.get $state)))
           (global.set $hash (i32.load offset=8 (local.get $state)))
           (return (i32.const 0x200))))))
       (i32.store (i32.const 0x200) (i32.const 1))
-      (call $store-two (i32.const 0x204) (i32.const 0x522) (i32.const 38))
+      (call $store-two (i32.const 0x204) (i32.const 0x524) (i32.const 38))
       (i32.const 0x200))
 
     (func $store-two (param $to i32) (param $a i32) (param $b i32)
@@ -577,7 +577,7 @@
 
     (func (export "flush") (param $reason i32) (result i32)
       (call $begin)
-      (call $config (i32.const 0x548) (i32.const 11) (i32.const 0x100))
+      (call $config (i32.const 0x54a) (i32.const 11) (i32.const 0x100))
       (if (i32.load8_u (i32.const 0x100)) (then
         (global.set $heap (i32.const 0x8d0000))
         (i32.store (i32.const 0x280) (i32.const 1))
@@ -585,12 +585,12 @@
           (i32.load (i32.const 0x104)) (i32.load (i32.const 0x108)))
         (return (i32.const 0x280))))
       (if (i32.and (global.get $hash) (i32.const 1)) (then
-        (call $append (i32.const 0x553) (i32.const 5))
+        (call $append (i32.const 0x555) (i32.const 5))
         (call $append (i32.const 0x485) (i32.const 3))
-        (call $append (i32.const 0x558) (i32.const 9))
-        (if (i32.eqz (local.get $reason)) (then (call $append (i32.const 0x561) (i32.const 6))))
-        (if (i32.eq (local.get $reason) (i32.const 1)) (then (call $append (i32.const 0x567) (i32.const 10))))
-        (if (i32.eq (local.get $reason) (i32.const 2)) (then (call $append (i32.const 0x571) (i32.const 6))))
+        (call $append (i32.const 0x55a) (i32.const 9))
+        (if (i32.eqz (local.get $reason)) (then (call $append (i32.const 0x563) (i32.const 6))))
+        (if (i32.eq (local.get $reason) (i32.const 1)) (then (call $append (i32.const 0x569) (i32.const 10))))
+        (if (i32.eq (local.get $reason) (i32.const 2)) (then (call $append (i32.const 0x573) (i32.const 6))))
         (call $effect (i32.const 4) (i32.const 0)
           (i64.add (global.get $count) (i64.const 1)) (global.get $count) (i32.const 1)
           (i32.const 0x90000) (i32.const 5) (i32.const 3) (i32.const 9) (i32.const 0))))

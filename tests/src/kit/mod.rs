@@ -23,7 +23,7 @@ pub use guest::Kit;
 pub use run::{Partition, run};
 pub use vector::{Vector, vectors};
 
-use crate::guests::{guest as path_of, load_shared, runtime};
+use crate::guests::{guest as path_of, load_shared, sharing_code};
 use crate::native::Native;
 
 /// The groups of vectors, by the names of their files.
@@ -82,7 +82,8 @@ impl Language {
         // Time enough for a guest with an engine in it, and megabytes of payload, on a busy machine.
         let call_max = Duration::from_secs(60);
         let shared = RUNTIME.get_or_init(|| {
-            runtime(RuntimeOptions { instances_max: 16, call_max, ..RuntimeOptions::default() })
+            let options = RuntimeOptions { instances_max: 16, call_max, ..RuntimeOptions::default() };
+            WasmRuntime::new(sharing_code(options)).expect("the runtime starts")
         });
         let settings = PluginSettings { config: settings, ..PluginSettings::default() };
         load_shared(shared, &self.component(), &settings).expect("the guest loads")
@@ -172,7 +173,7 @@ pub fn expected_manifest(language: Language) -> Manifest {
         ordering_key: OrderingKey::PayloadField("key".into()),
         subscription: Subscription {
             types: vec!["*".into()],
-            aggregates: vec!["thing".into(), "kit*".into()],
+            aggregates: vec!["thing".into(), "other*".into()],
         },
         tables: vec![
             TableSchema {

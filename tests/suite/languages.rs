@@ -1,0 +1,5 @@
+//! Claims about plugins in languages that bring an engine with them.
+
+mod hostile;
+mod parking;
+mod swaps;
