@@ -448,4 +448,23 @@ mod tests {
         assert!(error.to_string().contains("precompiled_bytes_max"), "{error}");
         assert!(!tight.path("e").exists());
     }
+    /// Another process may be writing what lies there, or use it under other settings.
+    #[test]
+    fn a_shared_folder_keeps_what_is_none_of_its_own() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let engine = engine::for_compiling(Metering::Epoch).expect("an engine");
+        let code = compiled(&engine);
+        let foreign = [".tmpHalf", "00-0123456789abcdef.cwasm"].map(|name| dir.path().join(name));
+        foreign.iter().for_each(|path| fs::write(path, b"not ours").expect("ours"));
+        let entry = (code.code().len() + MAC_BYTES) as u64;
+        let shared = Cache::open_shared(dir.path().to_owned(), &engine, entry).expect("the folder opens");
+        for digest in ["a", "b"] {
+            shared.put(digest, &code).expect("it can be kept");
+        }
+        assert!(["a", "b"].iter().all(|digest| shared.get(digest).is_some()), "the bound removes nothing");
+        assert!(foreign.iter().all(|path| path.exists()));
+        // Who has the folder alone puts it in order.
+        Cache::open(dir.path().to_owned(), &engine, u64::MAX).expect("the folder opens");
+        assert!(!foreign.iter().any(|path| path.exists()));
+    }
 }

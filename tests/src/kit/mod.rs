@@ -42,7 +42,8 @@ pub enum Language {
     Native,
 }
 
-type Settings = BTreeMap<String, String>;
+/// What an operator sets for a plugin.
+pub type Settings = BTreeMap<String, String>;
 type Loaded = BTreeMap<(Language, Settings), Arc<dyn ProcessorFactory>>;
 
 impl Language {
@@ -59,7 +60,7 @@ impl Language {
     /// The component.
     pub fn component(self) -> Vec<u8> {
         match self {
-            Self::Wat => wat::parse_file(text_of_the_guest()).unwrap_or_else(|error| panic!("{error}")),
+            Self::Wat => wat::parse_str(text_of_the_guest()).unwrap_or_else(|error| panic!("{error}")),
             _ => std::fs::read(path_of(self.plugin())).expect("a built guest can be read"),
         }
     }
@@ -90,22 +91,33 @@ impl Language {
     }
 }
 
-fn text_of_the_guest() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kit/guests/kit.wat")
+/// The guest in WebAssembly text.
+pub fn text_of_the_guest() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kit/guests/kit.wat");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Runs a guest through all vectors of a group, in this way. Tells all that are wrong.
+/// Runs a guest through all vectors of a group, in this way.
 pub fn check_group(language: Language, group: &str, partition: Partition) {
+    let wrong = faults(&|settings| language.factory(settings), group, partition);
+    assert!(wrong.is_empty(), "{language:?}, {partition:?}:\n{}", wrong.join("\n"));
+}
+
+/// What is wrong with a guest: for each vector that it does not follow, where it first differs.
+pub fn faults(
+    guest: &dyn Fn(&Settings) -> Arc<dyn ProcessorFactory>,
+    group: &str,
+    partition: Partition,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for vector in vectors(group) {
-        let factory = language.factory(&vector.config);
-        match run(&*factory, &vector, partition) {
+        match run(&*guest(&vector.config), &vector, partition) {
             Ok(found) if found == vector.expect => {}
             Ok(found) => wrong.push(format!("{}: {}", vector.name, difference(&found, &vector.expect, ""))),
             Err(error) => wrong.push(format!("{}: {error}", vector.name)),
         }
     }
-    assert!(wrong.is_empty(), "{language:?}, {partition:?}:\n{}", wrong.join("\n"));
+    wrong
 }
 
 /// The first place where the two differ.
