@@ -96,7 +96,7 @@ fn a_guest_that_breaks_a_rule_is_found_out() {
     let (whole, runtime) = (text_of_the_guest(), WasmRuntime::new(options()).expect("the runtime starts"));
     for (group, rule, otherwise) in broken {
         assert!(whole.contains(rule), "{rule} is in the guest");
-        let component = wat::parse_str(whole.replace(rule, otherwise)).expect("it is still a component");
+        let component = ::wat::parse_str(whole.replace(rule, otherwise)).expect("it is still a component");
         let guest = |settings: &BTreeMap<String, String>| {
             let settings = PluginSettings { config: settings.clone(), ..PluginSettings::default() };
             load(&runtime, &component, &settings).expect("the guest loads")
