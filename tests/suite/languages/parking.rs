@@ -7,6 +7,7 @@ use millrace::checkpoints::{CheckpointStore, DeadLetterRow};
 use millrace::event::Position;
 use millrace::plugins::PluginSettings;
 use millrace::processors::{FailurePolicy, ProcessorSettings, Resolved, Runner, Verdict};
+use millrace::tables::TableStore;
 use millrace_tests::guests::{load_shared, sharing_code};
 use millrace_tests::kit::Language;
 use millrace_tests::until;
