@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use millrace::plugins::{PluginError, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::processors::ProcessorFactory;
+use ring::digest::{SHA256, digest};
 
 /// The component of a guest crate or example, by name. `cargo xtask guests` builds them.
 pub fn guest(name: &str) -> PathBuf {
@@ -45,14 +47,18 @@ pub fn load_shared(
     runtime.load(bytes, &|_| settings.clone())
 }
 
-/// Puts what such runtimes have compiled into a store, for the host that will open it.
-pub fn lend_code(store: &Path) -> Result<()> {
+/// Puts what such runtimes have compiled these components to into a store, for the host that will open it.
+pub fn lend_code(store: &Path, components: &[Bytes]) -> Result<()> {
+    let digest_of = |bytes: &Bytes| {
+        digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let digests: Vec<String> = components.iter().map(digest_of).collect();
     let (from, to) = (code(), store.join("precompiled"));
     fs::create_dir_all(&to)?;
     for entry in fs::read_dir(&from).with_context(|| format!("{} is there", from.display()))? {
         let name = entry?.file_name();
         let text = name.to_string_lossy();
-        if text == "key" || text.ends_with(".cwasm") {
+        if text == "key" || digests.iter().any(|digest| text.starts_with(digest.as_str())) {
             // Both keep the file's mode. The folders may lie on different file systems.
             if fs::hard_link(from.join(&name), to.join(&name)).is_err() {
                 fs::copy(from.join(&name), to.join(&name))?;

@@ -16,11 +16,12 @@ async fn swapped(plugin: &str, table: &str) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     // What is compiled here, the hosts need not compile.
     let runtime = WasmRuntime::new(sharing_code(options())).expect("the runtime starts");
-    for build in builds(plugin).expect("the guest is built") {
-        load_shared(&runtime, &build, &PluginSettings::default()).expect("the guest loads");
+    let builds = builds(plugin).expect("the guest is built");
+    for build in &builds {
+        load_shared(&runtime, build, &PluginSettings::default()).expect("the guest loads");
     }
     for host in ["swapped", "quiet"] {
-        lend_code(&dir.path().join(host)).expect("the folder is the test's");
+        lend_code(&dir.path().join(host), &builds).expect("the folder is the test's");
     }
     let host = setup(workspace_binary("millrace"));
     let found = at_full_rate(&host, &[plugin], SWAPS, dir.path(), |_| {}).await.expect("the run ends");
