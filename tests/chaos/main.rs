@@ -37,6 +37,10 @@ struct Arguments {
     /// Events for the plugin that keeps state of both kinds, emits and fails.
     #[arg(long, default_value_t = 20_000)]
     events: usize,
+    /// The plugins that are swapped without kills, by name, such as debounce,turn-tracer. The sample plugins in Rust
+    /// where none is named.
+    #[arg(long, value_delimiter = ',', default_values_t = PLUGINS.map(String::from))]
+    plugins: Vec<String>,
     /// Keeps the stores in this folder.
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -76,7 +80,7 @@ async fn main() -> Result<()> {
     let folder = arguments.keep.clone().unwrap_or_else(|| dir.path().into());
     std::fs::create_dir_all(&folder)?;
     if arguments.kills == 0 && arguments.swaps > 0 {
-        swaps(&scenario, &folder).await?;
+        swaps(&scenario, &arguments.plugins, &folder).await?;
     } else if arguments.kills > 0 {
         storm(&scenario, &folder).await.with_context(|| format!("with --seed {seed}"))?;
     }
@@ -140,16 +144,17 @@ async fn storm(scenario: &Scenario, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Swaps of the sample plugins while events come as fast as they are taken.
-async fn swaps(scenario: &Scenario, folder: &Path) -> Result<()> {
+/// Swaps of plugins while events come as fast as they are taken.
+async fn swaps(scenario: &Scenario, plugins: &[String], folder: &Path) -> Result<()> {
     let rounds = scenario.swaps;
-    eprintln!("chaos: {rounds} swaps of each of {} plugins at full rate", PLUGINS.len());
+    let plugins: Vec<&str> = plugins.iter().map(String::as_str).collect();
+    eprintln!("chaos: {rounds} swaps of each of {} at full rate", plugins.join(", "));
     let said = |swaps: usize| {
         if swaps.is_multiple_of(50) {
             eprintln!("chaos: {swaps} swaps");
         }
     };
-    let found = at_full_rate(&scenario.host, rounds, folder, said).await?;
+    let found = at_full_rate(&scenario.host, &plugins, rounds, folder, said).await?;
     if let Some(difference) = difference(&found.quiet, &found.swapped) {
         bail!("after {} swaps the store differs from a quiet run's\n{difference}", found.swaps);
     }

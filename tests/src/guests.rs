@@ -1,17 +1,71 @@
-//! Where the built guests are.
+//! Where the built guests are, and what they were compiled to.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use millrace::plugins::{PluginError, PluginRuntime, PluginSettings, RuntimeOptions, WasmRuntime};
+use millrace::processors::ProcessorFactory;
+use ring::digest::{SHA256, digest};
 
 /// The component of a guest crate or example, by name. `cargo xtask guests` builds them.
 pub fn guest(name: &str) -> PathBuf {
-    let dir = std::env::var_os("MILLRACE_GUESTS_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests"), PathBuf::from);
+    let dir = folder();
     // Packages are named with hyphens, examples with underscores; a caller may write either.
     let names = [name.to_owned(), name.replace('-', "_"), name.replace('_', "-")];
     let found = names.iter().map(|name| dir.join(format!("{name}.wasm"))).find(|path| path.exists());
     found.unwrap_or_else(|| {
         panic!("the guest `{name}` is not in {}: build the guests with `cargo xtask guests`", dir.display())
     })
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("MILLRACE_GUESTS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests"), PathBuf::from)
+}
+
+/// What guests were compiled to, for all tests: one with an engine in it takes ten seconds.
+fn code() -> PathBuf {
+    std::env::var_os("MILLRACE_TEST_CODE").map_or_else(|| folder().join("code"), PathBuf::from)
+}
+
+/// Options of a runtime that takes compiled guests from where other tests have left them.
+pub fn sharing_code(options: RuntimeOptions) -> RuntimeOptions {
+    RuntimeOptions { cache_dir: Some(code()), cache_shared: true, ..options }
+}
+
+/// Loads a guest into such a runtime. One test at a time, so that none compiles what another is about to.
+pub fn load_shared(
+    runtime: &WasmRuntime,
+    bytes: &[u8],
+    settings: &PluginSettings,
+) -> Result<Arc<dyn ProcessorFactory>, PluginError> {
+    let lock = File::create(code().join("lock")).expect("the runtime has made the folder");
+    lock.lock().expect("a file of ours can be locked");
+    runtime.load(bytes, &|_| settings.clone())
+}
+
+/// Puts what such runtimes have compiled these components to into a store, for the host that will open it.
+pub fn lend_code(store: &Path, components: &[Bytes]) -> Result<()> {
+    let digest_of = |bytes: &Bytes| {
+        digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let digests: Vec<String> = components.iter().map(digest_of).collect();
+    let (from, to) = (code(), store.join("precompiled"));
+    fs::create_dir_all(&to)?;
+    for entry in fs::read_dir(&from).with_context(|| format!("{} is there", from.display()))? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if text == "key" || digests.iter().any(|digest| text.starts_with(digest.as_str())) {
+            // Both keep the file's mode. The folders may lie on different file systems.
+            if fs::hard_link(from.join(&name), to.join(&name)).is_err() {
+                fs::copy(from.join(&name), to.join(&name))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The guest `resident` under a number: a plugin of its own with another name and another digest. The number

@@ -18,6 +18,7 @@ pub mod guests;
 pub mod handwritten;
 pub mod host;
 pub mod impostor;
+pub mod kit;
 pub mod meddler;
 pub mod model;
 pub mod native;

@@ -1,5 +1,6 @@
 //! A plugin's own code as a processor, without WebAssembly: what the component is compared with.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use millrace_guest::{Entry, StatePage, StateValue, Timestamp, wire};
 pub struct Native<P> {
     manifest: Manifest,
     digest: String,
+    settings: Arc<BTreeMap<String, String>>,
     plugin: PhantomData<fn() -> P>,
 }
 
@@ -32,7 +34,13 @@ impl<P: millrace_guest::Processor> Native<P> {
     pub fn new() -> Self {
         let manifest = manifest(P::manifest().to_wire());
         let digest = format!("native-{}-{}", manifest.name, manifest.version);
-        Self { manifest, digest, plugin: PhantomData }
+        Self { manifest, digest, settings: Arc::default(), plugin: PhantomData }
+    }
+
+    /// The same with settings of an operator.
+    #[must_use]
+    pub fn with_settings(self, settings: BTreeMap<String, String>) -> Self {
+        Self { settings: Arc::new(settings), ..self }
     }
 }
 
@@ -54,6 +62,7 @@ impl<P: millrace_guest::Processor + Send> ProcessorFactory for Native<P> {
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
         Ok(Box::new(Instance::<P> {
             manifest: self.manifest.clone(),
+            settings: Arc::clone(&self.settings),
             context,
             inner: None,
             records: Vec::new(),
@@ -64,24 +73,32 @@ impl<P: millrace_guest::Processor + Send> ProcessorFactory for Native<P> {
 
 struct Instance<P> {
     manifest: Manifest,
+    settings: Arc<BTreeMap<String, String>>,
     context: TaskContext,
     inner: Option<NativeInstance<P>>,
     records: Vec<u8>,
     depths: Vec<u32>,
 }
 
-/// Keyed state, from the host's seam.
+/// Keyed state, from the host's seam, and settings.
 #[derive(Debug)]
-struct State(Arc<dyn StateReader>);
+struct State {
+    entries: Arc<dyn StateReader>,
+    settings: Arc<BTreeMap<String, String>>,
+}
 
 impl Host for State {
+    fn config_get(&self, name: &str) -> Option<String> {
+        self.settings.get(name).cloned()
+    }
+
     fn state_get(&self, key: &[u8]) -> Option<StateValue> {
-        let found = self.0.get(key).expect("the store can be read")?;
+        let found = self.entries.get(key).expect("the store can be read")?;
         Some(StateValue { value: found.value, expires_at: found.expires_at.map(|at| Timestamp(at.0)) })
     }
 
     fn state_scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> StatePage {
-        let page = self.0.scan(prefix, after, ScanLimit::new(limit)).expect("the store can be read");
+        let page = self.entries.scan(prefix, after, ScanLimit::new(limit)).expect("the store can be read");
         let entry = |entry: millrace::checkpoints::StateEntry| Entry {
             key: entry.key,
             value: entry.value,
@@ -115,7 +132,8 @@ impl<P: millrace_guest::Processor + Send> Processor for Instance<P> {
         };
         let saved = saved
             .map(|s| millrace_guest::Saved { content_type: s.content_type.clone(), state: s.state.clone() });
-        let host = Arc::new(State(Arc::clone(&self.context.state)));
+        let (entries, settings) = (Arc::clone(&self.context.state), Arc::clone(&self.settings));
+        let host = Arc::new(State { entries, settings });
         let inner =
             NativeInstance::load(host, context, saved).map_err(|message| LoadError::Refused { message })?;
         self.inner = Some(inner);

@@ -39,18 +39,24 @@ pub struct Swapped {
     pub swapped: String,
 }
 
-/// Swaps each plugin so many times, side by side. `said` hears how many swaps are done.
-pub async fn at_full_rate(host: &Setup, rounds: usize, dir: &Path, said: impl Fn(usize)) -> Result<Swapped> {
+/// Swaps each of these plugins so many times, side by side. `said` hears how many swaps are done.
+pub async fn at_full_rate(
+    host: &Setup,
+    plugins: &[&str],
+    rounds: usize,
+    dir: &Path,
+    said: impl Fn(usize),
+) -> Result<Swapped> {
     let uploads = Uploads::read()?;
     let mut swapped = HostProcess::start_as(host.clone(), &dir.join("swapped")).await?;
     // Both builds are compiled, and kept compiled, before anything is swapped.
     for label in LABELS {
-        deploy_all(&swapped, label).await?;
+        deploy_all(&swapped, plugins, label).await?;
     }
     let (done, refused) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let stop = AtomicBool::new(false);
     let swaps = async {
-        let each = PLUGINS.map(|plugin| {
+        let each = plugins.iter().map(|plugin| {
             let (host, done, refused, said) = (&swapped, &done, &refused, &said);
             async move {
                 for round in 0..rounds {
@@ -69,7 +75,7 @@ pub async fn at_full_rate(host: &Setup, rounds: usize, dir: &Path, said: impl Fn
     ensure!(swapped.terminate()?, "a drain ends with success");
 
     let mut quiet = HostProcess::start_as(host.clone(), &dir.join("quiet")).await?;
-    deploy_all(&quiet, LABELS[0]).await?;
+    deploy_all(&quiet, plugins, LABELS[0]).await?;
     for number in 0..count {
         quiet.publish(uploads.get(number)).await?;
     }
@@ -147,11 +153,16 @@ async fn swap(host: &HostProcess, plugin: &str, label: &str, refused: &Mutex<Vec
     }
 }
 
-async fn deploy_all(host: &HostProcess, label: &str) -> Result<()> {
-    for plugin in PLUGINS {
+async fn deploy_all(host: &HostProcess, plugins: &[&str], label: &str) -> Result<()> {
+    for plugin in plugins {
         host.deploy(component(plugin, label)?).await?;
     }
     Ok(())
+}
+
+/// The builds of a plugin that take turns.
+pub fn builds(plugin: &str) -> Result<Vec<Bytes>> {
+    LABELS.iter().map(|label| component(plugin, label)).collect()
 }
 
 fn component(plugin: &str, label: &str) -> Result<Bytes> {

@@ -2,7 +2,7 @@
 
 use millrace_tests::chaos::{InPlay, Scenario, Storm, difference, setup};
 use millrace_tests::host::Setup;
-use millrace_tests::swaps::at_full_rate;
+use millrace_tests::swaps::{PLUGINS, at_full_rate};
 use millrace_tests::workspace_binary;
 
 fn host() -> Setup {
@@ -63,7 +63,7 @@ async fn kills_of_a_host_whose_plugins_are_idle_between_any_two_events_leave_the
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_one_swaps_at_full_rate_lose_and_double_nothing() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let found = at_full_rate(&host(), 17, dir.path(), |_| {}).await.expect("the run ends");
+    let found = at_full_rate(&host(), &PLUGINS, 17, dir.path(), |_| {}).await.expect("the run ends");
     assert_eq!(found.swaps, 51);
     if let Some(difference) = difference(&found.quiet, &found.swapped) {
         panic!("the dumps differ:\n{difference}");

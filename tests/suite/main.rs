@@ -22,6 +22,7 @@ mod guests;
 mod hostile;
 mod idle;
 mod kills;
+mod kit;
 mod languages;
 mod layering;
 mod leases;

@@ -6,7 +6,7 @@ use crate::run::{cargo, finish, say};
 use crate::{guests, web};
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    guests::build()?;
+    guests::build_all()?;
     web::ensure_programs();
     say("building the host");
     finish(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;

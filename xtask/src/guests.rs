@@ -49,6 +49,7 @@ pub(crate) fn build() -> Result<BTreeMap<String, PathBuf>> {
         place(&component.path, &path)?;
         placed.insert(name.clone(), path);
     }
+    crate::code::sweep(&dir.join("code"))?;
     say(&format!("{} guests in {}", placed.len(), dir.display()));
     Ok(placed)
 }

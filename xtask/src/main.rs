@@ -2,7 +2,9 @@
 
 mod bench;
 mod chaos;
+mod code;
 mod demo;
+mod golden;
 mod guests;
 mod paths;
 mod projects;
@@ -26,16 +28,20 @@ What a developer of Millrace runs. Everything says what it is about to install.
       builds the guests and runs every test, or those whose name holds a FILTER
   cargo xtask bench [SUITE…]
       runs the benchmarks in release: a table, and target/bench/SUITE.json
-  cargo xtask chaos [--kills N] [--swaps N] [--cuts N] [--failovers N] [--resolves N] [--seed S] [--events N] [--keep DIR]
+  cargo xtask chaos [--kills N] [--swaps N] [--cuts N] [--failovers N] [--resolves N] [--seed S] [--events N]
+                    [--plugins A,B] [--keep DIR]
       kills a host at random moments (500), swaps its plugins and makes events fail meanwhile; then
       cuts the power of another one (100 times). Compares what they store with what a quiet run does.
-      With --kills 0, the sample plugins are swapped while events come as fast as they are taken
+      With --kills 0, plugins (--plugins; the sample ones) are swapped while events come as fast as
+      they are taken
   cargo xtask soak [--steps N] [--races N] [--minutes N] [--seed S] [--store|--memory]
       drives live queries at random against a model (1,000,000 steps, one world in ten over the
       embedded store), then subscribes against writers at full speed (100,000 times). A failure
       says the one command that repeats it
   cargo xtask guests
       builds every guest to target/guests
+  cargo xtask golden VERSION
+      keeps the conformance kit's components in tests/golden/VERSION, once, when a world is frozen
 
 Build folders: $CARGO_TARGET_DIR, or ${XDG_CACHE_HOME:-~/.cache}/millrace/target. Guests: …/millrace/guests.
 MILLRACE_GUEST_TOOLCHAIN=rustup|debian forces the way in which guests are built.";
@@ -64,6 +70,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "bench" => bench::run(rest),
         "chaos" => chaos::run(rest),
         "soak" => soak::run(rest),
+        "golden" => golden::run(rest),
         "guests" => guests::build_all(),
         "help" | "--help" | "-h" => run::print(HELP),
         other => bail!("there is no `cargo xtask {other}`; `cargo xtask help` lists what there is"),

@@ -88,6 +88,7 @@ impl HostBuilder {
         let artifacts: Arc<dyn ArtifactStore> = Arc::new(FileArtifacts::open(data.join("artifacts"))?);
         let options = RuntimeOptions {
             cache_dir: Some(data.join("precompiled")),
+            cache_shared: false,
             instances_max: config.instances_max,
             memory_bytes_max: config.guest_memory_bytes_max,
             state_bytes_max: config.guest_state_bytes_max,

@@ -39,20 +39,31 @@ pub(super) struct Cache {
     key: [u8; KEY_BYTES],
     /// Of all entries together.
     bytes_max: u64,
+    /// Other processes keep theirs here, too: nothing is removed that may be one of them.
+    shared: bool,
     /// Code compiled by another engine has another suffix.
     suffix: String,
 }
 
 impl Cache {
     pub(super) fn open(dir: PathBuf, engine: &Engine, bytes_max: u64) -> Result<Self, PluginError> {
+        let cache = Self::of(dir, engine, bytes_max)?;
+        cache.tidy();
+        Ok(cache)
+    }
+
+    fn of(dir: PathBuf, engine: &Engine, bytes_max: u64) -> Result<Self, PluginError> {
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;
         let key = key(&dir, &dir.join("key"))?;
         let mut hasher = std::hash::DefaultHasher::new();
         LAYOUT.hash(&mut hasher);
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self { dir, key, bytes_max, suffix: format!("{:016x}.cwasm", hasher.finish()) };
-        cache.tidy();
-        Ok(cache)
+        Ok(Self { dir, key, bytes_max, shared: false, suffix: format!("{:016x}.cwasm", hasher.finish()) })
+    }
+
+    /// The same where other processes keep theirs: what is too much or of no use, they may be writing or using.
+    pub(super) fn open_shared(dir: PathBuf, engine: &Engine, bytes_max: u64) -> Result<Self, PluginError> {
+        Ok(Self { shared: true, ..Self::of(dir, engine, bytes_max)? })
     }
 
     /// The component, where there is a sound entry of it, mapped from its file.
@@ -116,7 +127,9 @@ impl Cache {
         let mac = mac.finalize().into_bytes();
         let written = write_whole(&self.dir, &path, &[code, mac.as_slice()], ENTRY_MODE);
         written.map_err(|error| failed(&path, &error))?;
-        self.make_room(&path);
+        if !self.shared {
+            self.make_room(&path);
+        }
         Ok(())
     }
 
@@ -434,5 +447,24 @@ mod tests {
         let error = tight.put("e", &code).expect_err("it fits no more");
         assert!(error.to_string().contains("precompiled_bytes_max"), "{error}");
         assert!(!tight.path("e").exists());
+    }
+    /// Another process may be writing what lies there, or use it under other settings.
+    #[test]
+    fn a_shared_folder_keeps_what_is_none_of_its_own() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let engine = engine::for_compiling(Metering::Epoch).expect("an engine");
+        let code = compiled(&engine);
+        let foreign = [".tmpHalf", "00-0123456789abcdef.cwasm"].map(|name| dir.path().join(name));
+        foreign.iter().for_each(|path| fs::write(path, b"not ours").expect("ours"));
+        let entry = (code.code().len() + MAC_BYTES) as u64;
+        let shared = Cache::open_shared(dir.path().to_owned(), &engine, entry).expect("the folder opens");
+        for digest in ["a", "b"] {
+            shared.put(digest, &code).expect("it can be kept");
+        }
+        assert!(["a", "b"].iter().all(|digest| shared.get(digest).is_some()), "the bound removes nothing");
+        assert!(foreign.iter().all(|path| path.exists()));
+        // Who has the folder alone puts it in order.
+        Cache::open(dir.path().to_owned(), &engine, u64::MAX).expect("the folder opens");
+        assert!(!foreign.iter().any(|path| path.exists()));
     }
 }

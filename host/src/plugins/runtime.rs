@@ -33,6 +33,8 @@ use crate::tables::TableSchema;
 pub struct RuntimeOptions {
     /// Where precompiled components are kept; none compiles at every load.
     pub cache_dir: Option<PathBuf>,
+    /// Other processes keep theirs in the same folder: nothing in it is removed, whatever it comes to.
+    pub cache_shared: bool,
     pub instances_max: usize,
     pub memory_bytes_max: usize,
     pub state_bytes_max: usize,
@@ -59,6 +61,7 @@ impl Default for RuntimeOptions {
     fn default() -> Self {
         Self {
             cache_dir: None,
+            cache_shared: false,
             instances_max: INSTANCES_MAX,
             memory_bytes_max: GUEST_MEMORY_BYTES_MAX,
             state_bytes_max: GUEST_STATE_BYTES_MAX,
@@ -118,7 +121,10 @@ impl WasmRuntime {
             guest
         })
         .map_err(|error| engine_failed(&error))?;
-        let open = |dir| Cache::open(dir, &engine, options.precompiled_bytes_max);
+        let open = |dir| {
+            let open = if options.cache_shared { Cache::open_shared } else { Cache::open };
+            open(dir, &engine, options.precompiled_bytes_max)
+        };
         let cache = options.cache_dir.clone().map(open).transpose()?;
         let compiler = Compiler::new(
             options.compiler.clone(),

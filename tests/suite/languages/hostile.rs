@@ -1,0 +1,221 @@
+//! Attacks in JavaScript and Python, on an event or in another call: each ends as it must, its letter says why, and neither
+//! the guest's other events nor a neighbour's notice anything. Attacks without an engine are in `hostile`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::plugins::{PluginSettings, RuntimeOptions, WasmRuntime};
+use millrace::processors::{
+    FailureKind, FlushReason, LoadError, Processor, ProcessorFactory, Trap, TrapKind,
+};
+use millrace_tests::guests::{load_shared, sharing_code};
+use millrace_tests::handwritten::Handwritten;
+
+use crate::plugins::rig::{Rig, batch, component, context, options};
+
+/// How an attack on an event ends.
+enum Ends {
+    /// Its event becomes a dead letter for this reason, with a message that says so.
+    Letter(&'static str, &'static str),
+    /// It hurts nobody, not even itself.
+    Handled,
+}
+
+use Ends::{Handled, Letter};
+
+#[derive(Clone, Copy)]
+enum Guest {
+    Js,
+    Python,
+}
+
+impl Guest {
+    fn plugin(self) -> &'static str {
+        match self {
+            Self::Js => "hostile-js",
+            Self::Python => "hostile-python",
+        }
+    }
+
+    fn table(self) -> &'static str {
+        match self {
+            Self::Js => "seen_js",
+            Self::Python => "seen_python",
+        }
+    }
+}
+
+/// Long enough for an engine's first call on a busy machine; an endless call takes it twice.
+const CALL_MS_MAX: u64 = 3_000;
+
+fn settings(mode: &str) -> PluginSettings {
+    let config = BTreeMap::from([("mode".to_owned(), mode.to_owned())]);
+    PluginSettings { config, call_ms_max: Some(CALL_MS_MAX), ..PluginSettings::default() }
+}
+
+/// The third of five events sets the guest off.
+async fn contained(guest: Guest, mode: &str, ends: Ends) {
+    let rig = Rig::with(sharing_code(options()));
+    let attacker = component(guest.plugin());
+    // Compiled here, if nobody has yet: one test at a time.
+    load_shared(&rig.runtime, &attacker, &settings(mode)).expect("the guest loads");
+    let last = rig
+        .publish(&[("a", "x", "1"), ("b", "x", "1"), ("c", "poison", "1"), ("d", "x", "1"), ("b", "x", "2")])
+        .await;
+    let neighbour = Handwritten::new("neighbour");
+    let beside = rig.run_component(&neighbour.component(), PluginSettings::default()).await;
+    let runner = rig.run_component(&attacker, settings(mode)).await;
+    rig.done(&runner, last).await;
+    rig.done(&beside, last).await;
+    let after = rig.publish(&[("e", "x", "1")]).await;
+    rig.done(&runner, after).await;
+    rig.done(&beside, after).await;
+    let all = ["a", "b", "c", "d", "e"];
+    assert_eq!(rig.keys(&neighbour.table()).await, all, "the neighbour notices nothing");
+    let (dead, keys) = (rig.dead(guest.plugin()).await, rig.keys(guest.table()).await);
+    match ends {
+        Handled => {
+            assert!(dead.is_empty(), "{dead:?}");
+            assert_eq!(keys, all);
+        }
+        Letter(reason, says) => {
+            let [(agg_id, why, message)] = &dead[..] else { panic!("one letter: {dead:?}") };
+            assert_eq!((agg_id.as_str(), why.as_str()), ("c", reason), "{message}");
+            assert!(message.contains(says), "{message}");
+            assert_eq!(keys, ["a", "b", "d", "e"], "the others are handled");
+        }
+    }
+}
+
+macro_rules! attacks {
+    ($guest:ident: $($name:ident $mode:literal $ends:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            contained(Guest::$guest, $mode, $ends).await;
+        }
+    )*};
+}
+
+attacks! { Js:
+    js_hostile_endless_loop "loop" Letter("timeout", "call_ms_max");
+    js_hostile_pattern_without_an_end "regex" Letter("timeout", "call_ms_max");
+    js_hostile_memory "bomb" Letter("limit", "guest_memory_bytes_max");
+    js_hostile_memory_of_objects "bomb_of_objects" Letter("limit", "guest_memory_bytes_max");
+    js_hostile_huge_text "text" Letter("limit", "guest_memory_bytes_max");
+    js_hostile_recursion "recursion" Letter("trap", "too much recursion");
+    js_hostile_too_many_effects "effects" Letter("output", "guest_effects_max");
+    js_hostile_too_much_output "output" Letter("limit", "guest_output_bytes_max");
+    js_hostile_many_messages "logs" Handled;
+    js_hostile_huge_message "large_log" Letter("limit", "guest_output_bytes_max");
+    js_hostile_error "error" Letter("trap", "RangeError: as asked");
+    js_hostile_error_without_a_message "error_without_a_message" Letter("trap", "Error: ");
+    js_hostile_huge_error "large_error" Letter("trap", "Error: no no no");
+    js_hostile_thrown_text "thrown_text" Letter("trap", "thrown: \"as asked\"");
+    js_hostile_thrown_nothing "thrown_nothing" Letter("trap", "thrown: undefined");
+    js_hostile_error_that_cannot_be_told "error_that_lies" Letter("trap", "");
+    js_hostile_request "request" Letter("trap", "");
+    js_hostile_clock "clock" Handled;
+    js_hostile_chance "chance" Handled;
+    js_hostile_code_from_text "evaluates" Handled;
+}
+
+attacks! { Python:
+    python_hostile_endless_loop "loop" Letter("timeout", "call_ms_max");
+    python_hostile_pattern_without_an_end "regex" Letter("timeout", "call_ms_max");
+    python_hostile_huge_number "large_number" Letter("timeout", "call_ms_max");
+    python_hostile_memory "bomb" Letter("limit", "guest_memory_bytes_max");
+    python_hostile_memory_of_objects "bomb_of_objects" Letter("limit", "guest_memory_bytes_max");
+    python_hostile_huge_text "large_text" Letter("limit", "guest_memory_bytes_max");
+    python_hostile_recursion "recursion" Letter("trap", "RecursionError");
+    python_hostile_recursion_without_a_limit "recursion_without_a_limit" Letter("trap", "guest_stack_bytes_max");
+    python_hostile_too_many_effects "effects" Letter("output", "guest_effects_max");
+    python_hostile_too_much_output "output" Letter("limit", "guest_output_bytes_max");
+    python_hostile_many_messages "logs" Handled;
+    python_hostile_many_lines "prints" Handled;
+    python_hostile_huge_message "large_log" Letter("limit", "guest_output_bytes_max");
+    python_hostile_exception "error" Letter("trap", "ValueError: as asked");
+    python_hostile_exception_without_a_message "error_without_a_message" Letter("trap", "ValueError");
+    python_hostile_huge_exception "large_error" Letter("trap", "ValueError: no no no");
+    python_hostile_exception_that_cannot_be_told "error_that_lies" Letter("trap", "");
+    python_hostile_exit "exits" Letter("trap", "SystemExit: enough");
+    python_hostile_exit_at_once "exits_at_once" Letter("trap", "");
+    python_hostile_abort "aborts" Letter("trap", "");
+    python_hostile_file "reads_a_file" Letter("trap", "PermissionError");
+    python_hostile_late_import "imports_late" Letter("trap", "ModuleNotFoundError");
+    python_hostile_clock "clock" Handled;
+    python_hostile_chance "chance" Handled;
+    python_hostile_code_from_text "evaluates" Handled;
+}
+
+// The other calls.
+
+fn factory(guest: Guest, mode: &str) -> Arc<dyn ProcessorFactory> {
+    let call_max = Duration::from_millis(CALL_MS_MAX);
+    let options = RuntimeOptions { call_max, ..options() };
+    let runtime = WasmRuntime::new(sharing_code(options)).expect("the runtime starts");
+    load_shared(&runtime, &component(guest.plugin()), &settings(mode)).expect("the guest loads")
+}
+
+/// An instance that was loaded, or why it was not.
+fn loaded(guest: Guest, mode: &str) -> Result<Box<dyn Processor>, LoadError> {
+    let mut instance = factory(guest, mode).instantiate(context()).expect("it can be instantiated");
+    instance.load(None).map(|()| instance)
+}
+
+fn refusal(guest: Guest, mode: &str) -> LoadError {
+    loaded(guest, mode).err().expect("it does not load")
+}
+
+fn snapshot(guest: Guest, mode: &str) -> Trap {
+    loaded(guest, mode).expect("it loads").snapshot().expect_err("there is no snapshot")
+}
+
+fn other_calls_are_contained(guest: Guest, falls: &str, no_flush: &str) {
+    let refused = refusal(guest, "refuse");
+    assert!(matches!(&refused, LoadError::Refused { message } if message == "not with me"), "{refused}");
+    let refused = refusal(guest, "load_falls").to_string();
+    assert!(refused.contains("missing"), "{refused}");
+    let endless = refusal(guest, "load_loops");
+    assert!(matches!(&endless, LoadError::Trap(trap) if trap.kind == TrapKind::Timeout), "{endless}");
+
+    let fallen = snapshot(guest, "snapshot_falls");
+    assert_eq!(fallen.kind, TrapKind::Trap);
+    assert!(fallen.message.contains(falls), "{fallen}");
+    assert_eq!(snapshot(guest, "snapshot_is_none").kind, TrapKind::Trap);
+    let differing = snapshot(guest, "snapshots_differ");
+    assert!(differing.message.contains("two snapshots in a row differ"), "{differing}");
+    let large = snapshot(guest, "snapshot_is_large");
+    assert_eq!(large.kind, TrapKind::Limit);
+    assert!(large.message.contains("guest_state_bytes_max"), "{large}");
+
+    let mut instance = loaded(guest, "flush_falls").expect("it loads");
+    let fallen = instance.flush(FlushReason::Tick).expect_err("it falls");
+    assert!(fallen.kind == TrapKind::Trap && fallen.message.contains(no_flush), "{fallen}");
+    let mut instance = loaded(guest, "flush_fails").expect("it loads");
+    let failed = instance.flush(FlushReason::Tick).expect("it does not fall").expect_err("it fails");
+    assert_eq!((failed.kind, failed.message.as_str()), (FailureKind::Retry, "later"));
+    // A failure is no end.
+    let outcome = instance.handle(&batch(&[("a", "x", "1")], 0)).expect("it goes on");
+    assert_eq!((outcome.handled, outcome.failure), (1, None));
+}
+
+#[test]
+fn js_hostile_in_other_calls() {
+    other_calls_are_contained(Guest::Js, "TypeError", "TypeError: no flush");
+}
+
+#[test]
+fn python_hostile_in_other_calls() {
+    other_calls_are_contained(Guest::Python, "AttributeError", "TypeError: no flush");
+}
+
+#[test]
+fn js_hostile_promise() {
+    let mut instance = loaded(Guest::Js, "promise").expect("it loads");
+    let outcome =
+        instance.handle(&batch(&[("a", "x", "1"), ("b", "poison", "1")], 0)).expect("it is no trap");
+    let failure = outcome.failure.expect("a promise is no answer");
+    assert_eq!((outcome.handled, failure.kind), (1, FailureKind::Fatal));
+    assert!(failure.message.contains("promise"), "{}", failure.message);
+}

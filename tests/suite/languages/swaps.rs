@@ -1,0 +1,46 @@
+//! Hot swaps of guests that bring an engine, while events come as fast as they are taken: nothing is lost and nothing is
+//! doubled. `cargo xtask chaos --kills 0 --swaps N --plugins …` does it as often as it is told.
+
+use millrace::plugins::{PluginSettings, WasmRuntime};
+use millrace_tests::chaos::{difference, setup};
+use millrace_tests::guests::{lend_code, load_shared, sharing_code};
+use millrace_tests::swaps::{at_full_rate, builds};
+use millrace_tests::workspace_binary;
+
+use crate::plugins::rig::options;
+
+const SWAPS: usize = 12;
+
+/// The guest counts its events in its state and notes them in a table; the dump has both.
+async fn swapped(plugin: &str, table: &str) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // What is compiled here, the hosts need not compile.
+    let runtime = WasmRuntime::new(sharing_code(options())).expect("the runtime starts");
+    let builds = builds(plugin).expect("the guest is built");
+    for build in &builds {
+        load_shared(&runtime, build, &PluginSettings::default()).expect("the guest loads");
+    }
+    for host in ["swapped", "quiet"] {
+        lend_code(&dir.path().join(host), &builds).expect("the folder is the test's");
+    }
+    let host = setup(workspace_binary("millrace"));
+    let found = at_full_rate(&host, &[plugin], SWAPS, dir.path(), |_| {}).await.expect("the run ends");
+    assert_eq!(found.swaps, SWAPS);
+    if let Some(difference) = difference(&found.quiet, &found.swapped) {
+        panic!("the dumps differ:\n{difference}");
+    }
+    for section in [format!("== rows_{table}: "), "== states: ".to_owned()] {
+        assert!(found.quiet.contains(&section), "the dump has {section}");
+        assert!(!found.quiet.contains(&format!("{section}0\n")), "something is in {section}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_of_a_js_guest_at_full_rate_lose_and_double_nothing() {
+    swapped("hostile-js", "seen_js").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_of_a_python_guest_at_full_rate_lose_and_double_nothing() {
+    swapped("hostile-python", "seen_python").await;
+}
