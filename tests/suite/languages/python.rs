@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use millrace::checkpoints::{EffectBatch, EffectRef, SavedState};
@@ -285,6 +286,30 @@ items! {
     r23_root_attributes: "r23_",
     r24_generation_attributes: "r24_",
     rx_states_and_entries_of_other_shapes: "rx_",
+}
+
+/// Runs what a folder has in `tests`, as its author would.
+fn unittests(folder: &str) {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut python = Command::new("python3");
+    python.args(["-m", "unittest", "discover", "--start-directory", "tests"]);
+    python.current_dir(repository.join(folder)).env("PYTHONPATH", "../../guest-sdk/python");
+    python.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+    let output = python.output().expect("python3 is there, 3.11 or newer");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    // What finds no tests succeeds, too.
+    assert!(said.contains("Ran ") && !said.contains("Ran 0 tests"), "{said}");
+}
+
+#[test]
+fn the_python_sdk_keeps_its_own_rules() {
+    unittests("guest-sdk/python");
+}
+
+#[test]
+fn the_tracer_passes_its_cases_as_plain_python() {
+    unittests("plugins/turn-tracer");
 }
 
 /// The names of what a component imports: the contents of its import sections.
