@@ -3,8 +3,9 @@
 It reads entries and conversations of a memory service, as its event stream tells them. A turn is opened by an entry of
 the user, entries of context are attached to it, and it ends with the agent's answer (`agent_history_entry`), with the
 next words of the user (`new_user_input`), when its conversation is archived (`conversation_archived`), when it was idle
-or open for too long (`idle_timeout`, `max_turn_age`), or when too many are open (`checkpoint_window_limit`). A turn that
-has ended is a row of the table `turns` and an event `turn.closed`, whose payload has the spans ready to be exported.
+or open for too long (`idle_timeout`, `max_turn_age`), or when too many are open (`checkpoint_window_limit`). A turn
+that has ended is a row of the table `turns` and an event `turn.closed`, whose payload has the spans ready to be
+exported.
 
 The state is the one that the service's own trace processor saves, under its content type, so that this plugin goes on
 where that one stopped, and the other way round.

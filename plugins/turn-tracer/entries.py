@@ -12,8 +12,19 @@ class Entry:
     """An entry. One that was told in short has no content and other names for its members: it is known as `summary`."""
 
     __slots__ = (
-        "id", "conversation", "group", "user", "client", "agent", "channel", "content_type", "epoch", "content",
-        "created_at", "summary", "text_chars_max",
+        "id",
+        "conversation",
+        "group",
+        "user",
+        "client",
+        "agent",
+        "channel",
+        "content_type",
+        "epoch",
+        "content",
+        "created_at",
+        "summary",
+        "text_chars_max",
     )
 
     def __init__(self, payload, text_chars_max):

@@ -78,8 +78,23 @@ class Turn:
     refused leaves no trace."""
 
     __slots__ = (
-        "id", "conversation", "group", "start_cursor", "latest_cursor", "user_entry", "agent_entry", "context",
-        "started_at", "latest_event_at", "user", "agent", "client", "input", "output", "cursors", "entries",
+        "id",
+        "conversation",
+        "group",
+        "start_cursor",
+        "latest_cursor",
+        "user_entry",
+        "agent_entry",
+        "context",
+        "started_at",
+        "latest_event_at",
+        "user",
+        "agent",
+        "client",
+        "input",
+        "output",
+        "cursors",
+        "entries",
         "text_bytes",
     )
 

@@ -6,12 +6,12 @@ import gc
 import sys
 
 # Python looks for these when they are first needed, and then there are no files any more.
-import _strptime  # noqa: F401
-import encodings.ascii  # noqa: F401
-import encodings.idna  # noqa: F401
-import encodings.latin_1  # noqa: F401
-import encodings.utf_16  # noqa: F401
-import stringprep  # noqa: F401
+import _strptime
+import encodings.ascii
+import encodings.idna
+import encodings.latin_1
+import encodings.utf_16
+import stringprep
 
 from wit_world import exports
 

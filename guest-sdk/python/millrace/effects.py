@@ -62,9 +62,7 @@ class Effects:
         start = self._bytes
         self._parts += (written, cells)
         self._bytes = start + len(written) + len(cells)
-        self._records.append(
-            _pack(PUT, number, self._index, 0, version, 0, start, len(written), 0, 0, 0, len(cells))
-        )
+        self._records.append(_pack(PUT, number, self._index, 0, version, 0, start, len(written), 0, 0, 0, len(cells)))
 
     def delete(self, table, key: str, version: int) -> None:
         """Deletes a row. In a versioned table the delete is remembered for a while, so that a late older write does
@@ -73,7 +71,9 @@ class Effects:
         number = self._row_target(table, written, version)
         self._push(DELETE, (written,), table=number, version=version, sizes=(len(written), 0, 0, 0, 0))
 
-    def emit(self, *, aggregate: str, agg_id: str, type: str, payload, at=None, version=1, schema_version=1, id="") -> None:
+    def emit(
+        self, *, aggregate: str, agg_id: str, type: str, payload, at=None, version=1, schema_version=1, id=""
+    ) -> None:
         """Appends an event to the stream. Its scope is that of the event that is handled, and so is its time where
         none is given. `payload` is what JSON has; `bytes` are taken for JSON text as it is. An empty id is derived
         from the tenant, aggregate, agg-id and version."""
@@ -136,9 +136,7 @@ class Effects:
                     f"the {name} of an entry for `{channel}` has {len(part)} bytes; {limit} is {bytes_max}"
                 )
         sizes = [len(part) for part in parts]
-        self._push(
-            APPEND, parts, version=in_reply_to or 0, schema_version=int(payload is not None), sizes=sizes
-        )
+        self._push(APPEND, parts, version=in_reply_to or 0, schema_version=int(payload is not None), sizes=sizes)
 
     @property
     def bytes(self) -> int:

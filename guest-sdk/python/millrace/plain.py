@@ -199,7 +199,9 @@ def leave() -> None:
 
 def _host() -> Host:
     if not _hosts:
-        raise RuntimeError("outside of a call there is no host: settings, state and the log are for `load` and `handle`")
+        raise RuntimeError(
+            "outside of a call there is no host: settings, state and the log are for `load` and `handle`"
+        )
     return _hosts[-1]
 
 

@@ -13,8 +13,8 @@ class Processor:
     `manifest` is a dict: `name` (lower-case letters, digits and `-`), `version` (a semantic one), `summary`,
     `state_content_type` (of a processor with state: what `snapshot` writes; another layout gets another name),
     `ordering_key` (`"aggregate"`, `"single"` or `payload_field("member")`), `types` and `aggregates` (those it gets; a
-    trailing `*` stands for any ending; all, where it is not said), `tables`, `grants` (`clock`, `random`, `env`, `http`,
-    `read_dir`, `channels`), `flush_interval_ms`, and `changes` (aggregate to a list of `"id"`, `"tenant"` and
+    trailing `*` stands for any ending; all, where it is not said), `tables`, `grants` (`clock`, `random`, `env`,
+    `http`, `read_dir`, `channels`), `flush_interval_ms`, and `changes` (aggregate to a list of `"id"`, `"tenant"` and
     `change_field("member")`).
     """
 

@@ -2,7 +2,16 @@ import unittest
 from datetime import datetime, timezone
 
 from millrace import (
-    Failure, Processor, Table, bool_, bytes_, float_, int_, json_, text, timestamp,
+    Failure,
+    Processor,
+    Table,
+    bool_,
+    bytes_,
+    float_,
+    int_,
+    json_,
+    text,
+    timestamp,
 )
 from millrace.limits import EVENT_PAYLOAD_BYTES_MAX, ROW_BYTES_MAX
 from millrace.testing import Driver, Failed, batch_equals_singles, event
@@ -10,8 +19,13 @@ from millrace.testing import Driver, Failed, batch_equals_singles, event
 ALL = Table(
     "all_types",
     {
-        "b": bool_().nullable(), "i": int_().nullable(), "f": float_().nullable(), "t": text().nullable(),
-        "y": bytes_().nullable(), "j": json_().nullable(), "at": timestamp().nullable(),
+        "b": bool_().nullable(),
+        "i": int_().nullable(),
+        "f": float_().nullable(),
+        "t": text().nullable(),
+        "y": bytes_().nullable(),
+        "j": json_().nullable(),
+        "at": timestamp().nullable(),
     },
 )
 NAMED = Table("named", {"name": text().filterable(), "note": text().nullable(), "j": json_()}, versioned=True)
@@ -80,7 +94,9 @@ class EffectTests(unittest.TestCase):
         ):
             self.failure("fatal", says, lambda event, out: out.put(ALL, "k", 0, row))
         self.failure("fatal", "no `name`", lambda event, out: out.put(NAMED, "k", 1, {"j": 1}))
-        self.failure("reject", "`name` of table `named` is null", lambda e, out: out.put(NAMED, "k", 1, dict(name=None, j=1)))
+        self.failure(
+            "reject", "`name` of table `named` is null", lambda e, out: out.put(NAMED, "k", 1, dict(name=None, j=1))
+        )
 
     def test_key_version_and_table_are_looked_at(self):
         good = {"name": "n", "j": 1}
@@ -107,7 +123,9 @@ class EffectTests(unittest.TestCase):
     def test_an_emitted_event_is_what_was_asked_for(self):
         def do(event, out):
             out.emit(aggregate="a", agg_id="1", type="a.b", payload={"n": 1 << 60, "t": "é"})
-            out.emit(aggregate="a", agg_id="2", type="a.c", payload=b"[1]", at="1970-01-01T00:00:00Z", version=2, id="i")
+            out.emit(
+                aggregate="a", agg_id="2", type="a.c", payload=b"[1]", at="1970-01-01T00:00:00Z", version=2, id="i"
+            )
 
         one = driver(do)
         one.send(event("x.y", at=7, depth=2, scope="s"))
@@ -149,7 +167,12 @@ class EffectTests(unittest.TestCase):
         found = [(e.type, e.in_reply_to, e.error, e.payload) for e in one.appended]
         self.assertEqual(
             found,
-            [("data", 4, None, b"text"), ("data", None, None, b""), ("end", None, None, None), ("error", None, "broken", None)],
+            [
+                ("data", 4, None, b"text"),
+                ("data", None, None, b""),
+                ("end", None, None, None),
+                ("error", None, "broken", None),
+            ],
         )
         self.failure("reject", "name of the channel has 65 bytes", lambda e, out: out.append("p", "c" * 65))
         self.failure("fatal", "type `error` only", lambda e, out: out.append("p", "c", error="x"))

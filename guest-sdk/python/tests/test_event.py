@@ -27,15 +27,25 @@ def looked(look, *events):
 class Events(unittest.TestCase):
     def test_every_part_is_what_was_sent(self):
         sent = event(
-            "thing.changed", "a-1", 3, [1], at=-5, id="i", schema_version=2, depth=1, scope="s", kind="k", cursor="c",
+            "thing.changed",
+            "a-1",
+            3,
+            [1],
+            at=-5,
+            id="i",
+            schema_version=2,
+            depth=1,
+            scope="s",
+            kind="k",
+            cursor="c",
             traceparent="t",
         )
-        names = "id aggregate agg_id type scope kind cursor traceparent version at schema_version depth payload position"
+        names = (
+            "id aggregate agg_id type scope kind cursor traceparent version at schema_version depth payload position"
+        )
         for around in (event("x.y", "é", 1, "ü"), event("x.y", "e", 1, "u")):
             found = looked(lambda e: [getattr(e, name) for name in names.split()], around, sent)[1]
-            self.assertEqual(
-                found, ["i", "thing", "a-1", "thing.changed", "s", "k", "c", "t", 3, -5, 2, 1, b"[1]", 2]
-            )
+            self.assertEqual(found, ["i", "thing", "a-1", "thing.changed", "s", "k", "c", "t", 3, -5, 2, 1, b"[1]", 2])
 
     def test_an_absent_part_is_none(self):
         found = looked(lambda e: [e.scope, e.kind, e.cursor, e.traceparent], event("x.y"))
@@ -53,9 +63,7 @@ class Events(unittest.TestCase):
         big = (1 << 63) - 1
         sent = event("x.y", "a", big, b'{"n":9007199254740993,"m":123456789012345678901234567890}', at=-(1 << 63))
         found = looked(lambda e: (e.version, e.at, e.json()), sent)
-        self.assertEqual(
-            found, [(big, -(1 << 63), {"n": 9007199254740993, "m": 123456789012345678901234567890})]
-        )
+        self.assertEqual(found, [(big, -(1 << 63), {"n": 9007199254740993, "m": 123456789012345678901234567890})])
 
     def test_a_payload_ends_where_it_ends(self):
         # The next event's id begins with digits: read on, it would be part of the number.
@@ -63,7 +71,7 @@ class Events(unittest.TestCase):
         self.assertEqual(looked(lambda e: e.json(), *events), [1, [2], 4])
 
     def test_what_is_no_json_is_rejected_with_its_place(self):
-        for payload in (b"", b"{", b"1 2", b"\xc3\xa9", "{\"é\"".encode(), b"[" * 100_000):
+        for payload in (b"", b"{", b"1 2", b"\xc3\xa9", '{"é"'.encode(), b"[" * 100_000):
             with self.assertRaises(Failed) as raised:
                 looked(lambda e: e.json(), event("x.y", "a"), event("x.y", "b", 7, payload))
             failed = raised.exception

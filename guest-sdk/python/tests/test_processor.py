@@ -9,7 +9,7 @@ import uuid
 import millrace
 from millrace import Processor, Refused, Saved, Table, change_field, config, export, int_, log, payload_field
 from millrace import ambient, manifest
-from millrace.testing import Driver, Failed, event
+from millrace.testing import Driver, event
 
 
 class Rules(unittest.TestCase):
@@ -30,9 +30,17 @@ class Rules(unittest.TestCase):
     def test_a_manifest_crosses_as_it_is(self):
         wire = manifest.to_wire(
             dict(
-                name="a", version="1.2.3", summary="s", state_content_type="t", ordering_key=payload_field("m"),
-                types=["x.*"], aggregates=("x",), tables=[Table("t", {"c": int_().sortable()}, window_rows_max=5)],
-                grants=["channels"], flush_interval_ms=10, changes={"x": ["id", "tenant", change_field("m", "n")]},
+                name="a",
+                version="1.2.3",
+                summary="s",
+                state_content_type="t",
+                ordering_key=payload_field("m"),
+                types=["x.*"],
+                aggregates=("x",),
+                tables=[Table("t", {"c": int_().sortable()}, window_rows_max=5)],
+                grants=["channels"],
+                flush_interval_ms=10,
+                changes={"x": ["id", "tenant", change_field("m", "n")]},
             )
         )
         self.assertEqual((wire.ordering_key.value, wire.flush_interval_ms, wire.grants), ("m", 10, ["channels"]))
@@ -168,7 +176,9 @@ class Ambient(unittest.TestCase):
         self.asked(time.time, event("x.y", at=0))
         self.assertGreater(time.time(), 1_600_000_000)
         self.assertGreater(datetime.datetime.now().year, 2020)
-        self.assertIsInstance(datetime.datetime.fromisoformat("2026-01-01") - datetime.datetime(2026, 1, 1), datetime.timedelta)
+        self.assertIsInstance(
+            datetime.datetime.fromisoformat("2026-01-01") - datetime.datetime(2026, 1, 1), datetime.timedelta
+        )
         self.assertIsInstance(event("x.y"), object)
 
     def test_a_real_datetime_counts_as_one(self):
@@ -236,7 +246,14 @@ class Times(unittest.TestCase):
             ("0001-01-01T00:00:00Z", -62135596800000000),
         ):
             self.assertEqual(millrace.parse_time(text), micros, text)
-        for text in ("", "2026-02-30T00:00:00Z", "2026-01-01", "2026-01-01T00:00:00", "2026-01-01T24:00:00Z", "２026-01-01T00:00:00Z"):
+        for text in (
+            "",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "2026-01-01T24:00:00Z",
+            "２026-01-01T00:00:00Z",
+        ):
             with self.assertRaises(ValueError):
                 millrace.parse_time(text)
         self.assertEqual(millrace.format_time(1779183000123400), "2026-05-19T09:30:00.1234Z")

@@ -44,7 +44,9 @@ class StateTests(unittest.TestCase):
 
     def test_what_was_written_in_the_batch_is_read(self):
         read, driver = self.reads(
-            step(["put", "a", "1"], ["get", "a"]), step(["get", "a"], ["delete", "a"], ["get", "a"]), step(["get", "b"]),
+            step(["put", "a", "1"], ["get", "a"]),
+            step(["get", "a"], ["delete", "a"], ["get", "a"]),
+            step(["get", "b"]),
             state={b"b": b"host"},
         )
         self.assertEqual(read, [b"1", b"1", None, b"host"])

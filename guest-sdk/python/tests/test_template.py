@@ -11,7 +11,7 @@ from millrace.testing import Driver, batch_equals_singles, read_events
 TEMPLATE = pathlib.Path(__file__).parent.parent / "template"
 sys.path.insert(0, str(TEMPLATE))
 
-from app import Counter  # noqa: E402
+from app import Counter
 
 
 class Template(unittest.TestCase):

@@ -57,7 +57,9 @@ def run(case, processor, singly=False):
 
 def _event(type, at, payload, cursor="", agg_id="1", version=1):
     kind = type.split(".")[0]
-    return event(type, agg_id, version, payload, at=at, cursor=cursor, kind=kind if cursor else "", id=f"e-{cursor or at}")
+    return event(
+        type, agg_id, version, payload, at=at, cursor=cursor, kind=kind if cursor else "", id=f"e-{cursor or at}"
+    )
 
 
 def _row(row):

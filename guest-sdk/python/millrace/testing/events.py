@@ -34,7 +34,15 @@ class TestEvent:
 
 
 def event(
-    type: str, agg_id: str = "1", version: int = 1, payload=None, *, aggregate: "str | None" = None, at=None, id="", **rest
+    type: str,
+    agg_id: str = "1",
+    version: int = 1,
+    payload=None,
+    *,
+    aggregate: "str | None" = None,
+    at=None,
+    id="",
+    **rest,
 ) -> TestEvent:
     """An event. Its aggregate is what stands before the first `.` of its type; `payload` is written as JSON unless it
     is bytes; `at` is microseconds, RFC 3339 text or a `datetime`, and a second of 2026 for each version."""
