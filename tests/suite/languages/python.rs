@@ -224,7 +224,10 @@ fn run(factory: &dyn ProcessorFactory, case: &Case) -> Value {
                 assert_eq!(reason, "tick", "no case has another reason");
                 task.flush(number, FlushReason::Tick);
             }
-            Step::Restart(_) => task.restart(),
+            Step::Restart(again) => {
+                assert!(again, "a case restarts or says nothing of it");
+                task.restart();
+            }
         }
     }
     task.found()
