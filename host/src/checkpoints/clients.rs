@@ -92,7 +92,9 @@ pub trait ClientCheckpoints: Send + Sync + Debug {
 pub enum ClientCheckpointError {
     #[error("the value has {bytes} bytes; client_checkpoint_bytes_max is {CLIENT_CHECKPOINT_BYTES_MAX}")]
     TooLarge { bytes: usize },
-    #[error("{CLIENT_CHECKPOINTS_MAX} clients have a checkpoint; client_checkpoints_max is {CLIENT_CHECKPOINTS_MAX}")]
+    #[error(
+        "{CLIENT_CHECKPOINTS_MAX} clients have a checkpoint; client_checkpoints_max is {CLIENT_CHECKPOINTS_MAX}"
+    )]
     TooMany,
     /// Somebody moved or changed what was kept, or the key is another one.
     #[error("the checkpoint cannot be opened: {detail}")]

@@ -28,8 +28,12 @@ impl GrpcConfig {
             };
         };
         match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => return wrong("key_file", "`grpc.cert_file` needs the key of the certificate".into()),
-            (None, Some(_)) => return wrong("cert_file", "`grpc.key_file` needs the certificate of the key".into()),
+            (Some(_), None) => {
+                return wrong("key_file", "`grpc.cert_file` needs the key of the certificate".into());
+            }
+            (None, Some(_)) => {
+                return wrong("cert_file", "`grpc.key_file` needs the certificate of the key".into());
+            }
             _ => {}
         }
         if !has_credentials && !bind.ip().to_canonical().is_loopback() {

@@ -4,6 +4,7 @@ mod artifacts;
 mod backends;
 mod channel_sockets;
 mod channels;
+mod client_checkpoints;
 mod control;
 mod groups;
 mod parts;
@@ -56,7 +57,7 @@ const FIX_SHADOW: &str =
 /// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 11] = [
+const PARTS: [&[ProblemKind]; 12] = [
     GENERAL,
     streams::STREAMS,
     groups::GROUPS,
@@ -68,6 +69,7 @@ const PARTS: [&[ProblemKind]; 11] = [
     rollouts::ROLLOUTS,
     control::CONTROL,
     sources::SOURCES,
+    client_checkpoints::CLIENT_CHECKPOINTS,
 ];
 
 const GENERAL: &[ProblemKind] = &[

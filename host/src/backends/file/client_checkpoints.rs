@@ -135,7 +135,8 @@ impl Folder {
             None => self.make_key().map_err(|error| failed(&self.key, &error))?,
         };
         disk::make_folder(&dir).map_err(|error| failed(&dir, &error))?;
-        if before.is_none() && fs::read_dir(&dir).map_err(|error| failed(&dir, &error))?.count() >= CLIENT_CHECKPOINTS_MAX
+        if before.is_none()
+            && fs::read_dir(&dir).map_err(|error| failed(&dir, &error))?.count() >= CLIENT_CHECKPOINTS_MAX
         {
             return Err(ClientCheckpointError::TooMany);
         }
@@ -176,7 +177,8 @@ impl Folder {
         staged.as_file().sync_all()?;
         staged.persist(&self.key).map_err(|error| error.error)?;
         disk::sync_folder(dir)?;
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| io::Error::other("no key of 32 bytes"))?;
+        let key =
+            UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| io::Error::other("no key of 32 bytes"))?;
         Ok(LessSafeKey::new(key))
     }
 
