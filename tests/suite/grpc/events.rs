@@ -92,9 +92,8 @@ async fn r39_a_sixth_stream_ends_the_first_with_its_cursor() {
         streams.push(shown);
     }
     publish(&scene.http(Some(OPERATOR)), "a", "b", &[json!(1)]).await;
-    let mut last = None;
     for shown in &mut streams {
-        last = Some(shown.event().await.cursor.unwrap());
+        shown.event().await;
     }
     let mut sixth = caller.after("").await;
     sixth.until_live().await;
@@ -105,7 +104,6 @@ async fn r39_a_sixth_stream_ends_the_first_with_its_cursor() {
     for shown in streams[1..].iter_mut().chain([&mut sixth]) {
         assert_eq!(data(&shown.event().await), 2, "the others go on");
     }
-    assert!(cursor.is_some() && last.is_some());
     let mut resumed = caller.after(&cursor.unwrap()).await;
     assert_eq!(data(&resumed.event().await), 2, "its cursor is where it was");
     // Administrators are not counted.
@@ -169,7 +167,9 @@ async fn r44_entries_of_the_channel_history_are_shown_unless_others_are_asked_fo
     let entries: Vec<_> = channels.iter().map(|channel| entry(channel, channel, "USER")).collect();
     scene.publish("entry", "created", &entries).await;
     end(&scene).await;
-    for (asked, seen) in [(&[][..], &["history"][..]), (&["Context", "journal"], &["context", "journal"])] {
+    for (asked, seen) in
+        [(&[][..], &["history"][..]), (&["Context", "journal"][..], &["context", "journal"][..])]
+    {
         let entry_channels = asked.iter().map(|&channel| channel.to_owned()).collect();
         let asked = SubscribeEventsRequest { entry_channels, ..after("start") };
         let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();

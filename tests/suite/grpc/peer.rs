@@ -6,8 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use millrace::config::{GrpcSourceConfig, Span};
-use millrace::event::Position;
-use millrace::event::TenantId;
+use millrace::event::{Position, TenantId};
 use millrace::processors::source::{CheckpointClient as _, JsonText};
 use millrace::streams::PageLimit;
 use millrace_tests::embedded::Embedded;
@@ -50,6 +49,18 @@ impl Processor {
         while numbers.len() < count {
             let said = self.next();
             assert!(said.get("error").is_none(), "{said}");
+            numbers.extend(said["data"]["number"].as_u64());
+        }
+        numbers
+    }
+
+    /// Ends it like a crash. Answers the numbers that it has said before.
+    fn kill(mut self) -> Vec<u64> {
+        self.child.kill().unwrap();
+        let mut numbers = Vec::new();
+        while let Some(Ok(line)) = self.lines.next() {
+            // The last line may be cut off.
+            let said: Value = serde_json::from_str(&line).unwrap_or_default();
             numbers.extend(said["data"]["number"].as_u64());
         }
         numbers
@@ -98,7 +109,7 @@ async fn a_processor_of_another_make_misses_nothing_over_kills() {
         assert_eq!(from["handled"], begin, "{from}");
         let part = usize::try_from((count / 2 - begin) / 3).unwrap();
         let mut seen = processor.numbers(part);
-        drop(processor);
+        seen.extend(processor.kill());
         publish_numbers(&scene, count / 2..count).await;
         let mut processor = Processor::start(&scene, &arguments);
         while seen.last() != Some(&(count - 1)) {

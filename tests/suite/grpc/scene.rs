@@ -15,6 +15,7 @@ use prost::Message;
 use serde_json::{Value, json};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::{Service as _, http};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -173,6 +174,15 @@ impl Caller {
         let question =
             PutCheckpointRequest { client_id: client.into(), content_type: content_type.into(), value };
         self.ask(paths::PUT_CHECKPOINT, question).await
+    }
+
+    /// A request that is no call. Answers its status.
+    pub(super) async fn post(&self, path: &str, content_type: &str) -> u16 {
+        let mut channel = self.channel.clone();
+        std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+        let request = http::Request::post(path).header("content-type", content_type);
+        let answer = channel.call(request.body(tonic::body::Body::default()).unwrap()).await.unwrap();
+        answer.status().as_u16()
     }
 
     pub(super) async fn subscribe(&self, asked: SubscribeEventsRequest) -> Result<Shown, Status> {
