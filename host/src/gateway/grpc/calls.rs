@@ -70,9 +70,13 @@ async fn called(server: &Arc<Server>, method: &str, request: Request<Incoming>) 
     };
     let call = Call { server: Arc::clone(server), caller };
     let response = match method {
-        "GetCheckpoint" => grpc().unary(Get(call), request).await,
-        "PutCheckpoint" => grpc().unary(Put(call), request).await,
-        _ => grpc().server_streaming(Subscribe(call), request).await,
+        "GetCheckpoint" => grpc::<AdminCheckpoint, GetCheckpointRequest>().unary(Get(call), request).await,
+        "PutCheckpoint" => grpc::<AdminCheckpoint, PutCheckpointRequest>().unary(Put(call), request).await,
+        _ => {
+            grpc::<EventNotification, SubscribeEventsRequest>()
+                .server_streaming(Subscribe(call), request)
+                .await
+        }
     };
     // A message over the bound is told like any other bound, by its name.
     match response.extensions().get::<Status>() {
