@@ -5,8 +5,8 @@
 //! error is a problem with a stable code and a way out; an event is acknowledged
 //! only after the log has made it durable. Without tokens it serves loopback only.
 //!
-//! Deliberately absent: TLS and HTTP/2 (a proxy's work), and any decision about
-//! events, rows or plugins: this folder translates between HTTP and the seams.
+//! Deliberately absent: TLS and HTTP/2 (a proxy's work; `grpc`, on a port of its own, has both), and any decision
+//! about events, rows or plugins: this folder translates between HTTP and the seams.
 //!
 //! `router` has the table of routes, `serve` the connections, `problem` the
 //! table of errors, `wire` the shapes that OpenAPI describes.
