@@ -11,6 +11,7 @@ mod channels;
 mod check;
 mod control;
 mod groups;
+mod grpc;
 mod layers;
 mod presence;
 mod redis;
@@ -26,6 +27,7 @@ pub use cache::CacheConfig;
 pub use channels::{ChannelsConfig, ChannelsStore};
 pub use control::{ArtifactsConfig, ControlConfig};
 pub use groups::GroupsConfig;
+pub use grpc::GrpcConfig;
 pub use layers::{Layers, Resolved, Setting};
 pub use presence::PresenceConfig;
 pub use redis::{LogAddress, RedisAckConfig, RedisConfig};
@@ -54,6 +56,7 @@ pub struct Config {
     pub control: ControlConfig,
     pub processors: ProcessorsConfig,
     pub source: SourceConfig,
+    pub grpc: GrpcConfig,
     pub telemetry: TelemetryConfig,
     /// How payloads of earlier schema versions look to every consumer.
     pub upcasters: Vec<DeclaredUpcast>,

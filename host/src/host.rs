@@ -51,6 +51,7 @@ const EDGE: TaskKind = TaskKind { on_cancel: OnCancel::Wait, on_error: OnError::
 /// A running host. [`Host::shutdown`] ends it well; dropping it ends it like a kill, which loses nothing.
 pub struct Host {
     addr: SocketAddr,
+    grpc_addr: Option<SocketAddr>,
     store: SqliteStore,
     registry: Registry,
     live: LiveEngine,
@@ -154,6 +155,11 @@ impl Host {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it serves gRPC, if it does.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc_addr
     }
 
     /// The log, for embedders that publish without HTTP.
@@ -359,7 +365,7 @@ impl HostBuilder {
             (&sources[..], ready),
         );
         let gateway = Gateway::bind(self.gateway_options(), services).await?;
-        let addr = gateway.local_addr();
+        let (addr, grpc_addr) = (gateway.local_addr(), gateway.grpc_addr());
         let cancel = edge.clone();
         let stopping = stage.clone();
         tasks.spawn(EDGE, "gateway", async move {
@@ -410,6 +416,7 @@ impl HostBuilder {
         let drain_max = self.config.serve.drain_max();
         Ok(Host {
             addr,
+            grpc_addr,
             store,
             log,
             registry,

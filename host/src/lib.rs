@@ -15,6 +15,8 @@ pub mod gateway;
 pub mod host;
 pub mod limits;
 pub mod live;
+#[cfg(feature = "grpc")]
+pub mod memory_v1;
 pub mod plugins;
 pub mod presence;
 pub mod processors;

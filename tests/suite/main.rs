@@ -18,6 +18,7 @@ mod cuts;
 mod envelope;
 mod gateway;
 mod groups;
+mod grpc;
 mod guests;
 mod hostile;
 mod idle;

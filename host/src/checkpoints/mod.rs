@@ -7,6 +7,7 @@
 //! a failure means; that is `processors`.
 
 mod append;
+mod clients;
 mod effect;
 mod outbox;
 
@@ -20,6 +21,9 @@ pub use outbox::{
 
 pub use append::{
     AppendCause, AppendFate, AppendRef, ChannelGrant, DropReason, Dropped, InvalidAppend, PLUGIN_PARTY,
+};
+pub use clients::{
+    ClientCheckpoint, ClientCheckpointError, ClientCheckpoints, ClientId, ClientValue, NewClientCheckpoint,
 };
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 

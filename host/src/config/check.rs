@@ -22,6 +22,7 @@ impl Config {
         self.cache.check()?;
         self.control.check(self.serve.log.is_some())?;
         self.source.check()?;
+        self.grpc.check(!self.auth.tokens.is_empty() || self.auth.jwt.is_some())?;
         if let Err(error) = Upcasters::default().declare(&self.upcasters) {
             return wrong("upcasters", error.to_string());
         }

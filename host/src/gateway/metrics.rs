@@ -35,6 +35,11 @@ pub(super) fn connection_refused() {
     counter!(names::HTTP_CONNECTIONS_REFUSED).increment(1);
 }
 
+#[cfg(feature = "grpc")]
+pub(super) fn grpc_call(method: &'static str, code: &'static str) {
+    counter!(names::GRPC_CALLS, "method" => method, "code" => code).increment(1);
+}
+
 /// Counts something as long as it lives.
 #[derive(Debug)]
 pub(super) struct Living(&'static str);
@@ -46,6 +51,11 @@ impl Living {
 
     pub(super) fn connection() -> Self {
         Self::of(names::HTTP_CONNECTIONS)
+    }
+
+    #[cfg(feature = "grpc")]
+    pub(super) fn grpc_stream() -> Self {
+        Self::of(names::GRPC_STREAMS)
     }
 
     fn of(name: &'static str) -> Self {

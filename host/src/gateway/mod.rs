@@ -5,12 +5,13 @@
 //! error is a problem with a stable code and a way out; an event is acknowledged
 //! only after the log has made it durable. Without tokens it serves loopback only.
 //!
-//! Deliberately absent: TLS and HTTP/2 (a proxy's work), and any decision about
-//! events, rows or plugins: this folder translates between HTTP and the seams.
+//! Deliberately absent: TLS and HTTP/2 (a proxy's work; `grpc`, on a port of its own, has both), and any decision
+//! about events, rows or plugins: this folder translates between HTTP and the seams.
 //!
 //! `router` has the table of routes, `serve` the connections, `problem` the
 //! table of errors, `wire` the shapes that OpenAPI describes.
 
+mod admin_checkpoints;
 mod artifacts;
 mod auth;
 mod body;
@@ -23,6 +24,8 @@ mod cors;
 mod filters;
 mod fleet;
 mod groups;
+#[cfg_attr(not(feature = "grpc"), path = "no_grpc.rs")]
+mod grpc;
 mod handover;
 mod json;
 mod letters;
@@ -53,6 +56,7 @@ pub mod wire;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +72,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channels::Router as ChannelRouter;
-use crate::checkpoints::CheckpointStore;
+use crate::checkpoints::{CheckpointStore, ClientCheckpoints};
 use crate::clock::Clock;
 use crate::control::{ArtifactRepository, FleetDesk};
 use crate::limits;
@@ -85,6 +89,8 @@ use crate::tables::TableStore;
 pub struct GatewayOptions {
     pub bind: SocketAddr,
     pub auth: AuthOptions,
+    /// The server for `memory.v1`; none: there is no such server.
+    pub grpc: Option<GrpcServerOptions>,
     /// Origins whose pages may use the edge from a browser: `https://app.example.com`.
     pub cors_origins: Vec<String>,
     /// Requests of one tenant, in the long run and at once. A rate of 0 leaves them unbounded.
@@ -113,6 +119,7 @@ impl GatewayOptions {
         Self {
             bind,
             auth: AuthOptions::default(),
+            grpc: None,
             cors_origins: Vec::new(),
             tenant_requests_per_s: limits::TENANT_REQUESTS_PER_S,
             tenant_requests_burst: limits::TENANT_REQUESTS_BURST,
@@ -132,6 +139,14 @@ impl GatewayOptions {
             drain_max: limits::DRAIN_MAX,
         }
     }
+}
+
+/// A port of its own for gRPC.
+#[derive(Clone, Debug)]
+pub struct GrpcServerOptions {
+    pub bind: SocketAddr,
+    /// Files in PEM: a certificate chain and its key. None: clear text.
+    pub tls: Option<(PathBuf, PathBuf)>,
 }
 
 /// What the edge translates to.
@@ -155,6 +170,8 @@ pub struct Services {
     pub sources: Vec<SourceHandle>,
     /// For looking at what tasks keep; the edge neither claims nor commits.
     pub checkpoints: Arc<dyn CheckpointStore>,
+    /// What clients elsewhere keep here.
+    pub clients: Arc<dyn ClientCheckpoints>,
     pub clock: Arc<dyn Clock>,
     /// Renders what `/metrics` shows.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -185,6 +202,8 @@ pub enum GatewayError {
     Token { detail: String },
     #[error("auth.jwt is not usable: {detail}")]
     Jwt { detail: String },
+    #[error("the gRPC server cannot begin: {detail}")]
+    Grpc { detail: String },
     #[error("cannot listen on {bind}: {source}")]
     Listen { bind: SocketAddr, source: io::Error },
 }
@@ -210,6 +229,7 @@ pub struct Gateway {
     edge: Arc<Edge>,
     listener: TcpListener,
     local_addr: SocketAddr,
+    grpc: Option<grpc::Listening>,
 }
 
 impl Gateway {
@@ -221,6 +241,11 @@ impl Gateway {
         let listen = |source| GatewayError::Listen { bind, source };
         let listener = TcpListener::bind(bind).await.map_err(listen)?;
         let local_addr = listener.local_addr().map_err(listen)?;
+        let has_credentials = !options.auth.tokens.is_empty() || options.auth.jwt.is_some();
+        let grpc = match &options.grpc {
+            Some(options) => Some(grpc::Listening::bind(options, has_credentials).await?),
+            None => None,
+        };
         let edge = Arc::new(Edge {
             services,
             auth,
@@ -230,11 +255,16 @@ impl Gateway {
             hard: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        Ok(Self { edge, listener, local_addr })
+        Ok(Self { edge, listener, local_addr, grpc })
     }
 
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where the gRPC server listens, if there is one.
+    pub fn grpc_addr(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().map(grpc::Listening::local_addr)
     }
 
     /// Serves until cancelled. Then it accepts no more, ends followers with a
@@ -248,6 +278,9 @@ impl Gateway {
             // Ending in the middle loses a set that is not needed any more.
             stopping.run_until_cancelled(edge.auth.keep_keys()).await;
         });
+        if let Some(grpc) = self.grpc {
+            self.edge.tasks.spawn(grpc.serve(Arc::clone(&self.edge)));
+        }
         serve::serve(self.edge, self.listener, router, cancel).await;
     }
 }

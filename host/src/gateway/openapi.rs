@@ -9,8 +9,8 @@ use super::auth::sessions;
 use super::problem::PROBLEMS;
 use super::wire::ProblemBody;
 use super::{
-    artifacts, candidates, changes, channels, fleet, groups, letters, live, pages, plugins, presence,
-    publish, rebuilds, sources, state, streams, tables,
+    admin_checkpoints, artifacts, candidates, changes, channels, fleet, groups, letters, live, pages,
+    plugins, presence, publish, rebuilds, sources, state, streams, tables,
 };
 
 #[derive(OpenApi)]
@@ -91,6 +91,8 @@ use super::{
         letters::replay_apart,
         sources::list,
         sources::show,
+        admin_checkpoints::show,
+        admin_checkpoints::replace,
         artifacts::list,
         artifacts::put,
         artifacts::get,
@@ -131,6 +133,7 @@ use super::{
         (name = "live", description = "Watching rows as they change"),
         (name = "plugins", description = "Deploying and watching plugins"),
         (name = "artifacts", description = "What a fleet runs, by its content"),
+        (name = "checkpoints", description = "What clients elsewhere keep here"),
         (name = "sources", description = "What brings foreign events in"),
         (name = "fleet", description = "What a fleet should run, and what it does run"),
         (name = "host", description = "How the host is"),

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
-    Edge, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters, live, metrics, pages,
-    plugins, presence, publish, rebuilds, sources, state, streams, tables,
+    Edge, admin_checkpoints, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters,
+    live, metrics, pages, plugins, presence, publish, rebuilds, sources, state, streams, tables,
 };
 
 type Shared = Arc<Edge>;
@@ -170,6 +170,12 @@ fn table() -> Vec<Route> {
         action("/v1/plugins/{plugin}/replay", letters::replay_apart),
         page("/v1/sources", sources::list),
         page("/v1/sources/{source}", sources::show),
+        Route {
+            path: "/v1/admin/checkpoints/{client}",
+            documented: Some("/v1/admin/checkpoints/{client}"),
+            methods: &["GET", "PUT"],
+            handlers: get(admin_checkpoints::show).put(admin_checkpoints::replace),
+        },
         page("/v1/artifacts", artifacts::list),
         action("/v1/artifacts/collect", artifacts::collect),
         Route {

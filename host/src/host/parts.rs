@@ -10,13 +10,14 @@ use super::control::Fleet;
 use super::shared_log::SharedLog;
 use super::source::Source;
 use super::{HostBuilder, HostError, off_the_runtime};
+use crate::backends::file::FileClientCheckpoints;
 use crate::backends::memory::{MemoryChannels, MemoryPresence};
 use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
 use crate::cache::{Cache, CacheOptions, ReadThrough};
 use crate::channels::{ChannelLimits, ChannelStore, Router};
 use crate::config::ChannelsStore;
 use crate::control::ArtifactRepository;
-use crate::gateway::{GatewayOptions, Readiness, Services};
+use crate::gateway::{GatewayOptions, GrpcServerOptions, Readiness, Services};
 use crate::live::LiveEngine;
 use crate::plugins::{ArtifactStore, FileArtifacts, Registry, RegistryParts, RuntimeOptions, WasmRuntime};
 use crate::presence::{Presence, PresenceLimits};
@@ -249,6 +250,10 @@ impl HostBuilder {
         let config = &self.config.gateway;
         GatewayOptions {
             auth: auth_options(&self.config.auth),
+            grpc: self.config.grpc.bind.map(|bind| GrpcServerOptions {
+                bind,
+                tls: self.config.grpc.cert_file.clone().zip(self.config.grpc.key_file.clone()),
+            }),
             cors_origins: config.cors_origins.clone(),
             tenant_requests_per_s: config.tenant_requests_per_s,
             tenant_requests_burst: config.tenant_requests_burst,
@@ -290,6 +295,7 @@ impl HostBuilder {
             fleet: fleet.map(Fleet::desk),
             sources: sources.iter().map(Source::handle).collect(),
             checkpoints: Arc::new(store.clone()),
+            clients: Arc::new(FileClientCheckpoints::new(&self.config.serve.data, Arc::clone(&self.clock))),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),
             ready,

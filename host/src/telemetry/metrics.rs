@@ -87,6 +87,10 @@ pub const SOURCE_RECONNECTS: &str = "millrace_source_reconnects_total";
 pub const SOURCE_PUTS: &str = "millrace_source_puts_total";
 pub const SOURCE_CURSORS_LOST: &str = "millrace_source_cursors_lost_total";
 
+// The gRPC server. Labels of the calls: `method`, `code`.
+pub const GRPC_CALLS: &str = "millrace_grpc_calls_total";
+pub const GRPC_STREAMS: &str = "millrace_grpc_streams";
+
 // The control feed. Labels: of the applied `outcome`, of the quarantined `code`, of the restored `cause`.
 pub const CONTROL_APPLIED: &str = "millrace_control_applied_total";
 pub const CONTROL_QUARANTINED: &str = "millrace_control_quarantined_total";
@@ -337,6 +341,8 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(SOURCE_RECONNECTS, "Times that a source had to open its stream again, by reason."),
     counter(SOURCE_PUTS, "Checkpoints of sources that were put, by result: ok, or what went wrong."),
     counter(SOURCE_CURSORS_LOST, "Times that a server no longer knew the cursor of a source."),
+    counter(GRPC_CALLS, "Calls of the gRPC server, by method and the code of the answer."),
+    gauge(GRPC_STREAMS, "Event streams that are open over gRPC."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),
     counter(HTTP_PROBLEMS, "Refused requests and refused lines of uploads, by problem code."),

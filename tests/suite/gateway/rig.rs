@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
+use millrace::backends::file::FileClientCheckpoints;
 use millrace::backends::memory::{MemoryArtifactRepository, MemoryChannels, MemoryPresence};
 use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::channels::{ChannelLimits, Router};
@@ -133,6 +134,7 @@ impl Rig {
             fleet: None,
             sources: Vec::new(),
             checkpoints: Arc::new(store.clone()),
+            clients: Arc::new(FileClientCheckpoints::new(directory.path(), clock.clone())),
             clock: clock.clone(),
             metrics,
             ready: Arc::new(|| Readiness { ready: true, reasons: vec![] }),

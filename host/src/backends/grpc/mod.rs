@@ -6,10 +6,10 @@
 
 mod client;
 mod identity;
-pub mod messages;
 mod options;
 mod status;
 
+pub use crate::memory_v1 as messages;
 pub use client::MemoryClient;
 pub use identity::Credential;
 pub use options::{GrpcOptions, InvalidGrpc};

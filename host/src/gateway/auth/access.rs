@@ -111,7 +111,7 @@ impl Caller {
     }
 
     /// Whether this caller reads some tables only, and so nothing that shows the events behind the rows.
-    pub(super) fn is_confined(&self) -> bool {
+    pub(in crate::gateway) fn is_confined(&self) -> bool {
         self.tables.is_some()
     }
 }

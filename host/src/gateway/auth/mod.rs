@@ -68,6 +68,11 @@ impl Caller {
         self.tenant == other.tenant && self.may(Right::Read) && self.tables == other.tables
     }
 
+    /// The client that this caller is: a static token's name. Others are none, such as somebody with a signed token.
+    pub(super) fn client(&self) -> Option<&str> {
+        self.party.as_deref().filter(|_| self.valid.is_static())
+    }
+
     pub(super) fn needs(&self, right: Right) -> Result<(), Problem> {
         if self.may(right) {
             return Ok(());
@@ -220,6 +225,48 @@ impl Edge {
         let caller = self.shown(parts).await?;
         self.rates.admit(&caller.tenant, self.services.clock.now())?;
         Ok(caller)
+    }
+
+    /// Who calls over gRPC; and one more request of its tenant.
+    #[cfg(feature = "grpc")]
+    pub(super) async fn called(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let caller = self.named(headers).await?;
+        self.rates.admit(&caller.tenant, self.services.clock.now())?;
+        Ok(caller)
+    }
+
+    /// By a static token as `x-api-key`, which says the client and counts first, or by a bearer token. One that is not good
+    /// refuses the call, whatever the other one is. Headers that name somebody are not looked at.
+    #[cfg(feature = "grpc")]
+    async fn named(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        if let Some(caller) = &self.auth.open {
+            return Ok(caller.clone());
+        }
+        let bearer = match bearer(headers)? {
+            Some(token) => Some(self.authenticate(token).await?),
+            None => None,
+        };
+        let mut keys = headers.get_all("x-api-key").iter();
+        let key = match (keys.next().map(|value| value.to_str()), keys.next()) {
+            (None, _) => None,
+            (Some(Ok(key)), None) => Some(self.authenticate(key.trim()).await?),
+            _ => {
+                return Err(Problem::new(
+                    "token_missing",
+                    "the header `x-api-key` is no text, or there are two",
+                ));
+            }
+        };
+        match (key, bearer) {
+            (Some(key), _) if !key.valid.is_static() => {
+                Err(Problem::new("token_invalid", "`x-api-key` takes tokens of the configuration only"))
+            }
+            (Some(key), Some(bearer)) if key.tenant != bearer.tenant => {
+                Err(Problem::new("token_invalid", "`x-api-key` and `authorization` are of two tenants"))
+            }
+            (Some(caller), _) | (None, Some(caller)) => Ok(caller),
+            (None, None) => Err(Problem::new("token_missing", "missing authorization")),
+        }
     }
 
     async fn shown(&self, parts: &Parts) -> Result<Caller, Problem> {

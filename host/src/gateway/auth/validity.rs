@@ -125,6 +125,11 @@ impl Validity {
         Self { expires_at: Some(expires_at), session: Some(session), ..self.clone() }
     }
 
+    /// Whether it is a token of the configuration.
+    pub(super) fn is_static(&self) -> bool {
+        matches!(*self.identity, Identity::Static { .. })
+    }
+
     /// When it ends by itself.
     pub(in crate::gateway) fn expires_at(&self) -> Option<Micros> {
         self.expires_at

@@ -5,6 +5,7 @@ mod backends;
 mod callers;
 mod channel_sockets;
 mod channels;
+mod client_checkpoints;
 mod control;
 mod events;
 mod groups;
@@ -65,7 +66,7 @@ pub(super) const fn host(
 /// Every kind of problem that the edge can answer, or name as the reason of what it shows. `/docs` lists them from here.
 pub const PROBLEMS: &[ProblemKind] = &joined::<{ count(&PARTS) }>(&PARTS);
 
-const PARTS: [&[ProblemKind]; 17] = [
+const PARTS: [&[ProblemKind]; 18] = [
     requests::REQUESTS,
     callers::CALLERS,
     events::EVENTS,
@@ -83,4 +84,5 @@ const PARTS: [&[ProblemKind]; 17] = [
     rollouts::ROLLOUTS,
     control::CONTROL,
     sources::SOURCES,
+    client_checkpoints::CLIENT_CHECKPOINTS,
 ];

@@ -1,0 +1,188 @@
+//! The three methods: who may call them, and what they answer.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use hyper::body::Incoming;
+use prost::Message;
+use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::server::{Grpc, ServerStreamingService, UnaryService};
+use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
+
+use super::events;
+use super::refusal::{label, status};
+use super::serve::Server;
+use crate::checkpoints::{ClientCheckpoint, ClientValue};
+use crate::gateway::admin_checkpoints;
+use crate::gateway::auth::Caller;
+use crate::gateway::metrics;
+use crate::gateway::problem::Problem;
+use crate::limits::GRPC_MESSAGE_BYTES_MAX;
+use crate::memory_v1::{
+    AdminCheckpoint, EventNotification, GetCheckpointRequest, PutCheckpointRequest, SubscribeEventsRequest,
+    Timestamp, Value, paths,
+};
+
+type Answer<T> = BoxFuture<'static, Result<tonic::Response<T>, Status>>;
+
+/// Answers one call. What it is refused for is a status, also where it is no gRPC that we know.
+pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Response<Body> {
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|text| text.starts_with("application/grpc"));
+    if !is_grpc {
+        let mut response = Response::new(Body::default());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        response.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/grpc"));
+        return response;
+    }
+    let method = match request.uri().path() {
+        paths::SUBSCRIBE_EVENTS => "SubscribeEvents",
+        paths::GET_CHECKPOINT => "GetCheckpoint",
+        paths::PUT_CHECKPOINT => "PutCheckpoint",
+        _ => "unknown",
+    };
+    let wait_max = server.edge.options.body_idle_max;
+    let response = match timeout(wait_max, called(server, method, request)).await {
+        Ok(response) => response,
+        Err(_) => Status::deadline_exceeded("the call did not arrive within body_idle_max").into_http(),
+    };
+    let code = response.extensions().get::<Status>().map_or(Code::Ok, Status::code);
+    metrics::grpc_call(method, label(code));
+    response
+}
+
+async fn called(server: &Arc<Server>, method: &str, request: Request<Incoming>) -> Response<Body> {
+    if method == "unknown" {
+        let path: String = request.uri().path().chars().take(200).collect();
+        return Status::unimplemented(format!("there is no method {path}")).into_http();
+    }
+    let caller = match server.edge.called(request.headers()).await {
+        Ok(caller) => caller,
+        Err(problem) => return status(&problem).into_http(),
+    };
+    let call = Call { server: Arc::clone(server), caller };
+    let response = match method {
+        "GetCheckpoint" => grpc::<AdminCheckpoint, GetCheckpointRequest>().unary(Get(call), request).await,
+        "PutCheckpoint" => grpc::<AdminCheckpoint, PutCheckpointRequest>().unary(Put(call), request).await,
+        _ => {
+            grpc::<EventNotification, SubscribeEventsRequest>()
+                .server_streaming(Subscribe(call), request)
+                .await
+        }
+    };
+    // A message over the bound is told like any other bound, by its name.
+    match response.extensions().get::<Status>() {
+        Some(refused) if refused.code() == Code::OutOfRange => {
+            let text = format!(
+                "the message is longer than grpc_message_bytes_max = {GRPC_MESSAGE_BYTES_MAX}: {}",
+                refused.message()
+            );
+            Status::resource_exhausted(text).into_http()
+        }
+        _ => response,
+    }
+}
+
+fn grpc<A, Q>() -> Grpc<ProstCodec<A, Q>>
+where
+    A: Message + Send + 'static,
+    Q: Message + Default + Send + 'static,
+{
+    Grpc::new(ProstCodec::default()).max_decoding_message_size(GRPC_MESSAGE_BYTES_MAX)
+}
+
+/// A call by somebody.
+#[derive(Clone)]
+struct Call {
+    server: Arc<Server>,
+    caller: Caller,
+}
+
+struct Get(Call);
+
+impl UnaryService<GetCheckpointRequest> for Get {
+    type Response = AdminCheckpoint;
+    type Future = Answer<AdminCheckpoint>;
+
+    fn call(&mut self, request: tonic::Request<GetCheckpointRequest>) -> Self::Future {
+        let Call { server, caller } = self.0.clone();
+        async move {
+            let asked = request.into_inner();
+            let kept = admin_checkpoints::get(&server.edge, &caller, &asked.client_id).await;
+            Ok(tonic::Response::new(checkpoint(kept.map_err(|problem| refused(&problem))?)?))
+        }
+        .boxed()
+    }
+}
+
+struct Put(Call);
+
+impl UnaryService<PutCheckpointRequest> for Put {
+    type Response = AdminCheckpoint;
+    type Future = Answer<AdminCheckpoint>;
+
+    fn call(&mut self, request: tonic::Request<PutCheckpointRequest>) -> Self::Future {
+        let Call { server, caller } = self.0.clone();
+        async move {
+            let PutCheckpointRequest { client_id, content_type, value } = request.into_inner();
+            let client = admin_checkpoints::own(&caller, &client_id).map_err(|problem| refused(&problem))?;
+            let value = value.ok_or_else(|| Status::invalid_argument("value is required"))?;
+            if let Err(error) = Value::decode(value.as_slice()) {
+                return Err(Status::invalid_argument(format!("value cannot be read: {error}")));
+            }
+            let value = ClientValue::Proto(value);
+            let kept = admin_checkpoints::put(&server.edge, &caller, &client, &content_type, value).await;
+            Ok(tonic::Response::new(checkpoint(kept.map_err(|problem| refused(&problem))?)?))
+        }
+        .boxed()
+    }
+}
+
+struct Subscribe(Call);
+
+impl ServerStreamingService<SubscribeEventsRequest> for Subscribe {
+    type Response = EventNotification;
+    type ResponseStream = BoxStream<'static, Result<EventNotification, Status>>;
+    type Future = Answer<Self::ResponseStream>;
+
+    fn call(&mut self, request: tonic::Request<SubscribeEventsRequest>) -> Self::Future {
+        let Call { server, caller } = self.0.clone();
+        async move { Ok(tonic::Response::new(events::subscribe(&server, caller, request.into_inner())?)) }
+            .boxed()
+    }
+}
+
+/// In the words that clients of this protocol know.
+fn refused(problem: &Problem) -> Status {
+    if problem.code() == "right_missing" {
+        metrics::problem(problem.code(), 1);
+        return Status::permission_denied("admin role required");
+    }
+    status(problem)
+}
+
+/// A value that came over gRPC goes back byte for byte; one that came as JSON has doubles for numbers.
+fn checkpoint(kept: ClientCheckpoint) -> Result<AdminCheckpoint, Status> {
+    let value = match kept.value {
+        ClientValue::Proto(bytes) => bytes,
+        ClientValue::Json(text) => {
+            let json: serde_json::Value = serde_json::from_str(&text)
+                .map_err(|_| Status::internal("what is kept of the client is no JSON"))?;
+            Value::from_json(&json).encode_to_vec()
+        }
+    };
+    Ok(AdminCheckpoint {
+        client_id: kept.client.to_string(),
+        content_type: kept.content_type,
+        value: Some(value),
+        updated_at: Some(Timestamp::from_micros(kept.updated_at.0)),
+    })
+}

@@ -1,0 +1,10 @@
+//! Claims about the gRPC server: events and checkpoints for clients that speak `memory.v1`.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod bounds;
+mod checkpoints;
+mod config;
+mod events;
+mod peer;
+mod scene;

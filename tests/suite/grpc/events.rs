@@ -1,0 +1,349 @@
+//! Streams of events: what they show, from where, and to whom.
+
+use millrace::memory_v1::{EventScope, SubscribeEventsRequest};
+use millrace::streams::Retention;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::scene::{AUDITOR, Caller, FOREIGN, OPERATOR, Scene, Shown, TRACER, WRITER, after, data, publish};
+
+const LOST: &str = "cursor beyond retention window";
+
+fn entry(id: &str, channel: &str, role: &str) -> Value {
+    json!({
+        "id": id, "conversationId": "c", "conversationGroupId": "g", "channel": channel,
+        "contentType": channel, "content": [{ "role": role, "text": "hello" }],
+    })
+}
+
+/// The ids in the data of what a stream shows, up to an event of the kind `end`.
+async fn ids(shown: &mut Shown) -> Vec<String> {
+    let mut ids = Vec::new();
+    loop {
+        let event = shown.event().await;
+        if event.kind == "end" {
+            return ids;
+        }
+        ids.push(data(&event)["id"].as_str().unwrap().to_owned());
+    }
+}
+
+async fn end(scene: &Scene) {
+    scene.publish("end", "reached", &[json!({})]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r37_r38_r40_r46_events_pass_with_kind_event_and_data_as_they_were() {
+    let scene = Scene::open().await;
+    let mut live = scene.caller(&[]).after("").await;
+    live.until_live().await;
+    let conversation = json!({ "conversation": "c", "conversation_group": "g" });
+    let summary = json!({
+        "conversation": "c", "conversation_group": "g", "entry": "e", "entry_channel": "history",
+        "entry_content_type": "history", "entry_role": "USER",
+    });
+    let told = [
+        ("conversation", "created", conversation.clone()),
+        ("conversation", "updated", conversation.clone()),
+        ("conversation", "deleted", json!({ "conversation": "c", "members": ["u"] })),
+        ("entry", "created", summary),
+        ("entry", "created", entry("e", "history", "USER")),
+        ("membership", "created", json!({ "conversation_group": "g", "user": "u", "role": "reader" })),
+    ];
+    for (kind, action, payload) in &told {
+        scene.publish(kind, action, std::slice::from_ref(payload)).await;
+    }
+    let mut replayed = scene.caller(&[]).after("start").await;
+    for shown in [&mut live, &mut replayed] {
+        for (kind, action, payload) in &told {
+            let event = shown.event().await;
+            assert_eq!((event.kind.as_str(), event.event.as_str()), (*kind, *action));
+            assert_eq!(&data(&event), payload);
+        }
+    }
+}
+
+/// An event that came from elsewhere keeps the kind that it had there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_of_its_own_counts_before_the_aggregate() {
+    let scene = Scene::open().await;
+    let line = |kind: &str, event_type: &str, id: &str| {
+        let event = json!({
+            "aggregate": "flight", "agg_id": id, "version": 1, "type": event_type, "kind": kind, "payload": {},
+        });
+        format!("{event}\n")
+    };
+    let lines = [line("entry", "entry.created", "1"), line("", "flight.left", "2"), line("", "left", "3")];
+    scene.host.client.publish(lines.concat()).await.unwrap();
+    let mut shown = scene.caller(&[]).after("start").await;
+    let events = shown.events(3).await;
+    let names: Vec<_> = events.iter().map(|event| (event.kind.as_str(), event.event.as_str())).collect();
+    assert_eq!(names, [("entry", "created"), ("flight", "left"), ("flight", "left")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r39_a_sixth_stream_ends_the_first_with_its_cursor() {
+    let scene = Scene::with_tokens().await;
+    let caller = scene.keyed(AUDITOR);
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut shown = caller.after("").await;
+        shown.until_live().await;
+        streams.push(shown);
+    }
+    publish(&scene.http(Some(OPERATOR)), "a", "b", &[json!(1)]).await;
+    for shown in &mut streams {
+        shown.event().await;
+    }
+    let mut sixth = caller.after("").await;
+    sixth.until_live().await;
+    let (event, reason, cursor) = streams[0].about().await;
+    assert_eq!((event.as_str(), reason), ("evicted", json!({ "reason": "too many connections" })));
+    assert_eq!(streams[0].next().await.unwrap(), None, "a clean end");
+    publish(&scene.http(Some(OPERATOR)), "a", "b", &[json!(2)]).await;
+    for shown in streams[1..].iter_mut().chain([&mut sixth]) {
+        assert_eq!(data(&shown.event().await), 2, "the others go on");
+    }
+    let mut resumed = caller.after(&cursor.unwrap()).await;
+    assert_eq!(data(&resumed.event().await), 2, "its cursor is where it was");
+    // Administrators are not counted.
+    let mut many = Vec::new();
+    for _ in 0..7 {
+        let mut shown = scene.keyed(TRACER).after("").await;
+        shown.until_live().await;
+        many.push(shown);
+    }
+    publish(&scene.http(Some(OPERATOR)), "a", "b", &[json!(3)]).await;
+    for shown in &mut many {
+        assert_eq!(data(&shown.event().await), 3);
+    }
+}
+
+/// Membership is a tenant's own here: its border is the tenant.
+#[tokio::test(flavor = "multi_thread")]
+async fn r41_r42_another_tenants_events_are_never_seen() {
+    let scene = Scene::with_tokens().await;
+    let mut live = scene.keyed(TRACER).after("").await;
+    live.until_live().await;
+    let http = |token| scene.http(Some(token));
+    for number in 0..20 {
+        publish(&http(FOREIGN), "membership", "created", &[json!({ "of": "foreign" })]).await;
+        publish(&http(OPERATOR), "membership", "created", &[json!({ "number": number })]).await;
+    }
+    let mut replayed = scene.keyed(TRACER).after("start").await;
+    for shown in [&mut live, &mut replayed] {
+        for number in 0..20 {
+            assert_eq!(data(&shown.event().await), json!({ "number": number }));
+        }
+    }
+    let mut foreign = scene.keyed(FOREIGN).after("start").await;
+    let seen = foreign.events(20).await;
+    assert!(seen.iter().all(|event| data(event) == json!({ "of": "foreign" })));
+}
+
+/// What is said about the stream passes the filter, which it does not in the reference.
+#[tokio::test(flavor = "multi_thread")]
+async fn r43_a_filter_of_kinds_leaves_out_others_and_not_what_is_about_the_stream() {
+    let scene = Scene::open().await;
+    for kind in ["conversation", "entry", "response", "membership"] {
+        scene.publish(kind, "created", &[json!({ "id": kind })]).await;
+    }
+    end(&scene).await;
+    let kinds = || vec!["response".to_owned(), "conversation".into(), "end".into()];
+    let asked = SubscribeEventsRequest { kinds: kinds(), ..after("start") };
+    let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();
+    assert_eq!(shown.about().await.1, json!({ "phase": "replay" }));
+    assert_eq!(ids(&mut shown).await, ["conversation", "response"]);
+    assert_eq!(shown.about().await.1, json!({ "phase": "live" }));
+    let asked = SubscribeEventsRequest { kinds: kinds(), ..after("abc") };
+    let mut lost = scene.caller(&[]).subscribe(asked).await.unwrap();
+    assert_eq!(lost.about().await.1, json!({ "reason": LOST }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r44_entries_of_the_channel_history_are_shown_unless_others_are_asked_for() {
+    let scene = Scene::open().await;
+    let channels = ["history", "context", "journal"];
+    let entries: Vec<_> = channels.iter().map(|channel| entry(channel, channel, "USER")).collect();
+    scene.publish("entry", "created", &entries).await;
+    end(&scene).await;
+    for (asked, seen) in
+        [(&[][..], &["history"][..]), (&["Context", "journal"][..], &["context", "journal"][..])]
+    {
+        let entry_channels = asked.iter().map(|&channel| channel.to_owned()).collect();
+        let asked = SubscribeEventsRequest { entry_channels, ..after("start") };
+        let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();
+        assert_eq!(ids(&mut shown).await, seen);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r45_content_type_and_role_must_both_be_met() {
+    let scene = Scene::open().await;
+    let of_type = |id: &str, content_type: &str, role: &str| {
+        let mut entry = entry(id, "history", role);
+        entry["contentType"] = content_type.into();
+        entry
+    };
+    let entries = [
+        of_type("both", "history/lc4j", "AI"),
+        of_type("type", "history/lc4j", "USER"),
+        of_type("role", "history", "AI"),
+    ];
+    scene.publish("entry", "created", &entries).await;
+    scene.publish("response", "created", &[json!({ "id": "other" })]).await;
+    end(&scene).await;
+    let asked = SubscribeEventsRequest {
+        entry_content_types: vec!["history/lc4j".into()],
+        entry_roles: vec!["ai".into()],
+        ..after("start")
+    };
+    let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();
+    assert_eq!(ids(&mut shown).await, ["both", "other"]);
+}
+
+/// Cursors are opaque; what counts is that each goes on behind its event.
+#[tokio::test(flavor = "multi_thread")]
+async fn r47_events_of_the_live_tail_have_cursors_to_go_on_from() {
+    let scene = Scene::open().await;
+    let mut live = scene.caller(&[]).after("").await;
+    live.until_live().await;
+    let numbers: Vec<_> = (0..10).map(|number| json!(number)).collect();
+    scene.publish("a", "b", &numbers).await;
+    let events = live.events(10).await;
+    for (event, number) in events.iter().zip(0..9) {
+        let mut resumed = scene.caller(&[]).after(event.cursor.as_ref().unwrap()).await;
+        assert_eq!(resumed.about().await.1, json!({ "phase": "replay" }));
+        assert_eq!(data(&resumed.event().await), number + 1);
+    }
+    let mut last = scene.caller(&[]).after(events[9].cursor.as_ref().unwrap()).await;
+    last.until_live().await;
+}
+
+/// The reference shows what an entity is now; here an event is what it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn r48_replay_after_a_cursor_has_each_event_as_it_was() {
+    let scene = Scene::open().await;
+    let titles = ["first", "second", "third"];
+    let payloads: Vec<_> = titles.iter().map(|title| json!({ "id": "c", "title": title })).collect();
+    scene.publish("conversation", "updated", &payloads).await;
+    let first = scene.caller(&[]).after("start").await.event().await;
+    for detail in ["full", "summary", ""] {
+        let cursor = first.cursor.as_ref().unwrap();
+        let asked = SubscribeEventsRequest { detail: Some(detail.into()), ..after(cursor) };
+        let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();
+        let seen: Vec<_> = shown.events(2).await.iter().map(data).collect();
+        assert_eq!(seen, payloads[1..]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r49_replay_honours_the_filter_of_channels() {
+    let scene = Scene::open().await;
+    let entries = [entry("one", "history", "USER"), entry("two", "context", "USER")];
+    scene.publish("entry", "created", &entries).await;
+    end(&scene).await;
+    let asked = SubscribeEventsRequest { entry_channels: vec!["context".into()], ..after("start") };
+    let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();
+    assert_eq!(ids(&mut shown).await, ["two"], "exactly one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r50_an_administrator_and_an_auditor_see_events_of_others() {
+    let scene = Scene::with_tokens().await;
+    publish(&scene.http(Some(OPERATOR)), "entry", "created", &[entry("e", "history", "USER")]).await;
+    for token in [TRACER, AUDITOR] {
+        for justification in [None, Some("audit 7".to_owned())] {
+            for scope in [EventScope::Admin, EventScope::Authorized, EventScope::Unspecified] {
+                let asked = SubscribeEventsRequest {
+                    scope: Some(scope.into()),
+                    justification: justification.clone(),
+                    ..after("start")
+                };
+                let mut shown = scene.keyed(token).subscribe(asked).await.unwrap();
+                assert_eq!(data(&shown.event().await)["id"], "e", "{token} {scope:?}");
+            }
+        }
+    }
+}
+
+/// A stream that can only say that its cursor is lost.
+async fn is_lost(caller: &Caller, cursor: &str) {
+    let mut shown = caller.after(cursor).await;
+    let (event, reason, none) = shown.about().await;
+    assert_eq!((event.as_str(), reason, none), ("invalidate", json!({ "reason": LOST }), None), "{cursor}");
+    assert_eq!(shown.next().await.unwrap(), None, "a clean end");
+}
+
+/// A reader that has everything is not told that it has lost anything, which it is in the reference.
+#[tokio::test(flavor = "multi_thread")]
+async fn r51_a_cursor_that_is_not_held_is_told_in_band() {
+    let scene = Scene::open().await;
+    let caller = scene.caller(&[]);
+    let numbers: Vec<_> = (0..10).map(|number| json!(number)).collect();
+    scene.publish("a", "b", &numbers).await;
+    let events = caller.after("start").await.events(10).await;
+    let cursors: Vec<_> = events.iter().map(|event| event.cursor.clone().unwrap()).collect();
+    let (epoch, newest) = cursors[9].split_once('.').unwrap();
+    let newest: u64 = newest.parse().unwrap();
+    for wrong in ["abc", "7", "0", &format!("{epoch}.{}", newest + 1), &format!("x{epoch}.1"), "a.b.c"] {
+        is_lost(&caller, wrong).await;
+    }
+    scene.host.host().log().trim(Retention { events: Some(3), age: None }).await.unwrap();
+    is_lost(&caller, &cursors[0]).await;
+    let mut oldest = caller.after("start").await;
+    assert_eq!(data(&oldest.event().await), 7);
+    scene.host.host().log().trim(Retention { events: Some(0), age: None }).await.unwrap();
+    let mut caught_up = caller.after(&cursors[9]).await;
+    caught_up.until_live().await;
+    scene.publish("a", "b", &[json!(10)]).await;
+    assert_eq!(data(&caught_up.event().await), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r52_response_events_are_what_they_were() {
+    let scene = Scene::open().await;
+    let payload =
+        json!({ "conversation": "c", "conversation_group": "g", "recording": "r", "status": "started" });
+    scene.publish("response", "created", std::slice::from_ref(&payload)).await;
+    let event = scene.caller(&[]).after("start").await.event().await;
+    assert_eq!((event.kind.as_str(), event.event.as_str(), data(&event)), ("response", "created", payload));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r53_the_stream_of_a_refused_caller_carries_a_status_and_no_event() {
+    let scene = Scene::with_tokens().await;
+    publish(&scene.http(Some(OPERATOR)), "a", "b", &[json!(1)]).await;
+    for (caller, code) in [
+        (scene.caller(&[]), Code::Unauthenticated),
+        (scene.keyed("nobodys-token"), Code::Unauthenticated),
+        (scene.keyed(WRITER), Code::PermissionDenied),
+    ] {
+        let refused = caller.subscribe(after("start")).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+    }
+    let status = scene.caller(&[]).subscribe(after("")).await.unwrap_err();
+    assert_eq!(status.message(), "missing authorization");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_that_are_asked_for_leave_others_out() {
+    let scene = Scene::open().await;
+    let of = |id: &str, conversation: &str| json!({ "id": id, "conversation": conversation });
+    scene.publish("response", "created", &[of("1", "c"), of("2", "d"), json!({ "id": "3" })]).await;
+    scene.publish("response", "created", &[of("4", "e"), of("5", "c")]).await;
+    let asked = SubscribeEventsRequest { conversation_ids: vec!["c".into(), "e".into()], ..after("start") };
+    let mut shown = scene.caller(&[]).subscribe(asked).await.unwrap();
+    let seen: Vec<_> = shown.events(3).await.iter().map(|event| data(event)["id"].clone()).collect();
+    assert_eq!(seen, ["1", "4", "5"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rx_number_beyond_2_53_is_exact_in_a_stream() {
+    let scene = Scene::open().await;
+    let line =
+        r#"{"aggregate":"a","agg_id":"1","version":1,"type":"a.b","payload":{ "n": 9007199254740993 }}"#;
+    scene.host.client.publish(format!("{line}\n")).await.unwrap();
+    let event = scene.caller(&[]).after("start").await.event().await;
+    assert_eq!(event.data, br#"{ "n": 9007199254740993 }"#);
+}
