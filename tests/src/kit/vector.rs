@@ -125,7 +125,7 @@ impl Default for Written {
 
 /// One event of a vector.
 #[derive(Clone, Debug)]
-pub struct OneEvent {
+pub(super) struct OneEvent {
     written: Written,
     id: String,
     position: u64,
@@ -133,7 +133,7 @@ pub struct OneEvent {
 }
 
 impl OneEvent {
-    pub fn borrow(&self) -> Event<'_> {
+    pub(super) fn borrow(&self) -> Event<'_> {
         let written = &self.written;
         Event {
             position: Position(self.position),
@@ -155,7 +155,7 @@ impl OneEvent {
 }
 
 /// The events that these stand for. `number` is how many came before them, `position` where the last one stood.
-pub fn expand(written: &[Written], number: usize, position: &mut u64) -> Vec<OneEvent> {
+pub(super) fn expand(written: &[Written], number: usize, position: &mut u64) -> Vec<OneEvent> {
     let mut events = Vec::new();
     for written in written {
         for index in 0..written.times.unwrap_or(1) {

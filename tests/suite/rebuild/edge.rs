@@ -15,7 +15,7 @@ const PATH: &str = "/v1/plugins/flight-board/rebuild";
 async fn a_rebuild_is_begun_watched_and_refused_over_http() -> Result<()> {
     let host = Embedded::start_with(|config| {
         let everything = &[Right::Publish, Right::Read, Right::Admin];
-        config.gateway.tokens =
+        config.auth.tokens =
             vec![token("all", "default", everything), token("some", "default", &[Right::Read])];
     })
     .await?;
