@@ -7,6 +7,7 @@ mod fakes;
 mod guests;
 mod kills;
 mod reports;
+mod ways_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use std::time::{Duration, Instant};
 use millrace::backends::memory::MemoryControlStore;
 use millrace::clock::{Clock, ManualClock};
 use millrace::control::reconciler::{Reconciler, ReconcilerOptions, ReconcilerParts};
+use millrace::control::rollout::{Plan, Progress, RolloutState, Wave};
 use millrace::control::{
     AppliedOutcome, Believing, ControlStore, ControlVersion, Desired, Kind, ObservedRow, Phase, PluginSpec,
     RunState, UnsignedEvent,
 };
 use millrace::plugins::{DeployStep, ManagedPlugins, PluginControl, PluginSettings};
-use millrace_tests::control::NOW;
 use millrace_tests::control::steps::{SteppedStore, Steps};
+use millrace_tests::control::{NOW, id};
 use millrace_tests::control_events::{about, component, release_key, removed, running, spec, trust};
 use serde_json::json;
 use tokio::sync::watch;
@@ -140,6 +142,16 @@ impl Scene {
     fn spec(&self, content: &str) -> PluginSpec {
         self.supply.put(content.as_bytes());
         spec(content.split(' ').next().unwrap(), "1.0.0", content.as_bytes())
+    }
+
+    /// A rollout of one version over another that has reached hosts of a tier.
+    fn rolling(&self, number: u64, new: &str, old: Option<&str>, tier: &str, progress: Progress) -> Desired {
+        let labels = BTreeMap::from([("tier".to_owned(), tier.to_owned())]);
+        let first = Wave { labels, percent: 100, soak_s: 0 };
+        let plan = Plan { waves: vec![first, Plan::at_once().waves.remove(0)], ..Plan::at_once() };
+        let rollout = RolloutState { id: id(number).to_string(), plan, wave: 0, progress };
+        let stable = old.map(|old| self.spec(old));
+        Desired { stable, rollout: Some(rollout), ..running(self.spec(new)) }
     }
 
     async fn row(&self, plugin: &str) -> Option<ObservedRow> {

@@ -31,16 +31,15 @@ impl Task {
         if let Some(trip) = self.trip(want, spec).await? {
             return self.go_back(want, &trip, found).await;
         }
+        let is_back = self.is_back(want, spec, found.is_some()).await?;
         if let Some(verdict) = self.verdict(want).await? {
+            if is_back {
+                self.stop_what_stayed(want, spec, &verdict, found).await?;
+            }
             self.set_aside(want, &verdict).await?;
             return Ok(Done::Settled);
         }
-        let config = match &spec.config {
-            Some(config) => Some(self.fetch(config).await?),
-            None => None,
-        };
-        let operator = self.shared.parts.settings.get(&want.plugin);
-        let settings = settings(spec, config.as_deref(), operator)?;
+        let settings = self.settings_of(want, spec).await?;
         let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
         let brought = match present {
             Some(status) => {
@@ -49,10 +48,50 @@ impl Task {
             }
             None => {
                 let component = self.prepare(want, spec).await?;
-                (self.deploy(want, spec, paused, settings, component).await?, self.now())
+                (self.deploy(want, spec, (paused, is_back), settings, component).await?, self.now())
             }
         };
         self.serve(want, spec, paused, brought).await
+    }
+
+    /// Whether it leads away from a version that nobody should run here any more.
+    async fn is_back(&self, want: &Want, spec: &PluginSpec, is_there: bool) -> Result<bool, Trouble> {
+        if want.rollback || !want.is_former || !is_there {
+            return Ok(want.rollback);
+        }
+        // A rollout that had reached this host was replaced by one that has not.
+        let history = self.shared.parts.plugins.history(&want.plugin).await?;
+        Ok(history.iter().any(|earlier| earlier.digest == hex(&spec.component.digest)))
+    }
+
+    /// A version that was taken back does not go on because the one before it cannot: its events wait for a better one.
+    async fn stop_what_stayed(
+        &mut self,
+        want: &Want,
+        spec: &PluginSpec,
+        verdict: &Verdict,
+        found: Option<PluginStatus>,
+    ) -> Result<(), Trouble> {
+        let Some(status) = found.filter(|status| !status.deployment.paused) else { return Ok(()) };
+        let deployment = &status.deployment;
+        let is_meant = deployment.digest == hex(&spec.component.digest)
+            && self
+                .settings_of(want, spec)
+                .await
+                .map_or(true, |settings| deployment.settings.as_ref() == Some(&settings));
+        if !is_meant {
+            self.report_no_way_back(want, &Trouble::lasting(&verdict.code, &verdict.reason));
+            self.serving = serving(&self.shared.parts.plugins.pause(&want.plugin).await?);
+        }
+        Ok(())
+    }
+
+    async fn settings_of(&self, want: &Want, spec: &PluginSpec) -> Result<PluginSettings, Trouble> {
+        let config = match &spec.config {
+            Some(config) => Some(self.fetch(config).await?),
+            None => None,
+        };
+        settings(spec, config.as_deref(), self.shared.parts.settings.get(&want.plugin))
     }
 
     /// Everything that can be done without touching what runs.
@@ -149,7 +188,7 @@ impl Task {
             error.blame = trouble.blame,
             plugin.name = want.plugin,
             reason = trouble.reason,
-            "a version that traps cannot go back to the one before it; the plugin is paused"
+            "a version cannot go back to the one before it; the plugin is paused"
         );
     }
 }

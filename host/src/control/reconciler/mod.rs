@@ -5,6 +5,7 @@
 //! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time. What serves goes on serving until the version after it has proved itself;
 //! a revision that cannot be carried out is set aside with its reason, and the next one is tried again. What may pass is
 //! tried until it does. A version that traps soon after it took over goes back to the one before it, without any network.
+//! The way back from a version that was taken back is not measured beside that one; where it is barred, the plugin is paused.
 //! How far each plugin is stands in the store.
 //! Deliberately absent: what should run. Whoever deploys another way what the feed names is refused
 //! (`plugins::ManagedPlugins`), also with `--insecure-dev`: it would be undone a moment later.

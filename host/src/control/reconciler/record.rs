@@ -133,7 +133,7 @@ impl Task {
                 plugin.name = want.plugin,
                 revision = want.revision,
                 reason = verdict.reason,
-                "a revision is not carried out here; what served goes on"
+                "a revision is not carried out here"
             );
         }
         Ok(())

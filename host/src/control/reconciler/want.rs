@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::control::rollout::Progress;
 use crate::control::{Desired, DesiredRow, EventBody, EventId, Kind, PluginSpec, RunState, rollout, wire};
 use crate::plugins::DeployFrom;
 
@@ -12,8 +13,10 @@ pub(super) struct Want {
     /// Of one revision there may be two events, of which one holds in the end.
     pub(super) event: EventId,
     pub(super) issued_at: i64,
-    /// It is an earlier version.
+    /// It is the version before one that was taken back, also where a later event says so for another reason.
     pub(super) rollback: bool,
+    /// It is what hosts run that a rollout has not reached: they had it before, or everybody else has.
+    pub(super) is_former: bool,
     /// What the whole fleet should have of it.
     pub(super) desired: Desired,
     pub(super) target: Target,
@@ -43,12 +46,15 @@ impl Want {
                 Target::Present { spec: Box::new(spec.clone()), paused: state == RunState::Paused }
             }
         };
+        let rolled_back = desired.rollout.as_ref().is_some_and(|r| r.progress == Progress::RolledBack);
+        let rollback = unsigned.kind == Kind::RolledBack || rolled_back;
         Some(Self {
             plugin: plugin.clone(),
             revision: row.revision,
             event: row.event.id().clone(),
             issued_at: unsigned.issued_at,
-            rollback: unsigned.kind == Kind::RolledBack,
+            rollback,
+            is_former: rollback || is_former(desired, &target),
             desired: desired.clone(),
             target,
         })
@@ -72,6 +78,11 @@ impl Want {
     pub(super) fn by_breaker(&self) -> String {
         format!("feed: breaker, {}", self.event)
     }
+}
+
+fn is_former(desired: &Desired, target: &Target) -> bool {
+    let Target::Present { spec, .. } = target else { return false };
+    desired.stable.as_ref() == Some(&**spec) && desired.spec.as_ref() != Some(&**spec)
 }
 
 /// Names a version with its configuration and all that bounds it.

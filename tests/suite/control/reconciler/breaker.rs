@@ -1,7 +1,6 @@
 //! Claims about versions that trap soon after they took over: this host goes back by itself.
 
-use millrace::control::rollout::{Gate, Plan, Progress, RolloutState, Wave};
-use millrace_tests::control::id;
+use millrace::control::rollout::Gate;
 
 use super::*;
 
