@@ -138,6 +138,16 @@ impl Scene {
         about(plugin, Kind::Deployed, running(self.spec(content)), revision)
     }
 
+    /// Everybody is to run a version, over another one.
+    async fn deploy_over(&self, content: &str, former: &str, revision: u64) {
+        self.apply(self.over(running(self.spec(content)), former, revision)).await;
+    }
+
+    fn over(&self, desired: Desired, former: &str, revision: u64) -> UnsignedEvent {
+        let plugin = former.split(' ').next().unwrap();
+        about(plugin, Kind::Deployed, at_once(desired, self.spec(former), 100 + revision), revision)
+    }
+
     /// What is put into the repository by that.
     fn spec(&self, content: &str) -> PluginSpec {
         self.supply.put(content.as_bytes());
@@ -195,6 +205,13 @@ impl Scene {
     fn now(&self, plugin: &str) -> Option<(String, bool)> {
         self.plugins.now(plugin)
     }
+}
+
+/// What everybody is to have at once, and what they had before.
+fn at_once(desired: Desired, former: PluginSpec, number: u64) -> Desired {
+    let id = id(number).to_string();
+    let rollout = RolloutState { id, plan: Plan::at_once(), wave: 0, progress: Progress::Complete };
+    Desired { stable: Some(former), rollout: Some(rollout), ..desired }
 }
 
 fn runs(version: &str) -> Option<(String, bool)> {

@@ -10,7 +10,7 @@ use super::task::{Done, Task};
 use super::trouble::{Hope, Trouble};
 use super::want::{Want, hex};
 use crate::control::{ArtifactRef, Phase, PluginSpec};
-use crate::plugins::{DeployOptions, PluginSettings, PluginStatus};
+use crate::plugins::{DeployOptions, Deployment, PluginSettings, PluginStatus};
 
 impl Task {
     pub(super) async fn bring(
@@ -43,7 +43,7 @@ impl Task {
         let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
         let brought = match present {
             Some(status) => {
-                let since = if status.deployment.paused { self.now() } else { status.deployment.deployed_at };
+                let since = self.serves_since(want, &status).await?;
                 (status, since)
             }
             None => {
@@ -137,7 +137,21 @@ impl Task {
         let phase = if paused { Phase::Paused } else { Phase::Active };
         self.arrive(want, phase, Some(&status)).await?;
         let serves = Done::Serves { status: Box::new(status), since: serves_since };
-        Ok(if paused { Done::Settled } else { serves })
+        // The former version has nothing before it that might be better.
+        Ok(if paused || want.is_former { Done::Settled } else { serves })
+    }
+
+    /// Since when a version serves that was deployed before. One that had served and was paused is not new again.
+    async fn serves_since(&self, want: &Want, status: &PluginStatus) -> Result<i64, Trouble> {
+        let deployed_at = status.deployment.deployed_at;
+        if !status.deployment.paused {
+            return Ok(deployed_at);
+        }
+        let has_served = want.is_resumed && {
+            let history = self.shared.parts.plugins.history(&want.plugin).await?;
+            history.iter().any(|earlier| earlier.deployed_at == deployed_at && !earlier.paused)
+        };
+        Ok(if has_served { deployed_at } else { self.now() })
     }
 
     /// Takes a version back that trapped too often. All of it is on this host: neither feed nor repository is asked.
@@ -152,17 +166,13 @@ impl Task {
         let plugins = Arc::clone(&self.shared.parts.plugins);
         let is_still = |status: &PluginStatus| status.deployment.deployed_at == trip.deployed_at;
         if let Some(status) = found.filter(|status| !status.deployment.paused && is_still(status)) {
-            let present = &status.deployment;
-            let history = plugins.history(&want.plugin).await?;
-            let former = history
-                .iter()
-                .find(|other| (&other.digest, &other.settings) != (&present.digest, &present.settings));
+            let former = self.former(want, &status.deployment).await?;
             let options = DeployOptions { no_shadow: true, ..DeployOptions::default() };
             let back = match former {
                 Some(former) => {
                     plugins.rollback(&want.plugin, Some(&former.digest), &want.by_breaker(), options).await
                 }
-                // There was none: its events wait for a better one.
+                // There is none: its events wait for a better one.
                 None => plugins.pause(&want.plugin).await,
             };
             let status = match back.map_err(Trouble::from) {
@@ -182,6 +192,40 @@ impl Task {
         Ok(Done::Settled)
     }
 
+    /// What served before, if it is what the others run, and may run. Whatever else has served here may have been taken
+    /// back for its own faults.
+    async fn former(&self, want: &Want, present: &Deployment) -> Result<Option<Deployment>, Trouble> {
+        let Some(stable) = &want.desired.stable else { return Ok(None) };
+        let parts = &self.shared.parts;
+        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, want.issued_at) {
+            self.report_no_way_back(want, &Trouble::from(error));
+            return Ok(None);
+        }
+        let mut others = parts.plugins.history(&want.plugin).await?;
+        others.retain(|other| {
+            other.digest == hex(&stable.component.digest)
+                && (&other.digest, &other.settings) != (&present.digest, &present.settings)
+        });
+        let are_alike = others.windows(2).all(|pair| pair[0].settings == pair[1].settings);
+        let config = match &stable.config {
+            // Only then is it needed to tell them apart; it is pinned here.
+            Some(config) if !are_alike => match self.fetch(config).await {
+                Ok(config) => Some(config),
+                Err(trouble) => {
+                    self.report_no_way_back(want, &trouble);
+                    return Ok(None);
+                }
+            },
+            _ => None,
+        };
+        let asked = settings(stable, config.as_deref(), None)?;
+        let is_config_known = stable.config.is_none() || config.is_some();
+        // The newest of them is what a rollback takes.
+        Ok(others.into_iter().next().filter(|newest| {
+            newest.settings.as_ref().is_some_and(|settings| fits(settings, &asked, is_config_known))
+        }))
+    }
+
     fn report_no_way_back(&self, want: &Want, trouble: &Trouble) {
         tracing::error!(
             error.kind = trouble.code,
@@ -191,6 +235,19 @@ impl Task {
             "a version cannot go back to the one before it; the plugin is paused"
         );
     }
+}
+
+/// Whether settings are those of a version, whatever the operator has added to them.
+fn fits(settings: &PluginSettings, asked: &PluginSettings, is_config_known: bool) -> bool {
+    let config = if is_config_known { settings.config.clone() } else { asked.config.clone() };
+    let of_event = PluginSettings {
+        config,
+        on_failure: asked.on_failure,
+        on_position_lost: asked.on_position_lost,
+        http_ca_file: asked.http_ca_file.clone(),
+        ..settings.clone()
+    };
+    of_event == *asked
 }
 
 /// Whether what was deployed is what is wanted, and has been started since the host was.

@@ -17,6 +17,8 @@ pub(super) struct Want {
     pub(super) rollback: bool,
     /// It is what hosts run that a rollout has not reached: they had it before, or everybody else has.
     pub(super) is_former: bool,
+    /// It was paused, and nothing else is new.
+    pub(super) is_resumed: bool,
     /// What the whole fleet should have of it.
     pub(super) desired: Desired,
     pub(super) target: Target,
@@ -54,6 +56,7 @@ impl Want {
             event: row.event.id().clone(),
             issued_at: unsigned.issued_at,
             rollback,
+            is_resumed: unsigned.kind == Kind::Resumed,
             is_former: rollback || is_former(desired, &target),
             desired: desired.clone(),
             target,

@@ -117,6 +117,13 @@ impl FakePlugins {
         }
     }
 
+    /// All of it was deployed so many microseconds earlier.
+    pub(super) fn age(&self, plugin: &str, by: i64) {
+        if let Some(fake) = self.state().plugins.get_mut(plugin) {
+            fake.history.iter_mut().for_each(|deployment| deployment.deployed_at -= by);
+        }
+    }
+
     /// As a host is started again by which this plugin cannot be loaded any more.
     pub(super) fn cannot_start(&self, plugin: &str) {
         if let Some(fake) = self.state().plugins.get_mut(plugin) {
