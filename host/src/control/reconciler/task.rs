@@ -203,6 +203,10 @@ impl Task {
             if deployed_at != began.deployment.deployed_at || status.deployment.paused {
                 return Guarded::Over;
             }
+            // It may stop without a trap; whoever looks at this host is to see it.
+            if let Err(error) = self.arrive(want, Phase::Active, Some(&status)).await {
+                warn!(error.kind = error.code(), error.blame = "host", %error, "how a plugin is cannot be written down");
+            }
             if let Some(traps) = breaker.look(self.now(), status.counters.traps) {
                 metrics::counter!(CONTROL_BREAKER_TRIPS).increment(1);
                 let digest = &spec.component.digest;

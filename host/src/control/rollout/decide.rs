@@ -10,6 +10,7 @@ use super::{Gate, Progress, RolloutState, is_target, wave_of};
 use crate::control::report::{PluginReport, Seen, newest};
 use crate::control::{Desired, Phase, PluginSpec, RunState};
 use crate::limits::{CONTROL_CONTROLLER_SETTLE, CONTROL_HOST_GONE_AFTER, CONTROL_HOST_SILENT_AFTER};
+use crate::plugins::PluginState;
 
 /// Hosts that a sentence names; of others it says how many there are.
 const NAMED_HOSTS: usize = 5;
@@ -226,7 +227,13 @@ fn standing<'a>(
             Standing::Missing(format!("is at `{}`", told.phase_name()))
         }
         (Some(told), None) if !told.serves(digest) => Standing::Missing("serves another version".into()),
-        (Some(_), None) => Standing::Active,
+        (Some(told), None) => match told.state {
+            Some(PluginState::Failed) => {
+                Standing::Missing(format!("has stopped it: {}", short(&told.message)))
+            }
+            Some(PluginState::Blocked) => Standing::Missing(format!("is held up: {}", short(&told.message))),
+            _ => Standing::Active,
+        },
     }
 }
 

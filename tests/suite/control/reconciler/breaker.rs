@@ -214,3 +214,11 @@ async fn a_version_that_is_only_resumed_is_not_new_again() {
     looked(&scene).await;
     assert_eq!(scene.now("board"), runs("2"));
 }
+
+#[tokio::test]
+async fn a_version_that_stops_without_a_trap_is_seen_while_it_is_new() {
+    let scene = taken_over().await;
+    scene.plugins.stop("board");
+    let row = scene.hindered("board", "plugin_failed").await;
+    assert_eq!((row.phase, scene.now("board")), (Phase::Active, runs("2")));
+}

@@ -61,6 +61,7 @@ struct Fake {
     traps: u64,
     always_traps: bool,
     started: bool,
+    stopped: bool,
 }
 
 impl FakePlugins {
@@ -117,6 +118,13 @@ impl FakePlugins {
         }
     }
 
+    /// It ends by itself, without a trap.
+    pub(super) fn stop(&self, plugin: &str) {
+        if let Some(fake) = self.state().plugins.get_mut(plugin) {
+            fake.stopped = true;
+        }
+    }
+
     /// All of it was deployed so many microseconds earlier.
     pub(super) fn age(&self, plugin: &str, by: i64) {
         if let Some(fake) = self.state().plugins.get_mut(plugin) {
@@ -151,7 +159,8 @@ impl FakePlugins {
             fake.traps += 10;
         }
         let deployment = fake.history[0].clone();
-        let running = if fake.started { PluginState::Running } else { PluginState::Failed };
+        let works = fake.started && !fake.stopped;
+        let running = if works { PluginState::Running } else { PluginState::Failed };
         Ok(PluginStatus {
             name: plugin.into(),
             state: if deployment.paused { PluginState::Paused } else { running },
@@ -283,9 +292,10 @@ impl FakePlugins {
             traps: 0,
             always_traps: false,
             started: true,
+            stopped: false,
         });
         fake.history.insert(0, deployment);
-        (fake.started, fake.always_traps) = (true, says.contains("traps"));
+        (fake.started, fake.stopped, fake.always_traps) = (true, false, says.contains("traps"));
         drop(state);
         self.status(&name)
     }

@@ -8,6 +8,7 @@ use millrace::control::rollout::{
     Broken, Decision, Gate, Look, Plan, Progress, Sample, Silence, decide, wave_of,
 };
 use millrace::control::{Desired, Phase, RunState};
+use millrace::plugins::PluginState;
 use millrace_tests::control_events::{ISSUED, SECOND, digest_of};
 use proptest::prelude::*;
 
@@ -31,6 +32,8 @@ fn healthy() -> PluginReport {
         now: sample(1_000),
         before: Some(sample(1_000)),
         shadow: None,
+        state: None,
+        message: String::new(),
     }
 }
 
@@ -148,6 +151,16 @@ fn no_data_is_not_healthy() {
     // Even where no events are asked for.
     let unasked = Scene::of(vec![host("c", "edge", former())]).gate(|gate| gate.events_min = 0);
     unasked.waits_for("no host");
+}
+
+/// A version can end without a trap and without a dead letter, after it has handled as many events as were asked for.
+#[test]
+fn a_version_that_has_stopped_or_is_held_up_does_not_pass() {
+    let is = |state| PluginReport { state: Some(state), message: "it is over".into(), ..healthy() };
+    Scene::with(&is(PluginState::Failed)).waits_for("a has stopped it: it is over");
+    Scene::with(&is(PluginState::Blocked)).waits_for("a is held up: it is over");
+    Scene::with(&is(PluginState::Failed)).waited(10_000).breaks(Broken::Waited, "a has stopped it");
+    assert_eq!(Scene::with(&is(PluginState::Running)).decide(), Decision::Advance);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millrace::control::report::{Baselines, HostReport, PluginReport, Seen};
 use millrace::control::rollout::Sample;
 use millrace::control::{ControlVersion, ObservedRow, Phase};
-use millrace::plugins::PluginStatus;
+use millrace::plugins::{PluginState, PluginStatus};
 use millrace_tests::control_events::{ISSUED, SECOND, digest_of};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -117,6 +117,21 @@ fn a_report_counts_nothing_for_a_version_that_does_not_serve() {
         (none.now, reason.code.as_str(), reason.message.len()),
         (Sample::default(), "world_unknown", 256)
     );
+}
+
+#[test]
+fn a_report_says_how_the_serving_version_is() {
+    let mut failed = status("1.0.0", 1, &[("1.0.0", 500, 1, 2)]);
+    (failed.state, failed.message) = (PluginState::Failed, "it fell".into());
+    let told = |version| {
+        let row = observed(Phase::Active, version, 0);
+        PluginReport::of(&row, Some(&failed), &mut Baselines::default(), ISSUED)
+    };
+    let said = told("1.0.0");
+    assert_eq!((said.state, said.message.as_str()), (Some(PluginState::Failed), "it fell"));
+    assert_eq!((told("2.0.0").state, told("2.0.0").message.as_str()), (None, ""));
+    let later = json!({ "revision": 3, "phase": "active", "state": "dreaming" });
+    assert_eq!(serde_json::from_value::<PluginReport>(later).unwrap().state, None);
 }
 
 #[test]
