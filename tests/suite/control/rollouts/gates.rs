@@ -163,6 +163,26 @@ fn a_version_that_has_stopped_or_is_held_up_does_not_pass() {
     assert_eq!(Scene::with(&is(PluginState::Running)).decide(), Decision::Advance);
 }
 
+/// Of hosts that share a log one handles the events, and the others are ready to.
+#[test]
+fn a_wave_of_hosts_that_stand_by_is_judged_by_those_before_it() {
+    let idle = PluginReport { state: Some(PluginState::Standby), now: Sample::default(), ..healthy() };
+    let shared = |first: &PluginReport, second: &PluginReport, wave| {
+        let mut scene =
+            Scene::of(vec![host("a", "canary", first.clone()), host("c", "edge", second.clone())]);
+        scene.desired = desired(tiers(), wave, Progress::Running);
+        scene
+    };
+    assert_eq!(shared(&healthy(), &idle, 1).decide(), Decision::Complete);
+    let quiet = PluginReport { now: sample(7), ..healthy() };
+    shared(&quiet, &idle, 1).waits_for("wave 1 has handled 7 events");
+    // Whoever has the events speaks, wherever it is.
+    shared(&idle, &quiet, 1).waits_for("wave 2 has handled 7 events");
+    assert_eq!(shared(&idle, &healthy(), 1).decide(), Decision::Complete);
+    shared(&idle, &former(), 0).waits_for("every host so far stands by");
+    shared(&healthy(), &PluginReport { phase: Phase::Shadow, ..idle }, 1).waits_for("c is at `shadow`");
+}
+
 #[test]
 fn what_is_reported_of_another_revision_says_nothing() {
     for revision in [REVISION - 1, REVISION + 1] {
