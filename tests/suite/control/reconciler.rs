@@ -7,6 +7,7 @@ mod fakes;
 mod guests;
 mod kills;
 mod reports;
+mod supply;
 mod ways_back;
 
 use std::collections::BTreeMap;
@@ -31,7 +32,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::fakes::{FakePlugins, FakeSupply};
+use self::fakes::FakePlugins;
+use self::supply::FakeSupply;
 
 /// Waits that no test outlives, where it is to be woken; short ones, where it is to try again.
 fn options() -> ReconcilerOptions {
@@ -455,6 +457,37 @@ async fn a_host_that_is_not_meant_keeps_a_plugin_but_does_not_run_it() {
     scene.deploy("board 1", 3).await;
     scene.reaches("board", 3, Phase::Active).await;
     assert_eq!(scene.plugins.calls(), ["deploy board 1", "pause board", "resume board"]);
+}
+
+#[tokio::test]
+async fn what_others_deployed_stays_theirs_until_a_first_rollout_comes() {
+    let mut scene = Scene::new();
+    scene.labels.insert("tier".into(), "edge".into());
+    for plugin in ["board", "other"] {
+        scene.plugins.bring(plugin, "0", &format!("directory: {plugin}.wasm"));
+    }
+    scene.start();
+    let first = |tier, progress| scene.rolling(70, "board 1", None, tier, progress);
+    scene.apply(about("board", Kind::Deployed, first("canary", Progress::Running), 1)).await;
+    scene.apply(about("other", Kind::Removed, removed(), 1)).await;
+    let begun = Instant::now();
+    while !scene.managed.contains("other") || scene.now("other").is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute: the other one goes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    scene.apply(about("board", Kind::RolledBack, first("canary", Progress::RolledBack), 2)).await;
+    scene.deploy("last 1", 1).await;
+    scene.reaches("last", 1, Phase::Active).await;
+    assert_eq!((scene.now("board"), scene.row("board").await), (runs("0"), None));
+    assert!(!scene.managed.contains("board"), "its file may be exchanged");
+    // It comes, and goes again: that is the feed's.
+    scene.apply(about("board", Kind::Deployed, first("edge", Progress::Running), 3)).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("1"));
+    scene.apply(about("board", Kind::RolledBack, first("edge", Progress::RolledBack), 4)).await;
+    scene.reaches("board", 4, Phase::Retired).await;
+    assert_eq!(scene.now("board"), stands("1"));
+    assert!(scene.managed.contains("board"));
 }
 
 #[tokio::test]

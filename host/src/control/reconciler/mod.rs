@@ -8,7 +8,7 @@
 //! The way back from a version that was taken back is not measured beside that one; where it is barred, the plugin is paused.
 //! How far each plugin is stands in the store.
 //! Deliberately absent: what should run. Whoever deploys another way what the feed names is refused
-//! (`plugins::ManagedPlugins`), also with `--insecure-dev`: it would be undone a moment later.
+//! (`plugins::ManagedPlugins`), unless its first rollout has not come here, also with `--insecure-dev`: it would be undone a moment later.
 
 mod bring;
 mod deploy;
@@ -19,7 +19,7 @@ mod task;
 mod trouble;
 mod want;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use tracing::{error, warn};
 pub use supply::{Supply, Vet};
 
 use self::task::Task;
-use self::want::Want;
+use self::want::{Target, Want};
 use super::backoff::Backoff;
 use super::breaker::BreakerRule;
 use super::{ControlStore, Result};
@@ -183,7 +183,7 @@ impl Reconciler {
         let observed = parts.store.observed().await?;
         let wants: Vec<Want> =
             rows.iter().filter_map(|row| Want::of(row, &parts.host, &parts.labels)).collect();
-        parts.managed.set(wants.iter().map(|want| want.plugin.clone()).collect());
+        parts.managed.set(self.managed(&wants).await);
         for want in wants {
             if let Some(running) = work.running.get(&want.plugin) {
                 running.send_if_modified(|known| {
@@ -213,6 +213,25 @@ impl Reconciler {
             self.start(Arc::new(want), work, |wants| Task::new(Arc::clone(&self.shared), wants, row));
         }
         Ok(())
+    }
+
+    /// The plugins that only the feed may change here.
+    async fn managed(&self, wants: &[Want]) -> BTreeSet<String> {
+        let mut managed = BTreeSet::new();
+        for want in wants {
+            let is_others = want.target == Target::Unreached
+                && self
+                    .shared
+                    .parts
+                    .plugins
+                    .show(&want.plugin)
+                    .await
+                    .is_ok_and(|status| want.leaves(&status.deployment));
+            if !is_others {
+                managed.insert(want.plugin.clone());
+            }
+        }
+        managed
     }
 
     fn start(&self, want: Arc<Want>, work: &mut Work, task: impl FnOnce(watch::Receiver<Arc<Want>>) -> Task) {

@@ -126,7 +126,13 @@ impl Task {
         self.serving = found.as_ref().and_then(serving);
         match &want.target {
             Target::Present { spec, paused } => self.bring(want, spec, *paused, found).await,
-            Target::Elsewhere => self.retire(want, found).await,
+            Target::Unreached if found.as_ref().is_some_and(|status| want.leaves(&status.deployment)) => {
+                if self.row.is_some() {
+                    self.forget(&want.plugin).await?;
+                }
+                Ok(Done::Settled)
+            }
+            Target::Elsewhere | Target::Unreached => self.retire(want, found).await,
             Target::Removed => self.remove(want, found).await,
         }
     }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::control::rollout::Progress;
 use crate::control::{Desired, DesiredRow, EventBody, EventId, Kind, PluginSpec, RunState, rollout, wire};
-use crate::plugins::DeployFrom;
+use crate::plugins::{DeployFrom, Deployment};
+
+/// How the feed's deployments begin to say who brought them.
+const BY: &str = "feed: ";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Want {
@@ -32,6 +35,8 @@ pub(super) enum Target {
     },
     /// Other hosts run it. What was kept of it here stays, paused: labels change, and an event may take them back.
     Elsewhere,
+    /// A first rollout has not come to this host, or was taken back. What others have deployed here is still theirs.
+    Unreached,
     /// Nobody runs it any more, and nothing of it is kept but its tables.
     Removed,
 }
@@ -43,6 +48,7 @@ impl Want {
         let EventBody::Plugin { plugin, desired } = &unsigned.body else { return None };
         let target = match (desired.state, rollout::effective_spec(desired, host, labels)) {
             (RunState::Removed, _) => Target::Removed,
+            (_, None) if rollout::is_target(desired, labels) => Target::Unreached,
             (_, None) => Target::Elsewhere,
             (state, Some(spec)) => {
                 Target::Present { spec: Box::new(spec.clone()), paused: state == RunState::Paused }
@@ -67,19 +73,24 @@ impl Want {
     pub(super) fn identity(&self) -> String {
         let spec = match &self.target {
             Target::Present { spec, .. } => spec_digest(spec),
-            Target::Elsewhere | Target::Removed => String::new(),
+            Target::Elsewhere | Target::Unreached | Target::Removed => String::new(),
         };
         format!("{} {spec}", self.event)
     }
 
+    /// Whether what is deployed here is none of the feed's business yet.
+    pub(super) fn leaves(&self, deployment: &Deployment) -> bool {
+        self.target == Target::Unreached && !deployment.deployed_by.starts_with(BY)
+    }
+
     /// How deployments say that this one brought them.
     pub(super) fn by(&self) -> String {
-        format!("feed: {}", self.event)
+        format!("{BY}{}", self.event)
     }
 
     /// How the way back says on whose account it is.
     pub(super) fn by_breaker(&self) -> String {
-        format!("feed: breaker, {}", self.event)
+        format!("{BY}breaker, {}", self.event)
     }
 }
 
