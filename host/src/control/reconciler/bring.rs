@@ -8,7 +8,7 @@ use super::record::{TRIPPED, Trip, Verdict, serving};
 use super::supply::{settings, verify};
 use super::task::{Done, Task};
 use super::trouble::{Hope, Trouble};
-use super::want::{Want, hex};
+use super::want::{BEFORE, Want, hex};
 use crate::control::{ArtifactRef, Phase, PluginSpec};
 use crate::plugins::{DeployOptions, Deployment, PluginSettings, PluginStatus};
 
@@ -99,7 +99,7 @@ impl Task {
         self.count_try(want);
         self.reach(want, Phase::Absent).await?;
         // Before anything is fetched for whoever has not signed it.
-        self.shared.parts.vet.check(&want.plugin, &spec.component, want.issued_at)?;
+        self.shared.parts.vet.check(&want.plugin, &spec.component, want.released_at)?;
         let component = self.fetch(&spec.component).await?;
         self.reach(want, Phase::Fetched).await?;
         verify(&spec.component, &component)?;
@@ -197,7 +197,7 @@ impl Task {
     async fn former(&self, want: &Want, present: &Deployment) -> Result<Option<Deployment>, Trouble> {
         let Some(stable) = &want.desired.stable else { return Ok(None) };
         let parts = &self.shared.parts;
-        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, want.issued_at) {
+        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, BEFORE) {
             self.report_no_way_back(want, &Trouble::from(error));
             return Ok(None);
         }

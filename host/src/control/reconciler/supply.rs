@@ -39,14 +39,14 @@ impl Supply for LocalArtifacts {
     }
 }
 
-/// Says whether a component may run here.
+/// Says whether a component may run here that was released then.
 pub trait Vet: Send + Sync + Debug {
-    fn check(&self, plugin: &str, component: &ArtifactRef, issued_at: i64) -> Result<()>;
+    fn check(&self, plugin: &str, component: &ArtifactRef, released_at: i64) -> Result<()>;
 }
 
 impl Vet for Believing {
-    fn check(&self, plugin: &str, component: &ArtifactRef, issued_at: i64) -> Result<()> {
-        self.keys().check_artifact(plugin, component, issued_at)
+    fn check(&self, plugin: &str, component: &ArtifactRef, released_at: i64) -> Result<()> {
+        self.keys().check_artifact(plugin, component, released_at)
     }
 }
 

@@ -6,6 +6,9 @@ use crate::control::rollout::Progress;
 use crate::control::{Desired, DesiredRow, EventBody, EventId, Kind, PluginSpec, RunState, rollout, wire};
 use crate::plugins::{DeployFrom, Deployment};
 
+/// When a component was released that the others had before.
+pub(super) const BEFORE: i64 = i64::MIN;
+
 /// How the feed's deployments begin to say who brought them.
 const BY: &str = "feed: ";
 
@@ -15,7 +18,9 @@ pub(super) struct Want {
     pub(super) revision: u64,
     /// Of one revision there may be two events, of which one holds in the end.
     pub(super) event: EventId,
-    pub(super) issued_at: i64,
+    /// When the component was released, by the word of whoever released it: a build key that has expired since still
+    /// counts. As good as ever where the others had it before.
+    pub(super) released_at: i64,
     /// It is the version before one that was taken back, also where a later event says so for another reason.
     pub(super) rollback: bool,
     /// It is what hosts run that a rollout has not reached: they had it before, or everybody else has.
@@ -60,7 +65,7 @@ impl Want {
             plugin: plugin.clone(),
             revision: row.revision,
             event: row.event.id().clone(),
-            issued_at: unsigned.issued_at,
+            released_at: released_at(desired, &target, unsigned.issued_at),
             rollback,
             is_resumed: unsigned.kind == Kind::Resumed,
             is_former: rollback || is_former(desired, &target),
@@ -97,6 +102,16 @@ impl Want {
 fn is_former(desired: &Desired, target: &Target) -> bool {
     let Target::Present { spec, .. } = target else { return false };
     desired.stable.as_ref() == Some(&**spec) && desired.spec.as_ref() != Some(&**spec)
+}
+
+fn released_at(desired: &Desired, target: &Target, issued_at: i64) -> i64 {
+    let Target::Present { spec, .. } = target else { return issued_at };
+    if desired.stable.as_ref().is_some_and(|stable| stable.component == spec.component) {
+        return BEFORE;
+    }
+    // Waves, and hosts that come late, are of the same release as the event that began it.
+    let began = desired.rollout.as_ref().and_then(|rollout| EventId::try_from(rollout.id.clone()).ok());
+    began.map_or(issued_at, |began| began.made_at().min(issued_at))
 }
 
 /// Names a version with its configuration and all that bounds it.
