@@ -39,6 +39,10 @@ impl Task {
             self.set_aside(want, &verdict).await?;
             return Ok(Done::Settled);
         }
+        let mut turn = match &spec.config {
+            Some(_) => self.turn().await?,
+            None => None,
+        };
         let settings = self.settings_of(want, spec).await?;
         let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
         let brought = match present {
@@ -47,10 +51,14 @@ impl Task {
                 (status, since)
             }
             None => {
+                if turn.is_none() {
+                    turn = self.turn().await?;
+                }
                 let component = self.prepare(want, spec).await?;
                 (self.deploy(want, spec, (paused, is_back), settings, component).await?, self.now())
             }
         };
+        drop(turn);
         self.serve(want, spec, paused, brought).await
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Promises: it compares what should be with what is and does what is missing, at news, at start and now and then; so it
 //! goes on from any point at which it ended, and what runs already is left alone. One plugin never waits for another, up
-//! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time. What serves goes on serving until the version after it has proved itself;
+//! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time, and to stop or to go back it never waits at all. What serves goes on serving until the version after it has proved itself;
 //! a revision that cannot be carried out is set aside with its reason, and the next one is tried again. What may pass is
 //! tried until it does. A version that traps soon after it took over goes back to the one before it, without any network.
 //! The way back from a version that was taken back is not measured beside that one; where it is barred, the plugin is paused.
@@ -98,8 +98,8 @@ pub struct Reconciler {
 struct Shared {
     parts: ReconcilerParts,
     options: ReconcilerOptions,
-    /// The right to work on a plugin.
-    turns: Semaphore,
+    /// The right to fetch and deploy a version.
+    turns: Arc<Semaphore>,
     /// Counts what was written down of plugins.
     observed: watch::Sender<u64>,
 }
@@ -122,7 +122,7 @@ enum Look {
 
 impl Reconciler {
     pub fn new(parts: ReconcilerParts, options: ReconcilerOptions) -> Self {
-        let turns = Semaphore::new(options.plugins_max.max(1));
+        let turns = Arc::new(Semaphore::new(options.plugins_max.max(1)));
         Self { shared: Arc::new(Shared { parts, options, turns, observed: watch::Sender::new(0) }) }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{Instrument as _, info_span, warn};
 
 use super::Shared;
@@ -110,15 +110,12 @@ impl Task {
     }
 
     async fn try_once(&mut self, want: &Want) -> Result<Done, Trouble> {
-        let shared = Arc::clone(&self.shared);
-        // The semaphore is never closed; without it the bound would be missing, and nothing else.
-        let _turn = shared.turns.acquire().await.ok();
         self.is_counted = false;
         if self.row.is_none() {
-            let rows = shared.parts.store.observed().await?;
+            let rows = self.shared.parts.store.observed().await?;
             self.row = rows.into_iter().find(|row| row.plugin == want.plugin);
         }
-        let found = match shared.parts.plugins.show(&want.plugin).await {
+        let found = match self.shared.parts.plugins.show(&want.plugin).await {
             Ok(status) => Some(status),
             Err(ControlError::Unknown { .. }) => None,
             Err(error) => return Err(error.into()),
@@ -134,6 +131,17 @@ impl Task {
             }
             Target::Elsewhere | Target::Unreached => self.retire(want, found).await,
             Target::Removed => self.remove(want, found).await,
+        }
+    }
+
+    /// The right to fetch and to deploy. What stops or goes back asks for none: others may hold them for as long as the
+    /// network takes.
+    pub(super) async fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, Trouble> {
+        let news = Self::superseded(self.wants.clone());
+        tokio::select! {
+            // The semaphore is never closed; without it the bound would be missing, and nothing else.
+            turn = Arc::clone(&self.shared.turns).acquire_owned() => Ok(turn.ok()),
+            () = news => Err(Trouble::superseded()),
         }
     }
 

@@ -222,3 +222,33 @@ async fn a_version_that_stops_without_a_trap_is_seen_while_it_is_new() {
     let row = scene.hindered("board", "plugin_failed").await;
     assert_eq!((row.phase, scene.now("board")), (Phase::Active, runs("2")));
 }
+
+#[tokio::test]
+async fn what_stops_or_goes_back_does_not_wait_for_those_that_are_being_deployed() {
+    let mut scene = scene();
+    scene.options.plugins_max = 1;
+    scene.start();
+    for name in ["slow", "held", "gone"] {
+        scene.deploy(&format!("{name} 1"), 1).await;
+        scene.reaches(name, 1, Phase::Active).await;
+    }
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    scene.deploy_over("board 2", "board 1", 2).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    scene.deploy("slow 2 held", 2).await;
+    scene.reaches("slow", 2, Phase::Shadow).await;
+
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 2).await, "breaker_tripped");
+    assert_eq!(scene.now("board"), runs("1"));
+    // It had to wait for a newer version, and is to stop instead.
+    scene.deploy("held 2", 2).await;
+    scene.apply(about("held", Kind::Paused, paused(scene.spec("held 1")), 3)).await;
+    scene.reaches("held", 3, Phase::Paused).await;
+    scene.apply(about("gone", Kind::Removed, removed(), 2)).await;
+    scene.until("gone", "it is gone", |row| row.is_none()).await;
+    assert_eq!((scene.now("held"), scene.now("gone")), (stands("1"), None));
+    scene.plugins.let_go.send_replace(true);
+    scene.reaches("slow", 2, Phase::Active).await;
+}
