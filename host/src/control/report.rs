@@ -11,7 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::rollout::Sample;
 use super::{ControlFeedError, ControlVersion, ObservedRow, Phase, Result};
 use crate::limits::{CONTROL_REPORT_BYTES_MAX, CONTROL_REPORT_REASON_BYTES_MAX};
-use crate::plugins::{Differences, PluginState, PluginStatus, ShadowReport, TrapCounts, VersionMeasures};
+use crate::plugins::{
+    Candidate, CandidateState, Differences, PluginState, PluginStatus, ShadowReport, TrapCounts,
+    VersionMeasures,
+};
 
 const SCHEMA_VERSION: u32 = 1;
 
@@ -210,7 +213,13 @@ impl PluginReport {
             .as_ref()
             .map(|(code, message)| Reason { code: cut(code).to_owned(), message: cut(message).to_owned() });
         let serving = status.filter(serves);
-        let candidate = status.and_then(|status| status.candidate.as_ref());
+        // What was refused, or is only tried, is another version than the one that this is about.
+        let took_over = serving.and_then(|status| {
+            let is_it = |candidate: &&Candidate| {
+                candidate.state == CandidateState::TookOver && candidate.digest == status.deployment.digest
+            };
+            status.candidate.as_ref().filter(is_it)
+        });
         Self {
             revision: observed.revision,
             phase: observed.phase,
@@ -219,7 +228,7 @@ impl PluginReport {
             active_ms: if is_active { since } else { 0 },
             now,
             before,
-            shadow: candidate.and_then(|candidate| candidate.report.as_ref()).map(ShadowSummary::of),
+            shadow: took_over.and_then(|candidate| candidate.report.as_ref()).map(ShadowSummary::of),
             state: serving.map(|status| status.state),
             message: serving.map(|status| cut(&status.message).to_owned()).unwrap_or_default(),
         }
