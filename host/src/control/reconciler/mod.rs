@@ -111,6 +111,8 @@ struct Work {
     running: BTreeMap<String, watch::Sender<Arc<Want>>>,
     names: HashMap<Id, String>,
     done: BTreeMap<String, Arc<Want>>,
+    /// By which keys.
+    keys: String,
 }
 
 /// Whether what was carried out is compared with what runs, too.
@@ -179,6 +181,9 @@ impl Reconciler {
     /// Tells every plugin's task what is desired, and starts those that have something to do.
     async fn look(&self, look: Look, work: &mut Work) -> Result<()> {
         let parts = &self.shared.parts;
+        let keys = parts.vet.list();
+        let are_new = std::mem::replace(&mut work.keys, keys.clone()) != keys;
+        let look = if are_new { Look::Everything } else { look };
         let (_, rows) = parts.store.desired().await?;
         let observed = parts.store.observed().await?;
         let wants: Vec<Want> =

@@ -28,6 +28,8 @@ pub(super) struct Task {
     /// What was decided here; the store may not have it yet.
     pub(super) verdict: Option<Verdict>,
     pub(super) trip: Option<Trip>,
+    /// The list of keys as this try began.
+    pub(super) keys: String,
     /// How often the present want was tried, with what the task before this one had tried.
     pub(super) tries: u32,
     pub(super) is_counted: bool,
@@ -62,6 +64,7 @@ impl Task {
             serving,
             verdict: None,
             trip: None,
+            keys: String::new(),
             tries: 0,
             is_counted: false,
             doubts: 0,
@@ -111,6 +114,7 @@ impl Task {
 
     async fn try_once(&mut self, want: &Want) -> Result<Done, Trouble> {
         self.is_counted = false;
+        self.keys = self.shared.parts.vet.list();
         if self.row.is_none() {
             let rows = self.shared.parts.store.observed().await?;
             self.row = rows.into_iter().find(|row| row.plugin == want.plugin);
@@ -165,7 +169,7 @@ impl Task {
         }
         if hope == Hope::None {
             let Trouble { code, reason, .. } = trouble;
-            self.verdict = Some(Verdict { identity: want.identity(), code, reason });
+            self.verdict = Some(Verdict { identity: self.identity(want, &code), code, reason });
         } else if let Err(error) = self.hinder(want, &trouble).await {
             warn!(error.kind = error.code(), error.blame = "host", %error, "how far a plugin is cannot be written down");
         }
