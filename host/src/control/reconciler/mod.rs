@@ -113,6 +113,8 @@ struct Work {
     done: BTreeMap<String, Arc<Want>>,
     /// By which keys.
     keys: String,
+    /// Those that were worked on with the keys before.
+    again: BTreeSet<String>,
 }
 
 /// Whether what was carried out is compared with what runs, too.
@@ -191,6 +193,9 @@ impl Reconciler {
         parts.managed.set(self.managed(&wants).await);
         for want in wants {
             if let Some(running) = work.running.get(&want.plugin) {
+                if are_new {
+                    work.again.insert(want.plugin.clone());
+                }
                 running.send_if_modified(|known| {
                     let is_other = **known != want;
                     if is_other {
@@ -247,15 +252,16 @@ impl Reconciler {
         work.running.insert(plugin, wants);
     }
 
-    /// A plugin is where it should be, unless it was told more in its last moment.
+    /// A plugin is where it should be, unless it was told more in its last moment, or had asked other keys.
     fn ended(&self, ended: std::result::Result<(Id, Arc<Want>), JoinError>, work: &mut Work) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(plugin) = work.names.remove(&id) else { return };
         let Some(wants) = work.running.remove(&plugin) else { return };
+        let is_again = work.again.remove(&plugin);
         match ended {
             Ok((_, done)) => {
                 let latest = Arc::clone(&wants.borrow());
-                if latest == done {
+                if latest == done && !is_again {
                     work.done.insert(plugin, done);
                 } else {
                     // What the task knew is in the store; it reads it again.
