@@ -2,13 +2,15 @@
 //!
 //! Promises: it compares what should be with what is and does what is missing, at news, at start and now and then; so it
 //! goes on from any point at which it ended, and what runs already is left alone. One plugin never waits for another, up
-//! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time, and to stop or to go back it never waits at all. What serves goes on serving until the version after it has proved itself;
-//! a revision that cannot be carried out is set aside with its reason, and the next one is tried again. What may pass is
-//! tried until it does. A version that traps soon after it took over goes back to the one before it, without any network.
-//! The way back from a version that was taken back is not measured beside that one; where it is barred, the plugin is paused.
-//! How far each plugin is stands in the store.
+//! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time, and to stop or to go back it never waits at all. What serves goes on
+//! serving until the version after it has proved itself; a revision that cannot be carried out is set aside with its
+//! reason, and the next one is tried again. What may pass is tried until it does. A version that traps soon after it took
+//! over goes back to the one before it, if that is what the others run, without any network. The way back from what the
+//! fleet has taken back is not measured beside that one; where it is barred, the plugin is paused. How far each plugin is
+//! stands in the store.
 //! Deliberately absent: what should run. Whoever deploys another way what the feed names is refused
-//! (`plugins::ManagedPlugins`), unless its first rollout has not come here, also with `--insecure-dev`: it would be undone a moment later.
+//! (`plugins::ManagedPlugins`), also with `--insecure-dev`: it would be undone a moment later. What others have deployed
+//! before is theirs until its first rollout comes here.
 
 mod bring;
 mod deploy;
