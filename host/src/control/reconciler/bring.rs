@@ -226,7 +226,13 @@ impl Task {
             },
             _ => None,
         };
-        let asked = settings(stable, config.as_deref(), None)?;
+        let asked = match settings(stable, config.as_deref(), None) {
+            Ok(asked) => asked,
+            Err(trouble) => {
+                self.report_no_way_back(want, &trouble);
+                return Ok(None);
+            }
+        };
         let is_config_known = stable.config.is_none() || config.is_some();
         // The newest of them is what a rollback takes.
         Ok(others.into_iter().next().filter(|newest| {
