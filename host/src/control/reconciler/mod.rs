@@ -186,7 +186,7 @@ impl Reconciler {
     async fn look(&self, look: Look, work: &mut Work) -> Result<()> {
         let parts = &self.shared.parts;
         let keys = parts.vet.list();
-        let are_new = std::mem::replace(&mut work.keys, keys.clone()) != keys;
+        let are_new = work.keys != keys;
         let look = if are_new { Look::Everything } else { look };
         let (_, rows) = parts.store.desired().await?;
         let observed = parts.store.observed().await?;
@@ -224,6 +224,7 @@ impl Reconciler {
             }
             self.start(Arc::new(want), work, |wants| Task::new(Arc::clone(&self.shared), wants, row));
         }
+        work.keys = keys;
         Ok(())
     }
 
