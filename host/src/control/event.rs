@@ -239,6 +239,13 @@ impl EventId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// When whoever made it says that it was made, in microseconds since 1970.
+    pub fn made_at(&self) -> i64 {
+        let ulid = self.0.strip_prefix("evt_").and_then(|ulid| ulid::Ulid::from_string(ulid).ok());
+        let millis = ulid.map_or(u64::MAX, |ulid| ulid.timestamp_ms());
+        i64::try_from(millis).map_or(i64::MAX, |millis| millis.saturating_mul(1_000))
+    }
 }
 
 impl TryFrom<String> for EventId {

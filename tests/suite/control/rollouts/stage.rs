@@ -355,6 +355,8 @@ impl PlayedHost {
             now: self.now,
             before: self.before,
             shadow: None,
+            state: None,
+            message: String::new(),
         };
         report.plugins.insert(PLUGIN.into(), plugin);
         board.report(&self.name, &report.to_json().unwrap()).await.unwrap();
