@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::backoff::Backoff;
 use super::{
     Applied, AppliedOutcome, Believing, ControlEvent, ControlFeedError, ControlSource, ControlStore,
-    ControlVersion, DesiredRow, Entry, EventBody, EventId, Quarantined, Received, Restored, Result,
+    ControlVersion, DesiredRow, Entry, EventBody, EventId, Quarantined, Received, Restore, Restored, Result,
 };
 use crate::clock::Clock;
 use crate::error::Classify as _;
@@ -84,6 +84,9 @@ pub struct ApplierOptions {
     pub retry_min: Duration,
     pub retry_max: Duration,
     pub heal_every: Duration,
+    /// This host makes the fleet's snapshots. Where the feed has lost what comes after the newest of them, it waits for no
+    /// better one: it goes on where the feed does, and the others follow with its next snapshot.
+    pub is_origin: bool,
 }
 
 impl Default for ApplierOptions {
@@ -95,6 +98,7 @@ impl Default for ApplierOptions {
             retry_min: CONTROL_APPLY_RETRY_MIN,
             retry_max: CONTROL_APPLY_RETRY_MAX,
             heal_every: CONTROL_HEAL_EVERY,
+            is_origin: false,
         }
     }
 }
@@ -400,13 +404,32 @@ impl Applier {
             oldest = oldest.0,
             "the control feed does not go back far enough; this host starts from a snapshot"
         );
-        let restored = self.seams.bootstrap.bootstrap(oldest).await?;
+        let restored = match self.seams.bootstrap.bootstrap(oldest).await {
+            Err(ControlFeedError::BehindRetention { .. }) if self.options.is_origin => {
+                self.seams.bootstrap.resync().await?
+            }
+            restored => Some(restored?),
+        };
         counter!(CONTROL_RESTORED, "cause" => "retention").increment(1);
+        let before = ControlVersion(oldest.0.saturating_sub(1));
+        // Who knows nothing, and finds nothing to start from, would mark an empty fleet.
+        let knows = cursor.0 > 0 || restored.is_some();
+        if self.options.is_origin && knows && self.seams.store.cursor().await? < before {
+            error!(
+                error.kind = "control_feed_lost",
+                error.blame = "host",
+                control.version = cursor.0,
+                oldest = oldest.0,
+                "the control feed has lost what came after the newest snapshot; the fleet goes on without it"
+            );
+            self.seams.store.restore(Restore { version: before, ..Restore::default() }).await?;
+        }
         self.load().await?;
-        if restored.cursor.0.saturating_add(1) < oldest.0 {
-            // The snapshot is older than the feed. The origin makes a newer one.
-            let (asked, oldest) = (restored.cursor.0, oldest.0);
-            return Err(ControlFeedError::BehindRetention { asked, oldest });
+        let reached = self.seams.store.cursor().await?;
+        if reached < before || reached == cursor {
+            // The snapshot is older than the feed, and the origin makes a newer one; or the feed is another one, and has
+            // nothing yet. Either way the same would be answered at once.
+            return Err(ControlFeedError::BehindRetention { asked: reached.0, oldest: oldest.0 });
         }
         Ok(())
     }

@@ -84,6 +84,7 @@ impl HostBuilder {
                 poll_wait: config.poll_wait(),
                 poll_gap: config.poll_gap(),
                 heal_every: config.heal_every(),
+                is_origin: config.is_origin(),
                 ..ApplierOptions::default()
             },
         ));
