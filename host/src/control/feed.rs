@@ -17,7 +17,7 @@ pub trait ControlSource: Send + Sync + Debug {
 
     /// Events above a control version, ascending, at most `limit`; waits up to `wait` for one and may answer none.
     /// `BehindRetention` when events above `after` are gone, or `after` is not of this feed: a server that lost its data has
-    /// another one now. Who is told that starts from a snapshot. Where that is older than the feed, the origin goes on at the
+    /// another one now. What comes next is then above `after`, so that nobody takes it for something known. Who is told that starts from a snapshot. Where that is older than the feed, the origin goes on at the
     /// version before `oldest`, and the others wait for its next snapshot. What cannot be read as an event is answered as
     /// [`Received::Broken`] at its place and never keeps others from being answered. Costs the same whatever lies before `after`.
     /// A source with an acker may answer again what was not acknowledged, above `after` or not.
@@ -97,6 +97,10 @@ pub trait ControlSink: Send + Sync + Debug {
     /// has, within the window that the backend states ([`ControlSink::repeats_known_for`]). The same id with other content
     /// is refused. After an error the event may have been appended: the caller repeats it.
     fn append<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<ControlVersion>>;
+
+    /// The caller knows of an event at this version. A feed whose newest is below has lost its end, or is an older copy: what
+    /// is appended next is above.
+    fn saw(&self, _version: ControlVersion) {}
 
     /// For how long a repeat is recognised; none is for ever.
     fn repeats_known_for(&self) -> Option<Duration> {

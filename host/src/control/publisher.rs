@@ -52,6 +52,8 @@ pub struct PublisherOptions {
     pub wait_min: Duration,
     pub wait_max: Duration,
     pub denials_max: u32,
+    /// The sink is of the feed that this host reads: it is told how far that is.
+    pub is_of_source: bool,
 }
 
 impl Default for PublisherOptions {
@@ -62,6 +64,7 @@ impl Default for PublisherOptions {
             wait_min: CONTROL_PUBLISH_WAIT_MIN,
             wait_max: CONTROL_PUBLISH_WAIT_MAX,
             denials_max: CONTROL_PUBLISH_DENIALS_MAX,
+            is_of_source: false,
         }
     }
 }
@@ -166,6 +169,10 @@ impl Publisher {
         let claimed = self.store.claim(CONTROL_PUBLISH_EVENTS_MAX, self.options.lease).await?;
         let is_idle = claimed.is_empty();
         if !is_idle {
+            if self.options.is_of_source {
+                // What is appended to an older copy of the feed would be taken for what was read before.
+                self.sink.saw(self.store.cursor().await?);
+            }
             let settlements = self.publish(claimed, denials).await;
             self.store.settle(settlements).await?;
         }

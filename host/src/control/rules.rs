@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{ControlEvent, ControlFeedError, ControlVersion, EventBody, Quarantined, Result};
-use crate::limits::{CONTROL_PUBLISH_LEASE_MAX, CONTROL_PUBLISH_WAIT_MAX};
+use crate::limits::{CONTROL_NUMBER_MAX, CONTROL_PUBLISH_LEASE_MAX, CONTROL_PUBLISH_WAIT_MAX};
 
 /// Code of an event that came second with a revision.
 const CONFLICT: &str = "revision_conflict";
@@ -60,6 +60,14 @@ pub(crate) fn check_proposal(event: &ControlEvent, found: u64) -> Result<()> {
         return Err(ControlFeedError::RevisionConflict { entity, expected, found });
     }
     Ok(())
+}
+
+/// Up to where a feed leaves its versions unused when somebody's place is beyond its newest: it has lost its end, or is an
+/// older copy. Above that place, and above any other that a feed of single steps can have given by now. None where nobody is
+/// beyond, and for a place that no feed comes to.
+pub(crate) fn new_life(place: u64, newest: u64, now: i64) -> Option<u64> {
+    const LAST: u64 = CONTROL_NUMBER_MAX / 2;
+    (newest < place && place <= LAST).then(|| u64::try_from(now).unwrap_or(0).clamp(place, LAST))
 }
 
 /// One more waits than may.

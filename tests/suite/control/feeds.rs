@@ -349,6 +349,52 @@ pub(super) async fn who_is_behind_what_was_trimmed_is_told_where_the_feed_begins
     assert!(matches!(behind, Err(ControlFeedError::BehindRetention { .. })), "{behind:?}");
 }
 
+/// A host has read what the feed does not have any more: it is another one, or an older copy.
+pub(super) async fn who_is_beyond_the_newest_is_told_and_what_comes_next_is_above(rig: Arc<dyn Rig>) {
+    let feed = rig.open("a").await;
+    let mut newest = 0;
+    for plugin in ["one", "two"] {
+        newest = feed.append(&event(plugin)).await;
+    }
+    let (beyond, host) = (newest + 5, rig.open("host").await);
+    let told = host.source.poll(ControlVersion(beyond), 10, NOW).await.unwrap_err();
+    assert!(matches!(told, ControlFeedError::BehindRetention { asked, .. } if asked == beyond), "{told}");
+    // An origin that remembers as much, in a process that has not read anything.
+    let origin = rig.open("later").await;
+    origin.sink.saw(ControlVersion(beyond));
+    let sent = event("three");
+    let version = origin.append(&sent).await;
+    assert!(version > beyond, "{version} would be taken for something known at {beyond}");
+    assert_eq!(comes(&host, beyond, &sent).await, version);
+    assert_eq!(origin.append(&sent).await, version);
+    assert!(rig.open("a").await.append(&event("four")).await > version);
+}
+
+/// Waits for an event as a host does that goes on where it is told to. At which version it comes.
+pub(super) async fn comes(host: &Feed, mut after: u64, sent: &ControlEvent) -> u64 {
+    let begin = std::time::Instant::now();
+    loop {
+        assert!(begin.elapsed() < LONG, "it does not come after {after}");
+        match host.source.poll(ControlVersion(after), 10, Duration::from_secs(1)).await {
+            Ok(polled) => {
+                let found = polled
+                    .events
+                    .iter()
+                    .find(|entry| matches!(entry, Received::Event { event, .. } if event == sent));
+                if let Some(entry) = found {
+                    return entry.version().0;
+                }
+                for entry in &polled.events {
+                    acknowledge(&*host.source, entry).await;
+                    after = after.max(entry.version().0);
+                }
+            }
+            Err(ControlFeedError::BehindRetention { oldest, .. }) => after = after.max(oldest - 1),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// For sources with an acker; the others say that they have none.
 pub(super) async fn c25_what_is_not_acknowledged_comes_again_and_what_is_does_not(rig: Arc<dyn Rig>) {
     let feed = rig.open("a").await;
@@ -482,6 +528,7 @@ macro_rules! feeds_conformance {
             a_poll_that_waits_is_woken_by_what_another_appends,
             a_poll_that_is_given_up_takes_nothing_along,
             who_is_behind_what_was_trimmed_is_told_where_the_feed_begins,
+            who_is_beyond_the_newest_is_told_and_what_comes_next_is_above,
             c25_what_is_not_acknowledged_comes_again_and_what_is_does_not,
             a_board_has_the_newest_word_of_each_host,
             a_board_takes_no_name_that_leads_elsewhere_and_no_report_without_end,

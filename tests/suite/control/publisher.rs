@@ -269,6 +269,19 @@ async fn m9_w12_two_publishers_share_one_outbox() {
     }
 }
 
+/// The feed is an older copy, and nobody has read it yet: what is told is above all that this host has read, or it and others
+/// would take it for something known.
+#[tokio::test]
+async fn what_is_told_is_above_what_was_read() {
+    let mut stage = Stage::new();
+    stage.store.apply(v(9), &deployed(1, "p", 1)).await.unwrap();
+    stage.propose(&[(2, "p", 2)]).await;
+    stage.publish_as(Arc::new(MemoryFeed::new()), PublisherOptions { is_of_source: true, ..options() });
+    stage.is_left(0, 0).await;
+    let version = stage.store.told(&id(2)).await.unwrap().unwrap().version;
+    assert!(version > Some(v(9)), "{version:?}");
+}
+
 /// The origin checks what it is given as every host does, and keeps nothing of what it refuses.
 #[tokio::test]
 async fn an_origin_refuses_what_hosts_would_refuse() {
