@@ -38,13 +38,18 @@ use crate::telemetry::metrics::{
 
 /// Brings a store to the state of the fleet by another way than the feed.
 pub trait Bootstrap: Send + Sync + Debug {
-    /// Restores what the feed does not have any more: everything before `oldest`.
-    fn bootstrap(&self, oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>>;
+    /// Restores what the feed does not have any more: everything before `oldest`. Nobody signs how far a snapshot goes, so the
+    /// cursor does not go beyond what the feed says is its newest: what is above that would be passed by unread.
+    fn bootstrap(&self, oldest: ControlVersion, newest: ControlVersion) -> BoxFuture<'_, Result<Restored>>;
 
-    /// Compares this host with the fleet and repairs what it has missed. None when there was nothing to repair.
+    /// What the feed says is its newest, or that it does not say.
+    fn saw_newest(&self, _newest: Option<ControlVersion>) {}
+
+    /// Compares this host with the fleet and repairs what it has missed; the cursor stays. None when there was nothing to
+    /// repair.
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>>;
 
-    /// Restores what the fleet has, whether or not this host seems to differ. None when there is nothing to restore from.
+    /// Restores what the fleet has, whether or not this host seems to differ; the cursor stays. None when there is nothing to restore from.
     fn resync(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
         self.heal()
     }
@@ -55,7 +60,7 @@ pub trait Bootstrap: Send + Sync + Debug {
 pub struct NoBootstrap;
 
 impl Bootstrap for NoBootstrap {
-    fn bootstrap(&self, oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
+    fn bootstrap(&self, oldest: ControlVersion, _newest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
         let missing = ControlFeedError::BehindRetention { asked: 0, oldest: oldest.0 };
         std::future::ready(Err(missing)).boxed()
     }
@@ -196,13 +201,14 @@ impl Applier {
         }
         let begun = Instant::now();
         let cursor = self.seams.store.cursor().await?;
-        let polled =
-            match self.seams.source.poll(cursor, CONTROL_APPLY_POLL_EVENTS, self.options.poll_wait).await {
-                Err(ControlFeedError::BehindRetention { oldest, .. }) => {
-                    return self.catch_up(cursor, ControlVersion(oldest)).await;
-                }
-                polled => polled?,
-            };
+        let polled = self.seams.source.poll(cursor, CONTROL_APPLY_POLL_EVENTS, self.options.poll_wait).await;
+        self.seams.bootstrap.saw_newest(polled.as_ref().ok().map(|polled| polled.newest));
+        let polled = match polled {
+            Err(ControlFeedError::BehindRetention { oldest, .. }) => {
+                return self.catch_up(cursor, ControlVersion(oldest)).await;
+            }
+            polled => polled?,
+        };
         let is_quiet = polled.events.is_empty();
         self.apply(polled.events, progress).await?;
         if is_quiet && progress.healed_at.is_none_or(|at| at.elapsed() >= self.options.heal_every) {
@@ -404,14 +410,19 @@ impl Applier {
             oldest = oldest.0,
             "the control feed does not go back far enough; this host starts from a snapshot"
         );
-        let restored = match self.seams.bootstrap.bootstrap(oldest).await {
+        let before = ControlVersion(oldest.0.saturating_sub(1));
+        let newest = match self.seams.source.poll(before, 1, Duration::ZERO).await {
+            Ok(polled) => polled.newest.max(before),
+            Err(ControlFeedError::BehindRetention { .. }) => before,
+            Err(problem) => return Err(problem),
+        };
+        let restored = match self.seams.bootstrap.bootstrap(oldest, newest).await {
             Err(ControlFeedError::BehindRetention { .. }) if self.options.is_origin => {
                 self.seams.bootstrap.resync().await?
             }
             restored => Some(restored?),
         };
         counter!(CONTROL_RESTORED, "cause" => "retention").increment(1);
-        let before = ControlVersion(oldest.0.saturating_sub(1));
         // Who knows nothing, and finds nothing to start from, would mark an empty fleet.
         let knows = cursor.0 > 0 || restored.is_some();
         if self.options.is_origin && knows && self.seams.store.cursor().await? < before {

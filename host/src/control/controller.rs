@@ -361,6 +361,8 @@ impl Controller {
         let mark = self.seams.snapshots.publish().await?;
         self.memory().marked_at = Some(Instant::now());
         let covered = mark.snapshot.as_ref().map_or(0, |snapshot| snapshot.version.0);
+        // Whoever can write a mark can write any version into it; what this host has read is there.
+        let covered = covered.min(self.seams.store.cursor().await?.0);
         let through = covered.saturating_sub(self.options.versions_kept);
         let trimmed = self.memory().trimmed;
         if through >= trimmed.0.saturating_add(self.options.trim_every.max(1)) {

@@ -126,7 +126,11 @@ pub trait Board: Send + Sync + Debug {
     /// Writes the controller's mark over the former one, unless that one's control version is higher.
     fn set_mark<'a>(&'a self, mark: &'a FleetMark) -> BoxFuture<'a, Result<()>>;
 
+    /// One that cannot be read is none.
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>>;
+
+    /// Takes the mark away, so that one of any version may follow.
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// What the controller says of the whole: hosts compare themselves with it, and start from its snapshot.

@@ -2,7 +2,8 @@
 //!
 //! A snapshot is JSON, `{"format", "control_version", "events"}`, with the newest event of each entity as it was signed and
 //! its place in the feed. It is an artifact: named by its digest, found through the board's mark. So it cannot forge
-//! anything: each event is believed for its own signatures, and a store never goes back for one. It can only be old. What a
+//! anything: each event is believed for its own signatures, and a store never goes back for one. It can only be old. How far
+//! it goes is signed by nobody: a cursor follows it no further than the feed goes. What a
 //! host does not believe or understand of it is set aside, and holds up nothing else. Tombstones are part of it, so it heals
 //! a missed removal, too.
 //!
@@ -10,7 +11,8 @@
 //! of trusted keys their revision alone, since a host may have them from its file.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -186,8 +188,18 @@ pub struct Snapshots {
     board: Arc<dyn Board>,
     keys: Believing,
     clock: Arc<dyn Clock>,
+    /// What the feed last said is its newest; 0 while nobody knows.
+    newest: AtomicU64,
+    memory: Mutex<Memory>,
+}
+
+/// What would be found out again.
+#[derive(Debug, Default)]
+struct Memory {
     /// The mark that this host differed from after it had restored from its snapshot. To do it again would not help.
-    hopeless: Mutex<Option<FleetMark>>,
+    hopeless: Option<FleetMark>,
+    /// One of a version that the feed did not have when it was last looked at.
+    beyond: Option<FleetMark>,
 }
 
 /// What became of a snapshot here.
@@ -205,14 +217,14 @@ impl Snapshots {
         keys: Believing,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { store, artifacts, board, keys, clock, hopeless: Mutex::new(None) }
+        Self { store, artifacts, board, keys, clock, newest: AtomicU64::new(0), memory: Mutex::default() }
     }
 
     /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same.
     pub async fn publish(&self) -> Result<FleetMark> {
+        let former = self.former().await?;
         let (version, rows) = self.store.desired().await?;
         let state_digest = state_digest(&rows, &self.keys.keys());
-        let former = self.board.mark().await?;
         let is_told = |mark: &FleetMark| {
             let is_same = mark.version == version && mark.state_digest == state_digest;
             // Another origin is ahead, and its mark would stay.
@@ -245,6 +257,27 @@ impl Snapshots {
         Ok(told)
     }
 
+    /// The mark that stands. One that is beyond all that the feed has, and still is at the next look, is nobody's: hosts
+    /// would wait for its version, and no other mark would take its place.
+    async fn former(&self) -> Result<Option<FleetMark>> {
+        let Some(mark) = self.board.mark().await? else { return Ok(None) };
+        let newest = self.newest.load(Ordering::SeqCst);
+        let is_beyond = newest > 0 && mark.version.0 > newest.max(self.store.cursor().await?.0);
+        let before = std::mem::replace(&mut self.memory().beyond, is_beyond.then(|| mark.clone()));
+        if before.as_ref() != Some(&mark) || !is_beyond {
+            return Ok(Some(mark));
+        }
+        warn!(
+            error.kind = "control_mark_beyond",
+            error.blame = "caller",
+            control.version = mark.version.0,
+            newest,
+            "the fleet's mark is of a version that the feed does not have; it is taken away"
+        );
+        self.board.forget_mark().await?;
+        Ok(None)
+    }
+
     /// How this host stands to the mark, if there is one.
     pub async fn compare(&self) -> Result<Option<(FleetMark, Drift)>> {
         let Some(mark) = self.board.mark().await? else { return Ok(None) };
@@ -253,10 +286,11 @@ impl Snapshots {
         Ok(Some((mark, drift)))
     }
 
-    async fn restore(&self, snapshot: &SnapshotRef) -> Result<Taken> {
+    /// Takes what this host does not have. The cursor goes no further than to `through`.
+    async fn restore(&self, snapshot: &SnapshotRef, through: ControlVersion) -> Result<Taken> {
         check_digest(&snapshot.digest)?;
         let bytes = self.fetch(&snapshot.digest).await?;
-        let restore = read(&bytes, &self.keys.keys(), self.clock.now())?;
+        let mut restore = read(&bytes, &self.keys.keys(), self.clock.now())?;
         if restore.version != snapshot.version {
             let (said, found) = (snapshot.version.0, restore.version.0);
             let detail = format!("the mark says that a snapshot is of {said}, and it is of {found}");
@@ -272,6 +306,7 @@ impl Snapshots {
                 "an event of a snapshot was set aside"
             );
         }
+        restore.version = restore.version.min(through);
         let is_early = restore.set_aside.iter().any(|aside| aside.code == OUT_OF_TIME);
         let restored = self.store.restore(restore).await?;
         Ok(Taken { restored, is_early })
@@ -297,23 +332,23 @@ impl Snapshots {
         Ok(bytes)
     }
 
-    fn hopeless(&self) -> std::sync::MutexGuard<'_, Option<FleetMark>> {
-        self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn restore_mark(&self) -> Result<Option<Restored>> {
         let Some(snapshot) = self.board.mark().await?.and_then(|mark| mark.snapshot) else { return Ok(None) };
-        *self.hopeless() = None;
-        Ok(Some(self.restore(&snapshot).await?.restored))
+        self.memory().hopeless = None;
+        Ok(Some(self.restore(&snapshot, ControlVersion(0)).await?.restored))
     }
 
     async fn heal_from_mark(&self) -> Result<Option<Restored>> {
         let Some((mark, Drift::Differs)) = self.compare().await? else { return Ok(None) };
         let Some(snapshot) = mark.snapshot.clone() else { return Ok(None) };
-        if self.hopeless().as_ref() == Some(&mark) {
+        if self.memory().hopeless.as_ref() == Some(&mark) {
             return Ok(None);
         }
-        let Taken { restored, is_early } = self.restore(&snapshot).await?;
+        let Taken { restored, is_early } = self.restore(&snapshot, ControlVersion(0)).await?;
         let differs = matches!(self.compare().await?, Some((again, Drift::Differs)) if again == mark);
         if differs && !is_early {
             warn!(
@@ -322,14 +357,14 @@ impl Snapshots {
                 control.version = mark.version.0,
                 "this host has another desired state than the fleet, and its snapshot does not change that"
             );
-            *self.hopeless() = Some(mark);
+            self.memory().hopeless = Some(mark);
         }
         Ok((!restored.entities.is_empty()).then_some(restored))
     }
 }
 
 impl Bootstrap for Snapshots {
-    fn bootstrap(&self, oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
+    fn bootstrap(&self, oldest: ControlVersion, newest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
         async move {
             let mark = self.board.mark().await?;
             let snapshot = mark.and_then(|mark| mark.snapshot);
@@ -338,9 +373,13 @@ impl Bootstrap for Snapshots {
                 // The origin has not made one that reaches so far.
                 return Err(ControlFeedError::BehindRetention { asked: 0, oldest: oldest.0 });
             };
-            Ok(self.restore(&snapshot).await?.restored)
+            Ok(self.restore(&snapshot, newest).await?.restored)
         }
         .boxed()
+    }
+
+    fn saw_newest(&self, newest: Option<ControlVersion>) {
+        self.newest.store(newest.unwrap_or_default().0, Ordering::SeqCst);
     }
 
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>> {

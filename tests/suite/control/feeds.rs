@@ -512,6 +512,13 @@ pub(super) async fn a_mark_never_goes_back(rig: Arc<dyn Rig>) {
     }
     setting.join_all().await;
     assert_eq!(one.mark().await.unwrap(), Some(mark(30, "many")));
+    // Only once somebody has taken it away.
+    for _ in 0..2 {
+        other.forget_mark().await.unwrap();
+        assert_eq!(one.mark().await.unwrap(), None);
+    }
+    one.set_mark(&mark(2, "two")).await.unwrap();
+    assert_eq!(other.mark().await.unwrap(), Some(mark(2, "two")));
 }
 
 /// Runs all of it for a backend: `feeds_conformance!(files, rig)`, where `rig()` answers a future with an `Arc<dyn Rig>`.

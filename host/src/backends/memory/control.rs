@@ -292,6 +292,11 @@ impl Board for MemoryFeed {
         ready(Ok(())).boxed()
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.state().mark = None;
+        ready(Ok(())).boxed()
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         ready(Ok(self.state().mark.clone())).boxed()
     }

@@ -222,6 +222,10 @@ impl Board for SqliteFeed {
         self.off(move |conn| rows::set_mark(conn, &mark))
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.off(|conn| rows::forget_mark(conn))
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         self.off(|conn| rows::mark(conn))
     }

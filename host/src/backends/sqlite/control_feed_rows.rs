@@ -231,6 +231,10 @@ pub(super) fn set_mark(conn: &Connection, mark: &FleetMark) -> rusqlite::Result<
     conn.execute(sql, (signed(mark.version.0), text)).map(drop)
 }
 
+pub(super) fn forget_mark(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute("DELETE FROM mark", []).map(drop)
+}
+
 /// One that cannot be read says nothing; the controller writes it again.
 pub(super) fn mark(conn: &Connection) -> rusqlite::Result<Option<FleetMark>> {
     let text: Option<String> = conn.query_row("SELECT mark FROM mark", [], |row| row.get(0)).optional()?;

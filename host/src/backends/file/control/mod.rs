@@ -419,6 +419,13 @@ impl Board for FileFeed {
         })
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.off(|inner| {
+            let _lock = locked(&inner.log.layout, inner.options.lock_wait)?;
+            inner.log.forget_mark()
+        })
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         self.off(|inner| inner.log.mark())
     }
