@@ -29,7 +29,7 @@ use super::{
     check_digest,
 };
 use crate::clock::Clock;
-use crate::error::Classify as _;
+use crate::error::{Classify as _, Retry};
 use crate::event::Micros;
 use crate::limits::CONTROL_SNAPSHOT_BYTES_MAX;
 
@@ -198,6 +198,8 @@ pub struct Snapshots {
 struct Memory {
     /// The mark that this host differed from after it had restored from its snapshot. To do it again would not help.
     hopeless: Option<FleetMark>,
+    /// The mark that this host has made, or has taken in.
+    own: Option<FleetMark>,
     /// One of a version that the feed did not have when it was last looked at.
     beyond: Option<FleetMark>,
 }
@@ -220,9 +222,14 @@ impl Snapshots {
         Self { store, artifacts, board, keys, clock, newest: AtomicU64::new(0), memory: Mutex::default() }
     }
 
-    /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same.
+    /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same and its snapshot is
+    /// there. A mark that is not this one's is taken in before another takes its place: who was rebuilt from the feed has less
+    /// than it had, since news is refused that a snapshot keeps.
     pub async fn publish(&self) -> Result<FleetMark> {
         let former = self.former().await?;
+        if let Some(mark) = &former {
+            self.take_in(mark).await?;
+        }
         let (version, rows) = self.store.desired().await?;
         let state_digest = state_digest(&rows, &self.keys.keys());
         let is_told = |mark: &FleetMark| {
@@ -230,7 +237,9 @@ impl Snapshots {
             // Another origin is ahead, and its mark would stay.
             mark.snapshot.is_some() && (is_same || mark.version > version)
         };
-        if let Some(mark) = former.as_ref().filter(|mark| is_told(mark)) {
+        if let Some(mark) = former.as_ref().filter(|mark| is_told(mark))
+            && (mark.version > version || self.has_snapshot(mark).await?)
+        {
             return Ok(mark.clone());
         }
         let text = Bytes::from(write(version, &rows));
@@ -247,14 +256,54 @@ impl Snapshots {
         let old = if told.snapshot == mark.snapshot {
             former.and_then(|mark| mark.snapshot)
         } else {
-            mark.snapshot
+            mark.snapshot.clone()
         };
+        self.memory().own = Some(mark);
         if let Some(old) =
             old.filter(|old| told.snapshot.as_ref().is_none_or(|told| told.digest != old.digest))
         {
             self.artifacts.unpin(&old.digest, PIN).await?;
         }
         Ok(told)
+    }
+
+    async fn has_snapshot(&self, mark: &FleetMark) -> Result<bool> {
+        match &mark.snapshot {
+            Some(snapshot) => Ok(self.artifacts.info(&snapshot.digest).await?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes what a mark's snapshot has and this host does not, unless it is this host's own, or says what this host has.
+    async fn take_in(&self, mark: &FleetMark) -> Result<()> {
+        let Some(snapshot) = mark.snapshot.as_ref().filter(|_| self.memory().own.as_ref() != Some(mark))
+        else {
+            return Ok(());
+        };
+        let (cursor, rows) = self.store.desired().await?;
+        if mark.version > cursor || mark.state_digest == state_digest(&rows, &self.keys.keys()) {
+            return Ok(());
+        }
+        match self.restore(snapshot, ControlVersion(0)).await {
+            Ok(_) => self.keys.recall(self.store.as_ref()).await?,
+            // Nothing can be got out of it.
+            Err(problem)
+                if problem.retry() == Retry::Never
+                    || matches!(problem, ControlFeedError::ArtifactMissing { .. }) =>
+            {
+                warn!(
+                    error.kind = problem.code(),
+                    error.blame = problem.blame().as_str(),
+                    control.version = mark.version.0,
+                    %problem,
+                    "the snapshot of the fleet's mark cannot be taken in before another takes its place"
+                );
+            }
+            Err(problem) => return Err(problem),
+        }
+        // Once is enough.
+        self.memory().own = Some(mark.clone());
+        Ok(())
     }
 
     /// The mark that stands. One that is beyond all that the feed has, and still is at the next look, is nobody's: hosts

@@ -31,6 +31,11 @@ impl SpoilableArtifacts {
         self.content().insert(digest.to_owned(), (bytes.into(), BTreeSet::new()));
     }
 
+    /// Takes an artifact away, pinned or not.
+    pub fn lose(&self, digest: &str) {
+        self.content().remove(digest);
+    }
+
     /// Stores content under its own digest.
     pub fn add(&self, bytes: impl Into<Bytes>) -> String {
         let bytes = bytes.into();

@@ -308,6 +308,53 @@ async fn a_snapshot_takes_nobody_further_than_the_feed_goes() {
     assert_eq!(state(&host.store).await, state(&origin.store).await);
 }
 
+/// An origin that was rebuilt from the feed has less than it had: what has expired since is no news. What it had marked is
+/// not lost by its next mark, whether that is of the same version or of a later one.
+#[tokio::test]
+async fn a_rebuilt_origin_marks_no_less_than_was_marked() {
+    for later in [None, Some((3, deployed(3, "r", 1)))] {
+        let fleet = Fleet::new();
+        let origin = fleet.member();
+        let kept = trust_changed(1, 1, trusted());
+        origin.apply(&[(1, kept), (2, deployed(2, "q", 1))]).await;
+        origin.keys.recall(&origin.store).await.unwrap();
+        let former = origin.snapshots.publish().await.unwrap();
+        let rebuilt = fleet.member();
+        rebuilt.apply(&[(2, deployed(2, "q", 1))]).await;
+        rebuilt.apply(later.as_slice()).await;
+        let mark = rebuilt.snapshots.publish().await.unwrap();
+        assert_eq!(rebuilt.keys.keys().revision(), 1, "{later:?}");
+        let new = fleet.member();
+        let version = mark.version.0;
+        assert_eq!(version, if later.is_some() { 3 } else { 2 });
+        let restored = new.snapshots.bootstrap(v(version + 1), NEWEST).await.unwrap();
+        assert_eq!(restored.entities.len(), if later.is_some() { 3 } else { 2 }, "{restored:?}");
+        if later.is_none() {
+            assert_eq!(mark, former, "it says the same again");
+        }
+    }
+}
+
+/// What cannot be got any more is made again, and does not wait for the next change.
+#[tokio::test]
+async fn a_snapshot_that_is_lost_is_made_again() {
+    let fleet = Fleet::new();
+    let origin = fleet.member();
+    origin.apply(&[(1, deployed(1, "p", 1))]).await;
+    let mark = origin.snapshots.publish().await.unwrap();
+    let digest = mark.snapshot.clone().unwrap().digest;
+    fleet.artifacts.lose(&digest);
+    assert_eq!(origin.snapshots.publish().await.unwrap(), mark);
+    assert_eq!(fleet.artifacts.pinned(), [digest]);
+    assert_eq!(fleet.member().snapshots.bootstrap(v(2), NEWEST).await.unwrap().cursor, v(1));
+    // Of one that nobody can get, nothing is taken in, and it does not stay.
+    let rebuilt = fleet.member();
+    rebuilt.apply(&[(1, deployed(7, "q", 1))]).await;
+    fleet.artifacts.lose(&mark.snapshot.unwrap().digest);
+    assert_eq!(rebuilt.snapshots.publish().await.unwrap().version, v(1));
+    assert_eq!(fleet.member().snapshots.bootstrap(v(2), NEWEST).await.unwrap().entities, ["plugin:q"]);
+}
+
 /// A mark of a version that the feed does not have would stay for ever, and hosts would compare themselves with it in vain.
 /// One that the feed has is another origin's, which is ahead.
 #[tokio::test]
