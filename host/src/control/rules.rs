@@ -48,6 +48,13 @@ pub(crate) fn conflict(entity: &str, loser: &Standing, winner: &Standing, at: i6
     Quarantined::new(loser.version, &loser.event_id, CONFLICT, &reason, at)
 }
 
+/// What is said of a change that was made on one that counts nowhere.
+pub(crate) fn made_on(lost: &str) -> String {
+    format!(
+        "it was made on {lost}, which was set aside; look at what stands now, and discard it or try it again"
+    )
+}
+
 /// Whether an event may be proposed where its entity stands at a revision.
 pub(crate) fn check_proposal(event: &ControlEvent, found: u64) -> Result<()> {
     let unsigned = event.unsigned();

@@ -199,7 +199,8 @@ pub trait ControlStore: Send + Sync + Debug {
     /// Entries in the feed's order: for each {desired state, the event's id, cursor} together. Of an event it asks in this
     /// order: is the id known (`Repeated`, whatever the cursor and the bytes), is the revision above the known one. Of
     /// different events of one revision the first in the feed's order counts, whichever came here first; the other is set
-    /// aside with `revision_conflict`. The cursor never goes back. An event that waits in the outbox here has arrived.
+    /// aside with `revision_conflict`. The cursor never goes back. An event that waits in the outbox here has arrived. Where one
+    /// that was told here is set aside, what stood before it stands again, and what waits was made on it: dead letters.
     fn take(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Vec<Applied>>>;
 
     /// One event.

@@ -85,7 +85,9 @@ impl Work<'_> {
         let known = self.standing("desired", &entity)?;
         let turn = rules::turn(known.as_ref(), &row);
         if let (Turn::Loses, Some(winner)) = (turn, &known) {
-            return self.put_aside(&rules::conflict(&entity, &row, winner, self.now), None);
+            let outcome = self.put_aside(&rules::conflict(&entity, &row, winner, self.now), None)?;
+            self.counts_nowhere(&row, &entity)?;
+            return Ok(outcome);
         }
         self.mark_applied(&row)?;
         if matches!(turn, Turn::ChangesNothing | Turn::Loses) {
@@ -93,6 +95,7 @@ impl Work<'_> {
         }
         if let (Turn::Ousts, Some(loser)) = (turn, &known) {
             self.put_aside(&rules::conflict(&entity, loser, &row, self.now), None)?;
+            self.counts_nowhere(loser, &entity)?;
             *ousted = Some(super::rows::event_id(loser.event_id.clone())?);
         }
         self.put("desired", &entity, &row, &event.to_json())?;
@@ -106,6 +109,11 @@ impl Work<'_> {
         {
             self.seen_again(event.id(), aside.version)?;
             return Ok(AppliedOutcome::Repeated);
+        }
+        if let Some(event) = event {
+            let row = standing(aside.version, event);
+            self.arrived(&row)?;
+            self.counts_nowhere(&row, &event.entity())?;
         }
         let Quarantined { version, name, code, reason, at } = aside;
         self.db
@@ -135,6 +143,7 @@ impl Work<'_> {
                 (Turn::ChangesNothing, _) => continue,
                 (Turn::Ousts | Turn::Loses, Some(loser)) => {
                     self.put_aside(&rules::conflict(&entity, &loser, &row, self.now), None)?;
+                    self.counts_nowhere(&loser, &entity)?;
                 }
                 _ => {}
             }

@@ -110,6 +110,31 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// An event that is in the feed, and may be this host's, was set aside.
+    pub(super) fn counts_nowhere(&self, row: &Standing, entity: &str) -> Done<()> {
+        if self
+            .told(&super::rows::event_id(row.event_id.clone())?)?
+            .is_none_or(|told| told.digest != row.digest)
+        {
+            return Ok(());
+        }
+        let mut stood = 0;
+        for table in ["carried", "proposed"] {
+            let sql = format!("DELETE FROM {table} WHERE entity = ?1 AND event_id = ?2");
+            stood += self.db.prepare_cached(&sql)?.execute((entity, &row.event_id))?;
+        }
+        if stood == 0 {
+            // It is known: what waits now was made since.
+            return Ok(());
+        }
+        self.db
+            .prepare_cached(
+                "UPDATE outbox SET dead = 1, error = ?2, tried_at = ?3, claim = 0, claimed_until = 0 WHERE entity = ?1",
+            )?
+            .execute((entity, rules::made_on(&row.event_id), self.now))?;
+        Ok(())
+    }
+
     /// Takes back what was proposed last of an entity.
     pub(super) fn take_back(&self, event: &EventId, entity: &str) -> Done<()> {
         self.db.prepare_cached("DELETE FROM told WHERE event_id = ?1")?.execute([event.as_str()])?;
