@@ -455,9 +455,9 @@ impl Applier {
                 entities = ?restored.entities,
                 "this host had missed changes of the fleet and has them now"
             );
-            self.load().await?;
         }
-        Ok(())
+        // Also what a restore has brought that was cut off before anybody was told of it: keys, above all.
+        self.load().await
     }
 }
 

@@ -501,6 +501,26 @@ async fn what_is_healed_is_followed() {
     tokio::time::timeout(LONG, told).await.expect("it is told").unwrap();
 }
 
+/// A restore was cut off, or failed, after its commit: what is in the store then, the list of keys above all, counts here
+/// though there is nothing left to repair.
+#[tokio::test]
+async fn what_a_restore_brought_counts_though_nobody_told_of_it() {
+    let feed = MemoryFeed::new();
+    put(&feed, &deployed(1, "p", 1)).await;
+    let host = Host::start(Arc::new(feed));
+    host.reaches(1).await;
+    let unheard = Restore {
+        version: v(1),
+        events: vec![(v(1), trust_changed(2, 1, trusted()))],
+        set_aside: Vec::new(),
+    };
+    host.store.restore(unheard).await.unwrap();
+    millrace_tests::until("the keys count", || host.keys.keys().revision() == 1).await;
+    let mut known = host.applier.follow();
+    let told = known.wait_for(|known| known.entities.contains_key("trust"));
+    tokio::time::timeout(LONG, told).await.expect("it is told").unwrap();
+}
+
 /// Whoever follows sees all that was known at once, before the feed is there.
 #[tokio::test]
 async fn what_was_known_is_told_while_the_feed_is_away() {
