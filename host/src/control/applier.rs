@@ -27,7 +27,7 @@ use super::{
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::limits::{
-    CONTROL_APPLIED_VERSIONS_KEPT, CONTROL_APPLY_EVENTS_MAX, CONTROL_APPLY_POLL_EVENTS,
+    CONTROL_APPLIED_EVENTS_KEPT, CONTROL_APPLY_EVENTS_MAX, CONTROL_APPLY_POLL_EVENTS,
     CONTROL_APPLY_RETRY_MAX, CONTROL_APPLY_RETRY_MIN, CONTROL_FORGET_EVERY, CONTROL_HEAL_EVERY,
     CONTROL_POLL_GAP, CONTROL_POLL_WAIT,
 };
@@ -287,8 +287,8 @@ impl Applier {
         }
         progress.since_forgotten += entries.len() as u64;
         if progress.since_forgotten >= CONTROL_FORGET_EVERY {
-            let through = self.known.borrow().cursor.0.saturating_sub(CONTROL_APPLIED_VERSIONS_KEPT);
-            self.seams.store.forget_applied(ControlVersion(through)).await?;
+            let through = self.seams.store.applied_beyond(CONTROL_APPLIED_EVENTS_KEPT).await?;
+            self.seams.store.forget_applied(through).await?;
             progress.since_forgotten = 0;
         }
         Ok(())

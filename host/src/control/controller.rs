@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::limits::{
     CONTROL_CONTROLLER_EVERY, CONTROL_CONTROLLER_RETRY_MAX, CONTROL_CONTROLLER_RETRY_MIN,
-    CONTROL_FEED_TRIM_EVERY, CONTROL_FEED_VERSIONS_KEPT, CONTROL_MARK_GAP, CONTROL_REASON_BYTES_MAX,
+    CONTROL_FEED_EVENTS_KEPT, CONTROL_FEED_TRIM_EVERY, CONTROL_MARK_GAP, CONTROL_REASON_BYTES_MAX,
 };
 use crate::telemetry::metrics::{CONTROL_CONTROLLER_FAILED, CONTROL_ROLLOUT_CHANGES};
 
@@ -60,8 +60,8 @@ pub struct ControllerOptions {
     pub silence: Silence,
     /// The least time between two marks.
     pub mark_gap: Duration,
-    /// Control versions that stay in the feed behind a snapshot, and by how many more it grows before it is trimmed.
-    pub versions_kept: u64,
+    /// Events that stay in the feed behind a snapshot, and by how many versions more it grows before it is trimmed.
+    pub events_kept: u64,
     pub trim_every: u64,
 }
 
@@ -102,7 +102,7 @@ impl ControllerOptions {
             every: CONTROL_CONTROLLER_EVERY,
             silence: Silence::default(),
             mark_gap: CONTROL_MARK_GAP,
-            versions_kept: CONTROL_FEED_VERSIONS_KEPT,
+            events_kept: CONTROL_FEED_EVENTS_KEPT,
             trim_every: CONTROL_FEED_TRIM_EVERY,
         }
     }
@@ -363,7 +363,7 @@ impl Controller {
         let covered = mark.snapshot.as_ref().map_or(0, |snapshot| snapshot.version.0);
         // Whoever can write a mark can write any version into it; what this host has read is there.
         let covered = covered.min(self.seams.store.cursor().await?.0);
-        let through = covered.saturating_sub(self.options.versions_kept);
+        let through = self.seams.sink.keeping(ControlVersion(covered), self.options.events_kept).await?.0;
         let trimmed = self.memory().trimmed;
         if through >= trimmed.0.saturating_add(self.options.trim_every.max(1)) {
             self.seams.sink.trim(ControlVersion(through)).await?;

@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 
 use super::{ControlEvent, ControlFeedError, ControlVersion, EventId, Result};
@@ -105,6 +106,12 @@ pub trait ControlSink: Send + Sync + Debug {
     /// For how long a repeat is recognised; none is for ever.
     fn repeats_known_for(&self) -> Option<Duration> {
         None
+    }
+
+    /// Up to which version events go when of those up to `through` the newest `kept` stay. Where versions lie close together,
+    /// each counts as an event.
+    fn keeping(&self, through: ControlVersion, kept: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        ready(Ok(ControlVersion(through.0.saturating_sub(kept)))).boxed()
     }
 
     /// Removes events up to a control version that a snapshot covers. Answers how many went; a backend may keep more.

@@ -230,6 +230,10 @@ pub trait ControlStore: Send + Sync + Debug {
     /// What was set aside, the newest first. The oldest go at `CONTROL_QUARANTINE_EVENTS_MAX`.
     fn quarantined(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Quarantined>>>;
 
+    /// At which control version the newest applied id is of which as many younger ones are known; 0 if there are not so many.
+    /// Versions may lie far apart.
+    fn applied_beyond(&self, younger: u64) -> BoxFuture<'_, Result<ControlVersion>>;
+
     /// Forgets applied ids of control versions at or below this one. Revisions still keep them from changing anything.
     fn forget_applied(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>>;
 

@@ -216,6 +216,10 @@ pub async fn a_forgotten_id_changes_nothing_either(stage: Stage) {
     for (version, event) in [(1, deployed(1, "p", 1)), (2, deployed(2, "p", 2)), (3, deployed(3, "q", 1))] {
         store.apply(v(version), &event).await.unwrap();
     }
+    // Counted in events, however far apart their versions are.
+    for (younger, version) in [(0, 3), (1, 2), (2, 1), (3, 0)] {
+        assert_eq!(store.applied_beyond(younger).await.unwrap(), v(version));
+    }
     assert_eq!(store.forget_applied(v(2)).await.unwrap(), 2);
     assert_eq!(store.applied(&id(3)).await.unwrap(), Some(v(3)));
     assert_eq!(store.apply(v(8), &deployed(1, "p", 1)).await.unwrap().outcome, AppliedOutcome::Superseded);

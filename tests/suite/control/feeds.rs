@@ -349,6 +349,20 @@ pub(super) async fn who_is_behind_what_was_trimmed_is_told_where_the_feed_begins
     assert!(matches!(behind, Err(ControlFeedError::BehindRetention { .. })), "{behind:?}");
 }
 
+/// So many stay for hosts that were away, also where versions are times.
+pub(super) async fn w15_what_is_kept_is_counted_in_events(rig: Arc<dyn Rig>) {
+    let feed = rig.open("a").await;
+    let mut versions = Vec::new();
+    for _ in 0..6 {
+        versions.push(feed.append(&event("one")).await);
+    }
+    let keeping =
+        async |through: u64, kept| feed.sink.keeping(ControlVersion(through), kept).await.unwrap().0;
+    assert_eq!(keeping(versions[4], 2).await, versions[2], "{versions:?}");
+    assert_eq!(keeping(versions[4], 0).await, versions[4], "{versions:?}");
+    assert!(keeping(versions[4], 9).await < versions[0], "{versions:?}");
+}
+
 /// A host has read what the feed does not have any more: it is another one, or an older copy.
 pub(super) async fn who_is_beyond_the_newest_is_told_and_what_comes_next_is_above(rig: Arc<dyn Rig>) {
     let feed = rig.open("a").await;
@@ -535,6 +549,7 @@ macro_rules! feeds_conformance {
             a_poll_that_waits_is_woken_by_what_another_appends,
             a_poll_that_is_given_up_takes_nothing_along,
             who_is_behind_what_was_trimmed_is_told_where_the_feed_begins,
+            w15_what_is_kept_is_counted_in_events,
             who_is_beyond_the_newest_is_told_and_what_comes_next_is_above,
             c25_what_is_not_acknowledged_comes_again_and_what_is_does_not,
             a_board_has_the_newest_word_of_each_host,

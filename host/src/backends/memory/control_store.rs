@@ -441,6 +441,16 @@ impl ControlStore for MemoryControlStore {
         })
     }
 
+    fn applied_beyond(&self, younger: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        self.run(move |state, _| {
+            let mut versions: Vec<ControlVersion> =
+                state.applied.values().map(|(version, _)| *version).collect();
+            versions.sort_unstable_by_key(|version| std::cmp::Reverse(*version));
+            let place = usize::try_from(younger).unwrap_or(usize::MAX);
+            versions.get(place).copied().unwrap_or_default()
+        })
+    }
+
     fn forget_applied(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
         self.run(move |state, _| {
             let before = state.applied.len();

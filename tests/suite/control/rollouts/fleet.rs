@@ -165,11 +165,11 @@ async fn an_origin_that_is_behind_leaves_the_mark_of_the_other() {
 }
 
 impl Stage {
-    /// A controller that keeps so many control versions in the feed.
-    fn frugal(&self, versions_kept: u64) -> Controller {
+    /// A controller that keeps so many events in the feed.
+    fn frugal(&self, events_kept: u64) -> Controller {
         let options = ControllerOptions {
             mark_gap: Duration::ZERO,
-            versions_kept,
+            events_kept,
             trim_every: 1,
             ..ControllerOptions::new("origin")
         };

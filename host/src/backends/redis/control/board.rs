@@ -14,7 +14,7 @@ use crate::error::BackendError;
 use crate::limits::CONTROL_HOSTS_MAX;
 
 impl RedisControl {
-    async fn ask(&self, command: &redis::Cmd) -> std::result::Result<Value, BackendError> {
+    pub(super) async fn ask(&self, command: &redis::Cmd) -> std::result::Result<Value, BackendError> {
         let mut linked = self.link.shared().await?;
         let answer = command.query_async(&mut linked.connection).await;
         let answer = answer.map_err(|error| backend("at the board of the control feed", &error));

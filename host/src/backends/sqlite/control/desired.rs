@@ -170,6 +170,15 @@ impl Work<'_> {
         Ok(found.collect::<rusqlite::Result<_>>()?)
     }
 
+    pub(super) fn applied_beyond(&self, younger: u64) -> Done<ControlVersion> {
+        let found = self
+            .db
+            .prepare_cached("SELECT version FROM applied_events ORDER BY version DESC LIMIT 1 OFFSET ?1")?
+            .query_row([signed(younger)], |row| version(row, 0))
+            .optional()?;
+        Ok(found.unwrap_or_default())
+    }
+
     pub(super) fn forget_applied(&self, through: ControlVersion) -> Done<u64> {
         let gone = self
             .db
