@@ -171,6 +171,10 @@ async fn a_frozen_fleet_goes_back_and_stops_but_not_on() {
     let signed = |change: &Change| event(change).sign(&release_key()).unwrap();
     let went_back = present(&rolling).roll_back().unwrap().desired;
     let other_version = Some(spec(PLUGIN, "3.0.0", b"3.0.0"));
+    let paused =
+        |desired| Change { kind: Kind::Paused, desired: Desired { state: RunState::Paused, ..desired } };
+    let halted =
+        |plan, wave| Change { kind: Kind::RolloutHalted, desired: desired(plan, wave, Progress::Halted) };
     let on = [
         present(&rolling).advance().unwrap(),
         present(&rolling).deploy(&id(), deploy("3.0.0", None)).unwrap(),
@@ -179,19 +183,12 @@ async fn a_frozen_fleet_goes_back_and_stops_but_not_on() {
         present(&present(&rolling).pause().unwrap().desired).resume().unwrap(),
         // A kind says why, and not how far it goes: these name another version, another wave, other hosts or another plan.
         Change { kind: Kind::RolledBack, desired: plain() },
-        Change { kind: Kind::Paused, ..present(&rolling).deploy(&id(), deploy("3.0.0", None)).unwrap() },
-        Change { kind: Kind::RolloutHalted, ..present(&rolling).advance().unwrap() },
         Change { kind: Kind::RolledBack, desired: Desired { stable: other_version, ..went_back.clone() } },
-        Change {
-            kind: Kind::Paused,
-            desired: Desired { targets: labels(&[("zone", "b")]), ..rolling.clone() },
-        },
-        Change {
-            kind: Kind::RolloutHalted,
-            desired: desired(plan(&[wave(100, &[], 0)]), 0, Progress::Halted),
-        },
-        Change { kind: Kind::RolloutHalted, desired: desired(two_waves(), 0, Progress::Complete) },
-        Change { kind: Kind::Paused, ..present(&rolling).remove().unwrap() },
+        paused(present(&rolling).deploy(&id(), deploy("3.0.0", None)).unwrap().desired),
+        paused(present(&rolling).advance().unwrap().desired),
+        paused(Desired { targets: labels(&[("zone", "b")]), ..rolling.clone() }),
+        halted(two_waves(), 1),
+        halted(plan(&[wave(100, &[], 0)]), 0),
     ];
     let back = [
         present(&rolling).halt().unwrap(),
@@ -215,7 +212,8 @@ async fn a_frozen_fleet_goes_back_and_stops_but_not_on() {
         assert!(freeze::refusal(&store, &signed(change)).await.unwrap().is_none(), "{}", change.kind);
     }
     // What stands is what counts: of a plugin that nobody knows of, nothing can be stopped.
-    let unknown = about("watch", Kind::Paused, rolling.clone(), 1).sign(&release_key()).unwrap();
+    let unknown =
+        about("watch", Kind::Paused, paused(rolling.clone()).desired, 1).sign(&release_key()).unwrap();
     assert!(freeze::refusal(&store, &unknown).await.unwrap().is_some());
     let keys = trust_changed(trusted(), 1).sign(&millrace_tests::control_events::root_key()).unwrap();
     assert!(freeze::refusal(&store, &keys).await.unwrap().is_none());
