@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{ControlEvent, ControlFeedError, ControlVersion, EventBody, Quarantined, Result};
+use super::{ControlEvent, ControlFeedError, ControlVersion, EventBody, EventId, Quarantined, Result};
 use crate::limits::{CONTROL_NUMBER_MAX, CONTROL_PUBLISH_LEASE_MAX, CONTROL_PUBLISH_WAIT_MAX};
 
 /// Code of an event that came second with a revision.
-const CONFLICT: &str = "revision_conflict";
+pub(crate) const CONFLICT: &str = "revision_conflict";
 
 /// What is known of an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,14 +55,30 @@ pub(crate) fn made_on(lost: &str) -> String {
     )
 }
 
-/// Whether an event may be proposed where its entity stands at a revision.
-pub(crate) fn check_proposal(event: &ControlEvent, found: u64) -> Result<()> {
+/// The event that this one was made on by its own word, where that is another one than is known.
+pub(crate) fn other_base<'a>(known: Option<&Standing>, event: &'a ControlEvent) -> Option<&'a EventId> {
+    let base = event.unsigned().base_event_id.as_ref()?;
+    (known?.event_id != base.as_str()).then_some(base)
+}
+
+/// The record of an event that was made on one that came second.
+pub(crate) fn astray(entity: &str, row: &Standing, base: &EventId, known: &Standing, at: i64) -> Quarantined {
+    let reason = format!(
+        "{entity} is told to go on from {base}, which came second with its revision; it has revision {} from {}",
+        known.revision, known.event_id
+    );
+    Quarantined::new(row.version, &row.event_id, CONFLICT, &reason, at)
+}
+
+/// Whether an event may be proposed where its entity stands as this.
+pub(crate) fn check_proposal(event: &ControlEvent, stands: Option<&Standing>) -> Result<()> {
+    let found = stands.map_or(0, |row| row.revision);
     let unsigned = event.unsigned();
     if unsigned.body == EventBody::Unknown {
         let detail = format!("this host cannot propose a `{}`, which it does not know", unsigned.kind);
         return Err(ControlFeedError::InvalidEvent { detail });
     }
-    if unsigned.base_revision != found {
+    if unsigned.base_revision != found || other_base(stands, event).is_some() {
         let (entity, expected) = (event.entity(), unsigned.base_revision);
         return Err(ControlFeedError::RevisionConflict { entity, expected, found });
     }

@@ -113,6 +113,7 @@ pub(super) fn with_id(number: u64, plugin: &str) -> ControlEvent {
         body: EventBody::Plugin { plugin: plugin.into(), desired },
         revision: 2,
         base_revision: 1,
+        base_event_id: None,
         issued_at: 1_700_000_000_000_000,
         expires_at: None,
         actor: "ada".into(),

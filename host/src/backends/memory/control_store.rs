@@ -163,6 +163,15 @@ impl State {
             self.counts_nowhere(&row.standing, &entity, now);
             return self.put_aside(conflict, None);
         }
+        let known = known.map(|row| row.standing.clone());
+        if let (Turn::Replaces, Some(base), Some(known)) =
+            (turn, rules::other_base(known.as_ref(), event), &known)
+            && (known.revision == event.unsigned().base_revision || self.came_second(base))
+        {
+            let astray = rules::astray(&entity, &row.standing, base, known, now);
+            self.counts_nowhere(&row.standing, &entity, now);
+            return self.put_aside(astray, None);
+        }
         self.applied.insert(event.id().clone(), (version, row.standing.digest.clone()));
         match turn {
             Turn::ChangesNothing | Turn::Loses => AppliedOutcome::Superseded,
@@ -180,6 +189,10 @@ impl State {
                 AppliedOutcome::Changed
             }
         }
+    }
+
+    fn came_second(&self, event: &EventId) -> bool {
+        self.quarantine.values().any(|aside| aside.name == event.as_str() && aside.code == rules::CONFLICT)
     }
 
     /// An entry that is wrong.
@@ -300,7 +313,7 @@ impl State {
             }
             None => {}
         }
-        rules::check_proposal(event, self.standing(&entity).map_or(0, |row| row.standing.revision))?;
+        rules::check_proposal(event, self.standing(&entity).map(|row| &row.standing))?;
         let waiting = self.outbox.len() as u64;
         if waiting >= events_max {
             return Err(rules::outbox_full(waiting + 1, events_max));

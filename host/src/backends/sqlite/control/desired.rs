@@ -89,6 +89,14 @@ impl Work<'_> {
             self.counts_nowhere(&row, &entity)?;
             return Ok(outcome);
         }
+        if let (Turn::Replaces, Some(base), Some(known)) =
+            (turn, rules::other_base(known.as_ref(), event), &known)
+            && (known.revision == event.unsigned().base_revision || self.came_second(base)?)
+        {
+            let outcome = self.put_aside(&rules::astray(&entity, &row, base, known, self.now), None)?;
+            self.counts_nowhere(&row, &entity)?;
+            return Ok(outcome);
+        }
         self.mark_applied(&row)?;
         if matches!(turn, Turn::ChangesNothing | Turn::Loses) {
             return Ok(AppliedOutcome::Superseded);
@@ -100,6 +108,12 @@ impl Work<'_> {
         }
         self.put("desired", &entity, &row, &event.to_json())?;
         Ok(AppliedOutcome::Changed)
+    }
+
+    fn came_second(&self, event: &EventId) -> Done<bool> {
+        let mut found =
+            self.db.prepare_cached("SELECT 1 FROM quarantine WHERE name = ?1 AND code = ?2 LIMIT 1")?;
+        Ok(found.exists((event.as_str(), rules::CONFLICT))?)
     }
 
     fn put_aside(&self, aside: &Quarantined, event: Option<&ControlEvent>) -> Done<AppliedOutcome> {

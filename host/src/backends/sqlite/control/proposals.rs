@@ -30,8 +30,11 @@ impl Work<'_> {
             None => {}
         }
         let (desired, proposed) = (self.standing("desired", &entity)?, self.standing("proposed", &entity)?);
-        let found = desired.into_iter().chain(proposed).map(|row| row.revision).max().unwrap_or(0);
-        rules::check_proposal(event, found).map_err(Stop::Refused)?;
+        // Of one revision, what is in the feed stands.
+        let ahead =
+            |proposed: &Standing| desired.as_ref().is_none_or(|desired| desired.revision < proposed.revision);
+        let stands = proposed.as_ref().filter(|proposed| ahead(proposed)).or(desired.as_ref());
+        rules::check_proposal(event, stands).map_err(Stop::Refused)?;
         let waiting: i64 =
             self.db.prepare_cached("SELECT count(*) FROM outbox")?.query_row([], |row| row.get(0))?;
         if unsigned(waiting) >= events_max {
