@@ -128,7 +128,7 @@ impl State {
         let floor = self.floor();
         let step = begun - floor;
         let moved = |version: &mut ControlVersion| version.0 += step;
-        for (_, mut entry) in std::mem::take(&mut self.entries) {
+        for mut entry in std::mem::take(&mut self.entries).into_values() {
             match &mut entry {
                 Received::Event { version, .. } | Received::Broken { version, .. } => moved(version),
             }

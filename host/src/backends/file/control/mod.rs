@@ -12,8 +12,9 @@
 //!
 //! Promises: an event that is acknowledged outlives a power cut; no control version is given twice, whoever writes, and there
 //! are no holes between them, unless somebody has read further than the folder goes: then it is an older copy, or was
-//! emptied, and all that it has gets new versions above that. A poll costs the same whatever lies before its cursor. The lock binds those who write here with this code;
-//! who drops a file needs none. Deliberately absent: watching the folder, which does not work on every file system.
+//! emptied, and all that it has gets new versions above that. A poll costs the same whatever lies before its cursor. The lock
+//! binds those who write here with this code; who drops a file needs none. Deliberately absent: watching the folder, which
+//! does not work on every file system.
 
 mod board;
 pub(super) mod disk;
