@@ -134,6 +134,9 @@ pub struct UnsignedEvent {
     pub revision: u64,
     /// What the change was made on. The origin refuses it when that is not what stands.
     pub base_revision: u64,
+    /// The event that stood then. Two may have had that revision, of which one came second: what was made on it does not go
+    /// on. None where nothing stood, and from who does not say.
+    pub base_event_id: Option<EventId>,
     /// Microseconds since 1970; RFC 3339 on the wire.
     pub issued_at: i64,
     pub expires_at: Option<i64>,

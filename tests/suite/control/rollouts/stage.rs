@@ -411,6 +411,10 @@ impl Board for PlayedBoard {
         })
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.with(|told| told.mark = None)
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         self.with(|told| told.mark.clone())
     }
