@@ -315,8 +315,8 @@ pub async fn what_was_made_on_a_change_that_came_second_waits_for_somebody(stage
     for comes_back in [false, true] {
         let store = stage.open();
         let plugin = if comes_back { "p" } else { "q" };
-        let number = |n| n + if comes_back { 10 } else { 0 };
-        let at = |n| v(number(n));
+        let number = |n: u64| n + if comes_back { 10 } else { 0 };
+        let at = |n: u64| v(number(n));
         let own = deployed(number(1), plugin, 1);
         store.propose(&own).await.unwrap();
         store.propose(&deployed(number(2), plugin, 2)).await.unwrap();

@@ -78,7 +78,7 @@ async fn what_was_released_before_the_build_key_expired_still_comes() {
     scene.reaches("board", 3, Phase::Active).await;
     assert_eq!(scene.now("board"), runs("1"));
     // The next wave of what was begun in time.
-    let began = |second| {
+    let began = |second: i64| {
         let millis = u64::try_from((ISSUED + second * SECOND) / 1_000).unwrap();
         let mut desired = scene.rolling(70, "board 3", Some("board 1"), "canary", Progress::Running);
         desired.rollout.as_mut().unwrap().id = EventId::new(ulid::Ulid::from_parts(millis, 1)).to_string();
