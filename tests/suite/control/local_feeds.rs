@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use millrace::backends::file::{FileFeed, FileFeedOptions};
 use millrace::backends::memory::MemoryFeed;
 use millrace::backends::sqlite::{SqliteFeed, SqliteFeedOptions};
-use millrace::control::{ControlSink as _, ControlSource as _, ControlVersion};
+use millrace::control::{ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion};
 use tempfile::TempDir;
 
 use super::feeds::{Feed, LONG, Rig, codes, comes, event, feeds_conformance, is_broken};
@@ -171,6 +171,25 @@ async fn a_folder_whose_head_went_back_is_no_older_copy() {
     let polled = feed.source.poll(ControlVersion(3), 9, Duration::ZERO).await.unwrap();
     assert_eq!((polled.events.len(), polled.newest.0), (0, 3));
     assert_eq!(feed.append(&event("two")).await, 4);
+}
+
+/// Without its head it is known by the names of the events, of which the older ones are of places that were given up.
+#[tokio::test]
+async fn a_folder_that_began_again_knows_where_without_its_head() {
+    let rig = InFiles(tempfile::tempdir().unwrap());
+    let feed = rig.open("a").await;
+    for _ in 0..3 {
+        feed.append(&event("one")).await;
+    }
+    let poll = async |after| feed.source.poll(ControlVersion(after), 9, Duration::ZERO).await;
+    assert!(poll(9).await.is_err());
+    let whole = poll(9).await.unwrap();
+    std::fs::remove_file(rig.0.path().join("feed/head")).unwrap();
+    let found = poll(whole.oldest.0 - 1).await.unwrap();
+    assert_eq!((found.oldest, found.newest, found.events.len()), (whole.oldest, whole.newest, 3));
+    // How far one may be back stood in the head alone: now it is answered as what was trimmed.
+    let behind = poll(9).await;
+    assert!(matches!(behind, Err(ControlFeedError::BehindRetention { .. })), "{behind:?}");
 }
 
 #[tokio::test]

@@ -63,21 +63,20 @@ impl FileLog {
 
     /// The head as the names of the files tell it.
     fn found(&self) -> io::Result<Head> {
-        let mut shards: Vec<PathBuf> = numbers(&self.disk, &self.layout.events, "")?
-            .into_iter()
-            .map(|shard| self.layout.events.join(format!("{shard:012}")))
-            .collect();
-        let of = |shard: &PathBuf| numbers(&self.disk, shard, ".json");
+        let mut shards: Vec<u64> = numbers(&self.disk, &self.layout.events, "")?.into_iter().collect();
+        let of = |shard: u64| numbers(&self.disk, &self.layout.events.join(format!("{shard:012}")), ".json");
         let mut head = Head::EMPTY;
         while let Some(last) = shards.last() {
-            if let Some(newest) = of(last)?.pop_last() {
+            if let Some(newest) = of(*last)?.pop_last() {
                 head.newest = newest;
                 break;
             }
             shards.pop();
         }
-        for first in &shards {
-            if let Some(oldest) = of(first)?.pop_first() {
+        // Where the feed began again, folders are missing: what is before has other places now.
+        let gap = shards.windows(2).rposition(|pair| pair[0].saturating_add(1) < pair[1]);
+        for first in &shards[gap.map_or(0, |at| at + 1)..] {
+            if let Some(oldest) = of(*first)?.pop_first() {
                 head.oldest = oldest.max(1);
                 break;
             }
