@@ -49,7 +49,8 @@ pub trait Bootstrap: Send + Sync + Debug {
     /// repair.
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>>;
 
-    /// Restores what the fleet has, whether or not this host seems to differ; the cursor stays. None when there is nothing to restore from.
+    /// Restores what the fleet has, whether or not this host seems to differ; the cursor stays. None when there is nothing
+    /// to restore from.
     fn resync(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
         self.heal()
     }

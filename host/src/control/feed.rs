@@ -18,10 +18,11 @@ pub trait ControlSource: Send + Sync + Debug {
 
     /// Events above a control version, ascending, at most `limit`; waits up to `wait` for one and may answer none.
     /// `BehindRetention` when events above `after` are gone, or `after` is not of this feed: a server that lost its data has
-    /// another one now. What comes next is then above `after`, so that nobody takes it for something known. Who is told that starts from a snapshot. Where that is older than the feed, the origin goes on at the
-    /// version before `oldest`, and the others wait for its next snapshot. What cannot be read as an event is answered as
-    /// [`Received::Broken`] at its place and never keeps others from being answered. Costs the same whatever lies before `after`.
-    /// A source with an acker may answer again what was not acknowledged, above `after` or not.
+    /// another one now. What comes next is then above `after`, so that nobody takes it for something known. Who is told
+    /// that starts from a snapshot. Where that is older than the feed, the origin goes on at the version before `oldest`,
+    /// and the others wait for its next snapshot. What cannot be read as an event is answered as [`Received::Broken`] at
+    /// its place and never keeps others from being answered. Costs the same whatever lies before `after`. A source with an
+    /// acker may answer again what was not acknowledged, above `after` or not.
     fn poll(&self, after: ControlVersion, limit: usize, wait: Duration) -> BoxFuture<'_, Result<Polled>>;
 
     /// For sources that need to be told what was committed.

@@ -2,10 +2,9 @@
 //!
 //! A snapshot is JSON, `{"format", "control_version", "events"}`, with the newest event of each entity as it was signed and
 //! its place in the feed. It is an artifact: named by its digest, found through the board's mark. So it cannot forge
-//! anything: each event is believed for its own signatures, and a store never goes back for one. It can only be old. How far
-//! it goes is signed by nobody: a cursor follows it no further than the feed goes. What a
-//! host does not believe or understand of it is set aside, and holds up nothing else. Tombstones are part of it, so it heals
-//! a missed removal, too.
+//! anything: each event is believed for its own signatures, and a store never goes back for one. It can only be old. How
+//! far it goes is signed by nobody: a cursor follows it no further than the feed goes. What a host does not believe or
+//! understand of it is set aside, and holds up nothing else. Tombstones are part of it, so it heals a missed removal, too.
 //!
 //! Whether hosts have the same state is told by its digest: of sorted lines `<entity> <revision> <digest of the event>`, and
 //! of trusted keys their revision alone, since a host may have them from its file.

@@ -261,8 +261,8 @@ impl TrustStore {
     }
 
     /// Whether a build key vouches for a plugin's component. `issued_at` is that of the event that first named it: the
-    /// release says when, so a build key that expired later still counts. A configuration needs none, since the release names its
-    /// digest.
+    /// release says when, so a build key that expired later still counts. A configuration needs none, since the release
+    /// names its digest.
     pub fn check_artifact(&self, plugin: &str, artifact: &ArtifactRef, issued_at: i64) -> Result<()> {
         let content = statement(plugin, artifact);
         let signed = Signed { role: KeyRole::Build, context: Context::Build, content, issued_at, now: None };

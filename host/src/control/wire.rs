@@ -1,8 +1,8 @@
 //! The JSON form of control events, and the bytes that are signed.
 //!
 //! These members are the same in every schema version, so that a host can pass by what it does not know: `schema_version`,
-//! `must_understand`, `event_id`, `type`, `revision`, `base_revision`, `base_event_id`, `issued_at`, `expires_at`, `actor`, `reason` and
-//! `signatures`. `control_version` is the feed's: it is not part of the event.
+//! `must_understand`, `event_id`, `type`, `revision`, `base_revision`, `base_event_id`, `issued_at`, `expires_at`, `actor`,
+//! `reason` and `signatures`. `control_version` is the feed's: it is not part of the event.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -2,7 +2,8 @@
 //!
 //! Promises: an event that is acknowledged outlives a power cut; no control version is given twice, whoever writes, and there
 //! are no holes between them, unless somebody has read further than it goes: then it is an older copy, and all that it has
-//! gets new versions above that; an id stands for one event for ever. Its file is its own: nothing of it is in the host's store.
+//! gets new versions above that; an id stands for one event for ever. Its file is its own: nothing of it is in the host's
+//! store.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
