@@ -251,7 +251,14 @@ impl Snapshots {
         let snapshot = SnapshotRef { version, digest: digest.clone() };
         let mark = FleetMark { version, state_digest, snapshot: Some(snapshot) };
         self.board.set_mark(&mark).await?;
-        let told = self.board.mark().await?.unwrap_or_else(|| mark.clone());
+        let mut told = self.board.mark().await?;
+        if told.is_none() {
+            // What is there cannot be read, and may be of a higher version.
+            self.board.forget_mark().await?;
+            self.board.set_mark(&mark).await?;
+            told = self.board.mark().await?;
+        }
+        let told = told.unwrap_or_else(|| mark.clone());
         let old = if told.snapshot == mark.snapshot {
             former.and_then(|mark| mark.snapshot)
         } else {
