@@ -78,7 +78,8 @@ async fn a_feed_in_a_folder_says_that_it_needs_one() {
 #[tokio::test]
 async fn a_host_that_may_only_read_a_folder_has_a_source_and_a_board() {
     let (feeds, dir) = (control_feeds().unwrap(), tempfile::tempdir().unwrap());
-    let settings = FeedSettings { dir: Some(dir.path().join("feed")), ..FeedSettings::new("a") };
+    let mut settings = FeedSettings::new("a");
+    settings.dir = Some(dir.path().join("feed"));
     let event = event("one");
     let version = feeds.sink("file", &settings).await.unwrap().append(&event).await.unwrap();
     let mark = FleetMark { version, state_digest: "x".into(), snapshot: None };
