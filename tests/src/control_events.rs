@@ -111,6 +111,7 @@ pub fn about(plugin: &str, kind: Kind, desired: Desired, revision: u64) -> Unsig
         body,
         revision,
         base_revision: revision - 1,
+        base_event_id: None,
         issued_at: ISSUED,
         expires_at: None,
         actor: "ops@example.com".into(),

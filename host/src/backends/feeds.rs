@@ -22,16 +22,17 @@ pub fn control_feeds() -> Result<FeedRegistry> {
     feeds.add_source("nop", |_| ready(Ok(Arc::new(NopFeed) as _)).boxed())?;
     feeds.add_sink("nop", |_| ready(Ok(Arc::new(NopFeed) as _)).boxed())?;
     feeds.add_board("nop", |_| ready(Ok(Arc::new(NopFeed) as _)).boxed())?;
-    feeds.add_source("file", |settings| {
-        let open = |dir: &Path| FileFeed::open_source(FileFeedOptions::new(dir));
-        opened("file", settings, open).map(|feed| Ok(Arc::new(feed?) as _)).boxed()
+    let source = |dir: &Path| FileFeed::open_source(FileFeedOptions::new(dir));
+    feeds.add_source("file", move |settings| {
+        opened("file", settings, source).map(|feed| Ok(Arc::new(feed?) as _)).boxed()
     })?;
     let file = |dir: &Path| FileFeed::open(FileFeedOptions::new(dir));
     feeds.add_sink("file", move |settings| {
         opened("file", settings, file).map(|feed| Ok(Arc::new(feed?) as _)).boxed()
     })?;
+    // Every host looks at the board, also one that may only read: then it reports nothing.
     feeds.add_board("file", move |settings| {
-        opened("file", settings, file).map(|feed| Ok(Arc::new(feed?) as _)).boxed()
+        opened("file", settings, source).map(|feed| Ok(Arc::new(feed?) as _)).boxed()
     })?;
     let sqlite = |dir: &Path| SqliteFeed::open(SqliteFeedOptions::new(dir));
     feeds.add_source("sqlite", move |settings| {

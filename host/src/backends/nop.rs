@@ -59,6 +59,10 @@ impl Board for NopFeed {
         ready(Ok(())).boxed()
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        ready(Ok(())).boxed()
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         ready(Ok(None)).boxed()
     }

@@ -22,12 +22,12 @@ use tracing::{error, info, warn};
 use super::backoff::Backoff;
 use super::{
     Applied, AppliedOutcome, Believing, ControlEvent, ControlFeedError, ControlSource, ControlStore,
-    ControlVersion, DesiredRow, Entry, EventBody, EventId, Quarantined, Received, Restored, Result,
+    ControlVersion, DesiredRow, Entry, EventBody, EventId, Quarantined, Received, Restore, Restored, Result,
 };
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::limits::{
-    CONTROL_APPLIED_VERSIONS_KEPT, CONTROL_APPLY_EVENTS_MAX, CONTROL_APPLY_POLL_EVENTS,
+    CONTROL_APPLIED_EVENTS_KEPT, CONTROL_APPLY_EVENTS_MAX, CONTROL_APPLY_POLL_EVENTS,
     CONTROL_APPLY_RETRY_MAX, CONTROL_APPLY_RETRY_MIN, CONTROL_FORGET_EVERY, CONTROL_HEAL_EVERY,
     CONTROL_POLL_GAP, CONTROL_POLL_WAIT,
 };
@@ -38,13 +38,19 @@ use crate::telemetry::metrics::{
 
 /// Brings a store to the state of the fleet by another way than the feed.
 pub trait Bootstrap: Send + Sync + Debug {
-    /// Restores what the feed does not have any more: everything before `oldest`.
-    fn bootstrap(&self, oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>>;
+    /// Restores what the feed does not have any more: everything before `oldest`. Nobody signs how far a snapshot goes, so the
+    /// cursor does not go beyond what the feed says is its newest: what is above that would be passed by unread.
+    fn bootstrap(&self, oldest: ControlVersion, newest: ControlVersion) -> BoxFuture<'_, Result<Restored>>;
 
-    /// Compares this host with the fleet and repairs what it has missed. None when there was nothing to repair.
+    /// What the feed says is its newest, or that it does not say.
+    fn saw_newest(&self, _newest: Option<ControlVersion>) {}
+
+    /// Compares this host with the fleet and repairs what it has missed; the cursor stays. None when there was nothing to
+    /// repair.
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>>;
 
-    /// Restores what the fleet has, whether or not this host seems to differ. None when there is nothing to restore from.
+    /// Restores what the fleet has, whether or not this host seems to differ; the cursor stays. None when there is nothing
+    /// to restore from.
     fn resync(&self) -> BoxFuture<'_, Result<Option<Restored>>> {
         self.heal()
     }
@@ -55,7 +61,7 @@ pub trait Bootstrap: Send + Sync + Debug {
 pub struct NoBootstrap;
 
 impl Bootstrap for NoBootstrap {
-    fn bootstrap(&self, oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
+    fn bootstrap(&self, oldest: ControlVersion, _newest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
         let missing = ControlFeedError::BehindRetention { asked: 0, oldest: oldest.0 };
         std::future::ready(Err(missing)).boxed()
     }
@@ -84,6 +90,9 @@ pub struct ApplierOptions {
     pub retry_min: Duration,
     pub retry_max: Duration,
     pub heal_every: Duration,
+    /// This host makes the fleet's snapshots. Where the feed has lost what comes after the newest of them, it waits for no
+    /// better one: it goes on where the feed does, and the others follow with its next snapshot.
+    pub is_origin: bool,
 }
 
 impl Default for ApplierOptions {
@@ -95,6 +104,7 @@ impl Default for ApplierOptions {
             retry_min: CONTROL_APPLY_RETRY_MIN,
             retry_max: CONTROL_APPLY_RETRY_MAX,
             heal_every: CONTROL_HEAL_EVERY,
+            is_origin: false,
         }
     }
 }
@@ -192,13 +202,14 @@ impl Applier {
         }
         let begun = Instant::now();
         let cursor = self.seams.store.cursor().await?;
-        let polled =
-            match self.seams.source.poll(cursor, CONTROL_APPLY_POLL_EVENTS, self.options.poll_wait).await {
-                Err(ControlFeedError::BehindRetention { oldest, .. }) => {
-                    return self.catch_up(cursor, ControlVersion(oldest)).await;
-                }
-                polled => polled?,
-            };
+        let polled = self.seams.source.poll(cursor, CONTROL_APPLY_POLL_EVENTS, self.options.poll_wait).await;
+        self.seams.bootstrap.saw_newest(polled.as_ref().ok().map(|polled| polled.newest));
+        let polled = match polled {
+            Err(ControlFeedError::BehindRetention { oldest, .. }) => {
+                return self.catch_up(cursor, ControlVersion(oldest)).await;
+            }
+            polled => polled?,
+        };
         let is_quiet = polled.events.is_empty();
         self.apply(polled.events, progress).await?;
         if is_quiet && progress.healed_at.is_none_or(|at| at.elapsed() >= self.options.heal_every) {
@@ -277,8 +288,8 @@ impl Applier {
         }
         progress.since_forgotten += entries.len() as u64;
         if progress.since_forgotten >= CONTROL_FORGET_EVERY {
-            let through = self.known.borrow().cursor.0.saturating_sub(CONTROL_APPLIED_VERSIONS_KEPT);
-            self.seams.store.forget_applied(ControlVersion(through)).await?;
+            let through = self.seams.store.applied_beyond(CONTROL_APPLIED_EVENTS_KEPT).await?;
+            self.seams.store.forget_applied(through).await?;
             progress.since_forgotten = 0;
         }
         Ok(())
@@ -400,13 +411,37 @@ impl Applier {
             oldest = oldest.0,
             "the control feed does not go back far enough; this host starts from a snapshot"
         );
-        let restored = self.seams.bootstrap.bootstrap(oldest).await?;
+        let before = ControlVersion(oldest.0.saturating_sub(1));
+        let newest = match self.seams.source.poll(before, 1, Duration::ZERO).await {
+            Ok(polled) => polled.newest.max(before),
+            Err(ControlFeedError::BehindRetention { .. }) => before,
+            Err(problem) => return Err(problem),
+        };
+        let restored = match self.seams.bootstrap.bootstrap(oldest, newest).await {
+            Err(ControlFeedError::BehindRetention { .. }) if self.options.is_origin => {
+                self.seams.bootstrap.resync().await?
+            }
+            restored => Some(restored?),
+        };
         counter!(CONTROL_RESTORED, "cause" => "retention").increment(1);
+        // Who knows nothing, and finds nothing to start from, would mark an empty fleet.
+        let knows = cursor.0 > 0 || restored.is_some();
+        if self.options.is_origin && knows && self.seams.store.cursor().await? < before {
+            error!(
+                error.kind = "control_feed_lost",
+                error.blame = "host",
+                control.version = cursor.0,
+                oldest = oldest.0,
+                "the control feed has lost what came after the newest snapshot; the fleet goes on without it"
+            );
+            self.seams.store.restore(Restore { version: before, ..Restore::default() }).await?;
+        }
         self.load().await?;
-        if restored.cursor.0.saturating_add(1) < oldest.0 {
-            // The snapshot is older than the feed. The origin makes a newer one.
-            let (asked, oldest) = (restored.cursor.0, oldest.0);
-            return Err(ControlFeedError::BehindRetention { asked, oldest });
+        let reached = self.seams.store.cursor().await?;
+        if reached < before || reached == cursor {
+            // The snapshot is older than the feed, and the origin makes a newer one; or the feed is another one, and has
+            // nothing yet. Either way the same would be answered at once.
+            return Err(ControlFeedError::BehindRetention { asked: reached.0, oldest: oldest.0 });
         }
         Ok(())
     }
@@ -421,9 +456,9 @@ impl Applier {
                 entities = ?restored.entities,
                 "this host had missed changes of the fleet and has them now"
             );
-            self.load().await?;
         }
-        Ok(())
+        // Also what a restore has brought that was cut off before anybody was told of it: keys, above all.
+        self.load().await
     }
 }
 

@@ -183,7 +183,7 @@ impl Present<'_> {
 }
 
 impl Change {
-    /// The event that says so, to be signed.
+    /// The event that says so, to be signed. Whoever knows what stands names it in the event, too.
     pub fn event(
         self,
         plugin: &str,
@@ -201,6 +201,7 @@ impl Change {
             body: EventBody::Plugin { plugin: plugin.to_owned(), desired: self.desired },
             revision: base_revision.saturating_add(1),
             base_revision,
+            base_event_id: None,
             issued_at,
             expires_at: None,
             actor: by.name.clone(),

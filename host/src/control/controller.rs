@@ -29,13 +29,13 @@ use super::rollout::{Decision, Look, Progress, RolloutState, Silence, decide};
 use super::snapshot::Snapshots;
 use super::{
     Board, ControlFeedError, ControlSink, ControlStore, ControlVersion, Desired, DesiredRow, EventId,
-    FleetMark, Kind, Origin, Proposed, Result, SigningKey,
+    FleetMark, Kind, Origin, Proposed, Result, SigningKey, UnsignedEvent,
 };
 use crate::clock::Clock;
 use crate::error::Classify as _;
 use crate::limits::{
     CONTROL_CONTROLLER_EVERY, CONTROL_CONTROLLER_RETRY_MAX, CONTROL_CONTROLLER_RETRY_MIN,
-    CONTROL_FEED_TRIM_EVERY, CONTROL_FEED_VERSIONS_KEPT, CONTROL_MARK_GAP, CONTROL_REASON_BYTES_MAX,
+    CONTROL_FEED_EVENTS_KEPT, CONTROL_FEED_TRIM_EVERY, CONTROL_MARK_GAP, CONTROL_REASON_BYTES_MAX,
 };
 use crate::telemetry::metrics::{CONTROL_CONTROLLER_FAILED, CONTROL_ROLLOUT_CHANGES};
 
@@ -60,8 +60,8 @@ pub struct ControllerOptions {
     pub silence: Silence,
     /// The least time between two marks.
     pub mark_gap: Duration,
-    /// Control versions that stay in the feed behind a snapshot, and by how many more it grows before it is trimmed.
-    pub versions_kept: u64,
+    /// Events that stay in the feed behind a snapshot, and by how many versions more it grows before it is trimmed.
+    pub events_kept: u64,
     pub trim_every: u64,
 }
 
@@ -102,7 +102,7 @@ impl ControllerOptions {
             every: CONTROL_CONTROLLER_EVERY,
             silence: Silence::default(),
             mark_gap: CONTROL_MARK_GAP,
-            versions_kept: CONTROL_FEED_VERSIONS_KEPT,
+            events_kept: CONTROL_FEED_EVENTS_KEPT,
             trim_every: CONTROL_FEED_TRIM_EVERY,
         }
     }
@@ -268,7 +268,7 @@ impl Controller {
         };
         let kind = change.kind.clone();
         let by = Actor { name: self.options.actor.clone(), reason };
-        self.propose(plugin, row.revision, change, EventId::new(ulid::Ulid::new()), &by).await?;
+        self.propose(plugin, Some(row), change, EventId::new(ulid::Ulid::new()), &by).await?;
         counter!(CONTROL_ROLLOUT_CHANGES, "change" => name).increment(1);
         if let Decision::Halt { broken, why } = decision {
             warn!(
@@ -296,7 +296,9 @@ impl Controller {
         let rows = self.seams.store.proposed().await?;
         let known =
             rows.iter().find_map(|row| desired_of(row).filter(|(name, _)| *name == plugin).zip(Some(row)));
-        let (desired, found) = known.map_or((None, 0), |((_, desired), row)| (Some(desired), row.revision));
+        let desired = known.map(|((_, desired), _)| desired);
+        let row = known.map(|(_, row)| row);
+        let found = row.map_or(0, |row| row.revision);
         if let Some(expected) = expected_revision.filter(|expected| *expected != found) {
             return Err(ControlFeedError::RevisionConflict {
                 entity: format!("plugin:{plugin}"),
@@ -306,7 +308,7 @@ impl Controller {
         }
         let id = EventId::new(ulid::Ulid::new());
         let change = make(Present { plugin, desired }, &id)?;
-        let proposed = self.propose(plugin, found, change, id, by).await?;
+        let proposed = self.propose(plugin, row, change, id, by).await?;
         self.nudge();
         Ok(proposed)
     }
@@ -336,14 +338,18 @@ impl Controller {
     async fn propose(
         &self,
         plugin: &str,
-        base_revision: u64,
+        base: Option<&DesiredRow>,
         change: Change,
         id: EventId,
         by: &Actor,
     ) -> Result<Proposed> {
         let reason = by.reason[..by.reason.floor_char_boundary(CONTROL_REASON_BYTES_MAX)].to_owned();
         let by = Actor { name: by.name.clone(), reason };
-        let event = change.event(plugin, base_revision, id, &by, self.seams.clock.now().0);
+        let base_revision = base.map_or(0, |row| row.revision);
+        let event = UnsignedEvent {
+            base_event_id: base.map(|row| row.event.id().clone()),
+            ..change.event(plugin, base_revision, id, &by, self.seams.clock.now().0)
+        };
         let key = self.seams.key.as_ref().ok_or_else(|| ControlFeedError::Settings {
             setting: "control.signing_key".into(),
             detail: "this host has no release key, and changes nothing by itself".into(),
@@ -361,7 +367,9 @@ impl Controller {
         let mark = self.seams.snapshots.publish().await?;
         self.memory().marked_at = Some(Instant::now());
         let covered = mark.snapshot.as_ref().map_or(0, |snapshot| snapshot.version.0);
-        let through = covered.saturating_sub(self.options.versions_kept);
+        // Whoever can write a mark can write any version into it; what this host has read is there.
+        let covered = covered.min(self.seams.store.cursor().await?.0);
+        let through = self.seams.sink.keeping(ControlVersion(covered), self.options.events_kept).await?.0;
         let trimmed = self.memory().trimmed;
         if through >= trimmed.0.saturating_add(self.options.trim_every.max(1)) {
             self.seams.sink.trim(ControlVersion(through)).await?;

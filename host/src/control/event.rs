@@ -134,6 +134,9 @@ pub struct UnsignedEvent {
     pub revision: u64,
     /// What the change was made on. The origin refuses it when that is not what stands.
     pub base_revision: u64,
+    /// The event that stood then. Two may have had that revision, of which one came second: what was made on it does not go
+    /// on. None where nothing stood, and from who does not say.
+    pub base_event_id: Option<EventId>,
     /// Microseconds since 1970; RFC 3339 on the wire.
     pub issued_at: i64,
     pub expires_at: Option<i64>,
@@ -238,6 +241,13 @@ impl EventId {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// When whoever made it says that it was made, in microseconds since 1970.
+    pub fn made_at(&self) -> i64 {
+        let ulid = self.0.strip_prefix("evt_").and_then(|ulid| ulid::Ulid::from_string(ulid).ok());
+        let millis = ulid.map_or(u64::MAX, |ulid| ulid.timestamp_ms());
+        i64::try_from(millis).map_or(i64::MAX, |millis| millis.saturating_mul(1_000))
     }
 }
 

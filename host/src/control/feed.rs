@@ -3,7 +3,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
 use serde::{Deserialize, Serialize};
 
 use super::{ControlEvent, ControlFeedError, ControlVersion, EventId, Result};
@@ -17,10 +18,11 @@ pub trait ControlSource: Send + Sync + Debug {
 
     /// Events above a control version, ascending, at most `limit`; waits up to `wait` for one and may answer none.
     /// `BehindRetention` when events above `after` are gone, or `after` is not of this feed: a server that lost its data has
-    /// another one now. Who is told that starts from a snapshot, and where that is older than the feed, goes on at the
-    /// version before `oldest`. What cannot be read as an event is answered as
-    /// [`Received::Broken`] at its place and never keeps others from being answered. Costs the same whatever lies before `after`.
-    /// A source with an acker may answer again what was not acknowledged, above `after` or not.
+    /// another one now. What comes next is then above `after`, so that nobody takes it for something known. Who is told
+    /// that starts from a snapshot. Where that is older than the feed, the origin goes on at the version before `oldest`,
+    /// and the others wait for its next snapshot. What cannot be read as an event is answered as [`Received::Broken`] at
+    /// its place and never keeps others from being answered. Costs the same whatever lies before `after`. A source with an
+    /// acker may answer again what was not acknowledged, above `after` or not.
     fn poll(&self, after: ControlVersion, limit: usize, wait: Duration) -> BoxFuture<'_, Result<Polled>>;
 
     /// For sources that need to be told what was committed.
@@ -98,9 +100,19 @@ pub trait ControlSink: Send + Sync + Debug {
     /// is refused. After an error the event may have been appended: the caller repeats it.
     fn append<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<ControlVersion>>;
 
+    /// The caller knows of an event at this version. A feed whose newest is below has lost its end, or is an older copy: what
+    /// is appended next is above.
+    fn saw(&self, _version: ControlVersion) {}
+
     /// For how long a repeat is recognised; none is for ever.
     fn repeats_known_for(&self) -> Option<Duration> {
         None
+    }
+
+    /// Up to which version events go when of those up to `through` the newest `kept` stay. Where versions lie close together,
+    /// each counts as an event.
+    fn keeping(&self, through: ControlVersion, kept: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        ready(Ok(ControlVersion(through.0.saturating_sub(kept)))).boxed()
     }
 
     /// Removes events up to a control version that a snapshot covers. Answers how many went; a backend may keep more.
@@ -122,7 +134,11 @@ pub trait Board: Send + Sync + Debug {
     /// Writes the controller's mark over the former one, unless that one's control version is higher.
     fn set_mark<'a>(&'a self, mark: &'a FleetMark) -> BoxFuture<'a, Result<()>>;
 
+    /// One that cannot be read is none.
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>>;
+
+    /// Takes the mark away, so that one of any version may follow.
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>>;
 }
 
 /// What the controller says of the whole: hosts compare themselves with it, and start from its snapshot.

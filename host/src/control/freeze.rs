@@ -4,8 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::changes::desired_of;
 use super::rollout::Progress;
-use super::{ControlEvent, ControlFeedError, ControlStore, EventBody, Kind, Result};
+use super::{ControlEvent, ControlFeedError, ControlStore, Desired, EventBody, Kind, Result, RunState};
 
 const NOTE: &str = "freeze";
 
@@ -36,24 +37,41 @@ pub async fn present(store: &dyn ControlStore) -> Result<Option<Freeze>> {
 
 /// Why an event may not be proposed now, if it may not.
 pub async fn refusal(store: &dyn ControlStore, event: &ControlEvent) -> Result<Option<ControlFeedError>> {
-    if passes(event) {
+    let Some(Freeze { by, reason, .. }) = present(store).await? else { return Ok(None) };
+    if event.unsigned().kind == Kind::TrustChanged || only_stops(store, event).await? {
         return Ok(None);
     }
-    let freeze = present(store).await?;
-    Ok(freeze.map(|Freeze { by, reason, .. }| ControlFeedError::Frozen { by, reason }))
+    Ok(Some(ControlFeedError::Frozen { by, reason }))
 }
 
-/// Whether an event only stops something, takes it back, or says whom to believe.
-fn passes(event: &ControlEvent) -> bool {
-    match &event.unsigned().kind {
-        Kind::RolloutHalted | Kind::Paused | Kind::TrustChanged => true,
-        // Without a rollout it may name any version.
-        Kind::RolledBack => match &event.unsigned().body {
-            EventBody::Plugin { desired, .. } => {
-                desired.rollout.as_ref().is_some_and(|rollout| rollout.progress == Progress::RolledBack)
-            }
-            _ => false,
-        },
-        _ => false,
+/// Whether an event only stops something, or takes it back. A kind says why, and whoever signs chooses it: what counts is
+/// how far the event goes from what stands.
+async fn only_stops(store: &dyn ControlStore, event: &ControlEvent) -> Result<bool> {
+    let unsigned = event.unsigned();
+    if !matches!(unsigned.kind, Kind::RolloutHalted | Kind::Paused | Kind::RolledBack) {
+        return Ok(false);
     }
+    let EventBody::Plugin { plugin, desired } = &unsigned.body else { return Ok(false) };
+    let rows = store.proposed().await?;
+    let stands = rows.iter().filter_map(desired_of).find(|(name, _)| name == plugin);
+    Ok(stands.is_some_and(|(_, stands)| is_no_further(stands, desired)))
+}
+
+fn is_no_further(stands: &Desired, next: &Desired) -> bool {
+    let same_versions =
+        (&stands.spec, &stands.stable, &stands.targets) == (&next.spec, &next.stable, &next.targets);
+    let stops =
+        stands.state == next.state || (stands.state, next.state) == (RunState::Running, RunState::Paused);
+    let goes_back = match (&stands.rollout, &next.rollout) {
+        (None, None) => true,
+        (Some(stands), Some(next)) => {
+            let same_plan = (&stands.id, &stands.plan) == (&next.id, &next.plan);
+            let back = stands.progress == next.progress
+                || next.progress == Progress::RolledBack
+                || (stands.progress, next.progress) == (Progress::Running, Progress::Halted);
+            same_plan && next.wave <= stands.wave && back
+        }
+        _ => false,
+    };
+    same_versions && stops && goes_back
 }

@@ -55,28 +55,45 @@ impl Pinner {
     pub async fn look(&self) -> Result<()> {
         let known = self.known().await?;
         let (mut wanted, mut loose) = (BTreeSet::new(), BTreeSet::new());
+        // One that cannot be looked at, or pinned, keeps no other from being pinned.
+        let (mut unseen, mut unpinned) = (None, None);
         let rows = self.store.proposed().await?;
         for (plugin, desired) in rows.iter().filter_map(desired_of) {
             for pin in pins(plugin, desired) {
-                // What is not there may be pushed later.
-                let Some(artifact) = self.artifacts.info(&pin.0).await? else { continue };
+                let artifact = match self.artifacts.info(&pin.0).await {
+                    Ok(Some(artifact)) => artifact,
+                    // What is not there may be pushed later.
+                    Ok(None) => continue,
+                    Err(problem) => {
+                        unseen.get_or_insert(problem);
+                        continue;
+                    }
+                };
                 if !artifact.pins.contains(&pin.1) {
                     loose.insert(pin.clone());
                 }
                 wanted.insert(pin);
             }
         }
-        if known == wanted && loose.is_empty() {
-            return Ok(());
+        if known != wanted || !loose.is_empty() {
+            self.remember(&known.union(&wanted).cloned().collect()).await?;
         }
-        self.remember(&known.union(&wanted).cloned().collect()).await?;
         for (digest, name) in &loose {
-            self.artifacts.pin(digest, name).await?;
+            if let Err(problem) = self.artifacts.pin(digest, name).await {
+                unpinned.get_or_insert(problem);
+            }
+        }
+        // What is wanted and was not seen is not let go.
+        if let Some(problem) = unseen {
+            return Err(problem);
         }
         for (digest, name) in known.difference(&wanted) {
             self.artifacts.unpin(digest, name).await?;
         }
-        self.remember(&wanted).await
+        if known != wanted {
+            self.remember(&wanted).await?;
+        }
+        unpinned.map_or(Ok(()), Err)
     }
 
     async fn known(&self) -> Result<BTreeSet<Pin>> {

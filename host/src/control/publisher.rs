@@ -1,9 +1,9 @@
 //! Carries what this host tells the fleet into the feed.
 //!
 //! Promises: what was proposed is carried, over restarts and however long the feed is away; events of one entity in their
-//! order, those of others beside them; what the feed will never take becomes a dead letter, which holds nothing but its
-//! entity. Several publishers may work on one store: a claim keeps them apart, and when it has ended, the sink knows what it
-//! was given twice. Deliberately absent: a control version of its own. The sink gives it.
+//! order, those of others beside them; what the feed will never take, or no host any more, becomes a dead letter, which
+//! holds nothing but its entity. Several publishers may work on one store: a claim keeps them apart, and when it has ended,
+//! the sink knows what it was given twice. Deliberately absent: a control version of its own. The sink gives it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -52,6 +52,8 @@ pub struct PublisherOptions {
     pub wait_min: Duration,
     pub wait_max: Duration,
     pub denials_max: u32,
+    /// The sink is of the feed that this host reads: it is told how far that is.
+    pub is_of_source: bool,
 }
 
 impl Default for PublisherOptions {
@@ -62,6 +64,7 @@ impl Default for PublisherOptions {
             wait_min: CONTROL_PUBLISH_WAIT_MIN,
             wait_max: CONTROL_PUBLISH_WAIT_MAX,
             denials_max: CONTROL_PUBLISH_DENIALS_MAX,
+            is_of_source: false,
         }
     }
 }
@@ -70,6 +73,7 @@ impl Default for PublisherOptions {
 pub struct Publisher {
     store: Arc<dyn ControlStore>,
     sink: Arc<dyn ControlSink>,
+    keys: Believing,
     clock: Arc<dyn Clock>,
     options: PublisherOptions,
     proposed: Arc<Notify>,
@@ -86,7 +90,8 @@ impl Origin {
     /// The publisher that carries what is proposed here, woken at once.
     pub fn publisher(&self, sink: Arc<dyn ControlSink>, options: PublisherOptions) -> Publisher {
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        Publisher { store, sink, clock, options, proposed: Arc::clone(&self.proposed) }
+        let (keys, proposed) = (self.keys.clone(), Arc::clone(&self.proposed));
+        Publisher { store, sink, keys, clock, options, proposed }
     }
 
     /// Checks an event as every host does, and keeps it to be told. The same event again answers the same, also when it
@@ -166,6 +171,10 @@ impl Publisher {
         let claimed = self.store.claim(CONTROL_PUBLISH_EVENTS_MAX, self.options.lease).await?;
         let is_idle = claimed.is_empty();
         if !is_idle {
+            if self.options.is_of_source {
+                // What is appended to an older copy of the feed would be taken for what was read before.
+                self.sink.saw(self.store.cursor().await?);
+            }
             let settlements = self.publish(claimed, denials).await;
             self.store.settle(settlements).await?;
         }
@@ -220,7 +229,12 @@ impl Publisher {
                 appended.push((claimed, None));
                 continue;
             }
-            let tried = match self.sink.append(&claimed.event).await {
+            // While it waited it may have expired, or lost its key: no host would take it.
+            let tried = match self.keys.keys().check_event(&claimed.event, self.clock.now()) {
+                Err(refused) => Err(refused),
+                Ok(()) => self.sink.append(&claimed.event).await,
+            };
+            let tried = match tried {
                 // A feed that carries nothing.
                 Ok(ControlVersion(0)) => Err(ControlFeedError::NoFeed),
                 tried => tried,

@@ -11,7 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::rollout::Sample;
 use super::{ControlFeedError, ControlVersion, ObservedRow, Phase, Result};
 use crate::limits::{CONTROL_REPORT_BYTES_MAX, CONTROL_REPORT_REASON_BYTES_MAX};
-use crate::plugins::{Differences, PluginStatus, ShadowReport, TrapCounts, VersionMeasures};
+use crate::plugins::{
+    Candidate, CandidateState, Differences, PluginState, PluginStatus, ShadowReport, TrapCounts,
+    VersionMeasures,
+};
 
 const SCHEMA_VERSION: u32 = 1;
 
@@ -57,6 +60,12 @@ pub struct PluginReport {
     pub before: Option<Sample>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowSummary>,
+    /// How the serving version is at this moment; none where that is not known, or is a later host's word.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "state")]
+    pub state: Option<PluginState>,
+    /// Why it does not work, or only in part.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// Why a host is not there yet, or has set a version aside.
@@ -127,6 +136,7 @@ impl HostReport {
         let mut short = self.clone();
         for plugin in short.plugins.values_mut() {
             plugin.shadow = None;
+            plugin.message.clear();
             if let Some(reason) = &mut plugin.reason {
                 reason.message.clear();
             }
@@ -202,7 +212,14 @@ impl PluginReport {
             .reason
             .as_ref()
             .map(|(code, message)| Reason { code: cut(code).to_owned(), message: cut(message).to_owned() });
-        let candidate = status.and_then(|status| status.candidate.as_ref());
+        let serving = status.filter(serves);
+        // What was refused, or is only tried, is another version than the one that this is about.
+        let took_over = serving.and_then(|status| {
+            let is_it = |candidate: &&Candidate| {
+                candidate.state == CandidateState::TookOver && candidate.digest == status.deployment.digest
+            };
+            status.candidate.as_ref().filter(is_it)
+        });
         Self {
             revision: observed.revision,
             phase: observed.phase,
@@ -211,7 +228,9 @@ impl PluginReport {
             active_ms: if is_active { since } else { 0 },
             now,
             before,
-            shadow: candidate.and_then(|candidate| candidate.report.as_ref()).map(ShadowSummary::of),
+            shadow: took_over.and_then(|candidate| candidate.report.as_ref()).map(ShadowSummary::of),
+            state: serving.map(|status| status.state),
+            message: serving.map(|status| cut(&status.message).to_owned()).unwrap_or_default(),
         }
     }
 
@@ -317,6 +336,11 @@ fn write(report: &HostReport) -> Result<String> {
 
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(CONTROL_REPORT_REASON_BYTES_MAX)]
+}
+
+fn state<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<PluginState>, D::Error> {
+    let name = String::deserialize(from)?;
+    Ok(PluginState::deserialize(serde_json::Value::String(name)).ok())
 }
 
 /// A later host's phase is none of those that count.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{ControlEvent, ControlFeedError, ControlVersion, EventBody, Quarantined, Result};
-use crate::limits::{CONTROL_PUBLISH_LEASE_MAX, CONTROL_PUBLISH_WAIT_MAX};
+use super::{ControlEvent, ControlFeedError, ControlVersion, EventBody, EventId, Quarantined, Result};
+use crate::limits::{CONTROL_NUMBER_MAX, CONTROL_PUBLISH_LEASE_MAX, CONTROL_PUBLISH_WAIT_MAX};
 
 /// Code of an event that came second with a revision.
-const CONFLICT: &str = "revision_conflict";
+pub(crate) const CONFLICT: &str = "revision_conflict";
 
 /// What is known of an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,18 +48,49 @@ pub(crate) fn conflict(entity: &str, loser: &Standing, winner: &Standing, at: i6
     Quarantined::new(loser.version, &loser.event_id, CONFLICT, &reason, at)
 }
 
-/// Whether an event may be proposed where its entity stands at a revision.
-pub(crate) fn check_proposal(event: &ControlEvent, found: u64) -> Result<()> {
+/// What is said of a change that was made on one that counts nowhere.
+pub(crate) fn made_on(lost: &str) -> String {
+    format!(
+        "it was made on {lost}, which was set aside; look at what stands now, and discard it or try it again"
+    )
+}
+
+/// The event that this one was made on by its own word, where that is another one than is known.
+pub(crate) fn other_base<'a>(known: Option<&Standing>, event: &'a ControlEvent) -> Option<&'a EventId> {
+    let base = event.unsigned().base_event_id.as_ref()?;
+    (known?.event_id != base.as_str()).then_some(base)
+}
+
+/// The record of an event that was made on one that came second.
+pub(crate) fn astray(entity: &str, row: &Standing, base: &EventId, known: &Standing, at: i64) -> Quarantined {
+    let reason = format!(
+        "{entity} is told to go on from {base}, which came second with its revision; it has revision {} from {}",
+        known.revision, known.event_id
+    );
+    Quarantined::new(row.version, &row.event_id, CONFLICT, &reason, at)
+}
+
+/// Whether an event may be proposed where its entity stands as this.
+pub(crate) fn check_proposal(event: &ControlEvent, stands: Option<&Standing>) -> Result<()> {
+    let found = stands.map_or(0, |row| row.revision);
     let unsigned = event.unsigned();
     if unsigned.body == EventBody::Unknown {
         let detail = format!("this host cannot propose a `{}`, which it does not know", unsigned.kind);
         return Err(ControlFeedError::InvalidEvent { detail });
     }
-    if unsigned.base_revision != found {
+    if unsigned.base_revision != found || other_base(stands, event).is_some() {
         let (entity, expected) = (event.entity(), unsigned.base_revision);
         return Err(ControlFeedError::RevisionConflict { entity, expected, found });
     }
     Ok(())
+}
+
+/// Up to where a feed leaves its versions unused when somebody's place is beyond its newest: it has lost its end, or is an
+/// older copy. Above that place, and above any other that a feed of single steps can have given by now. None where nobody is
+/// beyond, and for a place that no feed comes to.
+pub(crate) fn new_life(place: u64, newest: u64, now: i64) -> Option<u64> {
+    const LAST: u64 = CONTROL_NUMBER_MAX / 2;
+    (newest < place && place <= LAST).then(|| u64::try_from(now).unwrap_or(0).clamp(place, LAST))
 }
 
 /// One more waits than may.

@@ -2,15 +2,16 @@
 //!
 //! A snapshot is JSON, `{"format", "control_version", "events"}`, with the newest event of each entity as it was signed and
 //! its place in the feed. It is an artifact: named by its digest, found through the board's mark. So it cannot forge
-//! anything: each event is believed for its own signatures, and a store never goes back for one. It can only be old. What a
-//! host does not believe or understand of it is set aside, and holds up nothing else. Tombstones are part of it, so it heals
-//! a missed removal, too.
+//! anything: each event is believed for its own signatures, and a store never goes back for one. It can only be old. How
+//! far it goes is signed by nobody: a cursor follows it no further than the feed goes. What a host does not believe or
+//! understand of it is set aside, and holds up nothing else. Tombstones are part of it, so it heals a missed removal, too.
 //!
 //! Whether hosts have the same state is told by its digest: of sorted lines `<entity> <revision> <digest of the event>`, and
 //! of trusted keys their revision alone, since a host may have them from its file.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -27,7 +28,7 @@ use super::{
     check_digest,
 };
 use crate::clock::Clock;
-use crate::error::Classify as _;
+use crate::error::{Classify as _, Retry};
 use crate::event::Micros;
 use crate::limits::CONTROL_SNAPSHOT_BYTES_MAX;
 
@@ -186,8 +187,20 @@ pub struct Snapshots {
     board: Arc<dyn Board>,
     keys: Believing,
     clock: Arc<dyn Clock>,
+    /// What the feed last said is its newest; 0 while nobody knows.
+    newest: AtomicU64,
+    memory: Mutex<Memory>,
+}
+
+/// What would be found out again.
+#[derive(Debug, Default)]
+struct Memory {
     /// The mark that this host differed from after it had restored from its snapshot. To do it again would not help.
-    hopeless: Mutex<Option<FleetMark>>,
+    hopeless: Option<FleetMark>,
+    /// The mark that this host has made, or has taken in.
+    own: Option<FleetMark>,
+    /// One of a version that the feed did not have when it was last looked at.
+    beyond: Option<FleetMark>,
 }
 
 /// What became of a snapshot here.
@@ -205,20 +218,27 @@ impl Snapshots {
         keys: Believing,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { store, artifacts, board, keys, clock, hopeless: Mutex::new(None) }
+        Self { store, artifacts, board, keys, clock, newest: AtomicU64::new(0), memory: Mutex::default() }
     }
 
-    /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same.
+    /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same and its snapshot is
+    /// there. A mark that is not this one's is taken in before another takes its place: who was rebuilt from the feed has less
+    /// than it had, since news is refused that a snapshot keeps.
     pub async fn publish(&self) -> Result<FleetMark> {
+        let former = self.former().await?;
+        if let Some(mark) = &former {
+            self.take_in(mark).await?;
+        }
         let (version, rows) = self.store.desired().await?;
         let state_digest = state_digest(&rows, &self.keys.keys());
-        let former = self.board.mark().await?;
         let is_told = |mark: &FleetMark| {
             let is_same = mark.version == version && mark.state_digest == state_digest;
             // Another origin is ahead, and its mark would stay.
             mark.snapshot.is_some() && (is_same || mark.version > version)
         };
-        if let Some(mark) = former.as_ref().filter(|mark| is_told(mark)) {
+        if let Some(mark) = former.as_ref().filter(|mark| is_told(mark))
+            && (mark.version > version || self.has_snapshot(mark).await?)
+        {
             return Ok(mark.clone());
         }
         let text = Bytes::from(write(version, &rows));
@@ -231,18 +251,86 @@ impl Snapshots {
         let snapshot = SnapshotRef { version, digest: digest.clone() };
         let mark = FleetMark { version, state_digest, snapshot: Some(snapshot) };
         self.board.set_mark(&mark).await?;
-        let told = self.board.mark().await?.unwrap_or_else(|| mark.clone());
+        let mut told = self.board.mark().await?;
+        if told.is_none() {
+            // What is there cannot be read, and may be of a higher version.
+            self.board.forget_mark().await?;
+            self.board.set_mark(&mark).await?;
+            told = self.board.mark().await?;
+        }
+        let told = told.unwrap_or_else(|| mark.clone());
         let old = if told.snapshot == mark.snapshot {
             former.and_then(|mark| mark.snapshot)
         } else {
-            mark.snapshot
+            mark.snapshot.clone()
         };
+        self.memory().own = Some(mark);
         if let Some(old) =
             old.filter(|old| told.snapshot.as_ref().is_none_or(|told| told.digest != old.digest))
         {
             self.artifacts.unpin(&old.digest, PIN).await?;
         }
         Ok(told)
+    }
+
+    async fn has_snapshot(&self, mark: &FleetMark) -> Result<bool> {
+        match &mark.snapshot {
+            Some(snapshot) => Ok(self.artifacts.info(&snapshot.digest).await?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes what a mark's snapshot has and this host does not, unless it is this host's own, or says what this host has.
+    async fn take_in(&self, mark: &FleetMark) -> Result<()> {
+        let Some(snapshot) = mark.snapshot.as_ref().filter(|_| self.memory().own.as_ref() != Some(mark))
+        else {
+            return Ok(());
+        };
+        let (cursor, rows) = self.store.desired().await?;
+        if mark.version > cursor || mark.state_digest == state_digest(&rows, &self.keys.keys()) {
+            return Ok(());
+        }
+        match self.restore(snapshot, ControlVersion(0)).await {
+            Ok(_) => self.keys.recall(self.store.as_ref()).await?,
+            // Nothing can be got out of it.
+            Err(problem)
+                if problem.retry() == Retry::Never
+                    || matches!(problem, ControlFeedError::ArtifactMissing { .. }) =>
+            {
+                warn!(
+                    error.kind = problem.code(),
+                    error.blame = problem.blame().as_str(),
+                    control.version = mark.version.0,
+                    %problem,
+                    "the snapshot of the fleet's mark cannot be taken in before another takes its place"
+                );
+            }
+            Err(problem) => return Err(problem),
+        }
+        // Once is enough.
+        self.memory().own = Some(mark.clone());
+        Ok(())
+    }
+
+    /// The mark that stands. One that is beyond all that the feed has, and still is at the next look, is nobody's: hosts
+    /// would wait for its version, and no other mark would take its place.
+    async fn former(&self) -> Result<Option<FleetMark>> {
+        let Some(mark) = self.board.mark().await? else { return Ok(None) };
+        let newest = self.newest.load(Ordering::SeqCst);
+        let is_beyond = newest > 0 && mark.version.0 > newest.max(self.store.cursor().await?.0);
+        let before = std::mem::replace(&mut self.memory().beyond, is_beyond.then(|| mark.clone()));
+        if before.as_ref() != Some(&mark) || !is_beyond {
+            return Ok(Some(mark));
+        }
+        warn!(
+            error.kind = "control_mark_beyond",
+            error.blame = "caller",
+            control.version = mark.version.0,
+            newest,
+            "the fleet's mark is of a version that the feed does not have; it is taken away"
+        );
+        self.board.forget_mark().await?;
+        Ok(None)
     }
 
     /// How this host stands to the mark, if there is one.
@@ -253,10 +341,11 @@ impl Snapshots {
         Ok(Some((mark, drift)))
     }
 
-    async fn restore(&self, snapshot: &SnapshotRef) -> Result<Taken> {
+    /// Takes what this host does not have. The cursor goes no further than to `through`.
+    async fn restore(&self, snapshot: &SnapshotRef, through: ControlVersion) -> Result<Taken> {
         check_digest(&snapshot.digest)?;
         let bytes = self.fetch(&snapshot.digest).await?;
-        let restore = read(&bytes, &self.keys.keys(), self.clock.now())?;
+        let mut restore = read(&bytes, &self.keys.keys(), self.clock.now())?;
         if restore.version != snapshot.version {
             let (said, found) = (snapshot.version.0, restore.version.0);
             let detail = format!("the mark says that a snapshot is of {said}, and it is of {found}");
@@ -272,6 +361,7 @@ impl Snapshots {
                 "an event of a snapshot was set aside"
             );
         }
+        restore.version = restore.version.min(through);
         let is_early = restore.set_aside.iter().any(|aside| aside.code == OUT_OF_TIME);
         let restored = self.store.restore(restore).await?;
         Ok(Taken { restored, is_early })
@@ -297,23 +387,23 @@ impl Snapshots {
         Ok(bytes)
     }
 
-    fn hopeless(&self) -> std::sync::MutexGuard<'_, Option<FleetMark>> {
-        self.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn restore_mark(&self) -> Result<Option<Restored>> {
         let Some(snapshot) = self.board.mark().await?.and_then(|mark| mark.snapshot) else { return Ok(None) };
-        *self.hopeless() = None;
-        Ok(Some(self.restore(&snapshot).await?.restored))
+        self.memory().hopeless = None;
+        Ok(Some(self.restore(&snapshot, ControlVersion(0)).await?.restored))
     }
 
     async fn heal_from_mark(&self) -> Result<Option<Restored>> {
         let Some((mark, Drift::Differs)) = self.compare().await? else { return Ok(None) };
         let Some(snapshot) = mark.snapshot.clone() else { return Ok(None) };
-        if self.hopeless().as_ref() == Some(&mark) {
+        if self.memory().hopeless.as_ref() == Some(&mark) {
             return Ok(None);
         }
-        let Taken { restored, is_early } = self.restore(&snapshot).await?;
+        let Taken { restored, is_early } = self.restore(&snapshot, ControlVersion(0)).await?;
         let differs = matches!(self.compare().await?, Some((again, Drift::Differs)) if again == mark);
         if differs && !is_early {
             warn!(
@@ -322,14 +412,14 @@ impl Snapshots {
                 control.version = mark.version.0,
                 "this host has another desired state than the fleet, and its snapshot does not change that"
             );
-            *self.hopeless() = Some(mark);
+            self.memory().hopeless = Some(mark);
         }
         Ok((!restored.entities.is_empty()).then_some(restored))
     }
 }
 
 impl Bootstrap for Snapshots {
-    fn bootstrap(&self, oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
+    fn bootstrap(&self, oldest: ControlVersion, newest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
         async move {
             let mark = self.board.mark().await?;
             let snapshot = mark.and_then(|mark| mark.snapshot);
@@ -338,9 +428,13 @@ impl Bootstrap for Snapshots {
                 // The origin has not made one that reaches so far.
                 return Err(ControlFeedError::BehindRetention { asked: 0, oldest: oldest.0 });
             };
-            Ok(self.restore(&snapshot).await?.restored)
+            Ok(self.restore(&snapshot, newest).await?.restored)
         }
         .boxed()
+    }
+
+    fn saw_newest(&self, newest: Option<ControlVersion>) {
+        self.newest.store(newest.unwrap_or_default().0, Ordering::SeqCst);
     }
 
     fn heal(&self) -> BoxFuture<'_, Result<Option<Restored>>> {

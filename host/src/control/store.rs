@@ -199,7 +199,9 @@ pub trait ControlStore: Send + Sync + Debug {
     /// Entries in the feed's order: for each {desired state, the event's id, cursor} together. Of an event it asks in this
     /// order: is the id known (`Repeated`, whatever the cursor and the bytes), is the revision above the known one. Of
     /// different events of one revision the first in the feed's order counts, whichever came here first; the other is set
-    /// aside with `revision_conflict`. The cursor never goes back. An event that waits in the outbox here has arrived.
+    /// aside with `revision_conflict`, and so is what says that it was made on that one. The cursor never goes back. An
+    /// event that waits in the outbox here has arrived. Where one that was told here is set aside, what stood before it
+    /// stands again, and what waits was made on it: dead letters.
     fn take(&self, entries: Vec<Entry>) -> BoxFuture<'_, Result<Vec<Applied>>>;
 
     /// One event.
@@ -229,6 +231,10 @@ pub trait ControlStore: Send + Sync + Debug {
     /// What was set aside, the newest first. The oldest go at `CONTROL_QUARANTINE_EVENTS_MAX`.
     fn quarantined(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Quarantined>>>;
 
+    /// At which control version the newest applied id is of which as many younger ones are known; 0 if there are not so many.
+    /// Versions may lie far apart.
+    fn applied_beyond(&self, younger: u64) -> BoxFuture<'_, Result<ControlVersion>>;
+
     /// Forgets applied ids of control versions at or below this one. Revisions still keep them from changing anything.
     fn forget_applied(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>>;
 
@@ -243,9 +249,9 @@ pub trait ControlStore: Send + Sync + Debug {
 
     // What this host tells the fleet. The origin's own view of what is desired is ahead of its applier's.
 
-    /// {origin's state, outbox row} together: `RevisionConflict` unless the entity stands at the event's base revision. The
-    /// same event again answers what it answered first, and its id with other content is `EventIdTaken`. Nothing is proposed
-    /// beyond `CONTROL_OUTBOX_EVENTS_MAX` that wait.
+    /// {origin's state, outbox row} together: `RevisionConflict` unless the entity stands at the event's base revision, and
+    /// is what the event says that it was made on. The same event again answers what it answered first, and its id with
+    /// other content is `EventIdTaken`. Nothing is proposed beyond `CONTROL_OUTBOX_EVENTS_MAX` that wait.
     fn propose<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<Proposed>>;
 
     /// What the origin last told of each entity, in the order of entities; what the applier knows where that is not older.

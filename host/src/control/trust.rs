@@ -260,9 +260,9 @@ impl TrustStore {
         self.check(event.signatures(), Signed { role, context: Context::Event, content, issued_at, now })
     }
 
-    /// Whether a build key vouches for a plugin's component. `issued_at` is that of the event that names it: the release
-    /// says when, so a build key that expired later still counts. A configuration needs none, since the release names its
-    /// digest.
+    /// Whether a build key vouches for a plugin's component. `issued_at` is that of the event that first named it: the
+    /// release says when, so a build key that expired later still counts. A configuration needs none, since the release
+    /// names its digest.
     pub fn check_artifact(&self, plugin: &str, artifact: &ArtifactRef, issued_at: i64) -> Result<()> {
         let content = statement(plugin, artifact);
         let signed = Signed { role: KeyRole::Build, context: Context::Build, content, issued_at, now: None };

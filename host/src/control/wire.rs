@@ -1,8 +1,8 @@
 //! The JSON form of control events, and the bytes that are signed.
 //!
 //! These members are the same in every schema version, so that a host can pass by what it does not know: `schema_version`,
-//! `must_understand`, `event_id`, `type`, `revision`, `base_revision`, `issued_at`, `expires_at`, `actor`, `reason` and
-//! `signatures`. `control_version` is the feed's: it is not part of the event.
+//! `must_understand`, `event_id`, `type`, `revision`, `base_revision`, `base_event_id`, `issued_at`, `expires_at`, `actor`,
+//! `reason` and `signatures`. `control_version` is the feed's: it is not part of the event.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,6 +30,8 @@ struct Header {
     kind: String,
     revision: u64,
     base_revision: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_event_id: Option<EventId>,
     issued_at: Time,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<Time>,
@@ -85,6 +87,7 @@ pub(super) fn read(json: Value) -> Result<ControlEvent> {
         body,
         revision: header.revision,
         base_revision: header.base_revision,
+        base_event_id: header.base_event_id,
         issued_at: header.issued_at.0,
         expires_at: header.expires_at.map(|time| time.0),
         actor: header.actor,
@@ -147,6 +150,7 @@ pub(super) fn write(event: &UnsignedEvent) -> Result<Value> {
         kind: event.kind.as_str().to_owned(),
         revision: event.revision,
         base_revision: event.base_revision,
+        base_event_id: event.base_event_id.clone(),
         issued_at: Time(event.issued_at),
         expires_at: event.expires_at.map(Time),
         actor: event.actor.clone(),

@@ -84,6 +84,7 @@ impl HostBuilder {
                 poll_wait: config.poll_wait(),
                 poll_gap: config.poll_gap(),
                 heal_every: config.heal_every(),
+                is_origin: config.is_origin(),
                 ..ApplierOptions::default()
             },
         ));
@@ -194,7 +195,9 @@ impl HostBuilder {
             None => None,
         };
         let origin = Origin::new(Arc::clone(&base.store), base.keys.clone(), Arc::clone(&self.clock));
-        let publisher = Arc::new(origin.publisher(Arc::clone(&sink), PublisherOptions::default()));
+        let options =
+            PublisherOptions { is_of_source: config.sink == config.source, ..PublisherOptions::default() };
+        let publisher = Arc::new(origin.publisher(Arc::clone(&sink), options));
         let seams = ControllerSeams {
             origin: origin.clone(),
             store: Arc::clone(&base.store),

@@ -140,8 +140,9 @@ const _: () = assert!(
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
 /// Bytes that were appended to channels and lie in runs, and what each entry counts beside its own: it is a row to be
-/// written. What is beyond is settled, oldest first.
-pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 16 << 20;
+/// written. What is beyond is settled, oldest first. It bounds what they take in memory, what a start reads, and what an
+/// end writes.
+pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 128 << 20;
 pub const CHANNEL_UNSETTLED_ENTRY_BYTES: usize = 1 << 10;
 /// What a transaction appends to one channel goes into a run up to so many bytes. More is settled at once, since it would
 /// be written twice and gain nothing.

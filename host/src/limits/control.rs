@@ -55,9 +55,9 @@ pub const CONTROL_OUTBOX_EVENTS_MAX: u64 = 10_000;
 /// Proposed events in the feed whose ids are remembered, so that a repeat is answered as the first time. A later repeat is
 /// refused for its base revision.
 pub const CONTROL_TOLD_EVENTS_MAX: u64 = 10_000;
-/// How many control versions behind the cursor an applied id is remembered, and how often older ones are forgotten, in
-/// events. A later repeat changes nothing either, for its revision.
-pub const CONTROL_APPLIED_VERSIONS_KEPT: u64 = 100_000;
+/// How many applied ids are remembered, those that were seen last, and how often older ones are forgotten, in events. A
+/// later repeat changes nothing either, for its revision.
+pub const CONTROL_APPLIED_EVENTS_KEPT: u64 = 100_000;
 pub const CONTROL_FORGET_EVERY: u64 = 1_000;
 /// Entries of a feed that are asked for at a time, and that are applied in one transaction.
 pub const CONTROL_APPLY_POLL_EVENTS: usize = 256;

@@ -28,9 +28,9 @@ pub const CONTROL_CONTROLLER_RETRY_MIN: Duration = Duration::from_millis(500);
 pub const CONTROL_CONTROLLER_RETRY_MAX: Duration = Duration::from_secs(30);
 /// The least time between two marks: each comes with a snapshot of all that is desired.
 pub const CONTROL_MARK_GAP: Duration = Duration::from_secs(2);
-/// Control versions that stay in the feed behind the newest snapshot, for hosts that were away, and by how many more it grows
-/// before it is trimmed.
-pub const CONTROL_FEED_VERSIONS_KEPT: u64 = 10_000;
+/// Events that stay in the feed behind the newest snapshot, for hosts that were away, and by how many control versions more it
+/// grows before it is trimmed.
+pub const CONTROL_FEED_EVENTS_KEPT: u64 = 10_000;
 pub const CONTROL_FEED_TRIM_EVERY: u64 = 1_000;
 /// So many traps in such a time, while a version is new, take it back on this host: more than one bad event brings about
 /// with its retries.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use millrace::control::{
-    Claimed, ControlFeedError, ControlStore, Entry, EventId, Proposed, PublishOutcome, Settlement,
+    Claimed, ControlEvent, ControlFeedError, ControlStore, Entry, EventId, Proposed, PublishOutcome,
+    Quarantined, Settlement,
 };
 use millrace::event::Micros;
 
@@ -275,6 +276,70 @@ pub async fn what_the_feed_brings_back_has_arrived(stage: Stage) {
     assert_eq!(store.outbox().await.unwrap().dead, 0);
 }
 
+/// What came into the feed from here and counts nowhere is not built on: what stood before it stands again, and what waits on
+/// it is somebody's to look at.
+pub async fn what_is_set_aside_is_built_on_no_more(stage: Stage) {
+    let store = stage.open();
+    for number in 1..=2 {
+        store.propose(&deployed(number, "p", number)).await.unwrap();
+        let claimed = claim(&*store, 9).await.remove(0);
+        store.settle(settled(&claimed, PublishOutcome::Published(v(number)))).await.unwrap();
+    }
+    for (number, plugin, revision) in [(3, "p", 3), (4, "p", 4), (5, "q", 1)] {
+        store.propose(&deployed(number, plugin, revision)).await.unwrap();
+    }
+    store.apply(v(1), &deployed(1, "p", 1)).await.unwrap();
+    let late = deployed(2, "p", 2);
+    let aside = || Entry::SetAside {
+        quarantined: Quarantined::new(v(2), late.id().as_str(), "control_event_out_of_time", "it expired", 0),
+        event: Some(late.clone()),
+    };
+    store.take(vec![aside()]).await.unwrap();
+    let store = stage.open();
+    let letters = store.letters(9).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| &letter.event).collect::<Vec<_>>(), [&id(3), &id(4)]);
+    assert!(letters[0].error.contains(late.id().as_str()), "{}", letters[0].error);
+    assert_eq!(ids(&claim(&*store, 9).await), [id(5)]);
+    for letter in [4, 3] {
+        assert!(store.discard_letter(&id(letter)).await.unwrap());
+    }
+    assert_eq!(told(&*store).await, [("plugin:p".into(), 1), ("plugin:q".into(), 1)]);
+    // What is made on what stands goes on, also when the other one comes again.
+    assert_eq!(store.propose(&deployed(6, "p", 2)).await.unwrap(), new("p", 2));
+    store.take(vec![aside()]).await.unwrap();
+    assert_eq!(store.outbox().await.unwrap().dead, 0);
+}
+
+/// Of two origins' changes one came first; what this one has made of its own does not go on.
+pub async fn what_was_made_on_a_change_that_came_second_waits_for_somebody(stage: Stage) {
+    for comes_back in [false, true] {
+        let store = stage.open();
+        let plugin = if comes_back { "p" } else { "q" };
+        let number = |n: u64| n + if comes_back { 10 } else { 0 };
+        let at = |n: u64| v(number(n));
+        let own = deployed(number(1), plugin, 1);
+        store.propose(&own).await.unwrap();
+        store.propose(&deployed(number(2), plugin, 2)).await.unwrap();
+        let claimed = claim(&*store, 1).await.remove(0);
+        store.settle(settled(&claimed, PublishOutcome::Published(at(2)))).await.unwrap();
+        let entry = |version, event: &ControlEvent| Entry::Event { version, event: event.clone() };
+        let other = entry(at(1), &deployed(number(9), plugin, 1));
+        let own = entry(at(2), &own);
+        // The other one may come here first, or late.
+        store.take(if comes_back { vec![own, other] } else { vec![other, own] }).await.unwrap();
+        let letters = store.letters(9).await.unwrap();
+        assert_eq!(letters.iter().map(|letter| &letter.event).collect::<Vec<_>>(), [&id(number(2))]);
+        assert!(store.discard_letter(&id(number(2))).await.unwrap());
+        let stands = store.proposed().await.unwrap();
+        let stands = stands.iter().find(|row| row.entity == format!("plugin:{plugin}")).unwrap();
+        assert_eq!(stands.event.id(), &id(number(9)));
+        assert_eq!(store.propose(&deployed(number(3), plugin, 2)).await.unwrap(), new(plugin, 2));
+        for claimed in claim(&*store, 9).await {
+            store.settle(settled(&claimed, PublishOutcome::Published(at(5)))).await.unwrap();
+        }
+    }
+}
+
 /// A clock that was far ahead once keeps nobody waiting for it.
 pub async fn a_clock_that_goes_back_holds_nothing_up(stage: Stage) {
     let store = stage.open();
@@ -321,6 +386,8 @@ macro_rules! control_outbox_conformance {
             a_dead_letter_holds_its_entity_until_it_is_retried,
             a_discarded_letter_is_as_never_told,
             what_the_feed_brings_back_has_arrived,
+            what_is_set_aside_is_built_on_no_more,
+            what_was_made_on_a_change_that_came_second_waits_for_somebody,
             a_clock_that_goes_back_holds_nothing_up,
             a_full_outbox_refuses_more,
         );

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use millrace::clock::ManualClock;
 use millrace::control::{
-    AppliedOutcome, ControlStore, Entry, EventBody, ObservedRow, Phase, Quarantined, Restore,
+    AppliedOutcome, ControlFeedError, ControlStore, Entry, EventBody, ObservedRow, Phase, Quarantined,
+    Restore, UnsignedEvent,
 };
 
 use crate::control::{
@@ -210,11 +211,48 @@ pub async fn the_first_in_the_feed_wins_a_revision_everywhere(stage: Stage) {
     assert_eq!(names_aside(&*store).await.len(), 2);
 }
 
+/// Of two origins' changes of one revision one comes second, and the other origin has made more of it meanwhile. None of that
+/// overrides what came first; what is made on that goes on. Who has set nothing aside, and only missed something, is not
+/// held up.
+pub async fn w9_what_was_made_on_what_came_second_does_not_go_on(stage: Stage) {
+    let store = stage.open();
+    let made_on = |number: u64, plugin: &str, revision: u64, base: u64| {
+        sign(&UnsignedEvent { base_event_id: Some(id(base)), ..unsigned(number, plugin, revision, number) })
+    };
+    store.apply(v(1), &deployed(9, "p", 1)).await.unwrap();
+    store.apply(v(2), &made_on(1, "p", 2, 9)).await.unwrap();
+    // Made on the same, on that, and on that.
+    for (version, event) in
+        [(3, made_on(2, "p", 2, 9)), (4, made_on(3, "p", 3, 2)), (5, made_on(4, "p", 4, 3))]
+    {
+        let applied = store.apply(v(version), &event).await.unwrap();
+        assert!(
+            matches!(&applied.outcome, AppliedOutcome::Quarantined { code, .. } if code == "revision_conflict"),
+            "{version}: {applied:?}"
+        );
+        assert_eq!(state(&*store).await, [at("p", 2, 1)]);
+    }
+    let store = stage.open();
+    let refused = store.propose(&made_on(5, "p", 3, 2)).await.unwrap_err();
+    assert!(matches!(refused, ControlFeedError::RevisionConflict { .. }), "{refused}");
+    store.apply(v(6), &made_on(6, "p", 3, 1)).await.unwrap();
+    store.propose(&made_on(7, "p", 4, 6)).await.unwrap();
+    assert_eq!(state(&*store).await, [at("p", 3, 6)]);
+    // Nothing is known of what these were made on.
+    store.apply(v(7), &made_on(8, "q", 2, 30)).await.unwrap();
+    store.apply(v(8), &made_on(10, "q", 4, 31)).await.unwrap();
+    assert_eq!(state(&*store).await, [at("p", 3, 6), at("q", 4, 10)]);
+}
+
 /// Revisions keep what they promise when ids are forgotten.
 pub async fn a_forgotten_id_changes_nothing_either(stage: Stage) {
     let store = stage.open();
     for (version, event) in [(1, deployed(1, "p", 1)), (2, deployed(2, "p", 2)), (3, deployed(3, "q", 1))] {
         store.apply(v(version), &event).await.unwrap();
+    }
+    // Counted in events, however far apart their versions are.
+    for (younger, version) in [(0, 3), (1, 2), (2, 1), (3, 0)] {
+        assert_eq!(store.applied_beyond(younger).await.unwrap(), v(version));
     }
     assert_eq!(store.forget_applied(v(2)).await.unwrap(), 2);
     assert_eq!(store.applied(&id(3)).await.unwrap(), Some(v(3)));
@@ -412,6 +450,7 @@ macro_rules! control_store_conformance {
             setting_aside_takes_no_id_and_takes_nothing_back,
             w4_an_older_message_that_comes_late_is_not_lost,
             the_first_in_the_feed_wins_a_revision_everywhere,
+            w9_what_was_made_on_what_came_second_does_not_go_on,
             a_forgotten_id_changes_nothing_either,
             a_batch_means_its_entries_one_by_one,
             a_restore_never_goes_back,

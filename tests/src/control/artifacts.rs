@@ -15,6 +15,7 @@ use crate::control_events::digest_of;
 #[derive(Debug, Default)]
 pub struct SpoilableArtifacts {
     content: Mutex<BTreeMap<String, (Bytes, BTreeSet<String>)>>,
+    unpinnable: Mutex<BTreeSet<String>>,
 }
 
 impl SpoilableArtifacts {
@@ -29,6 +30,21 @@ impl SpoilableArtifacts {
     /// Puts something else where an artifact was.
     pub fn spoil(&self, digest: &str, bytes: impl Into<Bytes>) {
         self.content().insert(digest.to_owned(), (bytes.into(), BTreeSet::new()));
+    }
+
+    /// Whether pins of an artifact fail.
+    pub fn refuse_pins(&self, digest: &str, refused: bool) {
+        let mut unpinnable = self.unpinnable.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused {
+            unpinnable.insert(digest.to_owned());
+        } else {
+            unpinnable.remove(digest);
+        }
+    }
+
+    /// Takes an artifact away, pinned or not.
+    pub fn lose(&self, digest: &str) {
+        self.content().remove(digest);
     }
 
     /// Stores content under its own digest.
@@ -107,8 +123,9 @@ impl ArtifactRepository for SpoilableArtifacts {
     }
 
     fn pin<'a>(&'a self, digest: &'a str, name: &'a str) -> BoxFuture<'a, Result<()>> {
+        let refused = self.unpinnable.lock().unwrap_or_else(PoisonError::into_inner).contains(digest);
         let mut content = self.content();
-        let stored = content.get_mut(digest).ok_or_else(|| missing(digest));
+        let stored = content.get_mut(digest).filter(|_| !refused).ok_or_else(|| missing(digest));
         let pinned = stored.map(|(_, pins)| {
             pins.insert(name.to_owned());
         });

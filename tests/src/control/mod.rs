@@ -60,6 +60,7 @@ pub fn unsigned(number: u64, plugin: &str, revision: u64, build: u64) -> Unsigne
         body: EventBody::Plugin { plugin: plugin.into(), desired },
         revision,
         base_revision: revision - 1,
+        base_event_id: None,
         issued_at: ISSUED_AT,
         expires_at: None,
         actor: "tests".into(),

@@ -169,6 +169,10 @@ impl ControlStore for SteppedStore {
         self.inner.quarantined(limit)
     }
 
+    fn applied_beyond(&self, younger: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        self.inner.applied_beyond(younger)
+    }
+
     fn forget_applied(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
         self.steps.around("forget_applied", self.inner.forget_applied(through)).boxed()
     }

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use millrace::backends::memory::{MemoryControlStore, MemoryFeed};
 use millrace::clock::SystemClock;
+use millrace::control::snapshot::Snapshots;
 use millrace::control::trust::KeyRole;
 use millrace::control::{
     Acker, Applier, ApplierOptions, ApplierSeams, Believing, Bootstrap, ControlEvent, ControlFeedError,
@@ -16,6 +17,7 @@ use millrace::control::{
     Restore, Restored, Result,
 };
 use millrace::error::{BackendError, RemoteFault};
+use millrace_tests::control::artifacts::SpoilableArtifacts;
 use millrace_tests::control::{
     at, deployed, id, of_a_new_kind, removed, sign, state, trust_changed, unsigned, v,
 };
@@ -55,6 +57,15 @@ impl Host {
         store: MemoryControlStore,
         bootstrap: Arc<dyn Bootstrap>,
     ) -> Self {
+        Self::start_as(source, store, bootstrap, options())
+    }
+
+    fn start_as(
+        source: Arc<dyn ControlSource>,
+        store: MemoryControlStore,
+        bootstrap: Arc<dyn Bootstrap>,
+        options: ApplierOptions,
+    ) -> Self {
         let keys = Believing::new(trust());
         let seams = ApplierSeams {
             source,
@@ -63,7 +74,7 @@ impl Host {
             bootstrap,
             clock: Arc::new(SystemClock),
         };
-        let applier = Arc::new(Applier::new(seams, options()));
+        let applier = Arc::new(Applier::new(seams, options));
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
         let (worker, token) = (Arc::clone(&applier), stop.clone());
         running.spawn(async move { worker.run(&token).await });
@@ -335,7 +346,7 @@ impl Shelf {
 }
 
 impl Bootstrap for Shelf {
-    fn bootstrap(&self, _oldest: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
+    fn bootstrap(&self, _: ControlVersion, _: ControlVersion) -> BoxFuture<'_, Result<Restored>> {
         async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
             let restore = self.restores.lock().unwrap().pop_front().ok_or_else(away)?;
@@ -385,6 +396,95 @@ async fn m18_w17_a_host_behind_the_feed_starts_from_a_snapshot() {
     assert_eq!(host.applier.follow().borrow().entities.len(), 3);
 }
 
+/// What hosts and origin have read, and more, is gone from the feed for ever. No snapshot reaches to where it begins now: the
+/// origin goes on there, marks that, and the others follow.
+#[tokio::test]
+async fn w17_a_feed_that_has_lost_what_came_next_holds_nobody_up_for_ever() {
+    let (feed, board) = (MemoryFeed::new(), MemoryFeed::new());
+    for n in 1..=4 {
+        put(&feed, &deployed(n, "p", n)).await;
+    }
+    feed.trim(v(3)).await.unwrap();
+    let artifacts = Arc::new(SpoilableArtifacts::default());
+    let snapshots = |store: &MemoryControlStore| {
+        let (store, keys) = (Arc::new(store.clone()), Believing::new(trust()));
+        Arc::new(Snapshots::new(
+            store,
+            artifacts.clone(),
+            Arc::new(board.clone()),
+            keys,
+            Arc::new(SystemClock),
+        ))
+    };
+    let at_one = || async {
+        let store = MemoryControlStore::new(Arc::new(SystemClock));
+        store.apply(v(1), &deployed(1, "p", 1)).await.unwrap();
+        store
+    };
+    let (first, second) = (at_one().await, at_one().await);
+    let marks = snapshots(&first);
+    marks.publish().await.unwrap();
+    let waiting = snapshots(&second);
+    let host = Host::start_with(Arc::new(feed.clone()), second, waiting);
+    let options = ApplierOptions { is_origin: true, ..options() };
+    let origin = Host::start_as(Arc::new(feed), first, marks.clone(), options);
+    origin.reaches(4).await;
+    assert_eq!(host.store.cursor().await.unwrap(), v(1), "it waits for the origin's word");
+    assert_eq!(marks.publish().await.unwrap().version, v(4));
+    host.reaches(4).await;
+    for store in [&origin.store, &host.store] {
+        assert_eq!(state(store).await, [at("p", 4, 4)]);
+    }
+}
+
+/// A host that knows nothing, and finds nothing to start from, does not begin with the tail of the feed alone.
+#[tokio::test]
+async fn an_origin_that_has_lost_all_does_not_mark_an_empty_fleet() {
+    let source = Prepared::new((0..3).map(|_| Err(behind(7))));
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    let options = ApplierOptions { is_origin: true, ..options() };
+    let host = Host::start_as(source.clone(), store, Arc::new(NoBootstrap), options);
+    millrace_tests::until("the last of the answers", || source.asked.lock().unwrap().len() > 3).await;
+    assert_eq!(host.store.cursor().await.unwrap(), v(0));
+}
+
+fn behind(oldest: u64) -> ControlFeedError {
+    ControlFeedError::BehindRetention { asked: 0, oldest }
+}
+
+/// The feed was emptied and has nothing yet: a snapshot leads nowhere, and the answer stays the same.
+#[tokio::test]
+async fn a_host_beyond_an_emptied_feed_does_not_ask_without_a_pause() {
+    #[derive(Debug, Default)]
+    struct Emptied(AtomicUsize);
+    impl ControlSource for Emptied {
+        fn name(&self) -> &'static str {
+            "emptied"
+        }
+        fn poll(&self, _: ControlVersion, _: usize, _: Duration) -> BoxFuture<'_, Result<Polled>> {
+            async move {
+                self.0.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                Err(behind(1))
+            }
+            .boxed()
+        }
+    }
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    store.apply(v(3), &deployed(1, "p", 1)).await.unwrap();
+    let snapshot = Restore { version: v(3), ..Restore::default() };
+    let shelf = Shelf::new(&store, vec![snapshot; 1_000]);
+    let source = Arc::new(Emptied::default());
+    let options = ApplierOptions { retry_min: LONG * 60, retry_max: LONG * 60, ..options() };
+    let _host = Host::start_as(source.clone(), store, shelf, options);
+    millrace_tests::until("it has asked", || source.0.load(Ordering::SeqCst) > 0).await;
+    for _ in 0..500 {
+        tokio::task::yield_now().await;
+    }
+    // Once for what is new, and once for how far the feed goes.
+    assert_eq!(source.0.load(Ordering::SeqCst), 2, "it waits before it asks again");
+}
+
 /// What a comparison repairs is told to whoever follows.
 #[tokio::test]
 async fn what_is_healed_is_followed() {
@@ -398,6 +498,26 @@ async fn what_is_healed_is_followed() {
     *shelf.healed.lock().unwrap() =
         Some(Restore { version: v(1), events: vec![(v(1), removed(9, "p", 2))], set_aside: Vec::new() });
     let told = known.wait_for(|known| known.entities.get("plugin:p").is_some_and(|p| p.revision == 2));
+    tokio::time::timeout(LONG, told).await.expect("it is told").unwrap();
+}
+
+/// A restore was cut off, or failed, after its commit: what is in the store then, the list of keys above all, counts here
+/// though there is nothing left to repair.
+#[tokio::test]
+async fn what_a_restore_brought_counts_though_nobody_told_of_it() {
+    let feed = MemoryFeed::new();
+    put(&feed, &deployed(1, "p", 1)).await;
+    let host = Host::start(Arc::new(feed));
+    host.reaches(1).await;
+    let unheard = Restore {
+        version: v(1),
+        events: vec![(v(1), trust_changed(2, 1, trusted()))],
+        set_aside: Vec::new(),
+    };
+    host.store.restore(unheard).await.unwrap();
+    millrace_tests::until("the keys count", || host.keys.keys().revision() == 1).await;
+    let mut known = host.applier.follow();
+    let told = known.wait_for(|known| known.entities.contains_key("trust"));
     tokio::time::timeout(LONG, told).await.expect("it is told").unwrap();
 }
 

@@ -113,6 +113,7 @@ pub(super) fn with_id(number: u64, plugin: &str) -> ControlEvent {
         body: EventBody::Plugin { plugin: plugin.into(), desired },
         revision: 2,
         base_revision: 1,
+        base_event_id: None,
         issued_at: 1_700_000_000_000_000,
         expires_at: None,
         actor: "ada".into(),
@@ -349,6 +350,66 @@ pub(super) async fn who_is_behind_what_was_trimmed_is_told_where_the_feed_begins
     assert!(matches!(behind, Err(ControlFeedError::BehindRetention { .. })), "{behind:?}");
 }
 
+/// So many stay for hosts that were away, also where versions are times.
+pub(super) async fn w15_what_is_kept_is_counted_in_events(rig: Arc<dyn Rig>) {
+    let feed = rig.open("a").await;
+    let mut versions = Vec::new();
+    for _ in 0..6 {
+        versions.push(feed.append(&event("one")).await);
+    }
+    let keeping =
+        async |through: u64, kept| feed.sink.keeping(ControlVersion(through), kept).await.unwrap().0;
+    assert_eq!(keeping(versions[4], 2).await, versions[2], "{versions:?}");
+    assert_eq!(keeping(versions[4], 0).await, versions[4], "{versions:?}");
+    assert!(keeping(versions[4], 9).await < versions[0], "{versions:?}");
+}
+
+/// A host has read what the feed does not have any more: it is another one, or an older copy.
+pub(super) async fn who_is_beyond_the_newest_is_told_and_what_comes_next_is_above(rig: Arc<dyn Rig>) {
+    let feed = rig.open("a").await;
+    let mut newest = 0;
+    for plugin in ["one", "two"] {
+        newest = feed.append(&event(plugin)).await;
+    }
+    let (beyond, host) = (newest + 5, rig.open("host").await);
+    let told = host.source.poll(ControlVersion(beyond), 10, NOW).await.unwrap_err();
+    assert!(matches!(told, ControlFeedError::BehindRetention { asked, .. } if asked == beyond), "{told}");
+    // An origin that remembers as much, in a process that has not read anything.
+    let origin = rig.open("later").await;
+    origin.sink.saw(ControlVersion(beyond));
+    let sent = event("three");
+    let version = origin.append(&sent).await;
+    assert!(version > beyond, "{version} would be taken for something known at {beyond}");
+    assert_eq!(comes(&host, beyond, &sent).await, version);
+    assert_eq!(origin.append(&sent).await, version);
+    assert!(rig.open("a").await.append(&event("four")).await > version);
+}
+
+/// Waits for an event as a host does that goes on where it is told to. At which version it comes.
+pub(super) async fn comes(host: &Feed, mut after: u64, sent: &ControlEvent) -> u64 {
+    let begin = std::time::Instant::now();
+    loop {
+        assert!(begin.elapsed() < LONG, "it does not come after {after}");
+        match host.source.poll(ControlVersion(after), 10, Duration::from_secs(1)).await {
+            Ok(polled) => {
+                let found = polled
+                    .events
+                    .iter()
+                    .find(|entry| matches!(entry, Received::Event { event, .. } if event == sent));
+                if let Some(entry) = found {
+                    return entry.version().0;
+                }
+                for entry in &polled.events {
+                    acknowledge(&*host.source, entry).await;
+                    after = after.max(entry.version().0);
+                }
+            }
+            Err(ControlFeedError::BehindRetention { oldest, .. }) => after = after.max(oldest - 1),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// For sources with an acker; the others say that they have none.
 pub(super) async fn c25_what_is_not_acknowledged_comes_again_and_what_is_does_not(rig: Arc<dyn Rig>) {
     let feed = rig.open("a").await;
@@ -466,6 +527,13 @@ pub(super) async fn a_mark_never_goes_back(rig: Arc<dyn Rig>) {
     }
     setting.join_all().await;
     assert_eq!(one.mark().await.unwrap(), Some(mark(30, "many")));
+    // Only once somebody has taken it away.
+    for _ in 0..2 {
+        other.forget_mark().await.unwrap();
+        assert_eq!(one.mark().await.unwrap(), None);
+    }
+    one.set_mark(&mark(2, "two")).await.unwrap();
+    assert_eq!(other.mark().await.unwrap(), Some(mark(2, "two")));
 }
 
 /// Runs all of it for a backend: `feeds_conformance!(files, rig)`, where `rig()` answers a future with an `Arc<dyn Rig>`.
@@ -482,6 +550,8 @@ macro_rules! feeds_conformance {
             a_poll_that_waits_is_woken_by_what_another_appends,
             a_poll_that_is_given_up_takes_nothing_along,
             who_is_behind_what_was_trimmed_is_told_where_the_feed_begins,
+            w15_what_is_kept_is_counted_in_events,
+            who_is_beyond_the_newest_is_told_and_what_comes_next_is_above,
             c25_what_is_not_acknowledged_comes_again_and_what_is_does_not,
             a_board_has_the_newest_word_of_each_host,
             a_board_takes_no_name_that_leads_elsewhere_and_no_report_without_end,

@@ -156,6 +156,8 @@ fn fleet(event: &ControlEvent, hosts: &[(&str, &str, Phase)]) -> Value {
             now: Sample { lag_events: 12, ..Sample::default() },
             before: None,
             shadow: None,
+            state: None,
+            message: String::new(),
         };
         report.plugins.insert(PLUGIN.into(), told);
         Seen { host: (*host).to_owned(), age: Duration::from_secs(2), report: Some(report) }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use futures_util::future::BoxFuture;
 use millrace::backends::file::{FileFeed, FileFeedOptions};
 use millrace::backends::memory::MemoryFeed;
 use millrace::backends::sqlite::{SqliteFeed, SqliteFeedOptions};
-use millrace::control::{ControlSink as _, ControlSource as _, ControlVersion};
+use millrace::control::{ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion};
 use tempfile::TempDir;
 
-use super::feeds::{Feed, LONG, Rig, codes, event, feeds_conformance, is_broken};
+use super::feeds::{Feed, LONG, Rig, codes, comes, event, feeds_conformance, is_broken};
 
 /// In memory, with and without acknowledgements.
 #[derive(Debug)]
@@ -92,6 +93,104 @@ feeds_conformance!(memory, in_memory);
 feeds_conformance!(memory_with_acks, acknowledged);
 feeds_conformance!(files, in_files);
 feeds_conformance!(sqlite, in_sqlite);
+
+/// Takes the files of a feed that nobody has open.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(&path, to).unwrap();
+        }
+    }
+}
+
+/// An older copy of the files was put back, and appended to before any host looked at it: what was acknowledged reaches
+/// hosts that were further, hosts that were not, and hosts that are new.
+async fn an_older_copy_takes_nothing_that_hosts_then_miss(rig: &dyn Rig, dir: &Path) {
+    let [feed, kept] = ["feed", "kept"].map(|name| dir.join(name));
+    let origin = rig.open("a").await;
+    let mut given = vec![0];
+    for _ in 0..3 {
+        given.push(origin.append(&event("early")).await);
+    }
+    drop(origin);
+    copy(&feed, &kept);
+    let origin = rig.open("a").await;
+    for _ in 0..4 {
+        given.push(origin.append(&event("lost")).await);
+    }
+    drop(origin);
+    std::fs::remove_dir_all(&feed).unwrap();
+    copy(&kept, &feed);
+    let sent = event("late");
+    let place = rig.open("a").await.append(&sent).await;
+    assert!(given.contains(&place), "nobody knows yet, so it has a version that was given before");
+    let host = rig.open("host").await;
+    let told = host.source.poll(ControlVersion(given[7]), 9, Duration::ZERO).await;
+    assert!(told.is_err(), "{told:?}");
+    for after in given.iter().rev() {
+        let version = comes(&host, *after, &sent).await;
+        assert!(version > given[7], "{version} after {after}");
+    }
+    // It is all there once, and what was known is known.
+    let fresh = rig.open("fresh").await.take(0, 4).await;
+    assert_eq!(rig.open("a").await.append(&sent).await, fresh[3].version().0);
+    // Hosts that never looked in between were further than that, too.
+    let polled = host.source.poll(ControlVersion(given[6]), 9, Duration::ZERO).await.unwrap();
+    assert_eq!(polled.events.len(), 4);
+    host.sink.trim(ControlVersion(u64::MAX)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_folder_takes_nothing_that_hosts_then_miss() {
+    let rig = InFiles(tempfile::tempdir().unwrap());
+    let path = rig.0.path().to_owned();
+    an_older_copy_takes_nothing_that_hosts_then_miss(&rig, &path).await;
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_database_takes_nothing_that_hosts_then_miss() {
+    let rig = InSqlite(tempfile::tempdir().unwrap());
+    let path = rig.0.path().to_owned();
+    an_older_copy_takes_nothing_that_hosts_then_miss(&rig, &path).await;
+}
+
+/// A head that went back in a power cut says less than there is; a host that has read it all is not beyond.
+#[tokio::test]
+async fn a_folder_whose_head_went_back_is_no_older_copy() {
+    let rig = InFiles(tempfile::tempdir().unwrap());
+    let feed = rig.open("a").await;
+    for _ in 0..3 {
+        feed.append(&event("one")).await;
+    }
+    std::fs::write(rig.0.path().join("feed/head"), "{\"newest\": 1, \"oldest\": 1}").unwrap();
+    let polled = feed.source.poll(ControlVersion(3), 9, Duration::ZERO).await.unwrap();
+    assert_eq!((polled.events.len(), polled.newest.0), (0, 3));
+    assert_eq!(feed.append(&event("two")).await, 4);
+}
+
+/// Without its head it is known by the names of the events, of which the older ones are of places that were given up.
+#[tokio::test]
+async fn a_folder_that_began_again_knows_where_without_its_head() {
+    let rig = InFiles(tempfile::tempdir().unwrap());
+    let feed = rig.open("a").await;
+    for _ in 0..3 {
+        feed.append(&event("one")).await;
+    }
+    let poll = async |after| feed.source.poll(ControlVersion(after), 9, Duration::ZERO).await;
+    assert!(poll(9).await.is_err());
+    let whole = poll(9).await.unwrap();
+    std::fs::remove_file(rig.0.path().join("feed/head")).unwrap();
+    let found = poll(whole.oldest.0 - 1).await.unwrap();
+    assert_eq!((found.oldest, found.newest, found.events.len()), (whole.oldest, whole.newest, 3));
+    // How far one may be back stood in the head alone: now it is answered as what was trimmed.
+    let behind = poll(9).await;
+    assert!(matches!(behind, Err(ControlFeedError::BehindRetention { .. })), "{behind:?}");
+}
 
 #[tokio::test]
 async fn sqlite_tells_of_a_row_that_is_gone() {

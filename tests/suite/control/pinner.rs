@@ -5,6 +5,7 @@ use std::sync::Arc;
 use millrace::backends::memory::MemoryControlStore;
 use millrace::clock::SystemClock;
 use millrace::control::{ArtifactRepository as _, ControlStore, Kind, Pinner};
+use millrace::error::Classify as _;
 use millrace_tests::control::artifacts::SpoilableArtifacts;
 use millrace_tests::control::steps::{Cut, SteppedStore, Steps};
 use millrace_tests::control_events::{about, digest_of, release_key, removed, running, spec};
@@ -47,6 +48,27 @@ async fn what_is_desired_is_pinned_and_what_is_not_any_more_is_let_go() {
     pinner.look().await.unwrap();
     assert!(pins(second).await.is_empty());
     assert_eq!(pins(first).await, ["somebody-else"]);
+}
+
+/// One of them cannot be pinned, since it is damaged or was collected just now: the others are, and it is said.
+#[tokio::test]
+async fn what_cannot_be_pinned_keeps_nothing_else_from_it() {
+    let store = Arc::new(MemoryControlStore::new(Arc::new(SystemClock)));
+    let artifacts = Arc::new(SpoilableArtifacts::default());
+    let mut digests = ["first", "second", "third"].map(|content| artifacts.add(content));
+    digests.sort();
+    for (number, content) in [b"first".as_slice(), b"second", b"third"].into_iter().enumerate() {
+        let plugin = format!("board-{number}");
+        let event = about(&plugin, Kind::Deployed, running(spec(&plugin, "1.0.0", content)), 1);
+        store.propose(&event.sign(&release_key()).unwrap()).await.unwrap();
+    }
+    let pinner = Pinner::new(store, artifacts.clone());
+    artifacts.refuse_pins(&digests[0], true);
+    assert_eq!(pinner.look().await.unwrap_err().code(), "artifact_missing");
+    assert_eq!(artifacts.pinned(), digests[1..]);
+    artifacts.refuse_pins(&digests[0], false);
+    pinner.look().await.unwrap();
+    assert_eq!(artifacts.pinned(), digests);
 }
 
 /// The store writes down what is to be pinned before it is: a run that ends in between has not pinned it.

@@ -21,7 +21,8 @@ const OF_ENTRIES: [&str; 2] = [Received::UNREADABLE, Received::MISSING];
 /// What they say of plugins that do not run as they should.
 const OF_PLUGINS: [&str; 3] = ["breaker_tripped", "plugin_failed", "plugin_config_invalid"];
 /// In logs only.
-const OF_LOGS: [&str; 2] = ["control_drift", "control_revision_past"];
+const OF_LOGS: [&str; 4] =
+    ["control_drift", "control_feed_lost", "control_mark_beyond", "control_revision_past"];
 
 fn one_of_each() -> Vec<ControlFeedError> {
     let text = || "a text of this test".to_owned();

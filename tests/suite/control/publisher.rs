@@ -8,14 +8,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use millrace::backends::memory::{MemoryControlStore, MemoryFeed};
 use millrace::backends::nop::NopFeed;
-use millrace::clock::SystemClock;
+use millrace::clock::{ManualClock, SystemClock};
 use millrace::control::{
     Believing, ControlEvent, ControlFeedError, ControlSink, ControlSource as _, ControlStore, ControlVersion,
-    EventId, Origin, PublisherOptions, Received, Result,
+    EventId, Origin, PublisherOptions, Received, Result, UnsignedEvent,
 };
 use millrace::error::{BackendError, Classify as _, RemoteFault};
+use millrace::event::Micros;
 use millrace::limits::CONTROL_PUBLISH_EVENTS_MAX;
-use millrace_tests::control::{deployed, id, sign, trust_changed, unsigned, v};
+use millrace_tests::control::{NOW, deployed, id, sign, trust_changed, unsigned, v};
 use millrace_tests::control_events::{key, trust, trusted};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -267,6 +268,50 @@ async fn m9_w12_two_publishers_share_one_outbox() {
         let before = newest.insert(event.entity(), event.unsigned().revision).unwrap_or(0);
         assert_eq!(event.unsigned().revision, before + 1, "{}", event.entity());
     }
+}
+
+/// What no host would take any more is not published as if it were news: it waits for somebody, and so does what was made on
+/// it.
+#[tokio::test]
+async fn what_expires_or_loses_its_key_while_it_waits_is_a_dead_letter() {
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    let clock = Arc::new(ManualClock::default());
+    clock.set(NOW);
+    let keys = Believing::new(trust());
+    let origin = Origin::new(Arc::new(store.clone()), keys, clock.clone());
+    let brief = UnsignedEvent { expires_at: Some(NOW.0 + 1), ..unsigned(1, "p", 1, 1) };
+    origin.propose(&sign(&brief)).await.unwrap();
+    for event in [deployed(2, "p", 2), deployed(3, "q", 1)] {
+        origin.propose(&event).await.unwrap();
+    }
+    clock.set(Micros(NOW.0 + 2));
+    let mut stage = Stage { store, origin, running: JoinSet::new() };
+    let sink = Arc::new(Moody::default());
+    stage.publish(sink.clone());
+    stage.is_left(2, 1).await;
+    assert_eq!(sink.tried(), [id(3)]);
+    assert!(stage.store.letters(9).await.unwrap()[0].error.contains("expired"));
+    // Its key was in the list when it was proposed.
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    store.propose(&unsigned(4, "p", 1, 4).sign(&key(9)).unwrap()).await.unwrap();
+    let origin = Origin::new(Arc::new(store.clone()), Believing::new(trust()), clock);
+    let mut stage = Stage { store, origin, running: JoinSet::new() };
+    stage.publish(sink.clone());
+    stage.is_left(1, 1).await;
+    assert_eq!(sink.tried(), [id(3)]);
+}
+
+/// The feed is an older copy, and nobody has read it yet: what is told is above all that this host has read, or it and others
+/// would take it for something known.
+#[tokio::test]
+async fn what_is_told_is_above_what_was_read() {
+    let mut stage = Stage::new();
+    stage.store.apply(v(9), &deployed(1, "p", 1)).await.unwrap();
+    stage.propose(&[(2, "p", 2)]).await;
+    stage.publish_as(Arc::new(MemoryFeed::new()), PublisherOptions { is_of_source: true, ..options() });
+    stage.is_left(0, 0).await;
+    let version = stage.store.told(&id(2)).await.unwrap().unwrap().version;
+    assert!(version > Some(v(9)), "{version:?}");
 }
 
 /// The origin checks what it is given as every host does, and keeps nothing of what it refuses.

@@ -7,6 +7,8 @@ mod fakes;
 mod guests;
 mod kills;
 mod reports;
+mod supply;
+mod ways_back;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,20 +18,22 @@ use std::time::{Duration, Instant};
 use millrace::backends::memory::MemoryControlStore;
 use millrace::clock::{Clock, ManualClock};
 use millrace::control::reconciler::{Reconciler, ReconcilerOptions, ReconcilerParts};
+use millrace::control::rollout::{Plan, Progress, RolloutState, Wave};
 use millrace::control::{
     AppliedOutcome, Believing, ControlStore, ControlVersion, Desired, Kind, ObservedRow, Phase, PluginSpec,
     RunState, UnsignedEvent,
 };
 use millrace::plugins::{DeployStep, ManagedPlugins, PluginControl, PluginSettings};
-use millrace_tests::control::NOW;
 use millrace_tests::control::steps::{SteppedStore, Steps};
+use millrace_tests::control::{NOW, id};
 use millrace_tests::control_events::{about, component, release_key, removed, running, spec, trust};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::fakes::{FakePlugins, FakeSupply};
+use self::fakes::FakePlugins;
+use self::supply::FakeSupply;
 
 /// Waits that no test outlives, where it is to be woken; short ones, where it is to try again.
 fn options() -> ReconcilerOptions {
@@ -49,6 +53,7 @@ struct Scene {
     plugins: Arc<FakePlugins>,
     supply: Arc<FakeSupply>,
     managed: ManagedPlugins,
+    keys: Believing,
     options: ReconcilerOptions,
     labels: BTreeMap<String, String>,
     settings: BTreeMap<String, PluginSettings>,
@@ -72,6 +77,7 @@ impl Scene {
             store,
             supply: FakeSupply::new(),
             managed: ManagedPlugins::default(),
+            keys: Believing::new(trust()),
             options: options(),
             labels: BTreeMap::new(),
             settings: BTreeMap::new(),
@@ -101,7 +107,7 @@ impl Scene {
             plugins: self.real.clone().unwrap_or(plugins),
             managed: self.managed.clone(),
             supply: self.supply.clone(),
-            vet: Arc::new(Believing::new(trust())),
+            vet: Arc::new(self.keys.clone()),
             clock,
             host: "host-1".into(),
             labels: self.labels.clone(),
@@ -136,10 +142,30 @@ impl Scene {
         about(plugin, Kind::Deployed, running(self.spec(content)), revision)
     }
 
+    /// Everybody is to run a version, over another one.
+    async fn deploy_over(&self, content: &str, former: &str, revision: u64) {
+        self.apply(self.over(running(self.spec(content)), former, revision)).await;
+    }
+
+    fn over(&self, desired: Desired, former: &str, revision: u64) -> UnsignedEvent {
+        let plugin = former.split(' ').next().unwrap();
+        about(plugin, Kind::Deployed, at_once(desired, self.spec(former), 100 + revision), revision)
+    }
+
     /// What is put into the repository by that.
     fn spec(&self, content: &str) -> PluginSpec {
         self.supply.put(content.as_bytes());
         spec(content.split(' ').next().unwrap(), "1.0.0", content.as_bytes())
+    }
+
+    /// A rollout of one version over another that has reached hosts of a tier.
+    fn rolling(&self, number: u64, new: &str, old: Option<&str>, tier: &str, progress: Progress) -> Desired {
+        let labels = BTreeMap::from([("tier".to_owned(), tier.to_owned())]);
+        let first = Wave { labels, percent: 100, soak_s: 0 };
+        let plan = Plan { waves: vec![first, Plan::at_once().waves.remove(0)], ..Plan::at_once() };
+        let rollout = RolloutState { id: id(number).to_string(), plan, wave: 0, progress };
+        let stable = old.map(|old| self.spec(old));
+        Desired { stable, rollout: Some(rollout), ..running(self.spec(new)) }
     }
 
     async fn row(&self, plugin: &str) -> Option<ObservedRow> {
@@ -183,6 +209,13 @@ impl Scene {
     fn now(&self, plugin: &str) -> Option<(String, bool)> {
         self.plugins.now(plugin)
     }
+}
+
+/// What everybody is to have at once, and what they had before.
+fn at_once(desired: Desired, former: PluginSpec, number: u64) -> Desired {
+    let id = id(number).to_string();
+    let rollout = RolloutState { id, plan: Plan::at_once(), wave: 0, progress: Progress::Complete };
+    Desired { stable: Some(former), rollout: Some(rollout), ..desired }
 }
 
 fn runs(version: &str) -> Option<(String, bool)> {
@@ -426,6 +459,37 @@ async fn a_host_that_is_not_meant_keeps_a_plugin_but_does_not_run_it() {
     scene.deploy("board 1", 3).await;
     scene.reaches("board", 3, Phase::Active).await;
     assert_eq!(scene.plugins.calls(), ["deploy board 1", "pause board", "resume board"]);
+}
+
+#[tokio::test]
+async fn what_others_deployed_stays_theirs_until_a_first_rollout_comes() {
+    let mut scene = Scene::new();
+    scene.labels.insert("tier".into(), "edge".into());
+    for plugin in ["board", "other"] {
+        scene.plugins.bring(plugin, "0", &format!("directory: {plugin}.wasm"));
+    }
+    scene.start();
+    let first = |tier, progress| scene.rolling(70, "board 1", None, tier, progress);
+    scene.apply(about("board", Kind::Deployed, first("canary", Progress::Running), 1)).await;
+    scene.apply(about("other", Kind::Removed, removed(), 1)).await;
+    let begun = Instant::now();
+    while !scene.managed.contains("other") || scene.now("other").is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute: the other one goes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    scene.apply(about("board", Kind::RolledBack, first("canary", Progress::RolledBack), 2)).await;
+    scene.deploy("last 1", 1).await;
+    scene.reaches("last", 1, Phase::Active).await;
+    assert_eq!((scene.now("board"), scene.row("board").await), (runs("0"), None));
+    assert!(!scene.managed.contains("board"), "its file may be exchanged");
+    // It comes, and goes again: that is the feed's.
+    scene.apply(about("board", Kind::Deployed, first("edge", Progress::Running), 3)).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("1"));
+    scene.apply(about("board", Kind::RolledBack, first("edge", Progress::RolledBack), 4)).await;
+    scene.reaches("board", 4, Phase::Retired).await;
+    assert_eq!(scene.now("board"), stands("1"));
+    assert!(scene.managed.contains("board"));
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use millrace::backends::memory::MemoryFeed;
 use millrace::backends::nop::NopFeed;
 use millrace::control::{
     Board as _, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion, FeedRegistry,
-    FeedSettings,
+    FeedSettings, FleetMark,
 };
-use millrace::error::Classify as _;
+use millrace::error::{Blame, Classify as _};
 
 use super::feeds::{event, received};
 
@@ -71,6 +71,31 @@ async fn a_feed_in_a_folder_says_that_it_needs_one() {
         assert_eq!(polled.events.iter().map(received).collect::<Vec<_>>(), [(version.0, event)]);
         assert_eq!(feeds.board(name, &settings).await.unwrap().reports().await.unwrap(), []);
     }
+}
+
+/// A host that reads what others tell, in a folder in which it cannot take the lock: it follows the feed, compares itself with
+/// the mark, and says of a report that it cannot be made.
+#[tokio::test]
+async fn a_host_that_may_only_read_a_folder_has_a_source_and_a_board() {
+    let (feeds, dir) = (control_feeds().unwrap(), tempfile::tempdir().unwrap());
+    let mut settings = FeedSettings::new("a");
+    settings.dir = Some(dir.path().join("feed"));
+    let event = event("one");
+    let version = feeds.sink("file", &settings).await.unwrap().append(&event).await.unwrap();
+    let mark = FleetMark { version, state_digest: "x".into(), snapshot: None };
+    feeds.board("file", &settings).await.unwrap().set_mark(&mark).await.unwrap();
+    let lock = dir.path().join("feed/LOCK");
+    // Nobody can write into that, whatever rights this process has.
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    assert_eq!(feeds.sink("file", &settings).await.unwrap_err().blame(), Blame::Host);
+    let source = feeds.source("file", &settings).await.unwrap();
+    let polled = source.poll(ControlVersion(0), 10, Duration::ZERO).await.unwrap();
+    assert_eq!(polled.events.iter().map(received).collect::<Vec<_>>(), [(version.0, event)]);
+    let board = feeds.board("file", &settings).await.unwrap();
+    assert_eq!(board.mark().await.unwrap(), Some(mark.clone()));
+    assert_eq!(board.reports().await.unwrap(), []);
+    assert!(board.set_mark(&mark).await.is_err());
 }
 
 #[tokio::test]

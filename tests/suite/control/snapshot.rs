@@ -8,8 +8,8 @@ use millrace::clock::{Clock, ManualClock, SystemClock};
 use millrace::control::snapshot::{Drift, FORMAT, Snapshots, drift, read, state_digest, write};
 use millrace::control::trust::{KeyRole, TrustStore};
 use millrace::control::{
-    Believing, Board as _, Bootstrap as _, ControlEvent, ControlFeedError, ControlStore as _, Entry,
-    FleetMark, SnapshotRef,
+    Believing, Board as _, Bootstrap as _, ControlEvent, ControlFeedError, ControlStore as _, ControlVersion,
+    Entry, FleetMark, SnapshotRef,
 };
 use millrace::error::Classify as _;
 use millrace::event::Micros;
@@ -18,6 +18,9 @@ use millrace_tests::control::artifacts::SpoilableArtifacts;
 use millrace_tests::control::{at, deployed, id, of_a_new_kind, removed, state, trust_changed, unsigned, v};
 use millrace_tests::control_events::{key, trust, trusted};
 use tokio::task::JoinSet;
+
+/// The feed goes further than any snapshot here.
+const NEWEST: ControlVersion = ControlVersion(9_999);
 
 /// The origin and other hosts: a store each, one board and one repository.
 struct Fleet {
@@ -92,7 +95,7 @@ async fn c48_a_snapshot_carries_state_and_cursor() {
     assert_eq!(mark.version, v(1_234));
     assert_eq!(fleet.board.mark().await.unwrap(), Some(mark.clone()));
     let new = fleet.member();
-    let restored = new.snapshots.bootstrap(v(1_235)).await.unwrap();
+    let restored = new.snapshots.bootstrap(v(1_235), NEWEST).await.unwrap();
     assert_eq!(restored.cursor, v(1_234));
     assert_eq!(restored.entities, ["plugin:p", "plugin:q", "trust"]);
     assert_eq!(new.store.desired().await.unwrap(), origin.store.desired().await.unwrap());
@@ -117,13 +120,13 @@ async fn c49_a_tampered_snapshot_changes_nothing() {
     {
         assert_ne!(tampered, text);
         fleet.artifacts.spoil(&digest, tampered);
-        let error = new.snapshots.bootstrap(v(3)).await.unwrap_err();
+        let error = new.snapshots.bootstrap(v(3), NEWEST).await.unwrap_err();
         assert!(matches!(error, ControlFeedError::ArtifactDamaged { .. }), "{error}");
         assert!(state(&new.store).await.is_empty());
         assert_eq!(new.store.cursor().await.unwrap(), v(0));
     }
     fleet.artifacts.spoil(&digest, text);
-    new.snapshots.bootstrap(v(3)).await.unwrap();
+    new.snapshots.bootstrap(v(3), NEWEST).await.unwrap();
     assert_eq!(state(&new.store).await.len(), 2);
 }
 
@@ -136,10 +139,10 @@ async fn c50_c52_a_snapshot_of_another_format_or_version_is_refused() {
     let text = origin.text().await;
     let new = fleet.member();
     fleet.mark(1, text.replace(FORMAT, "millrace.control.snapshot.v2")).await;
-    let error = new.snapshots.bootstrap(v(2)).await.unwrap_err();
+    let error = new.snapshots.bootstrap(v(2), NEWEST).await.unwrap_err();
     assert!(matches!(error, ControlFeedError::NotUnderstood { .. }), "{error}");
     fleet.mark(7, text).await;
-    let error = new.snapshots.bootstrap(v(2)).await.unwrap_err();
+    let error = new.snapshots.bootstrap(v(2), NEWEST).await.unwrap_err();
     assert!(matches!(error, ControlFeedError::InvalidEvent { .. }), "{error}");
     assert_eq!(new.store.cursor().await.unwrap(), v(0));
     assert!(state(&new.store).await.is_empty());
@@ -154,7 +157,7 @@ async fn c51_a_populated_store_keeps_what_is_newer() {
     origin.snapshots.publish().await.unwrap();
     let host = fleet.member();
     host.apply(&[(5, deployed(5, "p", 2)), (1, deployed(6, "r", 1))]).await;
-    let restored = host.snapshots.bootstrap(v(3)).await.unwrap();
+    let restored = host.snapshots.bootstrap(v(3), NEWEST).await.unwrap();
     assert_eq!(restored.entities, ["plugin:q", "plugin:r"]);
     assert_eq!(restored.cursor, v(5));
     assert_eq!(state(&host.store).await, [at("p", 2, 5), at("q", 1, 2), at("r", 2, 3)]);
@@ -244,7 +247,7 @@ async fn m6_w7_a_snapshot_under_load_is_one_moment() {
     loop {
         let mark = origin.snapshots.publish().await.unwrap();
         let new = fleet.member();
-        new.snapshots.bootstrap(v(mark.version.0 + 1)).await.unwrap();
+        new.snapshots.bootstrap(v(mark.version.0 + 1), NEWEST).await.unwrap();
         let (cursor, rows) = new.store.desired().await.unwrap();
         assert_eq!(cursor, mark.version);
         let mut found: Vec<u64> = rows.iter().map(|row| row.revision).collect();
@@ -265,18 +268,111 @@ async fn w17_a_snapshot_that_is_too_old_is_not_taken() {
     let fleet = Fleet::new();
     let origin = fleet.member();
     let host = fleet.member();
-    let none = host.snapshots.bootstrap(v(4)).await.unwrap_err();
+    let none = host.snapshots.bootstrap(v(4), NEWEST).await.unwrap_err();
     assert_eq!(none.code(), "control_behind_retention");
     origin.apply(&[(2, deployed(1, "p", 1))]).await;
     origin.snapshots.publish().await.unwrap();
-    let old = host.snapshots.bootstrap(v(4)).await.unwrap_err();
+    let old = host.snapshots.bootstrap(v(4), NEWEST).await.unwrap_err();
     assert_eq!(old.code(), "control_behind_retention");
     assert!(state(&host.store).await.is_empty());
     assert_eq!(
-        host.snapshots.bootstrap(v(3)).await.unwrap().cursor,
+        host.snapshots.bootstrap(v(3), NEWEST).await.unwrap().cursor,
         v(2),
         "right up to where the feed begins"
     );
+}
+
+/// Who can write the mark can say anything of how far a snapshot goes. Nobody signs that: hosts do not pass by what the feed
+/// has, nor what it will have.
+#[tokio::test]
+async fn a_snapshot_takes_nobody_further_than_the_feed_goes() {
+    let fleet = Fleet::new();
+    let (origin, new, host) = (fleet.member(), fleet.member(), fleet.member());
+    let events = [(1, deployed(1, "p", 1)), (2, deployed(2, "q", 1))];
+    origin.apply(&events).await;
+    host.apply(&events[1..]).await;
+    let (_, rows) = origin.store.desired().await.unwrap();
+    let far = 1 << 40;
+    let snapshot = fleet.mark(far, write(v(far), &rows)).await;
+    assert_eq!(new.snapshots.bootstrap(v(3), v(7)).await.unwrap().cursor, v(7));
+    assert_eq!(state(&new.store).await, state(&origin.store).await);
+    assert_eq!(host.snapshots.resync().await.unwrap().unwrap().cursor, v(2));
+    assert_eq!(state(&host.store).await, state(&origin.store).await);
+    // The mark is of where the host is, and its snapshot of a place far beyond.
+    let (board, ill) = (Fleet { board: MemoryFeed::new(), ..fleet }, events[1..].to_vec());
+    let host = board.member();
+    host.apply(&ill).await;
+    let mark = FleetMark { version: v(2), state_digest: "other".into(), snapshot: Some(snapshot) };
+    board.board.set_mark(&mark).await.unwrap();
+    assert_eq!(host.snapshots.heal().await.unwrap().unwrap().cursor, v(2));
+    assert_eq!(state(&host.store).await, state(&origin.store).await);
+}
+
+/// An origin that was rebuilt from the feed has less than it had: what has expired since is no news. What it had marked is
+/// not lost by its next mark, whether that is of the same version or of a later one.
+#[tokio::test]
+async fn a_rebuilt_origin_marks_no_less_than_was_marked() {
+    for later in [None, Some((3, deployed(3, "r", 1)))] {
+        let fleet = Fleet::new();
+        let origin = fleet.member();
+        let kept = trust_changed(1, 1, trusted());
+        origin.apply(&[(1, kept), (2, deployed(2, "q", 1))]).await;
+        origin.keys.recall(&origin.store).await.unwrap();
+        let former = origin.snapshots.publish().await.unwrap();
+        let rebuilt = fleet.member();
+        rebuilt.apply(&[(2, deployed(2, "q", 1))]).await;
+        rebuilt.apply(later.as_slice()).await;
+        let mark = rebuilt.snapshots.publish().await.unwrap();
+        assert_eq!(rebuilt.keys.keys().revision(), 1, "{later:?}");
+        let new = fleet.member();
+        let version = mark.version.0;
+        assert_eq!(version, if later.is_some() { 3 } else { 2 });
+        let restored = new.snapshots.bootstrap(v(version + 1), NEWEST).await.unwrap();
+        assert_eq!(restored.entities.len(), if later.is_some() { 3 } else { 2 }, "{restored:?}");
+        if later.is_none() {
+            assert_eq!(mark, former, "it says the same again");
+        }
+    }
+}
+
+/// What cannot be got any more is made again, and does not wait for the next change.
+#[tokio::test]
+async fn a_snapshot_that_is_lost_is_made_again() {
+    let fleet = Fleet::new();
+    let origin = fleet.member();
+    origin.apply(&[(1, deployed(1, "p", 1))]).await;
+    let mark = origin.snapshots.publish().await.unwrap();
+    let digest = mark.snapshot.clone().unwrap().digest;
+    fleet.artifacts.lose(&digest);
+    assert_eq!(origin.snapshots.publish().await.unwrap(), mark);
+    assert_eq!(fleet.artifacts.pinned(), [digest]);
+    assert_eq!(fleet.member().snapshots.bootstrap(v(2), NEWEST).await.unwrap().cursor, v(1));
+    // Of one that nobody can get, nothing is taken in, and it does not stay.
+    let rebuilt = fleet.member();
+    rebuilt.apply(&[(1, deployed(7, "q", 1))]).await;
+    fleet.artifacts.lose(&mark.snapshot.unwrap().digest);
+    assert_eq!(rebuilt.snapshots.publish().await.unwrap().version, v(1));
+    assert_eq!(fleet.member().snapshots.bootstrap(v(2), NEWEST).await.unwrap().entities, ["plugin:q"]);
+}
+
+/// A mark of a version that the feed does not have would stay for ever, and hosts would compare themselves with it in vain.
+/// One that the feed has is another origin's, which is ahead.
+#[tokio::test]
+async fn a_mark_beyond_the_feed_gives_way_to_the_origins() {
+    let fleet = Fleet::new();
+    let origin = fleet.member();
+    origin.apply(&[(2, deployed(1, "p", 1))]).await;
+    let far = fleet.mark(1 << 40, "nothing".into()).await;
+    let stands = || async { fleet.board.mark().await.unwrap().unwrap().snapshot };
+    // Nobody knows how far the feed goes; then it goes that far; then the look at it may only be late.
+    for newest in [None, Some(v(1 << 40)), Some(v(3))] {
+        origin.snapshots.saw_newest(newest);
+        origin.snapshots.publish().await.unwrap();
+        assert_eq!(stands().await, Some(far.clone()), "{newest:?}");
+    }
+    let mark = origin.snapshots.publish().await.unwrap();
+    assert_eq!(mark.version, v(2));
+    assert_eq!(fleet.board.mark().await.unwrap(), Some(mark));
 }
 
 /// W8: a host that has missed a change, a removal included, finds out and repairs it; one that has not leaves all alone.

@@ -116,6 +116,44 @@ async fn a_full_disk_refuses_and_keeps_what_was_there() {
     store.apply(v(applied + 1), &deployed(applied + 1, &format!("p{}", applied + 1), 1)).await.unwrap();
 }
 
+/// What this version cannot read, since a later one wrote it or the file is damaged, keeps no host from starting and no other
+/// event from being told.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_holds_up_its_own_entity_only() {
+    let (stage, dir) = sqlite().await;
+    let store = stage.open();
+    for (number, plugin) in [(1, "p"), (2, "q")] {
+        store.apply(v(number), &deployed(number, plugin, 1)).await.unwrap();
+    }
+    for (number, plugin, revision) in [(3, "r", 1), (4, "r", 2), (5, "s", 1)] {
+        store.propose(&deployed(number, plugin, revision)).await.unwrap();
+    }
+    let db = rusqlite::Connection::open(dir.path().join("control.db")).unwrap();
+    let set = |table: &str, number: u64, text: &str| {
+        let sql = format!("UPDATE {table} SET event = ?2 WHERE event_id = ?1");
+        assert_eq!(db.execute(&sql, (id(number).as_str(), text)).unwrap(), 1);
+    };
+    set("desired", 1, "{\"kind\": \"of a later host\"}");
+    set("outbox", 3, "{");
+    let store = stage.open();
+    assert_eq!(state(&*store).await, [at("q", 1, 2)]);
+    assert_eq!(store.cursor().await.unwrap(), v(2));
+    assert_eq!(store.proposed().await.unwrap().len(), 3);
+    let lease = std::time::Duration::from_secs(600);
+    let claimed = store.claim(9, lease).await.unwrap();
+    assert_eq!(claimed.iter().map(|claimed| claimed.event.id()).collect::<Vec<_>>(), [&id(5)]);
+    let letters = store.letters(9).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| &letter.event).collect::<Vec<_>>(), [&id(3)]);
+    // A version that can read it goes on where this one stopped.
+    set("outbox", 3, &deployed(3, "r", 1).to_json());
+    assert!(store.retry_letter(&id(3)).await.unwrap());
+    let claimed = store.claim(9, lease).await.unwrap();
+    assert_eq!(claimed.iter().map(|claimed| claimed.event.id()).collect::<Vec<_>>(), [&id(3), &id(4)]);
+    // Nor does it keep what comes later from counting.
+    store.apply(v(6), &deployed(6, "p", 2)).await.unwrap();
+    assert_eq!(state(&*store).await, [at("p", 2, 6), at("q", 1, 2)]);
+}
+
 /// A file of a later version is not touched.
 #[tokio::test]
 async fn a_newer_file_is_refused() {

@@ -11,19 +11,34 @@ use serde_json::{Value, json};
 
 use super::SOON;
 
-/// A tail that does not come again when it ends.
-struct Tail {
+/// A tail that comes again, from where it was, only when it was told that the server cannot be reached.
+struct Tail<'a> {
+    client: &'a Client,
+    stream: &'static str,
     answer: reqwest::Response,
     seen: String,
 }
 
-impl Tail {
-    async fn follow(client: &Client, stream: &str, after: &str) -> Self {
-        let path = format!("/v1/streams/{stream}?after={after}");
-        let request = client.request(Method::GET, &path).header("accept", "text/event-stream");
-        let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), 200, "{path}");
-        Self { answer, seen: String::new() }
+impl<'a> Tail<'a> {
+    async fn follow(client: &'a Client, stream: &'static str, after: &str) -> Self {
+        let answer = ask(client, stream, after).await;
+        assert_eq!(answer.status(), 200, "{stream}");
+        Self { client, stream, answer, seen: String::new() }
+    }
+
+    async fn come_again(&mut self) {
+        let told = self.seen.trim_end().lines().last().unwrap_or_default();
+        assert!(told.contains("\"code\":\"backend_unreachable\""), "it ended: {}", self.seen);
+        let last = self.seen.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        let begun = Instant::now();
+        loop {
+            self.answer = ask(self.client, self.stream, &last).await;
+            if self.answer.status() == 200 {
+                return;
+            }
+            assert!(begun.elapsed() < SOON * 3, "{}: {}", self.stream, self.answer.status());
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// Reads until there is this; none: until it ends.
@@ -33,7 +48,7 @@ impl Tail {
             match chunk.unwrap_or_else(|_| panic!("{text:?} does not come: {}", self.seen)).unwrap() {
                 Some(chunk) => self.seen.push_str(std::str::from_utf8(&chunk).unwrap()),
                 None if text.is_none() => return,
-                None => panic!("it ended before {text:?}: {}", self.seen),
+                None => self.come_again().await,
             }
         }
     }
@@ -49,6 +64,12 @@ impl Tail {
         let told = told.map(|data| serde_json::from_str::<Value>(data).unwrap());
         told.filter_map(|event| event["version"].as_u64()).collect()
     }
+}
+
+async fn ask(client: &Client, stream: &str, after: &str) -> reqwest::Response {
+    let path = format!("/v1/streams/{stream}?after={after}");
+    let request = client.request(Method::GET, &path).header("accept", "text/event-stream");
+    request.send().await.unwrap()
 }
 
 /// Publishes one version, as often as it takes; a repeat is recognised.

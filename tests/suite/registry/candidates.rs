@@ -1,5 +1,7 @@
 //! Claims about candidates: refused with a report that stays, confirmed, given up; and about the way back.
 
+use std::time::Duration;
+
 use millrace::plugins::{CandidateState, DeployOptions, Proof};
 use millrace::processors::Expect;
 
@@ -120,31 +122,40 @@ async fn a_waiting_candidate_is_given_up_on_request_by_a_pause_and_by_a_restart(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_deploy_is_refused_while_one_is_under_way_and_a_pause_ends_it() {
-    let scene = running().await;
-    // Until the slow one is under way, the two may find each other.
-    let slow = async {
-        loop {
-            match scene.deploy("alpha 2 waits").await {
-                Err(error) if error.code() == "deploy_in_progress" => tokio::task::yield_now().await,
-                other => break other,
+    for patience in [20, 200, 2_000, 20_000].map(Duration::from_millis) {
+        let scene = running().await;
+        // Until the slow one is under way, the two may find each other.
+        let slow = async {
+            loop {
+                match scene.deploy("alpha 2 waits").await {
+                    Err(error) if error.code() == "deploy_in_progress" => tokio::task::yield_now().await,
+                    other => break other,
+                }
             }
-        }
-    };
-    let meanwhile = async {
-        loop {
-            match scene.deploy("alpha 3 traps").await {
-                Err(error) if error.code() == "deploy_in_progress" => break,
-                other => drop(other),
+        };
+        let meanwhile = async {
+            loop {
+                match scene.deploy("alpha 3 traps").await {
+                    Err(error) if error.code() == "deploy_in_progress" => break,
+                    other => drop(other),
+                }
             }
-        }
-        let pause = scene.registry.pause("alpha");
-        *scene.gate.lock().expect("test") = true;
-        pause.await.expect("it pauses")
-    };
-    let (deployed, paused) = tokio::join!(slow, meanwhile);
-    assert_eq!(deployed.expect_err("the pause ended it").code(), "shadow_stopped");
-    assert_eq!((paused.state, paused.deployment.version.as_str()), (PluginState::Paused, "1.0.0"));
-    assert_eq!(scene.show("alpha").await.candidate.expect("it was tried").state, CandidateState::Abandoned);
+            let opened = async {
+                tokio::time::sleep(patience).await;
+                *scene.gate.lock().expect("test") = true;
+            };
+            tokio::join!(scene.registry.pause("alpha"), opened).0.expect("it pauses")
+        };
+        let (deployed, paused) = tokio::join!(slow, meanwhile);
+        // It took over before the pause had begun: once more, with more patience.
+        let Err(ended) = deployed else { continue };
+        assert_eq!(ended.code(), "shadow_stopped");
+        assert_eq!((paused.state, paused.deployment.version.as_str()), (PluginState::Paused, "1.0.0"));
+        let candidate = scene.show("alpha").await.candidate.expect("it was tried");
+        assert_eq!(candidate.state, CandidateState::Abandoned);
+        return;
+    }
+    panic!("no pause ends a deploy that is under way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,8 @@ use futures_util::future::{BoxFuture, ready};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::clock::{Clock as _, SystemClock};
+use crate::control::rules;
 use crate::control::{
     Acker, Board, ControlEvent, ControlFeedError, ControlSink, ControlSource, ControlVersion, EventId,
     FleetMark, Polled, Received, Result, check_report,
@@ -41,6 +43,8 @@ struct State {
     ids: HashMap<EventId, (ControlVersion, String)>,
     newest: u64,
     trimmed: u64,
+    /// Versions up to here that are not trimmed were given up: what had them has others now.
+    begun: u64,
     consumers: HashMap<String, Consumer>,
     reports: BTreeMap<String, (Instant, String)>,
     mark: Option<FleetMark>,
@@ -105,11 +109,36 @@ impl State {
         version
     }
 
-    fn check_retained(&self, after: u64) -> Result<()> {
-        if after < self.trimmed {
-            return Err(ControlFeedError::BehindRetention { asked: after, oldest: self.trimmed + 1 });
+    fn check_retained(&mut self, after: u64) -> Result<()> {
+        let is_beyond = after > self.newest;
+        self.begin_again(after);
+        if is_beyond || after < self.trimmed {
+            return Err(ControlFeedError::BehindRetention { asked: after, oldest: self.floor() + 1 });
         }
         Ok(())
+    }
+
+    fn floor(&self) -> u64 {
+        self.trimmed.max(self.begun)
+    }
+
+    /// Gives all that is there new versions, above a place that is beyond the newest.
+    fn begin_again(&mut self, place: u64) {
+        let Some(begun) = rules::new_life(place, self.newest, SystemClock.now().0) else { return };
+        let floor = self.floor();
+        let step = begun - floor;
+        let moved = |version: &mut ControlVersion| version.0 += step;
+        for mut entry in std::mem::take(&mut self.entries).into_values() {
+            match &mut entry {
+                Received::Event { version, .. } | Received::Broken { version, .. } => moved(version),
+            }
+            self.entries.insert(entry.version().0, entry);
+        }
+        self.ids
+            .values_mut()
+            .filter(|(version, _)| version.0 > floor)
+            .for_each(|(version, _)| moved(version));
+        (self.newest, self.begun) = (self.newest + step, begun);
     }
 
     fn polled(&self, events: Vec<Received>) -> Polled {
@@ -156,6 +185,10 @@ impl ControlSink for MemoryFeed {
         ready(appended).boxed()
     }
 
+    fn saw(&self, version: ControlVersion) {
+        self.state().begin_again(version.0);
+    }
+
     fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
         let mut state = self.state();
         let through = through.0.min(state.newest);
@@ -185,9 +218,9 @@ impl ControlSource for MemoryConsumer {
         self.feed
             .wait(wait, move |state| {
                 state.check_retained(after.0)?;
-                let newest = state.newest;
+                let (newest, begun) = (state.newest, state.begun);
                 let consumer = state.consumers.entry(self.host.clone()).or_default();
-                let delivered = consumer.delivered.unwrap_or(after.0);
+                let delivered = consumer.delivered.unwrap_or(after.0).max(begun);
                 let again = consumer.waiting.iter().copied();
                 let new = delivered.saturating_add(1)..=newest;
                 let versions: Vec<u64> = again.chain(new).take(limit).collect();
@@ -256,6 +289,11 @@ impl Board for MemoryFeed {
         if state.mark.as_ref().is_none_or(|known| known.version <= mark.version) {
             state.mark = Some(mark.clone());
         }
+        ready(Ok(())).boxed()
+    }
+
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.state().mark = None;
         ready(Ok(())).boxed()
     }
 

@@ -129,7 +129,7 @@ impl State {
             Entry::PassedBy { version } => (version, AppliedOutcome::PassedBy),
             Entry::SetAside { quarantined, event } => {
                 let version = quarantined.version;
-                (version, self.put_aside(quarantined, event.as_ref()))
+                (version, self.refuse(quarantined, event.as_ref(), now))
             }
             Entry::Event { version, event } => {
                 let outcome = self.take_event(version, &event, now, &mut ousted);
@@ -160,7 +160,17 @@ impl State {
         let turn = rules::turn(known.map(|row| &row.standing), &row.standing);
         if let (Turn::Loses, Some(known)) = (turn, known) {
             let conflict = rules::conflict(&entity, &row.standing, &known.standing, now);
+            self.counts_nowhere(&row.standing, &entity, now);
             return self.put_aside(conflict, None);
+        }
+        let known = known.map(|row| row.standing.clone());
+        if let (Turn::Replaces, Some(base), Some(known)) =
+            (turn, rules::other_base(known.as_ref(), event), &known)
+            && (known.revision == event.unsigned().base_revision || self.came_second(base))
+        {
+            let astray = rules::astray(&entity, &row.standing, base, known, now);
+            self.counts_nowhere(&row.standing, &entity, now);
+            return self.put_aside(astray, None);
         }
         self.applied.insert(event.id().clone(), (version, row.standing.digest.clone()));
         match turn {
@@ -173,10 +183,51 @@ impl State {
                 let winner = row.standing.clone();
                 if let Some(loser) = self.desired.insert(entity.clone(), row) {
                     self.put_aside(rules::conflict(&entity, &loser.standing, &winner, now), None);
+                    self.counts_nowhere(&loser.standing, &entity, now);
                     *ousted = Some(loser.event.id().clone());
                 }
                 AppliedOutcome::Changed
             }
+        }
+    }
+
+    fn came_second(&self, event: &EventId) -> bool {
+        self.quarantine.values().any(|aside| aside.name == event.as_str() && aside.code == rules::CONFLICT)
+    }
+
+    /// An entry that is wrong.
+    fn refuse(&mut self, quarantined: Quarantined, event: Option<&ControlEvent>, now: i64) -> AppliedOutcome {
+        let version = quarantined.version;
+        let outcome = self.put_aside(quarantined, event);
+        if let (Some(event), AppliedOutcome::Quarantined { .. }) = (event, &outcome) {
+            let row = Row::new(version, event);
+            self.arrived(event.id(), version, &row.standing.digest);
+            self.counts_nowhere(&row.standing, &event.entity(), now);
+        }
+        outcome
+    }
+
+    /// An event that is in the feed, and may be this host's, was set aside.
+    fn counts_nowhere(&mut self, row: &Standing, entity: &str, now: i64) {
+        let is_it = |known: &Row| known.standing.event_id == row.event_id;
+        let is_told = self
+            .told
+            .iter()
+            .any(|(id, known)| id.as_str() == row.event_id && known.told.digest == row.digest);
+        let stood = [&self.carried, &self.proposed].map(|rows| rows.get(entity).is_some_and(is_it));
+        if !is_told || stood == [false; 2] {
+            // Another one's; or it is known, and what waits now was made since.
+            return;
+        }
+        if stood[0] {
+            self.carried.remove(entity);
+        }
+        if stood[1] {
+            self.proposed.remove(entity);
+        }
+        for letter in self.outbox.values_mut().filter(|letter| letter.entity == entity) {
+            letter.give_back();
+            (letter.dead, letter.error, letter.tried_at) = (true, rules::made_on(&row.event_id), now);
         }
     }
 
@@ -229,6 +280,7 @@ impl State {
                 (Turn::ChangesNothing, _) => continue,
                 (Turn::Ousts | Turn::Loses, Some(loser)) => {
                     self.put_aside(rules::conflict(&entity, &loser, &row.standing, now), None);
+                    self.counts_nowhere(&loser, &entity, now);
                 }
                 _ => {}
             }
@@ -261,7 +313,7 @@ impl State {
             }
             None => {}
         }
-        rules::check_proposal(event, self.standing(&entity).map_or(0, |row| row.standing.revision))?;
+        rules::check_proposal(event, self.standing(&entity).map(|row| &row.standing))?;
         let waiting = self.outbox.len() as u64;
         if waiting >= events_max {
             return Err(rules::outbox_full(waiting + 1, events_max));
@@ -399,6 +451,16 @@ impl ControlStore for MemoryControlStore {
             });
             newest.truncate(limit);
             newest
+        })
+    }
+
+    fn applied_beyond(&self, younger: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        self.run(move |state, _| {
+            let mut versions: Vec<ControlVersion> =
+                state.applied.values().map(|(version, _)| *version).collect();
+            versions.sort_unstable_by_key(|version| std::cmp::Reverse(*version));
+            let place = usize::try_from(younger).unwrap_or(usize::MAX);
+            versions.get(place).copied().unwrap_or_default()
         })
     }
 

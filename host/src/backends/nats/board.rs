@@ -146,19 +146,22 @@ impl NatsControl {
         Ok(reports)
     }
 
+    async fn remove_entry(&self, subject: &str) -> Asked<()> {
+        let linked = self.link.linked().await?;
+        let purge = format!("STREAM.PURGE.{}", self.names.bucket_stream());
+        match linked.api::<Value>(DOING, purge, &json!({ "filter": subject })).await? {
+            Err(refusal) if refusal.err_code != STREAM_NOT_FOUND => Err(refusal.into_error(DOING)),
+            _ => Ok(()),
+        }
+    }
+
     /// The mark, and its revision: 0 when there is none.
     async fn known_mark(&self, linked: &Linked) -> Asked<(u64, Option<FleetMark>)> {
         let which = json!({ "last_by_subj": self.names.bucket_subject("mark") });
         let Some((revision, bytes)) = linked.message(&self.names.bucket_stream(), which).await? else {
             return Ok((0, None));
         };
-        let unread = |error| {
-            remote(
-                RemoteFault::Unsupported,
-                format_args!("the mark of the control feed cannot be read: {error}"),
-            )
-        };
-        Ok((revision, Some(serde_json::from_slice(&bytes).map_err(unread)?)))
+        Ok((revision, serde_json::from_slice(&bytes).ok()))
     }
 }
 
@@ -180,16 +183,13 @@ impl Board for NatsControl {
     }
 
     fn forget<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<()>> {
-        async move {
-            let linked = self.link.linked().await?;
-            let subject = format!("STREAM.PURGE.{}", self.names.bucket_stream());
-            let which = json!({ "filter": self.names.report_subject(host) });
-            match linked.api::<Value>(DOING, subject, &which).await? {
-                Err(refusal) if refusal.err_code != STREAM_NOT_FOUND => Err(refusal.into_error(DOING).into()),
-                _ => Ok(()),
-            }
-        }
-        .boxed()
+        let subject = self.names.report_subject(host);
+        async move { Ok(self.remove_entry(&subject).await?) }.boxed()
+    }
+
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        let subject = self.names.bucket_subject("mark");
+        async move { Ok(self.remove_entry(&subject).await?) }.boxed()
     }
 
     fn set_mark<'a>(&'a self, mark: &'a FleetMark) -> BoxFuture<'a, Result<()>> {

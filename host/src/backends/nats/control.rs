@@ -2,8 +2,9 @@
 //!
 //! A version is the sequence of the event's message. A stream that a sink makes begins at the time at which it was made,
 //! in microseconds: the versions of one that was removed and made again are above all that were ever given. A sink that
-//! knows of a newer version than the stream has (its files are older ones) lets it begin again above that. Hosts whose
-//! place is not of the stream, or of which it has not all that came after, are told `BehindRetention`.
+//! knows of a newer version than the stream has (its files are older ones), or whose host has read one, lets it begin again
+//! above that. Hosts whose place is not of the stream, or of which it has not all that came after, are told
+//! `BehindRetention`.
 
 mod consumer;
 mod held;
@@ -31,7 +32,9 @@ use crate::control::{
     Result,
 };
 use crate::error::{BackendError, Classify as _, RemoteFault};
-use crate::limits::{CONTROL_POLL_EVENTS_MAX, NATS_LIFE_STEP, NATS_MAKING_LOOKS_MAX, NATS_RETRY_WAIT_MIN};
+use crate::limits::{
+    CONTROL_NUMBER_MAX, CONTROL_POLL_EVENTS_MAX, NATS_LIFE_STEP, NATS_MAKING_LOOKS_MAX, NATS_RETRY_WAIT_MIN,
+};
 use consumer::Consumer;
 use held::Held;
 
@@ -45,6 +48,8 @@ pub struct NatsControl {
     ensured: tokio::sync::Mutex<Option<u64>>,
     /// The newest version that the stream is known to have had.
     known: AtomicU64,
+    /// The newest that it has shown itself, or was made to go beyond.
+    shown: AtomicU64,
     consumer: tokio::sync::Mutex<Option<Consumer>>,
     held: Mutex<Held>,
 }
@@ -57,6 +62,7 @@ impl NatsControl {
             options,
             ensured: tokio::sync::Mutex::default(),
             known: AtomicU64::new(0),
+            shown: AtomicU64::new(0),
             consumer: tokio::sync::Mutex::default(),
             held: Mutex::default(),
         }
@@ -66,14 +72,26 @@ impl NatsControl {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn saw(&self, version: u64) {
-        self.known.fetch_max(version, Ordering::SeqCst);
+    /// Somebody has had an event of this version.
+    fn learn(&self, version: u64) {
+        // No stream comes to a place beyond that.
+        if version <= CONTROL_NUMBER_MAX / 2 {
+            self.known.fetch_max(version, Ordering::SeqCst);
+        }
+    }
+
+    /// The stream has got so far.
+    fn shows(&self, version: u64) {
+        self.shown.fetch_max(version, Ordering::SeqCst);
+        self.learn(version);
     }
 
     /// Makes the stream or looks at the one that is there, once for each connection.
     async fn ensure(&self, linked: &Linked) -> Result<()> {
         let mut ensured = self.ensured.lock().await;
-        if *ensured == Some(linked.number) {
+        // Before the look: what is published and read meanwhile is not missing from the stream.
+        let known = self.known.load(Ordering::SeqCst);
+        if *ensured == Some(linked.number) && known <= self.shown.load(Ordering::SeqCst) {
             return Ok(());
         }
         let stream = &self.names.stream;
@@ -81,7 +99,6 @@ impl NatsControl {
             Some(info) => self.refresh(linked, info).await?,
             None => self.make(linked).await?,
         };
-        let known = self.known.load(Ordering::SeqCst);
         let doing = "beginning the stream";
         let begin = match info.state.last_seq {
             0 => info.created_micros().max(known) + 1,
@@ -91,6 +108,7 @@ impl NatsControl {
         if begin > 0 {
             linked.purge(stream, begin).await?.map_err(|refusal| refusal.into_error(doing))?;
         }
+        self.shown.fetch_max(known, Ordering::SeqCst);
         *ensured = Some(linked.number);
         Ok(())
     }
@@ -196,7 +214,7 @@ impl NatsControl {
                 return Err(ControlFeedError::EventIdTaken { event_id: event.id().to_string() });
             }
         }
-        self.saw(published.seq);
+        self.shows(published.seq);
         Ok(ControlVersion(published.seq))
     }
 
@@ -264,6 +282,10 @@ impl ControlSink for NatsControl {
     /// Beyond, an event has two versions; hosts know it by its id.
     fn repeats_known_for(&self) -> Option<Duration> {
         Some(self.options.window())
+    }
+
+    fn saw(&self, version: ControlVersion) {
+        self.learn(version.0);
     }
 
     fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {

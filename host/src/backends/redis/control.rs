@@ -208,6 +208,20 @@ impl ControlSink for RedisControl {
         self.append_event(event).boxed()
     }
 
+    /// Versions are times: so many events are told by the order of their ids.
+    fn keeping(&self, through: ControlVersion, kept: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        async move {
+            let mut order = redis::cmd("ZREVRANGEBYSCORE");
+            order.arg(self.key("order")).arg(through.0).arg(0).arg("LIMIT").arg(kept).arg(1);
+            let found = list(self.ask(&order).await?).and_then(|mut ids| ids.pop());
+            let Some(id) = found.as_ref().and_then(text) else { return Ok(ControlVersion(0)) };
+            let known = self.ask(redis::cmd("HGET").arg(self.key("ids")).arg(id)).await?;
+            let version = text(&known).and_then(|known| known.split(' ').next()?.parse().ok());
+            Ok(ControlVersion(version.unwrap_or(0)))
+        }
+        .boxed()
+    }
+
     fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
         async move {
             let mut gone = 0;

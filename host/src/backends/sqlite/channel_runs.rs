@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::channel_run_bytes::{begin, write_channel};
 use super::channel_unsettled::{Step, weight};
-use super::channels::insert_entry;
+use super::channels::EntryRows;
 use super::committer::Committer;
 use crate::channels::{Channel, ChannelId, Entry};
 use crate::limits::{CHANNEL_RUN_BYTES_MAX, CHANNEL_SETTLE_BYTES, CHANNEL_SETTLE_ROUNDS};
@@ -100,9 +100,11 @@ impl Committer {
         };
         let Some(at) = self.place_of(id, number)? else { return Ok(()) };
         let committed = recent.iter().flat_map(|recent| &recent.entries);
+        let mut rows = EntryRows::of(&self.conn)?;
         for entry in committed.filter(|entry| entry.position > until).chain(&fresh) {
-            insert_entry(&self.conn, number, entry)?;
+            rows.insert(number, entry)?;
         }
+        drop(rows);
         self.book.mark_dirty(&id.process, at);
         self.book.note_settled(id, newest);
         Ok(())
@@ -126,9 +128,11 @@ impl Committer {
         if self.place_of(id, *number)?.is_none() {
             return Ok(());
         }
+        let mut rows = EntryRows::of(&self.conn)?;
         for entry in entries.iter().filter(|entry| entry.position > until) {
-            insert_entry(&self.conn, *number, entry)?;
+            rows.insert(*number, entry)?;
         }
+        drop(rows);
         self.book.note_settled(id, last.position);
         Ok(())
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{CachedStatement, Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::channel_book::Open;
@@ -316,9 +316,11 @@ impl Committer {
         if is_over {
             // The oldest ones may be among those that are not settled.
             self.settle_channel(id, number)?;
+            let mut rows = EntryRows::of(&self.conn)?;
             for entry in &new {
-                insert_entry(&self.conn, number, entry)?;
+                rows.insert(number, entry)?;
             }
+            drop(rows);
             self.make_room(number, &mut channel, planned.excess)?;
         }
         let channel = Arc::new(channel);
@@ -462,25 +464,33 @@ fn insert_channel(conn: &Connection, process: i64, channel: &Channel) -> rusqlit
     Ok(conn.last_insert_rowid())
 }
 
-pub(super) fn insert_entry(conn: &Connection, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO channel_entries(channel, position, sender, epoch, sequence, reply, at, type, bytes, error, payload)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?
-    .execute((
-        channel,
-        signed(entry.position.0),
-        entry.sender.as_str(),
-        entry.epoch,
-        signed(entry.sequence),
-        entry.in_reply_to.map(signed),
-        entry.at.0,
-        entry.entry_type.as_str(),
-        signed(entry.bytes() as u64),
-        entry.error.as_deref(),
-        entry.payload.as_deref(),
-    ))
-    .map(drop)
+/// Rows of entries are written with it, however many.
+pub(super) struct EntryRows<'c>(CachedStatement<'c>);
+
+impl<'c> EntryRows<'c> {
+    pub(super) fn of(conn: &'c Connection) -> rusqlite::Result<Self> {
+        let insert =
+            "INSERT INTO channel_entries(channel, position, sender, epoch, sequence, reply, at, type, bytes, error, payload)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        conn.prepare_cached(insert).map(Self)
+    }
+
+    pub(super) fn insert(&mut self, channel: i64, entry: &Entry) -> rusqlite::Result<()> {
+        let row = (
+            channel,
+            signed(entry.position.0),
+            entry.sender.as_str(),
+            entry.epoch,
+            signed(entry.sequence),
+            entry.in_reply_to.map(signed),
+            entry.at.0,
+            entry.entry_type.as_str(),
+            signed(entry.bytes() as u64),
+            entry.error.as_deref(),
+            entry.payload.as_deref(),
+        );
+        self.0.execute(row).map(drop)
+    }
 }
 
 /// How many entries from a position on are as many as must go, and their bytes.

@@ -1,9 +1,12 @@
 //! A control feed in a database that the processes of one machine share.
 //!
-//! Promises: an event that is acknowledged outlives a power cut; the control versions have no holes and none is given twice,
-//! whoever writes; an id stands for one event for ever. Its file is its own: nothing of it is in the host's store.
+//! Promises: an event that is acknowledged outlives a power cut; no control version is given twice, whoever writes, and there
+//! are no holes between them, unless somebody has read further than it goes: then it is an older copy, and all that it has
+//! gets new versions above that; an id stands for one event for ever. Its file is its own: nothing of it is in the host's
+//! store.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +49,8 @@ struct Inner {
     conn: Mutex<Connection>,
     options: SqliteFeedOptions,
     appends: Appends,
+    /// The newest version that this process knows to have been there.
+    seen: AtomicU64,
 }
 
 impl SqliteFeedOptions {
@@ -85,7 +90,8 @@ impl SqliteFeed {
                 .into());
             }
         };
-        let inner = Inner { conn: Mutex::new(conn), options, appends: Appends::default() };
+        let inner =
+            Inner { conn: Mutex::new(conn), options, appends: Appends::default(), seen: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -116,7 +122,8 @@ impl WritesTogether for Inner {
     }
 
     fn write(&self, events: &[ControlEvent]) -> Result<Vec<Result<ControlVersion>>> {
-        let found = self.with(|conn| rows::append(conn, events))?;
+        let (seen, now) = (self.seen.load(Ordering::SeqCst), self.options.clock.now().0);
+        let found = self.with(|conn| rows::append(conn, events, seen, now))?;
         let answer = |(event, found): (&ControlEvent, Found)| match found {
             Found::At(version) => Ok(version),
             Found::Taken => Err(ControlFeedError::EventIdTaken { event_id: event.id().to_string() }),
@@ -136,14 +143,18 @@ impl ControlSource for SqliteFeed {
         async move {
             loop {
                 let read = self.off(move |conn| rows::read(conn, after.0, limit)).await?;
+                if after.0 > read.newest {
+                    let now = self.inner.options.clock.now().0;
+                    self.off(move |conn| rows::begin_again(conn, after.0, now)).await?;
+                    let floor = self.off(move |conn| rows::read(conn, after.0, 1)).await?.floor;
+                    return Err(ControlFeedError::BehindRetention { asked: after.0, oldest: floor + 1 });
+                }
                 if after.0 < read.trimmed {
-                    return Err(ControlFeedError::BehindRetention {
-                        asked: after.0,
-                        oldest: read.trimmed + 1,
-                    });
+                    let oldest = read.floor + 1;
+                    return Err(ControlFeedError::BehindRetention { asked: after.0, oldest });
                 }
                 if !read.events.is_empty() || Instant::now() >= end {
-                    let oldest = if read.trimmed < read.newest { read.trimmed + 1 } else { 0 };
+                    let oldest = if read.floor < read.newest { read.floor + 1 } else { 0 };
                     return Ok(Polled {
                         events: read.events,
                         oldest: ControlVersion(oldest),
@@ -165,6 +176,10 @@ impl ControlSink for SqliteFeed {
 
     fn append<'a>(&'a self, event: &'a ControlEvent) -> BoxFuture<'a, Result<ControlVersion>> {
         group_append::append(&self.inner, event)
+    }
+
+    fn saw(&self, version: ControlVersion) {
+        self.inner.seen.fetch_max(version.0, Ordering::SeqCst);
     }
 
     fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
@@ -206,6 +221,10 @@ impl Board for SqliteFeed {
     fn set_mark<'a>(&'a self, mark: &'a FleetMark) -> BoxFuture<'a, Result<()>> {
         let mark = mark.clone();
         self.off(move |conn| rows::set_mark(conn, &mark))
+    }
+
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.off(|conn| rows::forget_mark(conn))
     }
 
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {

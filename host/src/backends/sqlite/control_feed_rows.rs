@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
 use super::database::{meta, set_meta, signed, unsigned};
-use crate::control::{ControlEvent, ControlVersion, FleetMark, Received};
+use crate::control::{ControlEvent, ControlVersion, FleetMark, Received, rules};
 use crate::limits::{CONTROL_LOCK_POLL, CONTROL_POLL_BYTES_MAX, CONTROL_TRIM_ROWS_AT_ONCE};
 
 /// Kept in `user_version`.
@@ -36,6 +36,8 @@ pub(super) enum Found {
 pub(super) struct Read {
     pub(super) newest: u64,
     pub(super) trimmed: u64,
+    /// All that is there is above this version. Who has all up to `trimmed` misses nothing of what is below.
+    pub(super) floor: u64,
     pub(super) events: Vec<Received>,
 }
 
@@ -75,9 +77,41 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Appends several events in one transaction.
-pub(super) fn append(conn: &mut Connection, events: &[ControlEvent]) -> rusqlite::Result<Vec<Found>> {
+/// Versions up to here that are not trimmed were given up: what had them has others now.
+fn begun(conn: &Connection) -> rusqlite::Result<u64> {
+    let mut found = conn.prepare_cached("SELECT value FROM meta WHERE name = 'begun'")?;
+    Ok(found.query_row([], |row| row.get(0)).optional()?.map_or(0, unsigned))
+}
+
+/// Gives all that is there new versions, above a place that is beyond the newest.
+pub(super) fn begin_again(conn: &mut Connection, place: u64, now: i64) -> rusqlite::Result<()> {
     let writing = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    renew(&writing, place, now)?;
+    writing.commit()
+}
+
+fn renew(writing: &Connection, place: u64, now: i64) -> rusqlite::Result<()> {
+    let newest = meta(writing, "newest")?;
+    let Some(begin) = rules::new_life(place, newest, now) else { return Ok(()) };
+    let floor = meta(writing, "trimmed")?.max(begun(writing)?);
+    let step = begin - floor;
+    for table in ["events", "ids"] {
+        let sql = format!("UPDATE {table} SET version = version + ?1 WHERE version > ?2");
+        writing.execute(&sql, (signed(step), signed(floor)))?;
+    }
+    set_meta(writing, "newest", newest + step)?;
+    writing.execute("INSERT OR REPLACE INTO meta VALUES ('begun', ?1)", [signed(begin)]).map(drop)
+}
+
+/// Appends several events in one transaction, above what is known to have been there.
+pub(super) fn append(
+    conn: &mut Connection,
+    events: &[ControlEvent],
+    seen: u64,
+    now: i64,
+) -> rusqlite::Result<Vec<Found>> {
+    let writing = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    renew(&writing, seen, now)?;
     let before = meta(&writing, "newest")?;
     let mut newest = before;
     let mut found = Vec::new();
@@ -104,8 +138,8 @@ pub(super) fn append(conn: &mut Connection, events: &[ControlEvent]) -> rusqlite
     }
     if newest != before {
         set_meta(&writing, "newest", newest)?;
-        writing.commit()?;
     }
+    writing.commit()?;
     Ok(found)
 }
 
@@ -113,10 +147,12 @@ pub(super) fn append(conn: &mut Connection, events: &[ControlEvent]) -> rusqlite
 pub(super) fn read(conn: &mut Connection, after: u64, limit: usize) -> rusqlite::Result<Read> {
     let reading = conn.transaction()?;
     let (newest, trimmed) = (meta(&reading, "newest")?, meta(&reading, "trimmed")?);
-    let mut read = Read { newest, trimmed, events: Vec::new() };
+    let floor = trimmed.max(begun(&reading)?);
+    let mut read = Read { newest, trimmed, floor, events: Vec::new() };
     if after < trimmed || after >= newest {
         return Ok(read);
     }
+    let after = after.max(floor);
     let last = newest.min(after.saturating_add(limit as u64));
     let mut statement = reading.prepare_cached(
         "SELECT version, event FROM events WHERE version > ?1 AND version <= ?2 ORDER BY version",
@@ -152,12 +188,12 @@ fn missing(version: u64) -> Received {
 /// Removes some of what is to be removed up to a version. Answers how many events went, and whether that was all.
 pub(super) fn trim(conn: &mut Connection, through: u64) -> rusqlite::Result<(u64, bool)> {
     let writing = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let trimmed = meta(&writing, "trimmed")?;
+    let floor = meta(&writing, "trimmed")?.max(begun(&writing)?);
     let all = through.min(meta(&writing, "newest")?);
-    if all <= trimmed {
+    if all <= floor {
         return Ok((0, true));
     }
-    let some = all.min(trimmed + CONTROL_TRIM_ROWS_AT_ONCE);
+    let some = all.min(floor + CONTROL_TRIM_ROWS_AT_ONCE);
     let gone = writing.execute("DELETE FROM events WHERE version <= ?1", [signed(some)])?;
     set_meta(&writing, "trimmed", some)?;
     writing.commit()?;
@@ -193,6 +229,10 @@ pub(super) fn set_mark(conn: &Connection, mark: &FleetMark) -> rusqlite::Result<
                ON CONFLICT(one) DO UPDATE SET version = excluded.version, mark = excluded.mark
                WHERE excluded.version >= mark.version";
     conn.execute(sql, (signed(mark.version.0), text)).map(drop)
+}
+
+pub(super) fn forget_mark(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute("DELETE FROM mark", []).map(drop)
 }
 
 /// One that cannot be read says nothing; the controller writes it again.

@@ -71,6 +71,6 @@ pub(super) async fn trust(args: &TrustArgs, output: &mut Output) -> Result<(), C
     let known = Standing::read(&client).await?.entity(&client, "trust")?;
     // Hosts that begin with this very file take the feed's word only when it is later.
     let next = known.revision.max(list.revision()).saturating_add(1);
-    let event = author.trust(list.trusted(), known.revision, args.revision.unwrap_or(next))?;
+    let event = author.trust(list.trusted(), &known, args.revision.unwrap_or(next))?;
     propose(&client, &event, &args.sign, output).await
 }

@@ -89,14 +89,17 @@ impl Author {
         id: EventId,
         change: Change,
     ) -> Result<ControlEvent, CliError> {
-        self.sign(&change.event(plugin, known.revision, id, &self.by, SystemClock.now().0))
+        self.sign(&UnsignedEvent {
+            base_event_id: known.event.as_ref().map(|event| event.id().clone()),
+            ..change.event(plugin, known.revision, id, &self.by, SystemClock.now().0)
+        })
     }
 
     /// A list of keys, signed. Everything but the list is as in a change of a plugin.
     pub(in crate::cli) fn trust(
         &self,
         trusted: control::Trusted,
-        base_revision: u64,
+        known: &Known,
         revision: u64,
     ) -> Result<ControlEvent, CliError> {
         self.sign(&UnsignedEvent {
@@ -106,7 +109,8 @@ impl Author {
             kind: control::Kind::TrustChanged,
             body: EventBody::Trust(trusted),
             revision,
-            base_revision,
+            base_revision: known.revision,
+            base_event_id: known.event.as_ref().map(|event| event.id().clone()),
             issued_at: SystemClock.now().0,
             expires_at: None,
             actor: self.by.name.clone(),

@@ -68,7 +68,8 @@ impl Component {
         }
         if let Place::File(path) = &place {
             let digest = artifact.digest;
-            (artifact, _) = store_file(client, path, false, !args.sign.json).await?;
+            // Again where it is there: nobody pins it yet, and what was stored long ago may be collected at any time.
+            (artifact, _) = store_file(client, path, true, !args.sign.json).await?;
             if artifact.digest != digest {
                 return Err(CliError::failed(
                     format!("{} was changed while it was read", path.display()),

@@ -8,9 +8,9 @@ use super::record::{TRIPPED, Trip, Verdict, serving};
 use super::supply::{settings, verify};
 use super::task::{Done, Task};
 use super::trouble::{Hope, Trouble};
-use super::want::{Want, hex};
+use super::want::{BEFORE, Want, hex};
 use crate::control::{ArtifactRef, Phase, PluginSpec};
-use crate::plugins::{DeployOptions, PluginSettings, PluginStatus};
+use crate::plugins::{DeployOptions, Deployment, PluginSettings, PluginStatus};
 
 impl Task {
     pub(super) async fn bring(
@@ -31,28 +31,75 @@ impl Task {
         if let Some(trip) = self.trip(want, spec).await? {
             return self.go_back(want, &trip, found).await;
         }
+        let is_back = self.is_back(want, spec, found.is_some()).await?;
         if let Some(verdict) = self.verdict(want).await? {
+            if is_back {
+                self.stop_what_stayed(want, spec, &verdict, found).await?;
+            }
             self.set_aside(want, &verdict).await?;
             return Ok(Done::Settled);
         }
+        let mut turn = match &spec.config {
+            Some(_) => self.turn().await?,
+            None => None,
+        };
+        let settings = self.settings_of(want, spec).await?;
+        let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
+        let brought = match present {
+            Some(status) => {
+                let since = self.serves_since(want, &status).await?;
+                (status, since)
+            }
+            None => {
+                if turn.is_none() {
+                    turn = self.turn().await?;
+                }
+                let component = self.prepare(want, spec).await?;
+                (self.deploy(want, spec, (paused, is_back), settings, component).await?, self.now())
+            }
+        };
+        drop(turn);
+        self.serve(want, spec, paused, brought).await
+    }
+
+    /// Whether it leads away from a version that nobody should run here any more.
+    async fn is_back(&self, want: &Want, spec: &PluginSpec, is_there: bool) -> Result<bool, Trouble> {
+        if want.rollback || !want.is_former || !is_there {
+            return Ok(want.rollback);
+        }
+        // A rollout that had reached this host was replaced by one that has not.
+        let history = self.shared.parts.plugins.history(&want.plugin).await?;
+        Ok(history.iter().any(|earlier| earlier.digest == hex(&spec.component.digest)))
+    }
+
+    /// A version that was taken back does not go on because the one before it cannot: its events wait for a better one.
+    async fn stop_what_stayed(
+        &mut self,
+        want: &Want,
+        spec: &PluginSpec,
+        verdict: &Verdict,
+        found: Option<PluginStatus>,
+    ) -> Result<(), Trouble> {
+        let Some(status) = found.filter(|status| !status.deployment.paused) else { return Ok(()) };
+        let deployment = &status.deployment;
+        let is_meant = deployment.digest == hex(&spec.component.digest)
+            && self
+                .settings_of(want, spec)
+                .await
+                .map_or(true, |settings| deployment.settings.as_ref() == Some(&settings));
+        if !is_meant {
+            self.report_no_way_back(want, &Trouble::lasting(&verdict.code, &verdict.reason));
+            self.serving = serving(&self.shared.parts.plugins.pause(&want.plugin).await?);
+        }
+        Ok(())
+    }
+
+    async fn settings_of(&self, want: &Want, spec: &PluginSpec) -> Result<PluginSettings, Trouble> {
         let config = match &spec.config {
             Some(config) => Some(self.fetch(config).await?),
             None => None,
         };
-        let operator = self.shared.parts.settings.get(&want.plugin);
-        let settings = settings(spec, config.as_deref(), operator)?;
-        let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
-        let brought = match present {
-            Some(status) => {
-                let since = if status.deployment.paused { self.now() } else { status.deployment.deployed_at };
-                (status, since)
-            }
-            None => {
-                let component = self.prepare(want, spec).await?;
-                (self.deploy(want, spec, paused, settings, component).await?, self.now())
-            }
-        };
-        self.serve(want, spec, paused, brought).await
+        settings(spec, config.as_deref(), self.shared.parts.settings.get(&want.plugin))
     }
 
     /// Everything that can be done without touching what runs.
@@ -60,7 +107,7 @@ impl Task {
         self.count_try(want);
         self.reach(want, Phase::Absent).await?;
         // Before anything is fetched for whoever has not signed it.
-        self.shared.parts.vet.check(&want.plugin, &spec.component, want.issued_at)?;
+        self.shared.parts.vet.check(&want.plugin, &spec.component, want.released_at)?;
         let component = self.fetch(&spec.component).await?;
         self.reach(want, Phase::Fetched).await?;
         verify(&spec.component, &component)?;
@@ -98,7 +145,21 @@ impl Task {
         let phase = if paused { Phase::Paused } else { Phase::Active };
         self.arrive(want, phase, Some(&status)).await?;
         let serves = Done::Serves { status: Box::new(status), since: serves_since };
-        Ok(if paused { Done::Settled } else { serves })
+        // The former version has nothing before it that might be better.
+        Ok(if paused || want.is_former { Done::Settled } else { serves })
+    }
+
+    /// Since when a version serves that was deployed before. One that had served and was paused is not new again.
+    async fn serves_since(&self, want: &Want, status: &PluginStatus) -> Result<i64, Trouble> {
+        let deployed_at = status.deployment.deployed_at;
+        if !status.deployment.paused {
+            return Ok(deployed_at);
+        }
+        let has_served = want.is_resumed && {
+            let history = self.shared.parts.plugins.history(&want.plugin).await?;
+            history.iter().any(|earlier| earlier.deployed_at == deployed_at && !earlier.paused)
+        };
+        Ok(if has_served { deployed_at } else { self.now() })
     }
 
     /// Takes a version back that trapped too often. All of it is on this host: neither feed nor repository is asked.
@@ -113,17 +174,13 @@ impl Task {
         let plugins = Arc::clone(&self.shared.parts.plugins);
         let is_still = |status: &PluginStatus| status.deployment.deployed_at == trip.deployed_at;
         if let Some(status) = found.filter(|status| !status.deployment.paused && is_still(status)) {
-            let present = &status.deployment;
-            let history = plugins.history(&want.plugin).await?;
-            let former = history
-                .iter()
-                .find(|other| (&other.digest, &other.settings) != (&present.digest, &present.settings));
+            let former = self.former(want, &status.deployment).await?;
             let options = DeployOptions { no_shadow: true, ..DeployOptions::default() };
             let back = match former {
                 Some(former) => {
                     plugins.rollback(&want.plugin, Some(&former.digest), &want.by_breaker(), options).await
                 }
-                // There was none: its events wait for a better one.
+                // There is none: its events wait for a better one.
                 None => plugins.pause(&want.plugin).await,
             };
             let status = match back.map_err(Trouble::from) {
@@ -143,15 +200,68 @@ impl Task {
         Ok(Done::Settled)
     }
 
+    /// What served before, if it is what the others run, and may run. Whatever else has served here may have been taken
+    /// back for its own faults.
+    async fn former(&self, want: &Want, present: &Deployment) -> Result<Option<Deployment>, Trouble> {
+        let Some(stable) = &want.desired.stable else { return Ok(None) };
+        let parts = &self.shared.parts;
+        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, BEFORE) {
+            self.report_no_way_back(want, &Trouble::from(error));
+            return Ok(None);
+        }
+        let mut others = parts.plugins.history(&want.plugin).await?;
+        others.retain(|other| {
+            other.digest == hex(&stable.component.digest)
+                && (&other.digest, &other.settings) != (&present.digest, &present.settings)
+        });
+        let are_alike = others.windows(2).all(|pair| pair[0].settings == pair[1].settings);
+        let config = match &stable.config {
+            // Only then is it needed to tell them apart; it is pinned here.
+            Some(config) if !are_alike => match self.fetch(config).await {
+                Ok(config) => Some(config),
+                Err(trouble) => {
+                    self.report_no_way_back(want, &trouble);
+                    return Ok(None);
+                }
+            },
+            _ => None,
+        };
+        let asked = match settings(stable, config.as_deref(), None) {
+            Ok(asked) => asked,
+            Err(trouble) => {
+                self.report_no_way_back(want, &trouble);
+                return Ok(None);
+            }
+        };
+        let is_config_known = stable.config.is_none() || config.is_some();
+        // The newest of them is what a rollback takes.
+        Ok(others.into_iter().next().filter(|newest| {
+            newest.settings.as_ref().is_some_and(|settings| fits(settings, &asked, is_config_known))
+        }))
+    }
+
     fn report_no_way_back(&self, want: &Want, trouble: &Trouble) {
         tracing::error!(
             error.kind = trouble.code,
             error.blame = trouble.blame,
             plugin.name = want.plugin,
             reason = trouble.reason,
-            "a version that traps cannot go back to the one before it; the plugin is paused"
+            "a version cannot go back to the one before it; the plugin is paused"
         );
     }
+}
+
+/// Whether settings are those of a version, whatever the operator has added to them.
+fn fits(settings: &PluginSettings, asked: &PluginSettings, is_config_known: bool) -> bool {
+    let config = if is_config_known { settings.config.clone() } else { asked.config.clone() };
+    let of_event = PluginSettings {
+        config,
+        on_failure: asked.on_failure,
+        on_position_lost: asked.on_position_lost,
+        http_ca_file: asked.http_ca_file.clone(),
+        ..settings.clone()
+    };
+    of_event == *asked
 }
 
 /// Whether what was deployed is what is wanted, and has been started since the host was.

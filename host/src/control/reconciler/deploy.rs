@@ -22,7 +22,7 @@ impl Task {
         &mut self,
         want: &Want,
         spec: &PluginSpec,
-        paused: bool,
+        (paused, is_back): (bool, bool),
         settings: PluginSettings,
         component: Bytes,
     ) -> Result<PluginStatus, Trouble> {
@@ -32,7 +32,7 @@ impl Task {
             expected_name: Some(want.plugin.clone()),
             from: from(spec),
             by: want.by(),
-            options: options(want, spec),
+            options: options(spec, is_back),
             paused,
             settings: Some(settings),
             progress: Some(progress),
@@ -86,11 +86,12 @@ impl Task {
     }
 }
 
-fn options(want: &Want, spec: &PluginSpec) -> DeployOptions {
+fn options(spec: &PluginSpec, is_back: bool) -> DeployOptions {
     DeployOptions {
         shadow_events: spec.shadow_events,
-        no_shadow: spec.shadow_events == Some(0),
-        rollback: want.rollback,
+        // The way back is not measured by what it leads away from.
+        no_shadow: is_back || spec.shadow_events == Some(0),
+        rollback: is_back,
         ..DeployOptions::default()
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! Promises: it compares what should be with what is and does what is missing, at news, at start and now and then; so it
 //! goes on from any point at which it ended, and what runs already is left alone. One plugin never waits for another, up
-//! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time. What serves goes on serving until the version after it has proved itself;
-//! a revision that cannot be carried out is set aside with its reason, and the next one is tried again. What may pass is
-//! tried until it does. A version that traps soon after it took over goes back to the one before it, without any network.
-//! How far each plugin is stands in the store.
+//! to `CONTROL_RECONCILE_PLUGINS_MAX` at a time, and to stop or to go back it never waits at all. What serves goes on
+//! serving until the version after it has proved itself; a revision that cannot be carried out is set aside with its
+//! reason, and the next one is tried again. What may pass is tried until it does. A version that traps soon after it took
+//! over goes back to the one before it, if that is what the others run, without any network. The way back from what the
+//! fleet has taken back is not measured beside that one; where it is barred, the plugin is paused. How far each plugin is
+//! stands in the store.
 //! Deliberately absent: what should run. Whoever deploys another way what the feed names is refused
-//! (`plugins::ManagedPlugins`), also with `--insecure-dev`: it would be undone a moment later.
+//! (`plugins::ManagedPlugins`), also with `--insecure-dev`: it would be undone a moment later. What others have deployed
+//! before is theirs until its first rollout comes here.
 
 mod bring;
 mod deploy;
@@ -18,7 +21,7 @@ mod task;
 mod trouble;
 mod want;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +33,7 @@ use tracing::{error, warn};
 pub use supply::{Supply, Vet};
 
 use self::task::Task;
-use self::want::Want;
+use self::want::{Target, Want};
 use super::backoff::Backoff;
 use super::breaker::BreakerRule;
 use super::{ControlStore, Result};
@@ -97,8 +100,8 @@ pub struct Reconciler {
 struct Shared {
     parts: ReconcilerParts,
     options: ReconcilerOptions,
-    /// The right to work on a plugin.
-    turns: Semaphore,
+    /// The right to fetch and deploy a version.
+    turns: Arc<Semaphore>,
     /// Counts what was written down of plugins.
     observed: watch::Sender<u64>,
 }
@@ -110,6 +113,10 @@ struct Work {
     running: BTreeMap<String, watch::Sender<Arc<Want>>>,
     names: HashMap<Id, String>,
     done: BTreeMap<String, Arc<Want>>,
+    /// By which keys.
+    keys: String,
+    /// Those that were worked on with the keys before.
+    again: BTreeSet<String>,
 }
 
 /// Whether what was carried out is compared with what runs, too.
@@ -121,7 +128,7 @@ enum Look {
 
 impl Reconciler {
     pub fn new(parts: ReconcilerParts, options: ReconcilerOptions) -> Self {
-        let turns = Semaphore::new(options.plugins_max.max(1));
+        let turns = Arc::new(Semaphore::new(options.plugins_max.max(1)));
         Self { shared: Arc::new(Shared { parts, options, turns, observed: watch::Sender::new(0) }) }
     }
 
@@ -178,13 +185,19 @@ impl Reconciler {
     /// Tells every plugin's task what is desired, and starts those that have something to do.
     async fn look(&self, look: Look, work: &mut Work) -> Result<()> {
         let parts = &self.shared.parts;
+        let keys = parts.vet.list();
+        let are_new = work.keys != keys;
+        let look = if are_new { Look::Everything } else { look };
         let (_, rows) = parts.store.desired().await?;
         let observed = parts.store.observed().await?;
         let wants: Vec<Want> =
             rows.iter().filter_map(|row| Want::of(row, &parts.host, &parts.labels)).collect();
-        parts.managed.set(wants.iter().map(|want| want.plugin.clone()).collect());
+        parts.managed.set(self.managed(&wants).await);
         for want in wants {
             if let Some(running) = work.running.get(&want.plugin) {
+                if are_new {
+                    work.again.insert(want.plugin.clone());
+                }
                 running.send_if_modified(|known| {
                     let is_other = **known != want;
                     if is_other {
@@ -211,7 +224,27 @@ impl Reconciler {
             }
             self.start(Arc::new(want), work, |wants| Task::new(Arc::clone(&self.shared), wants, row));
         }
+        work.keys = keys;
         Ok(())
+    }
+
+    /// The plugins that only the feed may change here.
+    async fn managed(&self, wants: &[Want]) -> BTreeSet<String> {
+        let mut managed = BTreeSet::new();
+        for want in wants {
+            let is_others = want.target == Target::Unreached
+                && self
+                    .shared
+                    .parts
+                    .plugins
+                    .show(&want.plugin)
+                    .await
+                    .is_ok_and(|status| want.leaves(&status.deployment));
+            if !is_others {
+                managed.insert(want.plugin.clone());
+            }
+        }
+        managed
     }
 
     fn start(&self, want: Arc<Want>, work: &mut Work, task: impl FnOnce(watch::Receiver<Arc<Want>>) -> Task) {
@@ -222,15 +255,16 @@ impl Reconciler {
         work.running.insert(plugin, wants);
     }
 
-    /// A plugin is where it should be, unless it was told more in its last moment.
+    /// A plugin is where it should be, unless it was told more in its last moment, or had asked other keys.
     fn ended(&self, ended: std::result::Result<(Id, Arc<Want>), JoinError>, work: &mut Work) {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some(plugin) = work.names.remove(&id) else { return };
         let Some(wants) = work.running.remove(&plugin) else { return };
+        let is_again = work.again.remove(&plugin);
         match ended {
             Ok((_, done)) => {
                 let latest = Arc::clone(&wants.borrow());
-                if latest == done {
+                if latest == done && !is_again {
                     work.done.insert(plugin, done);
                 } else {
                     // What the task knew is in the store; it reads it again.

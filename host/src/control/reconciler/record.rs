@@ -14,6 +14,9 @@ use crate::telemetry::metrics::{CONTROL_RECONCILED, CONTROL_SET_ASIDE};
 /// Code of a version that was taken back for its traps.
 pub(super) const TRIPPED: &str = "breaker_tripped";
 
+/// Code of a version whose build no key vouches for, in the list of the time.
+const UNTRUSTED: &str = "control_event_untrusted";
+
 /// A revision that is not carried out here, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
@@ -133,16 +136,23 @@ impl Task {
                 plugin.name = want.plugin,
                 revision = want.revision,
                 reason = verdict.reason,
-                "a revision is not carried out here; what served goes on"
+                "a revision is not carried out here"
             );
         }
         Ok(())
     }
 
+    /// What a verdict of that code is about. A build that nobody vouches for may only be ahead of its key: those come by
+    /// ways of their own.
+    pub(super) fn identity(&self, want: &Want, code: &str) -> String {
+        let identity = want.identity();
+        if code == UNTRUSTED { format!("{identity} {}", self.keys) } else { identity }
+    }
+
     /// The verdict on what is wanted, if there is one.
     pub(super) async fn verdict(&self, want: &Want) -> Result<Option<Verdict>> {
-        let identity = want.identity();
-        if let Some(verdict) = self.verdict.as_ref().filter(|verdict| verdict.identity == identity) {
+        let is_it = |verdict: &&Verdict| verdict.identity == self.identity(want, &verdict.code);
+        if let Some(verdict) = self.verdict.as_ref().filter(is_it) {
             return Ok(Some(verdict.clone()));
         }
         let set_aside = |row: &&ObservedRow| row.revision == want.revision && row.phase == Phase::Quarantined;
@@ -151,7 +161,8 @@ impl Task {
             return Ok(None);
         };
         let about = self.shared.parts.store.note(&note(&want.plugin)).await?;
-        // Another event of this revision has taken its place, or this host was given other labels.
+        let identity = self.identity(want, &code);
+        // Another event of this revision has taken its place, or this host was given other labels or keys.
         let is_it = about.as_deref() == Some(identity.as_str());
         Ok(is_it.then_some(Verdict { identity, code, reason }))
     }

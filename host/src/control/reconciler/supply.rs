@@ -39,14 +39,26 @@ impl Supply for LocalArtifacts {
     }
 }
 
-/// Says whether a component may run here.
+/// Says whether a component may run here that was released then.
 pub trait Vet: Send + Sync + Debug {
-    fn check(&self, plugin: &str, component: &ArtifactRef, issued_at: i64) -> Result<()>;
+    fn check(&self, plugin: &str, component: &ArtifactRef, released_at: i64) -> Result<()>;
+
+    /// Names the list of keys that it asks: what one did not believe, the next may.
+    fn list(&self) -> String;
 }
 
 impl Vet for Believing {
-    fn check(&self, plugin: &str, component: &ArtifactRef, issued_at: i64) -> Result<()> {
-        self.keys().check_artifact(plugin, component, issued_at)
+    fn check(&self, plugin: &str, component: &ArtifactRef, released_at: i64) -> Result<()> {
+        self.keys().check_artifact(plugin, component, released_at)
+    }
+
+    fn list(&self) -> String {
+        let keys = self.keys();
+        let mut text = keys.to_json();
+        if keys.is_insecure() {
+            text.push_str("insecure");
+        }
+        wire::digest_text(text.as_bytes())
     }
 }
 

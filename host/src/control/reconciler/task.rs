@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{Instrument as _, info_span, warn};
 
 use super::Shared;
@@ -28,6 +28,8 @@ pub(super) struct Task {
     /// What was decided here; the store may not have it yet.
     pub(super) verdict: Option<Verdict>,
     pub(super) trip: Option<Trip>,
+    /// The list of keys as this try began.
+    pub(super) keys: String,
     /// How often the present want was tried, with what the task before this one had tried.
     pub(super) tries: u32,
     pub(super) is_counted: bool,
@@ -62,6 +64,7 @@ impl Task {
             serving,
             verdict: None,
             trip: None,
+            keys: String::new(),
             tries: 0,
             is_counted: false,
             doubts: 0,
@@ -110,15 +113,13 @@ impl Task {
     }
 
     async fn try_once(&mut self, want: &Want) -> Result<Done, Trouble> {
-        let shared = Arc::clone(&self.shared);
-        // The semaphore is never closed; without it the bound would be missing, and nothing else.
-        let _turn = shared.turns.acquire().await.ok();
         self.is_counted = false;
+        self.keys = self.shared.parts.vet.list();
         if self.row.is_none() {
-            let rows = shared.parts.store.observed().await?;
+            let rows = self.shared.parts.store.observed().await?;
             self.row = rows.into_iter().find(|row| row.plugin == want.plugin);
         }
-        let found = match shared.parts.plugins.show(&want.plugin).await {
+        let found = match self.shared.parts.plugins.show(&want.plugin).await {
             Ok(status) => Some(status),
             Err(ControlError::Unknown { .. }) => None,
             Err(error) => return Err(error.into()),
@@ -126,8 +127,25 @@ impl Task {
         self.serving = found.as_ref().and_then(serving);
         match &want.target {
             Target::Present { spec, paused } => self.bring(want, spec, *paused, found).await,
-            Target::Elsewhere => self.retire(want, found).await,
+            Target::Unreached if found.as_ref().is_some_and(|status| want.leaves(&status.deployment)) => {
+                if self.row.is_some() {
+                    self.forget(&want.plugin).await?;
+                }
+                Ok(Done::Settled)
+            }
+            Target::Elsewhere | Target::Unreached => self.retire(want, found).await,
             Target::Removed => self.remove(want, found).await,
+        }
+    }
+
+    /// The right to fetch and to deploy. What stops or goes back asks for none: others may hold them for as long as the
+    /// network takes.
+    pub(super) async fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, Trouble> {
+        let news = Self::superseded(self.wants.clone());
+        tokio::select! {
+            // The semaphore is never closed; without it the bound would be missing, and nothing else.
+            turn = Arc::clone(&self.shared.turns).acquire_owned() => Ok(turn.ok()),
+            () = news => Err(Trouble::superseded()),
         }
     }
 
@@ -151,7 +169,7 @@ impl Task {
         }
         if hope == Hope::None {
             let Trouble { code, reason, .. } = trouble;
-            self.verdict = Some(Verdict { identity: want.identity(), code, reason });
+            self.verdict = Some(Verdict { identity: self.identity(want, &code), code, reason });
         } else if let Err(error) = self.hinder(want, &trouble).await {
             warn!(error.kind = error.code(), error.blame = "host", %error, "how far a plugin is cannot be written down");
         }
@@ -202,6 +220,10 @@ impl Task {
             let deployed_at = status.deployment.deployed_at;
             if deployed_at != began.deployment.deployed_at || status.deployment.paused {
                 return Guarded::Over;
+            }
+            // It may stop without a trap; whoever looks at this host is to see it.
+            if let Err(error) = self.arrive(want, Phase::Active, Some(&status)).await {
+                warn!(error.kind = error.code(), error.blame = "host", %error, "how a plugin is cannot be written down");
             }
             if let Some(traps) = breaker.look(self.now(), status.counters.traps) {
                 metrics::counter!(CONTROL_BREAKER_TRIPS).increment(1);

@@ -10,6 +10,7 @@ use super::{Gate, Progress, RolloutState, is_target, wave_of};
 use crate::control::report::{PluginReport, Seen, newest};
 use crate::control::{Desired, Phase, PluginSpec, RunState};
 use crate::limits::{CONTROL_CONTROLLER_SETTLE, CONTROL_HOST_GONE_AFTER, CONTROL_HOST_SILENT_AFTER};
+use crate::plugins::PluginState;
 
 /// Hosts that a sentence names; of others it says how many there are.
 const NAMED_HOSTS: usize = 5;
@@ -226,7 +227,13 @@ fn standing<'a>(
             Standing::Missing(format!("is at `{}`", told.phase_name()))
         }
         (Some(told), None) if !told.serves(digest) => Standing::Missing("serves another version".into()),
-        (Some(_), None) => Standing::Active,
+        (Some(told), None) => match told.state {
+            Some(PluginState::Failed) => {
+                Standing::Missing(format!("has stopped it: {}", short(&told.message)))
+            }
+            Some(PluginState::Blocked) => Standing::Missing(format!("is held up: {}", short(&told.message))),
+            _ => Standing::Active,
+        },
     }
 }
 
@@ -318,9 +325,17 @@ impl Judge<'_> {
                 missing.push(format!("wave {}: {}", wave.saturating_add(1), named(&away)));
             }
         }
-        match self.fleet.waves.last_key_value() {
-            None => missing.push("no host that reports is in a wave yet".into()),
-            // Of a wave of nobody, those before it have to speak.
+        let mut speak = self.fleet.waves.iter().rev();
+        // Of a wave of nobody, or of hosts that only stand by, those before it have to speak.
+        match speak.find(|(_, members)| !members.iter().all(stands_by)) {
+            None if self.fleet.waves.is_empty() => {
+                missing.push("no host that reports is in a wave yet".into());
+            }
+            None if self.gate.events_min > 0 => missing.push(
+                "every host so far stands by for one that no wave has reached; go on by hand, or begin there"
+                    .into(),
+            ),
+            None => {}
             Some((wave, members)) => {
                 let events = members.iter().filter(|member| matches!(member.standing, Standing::Active));
                 let told =
@@ -363,6 +378,12 @@ impl Judge<'_> {
 /// Of too little, nothing is known: then the new version is held against one without faults.
 fn known(before: Sample, events_min: u64) -> Rates {
     if before.events < events_min { Rates::default() } else { before.rates(events_min) }
+}
+
+/// Whether it is ready, and another host of the same log has the events.
+fn stands_by(member: &Member<'_>) -> bool {
+    let is_standby = member.told.is_some_and(|told| told.state == Some(PluginState::Standby));
+    is_standby && matches!(member.standing, Standing::Active)
 }
 
 fn away(member: &Member<'_>) -> Option<String> {

@@ -29,7 +29,7 @@ pub struct Wave {
 #[serde(deny_unknown_fields, default)]
 pub struct Gate {
     /// Fewer events than that on all hosts of the wave together say nothing, and nothing is not healthy. 0 asks for none: for
-    /// plugins without traffic.
+    /// plugins without traffic. Where hosts share a log, one of them has the events; a wave of others asks for none.
     pub events_min: u64,
     /// Traps and errors in a million events, above those of the baseline.
     pub traps_per_million_max: u64,

@@ -1,7 +1,6 @@
 //! Claims about versions that trap soon after they took over: this host goes back by itself.
 
-use millrace::control::rollout::{Gate, Plan, Progress, RolloutState, Wave};
-use millrace_tests::control::id;
+use millrace::control::rollout::Gate;
 
 use super::*;
 
@@ -17,9 +16,15 @@ async fn taken_over() -> Scene {
     scene.start();
     scene.deploy("board 1", 1).await;
     scene.reaches("board", 1, Phase::Active).await;
-    scene.deploy("board 2", 2).await;
+    scene.deploy_over("board 2", "board 1", 2).await;
     scene.reaches("board", 2, Phase::Active).await;
     scene
+}
+
+/// Another plugin has tripped meanwhile: whoever looks has looked.
+async fn looked(scene: &Scene) {
+    scene.deploy("other 1 traps", 1).await;
+    assert_eq!(scene.set_aside("other", 1).await, "breaker_tripped");
 }
 
 #[tokio::test]
@@ -99,7 +104,7 @@ async fn a_configuration_that_makes_it_trap_goes_back_alone() {
     let config = br#"{"mode":"bad"}"#;
     scene.supply.put(config);
     let spec = PluginSpec { config: Some(component("board", config)), ..scene.spec("board 1") };
-    scene.apply(about("board", Kind::ConfigChanged, running(spec), 2)).await;
+    scene.apply(scene.over(running(spec), "board 1", 2)).await;
     scene.reaches("board", 2, Phase::Active).await;
     scene.plugins.trap("board", scene.options.breaker.traps);
     assert_eq!(scene.set_aside("board", 2).await, "breaker_tripped");
@@ -143,4 +148,107 @@ async fn traps_of_the_version_before_are_not_held_against_the_new_one() {
     assert_eq!(scene.now("board"), runs("3"));
     let calls = scene.plugins.calls();
     assert_eq!(calls, ["deploy board 1", "deploy board 2", "deploy board 3"]);
+}
+
+/// A version that was taken back, for whatever reason, is not what a host goes back to by itself.
+#[tokio::test]
+async fn the_former_version_is_not_exchanged_for_one_that_was_taken_back() {
+    let scene = taken_over().await;
+    let back = |progress| Desired {
+        rollout: Some(RolloutState { id: id(70).to_string(), plan: Plan::at_once(), wave: 0, progress }),
+        stable: Some(scene.spec("board 1")),
+        ..running(scene.spec("board 2"))
+    };
+    scene.apply(about("board", Kind::RolledBack, back(Progress::RolledBack), 3)).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    // The events are bad for both.
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    let desired = Desired { state: RunState::Paused, ..back(Progress::RolledBack) };
+    scene.apply(about("board", Kind::Paused, desired, 4)).await;
+    scene.reaches("board", 4, Phase::Paused).await;
+    scene.apply(about("board", Kind::Resumed, back(Progress::RolledBack), 5)).await;
+    scene.reaches("board", 5, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    looked(&scene).await;
+    assert_eq!(scene.now("board"), runs("1"));
+    let history = scene.plugins.history("board").await.unwrap();
+    assert!(!history.iter().any(|deployment| deployment.deployed_by.starts_with("feed: breaker")));
+}
+
+#[tokio::test]
+async fn what_served_before_but_was_taken_back_or_revoked_is_not_gone_back_to() {
+    // `board 2` was in the rollout that `board 3` has replaced, so the others run `board 1`.
+    let scene = taken_over().await;
+    scene.deploy_over("board 3", "board 1", 3).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 3).await, "breaker_tripped");
+    assert_eq!(scene.now("board"), runs("1"));
+
+    // Of what the others run nobody vouches for the build any more.
+    let scene = taken_over().await;
+    let mut unsigned = scene.spec("board 1");
+    unsigned.component.signatures.clear();
+    let desired = at_once(running(scene.spec("board 3")), unsigned, 80);
+    scene.apply(about("board", Kind::Deployed, desired, 3)).await;
+    scene.reaches("board", 3, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 3).await, "breaker_tripped");
+    assert_eq!(scene.now("board"), stands("3"));
+}
+
+#[tokio::test]
+async fn a_version_that_is_only_resumed_is_not_new_again() {
+    let scene = taken_over().await;
+    let of = |state| {
+        let desired = at_once(running(scene.spec("board 2")), scene.spec("board 1"), 102);
+        Desired { state, ..desired }
+    };
+    scene.apply(about("board", Kind::Paused, of(RunState::Paused), 3)).await;
+    scene.reaches("board", 3, Phase::Paused).await;
+    // It has served for longer than it is looked after.
+    scene.plugins.age("board", 1 + i64::try_from(scene.options.breaker.armed_for.as_micros()).unwrap());
+    scene.apply(about("board", Kind::Resumed, of(RunState::Running), 4)).await;
+    scene.reaches("board", 4, Phase::Active).await;
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    looked(&scene).await;
+    assert_eq!(scene.now("board"), runs("2"));
+}
+
+#[tokio::test]
+async fn a_version_that_stops_without_a_trap_is_seen_while_it_is_new() {
+    let scene = taken_over().await;
+    scene.plugins.stop("board");
+    let row = scene.hindered("board", "plugin_failed").await;
+    assert_eq!((row.phase, scene.now("board")), (Phase::Active, runs("2")));
+}
+
+#[tokio::test]
+async fn what_stops_or_goes_back_does_not_wait_for_those_that_are_being_deployed() {
+    let mut scene = scene();
+    scene.options.plugins_max = 1;
+    scene.start();
+    for name in ["slow", "held", "gone"] {
+        scene.deploy(&format!("{name} 1"), 1).await;
+        scene.reaches(name, 1, Phase::Active).await;
+    }
+    scene.deploy("board 1", 1).await;
+    scene.reaches("board", 1, Phase::Active).await;
+    scene.deploy_over("board 2", "board 1", 2).await;
+    scene.reaches("board", 2, Phase::Active).await;
+    scene.deploy("slow 2 held", 2).await;
+    scene.reaches("slow", 2, Phase::Shadow).await;
+
+    scene.plugins.trap("board", scene.options.breaker.traps);
+    assert_eq!(scene.set_aside("board", 2).await, "breaker_tripped");
+    assert_eq!(scene.now("board"), runs("1"));
+    // It had to wait for a newer version, and is to stop instead.
+    scene.deploy("held 2", 2).await;
+    scene.apply(about("held", Kind::Paused, paused(scene.spec("held 1")), 3)).await;
+    scene.reaches("held", 3, Phase::Paused).await;
+    scene.apply(about("gone", Kind::Removed, removed(), 2)).await;
+    scene.until("gone", "it is gone", |row| row.is_none()).await;
+    assert_eq!((scene.now("held"), scene.now("gone")), (stands("1"), None));
+    scene.plugins.let_go.send_replace(true);
+    scene.reaches("slow", 2, Phase::Active).await;
 }

@@ -1,9 +1,10 @@
 //! Claims about what goes wrong: what can never work is set aside with its reason, alone and for its revision; what may pass
 //! is tried until it works; and what served serves.
 
+use millrace::control::trust::{KeyRole, TrustStore};
 use millrace::error::BackendError;
 use millrace::plugins::{ControlError, PluginError};
-use millrace_tests::control_events::release_key as another_key;
+use millrace_tests::control_events::{release_key as another_key, trust_changed, trusted};
 
 use super::*;
 
@@ -106,6 +107,37 @@ async fn what_nobody_has_signed_as_a_build_of_this_plugin_is_not_even_fetched() 
         assert_eq!(scene.set_aside("board", revision).await, "control_event_untrusted");
     }
     assert_eq!((scene.supply.gets(), scene.now("board")), (0, None));
+}
+
+/// Lists of keys and versions of plugins are published beside each other.
+#[tokio::test]
+async fn a_build_whose_key_comes_later_is_tried_again_once_it_is_there() {
+    let mut scene = Scene::new();
+    let mut without = trusted();
+    without.keys.retain(|key| key.role != KeyRole::Build);
+    scene.keys = Believing::new(TrustStore::new(1, &without).unwrap());
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    assert_eq!(scene.set_aside("board", 1).await, "control_event_untrusted");
+    scene.deploy("other 1 broken", 1).await;
+    assert_eq!(scene.set_aside("other", 1).await, "control_event_untrusted");
+    scene.apply(trust_changed(trusted(), 2)).await;
+    scene.keys.recall(&*scene.store).await.unwrap();
+    scene.news.send_modify(|news| *news += 1);
+    scene.reaches("board", 1, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("1"));
+    // What is bad by itself is not tried twice.
+    let is_bad = |row: Option<&ObservedRow>| {
+        row.and_then(|row| row.reason.as_ref()).is_some_and(|(code, _)| code == "not_a_component")
+    };
+    scene.until("other", "it is set aside for itself", is_bad).await;
+    scene.plugins.calls();
+    scene.apply(trust_changed(without, 3)).await;
+    scene.keys.recall(&*scene.store).await.unwrap();
+    scene.news.send_modify(|news| *news += 1);
+    scene.deploy("last 1", 1).await;
+    assert_eq!(scene.set_aside("last", 1).await, "control_event_untrusted");
+    assert_eq!((scene.plugins.calls(), scene.now("board")), (vec![], runs("1")));
 }
 
 #[tokio::test]

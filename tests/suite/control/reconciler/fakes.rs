@@ -1,16 +1,14 @@
-//! Plugins and artifacts that do what their bytes say, and remember what was asked of them.
+//! Plugins that do what their bytes say, and remember what was asked of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use millrace::checkpoints::DeadLetterRow;
-use millrace::control::reconciler::Supply;
-use millrace::control::{ArtifactRef, ControlFeedError, ControlStore, Phase, Result};
+use millrace::control::{ControlStore, Phase};
 use millrace::error::BackendError;
 use millrace::event::{Position, TenantId};
 use millrace::plugins::{
@@ -61,6 +59,7 @@ struct Fake {
     traps: u64,
     always_traps: bool,
     started: bool,
+    stopped: bool,
 }
 
 impl FakePlugins {
@@ -117,6 +116,41 @@ impl FakePlugins {
         }
     }
 
+    /// Somebody else has deployed a version here.
+    pub(super) fn bring(&self, plugin: &str, version: &str, by: &str) {
+        let deployment = Deployment {
+            plugin: plugin.into(),
+            version: version.into(),
+            digest: digest_of(version.as_bytes()).trim_start_matches("sha256:").to_owned(),
+            paused: false,
+            lanes: 1,
+            from: StartFrom::Oldest,
+            deployed_at: NOW.0,
+            deployed_by: by.into(),
+            ordering_key: None,
+            proof: Proof::Loaded,
+            rollback: false,
+            settings: None,
+        };
+        let history = vec![deployment];
+        let fake = Fake { history, traps: 0, always_traps: false, started: true, stopped: false };
+        self.state().plugins.insert(plugin.into(), fake);
+    }
+
+    /// It ends by itself, without a trap.
+    pub(super) fn stop(&self, plugin: &str) {
+        if let Some(fake) = self.state().plugins.get_mut(plugin) {
+            fake.stopped = true;
+        }
+    }
+
+    /// All of it was deployed so many microseconds earlier.
+    pub(super) fn age(&self, plugin: &str, by: i64) {
+        if let Some(fake) = self.state().plugins.get_mut(plugin) {
+            fake.history.iter_mut().for_each(|deployment| deployment.deployed_at -= by);
+        }
+    }
+
     /// As a host is started again by which this plugin cannot be loaded any more.
     pub(super) fn cannot_start(&self, plugin: &str) {
         if let Some(fake) = self.state().plugins.get_mut(plugin) {
@@ -144,7 +178,8 @@ impl FakePlugins {
             fake.traps += 10;
         }
         let deployment = fake.history[0].clone();
-        let running = if fake.started { PluginState::Running } else { PluginState::Failed };
+        let works = fake.started && !fake.stopped;
+        let running = if works { PluginState::Running } else { PluginState::Failed };
         Ok(PluginStatus {
             name: plugin.into(),
             state: if deployment.paused { PluginState::Paused } else { running },
@@ -276,9 +311,10 @@ impl FakePlugins {
             traps: 0,
             always_traps: false,
             started: true,
+            stopped: false,
         });
         fake.history.insert(0, deployment);
-        (fake.started, fake.always_traps) = (true, says.contains("traps"));
+        (fake.started, fake.stopped, fake.always_traps) = (true, false, says.contains("traps"));
         drop(state);
         self.status(&name)
     }
@@ -469,105 +505,4 @@ fn rank(phase: Phase) -> usize {
     let way =
         [Phase::Absent, Phase::Fetched, Phase::Verified, Phase::Compiled, Phase::Validated, Phase::Shadow];
     way.iter().position(|step| *step == phase).unwrap_or(way.len())
-}
-
-/// Artifacts in memory, with a network that can be away.
-#[derive(Debug)]
-pub(super) struct FakeSupply {
-    state: Mutex<Supplies>,
-}
-
-#[derive(Debug)]
-struct Supplies {
-    steps: Arc<Steps>,
-    /// Also those that are not what their digest says.
-    contents: BTreeMap<String, Bytes>,
-    pins: BTreeSet<(String, String)>,
-    away: bool,
-    gets: usize,
-}
-
-impl FakeSupply {
-    pub(super) fn new() -> Arc<Self> {
-        let (contents, pins) = (BTreeMap::new(), BTreeSet::new());
-        let state = Supplies { steps: Steps::all(), contents, pins, away: false, gets: 0 };
-        Arc::new(Self { state: Mutex::new(state) })
-    }
-
-    fn state(&self) -> MutexGuard<'_, Supplies> {
-        self.state.lock().unwrap()
-    }
-
-    pub(super) fn set_steps(&self, steps: &Arc<Steps>) {
-        self.state().steps = Arc::clone(steps);
-    }
-
-    pub(super) fn put(&self, content: &[u8]) {
-        self.state().contents.insert(digest_of(content), Bytes::copy_from_slice(content));
-    }
-
-    /// What comes for a digest is something else.
-    pub(super) fn tamper(&self, digest: &str, content: &[u8]) {
-        self.state().contents.insert(digest.into(), Bytes::copy_from_slice(content));
-    }
-
-    pub(super) fn set_away(&self, away: bool) {
-        self.state().away = away;
-    }
-
-    /// How often content was asked for.
-    pub(super) fn gets(&self) -> usize {
-        self.state().gets
-    }
-
-    /// The contents that are pinned, with the name.
-    pub(super) fn pinned(&self) -> Vec<(String, String)> {
-        let state = self.state();
-        let text = |digest: &str| String::from_utf8(state.contents[digest].to_vec()).unwrap();
-        let mut pinned: Vec<_> =
-            state.pins.iter().map(|(digest, name)| (text(digest), name.clone())).collect();
-        pinned.sort();
-        pinned
-    }
-
-    async fn around<T>(&self, name: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let steps = Arc::clone(&self.state().steps);
-        steps.around(name, call).await
-    }
-}
-
-impl Supply for FakeSupply {
-    fn get<'a>(&'a self, artifact: &'a ArtifactRef) -> BoxFuture<'a, Result<Bytes>> {
-        let get = async {
-            let mut state = self.state();
-            state.gets += 1;
-            if state.away {
-                return Err(BackendError::Failed { detail: "the repository is away".into() }.into());
-            }
-            let digest = artifact.digest.clone();
-            let content = state.contents.get(&digest).cloned();
-            content.ok_or(ControlFeedError::ArtifactMissing { digest })
-        };
-        self.around("get", get).boxed()
-    }
-
-    fn pin<'a>(&'a self, digest: &'a str, name: &'a str) -> BoxFuture<'a, Result<()>> {
-        let pin = async {
-            let mut state = self.state();
-            if !state.contents.contains_key(digest) {
-                return Err(ControlFeedError::ArtifactMissing { digest: digest.into() });
-            }
-            state.pins.insert((digest.into(), name.into()));
-            Ok(())
-        };
-        self.around("pin", pin).boxed()
-    }
-
-    fn unpin<'a>(&'a self, digest: &'a str, name: &'a str) -> BoxFuture<'a, Result<()>> {
-        let unpin = async {
-            self.state().pins.remove(&(digest.into(), name.into()));
-            Ok(())
-        };
-        self.around("unpin", unpin).boxed()
-    }
 }

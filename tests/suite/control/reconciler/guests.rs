@@ -183,7 +183,8 @@ async fn m17_a_version_that_traps_in_service_goes_back_with_the_feed_offline() {
     real.publish(&[("x", "add", "1")]).await;
     real.settle("variant").await;
     let unseen = PluginSpec { shadow_events: Some(0), ..real.spec("variant", &variant(2, "traps")) };
-    real.scene.apply(about("variant", Kind::Deployed, running(unseen), 2)).await;
+    let desired = at_once(running(unseen), real.spec("variant", &variant(1, "good")), 70);
+    real.scene.apply(about("variant", Kind::Deployed, desired, 2)).await;
     real.scene.reaches("variant", 2, Phase::Active).await;
     real.scene.supply.set_away(true);
     let gets = real.scene.supply.gets();

@@ -63,7 +63,7 @@ impl Way {
         let event = match self {
             Self::First | Self::Over => scene.deployed("board 2", 2),
             Self::Bad => scene.deployed("board 2 state", 2),
-            Self::Tripped => scene.deployed("board 2 traps", 2),
+            Self::Tripped => scene.over(running(scene.spec("board 2 traps")), "board 1", 2),
             Self::Paused => about("board", Kind::Paused, paused(scene.spec("board 2")), 2),
             Self::Resumed => about("board", Kind::Resumed, running(scene.spec("board 1")), 2),
             Self::Removed => about("board", Kind::Removed, removed(), 2),

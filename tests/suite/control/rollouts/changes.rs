@@ -12,7 +12,7 @@ use millrace::control::report::{HostReport, Seen};
 use millrace::control::rollout::{Plan, Progress, Silence, effective_spec};
 use millrace::control::{ControlStore as _, Desired, EventId, Kind, RunState, UnsignedEvent};
 use millrace_tests::control_events::{
-    ISSUED, component, release_key, removed, running, spec, trust_changed, trusted,
+    ISSUED, about, component, release_key, removed, running, spec, trust_changed, trusted,
 };
 
 use super::super::code_of;
@@ -169,14 +169,26 @@ async fn a_frozen_fleet_goes_back_and_stops_but_not_on() {
     let store = MemoryControlStore::new(Arc::new(ManualClock::default()));
     let rolling = desired(two_waves(), 0, Progress::Running);
     let signed = |change: &Change| event(change).sign(&release_key()).unwrap();
+    let went_back = present(&rolling).roll_back().unwrap().desired;
+    let other_version = Some(spec(PLUGIN, "3.0.0", b"3.0.0"));
+    let paused =
+        |desired| Change { kind: Kind::Paused, desired: Desired { state: RunState::Paused, ..desired } };
+    let halted =
+        |plan, wave| Change { kind: Kind::RolloutHalted, desired: desired(plan, wave, Progress::Halted) };
     let on = [
         present(&rolling).advance().unwrap(),
         present(&rolling).deploy(&id(), deploy("3.0.0", None)).unwrap(),
         present(&plain()).configure(&id(), None, None).unwrap(),
         present(&rolling).remove().unwrap(),
         present(&present(&rolling).pause().unwrap().desired).resume().unwrap(),
-        // It could name any version.
+        // A kind says why, and not how far it goes: these name another version, another wave, other hosts or another plan.
         Change { kind: Kind::RolledBack, desired: plain() },
+        Change { kind: Kind::RolledBack, desired: Desired { stable: other_version, ..went_back.clone() } },
+        paused(present(&rolling).deploy(&id(), deploy("3.0.0", None)).unwrap().desired),
+        paused(present(&rolling).advance().unwrap().desired),
+        paused(Desired { targets: labels(&[("zone", "b")]), ..rolling.clone() }),
+        halted(two_waves(), 1),
+        halted(plan(&[wave(100, &[], 0)]), 0),
     ];
     let back = [
         present(&rolling).halt().unwrap(),
@@ -186,6 +198,8 @@ async fn a_frozen_fleet_goes_back_and_stops_but_not_on() {
     for change in on.iter().chain(&back) {
         assert!(freeze::refusal(&store, &signed(change)).await.unwrap().is_none(), "{}", change.kind);
     }
+    let stands = about(PLUGIN, Kind::Deployed, rolling.clone(), 1).sign(&release_key()).unwrap();
+    store.propose(&stands).await.unwrap();
     let freeze = Freeze { by: "ops@example.com".into(), reason: "a holiday".into(), at: ISSUED };
     freeze::set(&store, Some(&freeze)).await.unwrap();
     assert_eq!(freeze::present(&store).await.unwrap(), Some(freeze));
@@ -197,6 +211,10 @@ async fn a_frozen_fleet_goes_back_and_stops_but_not_on() {
     for change in &back {
         assert!(freeze::refusal(&store, &signed(change)).await.unwrap().is_none(), "{}", change.kind);
     }
+    // What stands is what counts: of a plugin that nobody knows of, nothing can be stopped.
+    let unknown =
+        about("watch", Kind::Paused, paused(rolling.clone()).desired, 1).sign(&release_key()).unwrap();
+    assert!(freeze::refusal(&store, &unknown).await.unwrap().is_some());
     let keys = trust_changed(trusted(), 1).sign(&millrace_tests::control_events::root_key()).unwrap();
     assert!(freeze::refusal(&store, &keys).await.unwrap().is_none());
     // What cannot be read froze it all the same.

@@ -10,7 +10,7 @@ use millrace::control::rollout::{Progress, Silence};
 use millrace::control::snapshot::{Drift, state_digest};
 use millrace::control::{
     ArtifactRepository as _, Board as _, ControlFeedError, ControlSource as _, ControlVersion, Controller,
-    ControllerOptions, FleetMark,
+    ControllerOptions, FleetMark, SnapshotRef,
 };
 use millrace_tests::control_events::{digest_of, trust};
 
@@ -138,7 +138,17 @@ async fn w15_the_mark_names_the_state_and_the_feed_is_trimmed_behind_its_snapsho
     frugal.mark().await.unwrap();
     let gone = stage.feed.poll(ControlVersion(6), 100, Duration::ZERO).await;
     assert!(matches!(gone, Err(ControlFeedError::BehindRetention { oldest: 8, .. })), "{gone:?}");
-    assert_eq!(stage.feed.poll(ControlVersion(7), 100, Duration::ZERO).await.unwrap().events.len(), 4);
+    let left = async || {
+        stage.feed.poll(ControlVersion(7), 100, Duration::ZERO).await.map(|polled| polled.events.len())
+    };
+    assert_eq!(left().await.unwrap(), 4);
+    // Nobody signs a mark: one that says more than the origin has read lets nothing go.
+    let version = ControlVersion(1_000);
+    let forged = Some(SnapshotRef { version, ..snapshot });
+    let forged = FleetMark { version, state_digest: "x".into(), snapshot: forged };
+    stage.board.set_mark(&forged).await.unwrap();
+    stage.frugal(4).mark().await.unwrap();
+    assert_eq!(left().await.unwrap(), 4);
 }
 
 #[tokio::test]
@@ -155,11 +165,11 @@ async fn an_origin_that_is_behind_leaves_the_mark_of_the_other() {
 }
 
 impl Stage {
-    /// A controller that keeps so many control versions in the feed.
-    fn frugal(&self, versions_kept: u64) -> Controller {
+    /// A controller that keeps so many events in the feed.
+    fn frugal(&self, events_kept: u64) -> Controller {
         let options = ControllerOptions {
             mark_gap: Duration::ZERO,
-            versions_kept,
+            events_kept,
             trim_every: 1,
             ..ControllerOptions::new("origin")
         };

@@ -8,6 +8,7 @@ use millrace::control::rollout::{
     Broken, Decision, Gate, Look, Plan, Progress, Sample, Silence, decide, wave_of,
 };
 use millrace::control::{Desired, Phase, RunState};
+use millrace::plugins::PluginState;
 use millrace_tests::control_events::{ISSUED, SECOND, digest_of};
 use proptest::prelude::*;
 
@@ -31,6 +32,8 @@ fn healthy() -> PluginReport {
         now: sample(1_000),
         before: Some(sample(1_000)),
         shadow: None,
+        state: None,
+        message: String::new(),
     }
 }
 
@@ -148,6 +151,36 @@ fn no_data_is_not_healthy() {
     // Even where no events are asked for.
     let unasked = Scene::of(vec![host("c", "edge", former())]).gate(|gate| gate.events_min = 0);
     unasked.waits_for("no host");
+}
+
+/// A version can end without a trap and without a dead letter, after it has handled as many events as were asked for.
+#[test]
+fn a_version_that_has_stopped_or_is_held_up_does_not_pass() {
+    let is = |state| PluginReport { state: Some(state), message: "it is over".into(), ..healthy() };
+    Scene::with(&is(PluginState::Failed)).waits_for("a has stopped it: it is over");
+    Scene::with(&is(PluginState::Blocked)).waits_for("a is held up: it is over");
+    Scene::with(&is(PluginState::Failed)).waited(10_000).breaks(Broken::Waited, "a has stopped it");
+    assert_eq!(Scene::with(&is(PluginState::Running)).decide(), Decision::Advance);
+}
+
+/// Of hosts that share a log one handles the events, and the others are ready to.
+#[test]
+fn a_wave_of_hosts_that_stand_by_is_judged_by_those_before_it() {
+    let idle = PluginReport { state: Some(PluginState::Standby), now: Sample::default(), ..healthy() };
+    let shared = |first: &PluginReport, second: &PluginReport, wave| {
+        let mut scene =
+            Scene::of(vec![host("a", "canary", first.clone()), host("c", "edge", second.clone())]);
+        scene.desired = desired(tiers(), wave, Progress::Running);
+        scene
+    };
+    assert_eq!(shared(&healthy(), &idle, 1).decide(), Decision::Complete);
+    let quiet = PluginReport { now: sample(7), ..healthy() };
+    shared(&quiet, &idle, 1).waits_for("wave 1 has handled 7 events");
+    // Whoever has the events speaks, wherever it is.
+    shared(&idle, &quiet, 1).waits_for("wave 2 has handled 7 events");
+    assert_eq!(shared(&idle, &healthy(), 1).decide(), Decision::Complete);
+    shared(&idle, &former(), 0).waits_for("every host so far stands by");
+    shared(&healthy(), &PluginReport { phase: Phase::Shadow, ..idle }, 1).waits_for("c is at `shadow`");
 }
 
 #[test]

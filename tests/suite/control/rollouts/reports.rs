@@ -5,7 +5,8 @@ use std::time::Duration;
 use millrace::control::report::{Baselines, HostReport, PluginReport, Seen};
 use millrace::control::rollout::Sample;
 use millrace::control::{ControlVersion, ObservedRow, Phase};
-use millrace::plugins::PluginStatus;
+use millrace::plugins::{Candidate, CandidateState, PluginState, PluginStatus};
+use millrace::processors::ShadowReport;
 use millrace_tests::control_events::{ISSUED, SECOND, digest_of};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -117,6 +118,47 @@ fn a_report_counts_nothing_for_a_version_that_does_not_serve() {
         (none.now, reason.code.as_str(), reason.message.len()),
         (Sample::default(), "world_unknown", 256)
     );
+}
+
+#[test]
+fn a_report_says_how_the_serving_version_is() {
+    let mut failed = status("1.0.0", 1, &[("1.0.0", 500, 1, 2)]);
+    (failed.state, failed.message) = (PluginState::Failed, "it fell".into());
+    let told = |version| {
+        let row = observed(Phase::Active, version, 0);
+        PluginReport::of(&row, Some(&failed), &mut Baselines::default(), ISSUED)
+    };
+    let said = told("1.0.0");
+    assert_eq!((said.state, said.message.as_str()), (Some(PluginState::Failed), "it fell"));
+    assert_eq!((told("2.0.0").state, told("2.0.0").message.as_str()), (None, ""));
+    let later = json!({ "revision": 3, "phase": "active", "state": "dreaming" });
+    assert_eq!(serde_json::from_value::<PluginReport>(later).unwrap().state, None);
+}
+
+#[test]
+fn a_report_tells_the_shadow_run_of_what_serves_and_of_nothing_else() {
+    let digest = |version: &str| digest_of(version.as_bytes()).trim_start_matches("sha256:").to_owned();
+    let shadow = |serving: &str, candidate: &str, state: CandidateState| {
+        let mut status = status(serving, 1, &[(serving, 500, 0, 0)]);
+        status.candidate = Some(Candidate {
+            name: format!("{PLUGIN} {candidate}"),
+            digest: digest(candidate),
+            by: "feed".into(),
+            at: 1,
+            state,
+            refusal: None,
+            report: Some(ShadowReport { events: 7, errors_new: 7, ..ShadowReport::default() }),
+        });
+        let row = observed(Phase::Active, serving, 0);
+        PluginReport::of(&row, Some(&status), &mut Baselines::default(), ISSUED).shadow
+    };
+    let own = shadow("2.0.0", "2.0.0", CandidateState::TookOver).unwrap();
+    assert_eq!((own.new.events, own.new.errors), (7, 7));
+    assert_eq!(shadow("1.0.0", "2.0.0", CandidateState::Refused), None);
+    assert_eq!(shadow("1.0.0", "2.0.0", CandidateState::InShadow), None);
+    assert_eq!(shadow("1.0.0", "2.0.0", CandidateState::TookOver), None);
+    // With another configuration it may do worse.
+    assert_eq!(shadow("2.0.0", "2.0.0", CandidateState::Refused), None);
 }
 
 #[test]

@@ -355,6 +355,8 @@ impl PlayedHost {
             now: self.now,
             before: self.before,
             shadow: None,
+            state: None,
+            message: String::new(),
         };
         report.plugins.insert(PLUGIN.into(), plugin);
         board.report(&self.name, &report.to_json().unwrap()).await.unwrap();
@@ -407,6 +409,10 @@ impl Board for PlayedBoard {
                 told.mark = Some(mark.clone());
             }
         })
+    }
+
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.with(|told| told.mark = None)
     }
 
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {

@@ -330,6 +330,10 @@ impl Board for Intruder {
         self.board.set_mark(mark)
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.board.forget_mark()
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         self.board.mark()
     }

@@ -78,6 +78,14 @@ impl FileLog {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
+    pub(super) fn forget_mark(&self) -> Result<()> {
+        let path = &self.layout.mark;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path, &error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Under the lock: between the look and the write nobody else writes one.
     pub(super) fn set_mark(&self, mark: &FleetMark) -> Result<()> {
         if self.mark()?.is_some_and(|known| known.version > mark.version) {

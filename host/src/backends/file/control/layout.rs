@@ -33,6 +33,9 @@ pub(super) struct Head {
     pub(super) newest: u64,
     /// One above `newest` when nothing is retained.
     pub(super) oldest: u64,
+    /// The feed began again at `oldest` with all that it had, so who has all up to here misses nothing of what is between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) whole_from: Option<u64>,
 }
 
 /// How the folder is laid out. It is written once.
@@ -108,7 +111,12 @@ impl Layout {
 }
 
 impl Head {
-    pub(super) const EMPTY: Self = Self { newest: 0, oldest: 1 };
+    pub(super) const EMPTY: Self = Self { newest: 0, oldest: 1, whole_from: None };
+
+    /// Who has all up to here has missed nothing.
+    pub(super) fn missed_below(&self) -> u64 {
+        self.whole_from.map_or(self.oldest - 1, |whole| whole.min(self.oldest - 1))
+    }
 
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let head: Self = serde_json::from_slice(bytes).ok()?;

@@ -13,8 +13,11 @@ use tempfile::NamedTempFile;
 
 use super::disk::{self, Disk, failed};
 use super::layout::{Broken, Head, Known, Layout, Marker};
-use crate::control::{Carried, ControlEvent, ControlFeedError, ControlVersion, EventId, Received, Result};
-use crate::limits::CONTROL_EVENT_BYTES_MAX;
+use crate::control::{
+    Carried, ControlEvent, ControlFeedError, ControlVersion, EventId, Received, Result, rules,
+};
+use crate::event::Micros;
+use crate::limits::{CONTROL_APPENDS_AT_ONCE_MAX, CONTROL_EVENT_BYTES_MAX};
 
 /// Longest of the small files that only hosts write.
 const SMALL_BYTES_MAX: usize = 16 << 10;
@@ -60,21 +63,20 @@ impl FileLog {
 
     /// The head as the names of the files tell it.
     fn found(&self) -> io::Result<Head> {
-        let mut shards: Vec<PathBuf> = numbers(&self.disk, &self.layout.events, "")?
-            .into_iter()
-            .map(|shard| self.layout.events.join(format!("{shard:012}")))
-            .collect();
-        let of = |shard: &PathBuf| numbers(&self.disk, shard, ".json");
+        let mut shards: Vec<u64> = numbers(&self.disk, &self.layout.events, "")?.into_iter().collect();
+        let of = |shard: u64| numbers(&self.disk, &self.layout.events.join(format!("{shard:012}")), ".json");
         let mut head = Head::EMPTY;
         while let Some(last) = shards.last() {
-            if let Some(newest) = of(last)?.pop_last() {
+            if let Some(newest) = of(*last)?.pop_last() {
                 head.newest = newest;
                 break;
             }
             shards.pop();
         }
-        for first in &shards {
-            if let Some(oldest) = of(first)?.pop_first() {
+        // Where the feed began again, folders are missing: what is before has other places now.
+        let gap = shards.windows(2).rposition(|pair| pair[0].saturating_add(1) < pair[1]);
+        for first in &shards[gap.map_or(0, |at| at + 1)..] {
+            if let Some(oldest) = of(*first)?.pop_first() {
                 head.oldest = oldest.max(1);
                 break;
             }
@@ -133,6 +135,49 @@ impl FileLog {
     fn is_taken(&self, version: u64) -> Result<bool> {
         let path = self.layout.event(version);
         self.disk.exists(&path).map_err(|e| failed(&path, &e))
+    }
+
+    /// The head for somebody at a place beyond it: it is written without a sync, and may say less than there is.
+    pub(super) fn head_for(&self, place: u64) -> Result<Head> {
+        let (mut head, _) = self.head()?;
+        while head.newest < place && self.is_taken(head.newest + 1)? {
+            head.newest += 1;
+        }
+        Ok(head)
+    }
+
+    /// Gives all that is there new places, above one that somebody has read and that is beyond the newest. Until the head
+    /// says so, nothing has changed for anybody.
+    pub(super) fn begin_again(&self, writing: &mut Writing, place: u64, now: Micros) -> Result<()> {
+        let former = writing.head;
+        let Some(begin) = rules::new_life(place, former.newest, now.0) else { return Ok(()) };
+        let mut head = Head { newest: begin, oldest: begin + 1, whole_from: Some(former.missed_below()) };
+        let mut entries = Vec::new();
+        writing.head = head;
+        for version in former.oldest..=former.newest {
+            entries.extend(self.entry(version)?);
+            if entries.len() == CONTROL_APPENDS_AT_ONCE_MAX || version == former.newest {
+                self.place(writing, &std::mem::take(&mut entries))?;
+            }
+        }
+        head.newest = writing.head.newest;
+        writing.head = head;
+        let path = &self.layout.head;
+        let written = json(&head).and_then(|bytes| disk::replace(&self.layout.staging, path, &bytes));
+        written.map_err(|e| failed(path, &e))
+    }
+
+    /// What is at a place, to be given another one. What cannot be read stays behind.
+    fn entry(&self, version: u64) -> Result<Option<New>> {
+        let path = self.layout.event(version);
+        match self.disk.read(&path, CONTROL_EVENT_BYTES_MAX) {
+            Ok(Some(bytes)) => {
+                let event = carried(&bytes).map(|(event, _)| New::Event(event));
+                Ok(event.or_else(|| marker(&bytes).map(New::Broken)))
+            }
+            Err(error) if !is_damage(&error) => Err(failed(&path, &error)),
+            Ok(None) | Err(_) => Ok(None),
+        }
     }
 
     /// Does what comes after an entry has its name.
@@ -225,6 +270,7 @@ impl FileLog {
         let before = writing.head.oldest;
         writing.head.oldest = before.max((first_kept * shard_events).max(1));
         if writing.head.oldest != before {
+            writing.head.whole_from = None;
             // Durable first: a head that comes back after a power cut must not promise what is gone.
             let written = json(&writing.head).and_then(|bytes| disk::replace(staging, path, &bytes));
             written.map_err(|e| failed(path, &e))?;

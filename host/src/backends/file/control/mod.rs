@@ -10,9 +10,11 @@
 //!       anything.json                                   dropped by anybody, by rename, to become an event
 //! ```
 //!
-//! Promises: an event that is acknowledged outlives a power cut; the control versions have no holes and none is given twice,
-//! whoever writes; a poll costs the same whatever lies before its cursor. The lock binds those who write here with this code;
-//! who drops a file needs none. Deliberately absent: watching the folder, which does not work on every file system.
+//! Promises: an event that is acknowledged outlives a power cut; no control version is given twice, whoever writes, and there
+//! are no holes between them, unless somebody has read further than the folder goes: then it is an older copy, or was
+//! emptied, and all that it has gets new versions above that. A poll costs the same whatever lies before its cursor. The lock
+//! binds those who write here with this code; who drops a file needs none. Deliberately absent: watching the folder, which
+//! does not work on every file system.
 
 mod board;
 pub(super) mod disk;
@@ -24,7 +26,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -34,7 +36,7 @@ use tokio::time::Instant;
 pub use disk::FileWork;
 
 use disk::{Disk, failed};
-use layout::{Format, Layout};
+use layout::{Format, Head, Layout};
 use log::{FileLog, New, Writing, json};
 
 use crate::backends::group_append::{self, Appends, WritesTogether};
@@ -78,6 +80,8 @@ struct Inner {
     appends: Appends,
     /// Drops could not be settled here; it was said once.
     unsettled: AtomicBool,
+    /// The newest version that this process knows to have been there.
+    seen: AtomicU64,
 }
 
 impl FileFeedOptions {
@@ -154,7 +158,8 @@ impl FileFeed {
         }
         let layout = Layout::new(&options.dir, format.shard_events);
         let log = FileLog { layout, disk };
-        let inner = Inner { log, options, appends: Appends::default(), unsettled: AtomicBool::new(false) };
+        let (appends, unsettled, seen) = (Appends::default(), AtomicBool::new(false), AtomicU64::new(0));
+        let inner = Inner { log, options, appends, unsettled, seen };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -225,16 +230,56 @@ impl Inner {
         }
     }
 
+    /// For who is beyond the newest: the head, unless it only said less than there is. The folder is an older copy then, or
+    /// was emptied, and begins again.
+    fn begin_again(&self, after: u64) -> Result<Head> {
+        let head = self.log.head_for(after)?;
+        if after <= head.newest {
+            return Ok(head);
+        }
+        let begin = || -> Result<()> {
+            let layout = &self.log.layout;
+            match disk::lock(&layout.lock, Duration::ZERO).map_err(|e| failed(&layout.lock, &e))? {
+                Some(lock) => {
+                    self.log.begin_again(&mut self.log.begin(lock)?, after, self.options.clock.now())
+                }
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = begin() {
+            tracing::warn!(
+                error.kind = error.code(),
+                error.blame = error.blame().as_str(),
+                %error,
+                "the folder of the control feed has lost its end, and this host cannot let it begin again"
+            );
+        }
+        let head = self.log.head_for(after)?;
+        if after < head.oldest || after > head.newest {
+            return Err(ControlFeedError::BehindRetention { asked: after, oldest: head.oldest });
+        }
+        Ok(head)
+    }
+
     fn look(&self, after: u64, limit: usize) -> Result<Polled> {
         self.settle();
-        let head = retained(self.log.head()?.0, after)?;
+        let mut head = self.log.head()?.0;
+        if after > head.newest {
+            head = self.begin_again(after)?;
+        }
+        retained(head, after)?;
         let (mut events, mut bytes) = (Vec::new(), 0);
-        for version in after.saturating_add(1)..=head.newest {
+        for version in after.saturating_add(1).max(head.oldest)..=head.newest {
             let (received, read) = match self.log.received(version)? {
                 Some(received) => received,
                 None => {
                     // Unless it was trimmed just now.
-                    retained(self.log.head()?.0, version - 1)?;
+                    let now = self.log.head()?.0;
+                    retained(now, version - 1)?;
+                    if now.oldest > version {
+                        // It has another place now.
+                        return self.look(after, limit);
+                    }
                     let name = format!("{version:020}.json");
                     let version = ControlVersion(version);
                     (Received::missing(version, name, "its file is missing"), 0)
@@ -251,11 +296,11 @@ impl Inner {
     }
 }
 
-fn retained(head: layout::Head, after: u64) -> Result<layout::Head> {
-    if after.saturating_add(1) < head.oldest {
+fn retained(head: Head, after: u64) -> Result<()> {
+    if after < head.missed_below() {
         return Err(ControlFeedError::BehindRetention { asked: after, oldest: head.oldest });
     }
-    Ok(head)
+    Ok(())
 }
 
 impl WritesTogether for Inner {
@@ -265,6 +310,8 @@ impl WritesTogether for Inner {
 
     fn write(&self, events: &[ControlEvent]) -> Result<Vec<Result<ControlVersion>>> {
         let mut writing = self.begin()?;
+        let seen = self.seen.load(Ordering::SeqCst);
+        self.log.begin_again(&mut writing, seen, self.options.clock.now())?;
         // What was dropped before comes before.
         if self.log.has_drops().map_err(|e| failed(&self.log.layout.root, &e))? {
             self.tell(self.log.settle(&mut writing));
@@ -341,6 +388,10 @@ impl ControlSink for FileFeed {
         group_append::append(&self.inner, event)
     }
 
+    fn saw(&self, version: ControlVersion) {
+        self.inner.seen.fetch_max(version.0, Ordering::SeqCst);
+    }
+
     fn trim(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
         self.off(move |inner| inner.log.trim(&mut inner.begin()?, through.0))
     }
@@ -366,6 +417,13 @@ impl Board for FileFeed {
         self.off(move |inner| {
             let _lock = locked(&inner.log.layout, inner.options.lock_wait)?;
             inner.log.set_mark(&mark)
+        })
+    }
+
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        self.off(|inner| {
+            let _lock = locked(&inner.log.layout, inner.options.lock_wait)?;
+            inner.log.forget_mark()
         })
     }
 

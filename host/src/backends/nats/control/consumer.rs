@@ -86,6 +86,8 @@ const LOOKING: &str = "looking at the consumer";
 impl NatsControl {
     pub(super) async fn read(&self, after: u64, limit: usize, wait: Duration) -> Result<Polled> {
         let end = Instant::now() + wait;
+        // The sink of this host goes on above that, whatever the stream has.
+        self.learn(after);
         let mut slot = self.consumer.lock().await;
         let mut tries = 0;
         loop {
@@ -154,7 +156,7 @@ impl NatsControl {
         // Between the look at the stream and the reading some may have been removed.
         let info = if hole { self.stream_at(linked, after).await?.unwrap_or(info) } else { info };
         let newest = events.iter().map(|event| event.version().0).max().unwrap_or(0).max(info.newest());
-        self.saw(newest);
+        self.shows(newest);
         Ok(Polled { events, oldest: ControlVersion(info.oldest()), newest: ControlVersion(newest) })
     }
 

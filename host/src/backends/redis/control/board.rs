@@ -10,11 +10,11 @@ use super::{RedisControl, odd};
 use crate::backends::redis::faults::backend;
 use crate::backends::redis::scripts::{CONTROL_BOARD, list, number, text};
 use crate::control::{Board, FleetMark, Result, check_report};
-use crate::error::{BackendError, RemoteFault};
+use crate::error::BackendError;
 use crate::limits::CONTROL_HOSTS_MAX;
 
 impl RedisControl {
-    async fn ask(&self, command: &redis::Cmd) -> std::result::Result<Value, BackendError> {
+    pub(super) async fn ask(&self, command: &redis::Cmd) -> std::result::Result<Value, BackendError> {
         let mut linked = self.link.shared().await?;
         let answer = command.query_async(&mut linked.connection).await;
         let answer = answer.map_err(|error| backend("at the board of the control feed", &error));
@@ -90,18 +90,21 @@ impl Board for RedisControl {
         .boxed()
     }
 
+    fn forget_mark(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            self.ask(redis::cmd("DEL").arg(self.key("mark"))).await?;
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn mark(&self) -> BoxFuture<'_, Result<Option<FleetMark>>> {
         async move {
             let answer = self.ask(redis::cmd("HGET").arg(self.key("mark")).arg("mark")).await?;
             if answer == Value::Nil {
                 return Ok(None);
             }
-            let json = text(&answer).ok_or_else(odd)?;
-            let unread = |error: serde_json::Error| {
-                let detail = format_args!("the mark of the control feed cannot be read: {error}");
-                super::remote(RemoteFault::Unsupported, detail)
-            };
-            Ok(Some(serde_json::from_str(json).map_err(unread)?))
+            Ok(text(&answer).and_then(|json| serde_json::from_str(json).ok()))
         }
         .boxed()
     }

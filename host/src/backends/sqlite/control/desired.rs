@@ -85,7 +85,17 @@ impl Work<'_> {
         let known = self.standing("desired", &entity)?;
         let turn = rules::turn(known.as_ref(), &row);
         if let (Turn::Loses, Some(winner)) = (turn, &known) {
-            return self.put_aside(&rules::conflict(&entity, &row, winner, self.now), None);
+            let outcome = self.put_aside(&rules::conflict(&entity, &row, winner, self.now), None)?;
+            self.counts_nowhere(&row, &entity)?;
+            return Ok(outcome);
+        }
+        if let (Turn::Replaces, Some(base), Some(known)) =
+            (turn, rules::other_base(known.as_ref(), event), &known)
+            && (known.revision == event.unsigned().base_revision || self.came_second(base)?)
+        {
+            let outcome = self.put_aside(&rules::astray(&entity, &row, base, known, self.now), None)?;
+            self.counts_nowhere(&row, &entity)?;
+            return Ok(outcome);
         }
         self.mark_applied(&row)?;
         if matches!(turn, Turn::ChangesNothing | Turn::Loses) {
@@ -93,10 +103,17 @@ impl Work<'_> {
         }
         if let (Turn::Ousts, Some(loser)) = (turn, &known) {
             self.put_aside(&rules::conflict(&entity, loser, &row, self.now), None)?;
+            self.counts_nowhere(loser, &entity)?;
             *ousted = Some(super::rows::event_id(loser.event_id.clone())?);
         }
         self.put("desired", &entity, &row, &event.to_json())?;
         Ok(AppliedOutcome::Changed)
+    }
+
+    fn came_second(&self, event: &EventId) -> Done<bool> {
+        let mut found =
+            self.db.prepare_cached("SELECT 1 FROM quarantine WHERE name = ?1 AND code = ?2 LIMIT 1")?;
+        Ok(found.exists((event.as_str(), rules::CONFLICT))?)
     }
 
     fn put_aside(&self, aside: &Quarantined, event: Option<&ControlEvent>) -> Done<AppliedOutcome> {
@@ -106,6 +123,11 @@ impl Work<'_> {
         {
             self.seen_again(event.id(), aside.version)?;
             return Ok(AppliedOutcome::Repeated);
+        }
+        if let Some(event) = event {
+            let row = standing(aside.version, event);
+            self.arrived(&row)?;
+            self.counts_nowhere(&row, &event.entity())?;
         }
         let Quarantined { version, name, code, reason, at } = aside;
         self.db
@@ -135,6 +157,7 @@ impl Work<'_> {
                 (Turn::ChangesNothing, _) => continue,
                 (Turn::Ousts | Turn::Loses, Some(loser)) => {
                     self.put_aside(&rules::conflict(&entity, &loser, &row, self.now), None)?;
+                    self.counts_nowhere(&loser, &entity)?;
                 }
                 _ => {}
             }
@@ -159,6 +182,15 @@ impl Work<'_> {
             })
         })?;
         Ok(found.collect::<rusqlite::Result<_>>()?)
+    }
+
+    pub(super) fn applied_beyond(&self, younger: u64) -> Done<ControlVersion> {
+        let found = self
+            .db
+            .prepare_cached("SELECT version FROM applied_events ORDER BY version DESC LIMIT 1 OFFSET ?1")?
+            .query_row([signed(younger)], |row| version(row, 0))
+            .optional()?;
+        Ok(found.unwrap_or_default())
     }
 
     pub(super) fn forget_applied(&self, through: ControlVersion) -> Done<u64> {

@@ -219,6 +219,10 @@ impl ControlStore for SqliteControlStore {
         self.run(move |work| work.quarantined(limit))
     }
 
+    fn applied_beyond(&self, younger: u64) -> BoxFuture<'_, Result<ControlVersion>> {
+        self.run(move |work| work.applied_beyond(younger))
+    }
+
     fn forget_applied(&self, through: ControlVersion) -> BoxFuture<'_, Result<u64>> {
         self.run(move |work| work.forget_applied(through))
     }

@@ -1,10 +1,12 @@
 //! Events on their way into the feed: claims and what became of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rusqlite::OptionalExtension as _;
+use tracing::error;
 
-use super::rows::{event, event_id};
+use super::rows::{event_id, stored};
 use super::{Done, Work};
 use crate::backends::sqlite::database::{signed, unsigned};
 use crate::control::rules::{Turns, Waiting, micros};
@@ -46,15 +48,40 @@ impl Work<'_> {
             .query_row([], |row| row.get(0))?;
         let until = self.now.saturating_add(micros(lease.min(CONTROL_PUBLISH_LEASE_MAX)));
         let mut statement = self.db.prepare_cached(
-            "UPDATE outbox SET claim = ?2, claimed_until = ?3 WHERE seq = ?1 RETURNING event, attempts",
+            "UPDATE outbox SET claim = ?2, claimed_until = ?3 WHERE seq = ?1 RETURNING event, attempts, entity",
         )?;
-        let mut claimed = Vec::new();
+        let (mut claimed, mut dead) = (Vec::new(), BTreeSet::new());
         for seq in due {
-            let (json, attempts): (String, u32) =
-                statement.query_row((seq, claim, until), |row| Ok((row.get(0)?, row.get(1)?)))?;
-            claimed.push(Claimed { event: event(&json)?, attempts, claim: unsigned(claim) });
+            let (stored, attempts, entity): (_, u32, String) = statement
+                .query_row((seq, claim, until), |row| {
+                    Ok((stored(row.get_ref(0)?), row.get(1)?, row.get(2)?))
+                })?;
+            match stored {
+                // It is behind one that waits for somebody.
+                _ if dead.contains(&entity) => self.give_back(seq)?,
+                Ok(event) => claimed.push(Claimed { event, attempts, claim: unsigned(claim) }),
+                Err(reason) => {
+                    error!(
+                        error.kind = "control_event_unreadable",
+                        error.blame = "host",
+                        entity,
+                        reason,
+                        "a control event that waits for the feed cannot be read by this version; its entity waits"
+                    );
+                    self.give_back(seq)?;
+                    self.refused((seq, entity.clone()), claim, &reason, None)?;
+                    dead.insert(entity);
+                }
+            }
         }
         Ok(claimed)
+    }
+
+    fn give_back(&self, seq: i64) -> Done<()> {
+        self.db
+            .prepare_cached("UPDATE outbox SET claim = 0, claimed_until = 0 WHERE seq = ?1")?
+            .execute([seq])?;
+        Ok(())
     }
 
     pub(super) fn settle(&self, settlement: &Settlement) -> Done<()> {

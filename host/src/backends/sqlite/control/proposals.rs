@@ -30,8 +30,11 @@ impl Work<'_> {
             None => {}
         }
         let (desired, proposed) = (self.standing("desired", &entity)?, self.standing("proposed", &entity)?);
-        let found = desired.into_iter().chain(proposed).map(|row| row.revision).max().unwrap_or(0);
-        rules::check_proposal(event, found).map_err(Stop::Refused)?;
+        // Of one revision, what is in the feed stands.
+        let ahead =
+            |proposed: &Standing| desired.as_ref().is_none_or(|desired| desired.revision < proposed.revision);
+        let stands = proposed.as_ref().filter(|proposed| ahead(proposed)).or(desired.as_ref());
+        rules::check_proposal(event, stands).map_err(Stop::Refused)?;
         let waiting: i64 =
             self.db.prepare_cached("SELECT count(*) FROM outbox")?.query_row([], |row| row.get(0))?;
         if unsigned(waiting) >= events_max {
@@ -107,6 +110,31 @@ impl Work<'_> {
         if before < row.revision {
             self.put("carried", &entity, row, &json)?;
         }
+        Ok(())
+    }
+
+    /// An event that is in the feed, and may be this host's, was set aside.
+    pub(super) fn counts_nowhere(&self, row: &Standing, entity: &str) -> Done<()> {
+        if self
+            .told(&super::rows::event_id(row.event_id.clone())?)?
+            .is_none_or(|told| told.digest != row.digest)
+        {
+            return Ok(());
+        }
+        let mut stood = 0;
+        for table in ["carried", "proposed"] {
+            let sql = format!("DELETE FROM {table} WHERE entity = ?1 AND event_id = ?2");
+            stood += self.db.prepare_cached(&sql)?.execute((entity, &row.event_id))?;
+        }
+        if stood == 0 {
+            // It is known: what waits now was made since.
+            return Ok(());
+        }
+        self.db
+            .prepare_cached(
+                "UPDATE outbox SET dead = 1, error = ?2, tried_at = ?3, claim = 0, claimed_until = 0 WHERE entity = ?1",
+            )?
+            .execute((entity, rules::made_on(&row.event_id), self.now))?;
         Ok(())
     }
 

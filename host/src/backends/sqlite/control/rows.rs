@@ -1,13 +1,14 @@
 //! Control events as rows, and back.
 
+use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension as _, Row};
+use tracing::error;
 
 use super::{Done, Work};
 use crate::backends::sqlite::committer::Stop;
 use crate::backends::sqlite::database::{signed, unsigned};
 use crate::control::rules::Standing;
 use crate::control::{ControlEvent, ControlVersion, DesiredRow, EventId};
-use crate::error::BackendError;
 
 pub(super) fn standing(version: ControlVersion, event: &ControlEvent) -> Standing {
     Standing {
@@ -18,11 +19,11 @@ pub(super) fn standing(version: ControlVersion, event: &ControlEvent) -> Standin
     }
 }
 
-/// A stored event. It was read as one before it was stored, so it only fails under a version that knows less.
-pub(super) fn event(json: &str) -> Done<ControlEvent> {
-    let failed =
-        |error| BackendError::Failed { detail: format!("a stored control event cannot be read: {error}") };
-    ControlEvent::parse(json).map_err(|error| Stop::Refused(failed(error).into()))
+/// A stored event, or why it is none. It was read as one before it was stored, so it only fails under a version that knows
+/// less, or when the file is damaged.
+pub(super) fn stored(value: ValueRef<'_>) -> std::result::Result<ControlEvent, String> {
+    let json = value.as_str().map_err(|error| error.to_string())?;
+    ControlEvent::parse(json).map_err(|error| error.to_string())
 }
 
 pub(super) fn event_id(id: String) -> Done<EventId> {
@@ -63,19 +64,27 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// In the order of entities.
+    /// In the order of entities. One that this version cannot read is left out, and keeps no other one from being answered:
+    /// what serves goes on, and nothing follows a change that nobody here understands.
     pub(super) fn all(&self, table: &str) -> Done<Vec<DesiredRow>> {
         let sql = format!("SELECT entity, revision, version, event FROM {table} ORDER BY entity");
         let mut statement = self.db.prepare_cached(&sql)?;
         let mut rows = statement.query([])?;
         let mut all = Vec::new();
         while let Some(row) = rows.next()? {
-            all.push(DesiredRow {
-                entity: row.get(0)?,
-                revision: unsigned(row.get(1)?),
-                version: version(row, 2)?,
-                event: event(row.get_ref(3)?.as_str().map_err(rusqlite::Error::from)?)?,
-            });
+            let (entity, revision): (String, u64) = (row.get(0)?, unsigned(row.get(1)?));
+            match stored(row.get_ref(3)?) {
+                Ok(event) => all.push(DesiredRow { entity, revision, version: version(row, 2)?, event }),
+                Err(reason) => error!(
+                    error.kind = "control_event_unreadable",
+                    error.blame = "host",
+                    entity,
+                    revision,
+                    table,
+                    reason,
+                    "a stored control event cannot be read by this version; its entity stays as it runs"
+                ),
+            }
         }
         Ok(all)
     }
