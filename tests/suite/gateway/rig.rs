@@ -73,7 +73,7 @@ impl Rig {
         limits: ChannelLimits,
         change: impl FnOnce(&mut GatewayOptions),
     ) -> Self {
-        let metrics = Arc::new(|| "millrace_test 1\n".into());
+        let metrics = Arc::new(|| "millrace_test 1\n".to_owned());
         Self::custom(change, |_| {}, None, metrics, limits, None).await
     }
 
