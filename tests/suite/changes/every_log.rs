@@ -30,3 +30,15 @@ millrace_tests::on_every_log! {
     slow::c43_a_raw_follower_that_overflowed_goes_on_at_its_mark_without_a_hole,
     hub::sn26_a_live_follower_of_what_is_allowed_gets_nothing_of_what_is_denied,
 }
+
+mod capped {
+    use crate::changes::caps;
+
+    millrace_tests::on_every_log! {
+        millrace_tests::every_log::Bounds {
+            change_stream_events_max: Some(crate::changes::caps::CAP),
+            ..Default::default()
+        };
+        caps::c13_change_streams_have_their_newest_entries_and_say_where_they_begin
+    }
+}
