@@ -40,53 +40,38 @@ on_every_level! {
 }
 
 /// What takes a server of its own, and does something to it.
-macro_rules! on_server {
-    ($module:ident, $engine:ident) => {
-        mod $module {
-            use std::time::{Duration, Instant};
+mod servers {
+    use super::{levels, over_http};
 
-            use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
-
-            use super::{levels, rows};
-
-            #[tokio::test]
-            async fn sn24_an_emptied_killed_or_paused_server_changes_no_answer() {
-                levels::sn24_an_emptied_killed_or_paused_server_changes_no_answer(Engine::$engine).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes() {
-                let server = RedisServer::start(Engine::$engine, Keeps::Nothing, &[]);
-                let asked =
-                    rows::c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes(
-                        server.url(),
-                    );
-                let host = asked.await.unwrap();
-                let begin = Instant::now();
-                while server.number(&["DBSIZE"]) == 0 {
-                    assert!(begin.elapsed().as_secs() < 60, "the level is never asked");
-                    // What is not there is in no first level.
-                    host.client.get("/v1/tables/counters/absent").await.unwrap();
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
-        }
-    };
+    millrace_tests::on_each_server! {
+        levels::sn24_an_emptied_killed_or_paused_server_changes_no_answer,
+        over_http::c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes,
+    }
 }
 
-on_server!(redis_server, Redis);
-on_server!(valkey_server, Valkey);
+mod over_http {
+    use std::time::{Duration, Instant};
 
-mod nowhere {
-    use millrace_tests::redis_server::free_port;
+    use millrace_tests::redis_server::{Engine, Keeps, RedisServer, free_port};
 
-    use super::rows;
+    use super::rows::a_row_over_http;
+
+    pub(super) async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes(
+        engine: Engine,
+    ) {
+        let server = RedisServer::start(engine, Keeps::Nothing, &[]);
+        let host = a_row_over_http(server.url()).await.unwrap();
+        let begin = Instant::now();
+        while server.number(&["DBSIZE"]) == 0 {
+            assert!(begin.elapsed().as_secs() < 60, "the level is never asked");
+            // What is not there is in no first level.
+            host.client.get("/v1/tables/counters/absent").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes() {
-        let address = format!("redis://127.0.0.1:{}", free_port());
-        let asked =
-            rows::c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes(address);
-        asked.await.unwrap();
+    async fn c77_a_row_over_http_is_the_same_where_the_second_level_is_not_there() {
+        a_row_over_http(format!("redis://127.0.0.1:{}", free_port())).await.unwrap();
     }
 }

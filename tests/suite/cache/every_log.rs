@@ -18,33 +18,28 @@ mod sqlite_host {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() {
-        tail::sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone().await.unwrap();
+        tail::a_scope_over_http().await.unwrap();
     }
 }
 
 /// What there is about connections, and about hosts that share a log.
-macro_rules! on_server {
-    ($module:ident, $engine:ident) => {
-        mod $module {
-            use millrace_tests::redis_server::Engine;
+mod servers {
+    use super::{hosts, tail};
 
-            use super::tail;
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host() {
-                let asked = tail::sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host(
-                    Engine::$engine,
-                );
-                asked.await.unwrap();
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server() {
-                tail::sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server(Engine::$engine).await;
-            }
-        }
-    };
+    millrace_tests::on_each_server! {
+        hosts::sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host,
+        tail::sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server,
+    }
 }
 
-on_server!(redis_hosts, Redis);
-on_server!(valkey_hosts, Valkey);
+mod hosts {
+    use millrace_tests::redis_server::Engine;
+
+    use super::tail::a_scope_through_the_outbox;
+
+    pub(super) async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host(
+        engine: Engine,
+    ) {
+        a_scope_through_the_outbox(engine).await.unwrap();
+    }
+}

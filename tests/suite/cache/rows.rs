@@ -292,10 +292,9 @@ fn event(agg_id: &str, version: u64) -> String {
         .to_string()
 }
 
-/// Over a second level at an address, whether it is there or not.
-pub(super) async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes(
-    address: String,
-) -> Result<Embedded> {
+/// A row follows every publish and is not sent again while nothing changes, over a second level at an address, whether it
+/// is there or not.
+pub(super) async fn a_row_over_http(address: String) -> Result<Embedded> {
     let host = Embedded::start_with(|config| config.cache.redis = Some(address)).await?;
     host.client.deploy("counter").await?;
     let key = "a%20b/c%2Fd";

@@ -123,7 +123,7 @@ pub(super) async fn sn14_a_scope_reaches_every_reader_of_a_log_and_evicts_its_ow
     }
 }
 
-pub(super) async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() -> Result<()> {
+pub(super) async fn a_scope_over_http() -> Result<()> {
     let host = Embedded::start_with(|config| config.groups.groups_max = 10).await?;
     let cache = host.host().cache();
     let rows = orders(cache);
@@ -153,9 +153,7 @@ pub(super) async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_
 
 /// What a plugin emits is in the scope of what it was made from: through the outbox of the host that runs the plugin, over
 /// the log that hosts share, to readers, a projection and the copies of another host.
-pub(super) async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host(
-    engine: Engine,
-) -> Result<()> {
+pub(super) async fn a_scope_through_the_outbox(engine: Engine) -> Result<()> {
     let server = RedisServer::durable(engine);
     let start = async || {
         let host = Embedded::start_with(|config| config.serve.log = Some(LogAddress(server.url()))).await?;
