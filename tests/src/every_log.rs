@@ -80,7 +80,7 @@ macro_rules! on_log {
                 #[tokio::test]
                 async fn $case() {
                     let (log, _keep) = $crate::every_log::$backend($bounds).await;
-                    super::$from::$case(log).await;
+                    Box::pin(super::$from::$case(log)).await;
                 }
             )+
         }

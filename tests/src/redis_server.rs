@@ -409,7 +409,7 @@ macro_rules! on_server {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
-                    super::$from::$case($crate::redis_server::Engine::$engine).await;
+                    Box::pin(super::$from::$case($crate::redis_server::Engine::$engine)).await;
                 }
             )+
         }

@@ -109,7 +109,7 @@ async fn fed_by(server: &Server) -> Result<Embedded> {
     mirror(|config| config.serve.log = log).await
 }
 
-async fn sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back(server: Server) -> Result<()> {
+async fn late_upserts(server: Server) -> Result<()> {
     let host = fed_by(&server).await?;
     let client = &host.client;
     for (version, kind, n) in [
@@ -140,7 +140,7 @@ async fn sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back(server: Serv
     Ok(())
 }
 
-async fn sn23_integers_beyond_2_to_the_53_reach_a_projection_with_every_digit(server: Server) -> Result<()> {
+async fn large_integers(server: Server) -> Result<()> {
     let host = fed_by(&server).await?;
     let client = &host.client;
     let payload =
@@ -167,16 +167,12 @@ macro_rules! fed_by {
         mod $backend {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back() {
-                super::sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back(super::$server())
-                    .await
-                    .unwrap();
+                Box::pin(super::late_upserts(super::$server())).await.unwrap();
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sn23_integers_beyond_2_to_the_53_reach_a_projection_with_every_digit() {
-                super::sn23_integers_beyond_2_to_the_53_reach_a_projection_with_every_digit(super::$server())
-                    .await
-                    .unwrap();
+                Box::pin(super::large_integers(super::$server())).await.unwrap();
             }
         }
     };

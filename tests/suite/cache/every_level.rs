@@ -9,7 +9,7 @@ macro_rules! on_level {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $case() {
                     let (level, _keep) = crate::cache::$setup().await;
-                    super::$from::$case(level).await;
+                    Box::pin(super::$from::$case(level)).await;
                 }
             )+
         }
@@ -60,7 +60,7 @@ mod over_http {
         engine: Engine,
     ) {
         let server = RedisServer::start(engine, Keeps::Nothing, &[]);
-        let host = a_row_over_http(server.url()).await.unwrap();
+        let host = Box::pin(a_row_over_http(server.url())).await.unwrap();
         let begin = Instant::now();
         while server.number(&["DBSIZE"]) == 0 {
             assert!(begin.elapsed().as_secs() < 60, "the level is never asked");
@@ -72,6 +72,7 @@ mod over_http {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn c77_a_row_over_http_is_the_same_where_the_second_level_is_not_there() {
-        a_row_over_http(format!("redis://127.0.0.1:{}", free_port())).await.unwrap();
+        let nowhere = format!("redis://127.0.0.1:{}", free_port());
+        Box::pin(a_row_over_http(nowhere)).await.unwrap();
     }
 }

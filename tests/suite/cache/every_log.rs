@@ -18,7 +18,7 @@ mod sqlite_host {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() {
-        tail::a_scope_over_http().await.unwrap();
+        Box::pin(tail::a_scope_over_http()).await.unwrap();
     }
 }
 
@@ -40,6 +40,6 @@ mod hosts {
     pub(super) async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host(
         engine: Engine,
     ) {
-        a_scope_through_the_outbox(engine).await.unwrap();
+        Box::pin(a_scope_through_the_outbox(engine)).await.unwrap();
     }
 }
