@@ -1,11 +1,14 @@
 //! Change streams that keep so many entries each. What is given a log runs on every one, with [`CAP`].
 
+use millrace::config::LogAddress;
 use millrace::event::{EventBatch, Position};
 use millrace::streams::PageLimit;
 use millrace_tests::conformance::change_streams::{asset_scopes, change, cut_to, stream};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::ALL;
+use millrace_tests::embedded::Embedded;
 use millrace_tests::every_log::Log;
+use millrace_tests::redis_server::{Engine, RedisServer};
 
 pub(super) const CAP: u64 = 100;
 
@@ -41,4 +44,24 @@ pub(super) async fn c13_change_streams_have_their_newest_entries_and_say_where_t
     assert_eq!((page.events.len(), page.truncated, page.oldest), (10, false, Position::START));
     let limit = PageLimit { events: 4_096, ..ALL };
     assert_eq!(log.read(&acme, Position::START, limit).await.unwrap().events.len(), 400);
+}
+
+/// The embedded log keeps everything unless it is told.
+pub(super) async fn c13_change_streams_of_a_host_on_a_server_have_their_newest_500(engine: Engine) {
+    let server = RedisServer::durable(engine);
+    let address = LogAddress(server.url());
+    let host = Box::pin(Embedded::start_with(|config| config.serve.log = Some(address))).await.unwrap();
+    assert!(host.host().wait_ready().await);
+    let log = host.host().log();
+    log.declare_scopes("assets", &asset_scopes()).await.unwrap();
+    for hundred in 0..10 {
+        let mut batch = EventBatch::new(tenant("acme"));
+        for version in hundred * 100 + 1..=hundred * 100 + 100 {
+            batch.extend_from(&change("asset", "A1", version, "updated", "{}"));
+        }
+        log.append(batch).await.unwrap();
+    }
+    let kept = cut_to(625, log, &stream("asset", "id", "A1")).await;
+    assert!(kept.truncated && kept.events.len() >= 500, "{}", kept.events.len());
+    host.stop().await;
 }

@@ -42,3 +42,11 @@ mod capped {
         caps::c13_change_streams_have_their_newest_entries_and_say_where_they_begin
     }
 }
+
+mod hosts {
+    use crate::changes::caps;
+
+    millrace_tests::on_each_server! {
+        caps::c13_change_streams_of_a_host_on_a_server_have_their_newest_500,
+    }
+}

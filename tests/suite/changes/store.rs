@@ -7,7 +7,7 @@ use millrace::backends::sqlite::{CommitStep, SqliteOptions, SqliteStore, StepObs
 use millrace::checkpoints::CheckpointStore;
 use millrace::config::Layers;
 use millrace::event::{Position, TenantId};
-use millrace::streams::{AggregateScopes, EventLog, PageLimit, Scope, StreamName};
+use millrace::streams::{AggregateScopes, EventLog, Scope, StreamName};
 use millrace_tests::conformance::change_streams::{asset_scopes, change, named, stream};
 use millrace_tests::conformance::checkpoints::dead_letter;
 use millrace_tests::conformance::effects::{Effects, commit, task, tenant};
