@@ -61,7 +61,7 @@ pub(super) async fn c13_change_streams_of_a_host_on_a_server_have_their_newest_5
         }
         log.append(batch).await.unwrap();
     }
-    let kept = cut_to(625, log, &stream("asset", "id", "A1")).await;
+    let kept = cut_to(625, &log, &stream("asset", "id", "A1")).await;
     assert!(kept.truncated && kept.events.len() >= 500, "{}", kept.events.len());
     host.stop().await;
 }
