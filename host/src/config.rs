@@ -199,7 +199,8 @@ pub struct StoreConfig {
     pub tombstone_age_seconds_max: u64,
     /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
     pub dead_letters_max: u64,
-    /// Entries that one change stream keeps, about; none keeps what retention keeps.
+    /// Entries that one change stream keeps, about; 0 keeps what retention keeps, and so does none, but on a shared log,
+    /// which keeps `REDIS_CHANGE_STREAM_EVENTS_MAX` then.
     pub change_stream_events_max: Option<u64>,
     /// Bounds of one task's keyed state.
     pub keyed_state_bytes_max: u64,

@@ -400,3 +400,27 @@ impl Drop for Sentinels {
         }
     }
 }
+
+/// Runs what is given an engine on one: `on_server!(valkey, Valkey; module::case, module::case)`.
+#[macro_export]
+macro_rules! on_server {
+    ($module:ident, $engine:ident; $($from:ident::$case:ident),+ $(,)?) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    Box::pin(super::$from::$case($crate::redis_server::Engine::$engine)).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Runs what is given an engine on each: `on_each_server!(module::case, module::case)`.
+#[macro_export]
+macro_rules! on_each_server {
+    ($($from:ident::$case:ident),+ $(,)?) => {
+        $crate::on_server!(redis, Redis; $($from::$case),+);
+        $crate::on_server!(valkey, Valkey; $($from::$case),+);
+    };
+}

@@ -1,4 +1,4 @@
-//! Claims about the edge: a real gateway on loopback over the embedded store.
+//! Claims about the edge: a real gateway on loopback, over the embedded store or, in `every_log`, over each log.
 
 mod auth_browsers;
 mod auth_ends;
@@ -21,6 +21,7 @@ mod channels_socket;
 mod connections;
 mod deciding;
 mod documents;
+mod every_log;
 mod fakes;
 mod issuer;
 mod live;

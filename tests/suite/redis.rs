@@ -8,6 +8,7 @@ mod changes;
 mod channels;
 mod chaos;
 mod entry_events;
+mod every_server;
 mod faults;
 mod fleet;
 mod followers;

@@ -1,7 +1,7 @@
 //! What every event log must do with change streams and with streams that have a name of their own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace::clock::SystemClock;
 use millrace::error::Classify as _;
@@ -67,6 +67,20 @@ async fn declared(log: &Log) {
 
 async fn page(log: &Log, of: &TenantId, stream: &StreamName, after: u64) -> StreamPage {
     log.read_stream(of, stream, Position(after), ALL).await.expect("the stream is read")
+}
+
+/// A stream of acme's from its beginning, once it has at most so many entries: a cap may be applied some time after the
+/// append.
+pub async fn cut_to(most: usize, log: &Log, stream: &StreamName) -> StreamPage {
+    let begin = Instant::now();
+    loop {
+        let page = page(log, &tenant("acme"), stream, 0).await;
+        if page.events.len() <= most {
+            return page;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "{stream} still has {}", page.events.len());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// The positions of a stream of acme's.

@@ -25,6 +25,7 @@ use millrace::streams::{
 };
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
 use millrace::tasks::Tasks;
+use millrace_tests::every_log::Log;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -72,25 +73,33 @@ impl Rig {
         limits: ChannelLimits,
         change: impl FnOnce(&mut GatewayOptions),
     ) -> Self {
-        Self::custom(change, |_| {}, None, Arc::new(|| "millrace_test 1\n".into()), limits).await
+        let metrics = Arc::new(|| "millrace_test 1\n".to_owned());
+        Self::custom(change, |_| {}, None, metrics, limits, None).await
+    }
+
+    /// Over another log than the store's; the rest is in the store.
+    pub(super) async fn over(log: Log, change: impl FnOnce(&mut GatewayOptions)) -> Self {
+        let no_metrics = Arc::new(String::new);
+        Self::custom(change, |_| {}, None, no_metrics, ChannelLimits::default(), Some(log)).await
     }
 
     /// With a tail that keeps the newest batch only: who is behind it reads from the store.
     pub(super) async fn with_short_tail() -> Self {
         let no_metrics = Arc::new(String::new);
-        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, ChannelLimits::default())
-            .await
+        let limits = ChannelLimits::default();
+        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, limits, None).await
     }
 
     /// Shows what was recorded on this thread. The edge of a test runs on it.
     pub(super) async fn with_metrics(handle: PrometheusHandle) -> Self {
         let render = Arc::new(move || handle.render());
-        Self::custom(|_| {}, |_| {}, None, render, ChannelLimits::default()).await
+        Self::custom(|_| {}, |_| {}, None, render, ChannelLimits::default(), None).await
     }
 
     /// With a gate before changes.
     pub(super) async fn with_gate(gate: Gate) -> Self {
-        Self::custom(|_| {}, |_| {}, Some(gate), Arc::new(String::new), ChannelLimits::default()).await
+        let no_metrics = Arc::new(String::new);
+        Self::custom(|_| {}, |_| {}, Some(gate), no_metrics, ChannelLimits::default(), None).await
     }
 
     async fn custom(
@@ -99,6 +108,7 @@ impl Rig {
         gate: Option<Gate>,
         metrics: Arc<dyn Fn() -> String + Send + Sync>,
         channels: ChannelLimits,
+        other_log: Option<Log>,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the store");
         let mut sqlite = SqliteOptions::new(directory.path());
@@ -107,7 +117,8 @@ impl Rig {
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let appends_left = AtomicUsize::new(usize::MAX);
         let looks = AtomicUsize::new(0);
-        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left, life: OnceLock::new(), looks });
+        let inner = other_log.unwrap_or_else(|| Arc::new(store.clone()));
+        let log = Arc::new(FaultyLog { inner, appends_left, life: OnceLock::new(), looks });
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
         let clock = Arc::new(ManualClock::default());
@@ -157,9 +168,9 @@ impl Rig {
         self.services.clone()
     }
 
-    /// The newest position of the store.
+    /// The newest position of the log.
     pub(super) fn store_newest(&self) -> u64 {
-        self.store.bounds().newest.0
+        self.log.bounds().newest.0
     }
 
     pub(super) fn cancel(&self) {
@@ -207,7 +218,11 @@ impl Rig {
         Client(socket.connect(self.address).await.expect("the gateway listens"))
     }
 
-    /// Appends events behind the gateway's back.
+    /// Appends events behind the gateway's back, whatever becomes of its own.
+    pub(super) async fn place(&self, batch: EventBatch) {
+        self.log.inner.append(batch).await.expect("appended");
+    }
+
     pub(super) async fn append(&self, tenant: &str, count: u64) {
         let mut batch = EventBatch::new(TenantId::new(tenant).expect("a tenant"));
         for version in 1..=count {
@@ -215,7 +230,7 @@ impl Rig {
             let event = Event { aggregate: "thing", agg_id: "one", version, event_type, ..Event::default() };
             batch.push(&event).expect("a valid event");
         }
-        self.store.append(batch).await.expect("appended");
+        self.place(batch).await;
     }
 
     /// Appends events that no socket's buffers hold.
@@ -232,7 +247,7 @@ impl Rig {
                 ..Event::default()
             };
             batch.push(&event).expect("a valid event");
-            self.store.append(batch).await.expect("appended");
+            self.place(batch).await;
         }
     }
 
@@ -461,10 +476,10 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// The store's log, with a disk that is full after some appends.
+/// A log, the store's unless a test brings its own, with a disk that is full after some appends.
 #[derive(Debug)]
 pub(super) struct FaultyLog {
-    inner: SqliteStore,
+    inner: Log,
     appends_left: AtomicUsize,
     /// The epoch of another life than the store's.
     life: OnceLock<Epoch>,
@@ -503,7 +518,7 @@ impl EventLog for FaultyLog {
         after: Position,
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
-        EventLog::read(&self.inner, tenant, after, limit)
+        self.inner.read(tenant, after, limit)
     }
 
     fn append_to(
