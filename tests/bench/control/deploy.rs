@@ -14,7 +14,7 @@ use millrace::control::changes::{Actor, Deploy, Present};
 use millrace::control::{ControlEvent, EventBody, EventId, PluginSpec};
 use millrace_tests::bench::{Better, Figure, Suite, median, percentile};
 use millrace_tests::control_events::{digest_of, pem, release_key, spec, trust};
-use millrace_tests::guests::variant;
+use millrace_tests::guests::{variant, version_of};
 use millrace_tests::host::{HostProcess, Setup};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ impl Teller {
             None => (0, None),
         };
         let id = EventId::new(ulid::Ulid::new());
-        let spec = PluginSpec { shadow_events: Some(0), ..spec(PLUGIN, "1.0.0", component) };
+        let spec = PluginSpec { shadow_events: Some(0), ..spec(PLUGIN, &version_of(component), component) };
         let change =
             Present { plugin: PLUGIN, desired }.deploy(&id, Deploy { spec, plan: None, targets: None })?;
         let by = Actor { name: "bench".into(), reason: "to see how long it takes".into() };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::deploy::build;
 use super::record::{TRIPPED, Trip, Verdict, serving};
 use super::supply::{settings, verify};
 use super::task::{Done, Task};
@@ -47,6 +48,10 @@ impl Task {
         let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
         let brought = match present {
             Some(status) => {
+                if !is_back {
+                    // Its world was looked at when it was deployed.
+                    build(spec).check(&status.deployment.version, None)?;
+                }
                 let since = self.serves_since(want, &status).await?;
                 (status, since)
             }
