@@ -9,7 +9,8 @@ use super::record::{TRIPPED, Trip, Verdict, serving};
 use super::supply::{settings, verify};
 use super::task::{Done, Task};
 use super::trouble::{Hope, Trouble};
-use super::want::{BEFORE, Want, hex};
+use super::want::{Want, hex};
+use crate::control::trust::RELEASED_BEFORE;
 use crate::control::{ArtifactRef, Phase, PluginSpec};
 use crate::plugins::{DeployOptions, Deployment, PluginSettings, PluginStatus};
 
@@ -210,7 +211,7 @@ impl Task {
     async fn former(&self, want: &Want, present: &Deployment) -> Result<Option<Deployment>, Trouble> {
         let Some(stable) = &want.desired.stable else { return Ok(None) };
         let parts = &self.shared.parts;
-        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, BEFORE) {
+        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, RELEASED_BEFORE) {
             self.report_no_way_back(want, &Trouble::from(error));
             return Ok(None);
         }
