@@ -116,6 +116,9 @@ pub struct HostChange {
     pub finally: Option<Named>,
     /// The host would notice: another version, configuration, limit or grant, or another state.
     pub at_once: bool,
+    /// Neither the change nor what stands means the host: whatever it has under that name stays as it is.
+    #[serde(default)]
+    pub left_alone: bool,
 }
 
 impl Named {
@@ -277,7 +280,8 @@ fn stopped(told: &PluginReport) -> Option<Reason> {
     Some(Reason { code: PLUGIN_FAILED.to_owned(), message })
 }
 
-/// What would change on which hosts, without doing it. Hosts that cannot be read or are gone are left out.
+/// What would change on which hosts, without doing it, and which of them are left alone. Hosts that cannot be read or are gone
+/// are left out.
 pub fn preview(
     present: Option<&Desired>,
     next: &Desired,
@@ -301,9 +305,6 @@ pub fn preview(
         };
         let named = |runs: &Option<(PluginSpec, RunState)>| runs.as_ref().map(|(spec, _)| Named::of(spec));
         let (before, after, end) = (present.and_then(runs), runs(next), runs(&finished));
-        if before.is_none() && after.is_none() && end.is_none() {
-            continue;
-        }
         let wave = next
             .rollout
             .as_ref()
@@ -316,6 +317,7 @@ pub fn preview(
             next: named(&after),
             finally: named(&end),
             at_once: before != after,
+            left_alone: before.is_none() && after.is_none() && end.is_none(),
         });
     }
     changes
