@@ -82,10 +82,12 @@ impl Real {
     fn spec(&self, plugin: &str, bytes: &[u8]) -> PluginSpec {
         self.scene.supply.put(bytes);
         let is = |name: &str| bytes == guest(name);
-        let version = match () {
-            () if is("counter_v2") => "2.0.0".into(),
-            () if is("counter_refuses") => "3.0.0".into(),
-            () => version_of(bytes),
+        let version = if is("counter_v2") {
+            "2.0.0".into()
+        } else if is("counter_refuses") {
+            "3.0.0".into()
+        } else {
+            version_of(bytes)
         };
         spec_of(plugin, &version, bytes)
     }
