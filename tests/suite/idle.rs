@@ -55,6 +55,7 @@ async fn deploy_bytes(host: &Host, component: Vec<u8>) -> PluginStatus {
     let request = DeployRequest {
         component: component.into(),
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },

@@ -261,6 +261,7 @@ fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
     DeployRequest {
         component,
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: by.into(),
         options: DeployOptions::default(),
