@@ -200,7 +200,7 @@ impl Scene {
 
     /// Stops all plugins and starts what was deployed.
     async fn restart(&mut self) {
-        assert!(self.registry.shut_down(Duration::from_secs(20)).await, "all stop in time");
+        assert!(self.registry.shut_down(Duration::from_secs(60)).await, "all stop in time");
         self.registry = Registry::new(self.parts.clone());
         self.registry.start_deployed().await.expect("what was deployed can be listed");
     }
@@ -542,7 +542,7 @@ async fn a_plugin_that_cannot_start_holds_up_no_other_and_is_mended_by_its_bytes
 async fn nothing_changes_any_more_once_the_host_stops() {
     let scene = Scene::new();
     scene.deploy("alpha 1").await.expect("it is deployed");
-    assert!(scene.registry.shut_down(Duration::from_secs(20)).await);
+    assert!(scene.registry.shut_down(Duration::from_secs(60)).await);
     assert_eq!(scene.deploy("alpha 2").await.expect_err("it is too late").code(), "store_closed");
     assert_eq!(scene.registry.pause("alpha").await.expect_err("it is too late").code(), "store_closed");
 }

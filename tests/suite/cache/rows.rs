@@ -13,7 +13,7 @@ use millrace::event::Revision;
 use millrace::tables::{Cell, ColumnType, Query, Row, TableSchema, TableStore, Value};
 use millrace_tests::conformance::effects::{Effects, column, commit, table, task};
 use millrace_tests::embedded::{Embedded, token};
-use millrace_tests::redis_server::free_port;
+use millrace_tests::ports::Port;
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -297,7 +297,8 @@ fn event(agg_id: &str, version: u64) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes() -> Result<()> {
     // The second level is not there; that changes nothing.
-    let nowhere = format!("redis://127.0.0.1:{}", free_port());
+    let port = Port::hold();
+    let nowhere = format!("redis://127.0.0.1:{}", port.number());
     let host = Embedded::start_with(|config| config.cache.redis = Some(nowhere)).await?;
     host.client.deploy("counter").await?;
     let key = "a%20b/c%2Fd";

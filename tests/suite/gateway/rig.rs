@@ -35,7 +35,7 @@ use super::fakes::{FakeLive, FakePlugins};
 
 pub(super) const NOW: &str = "2013-01-01T12:00:00Z";
 /// How long a test waits for what must happen. Reaching it is a failure.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Rig {

@@ -36,7 +36,7 @@ impl<'a> Tail<'a> {
             if self.answer.status() == 200 {
                 return;
             }
-            assert!(begun.elapsed() < SOON * 3, "{}: {}", self.stream, self.answer.status());
+            assert!(begun.elapsed() < SOON, "{}: {}", self.stream, self.answer.status());
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
@@ -44,7 +44,7 @@ impl<'a> Tail<'a> {
     /// Reads until there is this; none: until it ends.
     async fn read_until(&mut self, text: Option<&str>) {
         while text.is_none_or(|text| !self.whole().contains(text)) {
-            let chunk = tokio::time::timeout(SOON * 3, self.answer.chunk()).await;
+            let chunk = tokio::time::timeout(SOON, self.answer.chunk()).await;
             match chunk.unwrap_or_else(|_| panic!("{text:?} does not come: {}", self.seen)).unwrap() {
                 Some(chunk) => self.seen.push_str(std::str::from_utf8(&chunk).unwrap()),
                 None if text.is_none() => return,
@@ -84,7 +84,7 @@ async fn publish(client: &Client, stream: &str, version: u64) {
         if answer.status == 200 {
             return;
         }
-        assert!(begun.elapsed() < SOON * 3, "{}", answer.text());
+        assert!(begun.elapsed() < SOON, "{}", answer.text());
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
