@@ -60,7 +60,7 @@ fn event(agg_id: &str) -> EventBatch {
 async fn an_append_under_a_lease_that_somebody_else_has_by_now_is_refused() {
     let server = RedisServer::durable(Engine::Redis);
     let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
-    log.ready(Duration::from_secs(20)).await.unwrap();
+    log.ready(Duration::from_secs(60)).await.unwrap();
     let leases = leases(&server);
     let first = granted(&leases, "one").await;
     log.append_fenced(event("a"), &first.fence).await.unwrap();

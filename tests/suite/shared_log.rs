@@ -330,9 +330,9 @@ async fn consumers_and_rooms_are_shared_by_hosts_and_outlive_one_that_is_killed(
         .collect();
     one.publish(events).await.unwrap();
     let group = |host: &HostProcess| format!("{}/v1/streams/events/groups/billing", host.url);
-    call(reqwest::Method::PUT, group(&one), r#"{"lease_ms":1000}"#).await;
+    call(reqwest::Method::PUT, group(&one), r#"{"lease_ms":5000}"#).await;
     let read = async |host: &HostProcess, consumer: &str, max: u64| {
-        let body = format!(r#"{{"consumer":"{consumer}","limit":{max},"wait_ms":10000}}"#);
+        let body = format!(r#"{{"consumer":"{consumer}","limit":{max},"wait_ms":30000}}"#);
         let answer = call(reqwest::Method::POST, group(host) + "/read", &body).await;
         let entries = answer["entries"].as_array().unwrap().clone();
         entries.iter().map(|entry| entry["event"]["agg_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

@@ -182,7 +182,7 @@ async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copie
 
 async fn redis_log(server: &RedisServer) -> Arc<RedisLog> {
     let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
-    log.ready(std::time::Duration::from_secs(20)).await.unwrap();
+    log.ready(std::time::Duration::from_secs(60)).await.unwrap();
     Arc::new(log)
 }
 

@@ -14,7 +14,7 @@ async fn on(engine: Engine) -> (Log, RedisServer) {
     let server = RedisServer::start(engine, Keeps::Nothing, &[]);
     let options = RedisOptions::new(server.url().parse().unwrap());
     let log = RedisLog::open(RedisOptions { ack: RedisAck::Memory, ..options });
-    log.ready(Duration::from_secs(20)).await.unwrap();
+    log.ready(Duration::from_secs(60)).await.unwrap();
     (Arc::new(log), server)
 }
 
