@@ -459,6 +459,10 @@ pub const CONNECTIONS_CEILING: usize = 1_000_000;
 pub const SSE_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The longest that it may be set to: a client takes three times `SSE_HEARTBEAT` of silence for a dead connection.
 pub const SSE_HEARTBEAT_CEILING: Duration = Duration::from_secs(30);
+/// How long an answer that follows events or changes stays open while its log cannot be read, such as on a server that
+/// restarts or fails over, and how often it asks again. Beyond, it ends with what stands in the way.
+pub const LOG_AWAY_MAX: Duration = Duration::from_secs(60);
+pub const LOG_AWAY_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A client that takes nothing for this long is cut off, and so is one whose system acknowledges nothing.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Live queries: bytes of a query, and of a message on a WebSocket. Beyond, it is refused, and the socket is closed.

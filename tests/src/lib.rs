@@ -23,6 +23,7 @@ pub mod meddler;
 pub mod model;
 pub mod native;
 pub mod nats_server;
+pub mod ports;
 pub mod powercut;
 pub mod race;
 pub mod redis_server;

@@ -30,6 +30,7 @@ mod live_auth;
 mod live_queries;
 mod live_slow;
 mod live_sockets;
+mod outages;
 mod presence;
 mod publishing;
 mod reading;

@@ -474,7 +474,7 @@ pub async fn a_follower_of_a_named_stream_wakes(log: Log) {
     let mut other = log.tail().follow_named(&acme, "other");
     append_one(&log, &acme, "a").await;
     log.append_to(&named("orders"), batch(&acme, &[("a", "{}")])).await.unwrap();
-    let woken = tokio::time::timeout(Duration::from_secs(10), follower.wait_after(Position(1))).await;
+    let woken = tokio::time::timeout(Duration::from_secs(60), follower.wait_after(Position(1))).await;
     assert!(woken.expect("it wakes"));
     assert_eq!((follower.newest(), other.newest()), (Position(2), Position::START));
     assert!(futures_util::FutureExt::now_or_never(other.wait_after(Position::START)).is_none());
@@ -535,7 +535,7 @@ pub async fn everything_after_a_subscribe_arrives(written: &Log, followed: &Log)
         let last = writing.join_next().await.unwrap().unwrap();
         let mut seen = follower.position();
         while seen < last {
-            let told = tokio::time::timeout(Duration::from_secs(20), follower.next()).await;
+            let told = tokio::time::timeout(Duration::from_secs(60), follower.next()).await;
             let Ok(Some(Delivery::Events(events))) = told else {
                 panic!("round {round}: {told:?} after {seen}, before {last}");
             };

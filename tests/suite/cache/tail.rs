@@ -239,7 +239,7 @@ pub(super) async fn sn17_who_is_left_behind_by_the_tail_forgets_everything_and_f
 
 async fn redis_log(server: &RedisServer) -> Arc<RedisLog> {
     let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
-    log.ready(std::time::Duration::from_secs(20)).await.unwrap();
+    log.ready(std::time::Duration::from_secs(60)).await.unwrap();
     Arc::new(log)
 }
 

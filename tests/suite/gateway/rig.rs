@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -13,7 +13,7 @@ use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::channels::{ChannelLimits, Router};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
 use millrace::clock::{ManualClock, SystemClock};
-use millrace::error::BackendError;
+use millrace::error::{BackendError, RemoteFault};
 use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::presence::PresenceLimits;
@@ -36,7 +36,7 @@ use super::fakes::{FakeLive, FakePlugins};
 
 pub(super) const NOW: &str = "2013-01-01T12:00:00Z";
 /// How long a test waits for what must happen. Reaching it is a failure.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Rig {
@@ -117,8 +117,19 @@ impl Rig {
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let appends_left = AtomicUsize::new(usize::MAX);
         let looks = AtomicUsize::new(0);
+<<<<<<< HEAD
         let inner = other_log.unwrap_or_else(|| Arc::new(store.clone()));
         let log = Arc::new(FaultyLog { inner, appends_left, life: OnceLock::new(), looks });
+=======
+        let log = Arc::new(FaultyLog {
+            inner: store.clone(),
+            appends_left,
+            life: OnceLock::new(),
+            looks,
+            fault: Mutex::default(),
+            failed_reads: AtomicUsize::new(0),
+        });
+>>>>>>> wt-flake
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
         let clock = Arc::new(ManualClock::default());
@@ -476,7 +487,11 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
     whole
 }
 
+<<<<<<< HEAD
 /// A log, the store's unless a test brings its own, with a disk that is full after some appends.
+=======
+/// The store's log, with a disk that is full after some appends, and reads that fail as those of a server do.
+>>>>>>> wt-flake
 #[derive(Debug)]
 pub(super) struct FaultyLog {
     inner: Log,
@@ -485,9 +500,26 @@ pub(super) struct FaultyLog {
     life: OnceLock<Epoch>,
     /// How often somebody asked which scopes there are, or for a stream's events.
     looks: AtomicUsize,
+    fault: Mutex<Option<RemoteFault>>,
+    failed_reads: AtomicUsize,
 }
 
 impl FaultyLog {
+    /// What reads fail with from now on, if they do.
+    pub(super) fn fail_reads(&self, fault: Option<RemoteFault>) {
+        *self.fault.lock().expect("test") = fault;
+    }
+
+    pub(super) fn failed_reads(&self) -> usize {
+        self.failed_reads.load(Ordering::SeqCst)
+    }
+
+    fn reached(&self) -> Result<(), StreamError> {
+        let Some(fault) = *self.fault.lock().expect("test") else { return Ok(()) };
+        self.failed_reads.fetch_add(1, Ordering::SeqCst);
+        Err(BackendError::Remote { fault, detail: "made so by a test".into() }.into())
+    }
+
     pub(super) fn fail_after(&self, appends: usize) {
         self.appends_left.store(appends, Ordering::SeqCst);
     }
@@ -518,7 +550,14 @@ impl EventLog for FaultyLog {
         after: Position,
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
+<<<<<<< HEAD
         self.inner.read(tenant, after, limit)
+=======
+        match self.reached() {
+            Ok(()) => EventLog::read(&self.inner, tenant, after, limit),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+>>>>>>> wt-flake
     }
 
     fn append_to(
@@ -537,7 +576,10 @@ impl EventLog for FaultyLog {
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
         self.looks.fetch_add(1, Ordering::SeqCst);
-        self.inner.read_stream(tenant, stream, after, limit)
+        match self.reached() {
+            Ok(()) => self.inner.read_stream(tenant, stream, after, limit),
+            Err(error) => ready(Err(error)).boxed(),
+        }
     }
 
     fn declare_scopes(

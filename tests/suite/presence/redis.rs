@@ -25,7 +25,7 @@ async fn join_again(host: &Arc<dyn Presence>, member: &str) {
     let join = || Join { state: None, ttl: Duration::from_secs(60) };
     let begin = Instant::now();
     while let Err(error) = host.join(&room("lobby"), &name(member), join()).await {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(60), "{error}");
     }
 }
 

@@ -307,7 +307,7 @@ async fn sn2_sn5_consumers_and_rooms_outlive_failovers() {
     groups.ensure(&id, GroupStart::Oldest, change).await.unwrap();
     let rooms = RedisPresence::open(link(), PresenceLimits::default());
     let (room, ada) = (room("lobby"), name("ada"));
-    let join = || Join { ttl: Duration::from_secs(60), state: None };
+    let join = || Join { ttl: Duration::from_secs(3_600), state: None };
     rooms.join(&room, &ada, join()).await.unwrap();
     let writers = Writers::start(servers.log(), 2, "w", 100);
     let stop = Arc::new(AtomicBool::new(false));

@@ -188,7 +188,8 @@ async fn sn2_what_a_dead_consumer_had_goes_to_one_at_another_host_in_the_order_o
     let (log, other) = (open(options(&server)).await, open(options(&server)).await);
     let (dies, lives) = (groups(&server, &log), groups(&server, &other));
     let id = group("acme", "billing");
-    dies.ensure(&id, GroupStart::Oldest, patient(300)).await.unwrap();
+    // Long enough for it to acknowledge one.
+    dies.ensure(&id, GroupStart::Oldest, patient(3_000)).await.unwrap();
     publish(&log, &many(3, 3)).await;
     let batch = dies.read(&id, read_of("dies", 10)).await.unwrap().entries;
     assert_eq!(labels(&batch), ["a1", "b1", "c1"]);
