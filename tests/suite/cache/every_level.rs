@@ -52,7 +52,8 @@ mod servers {
 mod over_http {
     use std::time::{Duration, Instant};
 
-    use millrace_tests::redis_server::{Engine, Keeps, RedisServer, free_port};
+    use millrace_tests::ports::Port;
+    use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 
     use super::rows::a_row_over_http;
 
@@ -72,7 +73,8 @@ mod over_http {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn c77_a_row_over_http_is_the_same_where_the_second_level_is_not_there() {
-        let nowhere = format!("redis://127.0.0.1:{}", free_port());
+        let port = Port::hold();
+        let nowhere = format!("redis://127.0.0.1:{}", port.number());
         Box::pin(a_row_over_http(nowhere)).await.unwrap();
     }
 }

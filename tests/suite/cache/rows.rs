@@ -13,10 +13,6 @@ use millrace::event::Revision;
 use millrace::tables::{Cell, ColumnType, Query, Row, TableSchema, TableStore, Value};
 use millrace_tests::conformance::effects::{Effects, column, commit, table, task};
 use millrace_tests::embedded::{Embedded, token};
-<<<<<<< HEAD
-=======
-use millrace_tests::ports::Port;
->>>>>>> wt-flake
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -296,19 +292,10 @@ fn event(agg_id: &str, version: u64) -> String {
         .to_string()
 }
 
-<<<<<<< HEAD
 /// A row follows every publish and is not sent again while nothing changes, over a second level at an address, whether it
 /// is there or not.
 pub(super) async fn a_row_over_http(address: String) -> Result<Embedded> {
     let host = Embedded::start_with(|config| config.cache.redis = Some(address)).await?;
-=======
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes() -> Result<()> {
-    // The second level is not there; that changes nothing.
-    let port = Port::hold();
-    let nowhere = format!("redis://127.0.0.1:{}", port.number());
-    let host = Embedded::start_with(|config| config.cache.redis = Some(nowhere)).await?;
->>>>>>> wt-flake
     host.client.deploy("counter").await?;
     let key = "a%20b/c%2Fd";
     let mut last = None;

@@ -117,19 +117,15 @@ impl Rig {
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
         let appends_left = AtomicUsize::new(usize::MAX);
         let looks = AtomicUsize::new(0);
-<<<<<<< HEAD
         let inner = other_log.unwrap_or_else(|| Arc::new(store.clone()));
-        let log = Arc::new(FaultyLog { inner, appends_left, life: OnceLock::new(), looks });
-=======
         let log = Arc::new(FaultyLog {
-            inner: store.clone(),
+            inner,
             appends_left,
             life: OnceLock::new(),
             looks,
             fault: Mutex::default(),
             failed_reads: AtomicUsize::new(0),
         });
->>>>>>> wt-flake
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
         let clock = Arc::new(ManualClock::default());
@@ -487,11 +483,8 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
     whole
 }
 
-<<<<<<< HEAD
-/// A log, the store's unless a test brings its own, with a disk that is full after some appends.
-=======
-/// The store's log, with a disk that is full after some appends, and reads that fail as those of a server do.
->>>>>>> wt-flake
+/// A log, the store's unless a test brings its own, with a disk that is full after some appends, and reads that fail as those
+/// of a server do.
 #[derive(Debug)]
 pub(super) struct FaultyLog {
     inner: Log,
@@ -550,14 +543,10 @@ impl EventLog for FaultyLog {
         after: Position,
         limit: PageLimit,
     ) -> BoxFuture<'_, Result<Page, StreamError>> {
-<<<<<<< HEAD
-        self.inner.read(tenant, after, limit)
-=======
         match self.reached() {
-            Ok(()) => EventLog::read(&self.inner, tenant, after, limit),
+            Ok(()) => self.inner.read(tenant, after, limit),
             Err(error) => ready(Err(error)).boxed(),
         }
->>>>>>> wt-flake
     }
 
     fn append_to(

@@ -45,14 +45,8 @@ fn at(port: u16) -> RedisOptions {
     RedisOptions::new(format!("redis://127.0.0.1:{port}").parse::<RedisAddress>().unwrap())
 }
 
-<<<<<<< HEAD
 pub(super) async fn c20_an_unreachable_server_is_said_and_waited_for(engine: Engine) {
-    let port = free_port();
-=======
-#[tokio::test]
-async fn c20_an_unreachable_server_is_said_and_waited_for() {
     let port = Port::hold();
->>>>>>> wt-flake
     let wait = Duration::from_millis(300);
     let log = RedisLog::open(RedisOptions { append_wait_max: wait, ..at(port.number()) });
     until("it was tried", || {
