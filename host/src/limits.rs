@@ -178,6 +178,10 @@ pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 pub const WAL_BYTES_SOFT_MAX: u64 = 32 << 20;
 /// Size of the WAL beyond which readers are waited for and the log is truncated.
 pub const WAL_BYTES_HARD_MAX: u64 = 256 << 20;
+/// What a WAL that small transactions make grow gets at once, so that not each of their syncs waits for its new length.
+pub const WAL_ROOM_BYTES: u64 = 1 << 20;
+/// Room in the WAL with which it gets the next piece. Under twice as much it gets none.
+pub const WAL_ROOM_LEFT_MIN: u64 = 128 << 10;
 
 // Processors.
 

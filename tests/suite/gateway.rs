@@ -23,6 +23,7 @@ mod deciding;
 mod documents;
 mod every_log;
 mod fakes;
+mod faulty_log;
 mod issuer;
 mod live;
 mod live_abuse;

@@ -360,7 +360,7 @@ async fn an_origin_refuses_a_build_that_no_host_would_run() {
     };
     let deploy = |spec: PluginSpec, revision| about("p", Kind::Deployed, running(spec), revision);
     let signed = |event: &UnsignedEvent| event.sign(&release_key()).unwrap();
-    let strict = with(trusting(&[expired.clone()]));
+    let strict = with(trusting(std::slice::from_ref(&expired)));
     for (spec, why) in [
         (bare("1.0.0"), "it is not signed; a build key has to"),
         (built("1.0.0", &release_key()), "is a release key"),
@@ -378,7 +378,7 @@ async fn an_origin_refuses_a_build_that_no_host_would_run() {
     let valid = TrustedKey { expires_at: None, ..expired.clone() };
     let stands = built("1.0.0", &another);
     let first = signed(&deploy(stands.clone(), 1));
-    with(trusting(&[valid.clone()])).propose(&first).await.unwrap();
+    with(trusting(std::slice::from_ref(&valid))).propose(&first).await.unwrap();
     let revoked = with(trusting(&[TrustedKey { revoked: true, ..valid }]));
     assert!(revoked.propose(&first).await.unwrap().repeated, "its answer may have been lost");
     let again = revoked.propose(&signed(&deploy(stands.clone(), 2))).await.unwrap_err();
