@@ -89,6 +89,8 @@ pub struct GatewayConfig {
     pub upload_bytes_max: u64,
     pub connections_max: usize,
     pub sse_heartbeat_ms: u64,
+    /// How long followers of events and changes wait for a log that cannot be read, such as while its server restarts.
+    pub log_away_ms_max: u64,
     /// How long conflated followers of changes wait for a later event, where they do not say.
     pub change_window_ms: u64,
     pub write_wait_ms_max: u64,
@@ -205,7 +207,8 @@ pub struct StoreConfig {
     pub tombstone_age_seconds_max: u64,
     /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
     pub dead_letters_max: u64,
-    /// Entries that one change stream keeps, about; none keeps what retention keeps.
+    /// Entries that one change stream keeps, about; 0 keeps what retention keeps, and so does none, but on a shared log,
+    /// which keeps `REDIS_CHANGE_STREAM_EVENTS_MAX` then.
     pub change_stream_events_max: Option<u64>,
     /// Bounds of one task's keyed state.
     pub keyed_state_bytes_max: u64,
@@ -306,6 +309,7 @@ impl Default for GatewayConfig {
             upload_bytes_max: limits::UPLOAD_BYTES_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat_ms: millis(limits::SSE_HEARTBEAT),
+            log_away_ms_max: millis(limits::LOG_AWAY_MAX),
             change_window_ms: millis(limits::CHANGE_WINDOW),
             write_wait_ms_max: millis(limits::WRITE_WAIT_MAX),
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,
@@ -441,6 +445,10 @@ impl GatewayConfig {
 
     pub fn sse_heartbeat(&self) -> Duration {
         Duration::from_millis(self.sse_heartbeat_ms)
+    }
+
+    pub fn log_away_max(&self) -> Duration {
+        Duration::from_millis(self.log_away_ms_max)
     }
 
     pub fn write_wait_max(&self) -> Duration {

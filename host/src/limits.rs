@@ -188,6 +188,10 @@ pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 pub const WAL_BYTES_SOFT_MAX: u64 = 32 << 20;
 /// Size of the WAL beyond which readers are waited for and the log is truncated.
 pub const WAL_BYTES_HARD_MAX: u64 = 256 << 20;
+/// What a WAL that small transactions make grow gets at once, so that not each of their syncs waits for its new length.
+pub const WAL_ROOM_BYTES: u64 = 1 << 20;
+/// Room in the WAL with which it gets the next piece. Under twice as much it gets none.
+pub const WAL_ROOM_LEFT_MIN: u64 = 128 << 10;
 
 // Processors.
 
@@ -472,6 +476,10 @@ pub const CONNECTIONS_CEILING: usize = 1_000_000;
 pub const SSE_HEARTBEAT: Duration = Duration::from_secs(15);
 /// The longest that it may be set to: a client takes three times `SSE_HEARTBEAT` of silence for a dead connection.
 pub const SSE_HEARTBEAT_CEILING: Duration = Duration::from_secs(30);
+/// How long an answer that follows events or changes stays open while its log cannot be read, such as on a server that
+/// restarts or fails over, and how often it asks again. Beyond, it ends with what stands in the way.
+pub const LOG_AWAY_MAX: Duration = Duration::from_secs(60);
+pub const LOG_AWAY_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A client that takes nothing for this long is cut off, and so is one whose system acknowledges nothing.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Live queries: bytes of a query, and of a message on a WebSocket. Beyond, it is refused, and the socket is closed.

@@ -312,6 +312,7 @@ fn request(number: usize) -> DeployRequest {
     DeployRequest {
         component: guests::resident(number).into(),
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: "bench".into(),
         options: DeployOptions::default(),

@@ -77,6 +77,7 @@ async fn deploy(plugins: &dyn PluginControl, component: Bytes) -> Result<PluginS
     let request = DeployRequest {
         component,
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: "bench".into(),
         options: DeployOptions::default(),

@@ -93,7 +93,7 @@ impl Failovers {
         let sentinels = Sentinels::watch(&primary, pause * 3);
         let options = RedisOptions { ack, ..RedisOptions::new(sentinels.url().parse().unwrap()) };
         let log = RedisLog::open(options);
-        log.ready(Duration::from_secs(20)).await.unwrap();
+        log.ready(Duration::from_secs(60)).await.unwrap();
         Self { log, primary, replica, sentinels, pause, rounds: 0 }
     }
 

@@ -80,6 +80,15 @@ pub fn variant(number: usize, nature: &str) -> Vec<u8> {
     rewritten("variant", "1.1000000.0+nature----", &version)
 }
 
+/// The version that a variant says it has; `1.0.0`, which most others say, of what is none.
+pub fn version_of(bytes: &[u8]) -> String {
+    let is_version = |text: &&[u8]| {
+        text.starts_with(b"1.1") && text[3..9].iter().all(u8::is_ascii_digit) && &text[9..12] == b".0+"
+    };
+    let found = bytes.windows("1.1000000.0+nature----".len()).find(is_version);
+    found.map_or_else(|| "1.0.0".into(), |text| String::from_utf8_lossy(text).into_owned())
+}
+
 /// A guest whose placeholder is overwritten, byte for byte.
 fn rewritten(name: &str, placeholder: &str, text: &str) -> Vec<u8> {
     let (placeholder, text) = (placeholder.as_bytes(), text.as_bytes());

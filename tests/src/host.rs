@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::ports::Port;
 use crate::workspace_binary;
 
 /// `millrace serve` on a loopback port of its own. Killed when dropped.
@@ -18,7 +19,7 @@ pub struct HostProcess {
     pub url: String,
     setup: Setup,
     data: PathBuf,
-    port: u16,
+    port: Port,
     http: reqwest::Client,
 }
 
@@ -88,9 +89,9 @@ impl HostProcess {
     }
 
     fn started(setup: Setup, data: &Path) -> Result<Self> {
-        let port = free_port()?;
-        let child = spawn(&setup, data, port)?;
-        let url = format!("http://127.0.0.1:{port}");
+        let port = Port::hold();
+        let child = spawn(&setup, data, port.number())?;
+        let url = format!("http://127.0.0.1:{}", port.number());
         let http = reqwest::Client::builder().build()?;
         Ok(Self { child, url, setup, data: data.to_owned(), port, http })
     }
@@ -98,7 +99,7 @@ impl HostProcess {
     /// `kill -9`, and a new process on the same store and port.
     pub async fn kill_and_start(&mut self) -> Result<()> {
         self.kill()?;
-        self.child = spawn(&self.setup, &self.data, self.port)?;
+        self.child = spawn(&self.setup, &self.data, self.port.number())?;
         self.wait_ready().await
     }
 
@@ -294,11 +295,6 @@ fn spawn(setup: &Setup, data: &Path, port: u16) -> Result<Child> {
         .stderr(said)
         .spawn()
         .context("the host starts")
-}
-
-/// A loopback port that is free now.
-pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The same component with another digest: a custom section at its end says so.

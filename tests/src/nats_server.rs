@@ -14,16 +14,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::redis_server::free_port;
+use crate::ports::Port;
 
 /// How long a server may take to answer. It usually takes 50 ms.
-const READY_WAIT_MAX: Duration = Duration::from_secs(20);
+const READY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A server of one test.
 #[derive(Debug)]
 pub struct NatsServer {
     folder: TempDir,
-    port: u16,
+    port: Port,
     arguments: Vec<String>,
     child: Option<Child>,
 }
@@ -37,25 +37,17 @@ impl NatsServer {
     pub fn with_arguments(more: &[&str]) -> Self {
         let arguments = more.iter().map(|&argument| argument.to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Self { folder, port: free_port(), arguments, child: None };
-        for _ in 0..5 {
-            server.spawn();
-            if server.answers() {
-                return server;
-            }
-            // Somebody else took the port in between.
-            server.kill();
-            server.port = free_port();
-        }
-        panic!("nats-server does not start: {}", server.log());
+        let mut server = Self { folder, port: Port::hold(), arguments, child: None };
+        server.start_again();
+        server
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://127.0.0.1:{}", self.port())
     }
 
     /// Ends it like a crash.
@@ -70,7 +62,7 @@ impl NatsServer {
     /// Starts it on the same port with what its files hold.
     pub fn start_again(&mut self) {
         self.spawn();
-        assert!(self.answers(), "it does not come back: {}", self.log());
+        assert!(self.answers(), "it does not start: {}", self.log());
     }
 
     pub fn restart(&mut self) {
@@ -117,7 +109,7 @@ impl NatsServer {
 
     /// Publishes, and answers what the server does.
     pub fn ask(&self, subject: &str, payload: &str) -> String {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", self.port())).unwrap();
         stream.set_read_timeout(Some(READY_WAIT_MAX)).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let mut writer = stream;
@@ -157,7 +149,14 @@ impl NatsServer {
 
     fn spawn(&mut self) {
         let mut command = Command::new(binary());
-        command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--jetstream", "--store_dir"]);
+        command.args([
+            "--addr",
+            "127.0.0.1",
+            "--port",
+            &self.port().to_string(),
+            "--jetstream",
+            "--store_dir",
+        ]);
         command.arg(self.store()).arg("--log").arg(self.folder.path().join("server.log"));
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let missing = "nats-server does not start: `cargo xtask test` installs it (on Debian: apt-get install nats-server)";
@@ -172,7 +171,7 @@ impl NatsServer {
             if ended {
                 return false;
             }
-            if greets(self.port) {
+            if greets(self.port()) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(3));

@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "this is test code, though it lives in a library")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::ports::Port;
+
 /// How long a server may take to answer. It usually takes 20 ms.
-const READY_WAIT_MAX: Duration = Duration::from_secs(20);
+const READY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Keeps {
 pub struct RedisServer {
     engine: Engine,
     folder: TempDir,
-    port: u16,
+    port: Port,
     arguments: Vec<String>,
     password: Option<String>,
     child: Option<Child>,
@@ -84,21 +86,13 @@ impl RedisServer {
 
     /// A server with further arguments, such as `--maxmemory 8mb`.
     pub fn start(engine: Engine, keeps: Keeps, more: &[&str]) -> Self {
-        let mut server = Self::new(engine, keeps, more, free_port());
-        for _ in 0..5 {
-            server.spawn(&[]);
-            if server.answers() {
-                return server;
-            }
-            // Somebody else took the port in between.
-            server.kill();
-            server.port = free_port();
-        }
-        panic!("{engine:?} does not start: {}", server.log());
+        let mut server = Self::new(engine, keeps, more, Port::hold());
+        server.start_again();
+        server
     }
 
     /// A server where somebody expects one.
-    pub fn on_port(engine: Engine, keeps: Keeps, port: u16) -> Self {
+    pub fn on_port(engine: Engine, keeps: Keeps, port: Port) -> Self {
         let mut server = Self::new(engine, keeps, &[], port);
         server.start_again();
         server
@@ -106,7 +100,7 @@ impl RedisServer {
 
     /// A server with what the files of another one hold.
     pub fn with_files_of(other: &Self, engine: Engine, keeps: Keeps, more: &[&str]) -> Self {
-        let mut server = Self::new(engine, keeps, more, free_port());
+        let mut server = Self::new(engine, keeps, more, Port::hold());
         server.take_files_of(other);
         server.start_again();
         server
@@ -117,7 +111,7 @@ impl RedisServer {
         std::fs::copy(other.folder().join("dump.rdb"), self.folder().join("dump.rdb")).unwrap();
     }
 
-    fn new(engine: Engine, keeps: Keeps, more: &[&str], port: u16) -> Self {
+    fn new(engine: Engine, keeps: Keeps, more: &[&str], port: Port) -> Self {
         let mut arguments: Vec<String> = ["--save", "", "--bind", "127.0.0.1"].map(str::to_owned).into();
         // Without the wait, a replica's first synchronisation takes seconds.
         arguments.extend(
@@ -133,7 +127,7 @@ impl RedisServer {
 
     /// A replica of this server, in step with it.
     pub fn replica(&self, keeps: Keeps) -> Self {
-        let port = self.port.to_string();
+        let port = self.port().to_string();
         let replica = Self::start(self.engine, keeps, &["--replicaof", "127.0.0.1", &port]);
         replica.wait_for_info("master_link_status:up");
         self.wait_for_info("state=online");
@@ -161,7 +155,7 @@ impl RedisServer {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     pub fn folder(&self) -> &Path {
@@ -170,8 +164,8 @@ impl RedisServer {
 
     pub fn url(&self) -> String {
         match &self.password {
-            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port),
-            None => format!("redis://127.0.0.1:{}", self.port),
+            Some(password) => format!("redis://:{password}@127.0.0.1:{}", self.port()),
+            None => format!("redis://127.0.0.1:{}", self.port()),
         }
     }
 
@@ -192,7 +186,7 @@ impl RedisServer {
 
     pub fn start_again(&mut self) {
         self.spawn(&[]);
-        assert!(self.answers(), "it does not come back: {}", self.log());
+        assert!(self.answers(), "it does not start: {}", self.log());
     }
 
     /// The same with further arguments, and does not wait for it.
@@ -255,7 +249,7 @@ impl RedisServer {
 
     fn spawn(&mut self, more: &[&str]) {
         let mut command = Command::new(self.engine.binary());
-        command.args(["--port", &self.port.to_string(), "--dir"]).arg(self.folder.path());
+        command.args(["--port", &self.port().to_string(), "--dir"]).arg(self.folder.path());
         command.args(&self.arguments).args(more).arg("--logfile").arg(self.folder.path().join("server.log"));
         let started = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let missing = "redis-server does not start: `cargo xtask test` installs it (on Debian: apt-get install redis-server)";
@@ -270,7 +264,7 @@ impl RedisServer {
             if ended {
                 return false;
             }
-            if pong(self.port) {
+            if pong(self.port()) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(3));
@@ -299,15 +293,11 @@ fn pong(port: u16) -> bool {
     said.starts_with("+PONG") || said.starts_with("-NOAUTH")
 }
 
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Three sentinels that watch a primary named `log`, and promote a replica when two of them miss it.
 #[derive(Debug)]
 pub struct Sentinels {
     _folder: TempDir,
-    children: Vec<(u16, Child)>,
+    children: Vec<(Port, Child)>,
 }
 
 /// The name under which the sentinels know the primary.
@@ -318,15 +308,16 @@ impl Sentinels {
         let folder = tempfile::tempdir().unwrap();
         let mut sentinels = Self { _folder: folder, children: Vec::new() };
         for number in 0..3 {
-            let port = free_port();
+            let port = Port::hold();
             let file = sentinels._folder.path().join(format!("sentinel-{number}.conf"));
             let text = format!(
-                "port {port}\nbind 127.0.0.1\ndir {}\n\
+                "port {}\nbind 127.0.0.1\ndir {}\n\
                  sentinel monitor {PRIMARY} 127.0.0.1 {} 2\n\
                  sentinel down-after-milliseconds {PRIMARY} {}\n\
                  sentinel failover-timeout {PRIMARY} 2000\n",
+                port.number(),
                 sentinels._folder.path().display(),
-                primary.port,
+                primary.port(),
                 down_after.as_millis(),
             );
             std::fs::write(&file, text).unwrap();
@@ -343,7 +334,8 @@ impl Sentinels {
 
     /// Such as `redis+sentinel://127.0.0.1:1,127.0.0.1:2/log`.
     pub fn url(&self) -> String {
-        let list: Vec<String> = self.children.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
+        let list: Vec<String> =
+            self.children.iter().map(|(port, _)| format!("127.0.0.1:{}", port.number())).collect();
         format!("redis+sentinel://{}/{PRIMARY}", list.join(","))
     }
 
@@ -351,14 +343,14 @@ impl Sentinels {
     pub fn agreed(&self) -> u16 {
         let begin = Instant::now();
         loop {
-            let said: Vec<Option<String>> = self.children.iter().map(|(port, _)| ask(*port)).collect();
+            let said: Vec<Option<String>> = self.children.iter().map(|(port, _)| ask(port)).collect();
             let ports: Option<Vec<u16>> = said.iter().map(|said| primary_port(said.as_deref()?)).collect();
             if let Some(ports) = ports
                 && ports.iter().all(|port| *port == ports[0])
             {
                 return ports[0];
             }
-            assert!(begin.elapsed() < READY_WAIT_MAX * 2, "the sentinels do not agree: {said:#?}");
+            assert!(begin.elapsed() < READY_WAIT_MAX, "the sentinels do not agree: {said:#?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -366,10 +358,10 @@ impl Sentinels {
     /// Waits until what each sentinel says of the primary fulfils a condition.
     pub fn wait_until(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let begin = Instant::now();
-        let good = |port: u16| ask(port).is_some_and(|said| condition(&said));
-        while !self.children.iter().all(|(port, _)| good(*port)) {
-            let said: Vec<_> = self.children.iter().map(|(port, _)| ask(*port)).collect();
-            assert!(begin.elapsed() < READY_WAIT_MAX * 2, "sentinels, {what}: {said:#?}");
+        let good = |port: &Port| ask(port).is_some_and(|said| condition(&said));
+        while !self.children.iter().all(|(port, _)| good(port)) {
+            let said: Vec<_> = self.children.iter().map(|(port, _)| ask(port)).collect();
+            assert!(begin.elapsed() < READY_WAIT_MAX, "sentinels, {what}: {said:#?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -384,9 +376,9 @@ fn primary_port(said: &str) -> Option<u16> {
 }
 
 /// What a sentinel says of the primary, as one line of names and values.
-fn ask(port: u16) -> Option<String> {
+fn ask(port: &Port) -> Option<String> {
     let mut connection =
-        redis::Client::open(format!("redis://127.0.0.1:{port}")).ok()?.get_connection().ok()?;
+        redis::Client::open(format!("redis://127.0.0.1:{}", port.number())).ok()?.get_connection().ok()?;
     let said: Vec<String> = redis::cmd("SENTINEL").arg("MASTER").arg(PRIMARY).query(&mut connection).ok()?;
     Some(said.join(" "))
 }
@@ -399,4 +391,28 @@ impl Drop for Sentinels {
             let _ = child.wait();
         }
     }
+}
+
+/// Runs what is given an engine on one: `on_server!(valkey, Valkey; module::case, module::case)`.
+#[macro_export]
+macro_rules! on_server {
+    ($module:ident, $engine:ident; $($from:ident::$case:ident),+ $(,)?) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    Box::pin(super::$from::$case($crate::redis_server::Engine::$engine)).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Runs what is given an engine on each: `on_each_server!(module::case, module::case)`.
+#[macro_export]
+macro_rules! on_each_server {
+    ($($from:ident::$case:ident),+ $(,)?) => {
+        $crate::on_server!(redis, Redis; $($from::$case),+);
+        $crate::on_server!(valkey, Valkey; $($from::$case),+);
+    };
 }

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 /// [`dump`](crate::dump::dump) tells all of it. The host cannot be started on it any more.
 pub async fn bring_home(address: &str, data: &Path) -> Result<()> {
     let log = RedisLog::open(RedisOptions::new(address.parse()?));
-    log.ready(Duration::from_secs(20)).await?;
+    log.ready(Duration::from_secs(60)).await?;
     let db = Connection::open(data.join("millrace.db"))?;
     db.execute_batch("BEGIN")?;
     for tenant in log.tenants() {

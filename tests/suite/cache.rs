@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod every_level;
+mod every_log;
 mod levels;
 mod rows;
 mod tail;
@@ -15,29 +17,47 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use millrace::backends::memory::MemoryCache;
 use millrace::backends::redis::{RedisCache, RedisLink};
-use millrace::cache::{Cache, CacheOptions, Entry, Lookup, ReadThrough, Stamp, Stored};
+use millrace::cache::{
+    Cache, CacheOptions, Entry, Holds, Keyspace, Lookup, Partition, ReadThrough, Stamp, Stored,
+};
 use millrace::config::Layers;
 use millrace::error::BackendError;
 use millrace::event::TenantId;
 use millrace_tests::embedded::Embedded;
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 
-async fn in_memory() -> (Arc<dyn Cache>, ()) {
-    (Arc::new(MemoryCache::new(1_000, 1 << 20)), ())
+/// A second level.
+type Level = Arc<dyn Cache>;
+
+fn memory_level() -> Level {
+    Arc::new(MemoryCache::new(1_000, 1 << 20))
+}
+
+async fn in_memory() -> (Level, ()) {
+    (memory_level(), ())
 }
 
 fn on(server: &RedisServer) -> RedisCache {
     RedisCache::new(RedisLink::new(server.url().parse().unwrap(), None, "test"))
 }
 
-async fn on_redis() -> (Arc<dyn Cache>, RedisServer) {
-    let server = RedisServer::start(Engine::Redis, Keeps::Nothing, &[]);
-    (Arc::new(on(&server)), server)
+async fn on_redis() -> (Level, RedisServer) {
+    on_server(Engine::Redis).await
 }
 
-async fn on_valkey() -> (Arc<dyn Cache>, RedisServer) {
-    let server = RedisServer::start(Engine::Valkey, Keeps::Nothing, &[]);
-    (Arc::new(on(&server)), server)
+async fn on_valkey() -> (Level, RedisServer) {
+    on_server(Engine::Valkey).await
+}
+
+/// Connected, with its scripts there: an engine gives up a level that takes long.
+async fn on_server(engine: Engine) -> (Level, RedisServer) {
+    let server = RedisServer::start(engine, Keeps::Nothing, &[]);
+    let level: Level = Arc::new(on(&server));
+    let entry = Keyspace::new("first", Holds::Values).entry(&Partition::Global, "k");
+    let Lookup::Miss(stamp) = level.get(&entry).await.unwrap() else { panic!("nothing was stored") };
+    let minute = Duration::from_secs(60);
+    assert_eq!(level.put(&entry, &stamp, Bytes::new(), minute).await.unwrap(), Stored::Kept);
+    (level, server)
 }
 
 millrace_tests::cache_conformance!(memory, in_memory);
@@ -54,18 +74,17 @@ fn two_levels(entries_max: usize, second: &Arc<Counting>) -> ReadThrough {
     ReadThrough::new(&options, Some(Arc::clone(second) as Arc<dyn Cache>))
 }
 
-/// A second level that counts what it is asked, and fails when told to.
+/// A second level, and how often it was asked. It fails when told to.
 #[derive(Debug)]
 struct Counting {
-    cache: MemoryCache,
+    cache: Level,
     fails: AtomicBool,
     gets: AtomicUsize,
     writes: AtomicUsize,
 }
 
 impl Counting {
-    fn new() -> Arc<Self> {
-        let cache = MemoryCache::new(1_000, 1 << 20);
+    fn over(cache: Level) -> Arc<Self> {
         Arc::new(Self {
             cache,
             fails: AtomicBool::new(false),

@@ -8,8 +8,8 @@
 //!
 //! Streams: C what the reference asserts (1 to 14 envelope, names, publishing; 16 and 17 tails; 18 and 19 groups; 20 and
 //! 21 errors; 22 presence; 23 wakes; 24 to 27 and 75 to 77 the cache; 28 to 45, 47 and 48 changes and who follows them; 78
-//! to 82 the cluster), SN what it lacks. A test may stand for several: `sn4_sn7_…`. Not asserted here: what belongs to the
-//! reference's outbox, its documents, its projections and its sharded tier.
+//! to 82 the cluster), SN what it lacks. A test may stand for several: `sn4_sn7_…`. `PLACES` says on which backends. Not
+//! asserted here: what belongs to the reference's outbox, its documents, its projections and its sharded tier.
 //!
 //! Channels: K, 1 to 21 the bullets of the router and its flows, in their order. Not asserted here: the reference's shared
 //! memory, which sends every entry to every host. Nothing here does: a store has one router's records, and hosts that
@@ -50,13 +50,70 @@ const STREAM_ITEMS: [(&str, &[RangeInclusive<u32>]); 2] =
 
 const BACKENDS: [&str; 4] = ["sqlite", "memory", "redis", "valkey"];
 
-const ON_EVERY_LOG: [(&str, &[RangeInclusive<u32>]); 2] = [
-    ("c", &[1..=2, 5..=6, 12..=14, 16..=19, 23..=23, 28..=37, 40..=48]),
-    ("sn", &[1..=4, 6..=12, 21..=22, 25..=26]),
+/// Items of streams that are asserted on the same backends.
+struct Placed {
+    backends: &'static [&'static str],
+    /// Why on no other.
+    why: &'static str,
+    items: Lists<'static>,
+}
+
+/// Each item of streams once.
+const PLACES: [Placed; 8] = [
+    Placed {
+        backends: &BACKENDS,
+        why: "events are kept there",
+        items: &[
+            ("c", &[1..=2, 5..=6, 12..=14, 16..=19, 23..=23, 28..=48]),
+            ("sn", &[1..=4, 6..=12, 14..=14, 17..=17, 21..=23, 25..=26]),
+        ],
+    },
+    Placed {
+        backends: &["memory", "redis", "valkey"],
+        why: "what the embedded host keeps beside its log it keeps in memory",
+        items: &[("c", &[22..=22, 24..=27, 75..=77, 82..=82]), ("sn", &[16..=16, 24..=24])],
+    },
+    Placed {
+        backends: &["sqlite", "redis", "valkey"],
+        why: "a host has its rows in its own store wherever its log is, and none has its log in memory",
+        items: &[("sn", &[20..=20])],
+    },
+    Placed {
+        backends: &["redis", "valkey"],
+        why: "nothing else is reached over a connection",
+        items: &[("c", &[20..=20]), ("sn", &[5..=5])],
+    },
+    Placed {
+        backends: &[],
+        why: "a batch, or the edge before it, refuses an event that no backend has seen yet",
+        items: &[("c", &[3..=4])],
+    },
+    Placed {
+        backends: &[],
+        why: "upcasters are checked when they are registered, and a type is compared by who reads",
+        items: &[("c", &[7..=8])],
+    },
+    Placed {
+        backends: &[],
+        why: "names are made of texts in one place, before anything is kept under them",
+        items: &[("c", &[9..=11])],
+    },
+    Placed {
+        backends: &[],
+        why: "an error keeps its code from type to type, and an owner is computed from keys and members",
+        items: &[("c", &[21..=21, 78..=81])],
+    },
 ];
 
-const BESIDE_THE_LOG: [(&str, &[RangeInclusive<u32>]); 2] =
-    [("c", &[22..=22, 24..=27, 75..=75, 82..=82]), ("sn", &[16..=16])];
+/// Of items that claim several things, what the tests of one of these begin with, and where it must hold.
+const CLAIMS: [(&str, &[&str]); 6] = [
+    ("c13_a_cap_", &BACKENDS),
+    ("c13_change_streams_have_their_newest_entries_", &BACKENDS),
+    ("sn4_what_a_cap_drops_", &BACKENDS),
+    ("sn14_a_scope_survives_the_outbox_", &["redis", "valkey"]),
+    ("sn17_eviction_by_the_tail_survives_", &["redis", "valkey"]),
+    ("sn24_an_emptied_killed_or_paused_server_", &["redis", "valkey"]),
+];
 
 const CHANNEL_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("k", &[1..=21])];
 
@@ -72,17 +129,35 @@ fn every_item_of_the_checklist_of_streams_has_a_test_of_its_name() {
     assert!(missing.is_empty(), "no test is named after these: {missing:?}");
 }
 
-/// The same must hold wherever events are kept. What the embedded host keeps beside its log it keeps in memory.
+/// The same must hold wherever it could be otherwise.
 #[test]
 fn items_of_streams_about_what_a_backend_keeps_are_asserted_on_each() {
     let tests = tests_beside_the_control_feed();
-    for (backends, items) in [(&BACKENDS[..], ON_EVERY_LOG), (&BACKENDS[1..], BESIDE_THE_LOG)] {
-        for backend in backends {
-            let on_it = tests.iter().filter(|path| backend_of(path) == Some(*backend)).cloned();
-            let missing = missing_of(&items, &on_it.collect::<Vec<_>>());
-            assert!(missing.is_empty(), "{backend}: no test is named after these: {missing:?}");
+    for backend in BACKENDS {
+        let on_it = tests.iter().filter(|path| backend_of(path) == Some(backend)).cloned();
+        let on_it: Vec<_> = on_it.collect();
+        for Placed { items, why, .. } in PLACES.iter().filter(|place| place.backends.contains(&backend)) {
+            let missing = missing_of(items, &on_it);
+            assert!(missing.is_empty(), "{backend}: no test is named after these ({why}): {missing:?}");
+        }
+        for (claim, _) in CLAIMS.iter().filter(|(_, backends)| backends.contains(&backend)) {
+            let there = on_it.iter().any(|path| name_of(path).starts_with(claim));
+            assert!(there, "{backend}: no test begins with {claim}");
         }
     }
+}
+
+#[test]
+fn every_item_of_the_checklist_of_streams_has_one_place() {
+    let mut placed = BTreeSet::new();
+    for Placed { items, why, .. } in &PLACES {
+        for item in numbers_of(items) {
+            assert!(placed.insert(item), "{item:?} has two places, one of them since {why}");
+        }
+    }
+    let items: BTreeSet<_> = numbers_of(&STREAM_ITEMS).collect();
+    let unplaced: Vec<_> = items.difference(&placed).collect();
+    assert!(unplaced.is_empty(), "these have no place: {unplaced:?}");
 }
 
 /// The innermost module that is named after a backend says what a test runs on.
@@ -121,10 +196,12 @@ fn missing_of(lists: Lists<'_>, tests: &[String]) -> Vec<(&'static str, u32)> {
     for path in tests {
         found.extend(name_of(path).split('_').map_while(|part| item(lists, part)));
     }
-    let items =
-        lists.iter().flat_map(|(list, numbers)| numbers.iter().cloned().flatten().map(move |n| (*list, n)));
-    let items: BTreeSet<_> = items.collect();
+    let items: BTreeSet<_> = numbers_of(lists).collect();
     items.difference(&found).copied().collect()
+}
+
+fn numbers_of(lists: Lists<'_>) -> impl Iterator<Item = (&'static str, u32)> {
+    lists.iter().flat_map(|(list, numbers)| numbers.iter().cloned().flatten().map(move |n| (*list, n)))
 }
 
 /// `c5`, `c05` and `sn12` name items.

@@ -13,6 +13,7 @@ use millrace::cli::{
     Pace, PublishReport, SseParser, Window, aligned, printable, publish_reader,
 };
 use millrace::config::{Config, ConfigError, Layers, Right, Setting};
+use millrace_tests::ports::Port;
 
 // Configuration.
 
@@ -159,8 +160,8 @@ fn help_lists_every_exit_code() {
 
 #[test]
 fn errors_are_one_sentence_and_a_next_step() {
-    let port = free_port();
-    let url = format!("http://127.0.0.1:{port}");
+    let nobody = Port::hold();
+    let url = format!("http://127.0.0.1:{}", nobody.number());
     for (arguments, exit) in [
         (vec!["status", "--url", &url], Exit::Unreachable),
         (vec!["query", "flights", "--url", &url], Exit::Unreachable),
@@ -591,8 +592,4 @@ fn chunk(text: &str) -> Chunk {
 fn chunk_all(input: &str, limits: ChunkLimits) -> Vec<Chunk> {
     let mut chunker = Chunker::new(input.as_bytes(), limits, Arc::default());
     std::iter::from_fn(|| chunker.next_chunk().expect("readable")).collect()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }

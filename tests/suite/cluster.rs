@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod every_server;
 mod placement;
 
 use millrace::backends::memory::MemoryCluster;
@@ -54,9 +55,8 @@ millrace_tests::cluster_conformance!(memory_fleet, memory, brief_memory);
 millrace_tests::cluster_conformance!(redis_fleet, on_redis, brief_redis);
 millrace_tests::cluster_conformance!(valkey_fleet, on_valkey, brief_valkey);
 
-#[tokio::test]
-async fn sn5_a_server_that_comes_back_empty_knows_nobody_and_gives_higher_epochs() {
-    let (Stage { one, other }, mut server) = on(Engine::Redis, &small_limits());
+async fn sn5_a_server_that_comes_back_empty_knows_nobody_and_gives_higher_epochs(engine: Engine) {
+    let (Stage { one, other }, mut server) = on(engine, &small_limits());
     let (a, b) = (one.enter("a").await, other.enter("b").await);
     let soon = std::time::Duration::from_secs(20);
     let before = one.members.live().await.unwrap();
@@ -107,60 +107,56 @@ async fn is_gone<T: std::fmt::Debug>(
 
 /// With the older data both members are alive, and the next numbers are those of what is lost: one message would be taken
 /// for another.
-#[tokio::test]
-async fn sn5_nobody_outlives_a_server_that_comes_back_with_older_data() {
+async fn sn5_nobody_outlives_a_server_that_comes_back_with_older_data(engine: Engine) {
     let limits = ClusterLimits { ttl: std::time::Duration::from_secs(600), ..ClusterLimits::default() };
-    for engine in [Engine::Redis, Engine::Valkey] {
-        let mut server = RedisServer::start(engine, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
-        let (one, other) = (open(&server, limits.clone()), open(&server, limits.clone()));
-        let (a, b) = (one.enter("a").await, other.enter("b").await);
-        let before = one.control.send(&a, &b, "before".into()).await.unwrap();
-        other.control.acknowledge(&b, before, "did before".into()).await.unwrap();
-        one.deltas.publish(&a, &b, vec!["1".into(), "2".into()]).await.unwrap();
-        server.command(&["SAVE"]);
-        let done = one.control.send(&a, &b, "done".into()).await.unwrap();
-        other.control.acknowledge(&b, done, "did done".into()).await.unwrap();
-        let waits = one.control.send(&a, &b, "waits".into()).await.unwrap();
-        let last = one.deltas.publish(&a, &b, vec!["3".into(), "4".into()]).await.unwrap();
-        let view = one.members.live().await.unwrap();
-        server.restart();
-        // Behind the lost numbers, and with as many as hide that some went back.
-        let some = || vec!["5".into(), "6".into(), "7".into()];
-        for _ in 0..3 {
-            is_gone("a request", &a, async || one.control.send(&a, &b, "another".into()).await).await;
-            is_gone("deltas", &a, async || one.deltas.publish(&a, &b, some()).await).await;
-        }
-        let now = std::time::Duration::ZERO;
-        for number in [before, done, waits] {
-            is_gone("an answer", &b, async || one.control.answer(&b, number, now).await).await;
-            let late = async || other.control.acknowledge(&b, number, "late".into()).await;
-            is_gone("an acknowledgement", &b, late).await;
-        }
-        is_gone("requests", &b, async || other.control.receive(&b, done, now).await).await;
-        is_gone("changes", &b, async || other.deltas.deltas(&b, last, now).await).await;
-        is_gone("a heartbeat", &b, async || other.members.heartbeat(&b).await).await;
-        let empty = one.members.live().await.unwrap();
-        assert_eq!(empty.members, []);
-        assert!(empty.epoch > view.epoch, "{} after {}", empty.epoch, view.epoch);
-
-        let former = a.epoch.max(b.epoch);
-        let (a, b) = (one.enter("a").await, other.enter("b").await);
-        assert!(a.epoch > former && b.epoch > a.epoch, "{a} and {b} after {former}");
-        let sent = one.control.send(&a, &b, "again".into()).await.unwrap();
-        let soon = std::time::Duration::from_secs(20);
-        assert_eq!(other.control.receive(&b, 0, soon).await.unwrap()[0].payload, "again");
-        other.control.acknowledge(&b, sent, "did again".into()).await.unwrap();
-        assert_eq!(one.control.answer(&b, sent, soon).await.unwrap(), Some("did again".into()));
-        one.deltas.publish(&a, &b, some()).await.unwrap();
-        let page = other.deltas.deltas(&b, 0, soon).await.unwrap();
-        assert_eq!((page.lost, page.next, page.deltas.len()), (0, 3, 3));
+    let mut server = RedisServer::start(engine, Keeps::Nothing, &["--dbfilename", "dump.rdb"]);
+    let (one, other) = (open(&server, limits.clone()), open(&server, limits.clone()));
+    let (a, b) = (one.enter("a").await, other.enter("b").await);
+    let before = one.control.send(&a, &b, "before".into()).await.unwrap();
+    other.control.acknowledge(&b, before, "did before".into()).await.unwrap();
+    one.deltas.publish(&a, &b, vec!["1".into(), "2".into()]).await.unwrap();
+    server.command(&["SAVE"]);
+    let done = one.control.send(&a, &b, "done".into()).await.unwrap();
+    other.control.acknowledge(&b, done, "did done".into()).await.unwrap();
+    let waits = one.control.send(&a, &b, "waits".into()).await.unwrap();
+    let last = one.deltas.publish(&a, &b, vec!["3".into(), "4".into()]).await.unwrap();
+    let view = one.members.live().await.unwrap();
+    server.restart();
+    // Behind the lost numbers, and with as many as hide that some went back.
+    let some = || vec!["5".into(), "6".into(), "7".into()];
+    for _ in 0..3 {
+        is_gone("a request", &a, async || one.control.send(&a, &b, "another".into()).await).await;
+        is_gone("deltas", &a, async || one.deltas.publish(&a, &b, some()).await).await;
     }
+    let now = std::time::Duration::ZERO;
+    for number in [before, done, waits] {
+        is_gone("an answer", &b, async || one.control.answer(&b, number, now).await).await;
+        let late = async || other.control.acknowledge(&b, number, "late".into()).await;
+        is_gone("an acknowledgement", &b, late).await;
+    }
+    is_gone("requests", &b, async || other.control.receive(&b, done, now).await).await;
+    is_gone("changes", &b, async || other.deltas.deltas(&b, last, now).await).await;
+    is_gone("a heartbeat", &b, async || other.members.heartbeat(&b).await).await;
+    let empty = one.members.live().await.unwrap();
+    assert_eq!(empty.members, []);
+    assert!(empty.epoch > view.epoch, "{} after {}", empty.epoch, view.epoch);
+
+    let former = a.epoch.max(b.epoch);
+    let (a, b) = (one.enter("a").await, other.enter("b").await);
+    assert!(a.epoch > former && b.epoch > a.epoch, "{a} and {b} after {former}");
+    let sent = one.control.send(&a, &b, "again".into()).await.unwrap();
+    let soon = std::time::Duration::from_secs(20);
+    assert_eq!(other.control.receive(&b, 0, soon).await.unwrap()[0].payload, "again");
+    other.control.acknowledge(&b, sent, "did again".into()).await.unwrap();
+    assert_eq!(one.control.answer(&b, sent, soon).await.unwrap(), Some("did again".into()));
+    one.deltas.publish(&a, &b, some()).await.unwrap();
+    let page = other.deltas.deltas(&b, 0, soon).await.unwrap();
+    assert_eq!((page.lost, page.next, page.deltas.len()), (0, 3, 3));
 }
 
 /// As when somebody changes or removes keys while the server goes on.
-#[tokio::test]
-async fn sn5_numbers_that_go_back_are_told_of() {
-    let (Stage { one, other }, server) = on(Engine::Redis, &small_limits());
+async fn sn5_numbers_that_go_back_are_told_of(engine: Engine) {
+    let (Stage { one, other }, server) = on(engine, &small_limits());
     let (a, b) = (one.enter("a").await, other.enter("b").await);
     let soon = std::time::Duration::from_secs(20);
     let key = |of: &str| format!("{{millrace}}:cluster:{of}:{b}");
@@ -199,9 +195,8 @@ async fn sn5_numbers_that_go_back_are_told_of() {
     assert_eq!(other.control.receive(&anew, 0, soon).await.unwrap()[0].sequence, sent);
 }
 
-#[tokio::test]
-async fn sn5_epochs_do_not_repeat_when_the_server_has_lost_the_newest() {
-    let (Stage { one, .. }, server) = on(Engine::Redis, &small_limits());
+async fn sn5_epochs_do_not_repeat_when_the_server_has_lost_the_newest(engine: Engine) {
+    let (Stage { one, .. }, server) = on(engine, &small_limits());
     let mut last = (one.enter("a").await.epoch, one.members.live().await.unwrap().epoch);
     for _ in 0..3 {
         let older = |epoch: u64| (epoch - 1).to_string();

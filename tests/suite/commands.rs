@@ -14,7 +14,7 @@ use millrace::host::Host;
 use tokio::task::JoinHandle;
 
 /// How long a test waits for what must happen. Reaching it is a failure.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 // Tail.
 

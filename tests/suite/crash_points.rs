@@ -116,7 +116,7 @@ async fn run(scenario: &Scenario, copy_to: Option<&Path>) -> (String, usize) {
     scene.publish("a", &events).await;
     let (runner, _) = scene.start(scripted(), settings());
     to_the_end(&scene, &runner).await;
-    assert!(runner.stop(Duration::from_secs(10)).await);
+    assert!(runner.stop(Duration::from_secs(60)).await);
     (scene.close().await, passed.load(Ordering::SeqCst))
 }
 
@@ -157,7 +157,7 @@ async fn go_on(left: &Path) -> String {
     // What the ended host had tried is forgotten with its memory.
     let runner = scene.start_again(&watch, 1, settings());
     to_the_end(&scene, &runner).await;
-    assert!(runner.stop(Duration::from_secs(10)).await);
+    assert!(runner.stop(Duration::from_secs(60)).await);
     let tenant = TenantId::new("a").expect("a good name");
     assert!(scene.store.tenants().contains(&tenant));
     let tasks = scene.store.tasks(Some("scripted")).await.expect("tasks can be read");

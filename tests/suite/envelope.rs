@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt as _;
 use millrace::checkpoints::CommitError;
-use millrace::config::{Config, Layers};
+use millrace::config::{Config, Layers, LogAddress};
 use millrace::error::{BackendError, Blame, Classify, RemoteFault, Retry};
 use millrace::event::{Event, EventBatch, InvalidEvent, TenantId};
 use millrace::streams::groups::GroupError;
@@ -13,6 +13,7 @@ use millrace::streams::upcast::{DeclaredUpcast, InvalidUpcast, UpcastStep, Upcas
 use millrace::streams::{AggregateScopes, Scope, StreamError};
 use millrace::tables::TableError;
 use millrace_tests::embedded::{Client, Embedded};
+use millrace_tests::redis_server::{Engine, RedisServer};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -78,6 +79,7 @@ fn c21_an_error_of_a_backend_keeps_its_code_and_its_blame_through_every_layer() 
 
 async fn mirror(config: impl FnOnce(&mut Config)) -> Result<Embedded> {
     let host = Embedded::start_with(config).await?;
+    ensure!(host.host().wait_ready().await, "it serves");
     host.client.deploy("mirror").await?;
     Ok(host)
 }
@@ -87,9 +89,28 @@ async fn row(client: &Client, key: &str) -> Result<Value> {
     Ok(client.get(&format!("/v1/tables/mirror/{key}")).await?.json())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back() -> Result<()> {
-    let host = mirror(|_| {}).await?;
+/// A server for a host's log; none where the host keeps it itself.
+type Server = Option<RedisServer>;
+
+fn no_server() -> Server {
+    None
+}
+
+fn a_redis() -> Server {
+    Some(RedisServer::durable(Engine::Redis))
+}
+
+fn a_valkey() -> Server {
+    Some(RedisServer::durable(Engine::Valkey))
+}
+
+async fn fed_by(server: &Server) -> Result<Embedded> {
+    let log = server.as_ref().map(|server| LogAddress(server.url()));
+    mirror(|config| config.serve.log = log).await
+}
+
+async fn late_upserts(server: Server) -> Result<()> {
+    let host = fed_by(&server).await?;
     let client = &host.client;
     for (version, kind, n) in [
         (1, "thing.created", Some(1)),
@@ -112,15 +133,15 @@ async fn sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back() -> Result<
     client.publish(event("b", 1, "thing.created", &json!({"n": 1}))).await?;
     assert_eq!(row(client, "b").await?["code"], "row_unknown");
     let host = host.restart().await?;
+    ensure!(host.host().wait_ready().await, "it serves");
     let again = json!({"id": "again", "aggregate": "thing", "agg_id": "a", "version": 3, "type": "thing.updated", "payload": {"n": 3}});
     host.client.publish(again.to_string()).await?;
     assert_eq!(row(&host.client, "a").await?["code"], "row_unknown", "it is remembered");
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn23_integers_beyond_2_to_the_53_reach_a_projection_with_every_digit() -> Result<()> {
-    let host = mirror(|_| {}).await?;
+async fn large_integers(server: Server) -> Result<()> {
+    let host = fed_by(&server).await?;
     let client = &host.client;
     let payload =
         r#"{"n":9007199254740993,"min":-9223372036854775808,"u":18446744073709551615,"f":1.10,"e":1e2}"#;
@@ -139,6 +160,27 @@ async fn sn23_integers_beyond_2_to_the_53_reach_a_projection_with_every_digit() 
     assert!(rows.text().contains(r#""n":9007199254740993"#), "{}", rows.text());
     Ok(())
 }
+
+/// What a host's rows are, wherever the log is that they are made from.
+macro_rules! fed_by {
+    ($backend:ident, $server:ident) => {
+        mod $backend {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sn20_a_late_older_upsert_does_not_bring_a_deleted_row_back() {
+                Box::pin(super::late_upserts(super::$server())).await.unwrap();
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sn23_integers_beyond_2_to_the_53_reach_a_projection_with_every_digit() {
+                Box::pin(super::large_integers(super::$server())).await.unwrap();
+            }
+        }
+    };
+}
+
+fed_by!(sqlite, no_server);
+fed_by!(redis, a_redis);
+fed_by!(valkey, a_valkey);
 
 // Upcasts of a configuration.
 

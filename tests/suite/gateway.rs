@@ -1,4 +1,4 @@
-//! Claims about the edge: a real gateway on loopback over the embedded store.
+//! Claims about the edge: a real gateway on loopback, over the embedded store or, in `every_log`, over each log.
 
 mod auth_browsers;
 mod auth_ends;
@@ -21,7 +21,9 @@ mod channels_socket;
 mod connections;
 mod deciding;
 mod documents;
+mod every_log;
 mod fakes;
+mod faulty_log;
 mod issuer;
 mod live;
 mod live_abuse;
@@ -29,6 +31,7 @@ mod live_auth;
 mod live_queries;
 mod live_slow;
 mod live_sockets;
+mod outages;
 mod presence;
 mod publishing;
 mod reading;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod bounds;
+mod caps;
 mod crowd;
 mod http;
 mod model;

@@ -60,7 +60,7 @@ fn event(agg_id: &str) -> EventBatch {
 async fn an_append_under_a_lease_that_somebody_else_has_by_now_is_refused() {
     let server = RedisServer::durable(Engine::Redis);
     let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
-    log.ready(Duration::from_secs(20)).await.unwrap();
+    log.ready(Duration::from_secs(60)).await.unwrap();
     let leases = leases(&server);
     let first = granted(&leases, "one").await;
     log.append_fenced(event("a"), &first.fence).await.unwrap();
@@ -89,7 +89,7 @@ async fn generations_go_up_also_when_the_server_has_lost_its_data() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_cannot_renew_knows_that_it_owns_nothing_before_anybody_else_does() {
     let server = RedisServer::durable(Engine::Redis);
-    let ttl = Duration::from_millis(400);
+    let ttl = Duration::from_secs(3);
     let owners = Ownerships::new(Arc::new(leases(&server)), "one", ttl);
     let mut tasks = JoinSet::new();
     let (mut ownership, keeper) = owners.keep("board", CancellationToken::new());
@@ -107,8 +107,7 @@ async fn a_host_that_cannot_renew_knows_that_it_owns_nothing_before_anybody_else
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stands_by_takes_over_when_the_owner_gives_it_up() {
     let leases: Arc<dyn LeaseStore> = Arc::new(MemoryLeases::default());
-    let ttl = Duration::from_millis(300);
-    let (one, two) = (Ownerships::new(leases.clone(), "one", ttl), Ownerships::new(leases, "two", ttl));
+    let (one, two) = (Ownerships::new(leases.clone(), "one", LONG), Ownerships::new(leases, "two", LONG));
     let end = CancellationToken::new();
     let (mut first, keeper) = one.keep("board", end.clone());
     let mut kept = JoinSet::new();

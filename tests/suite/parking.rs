@@ -66,7 +66,7 @@ async fn what_waits_goes_on_in_the_next_life() {
     let last = scene.publish("a", &events).await;
     let (runner, watch) = scene.start(scripted(), patient());
     passed(&runner, last).await;
-    assert!(runner.stop(Duration::from_secs(10)).await);
+    assert!(runner.stop(Duration::from_secs(60)).await);
     // Its retry was an hour away by its own reckoning; who takes it over waits no longer than its own bound.
     let runner = scene.start_again(&watch, 1, ProcessorSettings::default());
     scene.done(&runner, last).await;
@@ -277,5 +277,5 @@ async fn dead_letters_are_bounded_and_the_processor_waits_for_room() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), decided).await.expect("it goes on");
+    tokio::time::timeout(Duration::from_secs(60), decided).await.expect("it goes on");
 }

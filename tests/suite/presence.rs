@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod every_server;
 mod redis;
 
 use std::sync::Arc;

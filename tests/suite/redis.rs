@@ -8,6 +8,7 @@ mod changes;
 mod channels;
 mod chaos;
 mod entry_events;
+mod every_server;
 mod faults;
 mod fleet;
 mod followers;
@@ -26,7 +27,7 @@ use millrace::streams::EventLog;
 use millrace_tests::redis_server::{Engine, RedisServer};
 
 /// Long enough for a machine that has other things to do.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn options(server: &RedisServer) -> RedisOptions {
     RedisOptions::new(server.url().parse().expect("the server has an address"))

@@ -28,17 +28,19 @@ use millrace::processors::{
 use millrace::streams::{AggregateScopes, EventLog};
 use millrace::tables::{Column, ColumnType, Query, TableStore, Value};
 use millrace_tests::conformance::change_streams::asset_scopes;
-use millrace_tests::scripted::{Flaw, FlawKind, Scripted};
+use millrace_tests::scripted::{Flaw, FlawKind, Scripted, Watch};
 
 use super::plugins::rig::{batch, component, options, tenant};
 
 /// Takes a text for a component: `name version` and flags. `refuses` its state · `single` and `field` are
 /// other ordering keys · `adds` says of what type an added column is · `waits` makes instances only when
-/// the gate is open · `scopes` and `fewer` of them declare what can be followed · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
+/// the gate is open · `hangs` in its calls while that is wanted · `scopes` and `fewer` of them declare what can be followed · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
 /// `other` has another table · anything else is broken.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts {
     pub(crate) gate: Arc<Mutex<bool>>,
+    /// Of whoever `hangs`.
+    hanging: Arc<Watch>,
 }
 
 impl PluginRuntime for Scripts {
@@ -69,6 +71,7 @@ impl PluginRuntime for Scripts {
                 "scopes" => scripted.manifest.changes = asset_scopes(),
                 "fewer" => scripted.manifest.changes = fewer_scopes(),
                 "waits" => gate = Some(Arc::clone(&self.gate)),
+                "hangs" => scripted.watch = Arc::clone(&self.hanging),
                 other => panic!("no flag {other}"),
             }
         }
@@ -145,6 +148,7 @@ struct Scene {
     parts: RegistryParts,
     registry: Registry,
     gate: Arc<Mutex<bool>>,
+    hanging: Arc<Watch>,
     artifacts: Arc<Texts>,
     dir: tempfile::TempDir,
 }
@@ -152,9 +156,11 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let scripts = Scripts::default();
-        let (gate, artifacts) = (Arc::clone(&scripts.gate), Arc::new(Texts::default()));
+        let (gate, hanging) = (Arc::clone(&scripts.gate), Arc::clone(&scripts.hanging));
+        let artifacts = Arc::new(Texts::default());
         let texts = Arc::clone(&artifacts);
-        Self::with(gate, artifacts, |_| (Arc::new(scripts) as _, texts as _))
+        let scene = Self::with(gate, artifacts, |_| (Arc::new(scripts) as _, texts as _));
+        Self { hanging, ..scene }
     }
 
     /// With real components, a cache and artifacts on the disk.
@@ -196,12 +202,12 @@ impl Scene {
             processors: ProcessorSettings { shadow, ..ProcessorSettings::default() },
         };
         let registry = Registry::new(parts.clone());
-        Self { store, parts, registry, gate, artifacts: texts, dir }
+        Self { store, parts, registry, gate, hanging: Arc::default(), artifacts: texts, dir }
     }
 
     /// Stops all plugins and starts what was deployed.
     async fn restart(&mut self) {
-        assert!(self.registry.shut_down(Duration::from_secs(20)).await, "all stop in time");
+        assert!(self.registry.shut_down(Duration::from_secs(60)).await, "all stop in time");
         self.registry = Registry::new(self.parts.clone());
         self.registry.start_deployed().await.expect("what was deployed can be listed");
     }
@@ -262,6 +268,7 @@ pub(crate) fn request(component: impl Into<Bytes>, by: &str) -> DeployRequest {
     DeployRequest {
         component,
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: by.into(),
         options: DeployOptions::default(),
@@ -543,7 +550,7 @@ async fn a_plugin_that_cannot_start_holds_up_no_other_and_is_mended_by_its_bytes
 async fn nothing_changes_any_more_once_the_host_stops() {
     let scene = Scene::new();
     scene.deploy("alpha 1").await.expect("it is deployed");
-    assert!(scene.registry.shut_down(Duration::from_secs(20)).await);
+    assert!(scene.registry.shut_down(Duration::from_secs(60)).await);
     assert_eq!(scene.deploy("alpha 2").await.expect_err("it is too late").code(), "store_closed");
     assert_eq!(scene.registry.pause("alpha").await.expect_err("it is too late").code(), "store_closed");
 }

@@ -7,7 +7,8 @@ use millrace::config::LogAddress;
 use millrace_tests::embedded::{Client, Embedded};
 use millrace_tests::guests::{self, guest};
 use millrace_tests::host::{HostProcess, Setup};
-use millrace_tests::redis_server::{Engine, Keeps, RedisServer, free_port};
+use millrace_tests::ports::Port;
+use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 use millrace_tests::workspace_binary;
 use reqwest::Method;
 use rusqlite::Connection;
@@ -158,9 +159,9 @@ async fn a_host_that_starts_before_its_server_starts_everything_when_that_comes(
 async fn a_folder_of_plugins_is_deployed_once_the_host_has_started() -> Result<()> {
     let folder = tempfile::tempdir()?;
     std::fs::copy(guest("counter"), folder.path().join("counter.wasm"))?;
-    let port = free_port();
+    let port = Port::hold();
     let host = Embedded::start_with(|config| {
-        config.serve.log = Some(LogAddress(format!("redis://127.0.0.1:{port}")));
+        config.serve.log = Some(LogAddress(format!("redis://127.0.0.1:{}", port.number())));
         config.serve.plugins_dir = Some(folder.path().into());
     });
     let host = host.await?;
@@ -190,7 +191,8 @@ fn noted(data: &Path) -> Result<(String, i64)> {
 async fn a_host_that_fell_before_its_first_note_of_the_log_takes_any_log_as_a_new_host_does() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (data, other) = (dir.path().join("data"), dir.path().join("other"));
-    let address = format!("redis://127.0.0.1:{}", free_port());
+    let nobody = Port::hold();
+    let address = format!("redis://127.0.0.1:{}", nobody.number());
     let mut host = HostProcess::start_unready(on(&address), &data).await?;
     not_ready(&Client::new(&host.url)?, "the host is starting").await?;
     host.kill()?;

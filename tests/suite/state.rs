@@ -39,6 +39,7 @@ pub(crate) async fn deploy(host: &Host, guest: &str) -> Result<PluginStatus, Con
     let request = DeployRequest {
         component: component(guest).into(),
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions::default(),
@@ -54,6 +55,7 @@ pub(crate) async fn deploy_unseen(host: &Host, guest: &str) -> Result<PluginStat
     let request = DeployRequest {
         component: component(guest).into(),
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: "api:test".into(),
         options: DeployOptions { no_shadow: true, ..DeployOptions::default() },

@@ -205,7 +205,31 @@ async fn retention_is_applied_without_being_asked() {
             waited.tick().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), trimmed).await.expect("the log was trimmed");
+    tokio::time::timeout(std::time::Duration::from_secs(60), trimmed).await.expect("the log was trimmed");
+}
+
+#[tokio::test]
+async fn wal_has_room_for_small_transactions_and_it_is_not_taken_for_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let log: Log = open(&SqliteOptions::new(dir.path()));
+    let acme = tenant("acme");
+    for n in 0..120 {
+        append_one(&log, &acme, &format!("id-{n}")).await;
+    }
+    let wal = std::fs::read(dir.path().join("millrace.db-wal")).unwrap();
+    assert!(wal.len() > 1 << 20, "{}", wal.len());
+    let zeros = wal.iter().rev().take_while(|byte| **byte == 0).count();
+    assert!(zeros > 100 << 10, "there is room for {zeros} bytes");
+
+    // What a crash leaves now.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["millrace.db", "millrace.db-wal"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let found: Log = open(&SqliteOptions::new(copy.path()));
+    assert_eq!(found.bounds().newest, Position(120));
+    append_one(&found, &acme, "id-120").await;
+    assert_eq!(found.bounds().newest, Position(121));
 }
 
 #[tokio::test]

@@ -218,7 +218,7 @@ async fn follow(answer: reqwest::Response, events: usize) -> Result<Vec<(String,
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), read).await.context("too few events came")??;
+    tokio::time::timeout(std::time::Duration::from_secs(60), read).await.context("too few events came")??;
     // A chunk may hold more than was asked for.
     found.truncate(events);
     Ok(found)

@@ -18,7 +18,7 @@ use serde_json::Value;
 mod tokens;
 
 const SAMPLES: [&str; 3] = ["flight-board", "carrier-stats", "delay-watch"];
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client of `GET /v1/live` that goes on from where it was.
 struct Follower<'a> {

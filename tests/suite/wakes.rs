@@ -18,7 +18,7 @@ use millrace_tests::sleeper::Sleeper;
 use millrace_tests::until;
 use tokio::task::JoinSet;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(60);
 
 type Log = Arc<dyn EventLog>;

@@ -130,10 +130,6 @@ impl RedisConfig {
             );
             return Err(("store.dedup_events_max".into(), why));
         }
-        if used && store.change_stream_events_max.is_some_and(|max| max > 0) {
-            let why = "a shared log (serve.log) keeps of its change streams what retention keeps, and has no cap for them; leave it out, and bound the log with retention_events";
-            return Err(("store.change_stream_events_max".into(), why.into()));
-        }
         Ok(())
     }
 }

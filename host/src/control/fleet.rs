@@ -6,18 +6,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::changes::desired_of;
-use super::report::{PluginReport, Reason, Seen, newest};
+use super::report::{PLUGIN_FAILED, PluginReport, Reason, Seen, newest};
 use super::rollout::{Progress, Silence, effective_spec, is_target, wave_of};
 use super::snapshot::{Drift, drift};
 use super::{ControlVersion, Desired, DesiredRow, FleetMark, Phase, PluginSpec, RunState};
+use crate::plugins::PluginState;
 
 /// The fleet as the origin knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FleetStatus {
     pub plugins: Vec<PluginFleet>,
     pub hosts: Vec<HostLine>,
-    /// Every host that is part of the fleet runs what it should. A rollout that is under way is not in the way of that: hosts
-    /// beyond its wave should run the former version.
+    /// Every host that is part of the fleet runs what it should, and none of it has stopped. A rollout that is under way is
+    /// not in the way of that: hosts beyond its wave should run the former version.
     pub converged: bool,
 }
 
@@ -115,6 +116,9 @@ pub struct HostChange {
     pub finally: Option<Named>,
     /// The host would notice: another version, configuration, limit or grant, or another state.
     pub at_once: bool,
+    /// Neither the change nor what stands means the host: whatever it has under that name stays as it is.
+    #[serde(default)]
+    pub left_alone: bool,
 }
 
 impl Named {
@@ -209,7 +213,7 @@ fn plugin_status(row: &DesiredRow, hosts: &BTreeMap<&str, &Seen>, silence: Silen
             serving: told.and_then(|told| told.serving.clone()),
             phase: told.map_or(Phase::Absent, |told| told.phase),
             revision: told.map_or(0, |told| told.revision),
-            reason: told.and_then(|told| told.reason.clone()),
+            reason: told.and_then(|told| stopped(told).or_else(|| told.reason.clone())),
             lag_events: told.map_or(0, |told| told.now.lag_events),
             converged: problem.is_none(),
         });
@@ -258,10 +262,26 @@ fn lacks(
         RunState::Paused => told.phase == Phase::Paused,
         _ => told.phase == Phase::Active && told.serves(&wanted.component.digest),
     };
-    (!there).then(|| format!("is at `{}`", told.phase_name()))
+    if !there {
+        return Some(format!("is at `{}`", told.phase_name()));
+    }
+    stopped(told).map(|why| format!("has stopped it: {}", why.message))
 }
 
-/// What would change on which hosts, without doing it. Hosts that cannot be read or are gone are left out.
+/// Why a version that was brought does not run: it has stopped by itself.
+fn stopped(told: &PluginReport) -> Option<Reason> {
+    let is_failed = told.phase == Phase::Active && told.state == Some(PluginState::Failed);
+    let message = match (&told.reason, told.message.as_str()) {
+        _ if !is_failed => return None,
+        (Some(reason), "") if !reason.message.is_empty() => reason.message.clone(),
+        (_, "") => "its report does not say why".to_owned(),
+        (_, message) => message.to_owned(),
+    };
+    Some(Reason { code: PLUGIN_FAILED.to_owned(), message })
+}
+
+/// What would change on which hosts, without doing it, and which of them are left alone. Hosts that cannot be read or are gone
+/// are left out.
 pub fn preview(
     present: Option<&Desired>,
     next: &Desired,
@@ -285,9 +305,6 @@ pub fn preview(
         };
         let named = |runs: &Option<(PluginSpec, RunState)>| runs.as_ref().map(|(spec, _)| Named::of(spec));
         let (before, after, end) = (present.and_then(runs), runs(next), runs(&finished));
-        if before.is_none() && after.is_none() && end.is_none() {
-            continue;
-        }
         let wave = next
             .rollout
             .as_ref()
@@ -300,6 +317,7 @@ pub fn preview(
             next: named(&after),
             finally: named(&end),
             at_once: before != after,
+            left_alone: before.is_none() && after.is_none() && end.is_none(),
         });
     }
     changes

@@ -17,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::backoff::{self, Backoff};
+use super::changes::desired_of;
+use super::trust::{RELEASED_BEFORE, TrustStore};
 use super::{
-    Believing, Claimed, ControlEvent, ControlFeedError, ControlSink, ControlStore, ControlVersion, EventId,
-    Proposed, PublishOutcome, Result, Settlement, freeze,
+    Believing, Claimed, ControlEvent, ControlFeedError, ControlSink, ControlStore, ControlVersion, EventBody,
+    EventId, Kind, PluginSpec, Proposed, PublishOutcome, Result, Settlement, freeze,
 };
 use crate::clock::Clock;
 use crate::error::{Classify as _, Retry};
@@ -94,14 +96,10 @@ impl Origin {
         Publisher { store, sink, keys, clock, options, proposed }
     }
 
-    /// Checks an event as every host does, and keeps it to be told. The same event again answers the same, also when it
-    /// would be refused by now.
+    /// Checks an event and the build that it brings as every host does, and keeps it to be told. The same event again answers
+    /// the same, also when it would be refused by now.
     pub async fn propose(&self, event: &ControlEvent) -> Result<Proposed> {
-        let refused = match self.keys.keys().check_event(event, self.clock.now()) {
-            Err(refused) => Some(refused),
-            Ok(()) => freeze::refusal(self.store.as_ref(), event).await?,
-        };
-        if let Some(refused) = refused {
+        if let Some(refused) = self.refusal(event).await? {
             return match self.store.told(event.id()).await? {
                 Some(told) if told.digest == event.digest() => {
                     Ok(Proposed { entity: told.entity, revision: told.revision, repeated: true })
@@ -112,6 +110,48 @@ impl Origin {
         let proposed = self.store.propose(event).await?;
         self.proposed.notify_one();
         Ok(proposed)
+    }
+
+    async fn refusal(&self, event: &ControlEvent) -> Result<Option<ControlFeedError>> {
+        let keys = self.keys.keys();
+        if let Err(refused) = keys.check_event(event, self.clock.now()) {
+            return Ok(Some(refused));
+        }
+        match self.build_refusal(&keys, event).await? {
+            None => freeze::refusal(self.store.as_ref(), event).await,
+            refused => Ok(refused),
+        }
+    }
+
+    /// Why no host would run what an event brings. What stands already is not news: to pause it, to go on with it or to go
+    /// back to it needs no key that counts today. Who deploys it anew needs one that is not revoked.
+    async fn build_refusal(
+        &self,
+        keys: &TrustStore,
+        event: &ControlEvent,
+    ) -> Result<Option<ControlFeedError>> {
+        let unsigned = event.unsigned();
+        let EventBody::Plugin { plugin, desired } = &unsigned.body else { return Ok(None) };
+        let check = |spec: &PluginSpec, at| keys.check_artifact(plugin, &spec.component, at).err();
+        let specs = || desired.spec.iter().chain(&desired.stable);
+        if specs().all(|spec| check(spec, unsigned.issued_at).is_none()) {
+            return Ok(None);
+        }
+        let rows = self.store.proposed().await?;
+        let stands = rows.iter().filter_map(desired_of).find(|(name, _)| name == plugin);
+        let stands = stands.map(|(_, stands)| stands);
+        let is_known = |spec: &PluginSpec| {
+            let mut known = stands.into_iter().flat_map(|stands| stands.spec.iter().chain(&stands.stable));
+            known.any(|known| known.component == spec.component)
+        };
+        let deployed = desired.spec.as_ref().filter(|_| unsigned.kind == Kind::Deployed);
+        Ok(specs().find_map(|spec| {
+            if is_known(spec) {
+                check(deployed.filter(|deployed| *deployed == spec)?, RELEASED_BEFORE)
+            } else {
+                check(spec, unsigned.issued_at)
+            }
+        }))
     }
 
     /// Tries a dead letter again. Answers whether there was one.

@@ -18,6 +18,9 @@ use crate::plugins::{
 
 const SCHEMA_VERSION: u32 = 1;
 
+/// Code of a version that was brought and has stopped by itself.
+pub(super) const PLUGIN_FAILED: &str = "plugin_failed";
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
     pub schema_version: u32,

@@ -35,6 +35,9 @@ use crate::limits::{
 
 const FORMAT: &str = "millrace.trust.v1";
 
+/// When a component was released that stood before: since then its build key may have expired.
+pub(super) const RELEASED_BEFORE: i64 = i64::MIN;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyRole {

@@ -7,15 +7,17 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
+use tokio::time::Instant;
 
 use super::auth::Caller;
 use super::metrics::Living;
+use super::outage::Outage;
 use super::problem::Problem;
 use super::{Edge, json, metrics, streams};
 use crate::event::{Epoch, Event, EventBatch, Position};
 use crate::limits::PAGE_EVENTS_MAX;
 use crate::streams::{
-    ChangeMode, ChangeRequest, ChangeStream, Delivery, PageLimit, StreamName, Subscription,
+    ChangeMode, ChangeRequest, ChangeStream, Delivery, PageLimit, StreamError, StreamName, Subscription,
 };
 
 /// Bytes of text that are prepared at once. A slow client holds no more than this and its queue.
@@ -50,6 +52,7 @@ pub(super) struct Follower {
     gap: Option<&'static str>,
     /// What was taken from the hub and is not yet sent: a batch, and from which event on.
     taken: Option<(Arc<EventBatch>, usize)>,
+    outage: Outage,
     phase: Phase,
     _living: Living,
 }
@@ -88,6 +91,7 @@ impl Follower {
             told: position,
             gap,
             taken,
+            outage: Outage::default(),
             phase,
             _living: living,
         }
@@ -109,6 +113,7 @@ impl Follower {
 
     /// The next piece of text; none when the stream is over.
     async fn next(&mut self) -> Option<Vec<u8>> {
+        let heartbeat = Instant::now() + self.edge.options.sse_heartbeat;
         loop {
             if self.phase == Phase::End {
                 return None;
@@ -122,7 +127,7 @@ impl Follower {
             let out = match self.phase {
                 Phase::Begin => self.begin(),
                 _ if self.has_new_life() => self.begin_again(),
-                Phase::CatchUp => self.catch_up().await,
+                Phase::CatchUp => self.catch_up(heartbeat).await,
                 _ => self.live().await,
             };
             match out {
@@ -172,7 +177,7 @@ impl Follower {
 
     /// A page of what came before the subscription. The hub's deliveries wait meanwhile; where they were too
     /// many, it subscribes anew, and the log has what lies between.
-    async fn catch_up(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn catch_up(&mut self, heartbeat: Instant) -> Result<Vec<u8>, Problem> {
         let mut out = Vec::new();
         if self.position >= self.subscription.position() && !self.subscription.has_gap() {
             self.phase = Phase::Live;
@@ -185,7 +190,11 @@ impl Follower {
         if self.has_new_life() {
             return Ok(out);
         }
-        let page = page.map_err(|e| streams::lost(&self.epoch, e))?;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => return self.wait_for_log(error, heartbeat).await,
+        };
+        self.outage.end();
         if page.truncated {
             self.write_gap(&mut out, "position_lost", page.oldest);
         }
@@ -197,6 +206,21 @@ impl Follower {
             self.subscribe()?;
         }
         Ok(out)
+    }
+
+    /// Stays for a while where the log cannot be read, with signs of life. They say nothing of how far it is: what
+    /// lies behind its position is not read yet.
+    async fn wait_for_log(&mut self, error: StreamError, heartbeat: Instant) -> Result<Vec<u8>, Problem> {
+        let Some(pause) = self.outage.pause(&error, self.edge.options.log_away_max) else {
+            return Err(streams::lost(&self.epoch, error));
+        };
+        let (stopping, ended) = (self.edge.stopping.clone(), self.caller.valid.clone());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(Vec::new()),
+            () = stopping.cancelled() => Ok(self.closing()),
+            problem = ended.ended() => Err(problem),
+            () = tokio::time::sleep_until(heartbeat) => Ok(b": \n\n".to_vec()),
+        }
     }
 
     /// What the hub delivers next, or a sign of life.

@@ -34,6 +34,7 @@ mod metrics;
 mod native;
 mod ndjson;
 mod openapi;
+mod outage;
 mod pages;
 mod params;
 mod plugins;
@@ -104,6 +105,8 @@ pub struct GatewayOptions {
     pub artifact_bytes_max: u64,
     pub connections_max: usize,
     pub sse_heartbeat: Duration,
+    /// How long answers that follow events or changes stay open while their log cannot be read.
+    pub log_away_max: Duration,
     /// How long conflated followers of changes wait, where they do not say.
     pub change_window: Duration,
     pub write_wait_max: Duration,
@@ -131,6 +134,7 @@ impl GatewayOptions {
             artifact_bytes_max: limits::ARTIFACT_BYTES_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             sse_heartbeat: limits::SSE_HEARTBEAT,
+            log_away_max: limits::LOG_AWAY_MAX,
             change_window: limits::CHANGE_WINDOW,
             write_wait_max: limits::WRITE_WAIT_MAX,
             live_message_bytes_max: limits::LIVE_MESSAGE_BYTES_MAX,

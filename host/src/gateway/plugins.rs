@@ -76,6 +76,7 @@ pub(super) async fn deploy(
     let deploy = DeployRequest {
         component,
         expected_name,
+        expected_build: None,
         from,
         by,
         options,

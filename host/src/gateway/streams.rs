@@ -3,9 +3,11 @@
 //! A follower names where it starts; there is no "now" but the one that the
 //! log answers. Every event's SSE id is its cursor, so that a reconnecting
 //! client goes on exactly behind what it has seen. What cannot be shown any
-//! more ends the stream with an `error` event, never with a silent gap.
+//! more ends the stream with an `error` event, never with a silent gap. While its
+//! log cannot be read it stays open ([`Outage`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -16,6 +18,7 @@ use futures_util::stream::unfold;
 
 use super::auth::{Caller, Publisher, Reader};
 use super::metrics::Living;
+use super::outage::Outage;
 use super::params::{self, Asked, Params};
 use super::problem::Problem;
 use super::{Edge, changes, json, metrics, publish};
@@ -30,7 +33,8 @@ const SSE_CHUNK_BYTES: usize = 256 << 10;
 ///
 /// With `Accept: text/event-stream` the answer begins with a `ready` event and goes on as long as the client
 /// stays. `Last-Event-ID` (or `last_event_id`) resumes and wins over `after`. An
-/// `error` event carries a problem and ends the stream; `closing` says that the host stops.
+/// `error` event carries a problem and ends the stream; `closing` says that the host stops. A log that cannot be reached is
+/// waited for, up to `gateway.log_away_ms_max`; in a new life of it the stream ends with `cursor_foreign`.
 /// `progress` moves the id over events that the filter left out.
 #[utoipa::path(
     get,
@@ -243,6 +247,7 @@ struct Follower {
     position: Position,
     /// What the client has been told.
     told: Position,
+    outage: Outage,
     phase: Phase,
     _living: Living,
 }
@@ -252,6 +257,15 @@ enum Phase {
     Begin,
     Follow,
     End,
+}
+
+/// What came of a look at the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    Moved,
+    Nothing,
+    /// It cannot be read, and is asked again after this.
+    Away(Duration),
 }
 
 fn tail(
@@ -275,6 +289,7 @@ fn tail(
         reader,
         position: after,
         told: after,
+        outage: Outage::default(),
         phase: Phase::Begin,
         _living: Living::sse_client(),
     };
@@ -315,15 +330,26 @@ impl Follower {
             if let Err(problem) = self.caller.valid.check() {
                 return Some(self.error(out, &problem));
             }
-            match self.read(&mut out).await {
+            let looked = match self.read(&mut out).await {
                 Err(problem) => return Some(self.error(out, &problem)),
                 Ok(_) if !out.is_empty() => return Some(out),
-                Ok(true) => continue,
-                Ok(false) => {}
-            }
-            let stopping = self.edge.stopping.clone();
+                Ok(Looked::Moved) => continue,
+                Ok(looked) => looked,
+            };
+            let (stopping, position) = (self.edge.stopping.clone(), self.position);
+            let reader = &mut self.reader;
+            let news = async move {
+                match looked {
+                    // There may be some already, which cannot be read.
+                    Looked::Away(pause) => {
+                        tokio::time::sleep(pause).await;
+                        true
+                    }
+                    _ => reader.wait_after(position).await,
+                }
+            };
             tokio::select! {
-                alive = self.reader.wait_after(self.position) => {
+                alive = news => {
                     if !alive {
                         self.phase = Phase::End;
                         return Some(self.closing());
@@ -344,8 +370,8 @@ impl Follower {
         out
     }
 
-    /// Writes what there is after the position, and moves it. False when there was nothing.
-    async fn read(&mut self, out: &mut Vec<u8>) -> Result<bool, Problem> {
+    /// Writes what there is after the position, and moves it.
+    async fn read(&mut self, out: &mut Vec<u8>) -> Result<Looked, Problem> {
         let log = Arc::clone(&self.edge.services.log);
         let before = self.position;
         if self.has_new_life() {
@@ -360,18 +386,28 @@ impl Follower {
                     break;
                 }
             }
-            return Ok(self.position > before);
+            return Ok(self.looked(before));
         }
         let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: SSE_CHUNK_BYTES };
         let read = read_on(&self.edge, &self.caller, &self.stream, self.position, limit).await;
         let (events, next) = match read {
             Err(_) if self.has_new_life() => return Err(self.foreign()),
-            read => read.map_err(|e| lost(&self.epoch, e))?,
+            Err(error) => {
+                let pause = self.outage.pause(&error, self.edge.options.log_away_max);
+                return pause.map(Looked::Away).ok_or_else(|| lost(&self.epoch, error));
+            }
+            Ok(read) => read,
         };
         if self.write(out, &events) {
             self.position = self.position.max(next);
         }
-        Ok(self.position > before)
+        Ok(self.looked(before))
+    }
+
+    /// The log was read, from this position on.
+    fn looked(&mut self, before: Position) -> Looked {
+        self.outage.end();
+        if self.position > before { Looked::Moved } else { Looked::Nothing }
     }
 
     /// Writes a chunk's events after the position. False when it stopped at the bound.

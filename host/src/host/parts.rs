@@ -264,6 +264,7 @@ impl HostBuilder {
             artifact_bytes_max: self.config.control.artifact_bytes_max,
             connections_max: config.connections_max,
             sse_heartbeat: config.sse_heartbeat(),
+            log_away_max: config.log_away_max(),
             change_window: config.change_window(),
             write_wait_max: config.write_wait_max(),
             live_message_bytes_max: config.live_message_bytes_max,

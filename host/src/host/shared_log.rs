@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::cluster::Ownerships;
 use crate::config::{Config, LogAddress, RedisAckConfig, RedisConfig};
 use crate::error::{BackendError, Classify as _};
-use crate::limits::{LOG_MARK_EVERY, REDIS_EVENTS_MAX};
+use crate::limits::{LOG_MARK_EVERY, REDIS_CHANGE_STREAM_EVENTS_MAX, REDIS_EVENTS_MAX};
 use crate::presence::{Presence, PresenceLimits};
 use crate::processors::{Relay, SharedLog as ForProcessors};
 use crate::streams::groups::{GroupLimits, Groups};
@@ -65,12 +65,14 @@ impl SharedLog {
         let redis = &config.redis;
         let link = RedisLink::new(address.clone(), redis.ca_file.clone(), &*redis.name);
         let events = config.store.retention_events.unwrap_or(REDIS_EVENTS_MAX);
+        let change_events = config.store.change_stream_events_max.unwrap_or(REDIS_CHANGE_STREAM_EVENTS_MAX);
         let log = RedisLog::open(RedisOptions {
             ca_file: redis.ca_file.clone(),
             name: redis.name.clone(),
             ack: ack(redis),
             retention: Retention { age: config.store.retention_age(), events: Some(events) },
             dedup_events_max: config.store.dedup_events_max,
+            change_stream_events_max: Some(change_events),
             tail_bytes_max: config.store.tail_bytes_max,
             append_wait_max: redis.append_wait_max(),
             known: store.log_mark().await?,

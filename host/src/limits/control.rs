@@ -70,9 +70,10 @@ pub const CONTROL_HEAL_EVERY: Duration = Duration::from_secs(60);
 /// Waits of the applier after an error of the feed or the store: doubled from the first to the second, with jitter.
 pub const CONTROL_APPLY_RETRY_MIN: Duration = Duration::from_millis(100);
 pub const CONTROL_APPLY_RETRY_MAX: Duration = Duration::from_secs(30);
-/// Events of the outbox that are claimed at a time, and entities that are published at the same time.
+/// Events of the outbox that are claimed at a time, and entities that are published at the same time: what comes to a feed
+/// together may be made durable together.
 pub const CONTROL_PUBLISH_EVENTS_MAX: usize = 64;
-pub const CONTROL_PUBLISH_ENTITIES_MAX: usize = 8;
+pub const CONTROL_PUBLISH_ENTITIES_MAX: usize = 64;
 /// How long a claim lasts. What is not settled by then may be published by another, too: a sink knows repeats.
 pub const CONTROL_PUBLISH_LEASE: Duration = Duration::from_secs(60);
 pub const CONTROL_PUBLISH_LEASE_MAX: Duration = Duration::from_secs(600);
@@ -105,12 +106,12 @@ pub const CONTROL_FILE_SHARD_EVENTS: u64 = 1_000;
 pub const CONTROL_LOCK_WAIT: Duration = Duration::from_secs(10);
 pub const CONTROL_LOCK_POLL: Duration = Duration::from_millis(2);
 /// Files that are synced at the same time: a file system makes one write of them.
-pub const CONTROL_FILE_SYNCS_AT_ONCE: usize = 8;
+pub const CONTROL_FILE_SYNCS_AT_ONCE: usize = 16;
 /// Dropped files that are settled at a time; the others wait for the next look.
 pub const CONTROL_DROPS_AT_ONCE_MAX: usize = 256;
 /// What is kept of a dropped file's name.
 pub const CONTROL_DROP_NAME_BYTES_MAX: usize = 100;
-/// Appends that are written together, each with two open files, and those that may wait for their turn. More are refused.
+/// Appends that are written together, each with an open file, and those that may wait for their turn. More are refused.
 pub const CONTROL_APPENDS_AT_ONCE_MAX: usize = 64;
 pub const CONTROL_APPENDS_WAITING_MAX: usize = 4_096;
 /// Events and bytes that one poll answers at most.

@@ -40,7 +40,13 @@ pub const REDIS_RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 pub const REDIS_RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Entries that one script call trims, so that others get their turn in between.
 pub const REDIS_TRIM_ENTRIES_MAX: usize = 256;
-/// How often retention is applied.
+/// Entries that a change stream on Redis keeps when nothing else is said, about. Older ones are dropped.
+pub const REDIS_CHANGE_STREAM_EVENTS_MAX: u64 = 500;
+/// Change streams that one script call compares with what they keep, and those that a host remembers to have
+/// appended to since it did that last.
+pub const REDIS_CAP_STREAMS_MAX: usize = 100;
+pub const REDIS_GROWN_STREAMS_MAX: usize = 100_000;
+/// How often retention is applied, and the caps of change streams.
 pub const REDIS_RETENTION_EVERY: Duration = Duration::from_secs(1);
 /// How often an append is sent again because the log has an event of it in another spelling, or other last known
 /// values of its fields than when they were read. Each turn settles one event at least, unless others change the same.

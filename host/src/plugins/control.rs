@@ -44,6 +44,8 @@ pub struct DeployRequest {
     pub component: Bytes,
     /// Refused when the component says another name; none takes the component's word.
     pub expected_name: Option<String>,
+    /// Refused when the component is of another version or world; none takes the component's word.
+    pub expected_build: Option<ExpectedBuild>,
     pub from: DeployFrom,
     /// `directory` or `api`, and by whom.
     pub by: String,
@@ -55,6 +57,30 @@ pub struct DeployRequest {
     pub settings: Option<PluginSettings>,
     /// Is told how far the deploy is; there are at most [`DeployStep::COUNT`] steps. What does not fit is not told.
     pub progress: Option<mpsc::Sender<DeployStep>>,
+}
+
+/// What whoever released a component says that it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedBuild {
+    pub version: String,
+    /// Such as `millrace:processor@0.1.0`.
+    pub world: String,
+}
+
+impl ExpectedBuild {
+    /// Compares it with what a component says of itself. One that does not know its world is not asked for it.
+    pub fn check(&self, version: &str, world: Option<&str>) -> Result<(), ControlError> {
+        let differs = |what: &'static str, expected: &str, found: &str| {
+            Err(ControlError::OtherBuild { what, expected: expected.to_owned(), found: found.to_owned() })
+        };
+        if version != self.version {
+            return differs("version", &self.version, version);
+        }
+        match world {
+            Some(world) if world != self.world => differs("world", &self.world, world),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// How far a deploy has come. Each is told once, in this order, and not at all where it does not happen.
@@ -361,6 +387,8 @@ pub enum ControlError {
     Unknown { plugin: String },
     #[error("the component says its name is `{found}`, not `{expected}`")]
     OtherName { expected: String, found: String },
+    #[error("the component's {what} is `{found}`, and it was released as `{expected}`")]
+    OtherBuild { what: &'static str, expected: String, found: String },
     #[error("version {version} refused the state of task {task}: {detail}")]
     StateRefused { version: String, task: String, detail: String },
     #[error(
@@ -414,6 +442,7 @@ impl Classify for ControlError {
         match self {
             Self::Unknown { .. } => "plugin_unknown",
             Self::OtherName { .. } => "plugin_other_name",
+            Self::OtherBuild { .. } => "plugin_other_build",
             Self::StateRefused { .. } => "state_refused",
             Self::StateTooLarge { .. } => "guest_state_bytes_max",
             Self::LoadLimit { .. } => "load_limit",
@@ -458,6 +487,7 @@ impl Classify for ControlError {
         match self {
             Self::Unknown { .. }
             | Self::OtherName { .. }
+            | Self::OtherBuild { .. }
             | Self::Managed { .. }
             | Self::DeployInProgress { .. }
             | Self::CandidateWaits { .. }

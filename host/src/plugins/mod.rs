@@ -42,9 +42,9 @@ use std::sync::Arc;
 
 pub use candidate::{Candidate, CandidateState, DeployOptions};
 pub use control::{
-    ControlError, DeployFrom, DeployRequest, DeployStep, GrantStatus, PluginControl, PluginCounters,
-    PluginState, PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning, TenantFailure,
-    Waiting,
+    ControlError, DeployFrom, DeployRequest, DeployStep, ExpectedBuild, GrantStatus, PluginControl,
+    PluginCounters, PluginState, PluginStatus, Refusal, ReplayReport, ReplayRequest, TaskStatus, TaskWarning,
+    TenantFailure, Waiting,
 };
 
 pub use artifacts::FileArtifacts;

@@ -147,12 +147,7 @@ impl WasmRuntime {
         check_bytes(bytes)?;
         let component = self.loader.compile(bytes, &digest(bytes))?;
         let manifest = self.describe(&self.link(&component)?)?;
-        let ty = component.component_type();
-        let mut exports = ty.exports(&self.loader.engine);
-        let version =
-            exports.find_map(|(name, _)| name.strip_prefix("millrace:processor/handler@").map(str::to_owned));
-        // It was linked, so it has one.
-        Ok((manifest, format!("millrace:processor@{}", version.unwrap_or_default())))
+        Ok((manifest, world_of(&component, &self.loader.engine)))
     }
 
     /// What a component imports beyond the world's own. Compiles as [`Self::examine`] does.
@@ -272,9 +267,10 @@ impl WasmRuntime {
         // It described itself with more memory than it may have from now on.
         Instance::new(&linked, &sandbox, None, call_max).map_err(failed)?;
         let tables = manifest.tables.clone().into();
+        let world = world_of(&component, &self.loader.engine);
         let one_by_one = !sandbox.grants.clock && reads_clock(&component, &self.loader.engine);
         let code = Code::new(Arc::clone(&self.loader), digest, linked);
-        Ok(WasmFactory { code, manifest, sandbox, call_max, tables, one_by_one })
+        Ok(WasmFactory { code, manifest, world, sandbox, call_max, tables, one_by_one })
     }
 }
 
@@ -282,6 +278,7 @@ impl WasmRuntime {
 pub(super) struct WasmFactory {
     code: Code,
     manifest: Manifest,
+    world: String,
     sandbox: Sandbox,
     call_max: Duration,
     tables: Arc<[TableSchema]>,
@@ -326,6 +323,10 @@ impl ProcessorFactory for WasmFactory {
 
     fn digest(&self) -> &str {
         self.code.digest()
+    }
+
+    fn world(&self) -> Option<&str> {
+        Some(&self.world)
     }
 
     fn state_bytes_max(&self) -> usize {
@@ -382,6 +383,15 @@ const WASI_IMPORTS: [&str; 6] =
 
 /// Outgoing HTTP, for a plugin with the grant.
 const HTTP_IMPORTS: [&str; 2] = ["wasi:http/types@", "wasi:http/outgoing-handler@"];
+
+/// The world that a component was built for. It was linked, so it has the export that says so.
+fn world_of(component: &Component, engine: &Engine) -> String {
+    let ty = component.component_type();
+    let mut exports = ty.exports(engine);
+    let version =
+        exports.find_map(|(name, _)| name.strip_prefix("millrace:processor/handler@").map(str::to_owned));
+    format!("millrace:processor@{}", version.unwrap_or_default())
+}
 
 /// Imports and exports by name; their types are checked when the component is linked.
 fn check_world(component: &Component, engine: &Engine) -> Result<(), PluginError> {

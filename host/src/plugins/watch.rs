@@ -179,6 +179,7 @@ async fn deploy(control: &dyn PluginControl, path: &Path, wait: Duration) -> Tak
     let request = DeployRequest {
         component: component.into(),
         expected_name: None,
+        expected_build: None,
         from: DeployFrom::Oldest,
         by: format!("{BY_DIRECTORY}{file}"),
         options: DeployOptions::default(),

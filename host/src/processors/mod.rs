@@ -94,6 +94,11 @@ pub trait ProcessorFactory: Send + Sync + Debug {
     /// Names the exact code: the digest of a component's bytes.
     fn digest(&self) -> &str;
 
+    /// The world that it was built for, such as `millrace:processor@0.1.0`; none of what is no component.
+    fn world(&self) -> Option<&str> {
+        None
+    }
+
     /// The largest state that its instances save and load.
     fn state_bytes_max(&self) -> usize {
         GUEST_STATE_BYTES_MAX

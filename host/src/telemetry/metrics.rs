@@ -17,6 +17,7 @@ pub const CHANGE_SUBSCRIPTIONS: &str = "millrace_change_subscriptions";
 pub const CHANGES_PENDING: &str = "millrace_changes_pending";
 pub const CHANGES_CONFLATED: &str = "millrace_changes_conflated_total";
 pub const CHANGE_GAPS: &str = "millrace_change_gaps_total";
+pub const FOLLOWER_OUTAGES: &str = "millrace_follower_outages_total";
 pub const UPCASTS_FAILED: &str = "millrace_upcasts_failed_total";
 pub const TAIL_FALLBACKS: &str = "millrace_tail_fallbacks_total";
 
@@ -259,6 +260,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
         "Events that conflated changes left out, since a later one of the aggregate came.",
     ),
     counter(CHANGE_GAPS, "Gaps and ends that subscribers of changes were told of, by cause: overflow, tail."),
+    counter(
+        FOLLOWER_OUTAGES,
+        "Answers that follow events or changes and had to wait since their log could not be read.",
+    ),
     counter(UPCASTS_FAILED, "Events that consumers saw as they were published, since an upcast failed."),
     counter(TAIL_FALLBACKS, "Reads of processors that had fallen behind the tail and went to the store."),
     counter(

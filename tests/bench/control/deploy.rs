@@ -14,7 +14,7 @@ use millrace::control::changes::{Actor, Deploy, Present};
 use millrace::control::{ControlEvent, EventBody, EventId, PluginSpec};
 use millrace_tests::bench::{Better, Figure, Suite, median, percentile};
 use millrace_tests::control_events::{digest_of, pem, release_key, spec, trust};
-use millrace_tests::guests::variant;
+use millrace_tests::guests::{variant, version_of};
 use millrace_tests::host::{HostProcess, Setup};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,7 +33,7 @@ const FLOOR_MS: f64 = 250.0;
 /// How often an event is published, on each host.
 const BEAT: Duration = Duration::from_millis(5);
 const MADE_WAITING_MAX: usize = 4_096;
-const PLACES: [&str; 3] = ["file", "redis", "nats"];
+pub(super) const PLACES: [&str; 3] = ["file", "redis", "nats"];
 const HOSTS: [&str; 2] = ["the origin", "another host"];
 
 /// Milliseconds of each deploy, by host.
@@ -74,13 +74,8 @@ struct Version {
 
 async fn deploys(place: &Place) -> Result<Waits> {
     let dir = tempfile::tempdir()?;
-    std::fs::write(dir.path().join("trust.json"), trust().to_json())?;
-    std::fs::write(dir.path().join("release.pem"), pem(2))?;
-    let mut origin = setup(place, &dir, "origin");
-    origin.args.extend(["--feed-sink".into(), place.name.into()]);
-    let origin = origin.set(&format!("control.signing_key={}", dir.path().join("release.pem").display()));
-    let origin = HostProcess::start_as(origin, &dir.path().join("origin")).await?;
-    let other = HostProcess::start_as(setup(place, &dir, "other"), &dir.path().join("other")).await?;
+    let origin = start_origin(place, &dir).await?;
+    let other = start(place, &dir, "other").await?;
 
     let versions = [("good", false), ("other", true)].into_iter().zip(1..);
     let versions = versions.map(|((nature, is_other), number)| {
@@ -88,7 +83,7 @@ async fn deploys(place: &Place) -> Result<Waits> {
         Version { component, is_other }
     });
     let versions: Vec<Version> = versions.collect();
-    let mut teller = Teller { http: reqwest::Client::new(), url: origin.url.clone(), told: None };
+    let mut teller = Teller::of(&origin);
     for version in &versions {
         teller.push(&version.component).await?;
     }
@@ -135,6 +130,22 @@ async fn deploys(place: &Place) -> Result<Waits> {
     Ok(waits)
 }
 
+/// A host that tells the fleet, with keys that everybody knows.
+pub(super) async fn start_origin(place: &Place, dir: &TempDir) -> Result<HostProcess> {
+    let key = dir.path().join("release.pem");
+    std::fs::write(dir.path().join("trust.json"), trust().to_json())?;
+    std::fs::write(&key, pem(2))?;
+    let mut origin = setup(place, dir, "origin");
+    origin.args.extend(["--feed-sink".into(), place.name.into()]);
+    let origin = origin.set(&format!("control.signing_key={}", key.display()));
+    HostProcess::start_as(origin, &dir.path().join("origin")).await
+}
+
+/// A host that only listens.
+pub(super) async fn start(place: &Place, dir: &TempDir, host: &str) -> Result<HostProcess> {
+    HostProcess::start_as(setup(place, dir, host), &dir.path().join(host)).await
+}
+
 fn setup(place: &Place, dir: &TempDir, host: &str) -> Setup {
     let shown = |name: &str| dir.path().join(name).display().to_string();
     let mut setup = Setup::new(binary());
@@ -150,7 +161,7 @@ fn setup(place: &Place, dir: &TempDir, host: &str) -> Setup {
 }
 
 /// Tells the fleet through its origin.
-struct Teller {
+pub(super) struct Teller {
     http: reqwest::Client,
     url: String,
     /// What the next change is made of.
@@ -158,7 +169,11 @@ struct Teller {
 }
 
 impl Teller {
-    async fn push(&self, component: &[u8]) -> Result<()> {
+    pub(super) fn of(origin: &HostProcess) -> Self {
+        Self { http: reqwest::Client::new(), url: origin.url.clone(), told: None }
+    }
+
+    pub(super) async fn push(&self, component: &[u8]) -> Result<()> {
         let url = format!("{}/v1/artifacts/{}", self.url, digest_of(component));
         let answer = self.http.put(url).body(component.to_vec()).send().await?;
         let status = answer.status();
@@ -167,7 +182,7 @@ impl Teller {
     }
 
     /// The next deploy, without a shadow run, signed.
-    fn next(&self, component: &[u8]) -> Result<ControlEvent> {
+    pub(super) fn next(&self, component: &[u8]) -> Result<ControlEvent> {
         let (base, desired) = match self.told.as_ref().map(ControlEvent::unsigned) {
             Some(told) => match &told.body {
                 EventBody::Plugin { desired, .. } => (told.revision, Some(desired)),
@@ -176,7 +191,7 @@ impl Teller {
             None => (0, None),
         };
         let id = EventId::new(ulid::Ulid::new());
-        let spec = PluginSpec { shadow_events: Some(0), ..spec(PLUGIN, "1.0.0", component) };
+        let spec = PluginSpec { shadow_events: Some(0), ..spec(PLUGIN, &version_of(component), component) };
         let change =
             Present { plugin: PLUGIN, desired }.deploy(&id, Deploy { spec, plan: None, targets: None })?;
         let by = Actor { name: "bench".into(), reason: "to see how long it takes".into() };
@@ -184,7 +199,7 @@ impl Teller {
     }
 
     /// Answers when it was sent, and when it was acknowledged.
-    async fn tell(&mut self, event: ControlEvent) -> Result<(Instant, Instant)> {
+    pub(super) async fn tell(&mut self, event: ControlEvent) -> Result<(Instant, Instant)> {
         let request = self.http.post(format!("{}/v1/fleet/events", self.url)).body(event.to_json());
         let sent = Instant::now();
         let answer = request.send().await?;

@@ -203,7 +203,7 @@ pub async fn c75_a_value_ends_with_its_time(cache: Arc<dyn Cache>) {
     let begin = std::time::Instant::now();
     while let Lookup::Hit(value) = cache.get(&entry).await.unwrap() {
         assert_eq!(value, "v");
-        assert!(begin.elapsed() < Duration::from_secs(20), "it does not end");
+        assert!(begin.elapsed() < Duration::from_secs(60), "it does not end");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

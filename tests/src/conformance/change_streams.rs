@@ -1,7 +1,7 @@
 //! What every event log must do with change streams and with streams that have a name of their own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace::clock::SystemClock;
 use millrace::error::Classify as _;
@@ -67,6 +67,20 @@ async fn declared(log: &Log) {
 
 async fn page(log: &Log, of: &TenantId, stream: &StreamName, after: u64) -> StreamPage {
     log.read_stream(of, stream, Position(after), ALL).await.expect("the stream is read")
+}
+
+/// A stream of acme's from its beginning, once it has at most so many entries: a cap may be applied some time after the
+/// append.
+pub async fn cut_to(most: usize, log: &Log, stream: &StreamName) -> StreamPage {
+    let begin = Instant::now();
+    loop {
+        let page = page(log, &tenant("acme"), stream, 0).await;
+        if page.events.len() <= most {
+            return page;
+        }
+        assert!(begin.elapsed().as_secs() < 60, "{stream} still has {}", page.events.len());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// The positions of a stream of acme's.
@@ -460,7 +474,7 @@ pub async fn a_follower_of_a_named_stream_wakes(log: Log) {
     let mut other = log.tail().follow_named(&acme, "other");
     append_one(&log, &acme, "a").await;
     log.append_to(&named("orders"), batch(&acme, &[("a", "{}")])).await.unwrap();
-    let woken = tokio::time::timeout(Duration::from_secs(10), follower.wait_after(Position(1))).await;
+    let woken = tokio::time::timeout(Duration::from_secs(60), follower.wait_after(Position(1))).await;
     assert!(woken.expect("it wakes"));
     assert_eq!((follower.newest(), other.newest()), (Position(2), Position::START));
     assert!(futures_util::FutureExt::now_or_never(other.wait_after(Position::START)).is_none());
@@ -521,7 +535,7 @@ pub async fn everything_after_a_subscribe_arrives(written: &Log, followed: &Log)
         let last = writing.join_next().await.unwrap().unwrap();
         let mut seen = follower.position();
         while seen < last {
-            let told = tokio::time::timeout(Duration::from_secs(20), follower.next()).await;
+            let told = tokio::time::timeout(Duration::from_secs(60), follower.next()).await;
             let Ok(Some(Delivery::Events(events))) = told else {
                 panic!("round {round}: {told:?} after {seen}, before {last}");
             };

@@ -40,7 +40,7 @@ impl Fleet {
 
 const NOW: Duration = Duration::ZERO;
 /// Long enough for a machine that has other things to do.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Bounds that a test can reach.
 pub fn small_limits() -> ClusterLimits {
@@ -49,7 +49,7 @@ pub fn small_limits() -> ClusterLimits {
 
 /// A time that passes within a test.
 pub fn brief_limits() -> ClusterLimits {
-    ClusterLimits { ttl: Duration::from_millis(400), ..small_limits() }
+    ClusterLimits { ttl: Duration::from_secs(3), ..small_limits() }
 }
 
 fn bytes(text: &str) -> Bytes {

@@ -20,7 +20,7 @@ pub struct Stage {
 }
 
 /// Long enough for a machine that has other things to do.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -178,7 +178,8 @@ pub async fn a_member_that_stays_away_leaves_exactly_once(stage: Stage) {
 pub async fn a_member_that_is_heard_of_stays(stage: Stage) {
     let lobby = room("lobby");
     let (mut follower, _) = follow(&stage.one, &lobby).await;
-    let ttl = Duration::from_millis(600);
+    // Many times what lies between two heartbeats, on a machine that has other things to do.
+    let ttl = Duration::from_secs(3);
     stage.one.join(&lobby, &name("ann"), with("1", ttl)).await.unwrap();
     stage.one.join(&lobby, &name("bob"), with("1", ttl)).await.unwrap();
     let mut seen = Vec::new();

@@ -13,7 +13,7 @@ use millrace::control::{
 };
 use millrace::event::Micros;
 
-use crate::control_events::{release_key, root_key};
+use crate::control_events::{build_key, release_key, root_key};
 
 /// When everything in these tests was issued: long ago.
 pub const ISSUED_AT: i64 = 1_700_000_000_000_000;
@@ -35,9 +35,10 @@ pub fn digest(number: u64) -> String {
 
 /// `plugin` runs the build `build`, as of `revision`, made on the revision before.
 pub fn unsigned(number: u64, plugin: &str, revision: u64, build: u64) -> UnsignedEvent {
+    let component = ArtifactRef { digest: digest(build), bytes: 1, signatures: Vec::new() };
     let spec = PluginSpec {
         version: "1.0.0".into(),
-        component: ArtifactRef { digest: digest(build), bytes: 1, signatures: Vec::new() },
+        component: component.built_by(plugin, &build_key()),
         world: "millrace:processor@0.1.0".into(),
         config: None,
         limits: BTreeMap::new(),

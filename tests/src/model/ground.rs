@@ -82,10 +82,6 @@ impl Ground {
         (ground, live)
     }
 
-    pub(super) fn is_store(&self) -> bool {
-        matches!(self.tables, Tables::Store { .. })
-    }
-
     /// Commits changes: at once in memory; in the store each lane commits its own rows, all of them side by side.
     pub(super) async fn commit(&mut self, changes: &[Written]) {
         self.commits += 1;

@@ -19,7 +19,7 @@ use crate::viewer::Viewer;
 /// Batches that a viewer remembers, to be cut there.
 const TRAIL: usize = 24;
 /// How long anything is waited for that must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a viewer had after a batch, and the frames of that batch.
 struct Cut {
@@ -289,9 +289,12 @@ impl World {
                 if plain(&viewer.rows) == expected {
                     break;
                 }
-                let soon = if self.ground.is_store() { PATIENCE } else { Duration::from_secs(2) };
                 let query = &viewer.query.query;
-                assert!(begun.elapsed() < soon, "{query:?} in the end: {:?}, not {expected:?}", viewer.rows);
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "{query:?} in the end: {:?}, not {expected:?}",
+                    viewer.rows
+                );
                 // The store's own thread tells.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }

@@ -1,4 +1,5 @@
-//! Both levels together, loads that end badly, and a second level that is away.
+//! Both levels together, loads that end badly, and a second level that is away. What is given a level runs on every
+//! one.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -14,7 +15,7 @@ use millrace::cache::{
 use millrace::limits::{CACHE_PAUSE, CACHE_VALUE_BYTES_MAX};
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 
-use super::{Counting, on, tenant, two_levels};
+use super::{Counting, Level, memory_level, on, tenant, two_levels};
 
 fn rows(cache: &ReadThrough) -> Keyspace {
     cache.keyspace(Keyspace::new("rows", Holds::RowsOf("order".into())))
@@ -40,9 +41,8 @@ async fn loads(cache: &ReadThrough, ask: &Ask) -> bool {
     loaded
 }
 
-#[tokio::test]
-async fn c76_a_warm_read_does_not_ask_the_second_level() {
-    let second = Counting::new();
+pub(super) async fn c76_a_warm_read_does_not_ask_the_second_level(level: Level) {
+    let second = Counting::over(level);
     let cache = two_levels(100, &second);
     let ask = acme(&rows(&cache), "1");
     assert!(loads(&cache, &ask).await);
@@ -54,9 +54,8 @@ async fn c76_a_warm_read_does_not_ask_the_second_level() {
     assert!(!loads(&other, &ask).await && second.gets() == asked + 1);
 }
 
-#[tokio::test]
-async fn c76_a_change_of_an_entity_takes_its_results_from_both_levels() {
-    let second = Counting::new();
+pub(super) async fn c76_a_change_of_an_entity_takes_its_results_from_both_levels(level: Level) {
+    let second = Counting::over(level);
     let (cache, other) = (two_levels(100, &second), two_levels(100, &second));
     let ask = acme(&results(&cache), "list");
     assert!(loads(&cache, &ask).await);
@@ -65,9 +64,8 @@ async fn c76_a_change_of_an_entity_takes_its_results_from_both_levels() {
     assert!(!loads(&other, &ask).await, "for every host");
 }
 
-#[tokio::test]
-async fn c76_a_change_of_one_row_leaves_its_siblings() {
-    let second = Counting::new();
+pub(super) async fn c76_a_change_of_one_row_leaves_its_siblings(level: Level) {
+    let second = Counting::over(level);
     let cache = two_levels(100, &second);
     let rows = rows(&cache);
     for id in ["1", "2"] {
@@ -79,9 +77,8 @@ async fn c76_a_change_of_one_row_leaves_its_siblings() {
     assert!(loads(&cache, &acme(&rows, "1")).await, "only what changed is loaded");
 }
 
-#[tokio::test]
-async fn c76_evicting_here_does_not_touch_the_second_level() {
-    let second = Counting::new();
+pub(super) async fn c76_evicting_here_does_not_touch_the_second_level(level: Level) {
+    let second = Counting::over(level);
     let cache = two_levels(100, &second);
     let (rows, results) = (rows(&cache), results(&cache));
     let asks = [acme(&rows, "1"), acme(&rows, "2"), acme(&results, "list")];
@@ -118,7 +115,7 @@ async fn c76_the_first_level_is_bounded_in_entries_and_bytes() {
 
 #[tokio::test]
 async fn a_value_that_is_too_large_is_answered_and_not_kept() {
-    let second = Counting::new();
+    let second = Counting::over(memory_level());
     let cache = two_levels(100, &second);
     let ask = acme(&rows(&cache), "1");
     let large = Bytes::from(vec![7; CACHE_VALUE_BYTES_MAX + 1]);
@@ -204,14 +201,15 @@ async fn recovered(cache: &ReadThrough, second: &Counting) {
     }
 }
 
-#[tokio::test]
-async fn sn24_a_second_level_that_fails_is_left_alone_and_changes_no_answer() {
-    let second = Counting::new();
+pub(super) async fn sn24_a_second_level_that_fails_is_left_alone_and_changes_no_answer(level: Level) {
+    let second = Counting::over(level);
     let cache = two_levels(100, &second);
     let rows = rows(&cache);
     second.fail(true);
+    // The pause begins with the call that fails, so the time is taken before it.
+    let begin = Instant::now();
     assert!(loads(&cache, &acme(&rows, "1")).await);
-    let (asked, begin) = (second.gets(), Instant::now());
+    let asked = second.gets();
     for turn in 0..100 {
         loads(&cache, &acme(&rows, "2")).await;
         cache.evict_all();
@@ -228,9 +226,8 @@ async fn sn24_a_second_level_that_fails_is_left_alone_and_changes_no_answer() {
 }
 
 /// What could not be said while it was away is said before it is asked again.
-#[tokio::test]
-async fn sn24_an_invalidation_during_an_outage_is_made_up_for() {
-    let second = Counting::new();
+pub(super) async fn sn24_an_invalidation_during_an_outage_is_made_up_for(level: Level) {
+    let second = Counting::over(level);
     let cache = two_levels(100, &second);
     let (rows, results) = (rows(&cache), results(&cache));
     let (row, list) = (acme(&rows, "1"), acme(&results, "list"));
@@ -244,9 +241,8 @@ async fn sn24_an_invalidation_during_an_outage_is_made_up_for() {
     assert!(!loads(&cache, &row).await && !loads(&cache, &list).await, "it serves again");
 }
 
-#[tokio::test]
-async fn sn24_an_emptied_killed_or_paused_server_changes_no_answer() {
-    let mut server = RedisServer::start(Engine::Redis, Keeps::Nothing, &[]);
+pub(super) async fn sn24_an_emptied_killed_or_paused_server_changes_no_answer(engine: Engine) {
+    let mut server = RedisServer::start(engine, Keeps::Nothing, &[]);
     let options = CacheOptions { first_level: false, ..CacheOptions::default() };
     let cache = ReadThrough::new(&options, Some(Arc::new(on(&server))));
     let ask = acme(&rows(&cache), "1");

@@ -1,10 +1,10 @@
-//! Rows by key through the cache: the same answers as without it, at every moment.
+//! Rows by key through the cache: the same answers as without it, at every moment. What is given a level runs on every
+//! one.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
-use millrace::backends::memory::MemoryCache;
 use millrace::backends::sqlite::{CommitStep, SqliteOptions, SqliteStore, StepObserver};
 use millrace::cache::{CacheOptions, CachedTables, ReadThrough};
 use millrace::checkpoints::{CheckpointStore, Generation, TaskId};
@@ -13,11 +13,10 @@ use millrace::event::Revision;
 use millrace::tables::{Cell, ColumnType, Query, Row, TableSchema, TableStore, Value};
 use millrace_tests::conformance::effects::{Effects, column, commit, table, task};
 use millrace_tests::embedded::{Embedded, token};
-use millrace_tests::redis_server::free_port;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{Counting, tenant, two_levels};
+use super::{Counting, Level, memory_level, tenant, two_levels};
 
 /// A store with table `rows`, and the tables through a cache.
 struct Rig {
@@ -34,14 +33,18 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
-        Self::observed(None).await
+        Self::on(memory_level()).await
     }
 
-    async fn observed(observer: Option<StepObserver>) -> Self {
+    async fn on(level: Level) -> Self {
+        Self::observed(level, None).await
+    }
+
+    async fn observed(level: Level, observer: Option<StepObserver>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = SqliteOptions { observer, ..SqliteOptions::new(dir.path()) };
         let store = Arc::new(SqliteStore::open(options).unwrap());
-        let second = Counting::new();
+        let second = Counting::over(level);
         let cache = two_levels(100, &second);
         let tables = Arc::new(CachedTables::new(store.clone(), cache.clone()));
         let schema = table("rows", true);
@@ -82,9 +85,8 @@ fn n(row: Option<&Row>) -> Option<i64> {
     }
 }
 
-#[tokio::test]
-async fn c77_a_read_after_a_commit_is_never_older_than_it() {
-    let mut rig = Rig::new().await;
+pub(super) async fn c77_a_read_after_a_commit_is_never_older_than_it(level: Level) {
+    let mut rig = Rig::on(level).await;
     for version in 1..=50 {
         let committed = rig.put("k", version).await;
         for _ in 0..2 {
@@ -98,9 +100,8 @@ async fn c77_a_read_after_a_commit_is_never_older_than_it() {
     assert_eq!(rig.get("k").await, (committed, None));
 }
 
-#[tokio::test]
-async fn c77_after_a_commit_only_the_changed_row_is_loaded() {
-    let mut rig = Rig::new().await;
+pub(super) async fn c77_after_a_commit_only_the_changed_row_is_loaded(level: Level) {
+    let mut rig = Rig::on(level).await;
     for key in ["a", "b"] {
         rig.put(key, 1).await;
         rig.get(key).await;
@@ -110,9 +111,8 @@ async fn c77_after_a_commit_only_the_changed_row_is_loaded() {
     assert_eq!(rig.get("b").await.0, committed, "a copy is the row as of the last commit");
 }
 
-#[tokio::test]
-async fn c77_a_list_after_a_commit_has_what_it_wrote_and_lacks_what_it_deleted() {
-    let mut rig = Rig::new().await;
+pub(super) async fn c77_a_list_after_a_commit_has_what_it_wrote_and_lacks_what_it_deleted(level: Level) {
+    let mut rig = Rig::on(level).await;
     let acme = tenant("acme");
     let query = Query::all("rows");
     let list = async |rig: &Rig, committed: Revision| {
@@ -144,8 +144,7 @@ async fn c77_a_list_after_a_commit_has_what_it_wrote_and_lacks_what_it_deleted()
 
 /// The store's answer and the cache's are compared when the commit can be read and nobody knows of it yet, and after
 /// each other step of the commit.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c77_whoever_sees_a_commit_in_the_store_sees_it_in_the_cache() {
+pub(super) async fn c77_whoever_sees_a_commit_in_the_store_sees_it_in_the_cache(level: Level) {
     type Seen = Vec<(CommitStep, Revision, Option<i64>, Revision, Option<i64>)>;
     let tables: Arc<Mutex<Option<Arc<CachedTables>>>> = Arc::default();
     let seen: Arc<Mutex<Seen>> = Arc::default();
@@ -159,7 +158,7 @@ async fn c77_whoever_sees_a_commit_in_the_store_sees_it_in_the_cache() {
         let (revision, row) = runtime.block_on(tables.get(&acme, "rows", "k")).unwrap();
         list.lock().unwrap().push((step, page.revision, n(page.rows.first()), revision, n(row.as_ref())));
     }));
-    let mut rig = Rig::observed(Some(observer)).await;
+    let mut rig = Rig::observed(level, Some(observer)).await;
     rig.put("k", 1).await;
     rig.get("k").await;
     *tables.lock().unwrap() = Some(Arc::clone(&rig.tables));
@@ -217,9 +216,8 @@ async fn a_column_that_is_added_is_in_the_next_answer() {
     assert_eq!(row.unwrap().cells, [Value::Int(1), Value::Text("a label".into()), Value::Null]);
 }
 
-#[tokio::test]
-async fn c77_every_type_comes_back_from_the_cache_as_it_was_stored() {
-    let mut rig = Rig::new().await;
+pub(super) async fn c77_every_type_comes_back_from_the_cache_as_it_was_stored(level: Level) {
+    let mut rig = Rig::on(level).await;
     use ColumnType::{Bool, Bytes, Float, Int, Json, Text, Timestamp};
     let types = [Bool, Int, Float, Text, Bytes, Json, Timestamp, Text];
     let columns = types.into_iter().enumerate().map(|(at, of)| column(&format!("c{at}"), of)).collect();
@@ -275,10 +273,10 @@ async fn c25_a_row_of_another_tenant_is_not_found() {
 }
 
 /// A store that cannot say what changed is read every time.
-#[tokio::test]
-async fn c77_tables_of_a_store_that_does_not_tell_are_passed_through() {
+pub(super) async fn c77_tables_of_a_store_that_does_not_tell_are_passed_through(level: Level) {
     let shelf = millrace_tests::shelf::Shelf::new(table("rows", false));
-    let cache = ReadThrough::new(&CacheOptions::default(), Some(Arc::new(MemoryCache::new(10, 1 << 20))));
+    let second = Counting::over(level);
+    let cache = two_levels(10, &second);
     let tables = CachedTables::new(Arc::new(shelf.clone()), cache.clone());
     shelf.commit(&[("k".into(), Some(vec![Value::Int(1), Value::Null]))]);
     for version in 1..=3 {
@@ -286,7 +284,7 @@ async fn c77_tables_of_a_store_that_does_not_tell_are_passed_through() {
         assert_eq!(n(row.as_ref()), Some(version));
         shelf.commit(&[("k".into(), Some(vec![Value::Int(version + 1), Value::Null]))]);
     }
-    assert_eq!(cache.size().0, 0);
+    assert_eq!((cache.size().0, second.gets(), second.writes()), (0, 0, 0), "no level is asked");
 }
 
 fn event(agg_id: &str, version: u64) -> String {
@@ -294,11 +292,10 @@ fn event(agg_id: &str, version: u64) -> String {
         .to_string()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing_changes() -> Result<()> {
-    // The second level is not there; that changes nothing.
-    let nowhere = format!("redis://127.0.0.1:{}", free_port());
-    let host = Embedded::start_with(|config| config.cache.redis = Some(nowhere)).await?;
+/// A row follows every publish and is not sent again while nothing changes, over a second level at an address, whether it
+/// is there or not.
+pub(super) async fn a_row_over_http(address: String) -> Result<Embedded> {
+    let host = Embedded::start_with(|config| config.cache.redis = Some(address)).await?;
     host.client.deploy("counter").await?;
     let key = "a%20b/c%2Fd";
     let mut last = None;
@@ -319,7 +316,7 @@ async fn c77_a_row_over_http_follows_every_publish_and_answers_304_while_nothing
     assert_eq!(absent.refusal(), (404, "row_unknown".to_owned()));
     let said = host.host().tables().get(&tenant("default"), "counters", "a b/c/d").await?;
     assert!(said.1.is_some(), "the same in Rust");
-    Ok(())
+    Ok(host)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

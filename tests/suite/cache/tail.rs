@@ -1,17 +1,21 @@
-//! The tail of the log evicts what other hosts have changed.
+//! The tail of the log evicts what other hosts have changed. What is given a log runs on every one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
+use futures_util::poll;
 use millrace::backends::memory::MemoryLog;
 use millrace::backends::redis::{RedisLog, RedisOptions};
 use millrace::cache::{Ask, CacheOptions, Holds, Keyspace, Partition, ReadThrough};
 use millrace::config::LogAddress;
-use millrace::event::{Event, EventBatch};
-use millrace::streams::EventLog;
+use millrace::event::{Event, EventBatch, Position};
+use millrace::streams::{AggregateScopes, EventLog, Scope};
+use millrace_tests::conformance::change_streams::stream;
+use millrace_tests::conformance::event_log::ALL;
 use millrace_tests::embedded::Embedded;
+use millrace_tests::every_log::Log;
 use millrace_tests::guests::variant;
 use millrace_tests::redis_server::{Engine, RedisServer};
 use millrace_tests::until;
@@ -93,8 +97,33 @@ async fn an_event_of_another_host_takes_its_row_out_of_this_process() {
 }
 
 /// The reference loses the scope between the command and the stream, so that copies of a scope are never evicted.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() -> Result<()> {
+pub(super) async fn sn14_a_scope_reaches_every_reader_of_a_log_and_evicts_its_own_copies_alone(log: Log) {
+    let scopes = AggregateScopes { aggregate: "order".into(), scopes: vec![Scope::Id] };
+    log.declare_scopes("orders", &[scopes]).await.unwrap();
+    let (cache, _follower) = followed(Arc::clone(&log));
+    let rows = orders(&cache);
+    let (north, south) = (ask(&rows, Some("north"), "1"), ask(&rows, Some("south"), "1"));
+    // The follower begins with a first level that is empty.
+    set(&cache, &north).await;
+    append(&*log, "north", "1").await;
+    gone(&cache, &north).await;
+    set(&cache, &north).await;
+    set(&cache, &south).await;
+    append(&*log, "north", "1").await;
+    gone(&cache, &north).await;
+    assert!(cache.get(&south).await.is_some(), "another scope's copy stays");
+    let acme = tenant("acme");
+    let of = |events: &EventBatch| events.iter().map(|event| event.scope.to_owned()).collect::<Vec<_>>();
+    let page = log.read(&acme, Position::START, ALL).await.unwrap();
+    let changes = log.read_stream(&acme, &stream("order", "id", "1"), Position::START, ALL).await.unwrap();
+    let tail = log.tail().read(&acme, Position::START, 10).unwrap();
+    let tail: Vec<String> = tail.iter().flat_map(|chunk| of(chunk)).collect();
+    for (read, how) in [(of(&page.events), "page"), (of(&changes.events), "change stream"), (tail, "tail")] {
+        assert_eq!(read, ["north", "north"], "{how}");
+    }
+}
+
+pub(super) async fn a_scope_over_http() -> Result<()> {
     let host = Embedded::start_with(|config| config.groups.groups_max = 10).await?;
     let cache = host.host().cache();
     let rows = orders(cache);
@@ -124,10 +153,8 @@ async fn sn14_a_scope_reaches_every_reader_and_evicts_its_own_copies_alone() -> 
 
 /// What a plugin emits is in the scope of what it was made from: through the outbox of the host that runs the plugin, over
 /// the log that hosts share, to readers, a projection and the copies of another host.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copies_of_another_host()
--> Result<()> {
-    let server = RedisServer::durable(Engine::Redis);
+pub(super) async fn a_scope_through_the_outbox(engine: Engine) -> Result<()> {
+    let server = RedisServer::durable(engine);
     let start = async || {
         let host = Embedded::start_with(|config| config.serve.log = Some(LogAddress(server.url()))).await?;
         ensure!(host.host().wait_ready().await, "the log serves");
@@ -180,15 +207,46 @@ async fn sn14_a_scope_survives_the_outbox_and_reaches_a_projection_and_the_copie
     Ok(())
 }
 
+/// Given a log whose tail keeps the newest batch alone. The follower is given its turns, so that it is as late as it is
+/// meant to be.
+pub(super) async fn sn17_who_is_left_behind_by_the_tail_forgets_everything_and_follows_on(log: Log) {
+    let cache = ReadThrough::new(&CacheOptions::default(), None);
+    let rows = orders(&cache);
+    let (one, sibling) = (ask(&rows, None, "1"), ask(&rows, None, "2"));
+    let mut follower = Box::pin(cache.follow(Arc::clone(&log)));
+    assert!(poll!(follower.as_mut()).is_pending());
+    set(&cache, &one).await;
+    set(&cache, &sibling).await;
+    append(&*log, "", "1").await;
+    assert!(cache.get(&one).await.is_some(), "it has not had its turn");
+    assert!(poll!(follower.as_mut()).is_pending());
+    assert_eq!(cache.get(&one).await, None);
+    assert!(cache.get(&sibling).await.is_some(), "all that happened is known");
+
+    for _ in 0..3 {
+        append(&*log, "", "1").await;
+    }
+    assert!(poll!(follower.as_mut()).is_pending());
+    assert_eq!(cache.get(&sibling).await, None, "it may have been changed among what is gone from the tail");
+
+    set(&cache, &one).await;
+    set(&cache, &sibling).await;
+    append(&*log, "", "2").await;
+    assert!(poll!(follower.as_mut()).is_pending());
+    assert_eq!(cache.get(&sibling).await, None, "it follows on");
+    assert!(cache.get(&one).await.is_some());
+}
+
 async fn redis_log(server: &RedisServer) -> Arc<RedisLog> {
     let log = RedisLog::open(RedisOptions::new(server.url().parse().unwrap()));
-    log.ready(std::time::Duration::from_secs(20)).await.unwrap();
+    log.ready(std::time::Duration::from_secs(60)).await.unwrap();
     Arc::new(log)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server() {
-    let mut server = RedisServer::durable(Engine::Redis);
+pub(super) async fn sn17_eviction_by_the_tail_survives_lost_connections_and_an_emptied_server(
+    engine: Engine,
+) {
+    let mut server = RedisServer::durable(engine);
     let (here, there) = (redis_log(&server).await, redis_log(&server).await);
     let (cache, mut follower) = followed(here.clone());
     let rows = orders(&cache);

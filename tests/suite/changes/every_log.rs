@@ -1,57 +1,8 @@
 //! What a hub and what upcasts is asked, on every log: in memory, embedded, Redis, Valkey.
 
-use std::sync::Arc;
-use std::time::Duration;
+use super::{following, hub, slow, upcasting};
 
-use millrace::backends::redis::{RedisAck, RedisLog, RedisOptions};
-use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
-
-use super::rig::Log;
-use super::{following, hub, memory_log, slow, sqlite_log, upcasting};
-
-/// A log on a server of its own, which keeps nothing: what a crash leaves is asked elsewhere.
-async fn on(engine: Engine) -> (Log, RedisServer) {
-    let server = RedisServer::start(engine, Keeps::Nothing, &[]);
-    let options = RedisOptions::new(server.url().parse().unwrap());
-    let log = RedisLog::open(RedisOptions { ack: RedisAck::Memory, ..options });
-    log.ready(Duration::from_secs(20)).await.unwrap();
-    (Arc::new(log), server)
-}
-
-async fn redis_log() -> (Log, RedisServer) {
-    on(Engine::Redis).await
-}
-
-async fn valkey_log() -> (Log, RedisServer) {
-    on(Engine::Valkey).await
-}
-
-/// One thread for each test: a hub that was given its turns has done what it can.
-macro_rules! on_log {
-    ($backend:ident, $setup:ident; $($from:ident::$case:ident),+ $(,)?) => {
-        mod $backend {
-            use super::*;
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (log, _keep) = $setup().await;
-                    $from::$case(log).await;
-                }
-            )+
-        }
-    };
-}
-
-macro_rules! on_every_log {
-    ($($from:ident::$case:ident),+ $(,)?) => {
-        on_log!(memory, memory_log; $($from::$case),+);
-        on_log!(sqlite, sqlite_log; $($from::$case),+);
-        on_log!(redis, redis_log; $($from::$case),+);
-        on_log!(valkey, valkey_log; $($from::$case),+);
-    };
-}
-
-on_every_log! {
+millrace_tests::on_every_log! {
     upcasting::c05_c06_every_way_to_read_shows_upcast_events_and_the_log_keeps_what_was_published,
     following::c16_an_event_that_is_published_after_the_subscribe_arrives_with_position_and_version,
     following::c17_every_follower_sees_every_event,
@@ -78,4 +29,24 @@ on_every_log! {
     slow::c43_a_raw_follower_that_overflows_is_ended_and_the_others_go_on,
     slow::c43_a_raw_follower_that_overflowed_goes_on_at_its_mark_without_a_hole,
     hub::sn26_a_live_follower_of_what_is_allowed_gets_nothing_of_what_is_denied,
+}
+
+mod capped {
+    use crate::changes::caps;
+
+    millrace_tests::on_every_log! {
+        millrace_tests::every_log::Bounds {
+            change_stream_events_max: Some(crate::changes::caps::CAP),
+            ..Default::default()
+        };
+        caps::c13_change_streams_have_their_newest_entries_and_say_where_they_begin
+    }
+}
+
+mod hosts {
+    use crate::changes::caps;
+
+    millrace_tests::on_each_server! {
+        caps::c13_change_streams_of_a_host_on_a_server_have_their_newest_500,
+    }
 }

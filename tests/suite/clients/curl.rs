@@ -10,7 +10,7 @@ use millrace_tests::embedded::Embedded;
 use millrace_tests::flights;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `curl -N` that runs, and the lines that it writes.
 struct Curl {

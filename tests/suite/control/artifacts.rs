@@ -33,7 +33,7 @@ impl Drop for EmptySpool {
             if left.is_empty() {
                 return;
             }
-            assert!(begun.elapsed() < Duration::from_secs(30), "the spool is not empty: {left:?}");
+            assert!(begun.elapsed() < Duration::from_secs(60), "the spool is not empty: {left:?}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use millrace::control::{ControlEvent, ControlSink as _, ControlSource as _, Cont
 
 use super::feeds::{event, is_broken, received};
 
+/// What an id leads to is a link, whose text is taken for its content.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 fn open(dir: &Path) -> FileFeed {
@@ -27,12 +29,17 @@ fn files(dir: &Path) -> Files {
 
 fn collect(root: &Path, dir: &Path, found: &mut Files) {
     for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
+        let (kind, path) = entry.map(|entry| (entry.file_type().unwrap(), entry.path())).unwrap();
+        if kind.is_dir() {
             collect(root, &path, found);
-        } else {
-            found.insert(path.strip_prefix(root).unwrap().to_path_buf(), fs::read(&path).unwrap());
+            continue;
         }
+        let bytes = if kind.is_symlink() {
+            fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        found.insert(path.strip_prefix(root).unwrap().to_path_buf(), bytes);
     }
 }
 
@@ -40,7 +47,11 @@ fn put(dir: &Path, files: &Files) {
     for (name, bytes) in files {
         let path = dir.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
+        if name.starts_with("ids") {
+            symlink(std::str::from_utf8(bytes).unwrap(), path).unwrap();
+        } else {
+            fs::write(path, bytes).unwrap();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::try_join_all;
 use millrace::backends::file::{FileFeed, FileFeedOptions, FileWork};
 use millrace::clock::{Clock as _, ManualClock, SystemClock};
 use millrace::control::{
@@ -272,6 +273,56 @@ async fn what_a_poll_and_an_append_cost_does_not_depend_on_what_was_before() {
     }
     assert_eq!(cost(119).await, few, "opened and listed by each");
     assert!(few.iter().all(|(opened, listed)| *opened <= 8 && *listed <= 16), "{few:?}");
+}
+
+/// By counting what is synced: each event by itself, the folders of names and of ids once for all that came together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_come_together_are_made_durable_together() {
+    const TOGETHER: u64 = 32;
+    let folder = Folder::new();
+    let feed = FileFeed::open(FileFeedOptions { shard_events: 1_000, ..folder.options() }).unwrap();
+    // The folders are there.
+    feed.append(&event("one")).await.unwrap();
+    let alone = feed.work().synced;
+    feed.append(&event("one")).await.unwrap();
+    assert_eq!(feed.work().synced - alone, 1 + 2, "one that comes alone");
+    let lock = fs::File::options().write(true).open(folder.path().join("LOCK")).unwrap();
+    lock.lock().unwrap();
+    let before = feed.work().synced;
+    let events: Vec<_> = (0..TOGETHER).map(|_| event("one")).collect();
+    let mut all = Box::pin(try_join_all(events.iter().map(|event| feed.append(event))));
+    assert!(futures_util::poll!(&mut all).is_pending(), "all of them wait for the lock, or for who does");
+    drop(lock);
+    let versions = all.await.unwrap();
+    assert_eq!(versions.len() as u64, TOGETHER);
+    // Whoever waited for the lock has taken what was there at that time; the rest came together.
+    let synced = feed.work().synced - before;
+    assert!([TOGETHER + 2, TOGETHER + 4].contains(&synced), "{TOGETHER} events cost {synced} syncs");
+    let repeated = try_join_all(events.iter().map(|event| feed.append(event))).await.unwrap();
+    assert_eq!(repeated, versions);
+    assert_eq!(feed.work().synced - before, synced, "what is known costs none");
+}
+
+/// Where a file system has no links, an id is noted in a file. What cannot be read there is as good as none.
+#[tokio::test]
+async fn an_id_that_is_noted_in_a_file_leads_to_its_event_too() {
+    let folder = Folder::new();
+    let feed = folder.open();
+    let event = event("one");
+    assert_eq!(feed.append(&event).await.unwrap(), ControlVersion(1));
+    let id = event.id().as_str();
+    let path = folder.path().join("ids").join(&id["evt_".len()..][..4]).join(id);
+    let noted = fs::read_link(&path).unwrap().into_os_string().into_string().unwrap();
+    assert_eq!(noted, format!("1.{}", event.digest()));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &noted).unwrap();
+    assert_eq!(feed.append(&event).await.unwrap(), ControlVersion(1));
+    for (expected, torn) in [(2, ""), (3, &noted[..20])] {
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, torn).unwrap();
+        assert_eq!(feed.append(&event).await.unwrap(), ControlVersion(expected), "{torn}");
+        assert_eq!(feed.append(&event).await.unwrap(), ControlVersion(expected), "{torn}");
+    }
 }
 
 #[tokio::test]

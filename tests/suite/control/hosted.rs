@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use millrace::backends::file::{FileFeed, FileFeedOptions};
 use millrace::clock::{Clock as _, SystemClock};
+use millrace::control::changes::Deploy;
 use millrace::control::rollout::{Gate, Plan};
 use millrace::control::{ControlSink as _, ControlVersion, Kind, UnsignedEvent};
 use millrace_tests::control_events::{about, digest_of, key, running};
@@ -10,8 +11,8 @@ use millrace_tests::guests::variant;
 use serde_json::Value;
 
 use super::hosted_fleet::{
-    Fleet, PLUGIN, converged, deploy, elsewhere, eventually, hand_in, push, same_state, serving, version,
-    wave,
+    Fleet, PLUGIN, converged, deploy, elsewhere, eventually, hand_in, next, push, same_state, serving,
+    version, wave,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,11 +126,20 @@ async fn a_build_that_was_tampered_with_or_that_nobody_signed_runs_nowhere() {
     let mut unbelieved = version(&foreign);
     unbelieved.component.signatures.clear();
     unbelieved.component = unbelieved.component.built_by(PLUGIN, &key(9));
-    for (spec, codes) in [
-        (version(&tampered), &["artifact_damaged", "artifact_mismatch"][..]),
-        (unbelieved, &["control_event_untrusted"]),
+    let deploy_it = Deploy { spec: unbelieved, plan: None, targets: None };
+    let damaged = deploy(&a, version(&tampered), None).await;
+    let unbelieved = next(&a, |present, id| present.deploy(id, deploy_it).unwrap()).await;
+    let (status, answer) = hand_in(&a, &unbelieved).await;
+    assert_eq!((status, answer["code"].as_str()), (403, Some("control_event_untrusted")), "{answer}");
+    for (revision, codes) in [
+        (damaged, &["artifact_damaged", "artifact_mismatch"][..]),
+        (unbelieved.unsigned().revision, &["control_event_untrusted"]),
     ] {
-        let revision = deploy(&a, spec, None).await;
+        if revision > damaged {
+            // Past the origin, by somebody who may write to the feed.
+            let feed = FileFeed::open(FileFeedOptions::new(fleet.path("feed"))).unwrap();
+            feed.append(&unbelieved).await.unwrap();
+        }
         let is_aside = |seen: &Value| {
             let plugin = &seen["plugins"][0];
             plugin["revision"] == revision && plugin["phase"] == "quarantined"

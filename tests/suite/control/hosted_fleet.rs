@@ -8,6 +8,7 @@ use millrace::control::changes::{Actor, Change, Deploy, Present};
 use millrace::control::rollout::{Plan, Wave};
 use millrace::control::{ControlEvent, Desired, EventBody, EventId, Kind, PluginSpec, UnsignedEvent};
 use millrace_tests::control_events::{about, digest_of, pem, release_key, running, spec, trust};
+use millrace_tests::guests::version_of;
 use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::workspace_binary;
 use serde_json::Value;
@@ -151,7 +152,7 @@ pub(super) async fn deploy(origin: &HostProcess, spec: PluginSpec, plan: Option<
 
 /// A version that takes over at once.
 pub(super) fn version(bytes: &[u8]) -> PluginSpec {
-    PluginSpec { shadow_events: Some(0), ..spec(PLUGIN, "1.0.0", bytes) }
+    PluginSpec { shadow_events: Some(0), ..spec(PLUGIN, &version_of(bytes), bytes) }
 }
 
 /// All hosts with these labels.

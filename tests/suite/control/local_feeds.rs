@@ -98,10 +98,12 @@ feeds_conformance!(sqlite, in_sqlite);
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
+        let (kind, path) = entry.map(|entry| (entry.file_type().unwrap(), entry.path())).unwrap();
         let to = to.join(path.file_name().unwrap());
-        if path.is_dir() {
+        if kind.is_dir() {
             copy(&path, &to);
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&path).unwrap(), to).unwrap();
         } else {
             std::fs::copy(&path, to).unwrap();
         }

@@ -9,15 +9,18 @@ use futures_util::future::BoxFuture;
 use millrace::backends::memory::{MemoryControlStore, MemoryFeed};
 use millrace::backends::nop::NopFeed;
 use millrace::clock::{ManualClock, SystemClock};
+use millrace::control::rollout::{Plan, Progress, RolloutState};
+use millrace::control::trust::{KeyRole, TrustStore, TrustedKey};
 use millrace::control::{
     Believing, ControlEvent, ControlFeedError, ControlSink, ControlSource as _, ControlStore, ControlVersion,
-    EventId, Origin, PublisherOptions, Received, Result, UnsignedEvent,
+    Desired, EventId, Kind, Origin, PluginSpec, PublisherOptions, Received, Result, RunState, SigningKey,
+    Trusted, UnsignedEvent,
 };
 use millrace::error::{BackendError, Classify as _, RemoteFault};
 use millrace::event::Micros;
 use millrace::limits::CONTROL_PUBLISH_EVENTS_MAX;
 use millrace_tests::control::{NOW, deployed, id, sign, trust_changed, unsigned, v};
-use millrace_tests::control_events::{key, trust, trusted};
+use millrace_tests::control_events::{ISSUED, about, key, release_key, running, spec, trust, trusted};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -328,6 +331,75 @@ async fn an_origin_refuses_what_hosts_would_refuse() {
     assert!(stage.store.proposed().await.unwrap().is_empty());
     let conflict = stage.origin.propose(&deployed(3, "p", 2)).await.unwrap_err();
     assert_eq!(conflict.code(), "revision_conflict");
+}
+
+/// A build that no host would run does not get into the feed. What stands is not news: it can be paused and taken back, and
+/// its successor deployed, whatever has become of its key.
+#[tokio::test]
+async fn an_origin_refuses_a_build_that_no_host_would_run() {
+    let (another, clock) = (key(7), Arc::new(ManualClock::default()));
+    clock.set(Micros(ISSUED + 1));
+    let expired = TrustedKey {
+        expires_at: Some(ISSUED - 1),
+        ..another.trusted_as(KeyRole::Build, "the former build server")
+    };
+    let trusting = |keys: &[TrustedKey]| {
+        let keys = trusted().keys.into_iter().chain(keys.iter().cloned()).collect();
+        TrustStore::new(0, &Trusted { keys }).unwrap()
+    };
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    let with = |keys| Origin::new(Arc::new(store.clone()), Believing::new(keys), clock.clone());
+    let bare = |version: &str| {
+        let mut spec = spec("p", version, version.as_bytes());
+        spec.component.signatures.clear();
+        spec
+    };
+    let built = |version: &str, key: &SigningKey| {
+        let spec = bare(version);
+        PluginSpec { component: spec.component.built_by("p", key), ..spec }
+    };
+    let deploy = |spec: PluginSpec, revision| about("p", Kind::Deployed, running(spec), revision);
+    let signed = |event: &UnsignedEvent| event.sign(&release_key()).unwrap();
+    let strict = with(trusting(std::slice::from_ref(&expired)));
+    for (spec, why) in [
+        (bare("1.0.0"), "it is not signed; a build key has to"),
+        (built("1.0.0", &release_key()), "is a release key"),
+        (built("1.0.0", &key(9)), "is not known here"),
+        (built("1.0.0", &another), "had expired at"),
+        (spec("q", "1.0.0", b"1.0.0"), "did not sign this content"),
+    ] {
+        let refused = strict.propose(&signed(&deploy(spec, 1))).await.unwrap_err();
+        assert_eq!(refused.code(), "control_event_untrusted");
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    assert!(store.proposed().await.unwrap().is_empty());
+
+    // It stands, from a time when its key counted.
+    let valid = TrustedKey { expires_at: None, ..expired.clone() };
+    let stands = built("1.0.0", &another);
+    let first = signed(&deploy(stands.clone(), 1));
+    with(trusting(std::slice::from_ref(&valid))).propose(&first).await.unwrap();
+    let revoked = with(trusting(&[TrustedKey { revoked: true, ..valid }]));
+    assert!(revoked.propose(&first).await.unwrap().repeated, "its answer may have been lost");
+    let again = revoked.propose(&signed(&deploy(stands.clone(), 2))).await.unwrap_err();
+    assert!(again.to_string().contains("is revoked"), "{again}");
+    strict.propose(&signed(&deploy(stands.clone(), 2))).await.unwrap();
+    let paused = Desired { state: RunState::Paused, ..running(stands.clone()) };
+    revoked.propose(&signed(&about("p", Kind::Paused, paused, 3))).await.unwrap();
+    let id = id(70);
+    let rollout =
+        RolloutState { id: id.to_string(), plan: Plan::at_once(), wave: 0, progress: Progress::Running };
+    let over = |spec: PluginSpec| {
+        let rollout = Some(rollout.clone());
+        Desired { stable: Some(stands.clone()), rollout, ..running(spec) }
+    };
+    let next = about("p", Kind::Deployed, over(spec("p", "2.0.0", b"2.0.0")), 4);
+    revoked.propose(&signed(&next)).await.unwrap();
+    // A pause with which something new comes along is no pause.
+    let hidden = about("p", Kind::Paused, Desired { state: RunState::Paused, ..over(bare("3.0.0")) }, 5);
+    assert_eq!(revoked.propose(&signed(&hidden)).await.unwrap_err().code(), "control_event_untrusted");
+    // With no look at signatures, all of it is taken.
+    with(trust().insecure()).propose(&signed(&deploy(bare("3.0.0"), 5))).await.unwrap();
 }
 
 /// The answer to a proposal may get lost; by the time it comes again, the list of keys that it brought may count already.

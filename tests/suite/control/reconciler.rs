@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::fakes::FakePlugins;
+use self::fakes::{FakePlugins, released_as};
 use self::supply::FakeSupply;
 
 /// Waits that no test outlives, where it is to be woken; short ones, where it is to try again.
@@ -155,7 +155,9 @@ impl Scene {
     /// What is put into the repository by that.
     fn spec(&self, content: &str) -> PluginSpec {
         self.supply.put(content.as_bytes());
-        spec(content.split(' ').next().unwrap(), "1.0.0", content.as_bytes())
+        let mut words = content.split(' ');
+        let (name, version) = (words.next().unwrap(), released_as(words.next().unwrap_or_default()));
+        spec(name, &version, content.as_bytes())
     }
 
     /// A rollout of one version over another that has reached hosts of a tier.

@@ -1,10 +1,11 @@
-//! Changes and streams with a name of their own, over HTTP.
+//! Changes and streams with a name of their own, over HTTP. What is given a log runs on every one.
 
 use std::time::Duration;
 
 use millrace::event::{Event, EventBatch, TenantId};
 use millrace::streams::{EventLog, Retention};
 use millrace_tests::conformance::change_streams::{asset_scopes, change_of};
+use millrace_tests::every_log::Log;
 use serde_json::{Value, json};
 
 use super::rig::{Client, Rig};
@@ -16,7 +17,7 @@ async fn rig() -> Rig {
 }
 
 pub(super) async fn declared(rig: Rig) -> Rig {
-    rig.store.declare_scopes("assets", &asset_scopes()).await.expect("declared");
+    rig.log.declare_scopes("assets", &asset_scopes()).await.expect("declared");
     rig
 }
 
@@ -27,8 +28,7 @@ pub(super) async fn publish(rig: &Rig, agg_id: &str, version: u64) {
 
 async fn publish_at(rig: &Rig, agg_id: &str, version: u64, site: &str) {
     let payload = format!("{{\"site_id\":\"{site}\"}}");
-    let event = change_of("default", "asset", agg_id, version, "updated", &payload);
-    rig.store.append(event).await.expect("appended");
+    rig.place(change_of("default", "asset", agg_id, version, "updated", &payload)).await;
 }
 
 pub(super) async fn follow(rig: &Rig, path: &str, extra: &str) -> Client {
@@ -116,9 +116,8 @@ async fn wrong_questions_about_changes_are_refused() {
     rig.stop().await;
 }
 
-#[tokio::test]
-async fn c38_changes_arrive_by_their_type_and_a_resume_has_exactly_what_follows() {
-    let rig = rig().await;
+pub(super) async fn c38_changes_arrive_by_their_type_and_a_resume_has_exactly_what_follows(log: Log) {
+    let rig = declared(Rig::over(log, |_| {}).await).await;
     publish(&rig, "A1", 1).await;
     let mut client = follow(&rig, FROM_START, "").await;
     let mut seen = String::new();
@@ -131,7 +130,7 @@ async fn c38_changes_arrive_by_their_type_and_a_resume_has_exactly_what_follows(
     publish(&rig, "A1", 3).await;
     client.read_until(&mut seen, "\"version\":3,").await;
     assert_eq!(seen.matches("event: asset.updated\ndata: {").count(), 3, "{seen}");
-    let epoch = rig.store.epoch().0;
+    let epoch = rig.log.epoch().0;
     let expected: Vec<String> = [0, 1, 2, 4].iter().map(|position| format!("{epoch}.{position}")).collect();
     assert_eq!(ids(&seen), expected, "`ready`, and one for each change");
     drop(client);
@@ -243,15 +242,15 @@ async fn sn07_an_id_that_means_nothing_any_more_is_a_gap_with_its_reason() {
     rig.stop().await;
 }
 
-#[tokio::test]
-async fn c38_a_follower_without_changes_gets_signs_of_life_and_its_place() {
-    let rig = declared(Rig::with(|options| options.sse_heartbeat = Duration::from_millis(20)).await).await;
+pub(super) async fn c38_a_follower_without_changes_gets_signs_of_life_and_its_place(log: Log) {
+    let heartbeat = Duration::from_millis(20);
+    let rig = declared(Rig::over(log, |options| options.sse_heartbeat = heartbeat).await).await;
     let mut client = follow(&rig, FROM_START, "").await;
     let mut seen = String::new();
     client.read_until(&mut seen, ": \n\n").await;
     assert!(!seen.contains("event: progress"), "nothing has happened: {seen}");
     publish(&rig, "B", 1).await;
-    client.read_until(&mut seen, &format!("event: progress\nid: {}.1\n", rig.store.epoch().0)).await;
+    client.read_until(&mut seen, &format!("event: progress\nid: {}.1\n", rig.log.epoch().0)).await;
     assert!(!seen.contains("\"version\""), "what concerns another is not shown: {seen}");
     rig.stop().await;
 }

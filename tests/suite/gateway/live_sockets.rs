@@ -216,7 +216,7 @@ async fn a_half_open_socket_and_a_half_sent_command_are_closed() {
 
 #[tokio::test]
 async fn an_idle_socket_is_pinged_and_one_that_does_not_answer_is_given_up() {
-    let rig = Rig::with(|options| options.sse_heartbeat = Duration::from_millis(20)).await;
+    let rig = Rig::with(|options| options.sse_heartbeat = Duration::from_millis(200)).await;
     rig.rows("default", &[("a", 1, None)]).await;
     let mut socket = connect(&rig).await;
     socket.say(SUBSCRIBE).await;

@@ -1,10 +1,11 @@
-//! `POST /v1/events` with whole bodies.
+//! `POST /v1/events` with whole bodies. What is given a log runs on every one.
 
 use millrace::event::derived_id;
 use millrace_tests::conformance::event_log::ODD_JSON;
+use millrace_tests::every_log::Log;
 use serde_json::{Value, json};
 
-use super::rig::{NOW, Rig};
+use super::rig::{NOW, Rig, tokens};
 
 fn event(agg_id: &str, version: u64) -> Value {
     json!({"aggregate": "thing", "agg_id": agg_id, "version": version, "type": "thing.made", "payload": {"n": version}})
@@ -14,9 +15,8 @@ fn event(agg_id: &str, version: u64) -> Value {
 const PUBLISHED: &str = r#"{"kind":"k/1","payload":{payload},"aggregate":"th\u0069ng","agg_id":"a\"b\\ Z\u00fcrich 😀","version":92233720368547758{n},"type":"thing.made","at":"2013-01-01T10:15:00.123456789+02:00","schema_version":2,"id":"{id}","scope":"eu<&>","cursor":"c,1","traceparent":"00-1-2-01"}"#;
 const READ: &str = r#"{"position":"{position}","id":"{id}","aggregate":"thing","agg_id":"a\"b\\ Zürich 😀","type":"thing.made","scope":"eu<&>","kind":"k/1","cursor":"c,1","traceparent":"00-1-2-01","version":92233720368547758{n},"at":"2013-01-01T08:15:00.123456Z","schema_version":2,"payload":{payload}}"#;
 
-#[tokio::test]
-async fn c02_sn23_what_is_published_is_read_back_with_every_field_and_every_byte() {
-    let rig = Rig::with_tokens().await;
+pub(super) async fn c02_sn23_what_is_published_is_read_back_with_every_field_and_every_byte(log: Log) {
+    let rig = Rig::over(log, |options| options.auth = tokens()).await;
     // An event is a line: what is a line break between the tokens of a payload is a space when it is read.
     let payload = ODD_JSON.replace('\n', " ");
     let alpha = ("Authorization", "Bearer alpha-all");

@@ -1,5 +1,6 @@
-//! Streams and tables.
+//! Streams and tables. What is given a log runs on every one.
 
+use millrace_tests::every_log::Log;
 use serde_json::{Value, json};
 
 use super::rig::{Client, Rig};
@@ -78,9 +79,8 @@ async fn a_lost_position_is_told_with_the_oldest() {
     rig.stop().await;
 }
 
-#[tokio::test]
-async fn c39_sn23_a_tail_shows_what_was_and_what_comes_and_resumes_exactly() {
-    let rig = Rig::start().await;
+pub(super) async fn c39_sn23_a_tail_shows_what_was_and_what_comes_and_resumes_exactly(log: Log) {
+    let rig = Rig::over(log, |_| {}).await;
     rig.append("default", 3).await;
     let mut client = follow(&rig, "/v1/streams/events?after=oldest", "").await;
     let mut seen = String::new();

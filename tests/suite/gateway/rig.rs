@@ -1,12 +1,9 @@
 //! A gateway to test against, and a client that sends exactly what it is told.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, ready};
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace::backends::file::FileClientCheckpoints;
 use millrace::backends::memory::{MemoryArtifactRepository, MemoryChannels, MemoryPresence};
@@ -14,18 +11,15 @@ use millrace::backends::sqlite::{SqliteOptions, SqliteStore};
 use millrace::channels::{ChannelLimits, Router};
 use millrace::checkpoints::{CheckpointStore, Commit, EffectBatch, EffectKind, EffectRecord, TaskId};
 use millrace::clock::{ManualClock, SystemClock};
-use millrace::error::BackendError;
-use millrace::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
+use millrace::event::{Event, EventBatch, Micros, Position, TenantId};
 use millrace::gateway::{AuthOptions, Gateway, GatewayOptions, Readiness, Right, Services, TokenOptions};
 use millrace::presence::PresenceLimits;
 use millrace::streams::groups::{GroupLimits, GroupOwner};
 use millrace::streams::hub::Gate;
-use millrace::streams::{
-    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Hub, PageLimit, Retention, StreamError,
-    StreamName, StreamPage, Tail,
-};
+use millrace::streams::{EventLog as _, Hub};
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema, TableStore};
 use millrace::tasks::Tasks;
+use millrace_tests::every_log::Log;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -33,10 +27,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::fakes::{FakeLive, FakePlugins};
+use super::faulty_log::FaultyLog;
 
 pub(super) const NOW: &str = "2013-01-01T12:00:00Z";
 /// How long a test waits for what must happen. Reaching it is a failure.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Rig {
@@ -73,25 +68,33 @@ impl Rig {
         limits: ChannelLimits,
         change: impl FnOnce(&mut GatewayOptions),
     ) -> Self {
-        Self::custom(change, |_| {}, None, Arc::new(|| "millrace_test 1\n".into()), limits).await
+        let metrics = Arc::new(|| "millrace_test 1\n".to_owned());
+        Self::custom(change, |_| {}, None, metrics, limits, None).await
+    }
+
+    /// Over another log than the store's; the rest is in the store.
+    pub(super) async fn over(log: Log, change: impl FnOnce(&mut GatewayOptions)) -> Self {
+        let no_metrics = Arc::new(String::new);
+        Self::custom(change, |_| {}, None, no_metrics, ChannelLimits::default(), Some(log)).await
     }
 
     /// With a tail that keeps the newest batch only: who is behind it reads from the store.
     pub(super) async fn with_short_tail() -> Self {
         let no_metrics = Arc::new(String::new);
-        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, ChannelLimits::default())
-            .await
+        let limits = ChannelLimits::default();
+        Self::custom(|_| {}, |store| store.tail_bytes_max = 1, None, no_metrics, limits, None).await
     }
 
     /// Shows what was recorded on this thread. The edge of a test runs on it.
     pub(super) async fn with_metrics(handle: PrometheusHandle) -> Self {
         let render = Arc::new(move || handle.render());
-        Self::custom(|_| {}, |_| {}, None, render, ChannelLimits::default()).await
+        Self::custom(|_| {}, |_| {}, None, render, ChannelLimits::default(), None).await
     }
 
     /// With a gate before changes.
     pub(super) async fn with_gate(gate: Gate) -> Self {
-        Self::custom(|_| {}, |_| {}, Some(gate), Arc::new(String::new), ChannelLimits::default()).await
+        let no_metrics = Arc::new(String::new);
+        Self::custom(|_| {}, |_| {}, Some(gate), no_metrics, ChannelLimits::default(), None).await
     }
 
     async fn custom(
@@ -100,15 +103,14 @@ impl Rig {
         gate: Option<Gate>,
         metrics: Arc<dyn Fn() -> String + Send + Sync>,
         channels: ChannelLimits,
+        other_log: Option<Log>,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a directory for the store");
         let mut sqlite = SqliteOptions::new(directory.path());
         sqlite.disk_free_bytes_min = 0;
         change_store(&mut sqlite);
         let store = SqliteStore::open(sqlite).expect("an empty directory opens");
-        let appends_left = AtomicUsize::new(usize::MAX);
-        let looks = AtomicUsize::new(0);
-        let log = Arc::new(FaultyLog { inner: store.clone(), appends_left, life: OnceLock::new(), looks });
+        let log = Arc::new(FaultyLog::over(other_log.unwrap_or_else(|| Arc::new(store.clone()))));
         let plugins = Arc::new(FakePlugins::default());
         let live = Arc::new(FakeLive::default());
         let clock = Arc::new(ManualClock::default());
@@ -160,9 +162,9 @@ impl Rig {
         self.services.clone()
     }
 
-    /// The newest position of the store.
+    /// The newest position of the log.
     pub(super) fn store_newest(&self) -> u64 {
-        self.store.bounds().newest.0
+        self.log.bounds().newest.0
     }
 
     pub(super) fn cancel(&self) {
@@ -210,7 +212,11 @@ impl Rig {
         Client(socket.connect(self.address).await.expect("the gateway listens"))
     }
 
-    /// Appends events behind the gateway's back.
+    /// Appends events behind the gateway's back, whatever becomes of its own.
+    pub(super) async fn place(&self, batch: EventBatch) {
+        self.log.inner.append(batch).await.expect("appended");
+    }
+
     pub(super) async fn append(&self, tenant: &str, count: u64) {
         let mut batch = EventBatch::new(TenantId::new(tenant).expect("a tenant"));
         for version in 1..=count {
@@ -218,7 +224,7 @@ impl Rig {
             let event = Event { aggregate: "thing", agg_id: "one", version, event_type, ..Event::default() };
             batch.push(&event).expect("a valid event");
         }
-        self.store.append(batch).await.expect("appended");
+        self.place(batch).await;
     }
 
     /// Appends events that no socket's buffers hold.
@@ -235,7 +241,7 @@ impl Rig {
                 ..Event::default()
             };
             batch.push(&event).expect("a valid event");
-            self.store.append(batch).await.expect("appended");
+            self.place(batch).await;
         }
     }
 
@@ -462,102 +468,4 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
         }
     }
     whole
-}
-
-/// The store's log, with a disk that is full after some appends.
-#[derive(Debug)]
-pub(super) struct FaultyLog {
-    inner: SqliteStore,
-    appends_left: AtomicUsize,
-    /// The epoch of another life than the store's.
-    life: OnceLock<Epoch>,
-    /// How often somebody asked which scopes there are, or for a stream's events.
-    looks: AtomicUsize,
-}
-
-impl FaultyLog {
-    pub(super) fn fail_after(&self, appends: usize) {
-        self.appends_left.store(appends, Ordering::SeqCst);
-    }
-
-    pub(super) fn looks(&self) -> usize {
-        self.looks.load(Ordering::SeqCst)
-    }
-
-    /// From now on it is another log, as one on a server that was emptied.
-    pub(super) fn begin_new_life(&self, epoch: &str) {
-        self.life.set(Epoch(epoch.into())).expect("it has begun no new life yet");
-    }
-}
-
-impl EventLog for FaultyLog {
-    fn append(&self, batch: EventBatch) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
-        let left = self.appends_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if left.is_err() {
-            let full = BackendError::DiskFull { detail: "/secret/path: no space".into() };
-            return ready(Err(full.into())).boxed();
-        }
-        self.inner.append(batch)
-    }
-
-    fn read(
-        &self,
-        tenant: &TenantId,
-        after: Position,
-        limit: PageLimit,
-    ) -> BoxFuture<'_, Result<Page, StreamError>> {
-        EventLog::read(&self.inner, tenant, after, limit)
-    }
-
-    fn append_to(
-        &self,
-        stream: &StreamName,
-        batch: EventBatch,
-    ) -> BoxFuture<'_, Result<Vec<Appended>, StreamError>> {
-        self.inner.append_to(stream, batch)
-    }
-
-    fn read_stream(
-        &self,
-        tenant: &TenantId,
-        stream: &StreamName,
-        after: Position,
-        limit: PageLimit,
-    ) -> BoxFuture<'_, Result<StreamPage, StreamError>> {
-        self.looks.fetch_add(1, Ordering::SeqCst);
-        self.inner.read_stream(tenant, stream, after, limit)
-    }
-
-    fn declare_scopes(
-        &self,
-        owner: &str,
-        declarations: &[AggregateScopes],
-    ) -> BoxFuture<'_, Result<(), StreamError>> {
-        self.inner.declare_scopes(owner, declarations)
-    }
-
-    fn scopes(&self) -> Arc<ChangeScopes> {
-        self.looks.fetch_add(1, Ordering::SeqCst);
-        self.inner.scopes()
-    }
-
-    fn bounds(&self) -> Bounds {
-        self.inner.bounds()
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.life.get().cloned().unwrap_or_else(|| self.inner.epoch())
-    }
-
-    fn tail(&self) -> &Tail {
-        self.inner.tail()
-    }
-
-    fn tenants(&self) -> Vec<TenantId> {
-        self.inner.tenants()
-    }
-
-    fn trim(&self, retention: Retention) -> BoxFuture<'_, Result<u64, StreamError>> {
-        self.inner.trim(retention)
-    }
 }

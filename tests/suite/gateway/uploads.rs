@@ -188,8 +188,7 @@ async fn a_stuck_client_is_told_and_let_go() {
     client.answer().await.is_problem(408, "body_idle_max");
     // After some lines: their answers, and an error line.
     let mut client = rig.connect().await;
-    client.write(HEAD).await;
-    client.write(&chunk(&format!("{}{{\"aggreg", line(1)))).await;
+    client.write(&[HEAD, &chunk(&format!("{}{{\"aggreg", line(1)))].concat()).await;
     let answers = client.answer().await.lines();
     assert_eq!(answers.len(), 2);
     assert_eq!(place(&answers[0]), 1);

@@ -11,9 +11,9 @@ use millrace::error::{BackendError, Classify};
 use millrace::event::{Micros, Position};
 use millrace::streams::groups::{
     GroupChange, GroupError, GroupId, GroupLimits, GroupOwner, GroupRead, GroupStart, Groups, Receipt,
-    Refusal, Settle, Settled, gauges,
+    Settle, Settled, gauges,
 };
-use millrace::streams::{AggregateScopes, EventLog, Retention, Scope};
+use millrace::streams::{EventLog, Retention};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::groups::{THREE_TRIES, append, group, labels, read_of};
 
@@ -303,41 +303,4 @@ async fn waiting_reads_rest_until_there_is_something() {
     let mut both = labels(&[one.unwrap().entries, two.unwrap().entries].concat());
     both.sort();
     assert_eq!(both, ["a1", "b1"]);
-}
-
-#[tokio::test]
-async fn sn4_what_a_cap_drops_from_a_change_stream_is_counted_and_its_group_stops() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = SqliteOptions {
-        disk_free_bytes_min: 0,
-        change_stream_events_max: Some(4),
-        ..SqliteOptions::new(dir.path())
-    };
-    let store = Arc::new(SqliteStore::open(options).unwrap());
-    let scopes = AggregateScopes { aggregate: "thing".to_owned(), scopes: vec![Scope::Tenant] };
-    store.declare_scopes("things", &[scopes]).await.unwrap();
-    let groups = GroupOwner::new(store.clone(), store.clone(), super::manual_clock(), GroupLimits::default());
-    let id = GroupId { stream: "changes:thing:tenant".into(), ..group("acme", "billing") };
-    let all = group("acme", "all");
-    for id in [&id, &all] {
-        groups.ensure(id, GroupStart::Oldest, THREE_TRIES).await.unwrap();
-    }
-    let log: Arc<dyn EventLog> = store.clone();
-    append(&log, &tenant("acme"), &["a1", "b1"]).await;
-    let taken = groups.read(&id, read_of("one", 10)).await.unwrap().entries;
-    groups.settle(&id, vec![Settle::Ack(taken[0].receipt)]).await.unwrap();
-    append(&log, &tenant("acme"), &["c1", "d1", "e1", "f1", "g1", "h1", "i1", "j1"]).await;
-    let status = groups.status(&id).await.unwrap();
-    assert!(status.stopped && status.lost_events >= 4, "{status:?}");
-    assert_eq!(status.lost_events + status.lag_events, 9, "all but what was acknowledged");
-    let settled = groups.settle(&id, vec![Settle::Ack(taken[1].receipt)]).await.unwrap();
-    assert_eq!(settled, [Settled::Refused(Refusal::Lost)]);
-    let error = groups.read(&id, read_of("one", 10)).await.unwrap_err();
-    assert_eq!(error.code(), "group_position_lost");
-    let status = groups.seek(&id, GroupStart::Oldest).await.unwrap();
-    let read = groups.read(&id, read_of("one", 10)).await.unwrap().entries;
-    assert_eq!(read.len() as u64, status.lag_events);
-    // The events themselves are still there.
-    let status = groups.status(&all).await.unwrap();
-    assert_eq!((status.lost_events, status.lag_events), (0, 10));
 }

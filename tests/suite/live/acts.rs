@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// How long a test waits for what must happen. Reaching it is a failure.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn frame(op: &str, key: &str, index: i64) -> String {
     format!(r#"{{"op":"{op}","agg_id":"{key}","version":7,"old_index":-1,"new_index":{index}}}"#)

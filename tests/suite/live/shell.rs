@@ -184,7 +184,7 @@ async fn rows_that_change_soon_after_a_write_go_together_in_the_next() {
     let (feed, rows) = feed();
     let (mut sink, told, mut writes) = Sink::new();
     // Long enough for all of what follows; the end of the feed does not cut it short.
-    let options = SseOptions { write_pause: Duration::from_millis(200), ..SseOptions::default() };
+    let options = SseOptions { write_pause: Duration::from_secs(2), ..SseOptions::default() };
     let client = async {
         writes.recv().await.expect("the retry line");
         feed.send(Ok(batch(&[("enter", "a")], Some("t")))).await.expect("sent");

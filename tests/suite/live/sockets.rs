@@ -139,13 +139,14 @@ async fn a_socket_without_a_first_command_is_closed() {
 #[tokio::test]
 async fn a_client_that_answers_no_ping_is_given_up_and_one_that_does_is_kept() {
     let options = WsOptions { heartbeat: Duration::from_millis(5), ..multi() };
-    let mut client = Client::connect(options.clone());
+    let mut client = Client::connect(options);
     let mut opened = client.subscribe(&subscribe("a")).await;
     assert_eq!(client.end().await, Err(Broken::Silent));
     opened.is_closed().await;
     let rest = client.rest().await;
     assert_eq!(rest[1..], ["ping", "ping", "cut"]);
 
+    let options = WsOptions { heartbeat: Duration::from_millis(50), ..multi() };
     let mut client = Client::connect(options);
     let _open = client.subscribe(&subscribe("a")).await;
     client.write().await;
@@ -391,7 +392,7 @@ async fn rows_that_change_soon_after_a_write_wait_for_each_other_and_no_command_
 
 #[tokio::test]
 async fn rows_that_wait_are_written_when_their_time_has_come() {
-    let options = WsOptions { write_pause: Duration::from_millis(100), ..single() };
+    let options = WsOptions { write_pause: Duration::from_secs(2), ..single() };
     let mut client = Client::connect(options);
     let opened = client.subscribe(SUBSCRIBE).await;
     opened.send(&[("enter", "a")]).await;

@@ -211,7 +211,7 @@ async fn keyed_state_counts_over_batches_and_instances() {
     }
     let runner = rig.run("keyed", PluginSettings::default()).await;
     rig.done(&runner, last).await;
-    assert!(runner.stop(Duration::from_secs(10)).await);
+    assert!(runner.stop(Duration::from_secs(60)).await);
     let runner = rig.run("keyed", PluginSettings::default()).await;
     let last = rig.publish(&[("k01", "x", "1")]).await;
     rig.done(&runner, last).await;

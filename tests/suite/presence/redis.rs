@@ -25,13 +25,14 @@ async fn join_again(host: &Arc<dyn Presence>, member: &str) {
     let join = || Join { state: None, ttl: Duration::from_secs(60) };
     let begin = Instant::now();
     while let Err(error) = host.join(&room("lobby"), &name(member), join()).await {
-        assert!(begin.elapsed() < Duration::from_secs(20), "{error}");
+        assert!(begin.elapsed() < Duration::from_secs(60), "{error}");
     }
 }
 
-#[tokio::test]
-async fn sn5_after_lost_connections_followers_get_the_roster_with_what_they_missed() {
-    let server = RedisServer::durable(Engine::Redis);
+pub(super) async fn sn5_after_lost_connections_followers_get_the_roster_with_what_they_missed(
+    engine: Engine,
+) {
+    let server = RedisServer::durable(engine);
     let (one, other) = (host(&server), host(&server));
     let (mut follower, _) = follow(&one, &room("lobby")).await;
     join(&one, &room("lobby"), "ann", "1").await;
@@ -52,9 +53,8 @@ async fn sn5_after_lost_connections_followers_get_the_roster_with_what_they_miss
     assert_eq!(told(&*next_change(&mut follower).await), ": hello");
 }
 
-#[tokio::test]
-async fn sn5_a_server_that_comes_back_empty_leaves_nobody_in_the_rooms() {
-    let mut server = RedisServer::start(Engine::Valkey, Keeps::Nothing, &[]);
+pub(super) async fn sn5_a_server_that_comes_back_empty_leaves_nobody_in_the_rooms(engine: Engine) {
+    let mut server = RedisServer::start(engine, Keeps::Nothing, &[]);
     let one = host(&server);
     join(&one, &room("lobby"), "ann", "1").await;
     let (mut follower, first) = follow(&one, &room("lobby")).await;
@@ -68,9 +68,8 @@ async fn sn5_a_server_that_comes_back_empty_leaves_nobody_in_the_rooms() {
     assert_eq!(told(&*next_change(&mut follower).await), "join bob=");
 }
 
-#[tokio::test]
-async fn sn5_a_server_that_is_emptied_is_noticed_without_anybody_saying_anything() {
-    let server = RedisServer::durable(Engine::Redis);
+pub(super) async fn sn5_a_server_that_is_emptied_is_noticed_without_anybody_saying_anything(engine: Engine) {
+    let server = RedisServer::durable(engine);
     let one = host(&server);
     join(&one, &room("lobby"), "ann", "1").await;
     let (mut follower, _) = follow(&one, &room("lobby")).await;

@@ -288,7 +288,8 @@ async fn c20_what_takes_too_long_is_a_timeout_and_says_of_what() {
     // A server that answers everything but one command. Two calls are under way at a time, and one append waits.
     let server = server_with_an_event().await;
     let impostor = Impostor::before(server.port()).await;
-    let wait = Duration::from_millis(500);
+    // Two calls begin in it, and no answer is given up before it.
+    let wait = Duration::from_millis(1_500);
     let log = open(RedisOptions { append_wait_max: wait, ..through(&impostor) }).await;
     impostor.keep_silent("needle");
     let mut appending = JoinSet::new();

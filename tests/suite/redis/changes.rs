@@ -81,8 +81,8 @@ async fn sn11_moves_through_two_hosts_reach_every_old_scope() {
     }
 }
 
-/// A server has no cap for each change stream: they are an index of the log, and what bounds all of them is the log's
-/// retention. A stream has what it ever had among the events that are kept, and says that it lacks the rest.
+/// Without a cap of their own they are an index of the log, and what bounds all of them is the log's retention. A stream
+/// has what it ever had among the events that are kept, and says that it lacks the rest.
 #[tokio::test]
 async fn c13_change_streams_keep_what_retention_keeps_whatever_the_size_of_a_page() {
     const EVENTS: u64 = 400;

@@ -55,27 +55,23 @@ async fn nothing_lost_nothing_doubled(log: &RedisLog, acknowledged: &BTreeMap<St
     assert_eq!(shown, positions, "readers were shown the same");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn5_a_killed_server_that_syncs_keeps_what_was_acknowledged() {
-    for engine in [Engine::Redis, Engine::Valkey] {
-        let mut server = RedisServer::durable(engine);
-        let log = open(options(&server)).await;
-        let epoch = log.epoch();
-        let writers = Writers::start(&log, 8, "w", 1);
-        for _ in 0..3 {
-            progress(&log, 100).await;
-            server.restart();
-        }
+pub(super) async fn sn5_a_killed_server_that_syncs_keeps_what_was_acknowledged(engine: Engine) {
+    let mut server = RedisServer::durable(engine);
+    let log = open(options(&server)).await;
+    let epoch = log.epoch();
+    let writers = Writers::start(&log, 8, "w", 1);
+    for _ in 0..3 {
         progress(&log, 100).await;
-        let acknowledged = writers.end().await;
-        nothing_lost_nothing_doubled(&log, &acknowledged).await;
-        assert_eq!(log.epoch(), epoch, "it is the same log");
+        server.restart();
     }
+    progress(&log, 100).await;
+    let acknowledged = writers.end().await;
+    nothing_lost_nothing_doubled(&log, &acknowledged).await;
+    assert_eq!(log.epoch(), epoch, "it is the same log");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn5_connections_that_are_killed_lose_nothing_and_double_nothing() {
-    let server = RedisServer::durable(Engine::Redis);
+pub(super) async fn sn5_connections_that_are_killed_lose_nothing_and_double_nothing(engine: Engine) {
+    let server = RedisServer::durable(engine);
     let log = open(options(&server)).await;
     let other = open(options(&server)).await;
     let writers = Writers::start(&log, 8, "w", 1);
@@ -311,7 +307,7 @@ async fn sn2_sn5_consumers_and_rooms_outlive_failovers() {
     groups.ensure(&id, GroupStart::Oldest, change).await.unwrap();
     let rooms = RedisPresence::open(link(), PresenceLimits::default());
     let (room, ada) = (room("lobby"), name("ada"));
-    let join = || Join { ttl: Duration::from_secs(60), state: None };
+    let join = || Join { ttl: Duration::from_secs(3_600), state: None };
     rooms.join(&room, &ada, join()).await.unwrap();
     let writers = Writers::start(servers.log(), 2, "w", 100);
     let stop = Arc::new(AtomicBool::new(false));

@@ -82,7 +82,7 @@ impl Member {
         loop {
             match fleet.members.enter(name).await {
                 Ok(me) => return me,
-                Err(ClusterError::Backend(error)) => assert!(begun.elapsed() < SOON * 3, "{error}"),
+                Err(ClusterError::Backend(error)) => assert!(begun.elapsed() < SOON, "{error}"),
                 Err(error) => panic!("{error}"),
             }
             a_moment().await;
@@ -114,7 +114,7 @@ impl Member {
                     return found;
                 }
             }
-            assert!(begun.elapsed() < SOON * 3, "{name} does not come in");
+            assert!(begun.elapsed() < SOON, "{name} does not come in");
             a_moment().await;
         }
     }
@@ -133,7 +133,7 @@ impl Member {
                 Err(ClusterError::Backend(_)) => a_moment().await,
                 Err(error) => panic!("{error}"),
             }
-            assert!(begun.elapsed() < SOON * 3, "nobody says what came of {number} to {to}");
+            assert!(begun.elapsed() < SOON, "nobody says what came of {number} to {to}");
         }
     }
 }

@@ -188,7 +188,8 @@ async fn sn2_what_a_dead_consumer_had_goes_to_one_at_another_host_in_the_order_o
     let (log, other) = (open(options(&server)).await, open(options(&server)).await);
     let (dies, lives) = (groups(&server, &log), groups(&server, &other));
     let id = group("acme", "billing");
-    dies.ensure(&id, GroupStart::Oldest, patient(300)).await.unwrap();
+    // Long enough for it to acknowledge one.
+    dies.ensure(&id, GroupStart::Oldest, patient(3_000)).await.unwrap();
     publish(&log, &many(3, 3)).await;
     let batch = dies.read(&id, read_of("dies", 10)).await.unwrap().entries;
     assert_eq!(labels(&batch), ["a1", "b1", "c1"]);
@@ -210,9 +211,8 @@ async fn sn2_what_a_dead_consumer_had_goes_to_one_at_another_host_in_the_order_o
     assert_eq!(again.map(label).collect::<Vec<_>>(), ["b1", "c1"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn5_connections_that_are_killed_lose_no_entry_and_no_acknowledgement() {
-    let server = RedisServer::durable(Engine::Valkey);
+pub(super) async fn sn5_connections_that_are_killed_lose_no_entry_and_no_acknowledgement(engine: Engine) {
+    let server = RedisServer::durable(engine);
     // So that acknowledgements wait for it, on a connection that is killed, too.
     let _replica = server.replica(Keeps::Nothing);
     let log = open(options(&server)).await;
@@ -379,9 +379,8 @@ async fn sn4_what_retention_takes_is_counted_when_it_goes_and_told_once() {
     }
 }
 
-#[tokio::test]
-async fn sn5_an_emptied_server_has_no_groups_and_makes_them_again() {
-    let server = RedisServer::durable(Engine::Valkey);
+pub(super) async fn sn5_an_emptied_server_has_no_groups_and_makes_them_again(engine: Engine) {
+    let server = RedisServer::durable(engine);
     let log = open(options(&server)).await;
     let groups = groups(&server, &log);
     let id = group("acme", "billing");
@@ -429,38 +428,35 @@ async fn sn4_an_event_that_somebody_else_deletes_is_counted_and_keeps_no_group_b
 }
 
 /// The group's keys are there, and the log is another one.
-#[tokio::test]
-async fn sn5_a_log_that_begins_another_life_takes_a_groups_place_and_it_says_so() {
-    for engine in [Engine::Redis, Engine::Valkey] {
-        let server = RedisServer::durable(engine);
-        let log = open(options(&server)).await;
-        let groups = groups(&server, &log);
-        let ids = [OnLost::Stop, OnLost::FromOldest, OnLost::Tail].map(|on_lost| {
-            (group("acme", &format!("{on_lost:?}")), GroupChange { on_lost: Some(on_lost), ..THREE_TRIES })
-        });
-        publish(&log, &many(4, 1)).await;
-        for (id, change) in &ids {
-            groups.ensure(id, GroupStart::Oldest, *change).await.unwrap();
-            // Whether a group had everything of the former life or not: it cannot know what else there was.
-            let taken = groups.read(id, read_of("one", 4)).await.unwrap().entries;
-            acknowledge(&groups, id, &taken[..if *id == ids[1].0 { 4 } else { 1 }]).await;
-        }
-        server.command(&["DEL", "{millrace}:meta"]);
-        let epoch = log.epoch();
-        until("another life has begun", || log.epoch() != epoch).await;
-        for (id, _) in &ids {
-            groups.status(id).await.unwrap();
-        }
-        publish(&log, &["z1".to_owned()]).await;
-        let error = groups.read(&ids[0].0, read_of("one", 4)).await.unwrap_err();
-        assert!(matches!(error, GroupError::PositionLost { events: 3, .. }), "{error:?}");
-        for (id, lost) in [(&ids[1].0, 1), (&ids[2].0, 3)] {
-            let read = groups.read(id, waiting("one", 4)).await.unwrap();
-            assert_eq!((labels(&read.entries), read.lost_events), (vec!["z1".to_owned()], lost), "{id}");
-        }
-        groups.seek(&ids[0].0, GroupStart::Oldest).await.unwrap();
-        assert_eq!(labels(&groups.read(&ids[0].0, read_of("one", 4)).await.unwrap().entries), ["z1"]);
+pub(super) async fn sn5_a_log_that_begins_another_life_takes_a_groups_place_and_it_says_so(engine: Engine) {
+    let server = RedisServer::durable(engine);
+    let log = open(options(&server)).await;
+    let groups = groups(&server, &log);
+    let ids = [OnLost::Stop, OnLost::FromOldest, OnLost::Tail].map(|on_lost| {
+        (group("acme", &format!("{on_lost:?}")), GroupChange { on_lost: Some(on_lost), ..THREE_TRIES })
+    });
+    publish(&log, &many(4, 1)).await;
+    for (id, change) in &ids {
+        groups.ensure(id, GroupStart::Oldest, *change).await.unwrap();
+        // Whether a group had everything of the former life or not: it cannot know what else there was.
+        let taken = groups.read(id, read_of("one", 4)).await.unwrap().entries;
+        acknowledge(&groups, id, &taken[..if *id == ids[1].0 { 4 } else { 1 }]).await;
     }
+    server.command(&["DEL", "{millrace}:meta"]);
+    let epoch = log.epoch();
+    until("another life has begun", || log.epoch() != epoch).await;
+    for (id, _) in &ids {
+        groups.status(id).await.unwrap();
+    }
+    publish(&log, &["z1".to_owned()]).await;
+    let error = groups.read(&ids[0].0, read_of("one", 4)).await.unwrap_err();
+    assert!(matches!(error, GroupError::PositionLost { events: 3, .. }), "{error:?}");
+    for (id, lost) in [(&ids[1].0, 1), (&ids[2].0, 3)] {
+        let read = groups.read(id, waiting("one", 4)).await.unwrap();
+        assert_eq!((labels(&read.entries), read.lost_events), (vec!["z1".to_owned()], lost), "{id}");
+    }
+    groups.seek(&ids[0].0, GroupStart::Oldest).await.unwrap();
+    assert_eq!(labels(&groups.read(&ids[0].0, read_of("one", 4)).await.unwrap().entries), ["z1"]);
 }
 
 #[tokio::test]

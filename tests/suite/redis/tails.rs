@@ -1,6 +1,6 @@
 //! Tails of events and of streams with a name, over HTTP, while connections are lost and a server restarts or is emptied.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use millrace::config::LogAddress;
 use millrace_tests::embedded::{Client, Embedded};
@@ -11,46 +11,46 @@ use serde_json::{Value, json};
 
 use super::SOON;
 
-/// A tail that comes again, from where it was, only when it was told that the server cannot be reached.
-struct Tail<'a> {
-    client: &'a Client,
-    stream: &'static str,
+/// A tail that does not come again when it ends.
+struct Tail {
     answer: reqwest::Response,
     seen: String,
 }
 
-impl<'a> Tail<'a> {
-    async fn follow(client: &'a Client, stream: &'static str, after: &str) -> Self {
-        let answer = ask(client, stream, after).await;
-        assert_eq!(answer.status(), 200, "{stream}");
-        Self { client, stream, answer, seen: String::new() }
-    }
-
-    async fn come_again(&mut self) {
-        let told = self.seen.trim_end().lines().last().unwrap_or_default();
-        assert!(told.contains("\"code\":\"backend_unreachable\""), "it ended: {}", self.seen);
-        let last = self.seen.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
-        let begun = Instant::now();
+impl Tail {
+    /// A host that is about to know its log again answers that it does not yet.
+    async fn follow(client: &Client, stream: &str, after: &str) -> Self {
+        let (path, begun) = (format!("/v1/streams/{stream}?after={after}"), Instant::now());
         loop {
-            self.answer = ask(self.client, self.stream, &last).await;
-            if self.answer.status() == 200 {
-                return;
+            let request = client.request(Method::GET, &path).header("accept", "text/event-stream");
+            let answer = request.send().await.unwrap();
+            if answer.status() == 200 {
+                return Self { answer, seen: String::new() };
             }
-            assert!(begun.elapsed() < SOON * 3, "{}: {}", self.stream, self.answer.status());
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert!(status == 503 && begun.elapsed() < SOON, "{path}: {text}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// Reads until there is this; none: until it ends.
     async fn read_until(&mut self, text: Option<&str>) {
+        let begun = Instant::now();
         while text.is_none_or(|text| !self.whole().contains(text)) {
-            let chunk = tokio::time::timeout(SOON * 3, self.answer.chunk()).await;
+            assert!(begun.elapsed() < SOON, "{text:?} does not come: {}", self.seen);
+            let chunk = tokio::time::timeout(SOON, self.answer.chunk()).await;
             match chunk.unwrap_or_else(|_| panic!("{text:?} does not come: {}", self.seen)).unwrap() {
                 Some(chunk) => self.seen.push_str(std::str::from_utf8(&chunk).unwrap()),
                 None if text.is_none() => return,
-                None => self.come_again().await,
+                None => panic!("it ended before {text:?}: {}", self.seen),
             }
         }
+    }
+
+    /// The problem that it has ended with.
+    fn problem(&self) -> Value {
+        let (_, problem) = self.seen.rsplit_once("event: error\ndata: ").expect("it is told");
+        serde_json::from_str(problem.trim_end()).unwrap()
     }
 
     /// What has come whole.
@@ -66,12 +66,6 @@ impl<'a> Tail<'a> {
     }
 }
 
-async fn ask(client: &Client, stream: &str, after: &str) -> reqwest::Response {
-    let path = format!("/v1/streams/{stream}?after={after}");
-    let request = client.request(Method::GET, &path).header("accept", "text/event-stream");
-    request.send().await.unwrap()
-}
-
 /// Publishes one version, as often as it takes; a repeat is recognised.
 async fn publish(client: &Client, stream: &str, version: u64) {
     let event = json!({
@@ -84,16 +78,23 @@ async fn publish(client: &Client, stream: &str, version: u64) {
         if answer.status == 200 {
             return;
         }
-        assert!(begun.elapsed() < SOON * 3, "{}", answer.text());
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(begun.elapsed() < SOON, "{}", answer.text());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn5_sn7_tails_miss_nothing_over_lost_connections_and_end_with_a_word_where_a_server_was_emptied() {
-    for engine in [Engine::Redis, Engine::Valkey] {
+pub(super) async fn sn5_sn7_tails_outlive_lost_connections_and_servers_and_end_with_a_word_where_one_was_emptied(
+    engine: Engine,
+) {
+    // What is told is told by itself; and nothing is made of looks that fail, at each heartbeat.
+    for heartbeat_ms in [30_000, 20] {
         let mut server = RedisServer::durable(engine);
-        let host = Embedded::start_with(|config| config.serve.log = Some(LogAddress(server.url())));
+        let host = Embedded::start_with(|config| {
+            config.serve.log = Some(LogAddress(server.url()));
+            config.gateway.sse_heartbeat_ms = heartbeat_ms;
+            // Longer than any server here takes to come back.
+            config.gateway.log_away_ms_max = 600_000;
+        });
         let host = host.await.unwrap();
         assert!(host.host().wait_ready().await);
         let (client, log) = (&host.client, host.host().log());
@@ -124,8 +125,7 @@ async fn sn5_sn7_tails_miss_nothing_over_lost_connections_and_end_with_a_word_wh
         until("the log is another one", || log.epoch() != former).await;
         for (stream, tail) in &mut tails {
             tail.read_until(None).await;
-            let (_, problem) = tail.seen.rsplit_once("event: error\ndata: ").expect("it is told");
-            let problem: Value = serde_json::from_str(problem.trim_end()).unwrap();
+            let problem = tail.problem();
             assert_eq!(problem["code"], "cursor_foreign", "{stream}: {problem}");
             let oldest = problem["oldest"].as_str().expect("a cursor");
             assert!(oldest.starts_with(&format!("{}.", log.epoch().0)), "{stream}: {oldest}");
@@ -136,4 +136,32 @@ async fn sn5_sn7_tails_miss_nothing_over_lost_connections_and_end_with_a_word_wh
         }
         host.stop().await;
     }
+}
+
+/// Heartbeats have it look whether there is something new, which it cannot know while the server is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sn5_a_tail_whose_server_stays_away_for_too_long_ends_with_a_word_and_not_before() {
+    let mut server = RedisServer::durable(Engine::Redis);
+    let host = Embedded::start_with(|config| {
+        config.serve.log = Some(LogAddress(server.url()));
+        config.gateway.sse_heartbeat_ms = 50;
+        config.gateway.log_away_ms_max = 1_000;
+    });
+    let host = host.await.unwrap();
+    assert!(host.host().wait_ready().await);
+    publish(&host.client, "orders", 1).await;
+    let mut tail = Tail::follow(&host.client, "orders", "oldest").await;
+    tail.read_until(Some("\"version\":1,")).await;
+    server.kill();
+    tail.read_until(None).await;
+    assert_eq!(tail.problem()["code"], "backend_unreachable");
+    assert_eq!(tail.versions(), [1]);
+    // It comes again as it would after any end.
+    let last = tail.seen.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    server.start_again();
+    publish(&host.client, "orders", 2).await;
+    let mut again = Tail::follow(&host.client, "orders", last).await;
+    again.read_until(Some("\"version\":2,")).await;
+    assert_eq!(again.versions(), [2]);
+    host.stop().await;
 }

@@ -55,7 +55,7 @@ impl Collector {
     /// Waits until the spans that have arrived are what is waited for, and answers them.
     pub(super) async fn wait_for(&self, enough: impl Fn(&[Span]) -> bool) -> Result<Vec<Span>> {
         let mut changes = self.seen.changed.subscribe();
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), async {
             changes.wait_for(|_| enough(&self.spans())).await.map(drop)
         });
         let waited = waited.await;

@@ -1,8 +1,11 @@
 //! Claims about traces, through the real binary and a collector that takes OTLP.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use millrace_tests::guests::guest;
-use millrace_tests::host::{HostProcess, Setup, free_port};
+use millrace_tests::host::{HostProcess, Setup};
+use millrace_tests::ports::Port;
 use millrace_tests::workspace_binary;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -169,8 +172,8 @@ async fn spans_that_are_recorded_at_a_drain_still_arrive() -> Result<()> {
 
 #[tokio::test]
 async fn a_dead_collector_costs_its_spans_and_nothing_else() -> Result<()> {
-    let dir = TempDir::new()?;
-    let mut host = start(&dir, &format!("http://127.0.0.1:{}", free_port()?), &[]).await?;
+    let (dir, nobody, begun) = (TempDir::new()?, Port::hold(), Instant::now());
+    let mut host = start(&dir, &format!("http://127.0.0.1:{}", nobody.number()), &[]).await?;
     deploy(&host, "counter").await?;
     let dropped = "millrace_spans_dropped_total{reason=\"export_failed\"}";
     let mut lost = 0.0;
@@ -182,7 +185,9 @@ async fn a_dead_collector_costs_its_spans_and_nothing_else() -> Result<()> {
         }
         host.settle().await?;
         let before = lost;
+        let waited = Instant::now();
         while lost <= before {
+            assert!(waited.elapsed().as_secs() < 60, "no export has failed");
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             let text = metrics(&host).await?;
             lost = text.lines().find_map(|line| series(line, dropped)).unwrap_or(0.0);
@@ -191,7 +196,8 @@ async fn a_dead_collector_costs_its_spans_and_nothing_else() -> Result<()> {
     assert!(host.terminate()?, "a drain ends with success");
     let said = host.said();
     let told: Vec<_> = said.lines().filter(|line| line.contains("export_failed")).collect();
-    assert_eq!(told.len(), 1, "once a minute at most: {told:?}");
+    let minutes = usize::try_from(begun.elapsed().as_secs() / 60)?;
+    assert!((1..=1 + minutes).contains(&told.len()), "once a minute at most: {told:?}");
     assert!(told[0].contains("\"error.blame\":\"host\""), "{}", told[0]);
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::host;
 
 /// The hosts' heartbeats, which come later than anything is waited for: what is told is told by itself.
 const HEARTBEAT: &str = "gateway.sse_heartbeat_ms=30000";
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 struct Frame {

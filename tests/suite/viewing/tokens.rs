@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const RIGHTS: &[Right] = &[Right::Publish, Right::Read, Right::Admin];
 const ADDRESS: &str = "/v1/live?table=flights&limit=5";
 

@@ -17,7 +17,7 @@ use millrace_tests::viewer::Viewer;
 use serde_json::{Value as Json, value::to_raw_value};
 
 /// How long a test waits for what must happen. Reaching it is a failure.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Rig {
     _dir: tempfile::TempDir,

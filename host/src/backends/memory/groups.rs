@@ -117,10 +117,19 @@ impl Kept {
         Ok(())
     }
 
-    /// What removing everything up to a position takes from groups. Before it is removed.
-    pub(super) fn lose(&mut self, log: &State, trimmed: Position, now: Micros) -> Vec<LossReport> {
+    /// What removing everything up to a position, of one stream or of all, takes from groups. Before it is removed.
+    pub(super) fn lose(
+        &mut self,
+        log: &State,
+        trimmed: Position,
+        of: Option<(&TenantId, &str)>,
+        now: Micros,
+    ) -> Vec<LossReport> {
         let mut reports = Vec::new();
-        let behind = self.groups.values_mut().filter(|kept| kept.row.low < trimmed);
+        let concerned =
+            |id: &GroupId| of.is_none_or(|(tenant, stream)| id.tenant == *tenant && &*id.stream == stream);
+        let behind =
+            self.groups.values_mut().filter(|kept| kept.row.low < trimmed && concerned(&kept.row.group));
         for kept in behind {
             if log.undone(&kept.row, kept.row.low, trimmed).next().is_none() {
                 continue;

@@ -1,7 +1,7 @@
 //! The log in memory: for tests and for embedders that keep nothing.
 //!
 //! It answers like a durable log, dedup window and trimming included, and
-//! forgets everything when it is dropped. Nothing bounds it but `trim`.
+//! forgets everything when it is dropped. Nothing bounds it but `trim`, and its change streams what they are told to keep.
 
 mod artifacts;
 mod cache;
@@ -71,6 +71,13 @@ impl MemoryLog {
         }
     }
 
+    /// With change streams that keep about so many entries each; none or 0 keeps what `trim` keeps.
+    #[must_use]
+    pub fn with_change_streams_of(self, entries_max: Option<u64>) -> Self {
+        self.lock().cap_change_streams(entries_max);
+        self
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,13 +95,19 @@ impl MemoryLog {
         if fresh.is_empty() {
             return Ok(appended);
         }
-        let stored = state.store(&stream, batch, &fresh, self.clock.now().0, self.dedup_events_max);
+        let now = self.clock.now();
+        let stored = state.store(&stream, batch, &fresh, now.0, self.dedup_events_max);
+        let lost = state.cap(&stored, now);
         // Still under the lock, so that the tail sees appends in their order.
         if &*stream == EVENTS {
             self.tail.publish(stored);
         } else {
             let last = stored.last_position();
             self.tail.publish_named(&[(batch.tenant.clone(), stream.as_ref().into(), last)]);
+        }
+        drop(state);
+        for report in lost {
+            report.tell(now);
         }
         Ok(appended)
     }
@@ -167,7 +180,7 @@ impl EventLog for MemoryLog {
             let until = state.trim_until(retention, now.0);
             // Apart from the state, so that groups can be compared with the log.
             let mut groups = std::mem::take(&mut state.groups);
-            let lost = groups.lose(&state, Position(until), now);
+            let lost = groups.lose(&state, Position(until), None, now);
             state.groups = groups;
             (state.trim(until), lost)
         };

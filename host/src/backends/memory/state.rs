@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::event::{Event, EventBatch, Page, Position, TenantId};
+use crate::event::{Event, EventBatch, Micros, Page, Position, TenantId};
 use crate::limits::{NAMED_STREAMS_MAX, PAGE_BYTES_MAX, PAGE_EVENTS_MAX};
+use crate::streams::groups::LossReport;
 use crate::streams::name::EVENTS;
 use crate::streams::scopes::FieldValues;
 use crate::streams::{
@@ -28,6 +29,10 @@ pub(super) struct State {
     tenants: BTreeSet<TenantId>,
     pub(super) groups: super::groups::Kept,
     scopes: Arc<ChangeScopes>,
+    /// Entries that one change stream keeps; none keeps all.
+    change_entries_max: Option<usize>,
+    /// Up to where a stream's entries were dropped beyond that.
+    dropped: HashMap<(TenantId, Arc<str>), u64>,
     /// Last known values of field scopes, by tenant, aggregate and its id.
     values: HashMap<(TenantId, String, String), FieldValues>,
 }
@@ -56,6 +61,11 @@ impl Stored {
 impl State {
     pub(super) fn new() -> Self {
         Self { window_first: 1, ..Self::default() }
+    }
+
+    pub(super) fn cap_change_streams(&mut self, entries_max: Option<u64>) {
+        let entries_max = entries_max.filter(|max| *max > 0);
+        self.change_entries_max = entries_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -189,6 +199,32 @@ impl State {
         kept
     }
 
+    /// Drops the oldest entries of those of a batch's change streams that have a quarter more than they keep. Answers
+    /// what that took from groups.
+    pub(super) fn cap(&mut self, batch: &EventBatch, now: Micros) -> Vec<LossReport> {
+        let Some(max) = self.change_entries_max else { return Vec::new() };
+        let tenant = &batch.tenant;
+        let names: BTreeSet<Arc<str>> = batch.marks().iter().map(|mark| Arc::clone(&mark.stream)).collect();
+        let mut lost = Vec::new();
+        for name in names {
+            let Some(held) = self.held(tenant, &name) else { continue };
+            let over = held.len().saturating_sub(max);
+            let Some(until) = over.checked_sub(1).and_then(|last| held.get(last)).copied() else { continue };
+            if over <= max / 4 {
+                continue;
+            }
+            // Apart from the state, so that groups can be compared with the log.
+            let mut groups = std::mem::take(&mut self.groups);
+            lost.extend(groups.lose(self, Position(until), Some((tenant, &*name)), now));
+            self.groups = groups;
+            if let Some(held) = self.streams.get_mut(tenant).and_then(|streams| streams.get_mut(&name)) {
+                held.drain(..over);
+            }
+            self.dropped.insert((tenant.clone(), name), until);
+        }
+        lost
+    }
+
     /// Notes the change streams of each event, and what their fields say now.
     fn mark_changes(&mut self, batch: &mut EventBatch) {
         if self.scopes.is_empty() {
@@ -257,8 +293,13 @@ impl State {
             StreamName::Changes(changes) => self.scopes.since(changes).unwrap_or(newest),
             _ => Position::START,
         };
-        let oldest = trimmed.max(since);
-        let (events, next) = self.events_of(tenant, &stream.to_string(), after, limit);
+        let name = stream.to_string();
+        let dropped = match self.change_entries_max {
+            Some(_) => self.dropped.get(&(tenant.clone(), Arc::from(&*name))).copied(),
+            None => None,
+        };
+        let oldest = trimmed.max(since).max(Position(dropped.unwrap_or_default()));
+        let (events, next) = self.events_of(tenant, &name, after, limit);
         Ok(StreamPage { events, next, oldest, newest, truncated: after < oldest })
     }
 
@@ -313,9 +354,13 @@ impl State {
             let Some(streams) = self.streams.get_mut(&stored.batch.tenant) else { continue };
             for name in stored.changes.iter().chain([&stored.stream]) {
                 if let Some(held) = streams.get_mut(name) {
-                    held.pop_front();
+                    // A change stream may have dropped it before.
+                    if held.front() == Some(&self.trimmed) {
+                        held.pop_front();
+                    }
                     if held.is_empty() {
                         streams.remove(name);
+                        self.dropped.remove(&(stored.batch.tenant.clone(), Arc::clone(name)));
                     }
                 }
             }

@@ -124,6 +124,15 @@ fn texts(texts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// The names by line of what [`describe`] says of an event.
+pub(super) fn names_in(described: &[u8]) -> &str {
+    let names = described.split_first_chunk::<4>().and_then(|(length, rest)| {
+        let length = u32::from_be_bytes(*length) as usize;
+        rest.get(..length)
+    });
+    names.and_then(|names| std::str::from_utf8(names).ok()).unwrap_or_default()
+}
+
 /// Declares scopes: on what the log has, and again when another host was faster.
 pub(super) async fn declare(
     shared: &Shared,
@@ -194,8 +203,9 @@ pub(super) async fn page(
     shared.trimmed(&session.epoch, trimmed);
     let mut full = parts.get(2) == Some(&Value::Int(1));
     let removed = parts.get(3) == Some(&Value::Int(1));
+    let dropped = Position(parts.get(4).and_then(number).ok_or_else(shape)?);
     let mut events = EventBatch::new(tenant.clone());
-    for pair in parts.get(4..).unwrap_or_default().chunks(2) {
+    for pair in parts.get(5..).unwrap_or_default().chunks(2) {
         let [position, body] = pair else { return Err(shape().into()) };
         let (position, body) = (number(position).ok_or_else(shape)?, bytes(body).ok_or_else(shape)?);
         let event = decode_one(body, Position(position)).ok_or_else(shape)?;
@@ -206,6 +216,6 @@ pub(super) async fn page(
         events.push_checked(&event);
     }
     let next = if full { events.last_position() } else { newest };
-    let oldest = trimmed.max(since);
+    let oldest = trimmed.max(since).max(dropped);
     Ok(StreamPage { events: Arc::new(events), next, oldest, newest, truncated: removed || after < oldest })
 }

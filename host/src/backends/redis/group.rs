@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::changes::describe;
+use super::changes::{describe, names_in};
 use super::codec::{EntryId, FORMAT, decode};
 use super::faults::{backend, remote};
 use super::requests::Request;
@@ -57,6 +57,7 @@ pub(super) async fn send(
         session.end.cancel();
         return Err(remote(RemoteFault::Unreachable, "appending: the log is another one"));
     }
+    shared.grown(asked.change_streams());
     let answers = parts.get(2..).filter(|answers| answers.len() == order.len()).ok_or_else(shape)?;
     let read =
         order.iter().zip(answers).map(|(&index, answer)| outcome(&shared, &session, &group[index], answer));
@@ -94,6 +95,18 @@ impl<'a> Asked<'a> {
             epoch: session.epoch.clone(),
             scopes: scopes.version,
             dedup_events_max: shared.options.dedup_events_max,
+        })
+    }
+
+    /// The change streams that its events are in, as `tenant:name`.
+    pub(super) fn change_streams(&self) -> impl Iterator<Item = String> {
+        let tenants = self.requests.iter().flat_map(|request| {
+            let tenant = request.batch.tenant.as_str();
+            request.places.iter().map(move |_| tenant)
+        });
+        tenants.zip(&self.described).flat_map(|(tenant, described)| {
+            let names = names_in(described).split('\n').filter(|name| !name.is_empty());
+            names.map(move |name| format!("{tenant}:{name}"))
         })
     }
 

@@ -13,6 +13,7 @@
 mod appender;
 mod artifacts;
 mod cache;
+mod caps;
 mod changes;
 mod channels;
 mod cluster;
@@ -171,6 +172,11 @@ async fn keep_to_retention(shared: &Shared) {
         Ok(events) => counter!(names::EVENTS_TRIMMED).increment(events),
         // The follower says what is wrong with the server.
         Err(error) => tracing::debug!(%error, "retention waits"),
+    }
+    match caps::keep(shared).await {
+        Ok(0) => {}
+        Ok(entries) => counter!(names::CHANGE_ENTRIES_TRIMMED, "cause" => "cap").increment(entries),
+        Err(error) => tracing::debug!(%error, "caps of change streams wait"),
     }
 }
 

@@ -165,6 +165,8 @@ pub struct RedisOptions {
     /// By default the newest `REDIS_EVENTS_MAX`, since it is all in memory.
     pub retention: Retention,
     pub dedup_events_max: usize,
+    /// Entries that one change stream keeps, about; none or 0 keeps what retention keeps.
+    pub change_stream_events_max: Option<u64>,
     pub tail_bytes_max: usize,
     /// How far the log was when the host last saw it; none for a host that never has.
     pub known: Option<LogMark>,
@@ -181,6 +183,7 @@ impl RedisOptions {
             ack: RedisAck::Auto,
             retention: Retention { age: None, events: Some(REDIS_EVENTS_MAX) },
             dedup_events_max: DEDUP_EVENTS_MAX,
+            change_stream_events_max: None,
             tail_bytes_max: TAIL_BYTES_MAX,
             known: None,
             append_wait_max: REDIS_APPEND_WAIT_MAX,

@@ -27,6 +27,12 @@ pub(super) static TRIM: Script = Script::new(concat!(
     include_str!("lua/groups/state.lua"),
     include_str!("lua/trim.lua")
 ));
+/// Nor this one.
+pub(super) static CAP: Script = Script::new(concat!(
+    "#!lua flags=allow-oom\n",
+    include_str!("lua/groups/state.lua"),
+    include_str!("lua/cap.lua")
+));
 pub(super) static GROUP_TAKE: Script = Script::new(concat!(
     include_str!("lua/groups/state.lua"),
     include_str!("lua/groups/turns.lua"),

@@ -12,6 +12,7 @@ use super::options::{Durability, RedisOptions};
 use super::scripts::Keys;
 use crate::error::{BackendError, RemoteFault};
 use crate::event::{Epoch, Position, TenantId};
+use crate::limits::REDIS_GROWN_STREAMS_MAX;
 use crate::streams::{Bounds, ChangeScopes, Tail};
 
 /// Up to where the log may be seen: durable, and in the tail.
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     pub(super) session: watch::Sender<Option<Session>>,
     tenants: Mutex<BTreeSet<TenantId>>,
     scopes: Mutex<KnownScopes>,
+    /// Change streams that this host has appended to since they were last compared with what they keep.
+    grown: Mutex<BTreeSet<String>>,
 }
 
 /// The change scopes, as they were last seen in the log.
@@ -81,6 +84,7 @@ impl Shared {
             session: watch::Sender::new(None),
             tenants: Mutex::default(),
             scopes: Mutex::default(),
+            grown: Mutex::default(),
             options,
         })
     }
@@ -147,6 +151,29 @@ impl Shared {
         };
         *known = KnownScopes { version, json: json.to_owned(), scopes: Arc::new(scopes) };
         Ok(())
+    }
+
+    /// How many entries one change stream keeps, where it does not keep all.
+    pub(super) fn change_stream_events_max(&self) -> Option<u64> {
+        self.options.change_stream_events_max.filter(|max| *max > 0)
+    }
+
+    /// Notes change streams that may have more entries than they keep. One that finds no room comes again with its next
+    /// event.
+    pub(super) fn grown(&self, streams: impl IntoIterator<Item = String>) {
+        if self.change_stream_events_max().is_none() {
+            return;
+        }
+        let mut grown = self.grown.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in streams {
+            if grown.len() < REDIS_GROWN_STREAMS_MAX || grown.contains(&stream) {
+                grown.insert(stream);
+            }
+        }
+    }
+
+    pub(super) fn take_grown(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.grown.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<TenantId>> {

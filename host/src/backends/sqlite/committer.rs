@@ -18,15 +18,16 @@ use tokio::sync::mpsc;
 
 use super::changes::Changes;
 use super::channel_book::Book;
-use super::database::{backend, meta, set_meta, signed};
+use super::database::{DATABASE_FILE, backend, meta, set_meta, signed};
 use super::dedup::DedupWindow;
 use super::event_rows::Text;
 use super::keeper::KeeperHandle;
-use super::options::{CommitStep, LogPlace, SqliteOptions, StepObserver};
+use super::options::{CommitStep, LogPlace, SqliteOptions, StepObserver, Synchronous};
 use super::outbox::OutboxCounts;
 use super::request::{Answer, Request};
 use super::row_writes::TableRows;
 use super::shared::{Catalog, Shared, Tenant, Tenants};
+use super::wal_room::WalRoom;
 use super::watches::{GroupChanges, Watched};
 use crate::checkpoints::CommitError;
 use crate::clock::Clock;
@@ -99,6 +100,8 @@ pub(super) struct Committer {
     wal_frames: Arc<AtomicI32>,
     wal_frames_soft_max: i32,
     wal_frames_hard_max: i32,
+    /// None where nothing is synced.
+    wal_room: Option<WalRoom>,
 }
 
 /// What the running transaction will make known when it has committed.
@@ -181,6 +184,8 @@ impl Committer {
             wal_frames,
             wal_frames_soft_max: frames(options.wal_bytes_soft_max),
             wal_frames_hard_max: frames(options.wal_bytes_hard_max),
+            wal_room: (options.synchronous == Synchronous::Full)
+                .then(|| WalRoom::new(&options.dir.join(DATABASE_FILE), options.wal_bytes_soft_max)),
             conn,
             shared,
             window,
@@ -236,6 +241,7 @@ impl Committer {
                 self.step(CommitStep::Synced);
                 self.publish();
                 self.step(CommitStep::Answered);
+                self.lengthen_wal();
             }
             Err(error) => self.fail_group(&error),
         }
@@ -392,6 +398,14 @@ impl Committer {
         tracing::error!(error.kind = error.code(), error.blame = "host", %error, requests = group.answers.len() + 1, "a group commit failed");
         for answer in group.answers {
             answer.fail(&error);
+        }
+    }
+
+    /// Once those who waited have their answers.
+    fn lengthen_wal(&mut self) {
+        let frames = u64::try_from(self.wal_frames.load(Ordering::Relaxed)).unwrap_or(0);
+        if let Some(room) = &mut self.wal_room {
+            room.tend(frames);
         }
     }
 

@@ -16,7 +16,9 @@ use crate::tables::{matches_ilike, matches_like};
 
 /// The schema this code writes; kept in `user_version`.
 const SCHEMA_VERSION: i64 = 9;
-const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = 4096;
+/// In the folder of the store.
+pub(super) const DATABASE_FILE: &str = "millrace.db";
 
 /// Payload is JSON text. `events_tenant` ends in the rowid, which is the position: it serves
 /// `tenant = ? and position > ?` in order. Nothing random is indexed here: ids are found in memory.

@@ -45,6 +45,7 @@ mod row_writes;
 mod seams;
 mod select;
 mod shared;
+mod wal_room;
 mod watches;
 
 use std::fs::File;
@@ -112,7 +113,7 @@ impl SqliteStore {
         };
         make_folder(&options.dir).map_err(directory)?;
         let lock = StoreLock::take(&options.dir, options.clock.now())?;
-        let path = options.dir.join("millrace.db");
+        let path = options.dir.join(database::DATABASE_FILE);
         let conn = database::open_writer(&path, &options)?;
         let failed = |e: rusqlite::Error| OpenError::Backend(backend(&e));
         outbox::check_place(&conn, options.log, &options.dir.display().to_string())?;

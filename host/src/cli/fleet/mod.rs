@@ -49,8 +49,9 @@ Examples:
   millrace fleet status board --json
   millrace fleet status --wait --timeout 2m board     0 once it is so, else who is missing and exit code 1
 
-Converged means that every host that is part of the fleet runs what it should now. With a rollout under way
-hosts beyond its wave should run the version before. With --wait, a fleet of which no host talks is not.")]
+Converged means that every host that is part of the fleet runs what it should now, and that it has not stopped
+by itself. With a rollout under way hosts beyond its wave should run the version before. With --wait, a fleet of
+which no host talks is not.")]
     Status(status::StatusArgs),
     /// Every host: its labels, how far it has read, when it was last heard, and whether it has missed something
     #[command(after_help = "\

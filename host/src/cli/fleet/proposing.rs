@@ -253,9 +253,10 @@ async fn preview(
         return output.json(&answer);
     }
     let changes: Vec<HostChange> = rows(client, answer, "hosts")?;
-    if changes.is_empty() {
+    if changes.iter().all(|change| change.left_alone) {
         output.line("no host would notice")?;
-    } else {
+    }
+    if !changes.is_empty() {
         let named =
             |named: Option<&Named>| named.map_or_else(|| "-".into(), |named| printable(&named.version));
         let lines: Vec<Vec<String>> = changes
@@ -267,7 +268,7 @@ async fn preview(
                     named(change.now.as_ref()),
                     named(change.next.as_ref()),
                     named(change.finally.as_ref()),
-                    if change.at_once { "yes" } else { "no" }.into(),
+                    at_once(change).into(),
                 ]
             })
             .collect();
@@ -282,6 +283,14 @@ async fn preview(
         output.table(&head, &lines)?;
     }
     output.line("nothing was changed")
+}
+
+fn at_once(change: &HostChange) -> &'static str {
+    match change {
+        HostChange { left_alone: true, .. } => "left alone",
+        HostChange { at_once: true, .. } => "yes",
+        _ => "no",
+    }
 }
 
 /// A change that cannot be made, in a command's words.

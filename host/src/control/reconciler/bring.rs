@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::deploy::build;
 use super::record::{TRIPPED, Trip, Verdict, serving};
 use super::supply::{settings, verify};
 use super::task::{Done, Task};
 use super::trouble::{Hope, Trouble};
-use super::want::{BEFORE, Want, hex};
+use super::want::{Want, hex};
+use crate::control::trust::RELEASED_BEFORE;
 use crate::control::{ArtifactRef, Phase, PluginSpec};
 use crate::plugins::{DeployOptions, Deployment, PluginSettings, PluginStatus};
 
@@ -47,6 +49,10 @@ impl Task {
         let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
         let brought = match present {
             Some(status) => {
+                if !is_back {
+                    // Its world was looked at when it was deployed.
+                    build(spec).check(&status.deployment.version, None)?;
+                }
                 let since = self.serves_since(want, &status).await?;
                 (status, since)
             }
@@ -205,7 +211,7 @@ impl Task {
     async fn former(&self, want: &Want, present: &Deployment) -> Result<Option<Deployment>, Trouble> {
         let Some(stable) = &want.desired.stable else { return Ok(None) };
         let parts = &self.shared.parts;
-        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, BEFORE) {
+        if let Err(error) = parts.vet.check(&want.plugin, &stable.component, RELEASED_BEFORE) {
             self.report_no_way_back(want, &Trouble::from(error));
             return Ok(None);
         }

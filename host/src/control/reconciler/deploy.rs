@@ -14,7 +14,8 @@ use super::want::{Want, from};
 use crate::control::{Phase, PluginSpec};
 use crate::error::Classify as _;
 use crate::plugins::{
-    ControlError, DeployOptions, DeployRequest, DeployStep, PluginControl, PluginSettings, PluginStatus,
+    ControlError, DeployOptions, DeployRequest, DeployStep, ExpectedBuild, PluginControl, PluginSettings,
+    PluginStatus,
 };
 
 impl Task {
@@ -30,6 +31,8 @@ impl Task {
         let request = DeployRequest {
             component,
             expected_name: Some(want.plugin.clone()),
+            // The way back does not fail for a name.
+            expected_build: (!is_back).then(|| build(spec)),
             from: from(spec),
             by: want.by(),
             options: options(spec, is_back),
@@ -84,6 +87,11 @@ impl Task {
             warn!(error.kind = error.code(), error.blame = "host", %error, "how far a deploy is cannot be written down");
         }
     }
+}
+
+/// What the release says that its component is.
+pub(super) fn build(spec: &PluginSpec) -> ExpectedBuild {
+    ExpectedBuild { version: spec.version.clone(), world: spec.world.clone() }
 }
 
 fn options(spec: &PluginSpec, is_back: bool) -> DeployOptions {

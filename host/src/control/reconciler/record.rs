@@ -7,6 +7,7 @@ use super::task::Task;
 use super::trouble::Trouble;
 use super::want::{Want, spec_digest};
 use crate::control::breaker::Tripped;
+use crate::control::report::PLUGIN_FAILED;
 use crate::control::{ObservedRow, Phase, PluginSpec, Result, cut};
 use crate::plugins::{PluginState, PluginStatus};
 use crate::telemetry::metrics::{CONTROL_RECONCILED, CONTROL_SET_ASIDE};
@@ -98,7 +99,7 @@ impl Task {
     ) -> Result<()> {
         self.serving = status.and_then(serving);
         let failed = status.filter(|status| status.state == PluginState::Failed);
-        let reason = failed.map(|status| ("plugin_failed".to_owned(), status.message.clone()));
+        let reason = failed.map(|status| (PLUGIN_FAILED.to_owned(), status.message.clone()));
         let is_news = self.row.as_ref().is_none_or(|row| row.revision != want.revision || row.phase != phase);
         let serving = self.serving.clone();
         self.observe(want, Seen { phase, serving, reason }).await?;

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::control::rollout::Progress;
+use crate::control::trust::RELEASED_BEFORE;
 use crate::control::{Desired, DesiredRow, EventBody, EventId, Kind, PluginSpec, RunState, rollout, wire};
 use crate::plugins::{DeployFrom, Deployment};
-
-/// When a component was released that the others had before.
-pub(super) const BEFORE: i64 = i64::MIN;
 
 /// How the feed's deployments begin to say who brought them.
 const BY: &str = "feed: ";
@@ -107,7 +105,7 @@ fn is_former(desired: &Desired, target: &Target) -> bool {
 fn released_at(desired: &Desired, target: &Target, issued_at: i64) -> i64 {
     let Target::Present { spec, .. } = target else { return issued_at };
     if desired.stable.as_ref().is_some_and(|stable| stable.component == spec.component) {
-        return BEFORE;
+        return RELEASED_BEFORE;
     }
     // Waves, and hosts that come late, are of the same release as the event that began it.
     let began = desired.rollout.as_ref().and_then(|rollout| EventId::try_from(rollout.id.clone()).ok());

@@ -34,7 +34,7 @@ pub(super) const CONTROL: &[ProblemKind] = &[
         403,
         "control_event_untrusted",
         "the control event is not signed by somebody whom this host believes",
-        "sign it with a release key of the fleet's list, or with a root key where it changes the list",
+        "sign it with a release key of the fleet's list and its component with a build key; a change of the list with a root key",
     ),
     caller(
         422,

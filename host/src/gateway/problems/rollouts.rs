@@ -35,6 +35,12 @@ pub(super) const ROLLOUTS: &[ProblemKind] = &[
         "`plugin show` on that host says why; roll it back, or correct it",
     ),
     caller(
+        409,
+        "plugin_other_build",
+        "the component has another version or world than it was released with",
+        "release it again as what it is: `millrace rollout start` asks the component, unless --version-is speaks for it",
+    ),
+    caller(
         422,
         "plugin_config_invalid",
         "the plugin's configuration is not usable",

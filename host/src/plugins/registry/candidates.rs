@@ -141,9 +141,17 @@ impl Registry {
         let component = blocking(move || artifacts.get(&digest)).await?.into();
         let options = DeployOptions { rollback: true, ..options };
         let expected_name = Some(plugin.to_owned());
-        let (from, paused, progress) = (DeployFrom::Oldest, false, None);
-        let request =
-            DeployRequest { component, expected_name, from, by, options, paused, settings, progress };
+        let request = DeployRequest {
+            component,
+            expected_name,
+            expected_build: None,
+            from: DeployFrom::Oldest,
+            by,
+            options,
+            paused: false,
+            settings,
+            progress: None,
+        };
         self.deploy_now(request).await.map_err(|error| match error {
             ControlError::StateRefused { version, task, detail } => {
                 let detail = format!(

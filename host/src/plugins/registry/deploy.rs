@@ -60,8 +60,17 @@ impl Registry {
     pub(super) async fn deploy_now(&self, request: DeployRequest) -> Result<PluginStatus, ControlError> {
         // Also before it is compiled, which takes its time.
         self.has_started()?;
-        let DeployRequest { component, expected_name, from, by, options, paused, settings, progress } =
-            request;
+        let DeployRequest {
+            component,
+            expected_name,
+            expected_build,
+            from,
+            by,
+            options,
+            paused,
+            settings,
+            progress,
+        } = request;
         let progress = Progress(progress);
         // Nothing is compiled or remembered for a plugin that cannot be changed.
         expected_name.as_deref().map_or(Ok(()), |name| self.may_change(name))?;
@@ -80,6 +89,11 @@ impl Registry {
             return Err(error);
         }
         self.may_change(&name)?;
+        let version = factory.manifest().version.to_string();
+        if let Err(error) = expected_build.map_or(Ok(()), |build| build.check(&version, factory.world())) {
+            self.refuse_unnamed(Some(&name), &by, &error).await;
+            return Err(error);
+        }
         progress.tell(DeployStep::Validated);
         let deploying = self.begin_deploy(&name)?;
         let _turn = self.turn(&name).await?;

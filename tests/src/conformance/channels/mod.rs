@@ -44,7 +44,7 @@ pub use restarts::*;
 pub use router::*;
 
 /// Long enough for a machine that has other things to do.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 /// Longer than any test waits: what should not be waited for would fail it.
 pub const LONG: Duration = Duration::from_secs(600);
 

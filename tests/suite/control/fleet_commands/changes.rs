@@ -172,6 +172,7 @@ async fn a_dry_run_sends_the_event_to_nobody_who_would_take_it() {
     let preview = json!({ "hosts": [
         { "host": "h-1", "wave": 1, "now": one, "next": other, "finally": other, "at_once": true },
         { "host": "h-2", "wave": null, "now": null, "next": null, "finally": other, "at_once": false },
+        { "host": "h-3", "wave": null, "now": null, "next": null, "finally": null, "at_once": false, "left_alone": true },
     ]});
     let server = Scripted::new(vec![stands(&[&present]), fine(preview.clone())]);
     let (ended, said) = desk.ran(&server, &["rollout", "rollback", PLUGIN, "--dry-run"]).await;
@@ -180,6 +181,7 @@ async fn a_dry_run_sends_the_event_to_nobody_who_would_take_it() {
         "HOST  WAVE  NOW    NEXT   FINALLY  AT ONCE",
         "h-1      1  2.0.0  1.0.0  1.0.0    yes",
         "h-2      -  -      -      1.0.0    no",
+        "h-3      -  -      -      -        left alone",
         "nothing was changed",
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), expected);
@@ -193,6 +195,11 @@ async fn a_dry_run_sends_the_event_to_nobody_who_would_take_it() {
     let server = Scripted::new(vec![stands(&[&present]), fine(json!({ "hosts": [] }))]);
     let (_, said) = desk.ran(&server, &["fleet", "remove", PLUGIN, "--dry-run"]).await;
     assert_eq!(said, "no host would notice\nnothing was changed\n");
+    let server = Scripted::new(vec![stands(&[&present]), fine(json!({ "hosts": [preview["hosts"][2]] }))]);
+    let (_, said) = desk.ran(&server, &["fleet", "remove", PLUGIN, "--dry-run"]).await;
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (4, "no host would notice"), "{said}");
+    assert!(lines[2].starts_with("h-3") && lines[2].ends_with("left alone"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,7 +207,8 @@ async fn a_version_that_is_only_resumed_is_not_new_again() {
     scene.apply(about("board", Kind::Paused, of(RunState::Paused), 3)).await;
     scene.reaches("board", 3, Phase::Paused).await;
     // It has served for longer than it is looked after.
-    scene.plugins.age("board", 1 + i64::try_from(scene.options.breaker.armed_for.as_micros()).unwrap());
+    let armed_for = scene.options.breaker.armed_for + Duration::from_secs(1);
+    scene.plugins.age("board", i64::try_from(armed_for.as_micros()).unwrap());
     scene.apply(about("board", Kind::Resumed, of(RunState::Running), 4)).await;
     scene.reaches("board", 4, Phase::Active).await;
     scene.plugins.trap("board", scene.options.breaker.traps);

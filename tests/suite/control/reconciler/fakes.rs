@@ -23,6 +23,14 @@ use millrace_tests::control_events::digest_of;
 use millrace_tests::scripted::Scripted;
 use tokio::sync::watch;
 
+/// The version under which a number is released.
+pub(super) fn released_as(version: &str) -> String {
+    match version.parse::<u64>() {
+        Ok(number) => format!("{number}.0.0"),
+        Err(_) => "1.0.0".into(),
+    }
+}
+
 /// Takes a text for a component: `name version` and what becomes of it. `broken`, `world`, `bomb`, `describe` do not come
 /// as far as their name · `grant` is missing one · `state` refuses that of the version before · `shadow` falls in its
 /// shadow run · `held` stays in it until it is let go or given up · `traps` whenever somebody looks.
@@ -177,7 +185,8 @@ impl FakePlugins {
         if fake.always_traps {
             fake.traps += 10;
         }
-        let deployment = fake.history[0].clone();
+        let mut deployment = fake.history[0].clone();
+        deployment.version = released_as(&deployment.version);
         let works = fake.started && !fake.stopped;
         let running = if works { PluginState::Running } else { PluginState::Failed };
         Ok(PluginStatus {
@@ -279,6 +288,7 @@ impl FakePlugins {
         } else if request.expected_name.as_deref() != Some(&name) {
             return Err(ControlError::OtherName { expected: String::new(), found: name });
         }
+        request.expected_build.as_ref().map_or(Ok(()), |build| build.check(&released_as(&version), None))?;
         self.tell(&request, &name, DeployStep::Validated).await;
         let former = self.state().plugins.get(&name).cloned();
         let is_beside = former.as_ref().is_some_and(|former| !former.history[0].paused);

@@ -11,7 +11,7 @@ use millrace::processors::{Engine, GuestPool, ProcessorSettings, ShadowSettings}
 use millrace::streams::EventLog;
 use millrace::tables::{Query, TableStore, Value};
 use millrace_tests::control_events::spec as spec_of;
-use millrace_tests::guests::{forge_code, variant};
+use millrace_tests::guests::{forge_code, variant, version_of};
 use millrace_tests::handwritten::Handwritten;
 use millrace_tests::workspace_binary;
 
@@ -82,7 +82,15 @@ impl Real {
     /// A component as the feed has it.
     fn spec(&self, plugin: &str, bytes: &[u8]) -> PluginSpec {
         self.scene.supply.put(bytes);
-        spec_of(plugin, "1.0.0", bytes)
+        let is = |name: &str| bytes == guest(name);
+        let version = if is("counter_v2") {
+            "2.0.0".into()
+        } else if is("counter_refuses") {
+            "3.0.0".into()
+        } else {
+            version_of(bytes)
+        };
+        spec_of(plugin, &version, bytes)
     }
 
     async fn deploy(&self, plugin: &str, bytes: &[u8], revision: u64) {
@@ -157,6 +165,35 @@ async fn c63_m14_m15_m16_bad_guests_set_themselves_aside_while_the_old_one_serve
     assert_eq!(real.scene.set_aside("endless-load", 1).await, "swap_failed");
     real.deploy("counter", &guest("counter_v2"), 20).await;
     real.scene.reaches("counter", 20, Phase::Active).await;
+}
+
+/// What an event says of a component is what the component says of itself, or the event is set aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c59_an_event_that_says_another_version_or_world_than_its_component_is_set_aside() {
+    let mut real = Real::new(runtime_options());
+    real.scene.start();
+    real.deploy("counter", &guest("counter"), 1).await;
+    real.scene.reaches("counter", 1, Phase::Active).await;
+    let v2 = real.spec("counter", &guest("counter_v2"));
+    let other_version = PluginSpec { version: "2.0.1".into(), ..v2.clone() };
+    let other_world = PluginSpec { world: "millrace:processor@0.2.0".into(), ..v2.clone() };
+    // Also of what runs already.
+    let renamed = PluginSpec { version: "1.0.1".into(), ..real.spec("counter", &guest("counter")) };
+    for (revision, spec, said, is) in [
+        (2, other_version, "2.0.1", "2.0.0"),
+        (3, other_world, "millrace:processor@0.2.0", "millrace:processor@0.1.0"),
+        (4, renamed, "1.0.1", "1.0.0"),
+    ] {
+        real.scene.apply(about("counter", Kind::Deployed, running(spec), revision)).await;
+        assert_eq!(real.scene.set_aside("counter", revision).await, "plugin_other_build");
+        let (_, reason) = real.scene.row("counter").await.unwrap().reason.unwrap();
+        assert!(reason.contains(&format!("`{said}`")) && reason.contains(&format!("`{is}`")), "{reason}");
+        let status = real.show("counter").await;
+        assert_eq!((status.state, status.deployment.version.as_str()), (PluginState::Running, "1.0.0"));
+    }
+    real.scene.apply(about("counter", Kind::Deployed, running(v2), 5)).await;
+    real.scene.reaches("counter", 5, Phase::Active).await;
+    assert_eq!(real.show("counter").await.deployment.version, "2.0.0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,6 +271,7 @@ async fn what_the_feed_brought_the_edge_and_the_folder_cannot_change() {
         let request = DeployRequest {
             component: guest("counter_v2").into(),
             expected_name: None,
+            expected_build: None,
             from: DeployFrom::Oldest,
             by: by.into(),
             options: DeployOptions::default(),

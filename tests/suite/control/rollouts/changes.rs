@@ -248,6 +248,19 @@ fn a_dry_run_says_what_would_change_on_which_hosts() {
             ("b", Some(2), v("1.0.0"), v("1.0.0"), v("2.0.0"), false),
         ]
     );
+    // Whom neither of them means is named, too.
+    let targets = labels(&[("tier", "edge")]);
+    let narrow = Desired { targets, ..running(spec(PLUGIN, "2.0.0", b"2.0.0")) };
+    let alone = |present: Option<&Desired>| -> Vec<_> {
+        preview(present, &narrow, &hosts, Silence::default())
+            .into_iter()
+            .map(|c| (c.host, version(&c.now), version(&c.finally), c.at_once, c.left_alone))
+            .collect()
+    };
+    let (a, b) = ("a".to_owned(), "b".to_owned());
+    let reached = |now| (b.clone(), now, v("2.0.0"), true, false);
+    assert_eq!(alone(None), [(a.clone(), None, None, false, true), reached(None)]);
+    assert_eq!(alone(Some(&now)), [(a.clone(), v("1.0.0"), None, true, false), reached(v("1.0.0"))]);
     // Taking it back is noticed by the host that has it alone.
     let back = present(&next).roll_back().unwrap().desired;
     let noticed: Vec<_> = preview(Some(&next), &back, &hosts, Silence::default())

@@ -10,7 +10,7 @@ use millrace::control::rollout::{Progress, Silence};
 use millrace::control::snapshot::{Drift, state_digest};
 use millrace::control::{
     ArtifactRepository as _, Board as _, ControlFeedError, ControlSource as _, ControlVersion, Controller,
-    ControllerOptions, FleetMark, SnapshotRef,
+    ControllerOptions, FleetMark, Phase, SnapshotRef,
 };
 use millrace_tests::control_events::{digest_of, trust};
 
@@ -112,6 +112,32 @@ async fn a_wait_for_convergence_says_what_is_missing() {
     assert!(status.converged, "{:?}", status.plugins[0].missing);
     stage.board.report("odd", "nonsense").await.unwrap();
     assert_eq!(stage.status().await.plugins[0].missing, ["odd: its report cannot be read"]);
+}
+
+/// A version that took over and then stopped by itself is not running, whatever its phase.
+#[tokio::test]
+async fn w13_a_host_whose_plugin_has_stopped_by_itself_is_not_converged() {
+    let mut stage = Stage::running(&fleet()).await;
+    stage.habits.insert("2.0.0".into(), Habits { has_stopped: true, ..GOOD });
+    stage.deploy("2.0.0", None).await;
+    stage.steps(2).await;
+    let status = stage.status().await;
+    let plugin = &status.plugins[0];
+    assert!(!status.converged && !plugin.converged);
+    assert_eq!(
+        plugin.missing,
+        ["a", "b", "c"].map(|host| format!("{host}: has stopped it: it gave up")),
+        "whoever waits is told why"
+    );
+    let host = &plugin.hosts[0];
+    assert_eq!((host.phase, host.converged), (Phase::Active, false));
+    let reason = host.reason.as_ref().unwrap();
+    assert_eq!((reason.code.as_str(), reason.message.as_str()), ("plugin_failed", "it gave up"));
+    // It was started again.
+    stage.habits.clear();
+    stage.steps(1).await;
+    let status = stage.status().await;
+    assert!(status.converged, "{:?}", status.plugins[0].missing);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use millrace::control::{
 };
 use millrace::error::BackendError;
 use millrace::event::Micros;
+use millrace::plugins::PluginState;
 use millrace_tests::control_events::{NOW, SECOND, digest_of, release_key, spec, trust};
 
 use super::{PLUGIN, labels};
@@ -55,9 +56,11 @@ pub(super) struct Habits {
     pub(super) traps: u64,
     /// The host sets it aside as soon as it has it.
     pub(super) is_refused: bool,
+    /// It takes over, and stops by itself.
+    pub(super) has_stopped: bool,
 }
 
-pub(super) const GOOD: Habits = Habits { events: 100, traps: 0, is_refused: false };
+pub(super) const GOOD: Habits = Habits { events: 100, traps: 0, is_refused: false, has_stopped: false };
 
 /// A host that carries out what the feed says, at once.
 #[derive(Debug)]
@@ -343,6 +346,8 @@ impl PlayedHost {
             code: "validation_failed".into(),
             message: format!("{version} is not sound"),
         });
+        let has_stopped = wanted.as_ref().is_some_and(|spec| habits_of(&spec.version).has_stopped);
+        let message = if has_stopped { "it gave up" } else { "" };
         let mut report = HostReport::new(&self.name, self.labels.clone(), "one");
         report.cursor = self.cursor;
         let active_ms = u64::try_from((now - self.since) / 1_000).unwrap();
@@ -355,8 +360,8 @@ impl PlayedHost {
             now: self.now,
             before: self.before,
             shadow: None,
-            state: None,
-            message: String::new(),
+            state: has_stopped.then_some(PluginState::Failed),
+            message: message.into(),
         };
         report.plugins.insert(PLUGIN.into(), plugin);
         board.report(&self.name, &report.to_json().unwrap()).await.unwrap();

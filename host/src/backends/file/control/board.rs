@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::disk::{self, failed};
+use super::disk::failed;
 use super::log::{FileLog, json};
 use crate::control::{FleetMark, Result, check_report};
 use crate::event::Micros;
@@ -92,7 +92,7 @@ impl FileLog {
             return Ok(());
         }
         let path = &self.layout.mark;
-        let written = json(mark).and_then(|bytes| disk::replace(&self.layout.staging, path, &bytes));
+        let written = json(mark).and_then(|bytes| self.disk.replace(&self.layout.staging, path, &bytes));
         written.map_err(|e| failed(path, &e))
     }
 

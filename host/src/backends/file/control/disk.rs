@@ -1,9 +1,9 @@
-//! Files and folders as a feed needs them: bounded reads that are counted, whole writes, locks.
+//! Files and folders as a feed needs them: bounded reads and syncs that are counted, whole writes, locks.
 
 use std::ffi::OsString;
 use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,23 +17,36 @@ use crate::limits::{CONTROL_FILE_SYNCS_AT_ONCE, CONTROL_LOCK_POLL};
 /// Everybody may read what is in a feed.
 const FILE_MODE: u32 = 0o644;
 
-/// Counts what is looked at, so that a test can show what a poll costs.
+/// Counts what is looked at and what is synced, so that a test can show what a poll and an append cost.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     opened: AtomicU64,
     listed: AtomicU64,
+    synced: AtomicU64,
 }
 
-/// How many files a feed has opened or asked for, and how many names of folders it has read, since it was opened.
+/// How many files a feed has opened or asked for, how many names of folders it has read, and how many files and folders it
+/// has synced, since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileWork {
     pub opened: u64,
     pub listed: u64,
+    pub synced: u64,
+}
+
+/// A text under a name that nobody sees yet. It goes unless it is given its own.
+pub(super) enum Noted {
+    /// A link that leads nowhere: its text is part of the folder, so that the folder's sync is the only one that it needs.
+    Link(NamedTempFile<()>),
+    /// Where the file system has no links.
+    File(NamedTempFile),
 }
 
 impl Disk {
     pub(super) fn work(&self) -> FileWork {
-        FileWork { opened: self.opened.load(Ordering::Relaxed), listed: self.listed.load(Ordering::Relaxed) }
+        let [opened, listed, synced] =
+            [&self.opened, &self.listed, &self.synced].map(|count| count.load(Ordering::Relaxed));
+        FileWork { opened, listed, synced }
     }
 
     /// A file's bytes, and one more than the bound when it is larger. None when there is none; `InvalidData` when it is
@@ -55,6 +68,50 @@ impl Disk {
         let mut bytes = Vec::new();
         file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// What was noted under a name; none when nothing was.
+    pub(super) fn noted(&self, path: &Path, bytes_max: usize) -> io::Result<Option<String>> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        match fs::read_link(path) {
+            Ok(text) => Ok(text.into_os_string().into_string().ok()),
+            // It is no link.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                let bytes = self.read(path, bytes_max)?;
+                Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what is in several files durable, some at the same time: a file system makes one write of them.
+    pub(super) fn sync_files(&self, files: &[&File]) -> io::Result<()> {
+        self.synced.fetch_add(files.len() as u64, Ordering::Relaxed);
+        let files_of_a_lane = files.len().div_ceil(CONTROL_FILE_SYNCS_AT_ONCE).max(1);
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = files
+                .chunks(files_of_a_lane)
+                .map(|lane| scope.spawn(move || lane.iter().try_for_each(|file| file.sync_all())))
+                .collect();
+            lanes
+                .into_iter()
+                .try_for_each(|lane| lane.join().unwrap_or_else(|_| Err(io::Error::other("a sync panicked"))))
+        })
+    }
+
+    /// Makes the names in a folder durable.
+    pub(super) fn sync_names(&self, dir: &Path) -> io::Result<()> {
+        self.synced.fetch_add(1, Ordering::Relaxed);
+        sync_folder(dir)
+    }
+
+    /// Replaces a file by another one, durable when it answers.
+    pub(super) fn replace(&self, staging: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let staged = stage(staging, bytes)?;
+        self.sync_files(&[staged.as_file()])?;
+        staged.persist(path).map_err(|error| error.error)?;
+        path.parent().map_or(Ok(()), |folder| self.sync_names(folder))
     }
 
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
@@ -101,18 +158,32 @@ pub(super) fn stage(dir: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Syncs several files, some at the same time: a file system makes one write of them.
-pub(super) fn sync_files(files: &[&File]) -> io::Result<()> {
-    let files_of_a_lane = files.len().div_ceil(CONTROL_FILE_SYNCS_AT_ONCE).max(1);
-    std::thread::scope(|scope| {
-        let lanes: Vec<_> = files
-            .chunks(files_of_a_lane)
-            .map(|lane| scope.spawn(move || lane.iter().try_for_each(|file| file.sync_all())))
-            .collect();
-        lanes
-            .into_iter()
-            .try_for_each(|lane| lane.join().unwrap_or_else(|_| Err(io::Error::other("a sync panicked"))))
-    })
+/// Notes a text under a name that nobody sees yet.
+pub(super) fn note(dir: &Path, text: &str) -> io::Result<Noted> {
+    let linked = tempfile::Builder::new().make_in(dir, |path| symlink(text, path));
+    match linked {
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+            stage(dir, text.as_bytes()).map(Noted::File)
+        }
+        linked => linked.map(Noted::Link),
+    }
+}
+
+impl Noted {
+    /// What is to be synced before it gets its name.
+    pub(super) fn file(&self) -> Option<&File> {
+        match self {
+            Self::Link(_) => None,
+            Self::File(file) => Some(file.as_file()),
+        }
+    }
+
+    pub(super) fn persist(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Link(link) => link.persist(path).map_err(|error| error.error),
+            Self::File(file) => file.persist(path).map(drop).map_err(|error| error.error),
+        }
+    }
 }
 
 /// Makes the names in a folder durable.

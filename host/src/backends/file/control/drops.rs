@@ -161,7 +161,7 @@ impl FileLog {
                 let staged = disk::stage(&self.layout.staging, format!("{}\n", broken.reason).as_bytes())?;
                 staged.persist(reason).map_err(|error| error.error)?;
             }
-            disk::sync_folder(&self.layout.quarantine)
+            self.disk.sync_names(&self.layout.quarantine)
         };
         moved().map_err(|e: io::Error| failed(&to, &e))
     }

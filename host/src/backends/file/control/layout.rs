@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::EventId;
+use crate::control::{EventId, check_digest};
 use crate::limits::CONTROL_DROP_NAME_BYTES_MAX;
 
 /// Paths below the folder.
@@ -46,7 +46,7 @@ pub(super) struct Format {
 }
 
 /// Where an event's id leads to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) control_version: u64,
     pub(super) digest: String,
@@ -107,6 +107,19 @@ impl Layout {
 
     pub(super) fn reason(&self, version: u64, name: &str) -> PathBuf {
         self.quarantine.join(format!("{version:020}-{name}.reason"))
+    }
+}
+
+impl Known {
+    /// `<control version>.<digest>`
+    pub(super) fn text(&self) -> String {
+        format!("{}.{}", self.control_version, self.digest)
+    }
+
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let (version, digest) = text.split_once('.')?;
+        check_digest(digest).ok()?;
+        Some(Self { control_version: version.parse().ok()?, digest: digest.to_owned() })
     }
 }
 

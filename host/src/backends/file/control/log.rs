@@ -1,8 +1,15 @@
 //! The events of a feed in files: how they are read, and how several are added so that a crash at any point leaves them
 //! either in the feed or to be written again.
 //!
-//! What a writer does, in this order: the event's file is whole and has its name; then its id leads to it; then the head
-//! says that it is there. Whoever takes the lock next finishes what lies above the head.
+//! What a writer does with all events that have come together, in this order:
+//! 1. It writes their files and notes their ids, in the staging folder, and syncs the files, several at a time: a name that
+//!    outlives a power cut must not stand for half an event. A note has no data of its own to sync.
+//! 2. It gives the files their names, and syncs their folder: from here on they are in the feed, whatever happens.
+//! 3. It gives the notes their names, and syncs their folder: whoever repeats an event after a power cut gets the version
+//!    that it had. Not before the second sync, or an id could lead to an event that is gone.
+//! 4. It says in the head that they are there. That is for readers, and not synced: it can be made again from the names.
+//!
+//! Whoever takes the lock next finishes what lies above the head.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use super::disk::{self, Disk, failed};
+use super::disk::{self, Disk, Noted, failed};
 use super::layout::{Broken, Head, Known, Layout, Marker};
 use crate::control::{
     Carried, ControlEvent, ControlFeedError, ControlVersion, EventId, Received, Result, rules,
@@ -47,7 +54,7 @@ pub(super) enum New {
 struct Staged {
     version: u64,
     entry: NamedTempFile,
-    id: Option<(PathBuf, NamedTempFile)>,
+    id: Option<(PathBuf, Noted)>,
 }
 
 impl FileLog {
@@ -114,8 +121,9 @@ impl FileLog {
     /// Where an id leads to. What cannot be read is as good as none: a repeat gets a new place, and hosts know its id.
     pub(super) fn known(&self, id: &EventId) -> Result<Option<Known>> {
         let path = self.layout.id(id);
-        let bytes = self.disk.read(&path, SMALL_BYTES_MAX).or_else(as_none).map_err(|e| failed(&path, &e))?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        let noted =
+            self.disk.noted(&path, SMALL_BYTES_MAX).or_else(as_none).map_err(|e| failed(&path, &e))?;
+        Ok(noted.as_deref().and_then(Known::read))
     }
 
     /// Begins to write, under the lock: what a writer before has left half done is finished first.
@@ -163,7 +171,7 @@ impl FileLog {
         head.newest = writing.head.newest;
         writing.head = head;
         let path = &self.layout.head;
-        let written = json(&head).and_then(|bytes| disk::replace(&self.layout.staging, path, &bytes));
+        let written = json(&head).and_then(|bytes| self.disk.replace(&self.layout.staging, path, &bytes));
         written.map_err(|e| failed(path, &e))
     }
 
@@ -195,12 +203,19 @@ impl FileLog {
         if self.known(event.id())?.is_some() {
             return Ok(());
         }
+        // Whoever gave it its name may have ended before that was durable, and the id must not be without it.
+        self.sync(&BTreeSet::from([self.layout.shard(version)]))?;
         let path = self.layout.id(event.id());
         let known = Known { control_version: version, digest: event.digest().to_owned() };
         let folder = path.parent().unwrap_or(&self.layout.ids);
-        let written = disk::make_folder(folder)
-            .and_then(|()| disk::replace(&self.layout.staging, &path, &json(&known)?));
-        written.map_err(|e| failed(&path, &e))
+        let write = || {
+            disk::make_folder(folder)?;
+            let note = disk::note(&self.layout.staging, &known.text())?;
+            self.disk.sync_files(note.file().as_slice())?;
+            note.persist(&path)?;
+            self.disk.sync_names(folder)
+        };
+        write().map_err(|e| failed(&path, &e))
     }
 
     /// Gives entries the next places, durable when it answers. [`FileLog::publish`] makes them visible.
@@ -214,24 +229,25 @@ impl FileLog {
             }
             staged.push(self.stage(version, entry).map_err(|e| failed(&self.layout.staging, &e))?);
         }
-        let files =
-            staged.iter().flat_map(|one| std::iter::once(&one.entry).chain(one.id.as_ref().map(|id| &id.1)));
-        let files: Vec<&File> = files.map(NamedTempFile::as_file).collect();
-        disk::sync_files(&files).map_err(|e| failed(&self.layout.staging, &e))?;
+        let notes = staged.iter().filter_map(|one| one.id.as_ref()?.1.file());
+        let files: Vec<&File> = staged.iter().map(|one| one.entry.as_file()).chain(notes).collect();
+        self.disk.sync_files(&files).map_err(|e| failed(&self.layout.staging, &e))?;
         let versions = staged.iter().map(|one| one.version).collect();
         let mut ids = Vec::new();
         let mut folders = BTreeSet::new();
         for Staged { version, entry, id } in staged {
             let path = self.layout.event(version);
             // Not over what is there, whoever put it there.
-            name(&mut folders, &path, |path| entry.persist_noclobber(path).map(drop))?;
+            name(&mut folders, &path, |path| {
+                entry.persist_noclobber(path).map(drop).map_err(|error| error.error)
+            })?;
             ids.extend(id);
         }
-        sync(&std::mem::take(&mut folders))?;
+        self.sync(&std::mem::take(&mut folders))?;
         for (path, id) in ids {
-            name(&mut folders, &path, |path| id.persist(path).map(drop))?;
+            name(&mut folders, &path, |path| id.persist(path))?;
         }
-        sync(&folders)?;
+        self.sync(&folders)?;
         writing.head.newest = version;
         Ok(versions)
     }
@@ -243,7 +259,7 @@ impl FileLog {
             New::Event(event) => {
                 let text = event.to_json_at(ControlVersion(version));
                 let known = Known { control_version: version, digest: event.digest().to_owned() };
-                let id = disk::stage(staging, &json(&known)?)?;
+                let id = disk::note(staging, &known.text())?;
                 let entry = disk::stage(staging, text.as_bytes())?;
                 Ok(staged(entry, Some((self.layout.id(event.id()), id))))
             }
@@ -252,6 +268,10 @@ impl FileLog {
                 Ok(staged(disk::stage(staging, &json(&marker)?)?, None))
             }
         }
+    }
+
+    fn sync(&self, folders: &BTreeSet<PathBuf>) -> Result<()> {
+        folders.iter().try_for_each(|folder| self.disk.sync_names(folder).map_err(|e| failed(folder, &e)))
     }
 
     /// Lets readers see what was placed.
@@ -272,7 +292,7 @@ impl FileLog {
         if writing.head.oldest != before {
             writing.head.whole_from = None;
             // Durable first: a head that comes back after a power cut must not promise what is gone.
-            let written = json(&writing.head).and_then(|bytes| disk::replace(staging, path, &bytes));
+            let written = json(&writing.head).and_then(|bytes| self.disk.replace(staging, path, &bytes));
             written.map_err(|e| failed(path, &e))?;
         }
         let old = || -> io::Result<()> {
@@ -293,7 +313,7 @@ impl FileLog {
 fn name(
     folders: &mut BTreeSet<PathBuf>,
     path: &Path,
-    persist: impl FnOnce(&Path) -> std::result::Result<(), tempfile::PersistError>,
+    persist: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
     let mut named = || {
@@ -303,11 +323,7 @@ fn name(
         }
         Ok(())
     };
-    named().and_then(|()| persist(path).map_err(|error| error.error)).map_err(|e: io::Error| failed(path, &e))
-}
-
-fn sync(folders: &BTreeSet<PathBuf>) -> Result<()> {
-    folders.iter().try_for_each(|folder| disk::sync_folder(folder).map_err(|e| failed(folder, &e)))
+    named().and_then(|()| persist(path)).map_err(|e: io::Error| failed(path, &e))
 }
 
 /// The numbers that names in a folder are, without what they end in. A folder that is not there has none.
@@ -344,6 +360,6 @@ pub(super) fn is_damage(error: &io::Error) -> bool {
 }
 
 /// What is no file can be told from no file by a person only.
-fn as_none(error: io::Error) -> io::Result<Option<Vec<u8>>> {
+fn as_none<T>(error: io::Error) -> io::Result<Option<T>> {
     if is_damage(&error) { Ok(None) } else { Err(error) }
 }

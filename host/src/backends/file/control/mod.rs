@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <dir>/events/000000000000/00000000000000000012.json   one readable file for each event, by its control version
-//!       ids/01JZ/evt_01JZ…                              where an id leads to: a repeat costs no look at the events
+//!       ids/01JZ/evt_01JZ…                              a link that says version and digest, and leads to no file: a
+//!                                                       repeat costs no look at the events
 //!       head                                            the newest and the oldest control version
 //!       quarantine/…                                    what was dropped and is no event, each with a `.reason`
 //!       board/hosts/<host>.json, board/mark.json        what hosts and the controller say
@@ -10,11 +11,12 @@
 //!       anything.json                                   dropped by anybody, by rename, to become an event
 //! ```
 //!
-//! Promises: an event that is acknowledged outlives a power cut; no control version is given twice, whoever writes, and there
-//! are no holes between them, unless somebody has read further than the folder goes: then it is an older copy, or was
-//! emptied, and all that it has gets new versions above that. A poll costs the same whatever lies before its cursor. The lock
-//! binds those who write here with this code; who drops a file needs none. Deliberately absent: watching the folder, which
-//! does not work on every file system.
+//! Promises: an event that is acknowledged outlives a power cut, and so does the version that it was given; events that come
+//! together are made durable together, with one sync for each of them and two for all. No control version is given twice,
+//! whoever writes, and there are no holes between them, unless somebody has read further than the folder goes: then it is an
+//! older copy, or was emptied, and all that it has gets new versions above that. A poll costs the same whatever lies before
+//! its cursor. The lock binds those who write here with this code; who drops a file needs none. Deliberately absent: watching
+//! the folder, which does not work on every file system.
 
 mod board;
 pub(super) mod disk;
@@ -112,7 +114,7 @@ impl FileFeed {
         if !log.disk.exists(&log.layout.format).map_err(|e| failed(&log.layout.format, &e))? {
             let format = Format { format: FORMAT, shard_events: log.layout.shard_events };
             let written = json(&format)
-                .and_then(|bytes| disk::replace(&log.layout.staging, &log.layout.format, &bytes));
+                .and_then(|bytes| log.disk.replace(&log.layout.staging, &log.layout.format, &bytes));
             written.map_err(|e| failed(&log.layout.format, &e))?;
         }
         log.tidy_reports(options.clock.now()).map_err(|e| failed(&log.layout.hosts, &e))?;

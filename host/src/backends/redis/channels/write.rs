@@ -83,6 +83,9 @@ impl Shared {
         });
         let answer = call.await?;
         if answer.said != Said::OtherLog {
+            if let (Some(asked), Some(log)) = (&asked, &self.log) {
+                log.grown(asked.change_streams());
+            }
             return Ok(answer);
         }
         if let Some(session) = session {

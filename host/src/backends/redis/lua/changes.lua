@@ -3,11 +3,18 @@
 -- KEYS: meta, events, the stream's index
 -- ARGV: epoch, after, up to, most events, most bytes, the tenant
 -- Answers {0, trimmed, whether it stopped before the end, whether something before the first event was removed by
--- somebody else, position, bytes, position, bytes...}; {1, epoch} when the log is another one. What is trimmed is left out.
+-- somebody else, up to where the stream has dropped entries, position, bytes, position, bytes...}; {1, epoch} when the log
+-- is another one. What is trimmed is left out.
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'trimmed')
 if meta[1] ~= ARGV[1] then return {1, meta[1] or ''} end
 local after, events_max, bytes_max = math.max(tonumber(ARGV[2]), tonumber(meta[2])), tonumber(ARGV[4]), tonumber(ARGV[5])
-local answer = {0, meta[2], 0, 0}
+local answer = {0, meta[2], 0, 0, '0'}
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  local about = redis.call('XINFO', 'STREAM', KEYS[3])
+  for i = 1, #about, 2 do
+    if about[i] == 'max-deleted-entry-id' then answer[5] = string.match(about[i + 1], '^%d+') end
+  end
+end
 local events, bytes = 0, 0
 local from = string.format('%.0f-0', after + 1)
 local id, first, whole
