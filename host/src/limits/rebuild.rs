@@ -12,6 +12,10 @@ pub const REBUILD_NEAR_EVENTS: u64 = 2_000;
 pub const REBUILD_HOLD_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether they stand.
 pub const REBUILD_HOLD_LOOK: Duration = Duration::from_millis(2);
+/// After how long a task that could not be flushed is asked again to come to stand.
+pub const REBUILD_HOLD_AGAIN: Duration = Duration::from_millis(250);
+/// How long a task of a rebuild keeps an instance that has nothing to do. The instances are those of all plugins.
+pub const REBUILD_IDLE_MAX: Duration = Duration::from_secs(5);
 /// Waits between two tries: doubled from the first to the second.
 pub const REBUILD_AGAIN_MIN: Duration = Duration::from_millis(250);
 pub const REBUILD_AGAIN_MAX: Duration = Duration::from_secs(30);

@@ -13,8 +13,8 @@ use super::{Entry, Progress, Registry, blocking};
 use crate::error::Classify as _;
 use crate::event::Position;
 use crate::limits::{
-    REBUILD_AGAIN_MAX, REBUILD_AGAIN_MIN, REBUILD_HOLD_MAX, REBUILD_LOOK, REBUILD_NEAR_EVENTS,
-    REBUILD_NOTE_EVERY,
+    REBUILD_AGAIN_MAX, REBUILD_AGAIN_MIN, REBUILD_HOLD_MAX, REBUILD_IDLE_MAX, REBUILD_LOOK,
+    REBUILD_NEAR_EVENTS, REBUILD_NOTE_EVERY,
 };
 use crate::plugins::{
     ControlError, Deployment, DroppedEffects, Flip, FlipReport, Proof, RebuildError, RebuildProgress,
@@ -302,6 +302,7 @@ impl Registry {
                 // What it lacks nobody could add.
                 on_position_lost: LostPolicy::Stop,
                 background: true,
+                idle_max: parts.processors.idle_max.min(REBUILD_IDLE_MAX),
                 ..parts.processors.clone()
             };
             state.runner = Some(Runner::start(&parts.engine, Arc::new(renamed), settings));

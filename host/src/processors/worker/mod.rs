@@ -157,6 +157,8 @@ pub(super) struct Worker {
     standing: bool,
     /// Who waits until it does.
     stand: Option<Coming>,
+    /// It was flushed for that, and nothing was handled since.
+    flushed_to_stand: bool,
     last_used: Instant,
     /// Since when it has had no instance although time may have something to do for it: it has state.
     resting: Option<Instant>,
@@ -252,6 +254,7 @@ impl Worker {
             drain: None,
             standing: false,
             stand: None,
+            flushed_to_stand: false,
             last_used: Instant::now(),
             fell: false,
             state_warned: false,
