@@ -19,6 +19,10 @@ pub const REBUILD_IDLE_MAX: Duration = Duration::from_secs(5);
 /// Waits between two tries: doubled from the first to the second.
 pub const REBUILD_AGAIN_MIN: Duration = Duration::from_millis(250);
 pub const REBUILD_AGAIN_MAX: Duration = Duration::from_secs(30);
+/// Tries one after the other at which the two were late, after which they are this long apart: the plugin stands still
+/// while each of them lasts.
+pub const REBUILD_LATE_MAX: u32 = 10;
+pub const REBUILD_AGAIN_LATE: Duration = Duration::from_secs(600);
 /// Positions that the report of a rebuild lists of each kind; the rest is counted.
 pub const REBUILD_LISTED_MAX: usize = 100;
 /// Rows that one transaction removes of what rebuilds have left, and transactions of one look at it.

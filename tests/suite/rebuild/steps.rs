@@ -213,6 +213,29 @@ async fn a_lane_that_cannot_flush_does_not_make_the_others_flush_again() {
     assert_eq!(swaps("well"), 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_nobody_waits_for_is_waited_for_while_it_comes_to_stand() {
+    let scene = Scene::new().await;
+    let settings = ProcessorSettings { background: true, ..ProcessorSettings::default() };
+    let (runner, watch) = scene.start(scripted(), settings);
+    let is_back = || {
+        let threads = watch.threads.lock().expect("test");
+        threads.get("a").map(|thread| thread.starts_with("guest-back"))
+    };
+    let first = scene.publish("a", &[("x", "add", "1")]).await;
+    scene.done(&runner, first).await;
+    assert_eq!(is_back(), Some(true), "nobody waits for it");
+    let barrier = Position(first.0 + 1);
+    runner.halt_at(barrier);
+    scene.publish("a", &[("x", "add", "1")]).await;
+    runner.hold_at(barrier).await.expect("nothing behind it was handled");
+    assert_eq!(is_back(), Some(false), "another one stands still until it has come");
+    runner.release();
+    let last = scene.publish("a", &[("x", "add", "1")]).await;
+    scene.done(&runner, last).await;
+    assert_eq!(is_back(), Some(true));
+}
+
 fn record(kind: EffectKind, start: u32, bytes: u32) -> EffectRecord {
     EffectRecord {
         kind,

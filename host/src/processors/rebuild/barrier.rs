@@ -33,7 +33,7 @@ impl Runner {
     /// Parked events have no part in this: they are tried while the others stand, in commits of their own.
     pub async fn hold_at(&self, barrier: Position) -> Result<(), Ahead> {
         let shared = self.shared();
-        shared.barrier.send_replace(Some(barrier));
+        self.halt_at(barrier);
         loop {
             match shared.halted(barrier) {
                 Look::Ahead(position) => return Err(Ahead(position)),
@@ -51,6 +51,15 @@ impl Runner {
                 // A run begins or begins again, or a feed has some way to go.
                 Look::NotYet => tokio::time::sleep(REBUILD_HOLD_LOOK).await,
             }
+        }
+    }
+
+    /// Has nothing handed out behind this position. What has passed it already stays where it is.
+    pub fn halt_at(&self, barrier: Position) {
+        let shared = self.shared();
+        shared.barrier.send_replace(Some(barrier));
+        if shared.settings.background {
+            shared.pool.line_up_again(&shared.name);
         }
     }
 
