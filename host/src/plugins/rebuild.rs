@@ -2,6 +2,7 @@
 //! of whoever keeps both.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,6 +12,9 @@ use super::{DeployFrom, Deployment};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{Position, Revision};
 use crate::tables::{TableError, TableSchema};
+
+/// After which a change that found a rebuild under way may be tried again.
+const RUNNING_AGAIN: Duration = Duration::from_secs(10);
 
 /// Rebuilds as they are remembered, and the one moment at which a rebuild takes over.
 ///
@@ -231,6 +235,7 @@ impl Classify for RebuildError {
 
     fn retry(&self) -> Retry {
         match self {
+            Self::Running { .. } => Retry::After(RUNNING_AGAIN),
             Self::Table(e) => e.retry(),
             Self::Backend(e) => e.retry(),
             _ => Retry::Never,

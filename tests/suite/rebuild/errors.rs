@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millrace::error::Classify;
+use millrace::error::{Classify, Retry};
 use millrace::event::{Position, TenantId};
 use millrace::plugins::{PluginControl, PluginSettings, PluginState, RebuildRequest, RebuildStage, Verdict};
 use millrace::streams::{EventLog, Retention};
@@ -30,6 +30,7 @@ async fn two_rebuilds_of_one_plugin_are_one() {
     assert_eq!(error.code(), "rebuild_running");
     let error = rig.deploy("alpha 5").await.expect_err("the version that runs must stay");
     assert_eq!(error.code(), "rebuild_running");
+    assert_ne!(error.retry(), Retry::Never, "a watched folder or a feed must not give the version up");
     rig.open_gate();
     rig.flipped("alpha").await;
     rig.deploy("alpha 5").await.expect("it is over");
