@@ -123,7 +123,8 @@ pub struct FlipReport {
     pub revision: u64,
     /// The position at which both versions stood.
     pub barrier: u64,
-    /// Events that the rebuild has handled and the old version has not: nobody emits what comes of them.
+    /// Events that the old version has not handled, and the rebuild has, or begins behind: nobody emits what comes of
+    /// them.
     pub unemitted: Positions,
     /// Events that the old version has handled and the rebuild has not: what comes of them is emitted again when they
     /// are.
@@ -211,7 +212,7 @@ pub enum RebuildError {
     #[error("not every task stands at position {barrier}: {detail}")]
     NotAtBarrier { barrier: Position, detail: String },
     #[error(
-        "the old version has left {} events to dead letters or parked that the rebuild has handled, and handled {} that the rebuild has not: replay or discard them, or accept it",
+        "the old version has left {} events to dead letters or parked that the rebuild has handled or begins behind, and handled {} that the rebuild has not: replay or discard them, or accept it",
         .0.unemitted.count, .0.unhandled.count
     )]
     Unemitted(Box<FlipReport>),

@@ -233,6 +233,24 @@ async fn an_ordering_key_changes_by_a_rebuild() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_is_removed_takes_the_record_of_its_rebuild_along() {
+    let mut rig = Rig::new();
+    rig.deploy("alpha 1").await.expect("it is deployed");
+    rig.publish(X).await;
+    rig.settle("alpha").await;
+    rig.rebuild("alpha", None).await.expect("it begins");
+    let first = rig.flipped("alpha").await.number;
+    rig.registry.remove("alpha").await.expect("it is removed");
+    rig.deploy("alpha 2").await.expect("it is another plugin");
+    rig.restart().await;
+    let error = rig.registry.rebuild_status("alpha").await.expect_err("it was never rebuilt");
+    assert_eq!(error.code(), "rebuild_none");
+    rig.swept().await;
+    rig.rebuild("alpha", None).await.expect("it begins");
+    assert!(rig.flipped("alpha").await.number > first, "no number comes twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rebuild_from_the_tail_begins_with_nothing() {
     let rig = Rig::new();
     rig.deploy("alpha 1").await.expect("it is deployed");
