@@ -139,7 +139,7 @@ impl FlipReport {
         Revision(self.revision)
     }
 
-    /// Whether each emission was and will be made exactly once.
+    /// Whether each emission that comes of an event was and will be made exactly once.
     pub fn is_exact(&self) -> bool {
         self.unemitted.count == 0 && self.unhandled.count == 0
     }
