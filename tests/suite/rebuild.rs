@@ -6,6 +6,7 @@ mod errors;
 mod flows;
 mod kills;
 mod live;
+mod scopes;
 mod steps;
 mod store;
 
