@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use millrace::backends::sqlite::SqliteStore;
-use millrace::event::{Epoch, EventBatch, Position, TenantId};
+use millrace::event::{Epoch, EventBatch, Page, Position, TenantId};
 use millrace::plugins::{RebuildStage, Registry};
 use millrace::streams::{
-    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, Page, PageLimit, Retention, StreamError,
-    StreamName, StreamPage, Tail,
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
+    StreamPage, Tail,
 };
 
 use super::{Arc, Rig, wait};
