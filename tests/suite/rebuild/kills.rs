@@ -39,7 +39,7 @@ struct Cut {
     /// Calls that are still to be cut short.
     left: AtomicUsize,
     /// Lists that cannot be read after a call was cut short.
-    unread: AtomicUsize,
+    unread: usize,
     /// So many of them are still to come.
     to_come: AtomicUsize,
 }
@@ -48,7 +48,7 @@ impl Cut {
     fn cuts(&self, call: Call) -> bool {
         let cuts = self.call == call && one_less(&self.left);
         if cuts {
-            self.to_come.store(self.unread.load(Ordering::SeqCst), Ordering::SeqCst);
+            self.to_come.store(self.unread, Ordering::SeqCst);
         }
         cuts
     }
@@ -107,8 +107,8 @@ async fn rig(call: Call, done: bool, times: usize) -> Rig {
 
 async fn rig_that_cannot_read(call: Call, done: bool, times: usize, unread: usize) -> Rig {
     let cut = |store: &SqliteStore| -> Arc<dyn RebuildStore> {
-        let (left, unread, to_come) = (times.into(), unread.into(), 0.into());
-        Arc::new(Cut { inner: store.clone(), call, done, left, unread, to_come })
+        let (inner, left, to_come) = (store.clone(), times.into(), AtomicUsize::default());
+        Arc::new(Cut { inner, call, done, left, unread, to_come })
     };
     let rig = Rig::with(|options| options, cut, std::collections::BTreeMap::new());
     rig.deploy("alpha 1").await.expect("it is deployed");

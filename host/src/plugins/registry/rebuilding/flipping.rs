@@ -31,14 +31,6 @@ impl Drop for Held<'_> {
     }
 }
 
-/// What the store says of a flip whose answer was lost.
-enum Found {
-    Flipped(FlipReport),
-    NotFlipped,
-    /// The host ends before it says anything.
-    Nothing,
-}
-
 impl Registry {
     /// Tries once to take over. What goes wrong leaves everything as it was, and is tried again later.
     pub(super) async fn try_to_flip(
@@ -116,10 +108,8 @@ impl Registry {
             }
             // It may have happened all the same.
             Err(error @ RebuildError::Backend(_)) => {
-                match self.flipped_after_all(rebuilding, &entry, [&old, runner]).await {
-                    Found::Flipped(report) => report,
-                    Found::NotFlipped | Found::Nothing => return Err(error.to_string()),
-                }
+                let report = self.flipped_after_all(rebuilding, &entry, [&old, runner]).await;
+                report.ok_or_else(|| error.to_string())?
             }
             Err(error) => return Err(error.to_string()),
         };
@@ -135,24 +125,27 @@ impl Registry {
     }
 
     /// Asks the store until it says whether a flip has happened. While that is not known neither version goes on: the
-    /// old one might write into what is not its own any more. Both begin again where it has not.
-    async fn flipped_after_all(&self, rebuilding: &Rebuilding, entry: &Entry, both: [&Runner; 2]) -> Found {
+    /// old one might write into what is not its own any more. Both begin again where it has not. Answers what it did, where it
+    /// did.
+    async fn flipped_after_all(
+        &self,
+        rebuilding: &Rebuilding,
+        entry: &Entry,
+        both: [&Runner; 2],
+    ) -> Option<FlipReport> {
         let mut cut_off = false;
         loop {
             let error = match self.inner.parts.rebuilds.list().await {
                 Ok(records) => {
-                    let flipped = records.into_iter().map(|record| (record.number, record.progress)).find(
-                        |(number, progress)| {
-                            *number == rebuilding.number && progress.stage == RebuildStage::Flipped
-                        },
-                    );
-                    if let Some(report) = flipped.and_then(|(_, progress)| progress.report) {
-                        return Found::Flipped(report);
+                    let record = records.into_iter().find(|record| record.number == rebuilding.number);
+                    let progress = record.map(|record| record.progress).unwrap_or_default();
+                    if progress.stage == RebuildStage::Flipped {
+                        return progress.report;
                     }
                     if cut_off {
                         self.run_both_again(rebuilding, entry.clone(), both);
                     }
-                    return Found::NotFlipped;
+                    return None;
                 }
                 Err(error) => error,
             };
@@ -164,7 +157,7 @@ impl Registry {
             rebuilding
                 .say(RebuildStage::Holding, format!("it is not known whether it has taken over: {error}"));
             if self.inner.closing.load(Ordering::SeqCst) {
-                return Found::Nothing;
+                return None;
             }
             tokio::time::sleep(REBUILD_AGAIN_MIN).await;
         }
