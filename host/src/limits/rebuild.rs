@@ -14,6 +14,10 @@ pub const REBUILD_HOLD_MAX: Duration = Duration::from_secs(5);
 pub const REBUILD_HOLD_LOOK: Duration = Duration::from_millis(2);
 /// After how long a task that could not be flushed is asked again to come to stand.
 pub const REBUILD_HOLD_AGAIN: Duration = Duration::from_millis(250);
+/// Instances that one rebuild has at a time, but for one or two of each guest thread, and after how long a task that
+/// finds no room for one looks again.
+pub const REBUILD_INSTANCES_MAX: usize = 100;
+pub const REBUILD_ROOM_LOOK: Duration = Duration::from_millis(250);
 /// How long a task of a rebuild keeps an instance that has nothing to do. The instances are those of all plugins.
 pub const REBUILD_IDLE_MAX: Duration = Duration::from_secs(5);
 /// Waits between two tries: doubled from the first to the second.

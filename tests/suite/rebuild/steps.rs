@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use millrace::checkpoints::{CheckpointStore, EffectBatch, EffectKind, EffectRecord, SavedState};
 use millrace::event::{EventBatch, Position};
+use millrace::limits::REBUILD_INSTANCES_MAX;
+use millrace::plugins::{Deployment, NewRebuild, Proof, RebuildStore, StartFrom};
 use millrace::processors::{
     Ahead, Failure, FlushReason, LoadError, Manifest, Outcome, Processor, ProcessorFactory,
-    ProcessorSettings, Runner, TaskContext, Trap, TrapKind,
+    ProcessorSettings, Renamed, Runner, TaskContext, Trap, TrapKind,
 };
 use millrace::tables::TableStore;
 use millrace_tests::scene::{Scene, counts, scripted, tenant_id};
-use millrace_tests::scripted::Scripted;
+use millrace_tests::scripted::{Scripted, table};
 use millrace_tests::until;
 
 /// Where each task is committed.
@@ -160,6 +162,51 @@ impl Processor for OneOfFew {
     fn memory_bytes(&self) -> u64 {
         self.inner.memory_bytes()
     }
+}
+
+/// Otherwise the tenants that it has would take the pool from the plugins that serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_has_few_instances_however_many_tenants_there_are() {
+    let scene = Scene::new().await;
+    let living = Arc::new(AtomicUsize::new(0));
+    // One of each thread may be in the making when the last place is taken.
+    let max = Arc::new(AtomicUsize::new(REBUILD_INSTANCES_MAX + 8));
+    let few = Few { inner: scripted(), living: Arc::clone(&living), max };
+    let deployment = Deployment {
+        plugin: "scripted".into(),
+        version: "1.0.0".into(),
+        digest: "scripted-1".into(),
+        paused: false,
+        lanes: 1,
+        from: StartFrom::Oldest,
+        deployed_at: 0,
+        deployed_by: "api:test".into(),
+        ordering_key: None,
+        proof: Proof::Loaded,
+        rollback: false,
+        settings: None,
+    };
+    let wanted =
+        NewRebuild { deployment, tables: vec![table()], start: Position::START, accept_unemitted: false };
+    let record = scene.store.begin(wanted).await.expect("it begins");
+    let renamed = Renamed::new(Arc::new(few), record.number, Arc::default());
+    let settings = ProcessorSettings {
+        background: true,
+        idle_max: Duration::from_secs(1),
+        ..ProcessorSettings::default()
+    };
+    let mut barrier = Position::START;
+    for tenant in 0..REBUILD_INSTANCES_MAX + 40 {
+        barrier = scene.publish(&format!("t{tenant}"), &[("x", "add", "1")]).await;
+    }
+    let runner = Runner::start(&scene.engine, Arc::new(renamed), settings);
+    scene.done(&runner, barrier).await;
+    let held = tokio::time::timeout(Duration::from_secs(60), runner.hold_at(barrier)).await;
+    assert_eq!(held.expect("they come to stand"), Ok(()));
+    let status = runner.status();
+    assert!(status.failures.is_empty(), "{:?}", status.failures);
+    assert_eq!(status.counts.restarts, 0, "no run has ended");
+    until("none keeps its instance", || living.load(Ordering::SeqCst) == 0).await;
 }
 
 /// A pool that is full ends no run, and tasks that rest do not fill it.

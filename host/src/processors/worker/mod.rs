@@ -37,6 +37,7 @@ use super::{FlushReason, LoadError, Processor, ProcessorFactory, TaskContext};
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
 use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position};
+use crate::limits::REBUILD_ROOM_LOOK;
 use crate::tables::TableSchema;
 
 /// A task without events of its own commits its position when it has fallen
@@ -397,6 +398,9 @@ impl Worker {
         if !parked && !self.may_handle() {
             return Ok(None);
         }
+        if !self.has_room_for_instance() {
+            return Ok(Some(Instant::now() + REBUILD_ROOM_LOOK));
+        }
         let gate = self.breaker.gate(Instant::now());
         match gate {
             Gate::Open(until) => {
@@ -480,6 +484,11 @@ impl Worker {
 
     // Instances.
 
+    /// Whether it has one, or may have one made.
+    fn has_room_for_instance(&self) -> bool {
+        self.instance.is_some() || self.factory.has_room()
+    }
+
     /// A new instance, where there is none, with the state that belongs to what is pending.
     fn load_instance(&mut self) -> Result<(), End> {
         if self.instance.is_some() {
@@ -523,7 +532,8 @@ impl Worker {
             return Ok(());
         }
         let rested = self.resting.is_some_and(|since| since.elapsed() >= self.shared.settings.idle_max);
-        if self.instance.is_none() && (rested || self.flush_alone) && self.fatal.is_none() {
+        let loads = (rested || self.flush_alone) && self.fatal.is_none() && self.has_room_for_instance();
+        if loads {
             self.load_instance()?;
         }
         self.flush(FlushReason::Tick).map(drop)

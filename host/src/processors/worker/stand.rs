@@ -50,7 +50,8 @@ impl Worker {
             return Ok(());
         }
         if !self.flushed_to_stand || self.committed < at || !self.has_commit {
-            let rests = self.instance.is_none();
+            // One that nobody waits for has others beside it that need the place.
+            let rests = self.instance.is_none() || self.shared.settings.background;
             if !self.flushed_to_stand && !self.flush_to_stand()? {
                 // The asker is told nothing, and asks again.
                 self.stand = None;
@@ -81,6 +82,9 @@ impl Worker {
     /// same. Answers whether it went well.
     fn flush_to_stand(&mut self) -> Result<bool, End> {
         if self.submitted_saved.is_some() {
+            if !self.has_room_for_instance() {
+                return Ok(false);
+            }
             match self.load_instance() {
                 Ok(()) => {}
                 // There may be as many instances as there can be: no run ends for that.
