@@ -385,6 +385,11 @@ impl Worker {
         }
         self.submit_if_due(inputs.drained)?;
         self.come_to_stand(inputs.drained)?;
+        let is_done = inputs.drained && self.instance.is_some() && !self.is_busy();
+        if is_done && !self.factory.has_room() {
+            // Others wait for the place.
+            self.give_back()?;
+        }
         Ok(self.next(inputs.drained, rest))
     }
 
