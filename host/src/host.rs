@@ -353,7 +353,7 @@ impl HostBuilder {
         let presence = self.presence(shared_log.as_ref());
         let kept = self.channels(&store, shared_log.as_ref());
         let channels = Router::new(Arc::clone(&kept));
-        let sources = self.sources(&log, shared_log.as_ref().map(SharedLog::owners))?;
+        let sources = self.sources(&log, shared_log.as_ref().map(SharedLog::owners), &registry)?;
         remove_closed_processes(&tasks, kept, Arc::clone(&self.clock));
         let ready = readiness(stages.clone(), shared_log.clone());
         let seen = (&live, &hub, &groups);

@@ -7,7 +7,8 @@
 //! `panic` panics the first time, as the host's own code may · `trap-in-snapshot` falls at the next snapshot ·
 //! `emit` emits an `add` for the aggregate id `emitted` · `steal` writes the row
 //! of another key · `remember` appends its agg_id to the keyed entry `seen` · `append` appends to a channel what its
-//! payload says ([`Appends`]) · `later` keeps that in its state and appends it in the next flush.
+//! payload says ([`Appends`]) · `later` keeps that in its state and appends it in the next flush · `sum` emits like
+//! `emit`, and not before the next tick.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -30,6 +31,10 @@ pub struct Watch {
     pub tries: Mutex<BTreeMap<String, u32>>,
     pub instances: AtomicU32,
     pub flushes: AtomicU32,
+    /// Flushes for a swap, by tenant.
+    pub swaps: Mutex<BTreeMap<String, u32>>,
+    /// This tenant's flushes fail while it is set.
+    pub flush_fails: Mutex<Option<TenantId>>,
     /// Instances of this tenant wait while it is set.
     pub held: Mutex<Option<TenantId>>,
     /// While they wait, they say that their call is long.
@@ -168,6 +173,9 @@ struct State {
     /// What the next flush appends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     later: Vec<String>,
+    /// What the next tick emits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sums: Vec<String>,
 }
 
 /// How often a saved state says that each key was counted.
@@ -339,6 +347,7 @@ impl Instance {
                 let payload = String::from_utf8(event.payload.to_vec()).expect("a good payload");
                 self.state.later.push(payload);
             }
+            "sum" => self.state.sums.push(format!("emitted-{}-{}", event.agg_id, event.version)),
             _ => {}
         }
         self.state.applied.entry(event.agg_id.to_owned()).or_default().push(event.version);
@@ -408,7 +417,19 @@ impl Processor for Instance {
                 self.watch.counted_ticks.fetch_add(1, Ordering::SeqCst);
             }
         }
+        let tenant = &self.context.tenant;
+        if reason == FlushReason::Swap {
+            *self.watch.swaps.lock().expect("test").entry(tenant.to_string()).or_default() += 1;
+        }
+        if self.watch.flush_fails.lock().expect("test").as_ref() == Some(tenant) {
+            return Ok(Err(Failure { kind: FailureKind::Retry, message: "told to fail".into() }));
+        }
         let mut out = Out::default();
+        if reason == FlushReason::Tick {
+            for agg_id in std::mem::take(&mut self.state.sums) {
+                out.push(EffectKind::Emit, 0, [agg_id.as_bytes(), b"thing", b"add", b"null"]);
+            }
+        }
         for payload in std::mem::take(&mut self.state.later) {
             out.append(0, &serde_json::from_str(&payload).expect("a good payload"));
         }

@@ -120,3 +120,27 @@ async fn a_processor_that_never_ran_begins_at_the_oldest_event_that_is_kept() {
     runner.stop(A_WHILE).await;
     scene.close().await;
 }
+
+/// Some of its lanes may have rows of what is gone: what it would make is not what the log had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_has_not_begun_everywhere_stops_where_events_are_gone() {
+    let scene = Scene::new().await;
+    scene.publish("acme", &[("a", "add", "1"), ("b", "add", "1"), ("c", "add", "1")]).await;
+    scene.store.trim(Retention { age: None, events: Some(1) }).await.expect("a trim");
+    let settings = ProcessorSettings { background: true, ..ProcessorSettings::default() };
+    let (runner, watch) = scene.start(scripted(), settings);
+    until("it stops", || !runner.status().failures.is_empty()).await;
+    let (_, why) = runner.status().failures.remove(0);
+    assert!(why.starts_with("position_lost: lane 0 has come to position 0"), "{why}");
+    assert_eq!(watch.instances.load(Ordering::SeqCst), 0, "nothing is handled");
+    // A tenant that is new has lost nothing.
+    let last = scene.publish("new", &[("a", "add", "1")]).await;
+    let served = || {
+        let tasks = runner.status().tasks;
+        tasks.iter().any(|task| task.task.tenant == tenant_id("new") && task.done_through >= last)
+    };
+    until("the new tenant is served", served).await;
+    assert_eq!(scene.counts("new").await, counts(&[("a", 1)]));
+    runner.stop(A_WHILE).await;
+    scene.close().await;
+}

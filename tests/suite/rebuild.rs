@@ -6,6 +6,7 @@ mod errors;
 mod flows;
 mod kills;
 mod live;
+mod scopes;
 mod steps;
 mod store;
 
@@ -28,16 +29,16 @@ use super::plugins::rig::tenant;
 use super::registry::{Scripts, Texts, request};
 
 /// A registry of scripted plugins, as [`Scripts`] reads them.
-struct Rig {
-    store: SqliteStore,
+pub(crate) struct Rig {
+    pub(crate) store: SqliteStore,
     parts: RegistryParts,
-    registry: Registry,
+    pub(crate) registry: Registry,
     gate: Arc<Mutex<bool>>,
     dir: tempfile::TempDir,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|options| options, |store| Arc::new(store.clone()), BTreeMap::new())
     }
 
@@ -74,7 +75,7 @@ impl Rig {
         Self { store, parts, registry, gate, dir }
     }
 
-    fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         *self.gate.lock().expect("test") = true;
     }
 
@@ -85,11 +86,11 @@ impl Rig {
         self.registry.start_deployed().await.expect("what was deployed can be listed");
     }
 
-    async fn deploy(&self, component: &'static str) -> Result<PluginStatus, ControlError> {
+    pub(crate) async fn deploy(&self, component: &'static str) -> Result<PluginStatus, ControlError> {
         self.registry.deploy(request(component, "api:test")).await
     }
 
-    async fn publish(&self, events: &[(&str, &str, &str)]) -> Position {
+    pub(crate) async fn publish(&self, events: &[(&str, &str, &str)]) -> Position {
         self.publish_of(&tenant(), events).await
     }
 
@@ -120,7 +121,7 @@ impl Rig {
     }
 
     /// Waits until the plugin has done everything there is.
-    async fn settle(&self, plugin: &str) {
+    pub(crate) async fn settle(&self, plugin: &str) {
         let done = async || {
             let status = self.show(plugin).await;
             assert_ne!(status.state, PluginState::Failed, "{}", status.message);
@@ -138,12 +139,12 @@ impl Rig {
         self.registry.rebuild(rebuild(plugin, version)).await
     }
 
-    async fn view(&self, plugin: &str) -> RebuildView {
+    pub(crate) async fn view(&self, plugin: &str) -> RebuildView {
         self.registry.rebuild_status(plugin).await.expect("there was a rebuild")
     }
 
     /// Waits until the last rebuild has taken over.
-    async fn flipped(&self, plugin: &str) -> RebuildView {
+    pub(crate) async fn flipped(&self, plugin: &str) -> RebuildView {
         let flipped = async || {
             let view = self.view(plugin).await;
             assert_ne!(view.stage, RebuildStage::Abandoned, "{}", view.message);
@@ -173,7 +174,7 @@ impl Rig {
     }
 
     /// Key to (count, version that wrote it).
-    async fn rows(&self, table: &str) -> BTreeMap<String, (i64, i64)> {
+    pub(crate) async fn rows(&self, table: &str) -> BTreeMap<String, (i64, i64)> {
         self.rows_of(&tenant(), table).await
     }
 
@@ -217,7 +218,7 @@ fn int(value: &Value) -> i64 {
 }
 
 /// Waits for something that has to be asked for.
-async fn wait(what: &str, done: impl AsyncFn() -> bool) {
+pub(crate) async fn wait(what: &str, done: impl AsyncFn() -> bool) {
     for _ in 0..30_000 {
         if done().await {
             return;

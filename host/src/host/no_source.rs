@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::{HostBuilder, HostError, Stage};
 use crate::cluster::Ownerships;
+use crate::plugins::Registry;
 use crate::processors::source::SourceHandle;
 use crate::streams::EventLog;
 use crate::tasks::Tasks;
@@ -18,6 +19,7 @@ impl HostBuilder {
         &self,
         _: &Arc<dyn EventLog>,
         _: Option<Ownerships>,
+        _: &Registry,
     ) -> Result<Vec<Source>, HostError> {
         match &self.config.source.grpc {
             None => Ok(Vec::new()),

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -18,9 +16,10 @@ use crate::config::{GrpcSourceConfig, SecretText, SourceCheckpoints};
 use crate::error::Classify as _;
 use crate::event::TenantId;
 use crate::limits::{SOURCE_LAST_SAVE_MAX, SOURCE_STOPPED_WAITS};
+use crate::plugins::{Rebuilder, Registry};
 use crate::processors::source::{
-    CheckpointClient, EventClient, Importer, ImporterParts, Progress, Rebuilds, Runtime, RuntimeConfig,
-    RuntimeParts, SourceError, SourceFault, SourceHandle, SourceLetters,
+    CheckpointClient, EventClient, Importer, ImporterParts, Progress, Runtime, RuntimeConfig, RuntimeParts,
+    SourceHandle, SourceLetters,
 };
 use crate::streams::EventLog;
 use crate::tasks::{TaskKind, Tasks};
@@ -45,6 +44,7 @@ impl HostBuilder {
         &self,
         log: &Arc<dyn EventLog>,
         owners: Option<Ownerships>,
+        registry: &Registry,
     ) -> Result<Vec<Source>, HostError> {
         let Some(config) = &self.config.source.grpc else { return Ok(Vec::new()) };
         let wrong = |error: &dyn std::fmt::Display| HostError::Source(format!("source.grpc: {error}"));
@@ -74,7 +74,7 @@ impl HostBuilder {
             letters: SourceLetters::default(),
             progress: Progress::default(),
             rebuilds: config.rebuilds.clone(),
-            rebuilder: Arc::new(NoRebuilds),
+            rebuilder: Arc::new(Rebuilder::new(Arc::new(registry.clone()), format!("source:{GRPC}"))),
         };
         Ok(vec![Source {
             events: Arc::new(client),
@@ -195,19 +195,5 @@ impl Source {
 
     fn wait(&self) -> Duration {
         self.config.reconnect_max.max(self.config.reconnect_min) * SOURCE_STOPPED_WAITS
-    }
-}
-
-/// Stands for the flow that makes plugins anew.
-#[derive(Debug)]
-struct NoRebuilds;
-
-impl Rebuilds for NoRebuilds {
-    fn rebuild<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), SourceError>> {
-        async move {
-            let message = format!("plugin `{plugin}` is to be made anew, and this host has no way to");
-            Err(SourceError::stop(SourceFault::CursorLost, message))
-        }
-        .boxed()
     }
 }

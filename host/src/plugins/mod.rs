@@ -26,6 +26,7 @@ mod memory;
 mod metering;
 mod parts;
 mod rebuild;
+mod rebuilder;
 mod registry;
 mod runtime;
 mod sandbox;
@@ -57,6 +58,7 @@ pub use rebuild::{
     DroppedEffects, Flip, FlipReport, NewRebuild, Positions, RebuildError, RebuildProgress, RebuildRecord,
     RebuildRequest, RebuildStage, RebuildStore, RebuildView,
 };
+pub use rebuilder::Rebuilder;
 pub use registry::{Registry, RegistryParts};
 pub use runtime::{Imports, RuntimeOptions, WORLD_NAME, WasmRuntime};
 pub use watch::DirectoryWatcher;

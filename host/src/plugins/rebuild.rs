@@ -2,6 +2,7 @@
 //! of whoever keeps both.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -11,6 +12,9 @@ use super::{DeployFrom, Deployment};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{Position, Revision};
 use crate::tables::{TableError, TableSchema};
+
+/// After which a change that found a rebuild under way may be tried again.
+const RUNNING_AGAIN: Duration = Duration::from_secs(10);
 
 /// Rebuilds as they are remembered, and the one moment at which a rebuild takes over.
 ///
@@ -119,7 +123,8 @@ pub struct FlipReport {
     pub revision: u64,
     /// The position at which both versions stood.
     pub barrier: u64,
-    /// Events that the rebuild has handled and the old version has not: nobody emits what comes of them.
+    /// Events that the old version has not handled, and the rebuild has, or begins behind: nobody emits what comes of
+    /// them.
     pub unemitted: Positions,
     /// Events that the old version has handled and the rebuild has not: what comes of them is emitted again when they
     /// are.
@@ -134,7 +139,7 @@ impl FlipReport {
         Revision(self.revision)
     }
 
-    /// Whether each emission was and will be made exactly once.
+    /// Whether each emission that comes of an event was and will be made exactly once.
     pub fn is_exact(&self) -> bool {
         self.unemitted.count == 0 && self.unhandled.count == 0
     }
@@ -207,7 +212,7 @@ pub enum RebuildError {
     #[error("not every task stands at position {barrier}: {detail}")]
     NotAtBarrier { barrier: Position, detail: String },
     #[error(
-        "the old version has left {} events to dead letters or parked that the rebuild has handled, and handled {} that the rebuild has not: replay or discard them, or accept it",
+        "the old version has left {} events to dead letters or parked that the rebuild has handled or begins behind, and handled {} that the rebuild has not: replay or discard them, or accept it",
         .0.unemitted.count, .0.unhandled.count
     )]
     Unemitted(Box<FlipReport>),
@@ -231,6 +236,7 @@ impl Classify for RebuildError {
 
     fn retry(&self) -> Retry {
         match self {
+            Self::Running { .. } => Retry::After(RUNNING_AGAIN),
             Self::Table(e) => e.retry(),
             Self::Backend(e) => e.retry(),
             _ => Retry::Never,

@@ -64,7 +64,16 @@ impl Shared {
     /// Puts a task that was just claimed to where events are kept, as its policy says.
     pub(super) async fn where_events_are_kept(&self, id: &TaskId, claim: Claim) -> Result<Claim, LostError> {
         let bounds = self.log.bounds();
-        let (generation, Some(checkpoint)) = claim else { return Ok(claim) };
+        let (generation, checkpoint) = claim;
+        let Some(checkpoint) = checkpoint else {
+            let (position, trimmed) = (self.nothing_before(&id.tenant), bounds.trimmed);
+            // What begins anew begins at the oldest event there is. A rebuild does not: some of its lanes may have
+            // rows of what is gone.
+            return match self.settings.background && position < trimmed {
+                true => Err(PositionsLost { lane: id.lane, position, trimmed }.into()),
+                false => Ok((generation, None)),
+            };
+        };
         let (position, trimmed) = (checkpoint.position, bounds.trimmed);
         if position >= trimmed {
             return Ok((generation, Some(checkpoint)));

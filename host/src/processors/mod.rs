@@ -108,6 +108,11 @@ pub trait ProcessorFactory: Send + Sync + Debug {
     /// first, which takes a millisecond or two, or as long as compiling does.
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap>;
 
+    /// Whether another instance may be made now. Who finds no room does nothing, and asks again.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Gives back what instances are made of, unless one lives or one was made within this time. The next one
     /// brings it back. Does not block.
     fn rest(&self, _idle: Duration) {}

@@ -259,6 +259,18 @@ impl GuestPool {
         answer.await.map_err(|_| Interrupted)
     }
 
+    /// Has those of a group that wait in the back line stand in the one that is theirs now.
+    pub(super) fn line_up_again(&self, group: &str) {
+        let back = &self.inner.back;
+        let moved: VecDeque<_> = {
+            let mut queue = lock(&back.queue);
+            let (moved, others) = queue.waiting.drain(..).partition(|task| **task.group() == *group);
+            queue.waiting = others;
+            moved
+        };
+        moved.into_iter().for_each(|task| self.inner.push(task));
+    }
+
     /// Lets running turns end and joins the threads. What still waits is dropped.
     pub fn shut_down(&self) {
         let threads = {

@@ -84,6 +84,8 @@ pub(super) struct Shared {
 struct Run {
     tasks: Vec<Arc<Task>>,
     breaker: Option<Arc<Breaker>>,
+    /// The tenant has no event up to here that is for this processor.
+    nothing_before: Position,
     fed: Position,
     /// The feed has come to the barrier, or had passed it, and hands out nothing.
     halted: bool,
@@ -352,6 +354,11 @@ impl Shared {
         self.jobs.spawn_on(future, &self.runtime);
     }
 
+    /// The tenant has no event up to here that is for this processor.
+    pub(super) fn nothing_before(&self, tenant: &TenantId) -> Position {
+        self.runs().get(tenant).map_or(self.settings.start, |run| run.nothing_before)
+    }
+
     /// A feed tells how far it has read.
     pub(super) fn fed(&self, tenant: &TenantId, position: Position) {
         if let Some(run) = self.runs().get_mut(tenant) {
@@ -387,15 +394,20 @@ impl Shared {
 
     async fn watch_tenants(self: Arc<Self>) {
         let mut changes = self.log.tail().tenants();
+        let start = self.settings.start;
+        // Read before the tenants: one that is new after them has nothing before it.
+        let newest = *self.log.tail().newest().borrow();
+        let mut nothing_before = start;
         loop {
             changes.mark_unchanged();
             for tenant in self.log.tenants() {
                 if self.serves(&tenant) && !self.runs().contains_key(&tenant) {
-                    self.runs().insert(tenant.clone(), Run::default());
+                    self.runs().insert(tenant.clone(), Run { nothing_before, ..Run::default() });
                     let shared = Arc::clone(&self);
                     self.spawn(async move { shared.keep_running(tenant).await });
                 }
             }
+            nothing_before = start.max(newest);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = self.cancel.cancelled() => return,
@@ -543,6 +555,7 @@ impl Shared {
         let run = Run {
             tasks: tasks.iter().map(|(t, _)| Arc::clone(t)).collect(),
             breaker: Some(breaker),
+            nothing_before: self.nothing_before(tenant),
             fed: lowest,
             halted: false,
             failure: None,

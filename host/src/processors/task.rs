@@ -544,6 +544,7 @@ impl Turns for Task {
     }
 
     fn is_background(&self) -> bool {
-        self.shared.settings.background
+        // While it is to come to stand, another one waits for it.
+        self.shared.settings.background && self.shared.barrier.borrow().is_none()
     }
 }

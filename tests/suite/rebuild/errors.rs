@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use millrace::error::Classify;
+use millrace::error::{Classify, Retry};
 use millrace::event::{Position, TenantId};
-use millrace::plugins::{PluginControl, PluginSettings, PluginState, RebuildRequest, RebuildStage, Verdict};
+use millrace::plugins::{
+    DeployFrom, PluginControl, PluginSettings, PluginState, RebuildRequest, RebuildStage,
+};
+use millrace::processors::{Resolved, Verdict};
 use millrace::streams::{EventLog, Retention};
 use millrace_tests::dump::dump;
 
@@ -30,6 +33,7 @@ async fn two_rebuilds_of_one_plugin_are_one() {
     assert_eq!(error.code(), "rebuild_running");
     let error = rig.deploy("alpha 5").await.expect_err("the version that runs must stay");
     assert_eq!(error.code(), "rebuild_running");
+    assert_ne!(error.retry(), Retry::Never, "a watched folder or a feed must not give the version up");
     rig.open_gate();
     rig.flipped("alpha").await;
     rig.deploy("alpha 5").await.expect("it is over");
@@ -131,6 +135,63 @@ async fn parked_events_are_told_before_the_flip() {
     discarded.expect("it is the plugin's like any other");
 }
 
+/// Neither version has handled it, and with the old one's tasks it would be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_from_before_the_start_is_told_before_it_is_lost() {
+    let rig = Rig::new();
+    rig.deploy("alpha 1").await.expect("it is deployed");
+    // The first of them is a dead letter, and the second waits behind it.
+    let waiting = rig.publish(&[("x", "reject", "1"), ("x", "add", "1")]).await;
+    rig.publish(&[("y", "add", "1")]).await;
+    rig.settle("alpha").await;
+    let request = RebuildRequest { from: DeployFrom::Tail, ..rebuild("alpha", Some("alpha 2")) };
+    rig.registry.rebuild(request).await.expect("it begins");
+    let told = async || {
+        let view = rig.view("alpha").await;
+        assert_ne!(view.stage, RebuildStage::Flipped, "nobody has handled what waits");
+        view.report.is_some()
+    };
+    wait("it tells what it would lose", told).await;
+    let report = rig.view("alpha").await.report.expect("it was told");
+    assert_eq!((report.unemitted.count, report.unemitted.first), (1, vec![waiting.0]));
+    let accept = RebuildRequest { accept_unemitted: true, ..rebuild("alpha", None) };
+    rig.registry.rebuild(accept).await.expect("it is told to the one under way");
+    rig.flipped("alpha").await;
+    let letters = rig.registry.dead_letters("alpha", None, 10).await.expect("they can be read");
+    assert_eq!(letters.len(), 1, "the letter stays");
+    assert_eq!(letters[0].event.last_position().0, waiting.0 - 1);
+}
+
+/// Letters from before the start are kept, and belong where the new version has their keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_from_before_the_start_are_decided_in_the_lanes_of_their_keys() {
+    let rig = Rig::new();
+    rig.deploy("alpha 1 traps").await.expect("it is deployed");
+    let keys: Vec<_> = (0..12).map(|n| format!("k{n}")).collect();
+    let events: Vec<_> = keys.iter().map(|key| (key.as_str(), "add", "1")).collect();
+    rig.publish(&events).await;
+    rig.settle("alpha").await;
+    let from = DeployFrom::Tail;
+    let request = RebuildRequest { from, lanes: Some(4), ..rebuild("alpha", Some("alpha 2")) };
+    rig.registry.rebuild(request).await.expect("it begins");
+    rig.flipped("alpha").await;
+    let letters = rig.registry.dead_letters("alpha", None, 100).await.expect("they can be read");
+    assert_eq!(letters.len(), keys.len());
+    for letter in letters {
+        let position = letter.event.last_position();
+        let resolved = rig.registry.resolve("alpha", None, position, Verdict::Replay).await;
+        let resolved = resolved.expect("it is decided");
+        assert!(matches!(resolved, Resolved::Replayed { out_of_order: true, .. }), "{resolved:?}");
+    }
+    // The next of each key meets what the replay has made of the first.
+    rig.publish(&events).await;
+    rig.settle("alpha").await;
+    let rows = rig.rows("counts_alpha").await;
+    assert!(rows.len() == keys.len() && rows.values().all(|row| *row == (2, 2)), "{rows:?}");
+    let letters = rig.registry.dead_letters("alpha", None, 100).await.expect("they can be read");
+    assert!(letters.is_empty(), "{letters:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_cannot_reach_the_barrier_holds_nobody_up() {
     let rig = Rig::new();
@@ -180,7 +241,7 @@ async fn a_rebuild_that_retention_passes_says_so() {
     assert!(message.contains("position_lost"), "{message}");
     rig.swept().await;
     let bounds = rig.store.bounds();
-    let request = RebuildRequest { from: millrace::plugins::DeployFrom::After(1), ..rebuild("alpha", None) };
+    let request = RebuildRequest { from: DeployFrom::After(1), ..rebuild("alpha", None) };
     assert!(bounds.trimmed > Position(1));
     let error = rig.registry.rebuild(request).await.expect_err("what it asks for is gone");
     assert_eq!(error.code(), "position_lost");

@@ -105,16 +105,28 @@ async fn flipped_tables_equal_a_fresh_projection() {
 /// The log tells no event by its id here, so whoever emitted one twice would be seen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_emitted_twice_or_left_out() {
+    each_emits_once("emit", ["alpha 1", "alpha 2", "alpha 3", "alpha 4"]).await;
+}
+
+/// A plugin that emits what it has gathered when its time comes, and gathers over a swap.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_gathered_until_a_tick_is_emitted_once() {
+    each_emits_once("sum", ["alpha 1 ticks", "alpha 2 ticks", "alpha 3 ticks", "alpha 4 ticks"]).await;
+}
+
+/// Rebuilds under load: whatever version there is, each event of this type has one emitted.
+async fn each_emits_once(event_type: &'static str, versions: [&'static str; 4]) {
     let options = |options: SqliteOptions| SqliteOptions { dedup_events_max: 1, ..options };
     let rig = Arc::new(Rig::with(options, |store| Arc::new(store.clone()), BTreeMap::new()));
-    rig.deploy("alpha 1").await.expect("it is deployed");
+    let [first, others @ ..] = versions;
+    rig.deploy(first).await.expect("it is deployed");
     let done = Arc::new(AtomicBool::new(false));
     let (publisher, over) = (Arc::clone(&rig), Arc::clone(&done));
     let mut published = JoinSet::new();
     published.spawn(async move {
         let mut published = 0;
         while !over.load(Ordering::SeqCst) {
-            let events = many(5, 7, "emit");
+            let events = many(5, 7, event_type);
             publisher.publish(&borrowed(&events)).await;
             published += events.len();
             // A scripted processor writes down every event that it ever had: not too many of them.
@@ -122,7 +134,7 @@ async fn nothing_is_emitted_twice_or_left_out() {
         }
         published
     });
-    for version in ["alpha 2", "alpha 3", "alpha 4"] {
+    for version in others {
         rig.rebuild("alpha", Some(version)).await.expect("it begins");
         let view = rig.flipped("alpha").await;
         assert!(view.report.expect("it tells what it did").is_exact());
@@ -130,8 +142,9 @@ async fn nothing_is_emitted_twice_or_left_out() {
     done.store(true, Ordering::SeqCst);
     let published: usize = published.join_all().await.into_iter().sum();
     rig.settle("alpha").await;
+    wait("each has emitted its event", async || rig.events("emitted-").await.len() >= published).await;
     let emitted = rig.events("emitted-").await;
-    assert_eq!(emitted.len(), published, "each has emitted its event");
+    assert_eq!(emitted.len(), published);
     let doubled: Vec<_> = emitted.iter().filter(|(_, times)| **times != 1).collect();
     assert!(doubled.is_empty(), "these were emitted more than once: {doubled:?}");
     assert!(rig.view("alpha").await.dropped.emitted > 0, "there was something to leave out");
@@ -217,6 +230,24 @@ async fn an_ordering_key_changes_by_a_rebuild() {
     rig.settle("alpha").await;
     assert!(rig.rows("counts_alpha").await.values().all(|row| *row == (6, 2)));
     assert_eq!(rig.deploy("alpha 3").await.expect_err("the new key stands").code(), "swap_failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_that_is_removed_takes_the_record_of_its_rebuild_along() {
+    let mut rig = Rig::new();
+    rig.deploy("alpha 1").await.expect("it is deployed");
+    rig.publish(X).await;
+    rig.settle("alpha").await;
+    rig.rebuild("alpha", None).await.expect("it begins");
+    let first = rig.flipped("alpha").await.number;
+    rig.registry.remove("alpha").await.expect("it is removed");
+    rig.deploy("alpha 2").await.expect("it is another plugin");
+    rig.restart().await;
+    let error = rig.registry.rebuild_status("alpha").await.expect_err("it was never rebuilt");
+    assert_eq!(error.code(), "rebuild_none");
+    rig.swept().await;
+    rig.rebuild("alpha", None).await.expect("it begins");
+    assert!(rig.flipped("alpha").await.number > first, "no number comes twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

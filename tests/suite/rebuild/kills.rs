@@ -10,7 +10,8 @@ use futures_util::future::BoxFuture;
 use millrace::backends::sqlite::SqliteStore;
 use millrace::error::{BackendError, Classify};
 use millrace::plugins::{
-    Flip, FlipReport, NewRebuild, RebuildError, RebuildProgress, RebuildRecord, RebuildStage, RebuildStore,
+    Flip, FlipReport, NewRebuild, PluginControl, RebuildError, RebuildProgress, RebuildRecord, RebuildStage,
+    RebuildStore,
 };
 use millrace_tests::chaos::{difference, setup};
 use millrace_tests::dump::dump;
@@ -26,6 +27,7 @@ use super::{Arc, Rig, borrowed, many, wait};
 enum Call {
     Begin,
     Flip,
+    Abandon,
 }
 
 /// Which calls are cut short from now on, and whether what they wanted is done all the same.
@@ -36,12 +38,19 @@ struct Cut {
     done: bool,
     /// Calls that are still to be cut short.
     left: AtomicUsize,
+    /// Lists that cannot be read after a call was cut short.
+    unread: usize,
+    /// So many of them are still to come.
+    to_come: AtomicUsize,
 }
 
 impl Cut {
     fn cuts(&self, call: Call) -> bool {
-        let less = |left: usize| left.checked_sub(1);
-        self.call == call && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+        let cuts = self.call == call && one_less(&self.left);
+        if cuts {
+            self.to_come.store(self.unread, Ordering::SeqCst);
+        }
+        cuts
     }
 
     async fn cut<T>(
@@ -59,6 +68,11 @@ impl Cut {
     }
 }
 
+/// Answers whether there was one left.
+fn one_less(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
 impl RebuildStore for Cut {
     fn begin(&self, wanted: NewRebuild) -> BoxFuture<'_, Result<RebuildRecord, RebuildError>> {
         async move { self.cut(Call::Begin, async move { self.inner.begin(wanted).await }.boxed()).await }
@@ -70,6 +84,9 @@ impl RebuildStore for Cut {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<RebuildRecord>, RebuildError>> {
+        if one_less(&self.to_come) {
+            return async { Err(BackendError::Closed.into()) }.boxed();
+        }
         RebuildStore::list(&self.inner)
     }
 
@@ -78,14 +95,20 @@ impl RebuildStore for Cut {
     }
 
     fn abandon(&self, number: u64, why: String) -> BoxFuture<'_, Result<(), RebuildError>> {
-        self.inner.abandon(number, why)
+        async move { self.cut(Call::Abandon, async move { self.inner.abandon(number, why).await }.boxed()).await }
+            .boxed()
     }
 }
 
 /// A rig on which a call is cut short, once or for as long as the host lives, with a plugin that has handled events.
 async fn rig(call: Call, done: bool, times: usize) -> Rig {
+    rig_that_cannot_read(call, done, times, 0).await
+}
+
+async fn rig_that_cannot_read(call: Call, done: bool, times: usize, unread: usize) -> Rig {
     let cut = |store: &SqliteStore| -> Arc<dyn RebuildStore> {
-        Arc::new(Cut { inner: store.clone(), call, done, left: times.into() })
+        let (inner, left, to_come) = (store.clone(), times.into(), AtomicUsize::default());
+        Arc::new(Cut { inner, call, done, left, unread, to_come })
     };
     let rig = Rig::with(|options| options, cut, std::collections::BTreeMap::new());
     rig.deploy("alpha 1").await.expect("it is deployed");
@@ -156,6 +179,42 @@ async fn a_flip_whose_answer_is_lost_has_happened() {
     rig.publish(&[("k0", "emit", "1")]).await;
     rig.settle("alpha").await;
     assert_eq!(rig.rows("counts_alpha").await["k0"], (15 + 10 + 1, 2), "and its version goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_that_nobody_can_tell_of_is_asked_about_until_somebody_can() {
+    for done in [false, true] {
+        let rig = rig_that_cannot_read(Call::Flip, done, 1, 3).await;
+        rig.rebuild("alpha", Some("alpha 2")).await.expect("it begins");
+        is_rebuilt(&rig).await;
+        assert_eq!(rig.view("alpha").await.tries, if done { 1 } else { 2 });
+        rig.publish(&[("k0", "emit", "1")]).await;
+        rig.settle("alpha").await;
+        assert_eq!(rig.rows("counts_alpha").await["k0"], (15 + 10 + 1, 2), "and its version goes on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_could_not_be_abandoned_goes_on() {
+    let rig = rig(Call::Abandon, false, 1).await;
+    rig.rebuild("alpha", Some("alpha 2 waits")).await.expect("it begins");
+    let error = rig.registry.abandon_rebuild("alpha").await.expect_err("it was cut short");
+    assert_eq!(error.code(), "store_closed");
+    rig.open_gate();
+    is_rebuilt(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandonment_whose_answer_is_lost_can_be_asked_for_again() {
+    let rig = rig(Call::Abandon, true, 1).await;
+    rig.rebuild("alpha", Some("alpha 2 waits")).await.expect("it begins");
+    rig.registry.abandon_rebuild("alpha").await.expect_err("it was cut short");
+    let view = rig.registry.abandon_rebuild("alpha").await.expect("it is over, and that is told now");
+    assert_eq!(view.stage, RebuildStage::Abandoned);
+    rig.open_gate();
+    rig.swept().await;
+    rig.rebuild("alpha", Some("alpha 3")).await.expect("nothing stands against another one");
+    rig.flipped("alpha").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -100,6 +100,7 @@ impl Committer {
             "DELETE FROM states WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)",
             "DELETE FROM tasks WHERE processor = ?1",
             "DELETE FROM candidates WHERE plugin = ?1",
+            "DELETE FROM rebuilds WHERE plugin = ?1 AND open = 0",
             "UPDATE tables SET owner = NULL WHERE owner = ?1",
         ] {
             self.conn.prepare_cached(sql)?.execute([plugin])?;

@@ -26,10 +26,11 @@ struct Names<'a> {
     number: u64,
 }
 
-/// Positions whose events the processor ?1 has parked or given up.
+/// Positions whose events the processor ?1 has parked or given up. Letters up to ?3 stay, and so do not count; what is
+/// parked goes with its task, wherever it is from.
 const FAILED: &str =
     "SELECT position AS p FROM parked_events WHERE task IN (SELECT id FROM tasks WHERE processor = ?1)
-                      UNION SELECT position FROM dead_letters WHERE processor = ?1";
+                      UNION SELECT position FROM dead_letters WHERE processor = ?1 AND position > ?3";
 
 impl Committer {
     /// Does all of it or, when it is refused, nothing.
@@ -146,12 +147,10 @@ impl Committer {
         }
     }
 
-    /// What the one processor has done and the other has parked or given up, of the events that both were given.
+    /// What the one processor has parked or given up and the other has not, since it has done it or was not given it.
     fn only(&self, done: &str, failed: &str, start: i64) -> Result<Positions, rusqlite::Error> {
-        let sql = format!(
-            "SELECT p FROM ({FAILED}) WHERE p > ?3 AND p NOT IN ({}) ORDER BY p",
-            FAILED.replace("?1", "?2")
-        );
+        let sql =
+            format!("SELECT p FROM ({FAILED}) WHERE p NOT IN ({}) ORDER BY p", FAILED.replace("?1", "?2"));
         let mut statement = self.conn.prepare_cached(&sql)?;
         let mut rows = statement.query((failed, done, start))?;
         let mut positions = Positions::default();

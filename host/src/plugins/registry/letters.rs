@@ -32,11 +32,16 @@ impl Registry {
         verdict: Verdict,
     ) -> Result<Resolved, ControlError> {
         let entry = self.entry(plugin)?;
-        let row = self.letter(plugin, tenant, letter).await?;
+        let mut row = self.letter(plugin, tenant, letter).await?;
         let Some(runner) = entry.runner else {
             let state = if entry.deployment.paused { "is paused" } else { "does not run" };
             return Err(ControlError::NotRunning { plugin: plugin.to_owned(), state });
         };
+        if !row.held {
+            // It may be from before a rebuild, and then from another lane: its key has been in this one since.
+            let factory = runner.factory();
+            row.task.lane = lane_of_event(factory.manifest(), &row.event, entry.deployment.lanes);
+        }
         // A run that was just started or resumed has its tasks a moment later.
         let wait_until = Instant::now() + DECISION_WAIT_MAX;
         loop {

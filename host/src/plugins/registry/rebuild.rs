@@ -158,12 +158,17 @@ impl Registry {
     /// Ends a rebuild that has not taken over. Whoever calls has the plugin's turn, or is what carries it on.
     pub(super) async fn end_rebuild(&self, rebuilding: &Rebuilding, why: &str) -> Result<(), ControlError> {
         let number = rebuilding.number();
+        // Where that cannot be written down it goes on, as it would at the next start.
+        match self.inner.parts.rebuilds.abandon(number, why.to_owned()).await {
+            // An answer that was lost: nobody else ends it.
+            Ok(()) | Err(RebuildError::Gone { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         rebuilding.cancel.cancel();
         let runner = rebuilding.take_runner();
         if let Some(runner) = &runner {
             runner.cut_off();
         }
-        self.inner.parts.rebuilds.abandon(number, why.to_owned()).await?;
         rebuilding.change(|progress| {
             progress.stage = RebuildStage::Abandoned;
             why.clone_into(&mut progress.message);

@@ -1,29 +1,28 @@
 //! Carrying a rebuild on: it runs beside the plugin until it has what the plugin has, then both stand still at one
-//! position, and it takes over.
+//! position, and it takes over (`flipping`).
+
+mod flipping;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, histogram};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::deploy::running;
-use super::{Entry, Progress, Registry, blocking};
+use super::{Progress, Registry, blocking};
 use crate::error::Classify as _;
 use crate::event::Position;
 use crate::limits::{
-    REBUILD_AGAIN_MAX, REBUILD_AGAIN_MIN, REBUILD_HOLD_MAX, REBUILD_LOOK, REBUILD_NEAR_EVENTS,
+    REBUILD_AGAIN_MAX, REBUILD_AGAIN_MIN, REBUILD_IDLE_MAX, REBUILD_LOOK, REBUILD_NEAR_EVENTS,
     REBUILD_NOTE_EVERY,
 };
 use crate::plugins::{
-    ControlError, Deployment, DroppedEffects, Flip, FlipReport, Proof, RebuildError, RebuildProgress,
-    RebuildRecord, RebuildStage, RebuildView,
+    ControlError, Deployment, DroppedEffects, RebuildError, RebuildProgress, RebuildRecord, RebuildStage,
+    RebuildView,
 };
 use crate::processors::{
-    Ahead, Dropped, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus, TaskState,
+    Dropped, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus,
 };
-use crate::telemetry::metrics::{REBUILD_HOLD_SECONDS, REBUILD_TRIES, REBUILDS_ENDED};
 
 /// A rebuild, as it is known in memory. It stays after its end, to be looked at.
 #[derive(Debug)]
@@ -44,6 +43,8 @@ struct State {
     pace: Pace,
     /// When it is tried again, and how long it waits after that.
     again: (Instant, Duration),
+    /// How often the two versions were late when they were to stand, one try after the other.
+    late: u32,
     noted: (Instant, RebuildProgress),
 }
 
@@ -74,17 +75,6 @@ impl Pace {
     }
 }
 
-/// Lets both go on, however the try ends. Who was cut off is not concerned.
-struct Held<'a>([&'a Runner; 2]);
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        for runner in self.0 {
-            runner.release();
-        }
-    }
-}
-
 impl Rebuilding {
     pub(super) fn new(record: RebuildRecord) -> Self {
         let RebuildRecord { number, deployment, start, progress } = record;
@@ -108,7 +98,7 @@ impl Rebuilding {
             deployment,
             dropped,
             cancel: CancellationToken::new(),
-            state: Mutex::new(State { progress, runner: None, pace, again, noted }),
+            state: Mutex::new(State { progress, runner: None, pace, again, late: 0, noted }),
         }
     }
 
@@ -154,7 +144,7 @@ impl Rebuilding {
     pub(super) fn accept_unemitted(&self) {
         let mut state = self.state();
         state.progress.accept_unemitted = true;
-        state.again = (Instant::now(), REBUILD_AGAIN_MIN);
+        (state.again, state.late) = ((Instant::now(), REBUILD_AGAIN_MIN), 0);
     }
 
     fn dropped(&self) -> DroppedEffects {
@@ -302,155 +292,12 @@ impl Registry {
                 // What it lacks nobody could add.
                 on_position_lost: LostPolicy::Stop,
                 background: true,
+                idle_max: parts.processors.idle_max.min(REBUILD_IDLE_MAX),
                 ..parts.processors.clone()
             };
             state.runner = Some(Runner::start(&parts.engine, Arc::new(renamed), settings));
         }
         state.runner.clone()
-    }
-
-    /// Tries once to take over. What goes wrong leaves everything as it was, and is tried again later.
-    async fn try_to_flip(
-        &self,
-        rebuilding: &Rebuilding,
-        runner: &Runner,
-        factory: &Arc<dyn ProcessorFactory>,
-    ) {
-        // Nothing else changes the plugin meanwhile.
-        let Ok(_turn) = self.take_turn(&rebuilding.plugin).await else { return };
-        if rebuilding.cancel.is_cancelled() || !rebuilding.is_open() {
-            return;
-        }
-        counter!(REBUILD_TRIES).increment(1);
-        rebuilding.change(|progress| progress.tries += 1);
-        let tried = match self.entry(&rebuilding.plugin) {
-            Ok(entry) => self.flip(rebuilding, entry, runner, factory).await,
-            Err(error) => Err(error.to_string()),
-        };
-        let Err(message) = tried else { return };
-        let mut state = rebuilding.state();
-        (state.progress.stage, state.progress.message) = (RebuildStage::CaughtUp, message);
-        let (_, wait) = state.again;
-        state.again = (Instant::now() + wait, (wait * 2).min(REBUILD_AGAIN_MAX));
-    }
-
-    async fn flip(
-        &self,
-        rebuilding: &Rebuilding,
-        entry: Entry,
-        runner: &Runner,
-        factory: &Arc<dyn ProcessorFactory>,
-    ) -> Result<(), String> {
-        let Some(old) = running(&entry) else {
-            let why = if entry.deployment.paused { "is paused" } else { "does not run for all tenants" };
-            return Err(format!("the plugin {why}: both versions have to come to one position"));
-        };
-        if let Some(holder) = old.status().standby {
-            return Err(format!("host {holder} runs the plugin"));
-        }
-        if let Some(why) = stuck(&old.status(), &runner.status()) {
-            return Err(format!("the two versions cannot come to one position; {why}"));
-        }
-        rebuilding.change(|progress| progress.stage = RebuildStage::Holding);
-        let begun = Instant::now();
-        let held = Held([&old, runner]);
-        let newest = *self.inner.parts.engine.log.tail().newest().borrow();
-        let barrier = tokio::time::timeout(REBUILD_HOLD_MAX, stand_together(&old, runner, newest)).await;
-        let barrier = barrier.map_err(|_| who_is_late(&old.status(), &runner.status()))?;
-        let (progress, events) = (rebuilding.progress(), runner.status().counts.events);
-        let deployment = Deployment {
-            deployed_at: self.now(),
-            proof: Proof::Rebuilt { events },
-            ..rebuilding.deployment.clone()
-        };
-        // What was left out until now is in the record before it is closed.
-        let noted = self.inner.parts.rebuilds.note(rebuilding.number, progress.clone()).await;
-        noted.map_err(|error| error.to_string())?;
-        let flip = Flip {
-            number: rebuilding.number,
-            barrier,
-            deployment: deployment.clone(),
-            accept_unemitted: progress.accept_unemitted,
-        };
-        let report = match self.inner.parts.rebuilds.flip(flip).await {
-            Ok(report) => report,
-            Err(RebuildError::Unemitted(report)) => {
-                let message = RebuildError::Unemitted(report.clone()).to_string();
-                rebuilding.change(|progress| progress.report = Some(*report));
-                return Err(message);
-            }
-            // It may have happened all the same: then nothing of the old version may go on.
-            Err(error @ RebuildError::Backend(_)) => match self.flipped_after_all(rebuilding).await {
-                Ok(Some(report)) => report,
-                Ok(None) => return Err(error.to_string()),
-                Err(unknown) => {
-                    old.cut_off();
-                    runner.cut_off();
-                    return Err(unknown.to_string());
-                }
-            },
-            Err(error) => return Err(error.to_string()),
-        };
-        old.cut_off();
-        runner.cut_off();
-        drop(held);
-        self.serve_rebuilt(rebuilding, entry, factory, deployment).await;
-        histogram!(REBUILD_HOLD_SECONDS).record(begun.elapsed().as_secs_f64());
-        counter!(REBUILDS_ENDED, "result" => "flipped").increment(1);
-        self.end_flipped(rebuilding, report, vec![old, runner.clone()]);
-        Ok(())
-    }
-
-    /// What the store says of a flip whose answer was lost.
-    async fn flipped_after_all(&self, rebuilding: &Rebuilding) -> Result<Option<FlipReport>, RebuildError> {
-        let records = self.inner.parts.rebuilds.list().await?;
-        let record = records.into_iter().find(|record| record.number == rebuilding.number);
-        Ok(record.filter(|record| !record.is_open()).and_then(|record| record.progress.report))
-    }
-
-    /// The plugin is what was rebuilt: it runs under its own name, and begins where both stood.
-    async fn serve_rebuilt(
-        &self,
-        rebuilding: &Rebuilding,
-        entry: Entry,
-        factory: &Arc<dyn ProcessorFactory>,
-        deployment: Deployment,
-    ) {
-        let manifest = factory.manifest().clone();
-        if let Err(error) = self.declare_scopes(&rebuilding.plugin, &manifest.changes).await {
-            warn!(plugin.name = rebuilding.plugin, error.kind = error.code(), error.blame = error.blame().as_str(), %error, "the change scopes of a rebuilt plugin are declared at the next start only");
-        }
-        let runner = Some(self.run(Arc::clone(factory), &deployment));
-        let entry = Entry { deployment, manifest: Some(manifest), runner, failure: None, ..entry };
-        self.entries().insert(rebuilding.plugin.clone(), entry);
-    }
-
-    fn end_flipped(&self, rebuilding: &Rebuilding, report: FlipReport, former: Vec<Runner>) {
-        info!(
-            plugin.name = rebuilding.plugin,
-            number = rebuilding.number,
-            revision = report.revision,
-            stream.position = report.barrier,
-            "rebuild took over"
-        );
-        {
-            let mut state = rebuilding.state();
-            state.pace.events = former.last().map_or(0, |runner| runner.status().counts.events);
-            state.runner = None;
-            state.progress.report = Some(report);
-            (state.progress.stage, state.progress.message) = (RebuildStage::Flipped, String::new());
-        }
-        rebuilding.cancel.cancel();
-        self.let_go(former);
-    }
-
-    /// Gives back what runs hold that were cut off. The plugin's own lease stays where another run of it keeps it.
-    pub(super) fn let_go(&self, runners: Vec<Runner>) {
-        self.inner.parts.engine.runtime.spawn(async move {
-            for runner in runners {
-                runner.stop(Duration::ZERO).await;
-            }
-        });
     }
 
     async fn note_now_and_then(&self, rebuilding: &Rebuilding) {
@@ -469,47 +316,10 @@ impl Registry {
     }
 }
 
-/// Has both come to one position, from this one on: what either has handled already moves it on.
-async fn stand_together(old: &Runner, new: &Runner, newest: Position) -> Position {
-    let mut barrier = newest;
-    loop {
-        let stand = tokio::join!(old.hold_at(barrier), new.hold_at(barrier));
-        match stand {
-            (Ok(()), Ok(())) => return barrier,
-            stand => {
-                for Ahead(position) in [stand.0.err(), stand.1.err()].into_iter().flatten() {
-                    barrier = barrier.max(position);
-                }
-            }
-        }
-    }
-}
-
 /// Whose events are gone: nothing can bring them back.
 fn lost(status: &RunnerStatus) -> Option<String> {
     let mut lost = status.failures.iter().filter(|(_, why)| why.starts_with("position_lost"));
     lost.next().map(|(tenant, why)| format!("tenant {tenant}: {why}"))
-}
-
-/// What keeps one of the two from going on, where it has something to do: nobody needs to wait for it.
-fn stuck(old: &RunnerStatus, new: &RunnerStatus) -> Option<String> {
-    let of = |status: &RunnerStatus, which: &str| {
-        status.tasks.iter().find_map(|TaskState { task, blocked, .. }| {
-            let why = blocked.as_ref()?;
-            let behind = status.behind.iter().any(|(tenant, _)| *tenant == task.tenant);
-            behind.then(|| format!("{which}, tenant {}, lane {}: {why}", task.tenant, task.lane))
-        })
-    };
-    of(old, "the old version").or_else(|| of(new, "the rebuild"))
-}
-
-/// What kept the two from coming to one position in time.
-fn who_is_late(old: &RunnerStatus, new: &RunnerStatus) -> String {
-    let failed = [(old, "the old version"), (new, "the rebuild")].into_iter().find_map(|(status, which)| {
-        status.failures.first().map(|(tenant, why)| format!("{which}, tenant {tenant}: {why}"))
-    });
-    let why = stuck(old, new).or(failed).unwrap_or_else(|| "a call takes long, or much is to be done".into());
-    format!("the two versions did not come to one position in {} s; {why}", REBUILD_HOLD_MAX.as_secs())
 }
 
 fn rounded(number: f64) -> u64 {

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use super::super::runner::{Runner, Shared};
 use super::super::task::Task;
 use crate::event::{Position, TenantId};
-use crate::limits::REBUILD_HOLD_LOOK;
+use crate::limits::{REBUILD_HOLD_AGAIN, REBUILD_HOLD_LOOK};
 
 /// Something was handled already that lies behind the position that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ impl Runner {
     /// Parked events have no part in this: they are tried while the others stand, in commits of their own.
     pub async fn hold_at(&self, barrier: Position) -> Result<(), Ahead> {
         let shared = self.shared();
-        shared.barrier.send_replace(Some(barrier));
+        self.halt_at(barrier);
         loop {
             match shared.halted(barrier) {
                 Look::Ahead(position) => return Err(Ahead(position)),
@@ -45,11 +45,21 @@ impl Runner {
                     if standing.iter().all(|stands| matches!(stands, Some(Ok(())))) {
                         return Ok(());
                     }
+                    // One could not be flushed, and is asked again. The others answer without a call.
+                    tokio::time::sleep(REBUILD_HOLD_AGAIN).await;
                 }
-                Look::NotYet => {}
+                // A run begins or begins again, or a feed has some way to go.
+                Look::NotYet => tokio::time::sleep(REBUILD_HOLD_LOOK).await,
             }
-            // A run begins or begins again, or a feed has some way to go.
-            tokio::time::sleep(REBUILD_HOLD_LOOK).await;
+        }
+    }
+
+    /// Has nothing handed out behind this position. What has passed it already stays where it is.
+    pub fn halt_at(&self, barrier: Position) {
+        let shared = self.shared();
+        shared.barrier.send_replace(Some(barrier));
+        if shared.settings.background {
+            shared.pool.line_up_again(&shared.name);
         }
     }
 

@@ -5,6 +5,7 @@ mod barrier;
 mod dropped;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use barrier::Ahead;
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::checkpoints::{EffectBatch, EffectKind, SavedState};
 use crate::event::EventBatch;
+use crate::limits::REBUILD_INSTANCES_MAX;
 
 /// What something is called while a rebuild of this number fills it. No name of a plugin or a table has this sign.
 pub fn shadow_name(name: &str, number: impl std::fmt::Display) -> String {
@@ -33,6 +35,8 @@ pub struct Renamed {
     inner: Arc<dyn ProcessorFactory>,
     manifest: Manifest,
     dropped: Arc<Dropped>,
+    /// Instances that live: those of all plugins come out of one pool, and nobody waits for these.
+    living: Arc<AtomicUsize>,
 }
 
 impl Renamed {
@@ -44,7 +48,7 @@ impl Renamed {
         }
         // Whose changes can be followed is declared under the processor's own name.
         manifest.changes = Vec::new();
-        Self { inner, manifest, dropped }
+        Self { inner, manifest, dropped, living: Arc::default() }
     }
 }
 
@@ -63,7 +67,13 @@ impl ProcessorFactory for Renamed {
 
     fn instantiate(&self, context: TaskContext) -> Result<Box<dyn Processor>, Trap> {
         let inner = self.inner.instantiate(context)?;
-        Ok(Box::new(Kept { inner, dropped: Arc::clone(&self.dropped) }))
+        let living = Arc::clone(&self.living);
+        living.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Kept { inner, dropped: Arc::clone(&self.dropped), living }))
+    }
+
+    fn has_room(&self) -> bool {
+        self.living.load(Ordering::Relaxed) < REBUILD_INSTANCES_MAX
     }
 
     fn rest(&self, idle: Duration) {
@@ -79,6 +89,13 @@ impl ProcessorFactory for Renamed {
 struct Kept {
     inner: Box<dyn Processor>,
     dropped: Arc<Dropped>,
+    living: Arc<AtomicUsize>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.living.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Kept {

@@ -146,6 +146,7 @@ impl Worker {
     /// Keeps the effects of a call.
     pub(super) fn keep(&mut self, effects: EffectBatch) {
         self.pending.touched = true;
+        self.flushed_to_stand = false;
         if effects.is_empty() {
             return;
         }

@@ -37,6 +37,7 @@ use super::{FlushReason, LoadError, Processor, ProcessorFactory, TaskContext};
 use crate::checkpoints::{Checkpoint, Commit, DeadLetter, EffectBatch, Generation, SavedState, TaskId};
 use crate::error::Blame;
 use crate::event::{EventBatch, Micros, Position};
+use crate::limits::REBUILD_ROOM_LOOK;
 use crate::tables::TableSchema;
 
 /// A task without events of its own commits its position when it has fallen
@@ -157,6 +158,8 @@ pub(super) struct Worker {
     standing: bool,
     /// Who waits until it does.
     stand: Option<Coming>,
+    /// It was flushed for that, and nothing was handled since.
+    flushed_to_stand: bool,
     last_used: Instant,
     /// Since when it has had no instance although time may have something to do for it: it has state.
     resting: Option<Instant>,
@@ -252,6 +255,7 @@ impl Worker {
             drain: None,
             standing: false,
             stand: None,
+            flushed_to_stand: false,
             last_used: Instant::now(),
             fell: false,
             state_warned: false,
@@ -381,6 +385,11 @@ impl Worker {
         }
         self.submit_if_due(inputs.drained)?;
         self.come_to_stand(inputs.drained)?;
+        let is_done = inputs.drained && self.instance.is_some() && !self.is_busy();
+        if is_done && !self.factory.has_room() {
+            // Others wait for the place.
+            self.give_back()?;
+        }
         Ok(self.next(inputs.drained, rest))
     }
 
@@ -393,6 +402,9 @@ impl Worker {
         let parked = self.parked_is_next();
         if !parked && !self.may_handle() {
             return Ok(None);
+        }
+        if !self.has_room_for_instance() {
+            return Ok(Some(Instant::now() + REBUILD_ROOM_LOOK));
         }
         let gate = self.breaker.gate(Instant::now());
         match gate {
@@ -477,6 +489,11 @@ impl Worker {
 
     // Instances.
 
+    /// Whether it has one, or may have one made.
+    fn has_room_for_instance(&self) -> bool {
+        self.instance.is_some() || self.factory.has_room()
+    }
+
     /// A new instance, where there is none, with the state that belongs to what is pending.
     fn load_instance(&mut self) -> Result<(), End> {
         if self.instance.is_some() {
@@ -520,7 +537,8 @@ impl Worker {
             return Ok(());
         }
         let rested = self.resting.is_some_and(|since| since.elapsed() >= self.shared.settings.idle_max);
-        if self.instance.is_none() && (rested || self.flush_alone) && self.fatal.is_none() {
+        let loads = (rested || self.flush_alone) && self.fatal.is_none() && self.has_room_for_instance();
+        if loads {
             self.load_instance()?;
         }
         self.flush(FlushReason::Tick).map(drop)

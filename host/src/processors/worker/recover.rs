@@ -202,6 +202,7 @@ impl Worker {
     pub(super) fn fell(&mut self, trap: &Trap) -> Result<(), End> {
         self.instance = None;
         self.fell = true;
+        self.flushed_to_stand = false;
         self.shadow.break_stretch();
         if trap.kind == TrapKind::Host {
             return Err(End { message: trap.to_string(), restart: true, blame: Blame::Host });
@@ -223,6 +224,7 @@ impl Worker {
     /// Puts what is pending back in front of the work, and what was parked to where it was.
     pub(super) fn unwind(&mut self, care: Care) {
         let pending = std::mem::take(&mut self.pending);
+        self.flushed_to_stand = false;
         self.shadow.break_stretch();
         self.keyed.drop_pending();
         self.parked = self.submitted_parked.clone();

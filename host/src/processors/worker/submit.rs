@@ -365,6 +365,7 @@ impl Worker {
         self.tables = factory.manifest().tables.clone().into();
         self.counters.follow(self.shared.counters.of(&factory.manifest().version.to_string()));
         self.factory = factory;
+        self.flushed_to_stand = false;
         self.fatal = None;
         let now = self.now();
         self.parked.retry_all(now);
