@@ -13,6 +13,7 @@ pub mod embedded;
 pub mod failover;
 pub mod faulty;
 pub mod flights;
+pub mod folds;
 pub mod gated_channels;
 pub mod guests;
 pub mod handwritten;

@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
 /// The plugins that `--plugins` names.
 fn plugins(arguments: &[String]) -> impl Iterator<Item = &str> {
-    let named = arguments.iter().enumerate().filter_map(|(at, argument)| {
+    let named = arguments.iter().enumerate().filter_map(move |(at, argument)| {
         argument.strip_prefix("--plugins=").or_else(|| match argument.as_str() {
             "--plugins" => arguments.get(at + 1).map(String::as_str),
             _ => None,

@@ -20,21 +20,21 @@ struct Program {
 }
 
 /// An old one will do here; see `node`.
-const NODE: [Program; 2] = [
+static NODE: [Program; 2] = [
     Program { name: "node", arguments: &["--version"], packages: &["nodejs"] },
     Program { name: "npm", arguments: &["--version"], packages: &["npm"] },
 ];
 
-const PYTHON: [Program; 1] =
+static PYTHON: [Program; 1] =
     [Program { name: "python3", arguments: &["-c", "import ensurepip, venv"], packages: &["python3-venv"] }];
 
-const CLIENTS: [Program; 2] = [
+static CLIENTS: [Program; 2] = [
     // Without a font a browser draws no letters.
     Program { name: "chromium", arguments: &["--version"], packages: &["chromium", "fonts-dejavu-core"] },
     Program { name: "curl", arguments: &["--version"], packages: &["curl", "ca-certificates"] },
 ];
 
-const SERVERS: [Program; 3] = [
+static SERVERS: [Program; 3] = [
     Program { name: "redis-server", arguments: &["--version"], packages: &["redis-server"] },
     Program { name: "redis-sentinel", arguments: &["--version"], packages: &["redis-sentinel"] },
     Program { name: "nats-server", arguments: &["--version"], packages: &["nats-server"] },
