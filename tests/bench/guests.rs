@@ -21,6 +21,7 @@ use millrace_tests::guests::guest;
 use millrace_tests::kit::Language;
 use millrace_tests::native::Native;
 
+use super::hostile::resident;
 use super::live::cpu_time;
 use super::processors::instance;
 use super::sources;
@@ -96,7 +97,7 @@ fn languages(suite: &mut Suite) -> Result<()> {
     let by_epochs = runtime(Metering::Epoch, &code.path().join("epochs"))?;
     let by_fuel = runtime(Metering::Fuel, &code.path().join("fuel"))?;
     for (language, name, _) in GUESTS {
-        sizes(suite, &by_epochs, language, name)?;
+        sizes(suite, &by_epochs, &batches, (language, name))?;
     }
     let mut measure = |name: &str, floor: Option<f64>, factory: &dyn ProcessorFactory| {
         let figure = Figure { name, unit: "events/s", floor, better: Better::Higher };
@@ -121,15 +122,29 @@ fn languages(suite: &mut Suite) -> Result<()> {
     Ok(())
 }
 
-/// How large a component is, and how long it takes to compile on all cores.
-fn sizes(suite: &mut Suite, runtime: &WasmRuntime, language: &str, name: &str) -> Result<()> {
+/// How large a component is, how long it takes to compile on all cores, and what an instance comes to.
+fn sizes(
+    suite: &mut Suite,
+    runtime: &WasmRuntime,
+    batches: &[EventBatch],
+    (language, name): (&str, &str),
+) -> Result<()> {
     let bytes = std::fs::metadata(guest(name))?.len() as f64;
     let begin = Instant::now();
-    load(runtime, name, false)?;
+    let factory = load(runtime, name, false)?;
     let seconds = begin.elapsed().as_secs_f64();
+    let before = resident()?;
+    let mut instance = instance(&*factory)?;
+    for batch in batches {
+        instance.handle(batch)?;
+    }
+    let held = resident()? - before;
+    let mebibyte = f64::from(1 << 20);
     for (name, unit, value) in [
-        (format!("component in {language}"), "MiB", bytes / f64::from(1 << 20)),
+        (format!("component in {language}"), "MiB", bytes / mebibyte),
         (format!("compiling the component in {language}"), "s", seconds),
+        // With what it has touched of its code.
+        (format!("memory of one instance after its first events, {language}"), "MiB", held / mebibyte),
     ] {
         suite.record(Figure { name: &name, unit, floor: None, better: Better::Lower }, &[value])?;
     }

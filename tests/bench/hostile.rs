@@ -216,7 +216,7 @@ fn memory(suite: &mut Suite) -> Result<()> {
         .iter()
         .map(|(guest, call_ms)| load(&runtime, &guest.component(), *call_ms))
         .collect::<Result<Vec<_>>>()?;
-    let bomb = instance(&*attackers[0])?.handle(&poison(0, 1)).err().context("it does not end well")?;
+    let bomb = instance(&*attackers[0])?.handle(&poison(0, 1)).err().context("the bomb goes off")?;
     ensure!(bomb.kind == TrapKind::Limit, "it ends by the bound on its memory: {bomb}");
     let strike = |times: usize| -> Result<()> {
         for attacker in attackers.iter().cycle().take(attackers.len() * times) {
