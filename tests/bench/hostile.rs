@@ -19,6 +19,9 @@ use super::processors::{copied_flight_batches, done, engine, instance};
 use super::tenant;
 
 const CALL_MS: u64 = 200;
+/// Of a call that takes all the memory there is for an instance, 256 MiB, and of other attacks.
+const GROW_MS: u64 = 5_000;
+const SHORT_MS: u64 = 20;
 /// Endless calls of each kind.
 const CALLS: usize = 20;
 const POISON_EVENTS: u64 = 1_000;
@@ -195,16 +198,26 @@ fn memory(suite: &mut Suite) -> Result<()> {
     let output = "(i32.store (i32.const 0x804) (i32.const 0x20000))
         (i32.store (i32.const 0x808) (i32.const 16000000))";
     let attackers = [
-        Handwritten::new("grows").on_poison(grow),
-        Handwritten::new("grows-a-table").with("(table $t 1 funcref)").on_poison(table),
-        Handwritten::new("hands-over").pages(400).before_return(output),
-        Handwritten::new("recurses")
-            .with("(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (local.get 0))))")
-            .on_poison("(drop (call $deep (i32.const 0)))"),
-        spinner("spins"),
+        // Time enough to come to `guest_memory_bytes_max`, all of it written.
+        (Handwritten::new("grows").on_poison(grow), GROW_MS),
+        (Handwritten::new("grows-a-table").with("(table $t 1 funcref)").on_poison(table), SHORT_MS),
+        (Handwritten::new("hands-over").pages(400).before_return(output), SHORT_MS),
+        (
+            Handwritten::new("recurses")
+                .with(
+                    "(func $deep (param i32) (result i32) (i32.add (i32.const 1) (call $deep (local.get 0))))",
+                )
+                .on_poison("(drop (call $deep (i32.const 0)))"),
+            SHORT_MS,
+        ),
+        (spinner("spins"), SHORT_MS),
     ];
-    let attackers =
-        attackers.iter().map(|guest| load(&runtime, &guest.component(), 20)).collect::<Result<Vec<_>>>()?;
+    let attackers = attackers
+        .iter()
+        .map(|(guest, call_ms)| load(&runtime, &guest.component(), *call_ms))
+        .collect::<Result<Vec<_>>>()?;
+    let bomb = instance(&*attackers[0])?.handle(&poison(0, 1)).err().context("the bomb goes off")?;
+    ensure!(bomb.kind == TrapKind::Limit, "it ends by the bound on its memory: {bomb}");
     let strike = |times: usize| -> Result<()> {
         for attacker in attackers.iter().cycle().take(attackers.len() * times) {
             // Whether it ends by a limit or in its answer is told by the tests.

@@ -191,7 +191,7 @@ impl TableStore for Teams {
 }
 
 /// Seconds that this thread has had a core for: others on the machine are not counted.
-fn cpu_time() -> f64 {
+pub(crate) fn cpu_time() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }

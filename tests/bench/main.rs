@@ -2,6 +2,7 @@
 
 mod channels;
 mod control;
+mod guests;
 mod hostile;
 mod live;
 mod live_sockets;
@@ -22,7 +23,7 @@ use millrace_tests::bench::Suite;
 
 type Run = fn(&mut Suite) -> Result<()>;
 
-const SUITES: [(&str, Run); 14] = [
+const SUITES: [(&str, Run); 15] = [
     ("log", log::run),
     ("catchup", processors::catchup),
     ("crossing", processors::crossing),
@@ -37,6 +38,7 @@ const SUITES: [(&str, Run); 14] = [
     ("channels", channels::run),
     ("control", control::run),
     ("sources", sources::run),
+    ("guests", guests::run),
 ];
 
 fn main() -> Result<()> {

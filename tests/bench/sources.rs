@@ -1,8 +1,8 @@
-//! Foreign events over gRPC, from a server of another make: saved together, beside one save for each event.
-//!
-//! The server is in Python and on this machine, so it is what bounds the rate of reading; what is compared is measured in
-//! turn against the same one.
+//! Foreign events over gRPC: saved together, beside one save for each event. The server is one of another make, in Python
+//! and on this machine, so that it is what bounds the rate of reading, or a host; what is compared is measured in turn
+//! against the same one.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use millrace::processors::source::{
     RuntimeConfig, RuntimeParts, SourceError, SubscribeRequest,
 };
 use millrace_tests::bench::{Better, Figure, Suite};
+use millrace_tests::embedded::Embedded;
 use millrace_tests::peer::Peer;
 use serde_json::json;
 
@@ -25,27 +26,60 @@ use super::runtime;
 const EVENTS: u64 = 20_000;
 /// What is read with a put for each.
 const NAIVE_EVENTS: u64 = 2_000;
+const UPLOAD_EVENTS: u64 = 1_000;
 const SAVED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Of each event; what is written as `%d` is its number.
+const DATA: &str = r#"{"conversation":"c%d","conversation_group":"g","recording":"r","status":"started"}"#;
 
 pub(crate) fn run(suite: &mut Suite) -> Result<()> {
     let mut peer = Peer::start();
-    let data = r#"{"conversation":"c%d","conversation_group":"g","recording":"r","status":"started"}"#;
-    peer.publish("response", data, usize::try_from(EVENTS)?);
-    let figure = |name| Figure { name, unit: "events/s", floor: None, better: Better::Higher };
-    let together = suite.measure(figure("gRPC events, checkpoints together"), |round| {
-        runtime()?.block_on(together(&peer, round))
+    peer.publish("response", DATA, usize::try_from(EVENTS)?);
+    compare(suite, "a server in Python", &peer.endpoint())
+}
+
+/// The same with a host of ours for a server.
+pub(crate) fn from_a_host(suite: &mut Suite) -> Result<()> {
+    // It serves on threads of this runtime, while others are made for what is measured.
+    let serving = runtime()?;
+    let host = serving.block_on(async {
+        let host =
+            Embedded::start_with(|config| config.grpc.bind = Some(([127, 0, 0, 1], 0).into())).await?;
+        let mut lines = String::new();
+        for number in 1..=EVENTS {
+            let payload = DATA.replace("%d", &number.to_string());
+            writeln!(
+                lines,
+                r#"{{"aggregate":"response","agg_id":"c{number}","version":1,"type":"response.created","payload":{payload}}}"#
+            )?;
+            if number % UPLOAD_EVENTS == 0 {
+                host.client.publish(std::mem::take(&mut lines)).await?;
+            }
+        }
+        anyhow::Ok(host)
     })?;
-    let single =
-        suite.measure(figure("gRPC events, one put for each"), |_| runtime()?.block_on(single(&peer)))?;
-    let times =
-        Figure { name: "together against one for each", unit: "times", floor: None, better: Better::Higher };
+    let addr = host.host().grpc_addr().context("it serves gRPC")?;
+    compare(suite, "a host", &format!("http://{addr}"))?;
+    drop(serving.block_on(host.stop()));
+    Ok(())
+}
+
+fn compare(suite: &mut Suite, server: &str, endpoint: &str) -> Result<()> {
+    let mut rate = |how: &str, measured: &dyn Fn(usize) -> Result<f64>| {
+        let name = format!("gRPC events from {server}, {how}");
+        suite.measure(Figure { name: &name, unit: "events/s", floor: None, better: Better::Higher }, measured)
+    };
+    let together = rate("checkpoints together", &|round| runtime()?.block_on(together(endpoint, round)))?;
+    let single = rate("one put for each", &|_| runtime()?.block_on(single(endpoint)))?;
+    let name = format!("together against one for each, {server}");
+    let times = Figure { name: &name, unit: "times", floor: None, better: Better::Higher };
     suite.record(times, &[together / single])?;
     Ok(())
 }
 
-fn client(peer: &Peer) -> Result<MemoryClient> {
+fn client(endpoint: &str) -> Result<MemoryClient> {
     let options =
-        GrpcOptions { endpoint: peer.endpoint(), client_id: "bench".into(), ..GrpcOptions::default() };
+        GrpcOptions { endpoint: endpoint.into(), client_id: "bench".into(), ..GrpcOptions::default() };
     Ok(MemoryClient::new(options, Arc::new(SystemClock))?)
 }
 
@@ -72,8 +106,8 @@ impl Reducer for Counting {
     }
 }
 
-async fn together(peer: &Peer, round: usize) -> Result<f64> {
-    let (client, counted) = (Arc::new(client(peer)?), Arc::new(AtomicU64::new(0)));
+async fn together(endpoint: &str, round: usize) -> Result<f64> {
+    let (client, counted) = (Arc::new(client(endpoint)?), Arc::new(AtomicU64::new(0)));
     let begun = Instant::now();
     let runtime = Runtime::start(RuntimeParts {
         events: Some(client.clone()),
@@ -96,8 +130,8 @@ async fn together(peer: &Peer, round: usize) -> Result<f64> {
 }
 
 /// What the protocol's first runtime does: a put is awaited before the next event is looked at.
-async fn single(peer: &Peer) -> Result<f64> {
-    let client = client(peer)?;
+async fn single(endpoint: &str) -> Result<f64> {
+    let client = client(endpoint)?;
     let request = SubscribeRequest { after_cursor: Some("start".into()), ..SubscribeRequest::default() };
     let mut stream = client.subscribe(request).await?;
     let begun = Instant::now();

@@ -11,7 +11,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::guests::guest;
+use crate::guests::{guest, lend_code};
 
 /// How long anything is waited for.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -33,6 +33,12 @@ impl Embedded {
 
     /// Starts a host whose configuration the test changes.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Result<Self> {
+        Self::start_lent(&[], change).await
+    }
+
+    /// The same with the code of these guests where it keeps compiled code: those that bring an engine take ten
+    /// seconds to compile.
+    pub async fn start_lent(guests: &[&str], change: impl FnOnce(&mut Config)) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let mut config = Config::default();
         config.serve.data = dir.path().join("store");
@@ -40,6 +46,12 @@ impl Embedded {
         // Swaps are tried in the shadow, and not for seconds.
         (config.processors.shadow_events, config.processors.shadow_ms) = (50, 20);
         change(&mut config);
+        if !guests.is_empty() {
+            let components: Vec<Bytes> =
+                guests.iter().map(|name| Ok(std::fs::read(guest(name))?.into())).collect::<Result<_>>()?;
+            let store = config.serve.data.clone();
+            tokio::task::spawn_blocking(move || lend_code(&store, &components)).await??;
+        }
         let host = Host::builder().config(config.clone()).start().await?;
         let client = Client::new(format!("http://{}", host.addr()))?;
         Ok(Self { host, dir, config, client })

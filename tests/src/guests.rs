@@ -10,6 +10,9 @@ use millrace::plugins::{PluginError, PluginRuntime, PluginSettings, RuntimeOptio
 use millrace::processors::ProcessorFactory;
 use ring::digest::{SHA256, digest};
 
+/// Of a runtime that only compiles, and asks a guest what it is.
+const LENDING_INSTANCES: usize = 4;
+
 /// The component of a guest crate or example, by name. `cargo xtask guests` builds them.
 pub fn guest(name: &str) -> PathBuf {
     let dir = folder();
@@ -47,8 +50,14 @@ pub fn load_shared(
     runtime.load(bytes, &|_| settings.clone())
 }
 
-/// Puts what such runtimes have compiled these components to into a store, for the host that will open it.
+/// Puts what these components compile to into a store, for the host that will open it: as an earlier start would have
+/// left it. They are compiled unless another test has done so.
 pub fn lend_code(store: &Path, components: &[Bytes]) -> Result<()> {
+    let options = RuntimeOptions { instances_max: LENDING_INSTANCES, ..RuntimeOptions::default() };
+    let runtime = WasmRuntime::new(sharing_code(options))?;
+    for component in components {
+        load_shared(&runtime, component, &PluginSettings::default())?;
+    }
     let digest_of = |bytes: &Bytes| {
         digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };

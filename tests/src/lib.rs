@@ -14,6 +14,7 @@ pub mod every_log;
 pub mod failover;
 pub mod faulty;
 pub mod flights;
+pub mod folds;
 pub mod gated_channels;
 pub mod guests;
 pub mod handwritten;

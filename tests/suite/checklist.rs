@@ -1,5 +1,5 @@
-//! The checklists of live queries, streams, channels and the control feed: each item has a test of its name, so that none
-//! is lost unnoticed.
+//! The checklists of live queries, streams, channels, the control feed, and of processors that are fed from outside: each
+//! item has a test of its name, so that none is lost unnoticed.
 //!
 //! Live queries: P protocol, S server-sent events, W WebSocket, H the HTTP edge, B the writer of events, Q checks of queries,
 //! F conditions, O order and names, M moves of a window, I the index, E the engine, U the hub of changes, X from
@@ -21,6 +21,15 @@
 //! serves meanwhile; 62 several writers; 63 components), W its weaknesses, M the tests that it lacks and must have, in the
 //! order in which they are listed there. Where the reference asserts a defect, the test asserts the better rule and says so.
 //! Not asserted here: W16, which is about a mode that nothing here has.
+//!
+//! Processors fed from outside: R what the reference asserts (1 to 7 the runtime; 8 to 22 the turn tracer; 23 and 24 what it
+//! tells of a turn; 25 to 36 checkpoints; 37 to 53 the event stream; 55 and 56 from end to end), RX the cases that it
+//! observed and lacks tests for, by their words. Where the reference asserts a defect, the test asserts the better rule: a
+//! stale cursor follows a policy, streams that end at once are waited for longer and longer, the first checkpoint after a
+//! restart is put when something changed, the cursor is the runtime's own whatever a processor calls it, and replayed events
+//! are what they were and not what has become of them (48). 9 fetches nothing: a sandbox has the entries that passed.
+//! 21 and 22 have no exporter: what a turn's consumer cannot take is refused. Not asserted here: 54, the bus, which is the
+//! hub's U1 to U10; of 36 user assertions, and the gates by scopes of OpenID, which rights take the place of.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -120,6 +129,25 @@ const CHANNEL_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("k", &[1..=21])];
 const CONTROL_ITEMS: [(&str, &[RangeInclusive<u32>]); 3] =
     [("c", &[1..=63]), ("w", &[1..=15, 17..=21]), ("m", &[1..=18])];
 
+const SOURCE_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("r", &[1..=53, 55..=56])];
+
+/// What was observed of the reference, and which tests say what is so here.
+const SOURCE_CASES: [(&str, &[&str]); 10] = [
+    ("content-type mismatch, and an empty type", &["rx_content_type_mismatch_", "rx_empty_content_type_"]),
+    ("gaps of the back-off", &["rx_backoff_"]),
+    ("streams that end at once", &["rx_streams_that_end_at_once_"]),
+    ("a server that is killed or stopped", &["rx_server_kill_", "rx_graceful_stop_"]),
+    ("stale cursor", &["rx_stale_cursor_fails_", "rx_stale_cursor_oldest_", "rx_stale_cursor_tail_"]),
+    ("storm of refusals by a rate limit", &["rx_rate_limit_storm_"]),
+    ("live entries in the shape of a summary", &["rx_summary_shaped_"]),
+    (
+        "numbers",
+        &["rx_number_beyond_2_53_is_exact_in_a_checkpoint", "rx_number_beyond_2_53_is_exact_in_a_payload"],
+    ),
+    ("redundant first put", &["rx_no_redundant_first_put"]),
+    ("cursor of another name", &["rx_cursor_of_another_name_"]),
+];
+
 /// Whose letters mean something else than everywhere else.
 const CONTROL: &str = "control::";
 
@@ -186,6 +214,18 @@ fn every_item_of_the_checklist_of_the_control_feed_has_a_test_of_its_name() {
     tests.retain(|path| path.starts_with(CONTROL));
     let missing = missing_of(&CONTROL_ITEMS, &tests);
     assert!(missing.is_empty(), "no test is named after these: {missing:?}");
+}
+
+#[test]
+fn every_item_of_the_checklist_of_processors_fed_from_outside_has_a_test_of_its_name() {
+    let tests = tests_beside_the_control_feed();
+    let missing = missing_of(&SOURCE_ITEMS, &tests);
+    assert!(missing.is_empty(), "no test is named after these: {missing:?}");
+    for (case, names) in SOURCE_CASES {
+        for name in names {
+            assert!(tests.iter().any(|path| name_of(path).starts_with(name)), "{case}: no {name}");
+        }
+    }
 }
 
 type Lists<'a> = &'a [(&'static str, &'a [RangeInclusive<u32>])];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser as _;
 use millrace::cli::{Cli, CliError, Exit, Output};
-use millrace::config::{Config, Layers};
+use millrace::config::{Config, GrpcConfig, GrpcSourceConfig, Layers};
 use millrace::gateway::PROBLEMS;
 use millrace::host::Host;
 use tokio::task::JoinHandle;
@@ -160,6 +160,31 @@ fn every_setting_is_read_where_the_host_is_put_together() {
         let read = ways.iter().any(|way| places.contains(way));
         // `plugins` is empty by default; `auth.tokens` is a list.
         assert!(read, "`{}` has no effect", setting.key);
+    }
+}
+
+/// Those of gRPC stand in pages of their own, which the README names.
+#[test]
+fn every_setting_of_grpc_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).expect("a page");
+    let readme = text("README.md");
+    let values =
+        |settings: serde_json::Result<serde_json::Value>| settings.expect("settings are plain values");
+    for (section, page, settings) in [
+        ("[source.grpc]", "docs/sources.md", values(serde_json::to_value(GrpcSourceConfig::default()))),
+        ("[grpc]", "docs/grpc.md", values(serde_json::to_value(GrpcConfig::default()))),
+    ] {
+        let documented = text(page);
+        for part in [section, page] {
+            assert!(readme.contains(part), "{part} is not in the README");
+        }
+        assert!(documented.contains(section), "{section} is not in {page}");
+        let names: Vec<&String> = settings.as_object().expect("a section").keys().collect();
+        assert!(names.len() >= 3, "{section}: {names:?}");
+        for name in names {
+            assert!(documented.contains(&format!("`{name}`")), "{page} says nothing of {section} {name}");
+        }
     }
 }
 

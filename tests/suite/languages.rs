@@ -4,4 +4,5 @@ mod hostile;
 mod js;
 mod parking;
 mod python;
+mod same;
 mod swaps;

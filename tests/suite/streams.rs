@@ -106,7 +106,7 @@ async fn store_of_a_newer_schema_is_refused() {
     conn.execute_batch("PRAGMA user_version = 99").unwrap();
     drop(conn);
     let refused = SqliteStore::open(options);
-    assert!(matches!(refused, Err(OpenError::NewerSchema { found: 99, known: 8 })), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::NewerSchema { found: 99, known: 9 })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -3,10 +3,24 @@
 use anyhow::Result;
 
 use crate::run::{cargo, finish, say};
-use crate::{guests, paths, web};
+use crate::{guests, node, paths, web};
+
+/// Those with plugins in other languages than Rust.
+const WITH_ALL_GUESTS: [&str; 1] = ["guests"];
 
 pub(crate) fn run(suites: &[String]) -> Result<()> {
+    let all = suites.is_empty() || suites.iter().any(|name| WITH_ALL_GUESTS.contains(&name.as_str()));
+    if all {
+        return node::with(|| {
+            guests::build_all()?;
+            go(suites)
+        });
+    }
     guests::build()?;
+    go(suites)
+}
+
+fn go(suites: &[String]) -> Result<()> {
     web::ensure_programs();
     web::ensure_peer();
     say("building the host and the benchmarks in release");

@@ -57,12 +57,18 @@ pub(crate) fn build() -> Result<BTreeMap<String, PathBuf>> {
 /// The same with the plugins in other languages, whose tools bring a network and minutes the first time.
 pub(crate) fn build_all() -> Result<()> {
     let rust = build()?;
-    let others = crate::projects::build(&paths::guests())?;
+    let others = build_others()?;
     if let Some(name) = others.keys().find(|name| rust.contains_key(*name)) {
         bail!("two plugins are named {name}");
     }
-    say(&format!("{} plugins in other languages beside them", others.len()));
     Ok(())
+}
+
+/// Those in other languages alone. Node and Python must be there.
+pub(crate) fn build_others() -> Result<BTreeMap<String, PathBuf>> {
+    let others = crate::projects::build(&paths::guests())?;
+    say(&format!("{} plugins in other languages beside them", others.len()));
+    Ok(others)
 }
 
 /// Build scripts and procedural macros are linked for this machine, also on the way to a guest.

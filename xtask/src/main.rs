@@ -6,6 +6,7 @@ mod code;
 mod demo;
 mod golden;
 mod guests;
+mod node;
 mod paths;
 mod projects;
 mod run;
@@ -33,13 +34,14 @@ What a developer of Millrace runs. Everything says what it is about to install.
       kills a host at random moments (500), swaps its plugins and makes events fail meanwhile; then
       cuts the power of another one (100 times). Compares what they store with what a quiet run does.
       With --kills 0, plugins (--plugins; the sample ones) are swapped while events come as fast as
-      they are taken
+      they are taken; plugins in JavaScript or Python are built where --plugins names one
   cargo xtask soak [--steps N] [--races N] [--minutes N] [--seed S] [--store|--memory]
       drives live queries at random against a model (1,000,000 steps, one world in ten over the
       embedded store), then subscribes against writers at full speed (100,000 times). A failure
       says the one command that repeats it
   cargo xtask guests
-      builds every guest to target/guests
+      builds every guest to target/guests. Those in JavaScript and Python need Node and Python, whose
+      packages are installed once a machine; what did not change is not built again
   cargo xtask golden VERSION
       keeps the conformance kit's components in tests/golden/VERSION, once, when a world is frozen
 
@@ -66,12 +68,12 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     }
     match command.as_str() {
         "demo" => demo::run(rest),
-        "test" => test::run(rest),
+        "test" => node::with(|| test::run(rest)),
         "bench" => bench::run(rest),
         "chaos" => chaos::run(rest),
         "soak" => soak::run(rest),
-        "golden" => golden::run(rest),
-        "guests" => guests::build_all(),
+        "golden" => node::with(|| golden::run(rest)),
+        "guests" => node::with(guests::build_all),
         "help" | "--help" | "-h" => run::print(HELP),
         other => bail!("there is no `cargo xtask {other}`; `cargo xtask help` lists what there is"),
     }

@@ -19,16 +19,25 @@ struct Program {
     packages: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 8] = [
+/// An old one will do here; see `node`.
+static NODE: [Program; 2] = [
     Program { name: "node", arguments: &["--version"], packages: &["nodejs"] },
     Program { name: "npm", arguments: &["--version"], packages: &["npm"] },
+];
+
+static PYTHON: [Program; 1] =
+    [Program { name: "python3", arguments: &["-c", "import ensurepip, venv"], packages: &["python3-venv"] }];
+
+static CLIENTS: [Program; 2] = [
     // Without a font a browser draws no letters.
     Program { name: "chromium", arguments: &["--version"], packages: &["chromium", "fonts-dejavu-core"] },
     Program { name: "curl", arguments: &["--version"], packages: &["curl", "ca-certificates"] },
+];
+
+static SERVERS: [Program; 3] = [
     Program { name: "redis-server", arguments: &["--version"], packages: &["redis-server"] },
     Program { name: "redis-sentinel", arguments: &["--version"], packages: &["redis-sentinel"] },
     Program { name: "nats-server", arguments: &["--version"], packages: &["nats-server"] },
-    Program { name: "python3", arguments: &["-c", "import ensurepip, venv"], packages: &["python3-venv"] },
 ];
 
 /// Installs what is missing where that is possible. Otherwise the tests that need it fail and say what to do.
@@ -47,6 +56,7 @@ pub(crate) fn ensure() {
 
 /// The server of another make that sources are tested and measured against.
 pub(crate) fn ensure_peer() {
+    ensure_each("servers of another make need", PYTHON.iter());
     ensure_packages("tests/peer", ".venv", "requirements.txt", python_packages);
 }
 
@@ -60,8 +70,23 @@ fn python_packages(folder: &Path) -> Vec<Command> {
     vec![venv, pip]
 }
 
+/// Servers and clients of others: what tests, benchmarks and chaos run against.
 pub(crate) fn ensure_programs() {
-    let missing = || PROGRAMS.iter().filter(|program| !works(program.name, program.arguments));
+    ensure_each("the tests of pages, clients and servers need", CLIENTS.iter().chain(&SERVERS));
+}
+
+/// The servers alone.
+pub(crate) fn ensure_servers() {
+    ensure_each("what fails over needs", SERVERS.iter());
+}
+
+/// What builds plugins in JavaScript and Python.
+pub(crate) fn ensure_builders() {
+    ensure_each("plugins in JavaScript and Python need", NODE.iter().chain(&PYTHON));
+}
+
+fn ensure_each(who: &str, programs: impl Iterator<Item = &'static Program> + Clone) {
+    let missing = || programs.clone().filter(|program| !works(program.name, program.arguments));
     let packages: Vec<&str> = missing().flat_map(|program| program.packages).copied().collect();
     if packages.is_empty() {
         return;
@@ -70,12 +95,10 @@ pub(crate) fn ensure_programs() {
     if !Path::new("/usr/bin/apt-get").exists() || !is_root() {
         let names: Vec<&str> = missing().map(|program| program.name).collect();
         let names = names.join(", ");
-        say(&format!(
-            "the tests of pages, clients and servers need {names} (Node 18, Redis 7, NATS 2.9 or later); on Debian as root: {line}"
-        ));
+        say(&format!("{who} {names}; on Debian as root: {line}"));
         return;
     }
-    say(&format!("installing what the tests of pages, clients and servers need: {line}"));
+    say(&format!("{who} what is not here: {line}"));
     // Old lists are often good enough; the install says so if they are not.
     for words in [vec!["update", "--quiet"], line.split(' ').skip(1).collect()] {
         let mut apt = Command::new("timeout");

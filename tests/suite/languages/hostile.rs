@@ -56,16 +56,13 @@ fn settings(mode: &str) -> PluginSettings {
 
 /// The third of five events sets the guest off.
 async fn contained(guest: Guest, mode: &str, ends: Ends) {
-    let rig = Rig::with(sharing_code(options()));
-    let attacker = component(guest.plugin());
-    // Compiled here, if nobody has yet: one test at a time.
-    load_shared(&rig.runtime, &attacker, &settings(mode)).expect("the guest loads");
+    let rig = Rig::sharing(guest.plugin(), &settings(mode));
     let last = rig
         .publish(&[("a", "x", "1"), ("b", "x", "1"), ("c", "poison", "1"), ("d", "x", "1"), ("b", "x", "2")])
         .await;
     let neighbour = Handwritten::new("neighbour");
     let beside = rig.run_component(&neighbour.component(), PluginSettings::default()).await;
-    let runner = rig.run_component(&attacker, settings(mode)).await;
+    let runner = rig.run(guest.plugin(), settings(mode)).await;
     rig.done(&runner, last).await;
     rig.done(&beside, last).await;
     let after = rig.publish(&[("e", "x", "1")]).await;

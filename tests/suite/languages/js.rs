@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use millrace::checkpoints::EffectRef;
 use millrace::event::Micros;
-use millrace::plugins::{PluginSettings, WasmRuntime};
+use millrace::plugins::PluginSettings;
 use millrace::tables::{Cell, Cells};
 use millrace_tests::embedded::{Client, Embedded};
 use millrace_tests::flights;
 use serde_json::{Value, json};
 
-use crate::plugins::rig::{Rig, batch, component, context, load, options};
+use crate::plugins::rig::{Rig, batch, component, context, load_once};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -91,9 +91,7 @@ fn a_js_guest_imports_nothing_of_wasi() {
 type Probed = (i64, i64, String, Vec<u8>);
 
 fn probed(events: &[(&str, &str, &str)], sizes: usize) -> Vec<Probed> {
-    let runtime = WasmRuntime::new(options()).expect("the runtime starts");
-    let factory =
-        load(&runtime, &component("probe-js"), &PluginSettings::default()).expect("the guest loads");
+    let factory = load_once("probe-js", &PluginSettings::default());
     let mut instance = factory.instantiate(context()).expect("it can be instantiated");
     instance.load(None).expect("it loads");
     let mut found = Vec::new();
@@ -219,7 +217,7 @@ impl Told {
 }
 
 async fn debouncing() -> Result<Embedded> {
-    let host = Embedded::start_with(|config| {
+    let host = Embedded::start_lent(&["debounce"], |config| {
         let debounce = config.plugins.entry("debounce".into()).or_default();
         // One lane: windows of all keys share the bound, and the time.
         debounce.lanes = Some(1);
@@ -291,7 +289,7 @@ async fn a_js_error_names_its_line_in_the_dead_letter() {
     let source = repository().join("plugins/probe-js/src/plugin.mjs");
     let source = fs::read_to_string(source).expect("the plugin's source");
     let place = source.lines().position(|line| line.contains("value.missing.member")).expect("the mistake");
-    let rig = Rig::new();
+    let rig = Rig::sharing("probe-js", &PluginSettings::default());
     let events = [("a", "x", "1"), ("b", "mistake", "{}"), ("c", "loud", "1")];
     let last = rig.publish(&events).await;
     let runner = rig.run("probe-js", PluginSettings::default()).await;

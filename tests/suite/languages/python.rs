@@ -6,19 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use millrace::checkpoints::{EffectBatch, EffectRef, SavedState};
 use millrace::event::{Event, EventBatch, Micros, Position};
-use millrace::plugins::{PluginSettings, RuntimeOptions, WasmRuntime};
+use millrace::plugins::PluginSettings;
 use millrace::processors::{
     Failure, FailureKind, FlushReason, LoadError, Manifest, Processor, ProcessorFactory,
 };
 use millrace::tables::{Cells, Value as CellValue, write_value};
+use millrace_tests::guests::lend_code;
 use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::workspace_binary;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::plugins::rig::{Rig, component, context, load, options, tenant};
+use crate::plugins::rig::{Rig, component, context, load_once, tenant};
 
 /// `tests/cases.py` of the plugin says what a case is.
 #[derive(Deserialize)]
@@ -233,20 +235,11 @@ fn run(factory: &dyn ProcessorFactory, case: &Case) -> Value {
     task.found()
 }
 
-/// A runtime that compiles what it loads once.
-fn runtime(dir: &Path) -> WasmRuntime {
-    let options = RuntimeOptions { cache_dir: Some(dir.to_owned()), ..options() };
-    WasmRuntime::new(options).expect("the runtime starts")
-}
-
 /// Whatever comes out must be what is written there, and nothing else.
 fn the_component_passes(prefix: &str) {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let runtime = runtime(dir.path());
-    let bytes = component("turn-tracer");
     for (name, case) in cases_of(prefix) {
         let settings = PluginSettings { config: case.config.clone(), ..PluginSettings::default() };
-        let tracer = load(&runtime, &bytes, &settings).expect("the tracer loads");
+        let tracer = load_once("turn-tracer", &settings);
         assert_eq!(run(&*tracer, &case), case.expected, "{name}");
     }
 }
@@ -357,8 +350,7 @@ fn a_python_guest_imports_nothing_of_wasi() {
 }
 
 fn probe() -> Arc<dyn ProcessorFactory> {
-    let runtime = WasmRuntime::new(options()).expect("the runtime starts");
-    load(&runtime, &component("python-probe"), &PluginSettings::default()).expect("the probe loads")
+    load_once("python-probe", &PluginSettings::default())
 }
 
 /// Asks a probe, in one batch, and answers what it was told by the agg-id. Events are a second apart from this one on.
@@ -422,7 +414,7 @@ fn what_a_python_guest_has_no_files_for_is_an_exception() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_python_exception_names_its_line_in_the_dead_letter() {
-    let rig = Rig::new();
+    let rig = Rig::sharing("python-probe", &PluginSettings::default());
     let events = [
         ("a", "probe.time", "1"),
         ("b", "probe.fall", "1"),
@@ -455,8 +447,10 @@ async fn a_python_exception_names_its_line_in_the_dead_letter() {
 async fn print_and_stderr_of_a_python_guest_are_its_log() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let setup = Setup::new(workspace_binary("millrace"));
-    let host = HostProcess::start_as(setup, &dir.path().join("data")).await.expect("the host starts");
-    host.deploy(component("python-probe").into()).await.expect("the probe is deployed");
+    let (data, probe) = (dir.path().join("data"), Bytes::from(component("python-probe")));
+    lend_code(&data, std::slice::from_ref(&probe)).expect("the folder is the test's");
+    let host = HostProcess::start_as(setup, &data).await.expect("the host starts");
+    host.deploy(probe).await.expect("the probe is deployed");
     let event = json!({
         "aggregate": "probe", "agg_id": "a", "version": 1, "type": "probe.speak",
         "at": "2026-05-19T12:00:00Z", "payload": {},

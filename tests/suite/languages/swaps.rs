@@ -1,25 +1,17 @@
 //! Hot swaps of guests that bring an engine, while events come as fast as they are taken: nothing is lost and nothing is
 //! doubled. `cargo xtask chaos --kills 0 --swaps N --plugins …` does it as often as it is told.
 
-use millrace::plugins::{PluginSettings, WasmRuntime};
 use millrace_tests::chaos::{difference, setup};
-use millrace_tests::guests::{lend_code, load_shared, sharing_code};
+use millrace_tests::guests::lend_code;
 use millrace_tests::swaps::{at_full_rate, builds};
 use millrace_tests::workspace_binary;
-
-use crate::plugins::rig::options;
 
 const SWAPS: usize = 12;
 
 /// The guest counts its events in its state and notes them in a table; the dump has both.
 async fn swapped(plugin: &str, table: &str) {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    // What is compiled here, the hosts need not compile.
-    let runtime = WasmRuntime::new(sharing_code(options())).expect("the runtime starts");
     let builds = builds(plugin).expect("the guest is built");
-    for build in &builds {
-        load_shared(&runtime, build, &PluginSettings::default()).expect("the guest loads");
-    }
     for host in ["swapped", "quiet"] {
         lend_code(&dir.path().join(host), &builds).expect("the folder is the test's");
     }

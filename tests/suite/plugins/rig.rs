@@ -14,7 +14,7 @@ use millrace::processors::{
 };
 use millrace::streams::EventLog;
 use millrace::tables::{Query, TableStore, Value};
-use millrace_tests::guests::guest;
+use millrace_tests::guests::{guest, load_shared, sharing_code};
 use millrace_tests::until;
 
 pub(crate) struct Rig {
@@ -44,6 +44,12 @@ pub(crate) fn load(
 
 pub(crate) fn tenant() -> TenantId {
     TenantId::new("default").expect("a good name")
+}
+
+/// A guest as a factory whose code tests share.
+pub(crate) fn load_once(name: &str, settings: &PluginSettings) -> Arc<dyn ProcessorFactory> {
+    let runtime = WasmRuntime::new(sharing_code(options())).expect("the runtime starts");
+    load_shared(&runtime, &component(name), settings).expect("the guest loads")
 }
 
 /// No keyed state.
@@ -86,6 +92,13 @@ pub(crate) fn batch(events: &[(&str, &str, &str)], base: u64) -> EventBatch {
 impl Rig {
     pub(crate) fn new() -> Self {
         Self::with(options())
+    }
+
+    /// One that takes the code of a guest from where tests leave it: a guest with an engine takes ten seconds to compile.
+    pub(crate) fn sharing(name: &str, settings: &PluginSettings) -> Self {
+        let rig = Self::with(sharing_code(options()));
+        load_shared(&rig.runtime, &component(name), settings).expect("the guest loads");
+        rig
     }
 
     pub(crate) fn with(options: RuntimeOptions) -> Self {

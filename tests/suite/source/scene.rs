@@ -42,9 +42,18 @@ impl Scene {
     }
 
     pub(super) async fn of(peer: Peer, change: impl FnOnce(&mut GrpcSourceConfig)) -> Self {
+        Self::lent(peer, &[], change).await
+    }
+
+    /// The same with the code of guests that take long to compile.
+    pub(super) async fn lent(
+        peer: Peer,
+        guests: &[&str],
+        change: impl FnOnce(&mut GrpcSourceConfig),
+    ) -> Self {
         let mut settings = settings(&peer.endpoint());
         change(&mut settings);
-        let host = Embedded::start_with(|config| config.source.grpc = Some(settings)).await.unwrap();
+        let host = Embedded::start_lent(guests, |config| config.source.grpc = Some(settings)).await.unwrap();
         Self { peer, host }
     }
 

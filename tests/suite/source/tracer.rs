@@ -29,7 +29,7 @@ fn entry(peer: &mut Peer, id: &str, channel: &str, content: &Value) {
 }
 
 async fn traced() -> Scene {
-    let scene = Scene::with(|settings| {
+    let scene = Scene::lent(Peer::start(), &["turn-tracer"], |settings| {
         settings.kinds = vec!["entry".into(), "conversation".into()];
         settings.entry_channels = vec!["history".into(), "context".into()];
     })
