@@ -1,6 +1,9 @@
 //! One run, from the checkpoint that it begins with to the last one that it saves.
 
+mod saving;
+
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use super::client::{
     CheckpointClient, ControlEvent, EventClient, EventEnvelope, EventStream, SourceError, SourceFault,
 };
 use super::coalesce::{self, Saved};
-use super::keeper::{Keeper, Kept};
+use super::keeper::Keeper;
 use super::policy::{Backoff, CursorPolicy, RuntimeConfig};
 use super::recent::Recent;
 use super::reducer::Reducer;
@@ -496,65 +499,5 @@ impl Feed {
                 () = sleep_until(due) => self.save_what_is_due().await?,
             }
         }
-    }
-
-    /// Flush, snapshot, put: always in this order.
-    async fn save_what_is_due(&mut self) -> Result<(), SourceError> {
-        self.keeper.ticked();
-        match self.save().await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let Some(asked) = error.wait() else { return Err(error) };
-                self.run.waits(&error);
-                self.keeper.delay(asked);
-                Ok(())
-            }
-        }
-    }
-
-    async fn save(&mut self) -> Result<(), SourceError> {
-        self.run.reducer.flush().await?;
-        if !self.keeper.is_free() {
-            return Ok(());
-        }
-        let state = self.run.reducer.snapshot()?;
-        let recent = self.recent.newest_ones(self.run.config.overlap_events);
-        self.keeper.hand_over(&Saved { state, cursor: self.cursor.clone(), recent, stamp: None })
-    }
-
-    fn kept(&self, kept: Kept) {
-        match kept {
-            Kept::Done => {
-                self.run.progress.note(|status| status.puts += 1);
-                metrics::counter!(names::SOURCE_PUTS, "result" => "ok").increment(1);
-            }
-            Kept::Failed(error) => {
-                metrics::counter!(names::SOURCE_PUTS, "result" => error.code()).increment(1);
-                self.run.progress.note(|status| status.last_error = Some((error.code(), error.to_string())));
-                warn!(
-                    error.kind = error.code(),
-                    error.blame = error.blame().as_str(),
-                    %error,
-                    "a checkpoint of a source was not taken; it is put again"
-                );
-            }
-        }
-    }
-
-    /// What is handled is flushed and saved, however the run ends.
-    async fn last_save(&mut self) -> Result<(), SourceError> {
-        if self.keeper.is_under_way() {
-            let kept = self.keeper.turn().await?;
-            self.kept(kept);
-        }
-        self.keeper.hurry();
-        self.save().await?;
-        while self.keeper.is_under_way() {
-            match self.keeper.turn().await? {
-                Kept::Failed(error) => return Err(error),
-                done @ Kept::Done => self.kept(done),
-            }
-        }
-        Ok(())
     }
 }
