@@ -6,6 +6,7 @@ mod config;
 mod fakes;
 mod faults;
 mod peer;
+mod processors;
 mod runtime;
 mod saving;
 mod scene;

@@ -337,6 +337,17 @@ pub(super) fn of_kind(kind: &str, cursor: &str) -> Step {
     })
 }
 
+/// An event that cannot become one of ours.
+pub(super) fn no_event(cursor: &str) -> Step {
+    Step::Event(EventEnvelope {
+        event: "created".into(),
+        kind: "entry".into(),
+        data: b"no json".to_vec(),
+        cursor: Some(cursor.into()),
+        time: Micros(1),
+    })
+}
+
 /// An event about the stream.
 pub(super) fn about(event: &str, data: &Value, cursor: Option<&str>) -> Step {
     Step::Event(EventEnvelope {

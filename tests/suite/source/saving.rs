@@ -4,14 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use millrace::checkpoints::{EffectBatch, SavedState};
-use millrace::event::{EventBatch, TenantId};
-use millrace::processors::source::{
-    OfProcessor, Runtime, RuntimeParts, SourceError, SourceFault, SourceState,
-};
-use millrace::processors::{Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, Trap};
+use millrace::processors::source::{SourceError, SourceFault, SourceState};
 use millrace_tests::until;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -260,61 +253,4 @@ async fn a_dropped_runtime_is_like_a_kill() {
 fn errors_say_whether_they_pass() {
     assert_eq!(SourceError::stop(SourceFault::Denied, "x").wait(), None);
     assert_eq!(SourceError::pass(SourceFault::Unreachable, "x").wait(), Some(Duration::ZERO));
-}
-
-/// A plain processor of this host, which keeps what it saw.
-#[derive(Debug, Default)]
-struct Seen(Vec<String>);
-
-impl Processor for Seen {
-    fn load(&mut self, saved: Option<&SavedState>) -> Result<(), LoadError> {
-        if let Some(saved) = saved {
-            self.0 = serde_json::from_slice(&saved.state).unwrap();
-        }
-        self.0.push("loaded".into());
-        Ok(())
-    }
-
-    fn handle(&mut self, batch: &EventBatch) -> Result<Outcome, Trap> {
-        let stop = batch.iter().position(|event| event.cursor == "3");
-        let handled = stop.unwrap_or(batch.len());
-        self.0
-            .extend(batch.iter().take(handled).map(|event| format!("{} {}", event.event_type, event.agg_id)));
-        let failure = stop.map(|_| Failure { kind: FailureKind::Reject, message: "not the third".into() });
-        Ok(Outcome { handled, failure, ..Outcome::default() })
-    }
-
-    fn flush(&mut self, _: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
-        Ok(Ok(EffectBatch::default()))
-    }
-
-    fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
-        Ok(serde_json::to_vec(&self.0).unwrap())
-    }
-}
-
-#[tokio::test]
-async fn a_processor_of_this_host_runs_in_the_loop() {
-    let run = |checkpoints: FakeCheckpoints, stream: Vec<Step>| {
-        let rig = Rig::of(FakeEvents::of(vec![stream]), checkpoints);
-        let tenant = TenantId::new("default").unwrap();
-        let processor = OfProcessor::new(CONTENT_TYPE, Box::new(Seen::default()), "test", tenant);
-        let runtime = Runtime::start(RuntimeParts { processor: Some(Box::new(processor)), ..rig.parts() });
-        (runtime.unwrap(), rig)
-    };
-    let (runtime, rig) = run(FakeCheckpoints::default(), vec![event("1"), event("2")]);
-    until("both are saved", || rig.checkpoints.kept()["lastEventCursor"] == "2").await;
-    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
-    let kept = rig.checkpoints.kept();
-
-    let (runtime, rig) =
-        run(FakeCheckpoints::with(CONTENT_TYPE, &kept), vec![event("2"), event("2b"), event("3")]);
-    let ended = runtime.wait().await.unwrap_err();
-    assert_eq!((ended.fault, ended.message.as_str()), (SourceFault::Processor, "not the third"));
-    let kept = rig.checkpoints.kept();
-    assert_eq!(kept["lastEventCursor"], "2b");
-    let state = STANDARD.decode(kept["millrace"]["state"].as_str().unwrap()).unwrap();
-    let seen: Vec<String> = serde_json::from_slice(&state).unwrap();
-    let expected = ["loaded", "entry.created e1", "entry.created e2", "loaded", "entry.created e2b"];
-    assert_eq!(seen, expected);
 }
