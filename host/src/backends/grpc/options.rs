@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::identity::Credential;
-use crate::limits::{SOURCE_CONNECT_MAX, SOURCE_FILE_BYTES_MAX, SOURCE_KEEPALIVE, SOURCE_KEEPALIVE_WAIT_MAX};
+use crate::limits::{
+    SOURCE_CONNECT_MAX, SOURCE_FILE_BYTES_MAX, SOURCE_KEEPALIVE, SOURCE_KEEPALIVE_WAIT_MAX,
+    SOURCE_TCP_KEEPALIVE, SOURCE_TCP_KEEPALIVE_INTERVAL, SOURCE_TCP_KEEPALIVE_TRIES,
+};
 
 /// How a server is reached, and as who.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +65,10 @@ impl GrpcOptions {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(SOURCE_KEEPALIVE)
             .keep_alive_timeout(SOURCE_KEEPALIVE_WAIT_MAX)
-            .keep_alive_while_idle(true)
+            .keep_alive_while_idle(false)
+            .tcp_keepalive(Some(SOURCE_TCP_KEEPALIVE))
+            .tcp_keepalive_interval(Some(SOURCE_TCP_KEEPALIVE_INTERVAL))
+            .tcp_keepalive_retries(Some(SOURCE_TCP_KEEPALIVE_TRIES))
             .connect_lazy())
     }
 
