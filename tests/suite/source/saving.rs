@@ -9,7 +9,9 @@ use millrace_tests::until;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::fakes::{CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, event, fatal, of_kind, passing};
+use super::fakes::{
+    CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, about, event, fatal, of_kind, passing,
+};
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
@@ -75,23 +77,72 @@ async fn what_is_put_is_what_other_runtimes_read() {
 }
 
 /// In the reference the cursor is the processor's, and closing an old window can move it back. Here it is the run's: it is
-/// the last that came, whatever the processor does.
+/// the last that came, whatever the processor says, and whatever a server that is read again says of itself.
 #[tokio::test]
 async fn cursor_never_goes_back() {
-    let streams = (1..=40).map(|number| event(&number.to_string())).collect();
-    let mut rig = Rig::new(vec![streams]);
+    let first: Vec<Step> = (1..=40).map(|number| event(&number.to_string())).collect();
+    let evicted = about("evicted", &json!({ "reason": "slow consumer" }), Some("6"));
+    let streams = vec![
+        [first, vec![Step::Ends]].concat(),
+        // The newest are read again: one came late, and the server closes the stream far behind what is handled.
+        vec![event("4"), event("5"), event("5 late"), event("6"), evicted],
+        vec![event("41")],
+    ];
+    let mut rig = Rig::new(streams);
+    rig.processor.notes.lock().unwrap().says = Some("3".into());
     rig.config.checkpoint_events = 1;
     let runtime = rig.start();
-    until("all came", || rig.handled().len() == 40).await;
+    until("all came", || rig.handled().len() == 42).await;
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
-    let cursors: Vec<u64> = rig
-        .checkpoints
-        .puts()
-        .iter()
-        .map(|value| value["lastEventCursor"].as_str().unwrap_or("0").parse().unwrap())
-        .collect();
-    assert!(cursors.is_sorted(), "{cursors:?}");
-    assert_eq!(cursors.last(), Some(&40));
+    let order = rig.handled();
+    let puts = rig.checkpoints.puts();
+    let place = |put: &Value| order.iter().position(|cursor| put["lastEventCursor"] == cursor.as_str());
+    let places: Vec<_> = puts.iter().map(place).collect();
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}");
+    assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "41");
+    assert_eq!(
+        rig.events.after_cursors()[2].as_deref(),
+        Some("1"),
+        "nothing is unknown up to where it closed"
+    );
+}
+
+/// After a restart, what was handled before a server closed the stream behind it is not handled again.
+#[tokio::test]
+async fn an_eviction_during_a_second_look_forgets_nothing() {
+    let evicted = about("evicted", &json!({ "reason": "slow consumer" }), Some("1"));
+    let first =
+        Rig::new(vec![vec![event("1"), event("2"), event("3"), Step::Ends], vec![event("1"), evicted]]);
+    let runtime = first.start();
+    until("it came back twice", || first.events.asked().len() == 3).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    let kept = first.checkpoints.kept();
+    assert_eq!(kept["lastEventCursor"], "3");
+    let second = Rig::of(
+        FakeEvents::of(vec![vec![event("2"), event("3"), event("4")]]),
+        FakeCheckpoints::with(CONTENT_TYPE, &kept),
+    );
+    let runtime = second.start();
+    until("the fourth came", || second.handled().contains(&"4".to_owned())).await;
+    assert_eq!(second.handled(), ["4"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// A server may take long to open a stream; what was handled before is saved meanwhile.
+#[tokio::test]
+async fn saving_goes_on_while_a_stream_is_opened() {
+    let gate = Arc::new(Notify::new());
+    let streams = vec![vec![event("1"), event("2"), Step::Ends], vec![event("3")]];
+    let rig = Rig::of(FakeEvents::slow(streams, gate.clone()), FakeCheckpoints::default());
+    let runtime = rig.start();
+    until("it is opened again", || rig.events.asked().len() == 2).await;
+    let before = flushes(&rig);
+    until("three ticks passed", || flushes(&rig) >= before + 3).await;
+    until("it is put", || rig.checkpoints.kept()["lastEventCursor"] == "2").await;
+    assert_eq!(rig.handled(), ["1", "2"]);
+    gate.notify_one();
+    until("the third came", || rig.handled().len() == 3).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 
 /// The reference stands still on events that a processor ignores, and an idle consumer expires.

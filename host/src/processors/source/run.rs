@@ -205,11 +205,15 @@ impl Feed {
             self.run.progress.enter(SourceState::Connecting, self.run.clock.now());
             let asked = self.after_cursor();
             let request = self.run.config.request(asked.clone());
-            let stop = self.run.stop.clone();
-            let opening = self.run.events.subscribe(request);
-            let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
+            let events = Arc::clone(&self.run.events);
+            let Some(opened) = self.meanwhile(events.subscribe(request)).await? else { return Ok(()) };
             let next = match opened {
-                Ok(stream) => self.consume(stream, asked.as_deref()).await?,
+                Ok(stream) => {
+                    let begun = Instant::now();
+                    let next = self.consume(stream, asked.as_deref(), begun).await?;
+                    self.backoff.lived(begun.elapsed());
+                    next
+                }
                 Err(error) => self.broken(error)?,
             };
             match next {
@@ -238,6 +242,18 @@ impl Feed {
         }
     }
 
+    /// Whether there is anything to look back at. Where nothing is known yet, the place to begin at stays what it is; so
+    /// does one that the server named, which may be ahead of everything that is known.
+    fn can_look_back(&self) -> bool {
+        self.recent.newest().is_some() && !matches!(self.place, Place::After(_))
+    }
+
+    fn look_back(&mut self) {
+        if self.can_look_back() {
+            self.place = Place::Overlap;
+        }
+    }
+
     /// What to do about a stream that failed, or was not opened.
     fn broken(&self, error: SourceError) -> Result<Next, SourceError> {
         let Some(asked) = error.wait() else { return Err(error) };
@@ -255,15 +271,21 @@ impl Feed {
         &mut self,
         mut stream: Box<dyn EventStream>,
         asked: Option<&str>,
+        begun: Instant,
     ) -> Result<Next, SourceError> {
-        let begun = Instant::now();
         let (idle_max, recheck) = (self.run.config.idle_max, self.run.config.recheck);
-        let mut heard = begun;
+        let (mut heard, mut was_reading) = (begun, true);
         loop {
             let due = self.keeper.due();
             let reading = !self.keeper.is_behind();
-            let recheck_at = begun + recheck;
-            // Whatever is dropped here can be asked again: a put goes on, and a stream gives up nothing.
+            if reading && !was_reading {
+                // Nobody has listened.
+                heard = Instant::now();
+            }
+            was_reading = reading;
+            let rechecks = reading && !recheck.is_zero() && self.can_look_back();
+            // Whatever is dropped here can be asked again: a put goes on, and a stream gives up nothing. An event that is
+            // there comes before the two clocks that end a stream.
             let came = tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => return Ok(Next::Stop),
@@ -275,26 +297,18 @@ impl Feed {
                     self.save_what_is_due().await?;
                     continue;
                 }
-                () = sleep_until(recheck_at), if !recheck.is_zero() && self.cursor.is_some() => {
-                    self.leave("recheck");
-                    self.place = Place::Overlap;
-                    return Ok(Next::Again);
-                }
+                came = stream.recv(), if reading => came,
+                () = sleep_until(begun + recheck), if rechecks => return Ok(self.recheck()),
                 () = sleep_until(heard + idle_max), if reading && !idle_max.is_zero() => {
                     self.leave("idle");
                     return Ok(Next::Wait(USUAL));
                 }
-                came = stream.recv(), if reading => came,
             };
-            heard = Instant::now();
             let (events, cut) = self.gather(came, stream.as_mut());
             if !events.is_empty() && self.take(&events).await? == Flow::Stop {
                 return Ok(Next::Stop);
             }
-            let lives = matches!(cut, Cut::Quiet | Cut::Control(_));
-            if lives && begun.elapsed() >= self.backoff.max() {
-                self.backoff.reset();
-            }
+            heard = Instant::now();
             let next = match cut {
                 Cut::Quiet => None,
                 Cut::Control(event) => self.control(event, asked, begun).await?,
@@ -307,7 +321,17 @@ impl Feed {
             if let Some(next) = next {
                 return Ok(next);
             }
+            // On a stream that is never quiet the clock above has no turn.
+            if rechecks && begun.elapsed() >= recheck {
+                return Ok(self.recheck());
+            }
         }
+    }
+
+    fn recheck(&mut self) -> Next {
+        self.leave("recheck");
+        self.look_back();
+        Next::Again
     }
 
     /// What has arrived, without waiting for more, and without what came before.
@@ -421,7 +445,7 @@ impl Feed {
                     reason,
                     "a server may have left events out; the newest are read again"
                 );
-                self.place = Place::Overlap;
+                self.look_back();
                 // One that says so again and again is not followed at once each time.
                 Ok(Some(if begun.elapsed() >= self.run.config.reconnect_min {
                     Next::Again
@@ -438,9 +462,11 @@ impl Feed {
                     "a server closed the stream"
                 );
                 metrics::counter!(names::SOURCE_RECONNECTS, "reason" => "evicted").increment(1);
-                if let Some(cursor) = cursor.filter(|cursor| !cursor.is_empty()) {
-                    self.cursor = Some(cursor.clone());
-                    self.place = Place::After(cursor);
+                match cursor.filter(|cursor| !cursor.is_empty() && !self.recent.knows(cursor)) {
+                    // Events that were not for us lie between. The run's own cursor moves with the next that is.
+                    Some(cursor) => self.place = Place::After(cursor),
+                    // While the newest are read again, the server is behind what is handled.
+                    None => self.look_back(),
                 }
                 Ok(Some(Next::Wait(USUAL)))
             }
@@ -451,8 +477,9 @@ impl Feed {
     /// The server does not know the cursor that was asked for.
     async fn cursor_lost(&mut self, asked: Option<&str>) -> Result<Next, SourceError> {
         let newest = self.recent.newest();
-        if self.place == Place::Overlap && asked.is_some() && asked != newest {
-            // What is older than the newest may go first.
+        let by_the_way = matches!(self.place, Place::Overlap | Place::After(_));
+        if by_the_way && asked.is_some() && newest.is_some() && asked != newest {
+            // What is older than the newest may go first, and so may what a server named when it closed a stream.
             self.place = Place::Newest;
             return Ok(Next::Again);
         }
@@ -486,15 +513,20 @@ impl Feed {
         Ok(Next::Again)
     }
 
-    /// Waits, and keeps saving meanwhile.
     async fn pause(&mut self, wait: Duration) -> Result<Flow, SourceError> {
-        let until = Instant::now() + wait;
+        let waited = self.meanwhile(sleep_until(Instant::now() + wait)).await?;
+        Ok(if waited.is_some() { Flow::Go } else { Flow::Stop })
+    }
+
+    /// Waits for something, and keeps saving meanwhile. None when the run is to stop.
+    async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Result<Option<T>, SourceError> {
+        let mut wanted = pin!(wanted);
         loop {
             let due = self.keeper.due();
             tokio::select! {
                 biased;
-                () = self.run.stop.cancelled() => return Ok(Flow::Stop),
-                () = sleep_until(until) => return Ok(Flow::Go),
+                () = self.run.stop.cancelled() => return Ok(None),
+                wanted = wanted.as_mut() => return Ok(Some(wanted)),
                 kept = self.keeper.turn() => self.kept(kept?),
                 () = sleep_until(due) => self.save_what_is_due().await?,
             }
