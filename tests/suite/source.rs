@@ -5,6 +5,7 @@
 mod config;
 mod fakes;
 mod faults;
+mod importing;
 mod peer;
 mod processors;
 mod runtime;
