@@ -11,4 +11,5 @@ mod processors;
 mod runtime;
 mod saving;
 mod scene;
+mod sizes;
 mod tracer;

@@ -30,8 +30,12 @@ pub const SOURCE_TIME_MAX: Duration = Duration::from_secs(31 * 24 * 3_600);
 pub const SOURCE_ASKED_WAIT_MAX: Duration = Duration::from_secs(600);
 /// How long the last save may take when a run ends.
 pub const SOURCE_LAST_SAVE_MAX: Duration = Duration::from_secs(5);
-/// Bytes of a checkpoint that is put: what a server takes as one message, less what is around it. More ends the run.
+/// Bytes of a checkpoint that is put, as a text and as a message: what a server takes as one message, less what is around
+/// it. More ends the run.
 pub const SOURCE_PUT_BYTES_MAX: usize = (4 << 20) - (64 << 10);
+/// A message of a checkpoint that is longer, and refused without a word about when to come back, is taken to be refused for
+/// its length.
+pub const SOURCE_PUT_BYTES_SAFE: usize = 1 << 20;
 /// Levels of objects and lists that a checkpoint's value may have as such. A deeper one goes as text: readers of the
 /// protocol stop at a hundred messages within each other, and a level takes three.
 pub const SOURCE_VALUE_DEPTH_MAX: usize = 24;

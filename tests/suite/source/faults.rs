@@ -7,7 +7,7 @@ use millrace::config::{GrpcSourceConfig, SecretText, SourceCheckpoints, Span};
 use millrace::processors::source::CursorPolicy;
 use millrace_tests::peer::Peer;
 use millrace_tests::until;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::scene::{Scene, numbers};
 
@@ -387,6 +387,31 @@ async fn a_message_that_cannot_be_read_stops_the_source_and_names_the_limit() {
     let said = status["last_error"]["message"].as_str().unwrap();
     assert!(said.contains("source_message_bytes_max"), "{said}");
     assert_eq!(scene.cursors(1).await, ["1"], "what came before is there");
+    scene.end().await;
+}
+
+/// What the problem says is what helps: the source goes on after that message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_is_set_by_hand_passes_over_a_message() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 1);
+    scene.cursors(1).await;
+    scene.until("it is saved", |status| status["puts"].as_u64() > Some(0)).await;
+    scene.peer.ask(&json!({ "do": "big", "bytes": 17 << 20 }));
+    scene.peer.publish("response", DATA, 1);
+    scene.until("it stops", |status| status["state"] == "failed").await;
+    let kept = scene.kept();
+    let Scene { peer, host } = scene;
+    let host = host
+        .restart_with(|_| {
+            let mut checkpoint: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+            checkpoint["value"]["lastEventCursor"] = "2".into();
+            std::fs::write(&kept, checkpoint.to_string()).unwrap();
+        })
+        .await
+        .unwrap();
+    let scene = Scene { peer, host };
+    assert_eq!(scene.cursors(2).await, ["1", "3"]);
     scene.end().await;
 }
 

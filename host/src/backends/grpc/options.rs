@@ -1,8 +1,10 @@
 //! Where a server is, and how it is spoken to.
 
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use tonic::codegen::http::Uri;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::identity::Credential;
@@ -72,6 +74,19 @@ impl GrpcOptions {
             .connect_lazy())
     }
 
+    /// The other machine to which a secret would go as it is; none where nothing is secret, or hidden, or stays here.
+    pub(super) fn in_clear_to(&self) -> Option<String> {
+        let endpoint = self.endpoint.trim();
+        if !endpoint.starts_with("http://") || (self.api_key.is_none() && self.bearer_token.is_none()) {
+            return None;
+        }
+        let uri = endpoint.parse::<Uri>().ok()?;
+        let host = uri.host()?;
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let stays = address.map_or(host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback());
+        (!stays).then(|| host.to_owned())
+    }
+
     fn tls(&self) -> Result<ClientTlsConfig, InvalidGrpc> {
         let mut tls = ClientTlsConfig::new();
         tls = match &self.ca_file {
@@ -103,4 +118,32 @@ pub(super) fn bounded(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other(message));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_clear_text_are_noticed_where_they_leave_this_machine() {
+        let to = |endpoint: &str, key: Option<&str>| {
+            let api_key = key.map(|key| Credential::Text(key.into()));
+            GrpcOptions { endpoint: endpoint.into(), api_key, ..GrpcOptions::default() }.in_clear_to()
+        };
+        for (endpoint, machine) in
+            [("http://memory.internal:8090", "memory.internal"), ("http://10.0.0.7:8090", "10.0.0.7")]
+        {
+            assert_eq!(to(endpoint, Some("key")).as_deref(), Some(machine));
+            assert_eq!(to(endpoint, None), None);
+        }
+        for endpoint in [
+            "http://127.0.0.1:8090",
+            "http://[::1]:8090",
+            "http://localhost:8090",
+            "https://memory.internal:8443",
+            "unix:///run/memory.sock",
+        ] {
+            assert_eq!(to(endpoint, Some("key")), None, "{endpoint}");
+        }
+    }
 }
