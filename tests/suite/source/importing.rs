@@ -116,7 +116,7 @@ fn importer(log: &Arc<Counted>, progress: &Progress) -> Importer {
 
 /// Events with these cursors, received at a time.
 fn events(cursors: impl IntoIterator<Item = usize>, time: i64) -> Vec<EventEnvelope> {
-    let event = |cursor| EventEnvelope {
+    let event = |cursor: usize| EventEnvelope {
         event: "created".into(),
         kind: "response".into(),
         data: format!("{{\"conversation\":\"c{cursor}\"}}").into_bytes(),
