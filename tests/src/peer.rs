@@ -67,6 +67,13 @@ impl Peer {
         self.port = u16::try_from(said["port"].as_u64().unwrap()).unwrap();
     }
 
+    /// Sets it up anew on the same port: it has nothing, and counts its cursors from one again.
+    pub fn start_anew(&mut self) {
+        self.kill();
+        std::fs::remove_file(self.folder.path().join("state.json")).unwrap();
+        self.start_again();
+    }
+
     /// Ends it like a crash.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {

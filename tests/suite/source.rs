@@ -5,9 +5,12 @@
 mod config;
 mod fakes;
 mod faults;
+mod importing;
 mod peer;
+mod processors;
 mod rebuilds;
 mod runtime;
 mod saving;
 mod scene;
+mod sizes;
 mod tracer;

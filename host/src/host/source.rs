@@ -106,6 +106,8 @@ fn runtime_config(config: &GrpcSourceConfig) -> RuntimeConfig {
         overlap_events: config.overlap_events,
         ..RuntimeConfig::new(&config.client_id)
     }
+    // Here, since the wait after a stop is made of the same times.
+    .bounded()
 }
 
 impl Source {

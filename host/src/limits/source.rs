@@ -26,10 +26,16 @@ pub const SOURCE_IDLE_MAX: Duration = Duration::from_secs(600);
 pub const SOURCE_RECHECK: Duration = Duration::from_secs(300);
 /// The longest of these times that can be asked for. Longer is refused in settings, and means this in a library.
 pub const SOURCE_TIME_MAX: Duration = Duration::from_secs(31 * 24 * 3_600);
+/// The longest that a server is believed when it says when to come back.
+pub const SOURCE_ASKED_WAIT_MAX: Duration = Duration::from_secs(600);
 /// How long the last save may take when a run ends.
 pub const SOURCE_LAST_SAVE_MAX: Duration = Duration::from_secs(5);
-/// Bytes of a checkpoint that is put: what a server takes as one message, less what is around it. More ends the run.
+/// Bytes of a checkpoint that is put, as a text and as a message: what a server takes as one message, less what is around
+/// it. More ends the run.
 pub const SOURCE_PUT_BYTES_MAX: usize = (4 << 20) - (64 << 10);
+/// A message of a checkpoint that is longer, and refused without a word about when to come back, is taken to be refused for
+/// its length.
+pub const SOURCE_PUT_BYTES_SAFE: usize = 1 << 20;
 /// Levels of objects and lists that a checkpoint's value may have as such. A deeper one goes as text: readers of the
 /// protocol stop at a hundred messages within each other, and a level takes three.
 pub const SOURCE_VALUE_DEPTH_MAX: usize = 24;
@@ -42,9 +48,14 @@ pub const SOURCE_MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// How long one call of a server may take, and connecting to it.
 pub const SOURCE_CALL_MAX: Duration = Duration::from_secs(20);
 pub const SOURCE_CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How often a quiet connection is asked whether it lives, and how long it has to answer.
-pub const SOURCE_KEEPALIVE: Duration = Duration::from_secs(20);
+/// How often a quiet connection is asked over HTTP/2 whether it lives, and how long it has to answer.
+pub const SOURCE_KEEPALIVE: Duration = Duration::from_secs(310);
 pub const SOURCE_KEEPALIVE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// After so long without anything the operating system asks the other one, which no server counts: so often, and so many
+/// times before the connection is taken for dead.
+pub const SOURCE_TCP_KEEPALIVE: Duration = Duration::from_secs(20);
+pub const SOURCE_TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const SOURCE_TCP_KEEPALIVE_TRIES: u32 = 3;
 /// A key, certificate or token file is not longer.
 pub const SOURCE_FILE_BYTES_MAX: usize = 1 << 20;
 /// A source that stopped is tried again after so many times its longest wait: what was wrong may be mended elsewhere.
@@ -52,5 +63,10 @@ pub const SOURCE_STOPPED_WAITS: u32 = 10;
 
 const _: () =
     assert!(SOURCE_BATCH_EVENTS_MAX <= BATCH_EVENTS_MAX, "what is handled together is appended together");
+/// The least time between questions over HTTP/2 that servers of gRPC put up with where nothing else is sent, unless they
+/// are told otherwise. Who asks more often is cut off by the third, so a quiet stream would break each minute.
+const SERVERS_PING_LEAST_SECS: u64 = 300;
+const _: () =
+    assert!(SOURCE_KEEPALIVE.as_secs() > SERVERS_PING_LEAST_SECS, "servers close quiet streams otherwise");
 const _: () = assert!(SOURCE_OVERLAP_EVENTS < SOURCE_RING_CURSORS, "what is read again is remembered");
 const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < SOURCE_MESSAGE_BYTES_MAX, "any event that fits can be read");

@@ -122,7 +122,7 @@ fn secrets_of_a_source_are_masked() {
 fn every_code_of_a_source_has_a_problem() {
     use SourceFault::{
         ContentType, CursorLost, Denied, Exhausted, ForeignCheckpoint, Load, MessageTooLarge, Processor,
-        Refused, Store, TakenOver, TooLarge, Unreachable,
+        Refused, Store, TakenOver, TooLarge, Unreachable, Unreadable,
     };
     let faults = [
         Unreachable,
@@ -136,6 +136,7 @@ fn every_code_of_a_source_has_a_problem() {
         CursorLost,
         TooLarge,
         MessageTooLarge,
+        Unreadable,
         Processor,
         Store,
     ];

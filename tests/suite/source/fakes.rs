@@ -35,6 +35,8 @@ pub(super) enum Step {
 pub(super) struct FakeEvents {
     streams: Mutex<VecDeque<Vec<Step>>>,
     refusals: Mutex<VecDeque<SourceError>>,
+    /// A subscription after the first takes until the test says so.
+    slow: Option<Arc<Notify>>,
     /// Every stream after the written ones ends at once.
     ends_at_once: bool,
     asked: Mutex<Vec<(Instant, SubscribeRequest)>>,
@@ -48,6 +50,11 @@ impl FakeEvents {
     /// Each ends at once.
     pub(super) fn ending() -> Self {
         Self { ends_at_once: true, ..Self::default() }
+    }
+
+    /// Opens the first at once, and each other one when the test says so.
+    pub(super) fn slow(streams: Vec<Vec<Step>>, gate: Arc<Notify>) -> Self {
+        Self { slow: Some(gate), ..Self::of(streams) }
     }
 
     /// The next subscription fails.
@@ -76,7 +83,14 @@ impl EventClient for FakeEvents {
         request: SubscribeRequest,
     ) -> BoxFuture<'_, Result<Box<dyn EventStream>, SourceError>> {
         async move {
-            self.asked.lock().unwrap().push((Instant::now(), request));
+            let is_first = {
+                let mut asked = self.asked.lock().unwrap();
+                asked.push((Instant::now(), request));
+                asked.len() == 1
+            };
+            if let Some(gate) = self.slow.as_ref().filter(|_| !is_first) {
+                gate.notified().await;
+            }
             if let Some(error) = self.refusals.lock().unwrap().pop_front() {
                 return Err(error);
             }
@@ -213,6 +227,8 @@ pub(super) struct Notes {
     pub(super) fails_at: Option<(String, SourceError)>,
     /// Events of this kind change nothing in the state.
     pub(super) ignores: Option<String>,
+    /// The state says that this is how far it is, as states of other runtimes do.
+    pub(super) says: Option<String>,
 }
 
 /// Counts events by their data.
@@ -264,8 +280,13 @@ impl Reducer for FakeProcessor {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, SourceError> {
-        self.notes.lock().unwrap().calls.push("snapshot");
-        Ok(json!({ "counted": self.counted }).to_string().into_bytes())
+        let mut notes = self.notes.lock().unwrap();
+        notes.calls.push("snapshot");
+        let mut state = json!({ "counted": self.counted });
+        if let Some(cursor) = &notes.says {
+            state["lastEventCursor"] = cursor.as_str().into();
+        }
+        Ok(state.to_string().into_bytes())
     }
 
     fn control(&mut self, event: &ControlEvent) {
@@ -332,6 +353,17 @@ pub(super) fn of_kind(kind: &str, cursor: &str) -> Step {
         event: "created".into(),
         kind: kind.into(),
         data: format!("{{\"entry\":\"e{cursor}\"}}").into_bytes(),
+        cursor: Some(cursor.into()),
+        time: Micros(1),
+    })
+}
+
+/// An event that cannot become one of ours.
+pub(super) fn no_event(cursor: &str) -> Step {
+    Step::Event(EventEnvelope {
+        event: "created".into(),
+        kind: "entry".into(),
+        data: b"no json".to_vec(),
         cursor: Some(cursor.into()),
         time: Micros(1),
     })

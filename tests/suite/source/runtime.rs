@@ -8,12 +8,17 @@ use millrace::processors::source::{
 };
 use millrace_tests::until;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::fakes::{
     CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, about, cursor_lost, event, fatal, of_kind, passing,
 };
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+fn evicted(cursor: Option<&str>) -> Step {
+    about("evicted", &json!({ "reason": "slow consumer" }), cursor)
+}
 
 /// A stream that blocks does not hold a shutdown up.
 #[tokio::test]
@@ -199,11 +204,12 @@ fn rx_backoff_doubles_with_jitter_within_its_bounds() {
 #[tokio::test]
 async fn rx_streams_that_end_at_once_are_not_polled_at_the_minimum() {
     let mut rig = Rig::of(FakeEvents::ending(), FakeCheckpoints::default());
+    // A stream that lives as long as the longest wait is none that ends at once.
     (rig.config.reconnect_min, rig.config.reconnect_max) =
-        (Duration::from_millis(10), Duration::from_millis(80));
+        (Duration::from_millis(10), Duration::from_secs(60));
     let runtime = rig.start();
     until("it was asked six times", || rig.events.gaps().len() >= 5).await;
-    for (gap, least) in rig.events.gaps().iter().zip([5, 10, 20, 40, 40]) {
+    for (gap, least) in rig.events.gaps().iter().zip([5, 10, 20, 40, 80]) {
         assert!(*gap >= Duration::from_millis(least), "{gap:?} is under {least} ms");
     }
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
@@ -238,15 +244,53 @@ async fn a_reconnect_reads_the_newest_events_again() {
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 
+/// Where the server says may be ahead of the newest that came. The run's own cursor moves with the next event.
 #[tokio::test]
 async fn an_evicted_stream_goes_on_where_the_server_says() {
-    let evicted = about("evicted", &json!({ "reason": "slow consumer" }), Some("5"));
-    let rig = Rig::new(vec![vec![event("1"), evicted]]);
+    let gate = Arc::new(Notify::new());
+    let rig = Rig::new(vec![
+        vec![event("1"), evicted(Some("5"))],
+        vec![Step::Waits(gate.clone()), event("6"), Step::Ends],
+        vec![],
+    ]);
     let runtime = rig.start();
     until("it came back", || rig.events.asked().len() == 2).await;
     assert_eq!(rig.events.after_cursors()[1], Some("5".to_owned()));
+    until("the first is saved", || rig.checkpoints.kept()["lastEventCursor"] == "1").await;
+    gate.notify_one();
+    until("it came back again", || rig.events.asked().len() == 3).await;
+    assert_eq!(rig.events.after_cursors()[2], Some("1".to_owned()), "the newest are read again");
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
-    assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "5");
+    assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "6");
+}
+
+/// A cursor that came, or none, says nothing that is not known: the newest are read again, as after any other end.
+#[tokio::test]
+async fn an_eviction_at_a_known_place_is_an_end_like_any_other() {
+    for cursor in [Some("2"), None] {
+        let mut rig =
+            Rig::new(vec![vec![event("1"), event("2"), event("3"), evicted(cursor)], vec![event("4")]]);
+        rig.config.overlap_events = 0;
+        let runtime = rig.start();
+        until("the fourth came", || rig.handled().len() == 4).await;
+        assert_eq!(rig.events.after_cursors()[1], Some("3".to_owned()), "{cursor:?}");
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    }
+}
+
+/// What the server named when it closed a stream may be gone, while the newest that came is still known.
+#[tokio::test]
+async fn a_place_that_the_server_named_and_lost_is_no_stale_cursor() {
+    let rig = Rig::new(vec![
+        vec![event("1"), evicted(Some("5"))],
+        vec![cursor_lost(), Step::Ends],
+        vec![event("6")],
+    ]);
+    let runtime = rig.start();
+    until("the sixth came", || rig.handled() == ["1", "6"]).await;
+    let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().collect();
+    assert_eq!(asked, ["5", "1"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 
 /// The server goes on, but has left events out.
@@ -257,6 +301,49 @@ async fn missing_events_are_looked_for_at_once() {
     let runtime = rig.start();
     until("what was missing came", || rig.handled() == ["1", "2"]).await;
     assert_eq!(rig.events.after_cursors()[1], Some("1".to_owned()));
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// Before the first event nothing is known to look back at, and the place to begin at is none to give up: with "now" for
+/// it, everything that there was would be left out.
+#[tokio::test]
+async fn missing_events_before_the_first_begin_at_the_same_place() {
+    let missing = || about("invalidate", &json!({ "reason": "pubsub recovery" }), None);
+    for (streams, asked) in [
+        (vec![vec![missing()], vec![event("1")]], ["start", "start"]),
+        // As it is where the server has named a place.
+        (vec![vec![evicted(Some("5"))], vec![missing()], vec![event("6")]], ["5", "5"]),
+    ] {
+        let mut rig = Rig::new(streams);
+        rig.config.after_cursor = Some("start".into());
+        let runtime = rig.start();
+        until("the event came", || rig.handled().len() == 1).await;
+        let cursors: Vec<_> = rig.events.after_cursors().into_iter().flatten().collect();
+        assert_eq!(cursors[cursors.len() - 2..], asked);
+        assert_eq!(cursors.len(), rig.events.asked().len(), "each names a place");
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    }
+}
+
+/// As well after a cursor that was lost: the saved one is no place to look back from.
+#[tokio::test]
+async fn a_second_look_waits_for_something_to_look_back_at() {
+    let gate = Arc::new(Notify::new());
+    let streams = vec![vec![cursor_lost()], vec![Step::Waits(gate.clone()), event("50")]];
+    let checkpoints = FakeCheckpoints::with(CONTENT_TYPE, &json!({ "counted": 1, "lastEventCursor": "7" }));
+    let mut rig = Rig::of(FakeEvents::of(streams), checkpoints);
+    rig.config.on_cursor_lost = CursorPolicy::Oldest;
+    rig.config.recheck = Duration::from_millis(5);
+    let runtime = rig.start();
+    until("it begins anew", || rig.events.asked().len() == 2).await;
+    let flushes =
+        || rig.processor.notes.lock().unwrap().calls.iter().filter(|call| **call == "flush").count();
+    let before = flushes();
+    until("a second look was due a few times", || flushes() >= before + 5).await;
+    gate.notify_one();
+    until("the event came", || rig.handled() == ["50"]).await;
+    assert_eq!(rig.events.after_cursors()[..2], [Some("7".to_owned()), Some("start".to_owned())]);
+    assert!(!rig.events.after_cursors().contains(&None), "never from now on");
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 
@@ -324,6 +411,18 @@ async fn the_newest_events_are_read_again_now_and_then() {
     let runtime = rig.start();
     until("the late one came", || rig.handled().len() == 3).await;
     assert_eq!(rig.handled(), ["1", "3", "2"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// A stream on which there is always something is looked at again, too, though never in the middle of what has arrived.
+#[tokio::test]
+async fn a_busy_stream_is_read_again_as_well() {
+    let busy = (1..=100_000).map(|number| event(&number.to_string())).collect();
+    let mut rig = Rig::new(vec![busy, vec![event("late")]]);
+    rig.config.recheck = Duration::from_millis(1);
+    let runtime = rig.start();
+    until("the late one came", || rig.handled().contains(&"late".to_owned())).await;
+    assert!(rig.handled().len() < 100_000, "before the stream was at its end");
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 

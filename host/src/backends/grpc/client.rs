@@ -12,6 +12,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
+use tracing::warn;
 
 use super::identity::identify;
 use super::messages::{
@@ -21,11 +22,12 @@ use super::messages::{
 use super::options::{GrpcOptions, InvalidGrpc};
 use super::status::{Call, source_error};
 use crate::clock::Clock;
+use crate::error::Blame;
 use crate::event::Micros;
-use crate::limits::{SOURCE_CALL_MAX, SOURCE_MESSAGE_BYTES_MAX};
+use crate::limits::{SOURCE_CALL_MAX, SOURCE_MESSAGE_BYTES_MAX, SOURCE_PUT_BYTES_MAX};
 use crate::processors::source::{
     CheckpointClient, Detail, EventClient, EventEnvelope, EventStream, JsonText, RemoteCheckpoint, Scope,
-    SourceError, SubscribeRequest,
+    SourceError, SourceFault, SubscribeRequest,
 };
 
 /// Speaks to one server, as an [`EventClient`] and as a [`CheckpointClient`]. Clones share their connection.
@@ -45,6 +47,14 @@ impl fmt::Debug for MemoryClient {
 impl MemoryClient {
     /// Connects when it is first used. Reads the files of certificates; must be called on a tokio runtime.
     pub fn new(options: GrpcOptions, clock: Arc<dyn Clock>) -> Result<Self, InvalidGrpc> {
+        if let Some(machine) = options.in_clear_to() {
+            warn!(
+                error.kind = "source_secret_in_clear",
+                error.blame = Blame::Caller.as_str(),
+                machine,
+                "a key or token is sent to another machine in clear text; an endpoint that begins with https:// hides it"
+            );
+        }
         Ok(Self { channel: options.channel()?, options: Arc::new(options), clock })
     }
 
@@ -87,9 +97,11 @@ impl MemoryClient {
         Ok(answer.map(tonic::Response::into_inner))
     }
 
-    fn checkpoint(&self, call: Call, answer: AdminCheckpoint) -> Result<RemoteCheckpoint, SourceError> {
+    fn checkpoint(call: Call, answer: AdminCheckpoint) -> Result<RemoteCheckpoint, SourceError> {
+        // It is kept like that, and comes again as it is.
         let broken = |error: prost::DecodeError| {
-            self.failed(call, Status::internal(format!("its value cannot be read: {error}")))
+            let message = format!("{} failed: its value cannot be read: {error}", call.says());
+            SourceError::stop(SourceFault::Load, message).because(error)
         };
         let value = Value::decode(answer.value.unwrap_or_default().as_slice()).map_err(broken)?;
         Ok(RemoteCheckpoint {
@@ -129,7 +141,7 @@ impl CheckpointClient for MemoryClient {
             let call = Call::GetCheckpoint;
             let question = GetCheckpointRequest { client_id: client_id.to_owned() };
             match self.ask(call, paths::GET_CHECKPOINT, question).await? {
-                Ok(answer) => self.checkpoint(call, answer).map(Some),
+                Ok(answer) => Self::checkpoint(call, answer).map(Some),
                 Err(status) if status.code() == Code::NotFound => Ok(None),
                 Err(status) => Err(self.failed(call, status)),
             }
@@ -144,14 +156,19 @@ impl CheckpointClient for MemoryClient {
         value: JsonText,
     ) -> BoxFuture<'a, Result<RemoteCheckpoint, SourceError>> {
         async move {
-            let call = Call::PutCheckpoint;
             let question = PutCheckpointRequest {
                 client_id: client_id.to_owned(),
                 content_type: content_type.to_owned(),
                 value: Some(Value::from_json(&value.value()).encode_to_vec()),
             };
+            let bytes = question.encoded_len();
+            // What is short as a text may be long as a message: each number takes eleven bytes.
+            if bytes > SOURCE_PUT_BYTES_MAX {
+                return Err(too_large(bytes));
+            }
+            let call = Call::PutCheckpoint { bytes };
             match self.ask(call, paths::PUT_CHECKPOINT, question).await? {
-                Ok(answer) => self.checkpoint(call, answer),
+                Ok(answer) => Self::checkpoint(call, answer),
                 Err(status) => Err(self.failed(call, status)),
             }
         }
@@ -225,6 +242,13 @@ fn message(asked: SubscribeRequest) -> SubscribeEventsRequest {
     }
 }
 
+fn too_large(bytes: usize) -> SourceError {
+    let message = format!(
+        "the checkpoint has {bytes} bytes as a message; source_put_bytes_max is {SOURCE_PUT_BYTES_MAX}: keep less in the state, or keep checkpoints in the store"
+    );
+    SourceError::stop(SourceFault::TooLarge, message)
+}
+
 fn late() -> Status {
     let seconds = SOURCE_CALL_MAX.as_secs();
     Status::deadline_exceeded(format!("no answer within source_call_max = {seconds} s"))
@@ -246,5 +270,13 @@ mod tests {
         assert_eq!((sent.detail.as_deref(), sent.scope), (Some("full"), Some(EventScope::Admin.into())));
         let user = message(SubscribeRequest { scope: Scope::User, ..SubscribeRequest::default() });
         assert_eq!(user.scope, Some(EventScope::Authorized.into()));
+    }
+
+    /// An answer that is asked for again comes as it is.
+    #[test]
+    fn a_value_that_cannot_be_read_is_not_asked_for_again() {
+        let answer = AdminCheckpoint { value: Some(vec![0xff]), ..AdminCheckpoint::default() };
+        let error = MemoryClient::checkpoint(Call::GetCheckpoint, answer).unwrap_err();
+        assert_eq!((error.fault, error.wait()), (SourceFault::Load, None), "{error}");
     }
 }

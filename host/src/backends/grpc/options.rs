@@ -1,12 +1,17 @@
 //! Where a server is, and how it is spoken to.
 
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use tonic::codegen::http::Uri;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::identity::Credential;
-use crate::limits::{SOURCE_CONNECT_MAX, SOURCE_FILE_BYTES_MAX, SOURCE_KEEPALIVE, SOURCE_KEEPALIVE_WAIT_MAX};
+use crate::limits::{
+    SOURCE_CONNECT_MAX, SOURCE_FILE_BYTES_MAX, SOURCE_KEEPALIVE, SOURCE_KEEPALIVE_WAIT_MAX,
+    SOURCE_TCP_KEEPALIVE, SOURCE_TCP_KEEPALIVE_INTERVAL, SOURCE_TCP_KEEPALIVE_TRIES,
+};
 
 /// How a server is reached, and as who.
 #[derive(Clone, Debug, Default)]
@@ -62,8 +67,24 @@ impl GrpcOptions {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(SOURCE_KEEPALIVE)
             .keep_alive_timeout(SOURCE_KEEPALIVE_WAIT_MAX)
-            .keep_alive_while_idle(true)
+            .keep_alive_while_idle(false)
+            .tcp_keepalive(Some(SOURCE_TCP_KEEPALIVE))
+            .tcp_keepalive_interval(Some(SOURCE_TCP_KEEPALIVE_INTERVAL))
+            .tcp_keepalive_retries(Some(SOURCE_TCP_KEEPALIVE_TRIES))
             .connect_lazy())
+    }
+
+    /// The other machine to which a secret would go as it is; none where nothing is secret, or hidden, or stays here.
+    pub(super) fn in_clear_to(&self) -> Option<String> {
+        let endpoint = self.endpoint.trim();
+        if !endpoint.starts_with("http://") || (self.api_key.is_none() && self.bearer_token.is_none()) {
+            return None;
+        }
+        let uri = endpoint.parse::<Uri>().ok()?;
+        let host = uri.host()?;
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let stays = address.map_or(host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback());
+        (!stays).then(|| host.to_owned())
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, InvalidGrpc> {
@@ -97,4 +118,32 @@ pub(super) fn bounded(path: &Path) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other(message));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_clear_text_are_noticed_where_they_leave_this_machine() {
+        let to = |endpoint: &str, key: Option<&str>| {
+            let api_key = key.map(|key| Credential::Text(key.into()));
+            GrpcOptions { endpoint: endpoint.into(), api_key, ..GrpcOptions::default() }.in_clear_to()
+        };
+        for (endpoint, machine) in
+            [("http://memory.internal:8090", "memory.internal"), ("http://10.0.0.7:8090", "10.0.0.7")]
+        {
+            assert_eq!(to(endpoint, Some("key")).as_deref(), Some(machine));
+            assert_eq!(to(endpoint, None), None);
+        }
+        for endpoint in [
+            "http://127.0.0.1:8090",
+            "http://[::1]:8090",
+            "http://localhost:8090",
+            "https://memory.internal:8443",
+            "unix:///run/memory.sock",
+        ] {
+            assert_eq!(to(endpoint, Some("key")), None, "{endpoint}");
+        }
+    }
 }

@@ -56,13 +56,13 @@ pub(super) const SOURCES: &[ProblemKind] = &[
         424,
         "checkpoint_not_loaded",
         "the checkpoint of a source cannot be taken up",
-        "see the message; without the checkpoint the source begins at source.grpc.after_cursor",
+        "see the message; where the checkpoint is removed the source begins at source.grpc.after_cursor",
     ),
     caller(
         424,
         "cursor_lost",
         "the server of a source no longer knows how far the source was",
-        "decide with source.grpc.on_cursor_lost: oldest, tail or rebuild",
+        "decide with source.grpc.on_cursor_lost: oldest, tail or rebuild; or stop the host and set lastEventCursor in sources/CLIENT.json to a cursor that the server knows",
     ),
     caller(
         424,
@@ -74,7 +74,13 @@ pub(super) const SOURCES: &[ProblemKind] = &[
         424,
         "source_message_bytes_max",
         "the server of a source sends a message that is longer than is read",
-        "have it send less at once, or go on after it with source.grpc.after_cursor",
+        "have it send less at once; or stop the host, set lastEventCursor in sources/CLIENT.json to the cursor of that message, and start the host",
+    ),
+    caller(
+        424,
+        "source_message_unreadable",
+        "the server of a source sends a message that is none of memory.v1",
+        "compare what that server speaks; to pass over the message, stop the host and set lastEventCursor in sources/CLIENT.json to its cursor",
     ),
     ProblemKind {
         code: "source_processor_failed",

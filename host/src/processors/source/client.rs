@@ -240,6 +240,8 @@ pub enum SourceFault {
     TooLarge,
     /// A message is more than is read.
     MessageTooLarge,
+    /// A message is none of the protocol's.
+    Unreadable,
     /// The processor could not go on.
     Processor,
     /// Our own store or log.
@@ -286,6 +288,7 @@ impl Classify for SourceError {
             SourceFault::CursorLost => "cursor_lost",
             SourceFault::TooLarge => "source_put_bytes_max",
             SourceFault::MessageTooLarge => "source_message_bytes_max",
+            SourceFault::Unreadable => "source_message_unreadable",
             SourceFault::Processor => "source_processor_failed",
             SourceFault::Store => "source_store_failed",
         }

@@ -3,7 +3,7 @@
 //! What cannot become an event becomes a letter of the source, and the rest goes on. The state that is saved has the
 //! letters and what versions are counted from; the cursor is the run's business.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,11 +17,11 @@ use super::mapping::{Mapping, NoEvent};
 use super::reducer::{Handled, Reducer};
 use super::status::Progress;
 use crate::error::{Blame, Classify as _};
-use crate::event::{EventBatch, Micros, TenantId};
+use crate::event::{EventBatch, Micros, Position, TenantId};
 use crate::limits::{
     BATCH_BYTES_MAX, EVENT_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, SOURCE_LETTER_CHARS_MAX, SOURCE_LETTERS_MAX,
 };
-use crate::streams::{EventLog, StreamError};
+use crate::streams::{EventLog, PageLimit, StreamError};
 use crate::telemetry::metrics as names;
 
 /// The form of an importer's state.
@@ -131,25 +131,43 @@ impl Importer {
     }
 
     /// Appends a batch; answers how many of its events were there. The time of receipt is part of an event, so one that
-    /// comes again is not the same, and its id is what tells.
-    async fn append(&self, batch: EventBatch) -> Result<u64, StreamError> {
-        let mut repeated = 0;
-        let mut parts = vec![batch];
-        while let Some(part) = parts.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            match self.parts.log.append(part.clone()).await {
-                Ok(appended) => repeated += appended.iter().filter(|one| one.repeated).count() as u64,
-                Err(StreamError::IdTaken { index, .. }) if index < part.len() => {
-                    repeated += 1;
-                    parts.push(cut(&part, index + 1..part.len()));
-                    parts.push(cut(&part, 0..index));
+    /// comes again is not the same, and its id is what tells. What comes again mostly comes in the order of before, so
+    /// where the log has one it is read on: its neighbours are there, too.
+    async fn append(&self, mut batch: EventBatch) -> Result<u64, StreamError> {
+        let (mut repeated, mut look) = (0, batch.len());
+        while !batch.is_empty() {
+            match self.parts.log.append(batch.clone()).await {
+                Ok(appended) => {
+                    return Ok(repeated + appended.iter().filter(|one| one.repeated).count() as u64);
+                }
+                Err(StreamError::IdTaken { index, position, .. }) if index < batch.len() => {
+                    let held = self.held(position, look).await?;
+                    let rest = without(&batch, |at, id| at == index || held.contains(id));
+                    let found = batch.len() - rest.len();
+                    // Where much else lies between, less is read for each.
+                    look = if found > 1 { rest.len() } else { look / 2 };
+                    repeated += found as u64;
+                    batch = rest;
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(repeated)
+    }
+
+    /// The ids of some events of the log, from a position on.
+    async fn held(&self, from: Position, events: usize) -> Result<HashSet<String>, StreamError> {
+        if events < 2 {
+            return Ok(HashSet::new());
+        }
+        let limit = PageLimit { events, bytes: BATCH_BYTES_MAX };
+        let after = Position(from.0.saturating_sub(1));
+        match self.parts.log.read(&self.parts.tenant, after, limit).await {
+            Ok(page) => Ok(page.events.iter().map(|event| event.id.to_owned()).collect()),
+            // It was trimmed a moment ago, or stands in the very batch.
+            Err(StreamError::PositionLost { .. } | StreamError::PositionAhead { .. }) => Ok(HashSet::new()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn import(&mut self, events: &[EventEnvelope]) -> Handled {
@@ -231,10 +249,14 @@ impl Reducer for Importer {
     }
 }
 
-fn cut(batch: &EventBatch, range: std::ops::Range<usize>) -> EventBatch {
-    let mut part = EventBatch::new(batch.tenant.clone());
-    range.for_each(|index| part.push_from(batch, index));
-    part
+fn without(batch: &EventBatch, drops: impl Fn(usize, &str) -> bool) -> EventBatch {
+    let mut rest = EventBatch::new(batch.tenant.clone());
+    for (index, event) in batch.iter().enumerate() {
+        if !drops(index, event.id) {
+            rest.push_from(batch, index);
+        }
+    }
+    rest
 }
 
 fn letter(envelope: &EventEnvelope, reason: &NoEvent) -> SourceLetter {

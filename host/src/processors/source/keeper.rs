@@ -68,10 +68,7 @@ impl Keeper {
         let content =
             |saved: &Saved| Content { state: coalesce::compared(&saved.state), cursor: saved.cursor.clone() };
         let now = Instant::now();
-        let interval = match config.checkpoint_interval {
-            Duration::ZERO => crate::limits::SOURCE_CHECKPOINT_INTERVAL,
-            interval => interval,
-        };
+        let interval = config.checkpoint_interval;
         Self {
             checkpoints,
             client_id: config.client_id.as_str().into(),

@@ -115,11 +115,12 @@ impl Mapping {
         // What is no object names nothing.
         let named: Named<'_> = serde_json::from_str(text).unwrap_or_default();
         let (kind, cursor) = (envelope.kind.as_str(), envelope.cursor.as_deref().unwrap_or_default());
+        let subject = named.subject(kind);
         let version = self.version(cursor, envelope.time.0);
         Ok(take(Event {
-            id: &self.id(envelope),
+            id: &self.id(envelope, subject),
             aggregate: kind,
-            agg_id: named.subject(kind),
+            agg_id: subject,
             version,
             event_type: &format!("{kind}.{}", envelope.event),
             at: envelope.time,
@@ -140,13 +141,14 @@ impl Mapping {
         })
     }
 
-    /// The same event has the same id, however often it comes. Without a cursor nothing tells a repeat.
-    fn id(&self, envelope: &EventEnvelope) -> String {
+    /// The same event has the same id, however often it comes, and in whichever shape. What it is about is part of it: a
+    /// server that was set up anew counts its cursors from one again. Without a cursor nothing tells a repeat.
+    fn id(&self, envelope: &EventEnvelope, subject: &str) -> String {
         const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
         const ID_LETTERS: usize = 26;
         let Some(cursor) = &envelope.cursor else { return Ulid::new().to_string().to_lowercase() };
         let mut hash = Sha256::new();
-        for part in [&self.source, cursor, &envelope.event, &envelope.kind] {
+        for part in [self.source.as_str(), cursor, &envelope.event, &envelope.kind, subject] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -217,6 +219,14 @@ mod tests {
         assert_ne!(id(Some("1")), id(Some("2")));
         assert_ne!(id(None), id(None));
         assert_eq!(id(Some("1")).len(), 26);
+    }
+
+    /// The short shape and the full one are one event; the same cursor of another server is another event.
+    #[test]
+    fn an_id_is_that_of_what_the_event_is_about_in_either_shape() {
+        let id = |data| mapped("entry", data, Some("1")).unwrap().get(0).id.to_owned();
+        assert_eq!(id(r#"{"conversation":"c","entry":"e"}"#), id(r#"{"id":"e","conversationId":"c"}"#));
+        assert_ne!(id(r#"{"id":"e","conversationId":"c"}"#), id(r#"{"id":"f","conversationId":"c"}"#));
     }
 
     #[test]

@@ -61,8 +61,18 @@ impl RuntimeConfig {
         }
     }
 
-    /// With times that can be added to any other.
-    pub(super) fn bounded(mut self) -> Self {
+    /// With times that can be added to any other, and the usual ones for zeros of the first three.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        for (time, usual) in [
+            (&mut self.checkpoint_interval, limits::SOURCE_CHECKPOINT_INTERVAL),
+            (&mut self.reconnect_min, limits::SOURCE_RECONNECT_MIN),
+            (&mut self.reconnect_max, limits::SOURCE_RECONNECT_MAX),
+        ] {
+            if time.is_zero() {
+                *time = usual;
+            }
+        }
         for time in [
             &mut self.checkpoint_interval,
             &mut self.reconnect_min,
@@ -120,9 +130,9 @@ impl Backoff {
         Self { min, max, next: min }
     }
 
-    /// How long to wait now: at least what was asked for, however long, within reason.
+    /// How long to wait now: at least what was asked for, within reason. Then it is asked again.
     pub fn wait(&mut self, asked: Duration) -> Duration {
-        let asked = asked.min(limits::SOURCE_TIME_MAX);
+        let asked = asked.min(limits::SOURCE_ASKED_WAIT_MAX);
         let whole = self.next;
         self.next = (whole * 2).min(self.max);
         whole.mul_f64(rand::random_range(0.5..=1.0)).max(asked)
@@ -131,6 +141,14 @@ impl Backoff {
     /// Something went well.
     pub fn reset(&mut self) {
         self.next = self.min;
+    }
+
+    /// What was waited for lived so long. Longer than the longest wait is well, whatever it ended with: that is no
+    /// server that takes connections only to close them.
+    pub fn lived(&mut self, life: Duration) {
+        if life >= self.max {
+            self.reset();
+        }
     }
 
     pub fn max(&self) -> Duration {
@@ -154,5 +172,35 @@ mod tests {
     fn what_a_server_asks_for_is_waited_for() {
         let asked = Duration::from_secs(90);
         assert_eq!(Backoff::new(Duration::ZERO, Duration::ZERO).wait(asked), asked);
+        let days = Duration::from_secs(30 * 24 * 3_600);
+        let waited = Backoff::new(Duration::ZERO, Duration::ZERO).wait(days);
+        assert_eq!(waited, limits::SOURCE_ASKED_WAIT_MAX, "then it is asked again");
+    }
+
+    #[test]
+    fn what_lived_longer_than_the_longest_wait_begins_with_the_least() {
+        let (min, max) = (Duration::from_millis(10), Duration::from_secs(10));
+        let mut backoff = Backoff::new(min, max);
+        for _ in 0..20 {
+            backoff.wait(Duration::ZERO);
+        }
+        backoff.lived(max - min);
+        assert!(backoff.wait(Duration::ZERO) > min, "a short life changes nothing");
+        backoff.lived(max);
+        assert!(backoff.wait(Duration::ZERO) <= min);
+    }
+
+    /// A zero that meant no wait at all would let a refused source spin.
+    #[test]
+    fn zeros_are_the_usual_times_wherever_they_are_used() {
+        let zeros = RuntimeConfig {
+            checkpoint_interval: Duration::ZERO,
+            reconnect_min: Duration::ZERO,
+            reconnect_max: Duration::ZERO,
+            idle_max: Duration::ZERO,
+            ..RuntimeConfig::new("client")
+        };
+        let usual = RuntimeConfig { idle_max: Duration::ZERO, ..RuntimeConfig::new("client") };
+        assert_eq!(zeros.bounded(), usual, "a zero of `idle_max` waits for ever");
     }
 }

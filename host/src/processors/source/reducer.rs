@@ -104,16 +104,23 @@ impl OfProcessor {
 
     async fn handled(&mut self, events: &[EventEnvelope]) -> Result<Handled, SourceError> {
         let mut batch = EventBatch::new(self.tenant.clone());
-        for (index, envelope) in events.iter().enumerate() {
-            if let Err(invalid) = self.mapping.event(envelope, |event| batch.push(&event)) {
-                let failure = SourceError::stop(SourceFault::Processor, invalid.to_string());
-                return Ok(Handled { events: index.min(batch.len()), failure: Some(failure) });
-            }
+        let refused = events.iter().find_map(|envelope| {
+            let pushed = self.mapping.event(envelope, |event| batch.push(&event));
+            pushed.err().map(|invalid| SourceError::stop(SourceFault::Processor, invalid.to_string()))
+        });
+        // What stands before an event that is none is handled all the same: the cursor moves over it.
+        let whole = batch.len();
+        if whole == 0 {
+            return Ok(Handled { events: 0, failure: refused });
         }
         let worked = self.work(move |processor| processor.handle(&batch)).await?;
         let outcome = worked.map_err(|trap| self.fell(trap))?;
         refuse_effects(outcome.effects.len())?;
-        Ok(Handled { events: outcome.handled, failure: outcome.failure.map(failed) })
+        let failure = match outcome.failure {
+            Some(failure) => Some(failed(failure)),
+            None => refused.filter(|_| outcome.handled >= whole),
+        };
+        Ok(Handled { events: outcome.handled, failure })
     }
 }
 

@@ -1,6 +1,9 @@
 //! One run, from the checkpoint that it begins with to the last one that it saves.
 
+mod saving;
+
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use super::client::{
     CheckpointClient, ControlEvent, EventClient, EventEnvelope, EventStream, SourceError, SourceFault,
 };
 use super::coalesce::{self, Saved};
-use super::keeper::{Keeper, Kept};
+use super::keeper::Keeper;
 use super::policy::{Backoff, CursorPolicy, RuntimeConfig};
 use super::recent::Recent;
 use super::reducer::Reducer;
@@ -202,11 +205,15 @@ impl Feed {
             self.run.progress.enter(SourceState::Connecting, self.run.clock.now());
             let asked = self.after_cursor();
             let request = self.run.config.request(asked.clone());
-            let stop = self.run.stop.clone();
-            let opening = self.run.events.subscribe(request);
-            let Some(opened) = stop.run_until_cancelled(opening).await else { return Ok(()) };
+            let events = Arc::clone(&self.run.events);
+            let Some(opened) = self.meanwhile(events.subscribe(request)).await? else { return Ok(()) };
             let next = match opened {
-                Ok(stream) => self.consume(stream, asked.as_deref()).await?,
+                Ok(stream) => {
+                    let begun = Instant::now();
+                    let next = self.consume(stream, asked.as_deref(), begun).await?;
+                    self.backoff.lived(begun.elapsed());
+                    next
+                }
                 Err(error) => self.broken(error)?,
             };
             match next {
@@ -235,6 +242,18 @@ impl Feed {
         }
     }
 
+    /// Whether there is anything to look back at. Where nothing is known yet, the place to begin at stays what it is; so
+    /// does one that the server named, which may be ahead of everything that is known.
+    fn can_look_back(&self) -> bool {
+        self.recent.newest().is_some() && !matches!(self.place, Place::After(_))
+    }
+
+    fn look_back(&mut self) {
+        if self.can_look_back() {
+            self.place = Place::Overlap;
+        }
+    }
+
     /// What to do about a stream that failed, or was not opened.
     fn broken(&self, error: SourceError) -> Result<Next, SourceError> {
         let Some(asked) = error.wait() else { return Err(error) };
@@ -252,15 +271,21 @@ impl Feed {
         &mut self,
         mut stream: Box<dyn EventStream>,
         asked: Option<&str>,
+        begun: Instant,
     ) -> Result<Next, SourceError> {
-        let begun = Instant::now();
         let (idle_max, recheck) = (self.run.config.idle_max, self.run.config.recheck);
-        let mut heard = begun;
+        let (mut heard, mut was_reading) = (begun, true);
         loop {
             let due = self.keeper.due();
             let reading = !self.keeper.is_behind();
-            let recheck_at = begun + recheck;
-            // Whatever is dropped here can be asked again: a put goes on, and a stream gives up nothing.
+            if reading && !was_reading {
+                // Nobody has listened.
+                heard = Instant::now();
+            }
+            was_reading = reading;
+            let rechecks = reading && !recheck.is_zero() && self.can_look_back();
+            // Whatever is dropped here can be asked again: a put goes on, and a stream gives up nothing. An event that is
+            // there comes before the two clocks that end a stream.
             let came = tokio::select! {
                 biased;
                 () = self.run.stop.cancelled() => return Ok(Next::Stop),
@@ -272,26 +297,18 @@ impl Feed {
                     self.save_what_is_due().await?;
                     continue;
                 }
-                () = sleep_until(recheck_at), if !recheck.is_zero() && self.cursor.is_some() => {
-                    self.leave("recheck");
-                    self.place = Place::Overlap;
-                    return Ok(Next::Again);
-                }
+                came = stream.recv(), if reading => came,
+                () = sleep_until(begun + recheck), if rechecks => return Ok(self.recheck()),
                 () = sleep_until(heard + idle_max), if reading && !idle_max.is_zero() => {
                     self.leave("idle");
                     return Ok(Next::Wait(USUAL));
                 }
-                came = stream.recv(), if reading => came,
             };
-            heard = Instant::now();
             let (events, cut) = self.gather(came, stream.as_mut());
             if !events.is_empty() && self.take(&events).await? == Flow::Stop {
                 return Ok(Next::Stop);
             }
-            let lives = matches!(cut, Cut::Quiet | Cut::Control(_));
-            if lives && begun.elapsed() >= self.backoff.max() {
-                self.backoff.reset();
-            }
+            heard = Instant::now();
             let next = match cut {
                 Cut::Quiet => None,
                 Cut::Control(event) => self.control(event, asked, begun).await?,
@@ -304,7 +321,17 @@ impl Feed {
             if let Some(next) = next {
                 return Ok(next);
             }
+            // On a stream that is never quiet the clock above has no turn.
+            if rechecks && begun.elapsed() >= recheck {
+                return Ok(self.recheck());
+            }
         }
+    }
+
+    fn recheck(&mut self) -> Next {
+        self.leave("recheck");
+        self.look_back();
+        Next::Again
     }
 
     /// What has arrived, without waiting for more, and without what came before.
@@ -418,7 +445,7 @@ impl Feed {
                     reason,
                     "a server may have left events out; the newest are read again"
                 );
-                self.place = Place::Overlap;
+                self.look_back();
                 // One that says so again and again is not followed at once each time.
                 Ok(Some(if begun.elapsed() >= self.run.config.reconnect_min {
                     Next::Again
@@ -435,9 +462,11 @@ impl Feed {
                     "a server closed the stream"
                 );
                 metrics::counter!(names::SOURCE_RECONNECTS, "reason" => "evicted").increment(1);
-                if let Some(cursor) = cursor.filter(|cursor| !cursor.is_empty()) {
-                    self.cursor = Some(cursor.clone());
-                    self.place = Place::After(cursor);
+                match cursor.filter(|cursor| !cursor.is_empty() && !self.recent.knows(cursor)) {
+                    // Events that were not for us lie between. The run's own cursor moves with the next that is.
+                    Some(cursor) => self.place = Place::After(cursor),
+                    // While the newest are read again, the server is behind what is handled.
+                    None => self.look_back(),
                 }
                 Ok(Some(Next::Wait(USUAL)))
             }
@@ -448,8 +477,9 @@ impl Feed {
     /// The server does not know the cursor that was asked for.
     async fn cursor_lost(&mut self, asked: Option<&str>) -> Result<Next, SourceError> {
         let newest = self.recent.newest();
-        if self.place == Place::Overlap && asked.is_some() && asked != newest {
-            // What is older than the newest may go first.
+        let by_the_way = matches!(self.place, Place::Overlap | Place::After(_));
+        if by_the_way && asked.is_some() && newest.is_some() && asked != newest {
+            // What is older than the newest may go first, and so may what a server named when it closed a stream.
             self.place = Place::Newest;
             return Ok(Next::Again);
         }
@@ -483,78 +513,23 @@ impl Feed {
         Ok(Next::Again)
     }
 
-    /// Waits, and keeps saving meanwhile.
     async fn pause(&mut self, wait: Duration) -> Result<Flow, SourceError> {
-        let until = Instant::now() + wait;
+        let waited = self.meanwhile(sleep_until(Instant::now() + wait)).await?;
+        Ok(if waited.is_some() { Flow::Go } else { Flow::Stop })
+    }
+
+    /// Waits for something, and keeps saving meanwhile. None when the run is to stop.
+    async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Result<Option<T>, SourceError> {
+        let mut wanted = pin!(wanted);
         loop {
             let due = self.keeper.due();
             tokio::select! {
                 biased;
-                () = self.run.stop.cancelled() => return Ok(Flow::Stop),
-                () = sleep_until(until) => return Ok(Flow::Go),
+                () = self.run.stop.cancelled() => return Ok(None),
+                wanted = wanted.as_mut() => return Ok(Some(wanted)),
                 kept = self.keeper.turn() => self.kept(kept?),
                 () = sleep_until(due) => self.save_what_is_due().await?,
             }
         }
-    }
-
-    /// Flush, snapshot, put: always in this order.
-    async fn save_what_is_due(&mut self) -> Result<(), SourceError> {
-        self.keeper.ticked();
-        match self.save().await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let Some(asked) = error.wait() else { return Err(error) };
-                self.run.waits(&error);
-                self.keeper.delay(asked);
-                Ok(())
-            }
-        }
-    }
-
-    async fn save(&mut self) -> Result<(), SourceError> {
-        self.run.reducer.flush().await?;
-        if !self.keeper.is_free() {
-            return Ok(());
-        }
-        let state = self.run.reducer.snapshot()?;
-        let recent = self.recent.newest_ones(self.run.config.overlap_events);
-        self.keeper.hand_over(&Saved { state, cursor: self.cursor.clone(), recent, stamp: None })
-    }
-
-    fn kept(&self, kept: Kept) {
-        match kept {
-            Kept::Done => {
-                self.run.progress.note(|status| status.puts += 1);
-                metrics::counter!(names::SOURCE_PUTS, "result" => "ok").increment(1);
-            }
-            Kept::Failed(error) => {
-                metrics::counter!(names::SOURCE_PUTS, "result" => error.code()).increment(1);
-                self.run.progress.note(|status| status.last_error = Some((error.code(), error.to_string())));
-                warn!(
-                    error.kind = error.code(),
-                    error.blame = error.blame().as_str(),
-                    %error,
-                    "a checkpoint of a source was not taken; it is put again"
-                );
-            }
-        }
-    }
-
-    /// What is handled is flushed and saved, however the run ends.
-    async fn last_save(&mut self) -> Result<(), SourceError> {
-        if self.keeper.is_under_way() {
-            let kept = self.keeper.turn().await?;
-            self.kept(kept);
-        }
-        self.keeper.hurry();
-        self.save().await?;
-        while self.keeper.is_under_way() {
-            match self.keeper.turn().await? {
-                Kept::Failed(error) => return Err(error),
-                done @ Kept::Done => self.kept(done),
-            }
-        }
-        Ok(())
     }
 }
