@@ -8,3 +8,4 @@ mod config;
 mod events;
 mod peer;
 mod scene;
+mod shared;

@@ -23,6 +23,7 @@ pub(super) fn status(problem: &Problem) -> Status {
 fn code(problem: &Problem) -> Code {
     match problem.status().as_u16() {
         _ if problem.code() == "rate_limited" || problem.code().ends_with("_max") => Code::ResourceExhausted,
+        _ if problem.code() == "checkpoints_not_shared" => Code::FailedPrecondition,
         401 => Code::Unauthenticated,
         403 => Code::PermissionDenied,
         404 => Code::NotFound,
@@ -45,6 +46,7 @@ pub(super) fn label(code: Code) -> &'static str {
         Code::Unimplemented => "unimplemented",
         Code::Unavailable => "unavailable",
         Code::DeadlineExceeded => "deadline_exceeded",
+        Code::FailedPrecondition => "failed_precondition",
         Code::Internal => "internal",
         _ => "other",
     }
