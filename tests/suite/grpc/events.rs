@@ -81,6 +81,34 @@ async fn a_kind_of_its_own_counts_before_the_aggregate() {
     assert_eq!(names, [("entry", "created"), ("flight", "left"), ("flight", "left")]);
 }
 
+/// Whoever may publish could otherwise have every reader of the tenant begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_cannot_speak_about_a_stream() {
+    let scene = Scene::open().await;
+    let line = |aggregate: &str, kind: &str, event_type: &str, id: &str| {
+        let event = json!({
+            "aggregate": aggregate, "agg_id": id, "version": 1, "type": event_type, "kind": kind,
+            "payload": { "reason": LOST },
+        });
+        format!("{event}\n")
+    };
+    let lines = [
+        line("stream", "", "stream.invalidate", "1"),
+        line("flight", "stream", "stream.evicted", "2"),
+        line("flight", "", "flight.left", "3"),
+    ];
+    scene.host.client.publish(lines.concat()).await.unwrap();
+    let mut shown = scene.caller(&[]).after("start").await;
+    assert_eq!(shown.about().await.1, json!({ "phase": "replay" }));
+    for (kind, event) in [("event", "stream.invalidate"), ("event", "stream.evicted"), ("flight", "left")] {
+        let next = shown.next().await.unwrap().unwrap();
+        assert_eq!((next.kind.as_str(), next.event.as_str()), (kind, event));
+    }
+    let asked = SubscribeEventsRequest { kinds: vec!["event".into()], ..after("start") };
+    let found = scene.caller(&[]).subscribe(asked).await.unwrap().events(2).await;
+    assert!(found.iter().all(|event| event.kind == "event"), "a filter knows them by this name");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r39_a_sixth_stream_ends_the_first_with_its_cursor() {
     let scene = Scene::with_tokens().await;

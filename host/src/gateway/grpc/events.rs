@@ -33,6 +33,10 @@ type Message = Result<EventNotification, Status>;
 const LOST: &str = "cursor beyond retention window";
 const EVICTED: &str = "too many connections";
 
+/// The kind of what is said about a stream, and the one that events of the log have in its place.
+const ABOUT: &str = "stream";
+const PLAIN: &str = "event";
+
 /// Opens a stream, or says why not. What it shows comes from a task of the edge.
 pub(super) fn subscribe(
     server: &Arc<Server>,
@@ -197,7 +201,7 @@ impl Stream {
             Err(error) => return Err(Ended::Failed(status(&Problem::from(error)))),
         };
         for event in page.events.iter() {
-            let kind = if event.kind.is_empty() { event.aggregate } else { event.kind };
+            let kind = kind_of(&event);
             if self.filters.show(kind, &event) {
                 let shown = notification(kind, &event, self.cursor(event.position));
                 self.send(shown).await?;
@@ -221,6 +225,12 @@ impl Stream {
     }
 }
 
+/// An event's own kind, else its aggregate. What is published cannot speak about a stream.
+fn kind_of<'a>(event: &Event<'a>) -> &'a str {
+    let kind = if event.kind.is_empty() { event.aggregate } else { event.kind };
+    if kind == ABOUT { PLAIN } else { kind }
+}
+
 /// An event of the log in the words of the protocol. Its payload goes out as it is.
 fn notification(kind: &str, event: &Event<'_>, cursor: String) -> EventNotification {
     let action = event.event_type.strip_prefix(kind).and_then(|rest| rest.strip_prefix('.'));
@@ -235,7 +245,7 @@ fn notification(kind: &str, event: &Event<'_>, cursor: String) -> EventNotificat
 fn about(event: &str, data: &serde_json::Value, cursor: Option<String>) -> EventNotification {
     EventNotification {
         event: event.to_owned(),
-        kind: "stream".to_owned(),
+        kind: ABOUT.to_owned(),
         data: data.to_string().into_bytes(),
         cursor,
     }
@@ -255,5 +265,15 @@ mod tests {
         assert_eq!(shown("entry", "entrycreated"), "entrycreated");
         assert_eq!(shown("entry", "entry."), "entry.");
         assert_eq!(shown("flight", "flight_departed"), "flight_departed");
+    }
+
+    #[test]
+    fn no_event_of_the_log_is_about_a_stream() {
+        let shown =
+            |kind: &str, aggregate: &str| kind_of(&Event { kind, aggregate, ..Event::default() }).to_owned();
+        assert_eq!(shown("stream", "flight"), "event");
+        assert_eq!(shown("", "stream"), "event");
+        assert_eq!(shown("flight", "stream"), "flight");
+        assert_eq!(shown("streams", "stream"), "streams");
     }
 }
