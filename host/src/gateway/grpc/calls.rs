@@ -169,20 +169,36 @@ fn refused(problem: &Problem) -> Status {
     status(problem)
 }
 
-/// A value that came over gRPC goes back byte for byte; one that came as JSON has doubles for numbers.
+/// A value that came over gRPC goes back byte for byte; one that came as JSON has doubles for numbers, and may be many times as
+/// long: a number is 11 bytes.
 fn checkpoint(kept: ClientCheckpoint) -> Result<AdminCheckpoint, Status> {
     let value = match kept.value {
         ClientValue::Proto(bytes) => bytes,
         ClientValue::Json(text) => {
             let json: serde_json::Value = serde_json::from_str(&text)
                 .map_err(|_| Status::internal("what is kept of the client is no JSON"))?;
-            Value::from_json(&json).encode_to_vec()
+            let value = Value::from_json(&json);
+            bounded(value.encoded_len())?;
+            value.encode_to_vec()
         }
     };
-    Ok(AdminCheckpoint {
+    let answer = AdminCheckpoint {
         client_id: kept.client.to_string(),
         content_type: kept.content_type,
         value: Some(value),
         updated_at: Some(Timestamp::from_micros(kept.updated_at.0)),
-    })
+    };
+    bounded(answer.encoded_len())?;
+    Ok(answer)
+}
+
+/// Clients read messages up to the bound that ours have, too.
+fn bounded(bytes: usize) -> Result<(), Status> {
+    if bytes <= GRPC_MESSAGE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Status::resource_exhausted(format!(
+        "the checkpoint has {bytes} bytes as a message; grpc_message_bytes_max is {GRPC_MESSAGE_BYTES_MAX}; \
+         GET /v1/admin/checkpoints answers it as the JSON that was put"
+    )))
 }
