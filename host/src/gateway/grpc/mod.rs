@@ -11,6 +11,7 @@ mod calls;
 mod events;
 mod filters;
 mod places;
+mod queue;
 mod refusal;
 mod serve;
 

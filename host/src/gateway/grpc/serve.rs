@@ -32,8 +32,8 @@ use crate::gateway::metrics::{self, Living};
 use crate::gateway::serve::WriteBound;
 use crate::gateway::{Edge, GatewayError, GrpcServerOptions};
 use crate::limits::{
-    GRPC_CONNECTIONS_MAX, GRPC_FILE_BYTES_MAX, GRPC_HANDSHAKE_MAX, GRPC_HEADER_BYTES_MAX, GRPC_KEEPALIVE,
-    GRPC_KEEPALIVE_WAIT_MAX, GRPC_STREAMS_MAX,
+    GRPC_CONNECTIONS_MAX, GRPC_EVENT_STREAMS_MAX, GRPC_FILE_BYTES_MAX, GRPC_HANDSHAKE_MAX,
+    GRPC_HEADER_BYTES_MAX, GRPC_KEEPALIVE, GRPC_KEEPALIVE_WAIT_MAX, GRPC_STREAMS_MAX,
 };
 
 /// The wait after a failed accept: out of file descriptors passes only when a connection ends.
@@ -56,6 +56,8 @@ impl std::fmt::Debug for Listening {
 pub(super) struct Server {
     pub(super) edge: Arc<Edge>,
     pub(super) places: Places,
+    /// Room for event streams of all callers.
+    pub(super) streams: Arc<Semaphore>,
     tls: Option<TlsAcceptor>,
 }
 
@@ -86,7 +88,12 @@ impl Listening {
     /// Accepts until the edge stops. Connections are tasks of the edge, which waits for them.
     pub(in crate::gateway) async fn serve(self, edge: Arc<Edge>) {
         let stopping = edge.stopping.clone();
-        let server = Arc::new(Server { edge, places: Places::default(), tls: self.tls });
+        let server = Arc::new(Server {
+            edge,
+            places: Places::default(),
+            streams: Arc::new(Semaphore::new(GRPC_EVENT_STREAMS_MAX)),
+            tls: self.tls,
+        });
         let connections = Arc::new(Semaphore::new(GRPC_CONNECTIONS_MAX));
         loop {
             let accepted = tokio::select! {
