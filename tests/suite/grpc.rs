@@ -5,6 +5,7 @@
 mod bounds;
 mod checkpoints;
 mod config;
+mod connections;
 mod events;
 mod peer;
 mod scene;
