@@ -27,7 +27,7 @@ pub use cache::CacheConfig;
 pub use channels::{ChannelsConfig, ChannelsStore};
 pub use control::{ArtifactsConfig, ControlConfig};
 pub use groups::GroupsConfig;
-pub use grpc::GrpcConfig;
+pub use grpc::{GrpcCheckpoints, GrpcConfig};
 pub use layers::{Layers, Resolved, Setting};
 pub use presence::PresenceConfig;
 pub use redis::{LogAddress, RedisAckConfig, RedisConfig};

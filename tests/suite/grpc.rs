@@ -5,7 +5,9 @@
 mod bounds;
 mod checkpoints;
 mod config;
+mod connections;
 mod ends;
 mod events;
 mod peer;
 mod scene;
+mod shared;

@@ -5,7 +5,8 @@
 
 use std::fmt::{self, Debug};
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, ready};
 
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::event::{Micros, Revision, TenantId};
@@ -87,6 +88,30 @@ pub trait ClientCheckpoints: Send + Sync + Debug {
     ) -> BoxFuture<'a, Result<ClientCheckpoint, ClientCheckpointError>>;
 }
 
+/// Where hosts share a log and each has its own folder: a client that came to another host would find nothing, or what it has
+/// left behind long since, so nothing is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoClientCheckpoints;
+
+impl ClientCheckpoints for NoClientCheckpoints {
+    fn get<'a>(
+        &'a self,
+        _tenant: &'a TenantId,
+        _client: &'a ClientId,
+    ) -> BoxFuture<'a, Result<Option<ClientCheckpoint>, ClientCheckpointError>> {
+        ready(Err(ClientCheckpointError::NotShared)).boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        _tenant: &'a TenantId,
+        _client: &'a ClientId,
+        _put: NewClientCheckpoint,
+    ) -> BoxFuture<'a, Result<ClientCheckpoint, ClientCheckpointError>> {
+        ready(Err(ClientCheckpointError::NotShared)).boxed()
+    }
+}
+
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientCheckpointError {
@@ -99,6 +124,8 @@ pub enum ClientCheckpointError {
     /// Somebody moved or changed what was kept, or the key is another one.
     #[error("the checkpoint cannot be opened: {detail}")]
     Unreadable { detail: String },
+    #[error("this host shares its log with others, which would not have the checkpoint")]
+    NotShared,
     #[error(transparent)]
     Backend(#[from] BackendError),
 }
@@ -109,6 +136,7 @@ impl Classify for ClientCheckpointError {
             Self::TooLarge { .. } => "client_checkpoint_bytes_max",
             Self::TooMany => "client_checkpoints_max",
             Self::Unreadable { .. } => "checkpoint_unreadable",
+            Self::NotShared => "checkpoints_not_shared",
             Self::Backend(error) => error.code(),
         }
     }
@@ -122,7 +150,7 @@ impl Classify for ClientCheckpointError {
 
     fn blame(&self) -> Blame {
         match self {
-            Self::TooLarge { .. } | Self::TooMany => Blame::Caller,
+            Self::TooLarge { .. } | Self::TooMany | Self::NotShared => Blame::Caller,
             Self::Unreadable { .. } => Blame::Host,
             Self::Backend(error) => error.blame(),
         }

@@ -24,6 +24,7 @@ pub use append::{
 };
 pub use clients::{
     ClientCheckpoint, ClientCheckpointError, ClientCheckpoints, ClientId, ClientValue, NewClientCheckpoint,
+    NoClientCheckpoints,
 };
 pub use effect::{EffectBatch, EffectKind, EffectRecord, EffectRef, EmitRef, InvalidEffect, stored_expiry};
 

@@ -21,7 +21,7 @@ impl Config {
         self.redis.check(self.serve.log.is_some(), &self.store)?;
         self.cache.check()?;
         self.control.check(self.serve.log.is_some())?;
-        self.source.check()?;
+        self.source.check(self.serve.log.is_some())?;
         self.grpc.check(!self.auth.tokens.is_empty() || self.auth.jwt.is_some())?;
         if let Err(error) = Upcasters::default().declare(&self.upcasters) {
             return wrong("upcasters", error.to_string());

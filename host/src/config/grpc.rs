@@ -14,6 +14,19 @@ pub struct GrpcConfig {
     /// A certificate chain in PEM, and its key; without them it speaks clear text.
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// Whether checkpoints of clients are kept.
+    pub checkpoints: GrpcCheckpoints,
+}
+
+/// Checkpoints of clients lie in the folder of one host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GrpcCheckpoints {
+    /// Where this host is the only one of its log.
+    #[default]
+    Auto,
+    /// Also where it shares the log: each client always comes to the same host.
+    Host,
 }
 
 impl GrpcConfig {

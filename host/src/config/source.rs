@@ -180,9 +180,15 @@ impl Default for GrpcSourceConfig {
 
 impl SourceConfig {
     /// The first thing that is wrong: a key, and why.
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self, log_is_shared: bool) -> Result<(), (String, String)> {
         let Some(grpc) = &self.grpc else { return Ok(()) };
-        grpc.check().map_err(|(key, why)| (format!("source.grpc.{key}"), why))
+        grpc.check().map_err(|(key, why)| (format!("source.grpc.{key}"), why))?;
+        // Whoever takes the source over would not know how far it is, and skip or repeat events without a word.
+        if log_is_shared && grpc.checkpoints == SourceCheckpoints::Store {
+            let why = "other hosts of the log (serve.log) take the source over and cannot read this host's folder; say \"remote\"";
+            return Err(("source.grpc.checkpoints".into(), why.into()));
+        }
+        Ok(())
     }
 }
 

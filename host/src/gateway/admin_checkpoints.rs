@@ -180,7 +180,9 @@ impl From<ClientCheckpointError> for Problem {
                 let max = CLIENT_CHECKPOINTS_MAX as u64;
                 Self::classified(&error).limit("client_checkpoints_max", max + 1, max)
             }
-            ClientCheckpointError::Unreadable { .. } => Self::classified(&error),
+            ClientCheckpointError::Unreadable { .. } | ClientCheckpointError::NotShared => {
+                Self::classified(&error)
+            }
         }
     }
 }

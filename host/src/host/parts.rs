@@ -15,7 +15,8 @@ use crate::backends::memory::{MemoryChannels, MemoryPresence};
 use crate::backends::sqlite::{LogPlace, SqliteOptions, SqliteStore};
 use crate::cache::{Cache, CacheOptions, ReadThrough};
 use crate::channels::{ChannelLimits, ChannelStore, Router};
-use crate::config::ChannelsStore;
+use crate::checkpoints::{ClientCheckpoints, NoClientCheckpoints};
+use crate::config::{ChannelsStore, GrpcCheckpoints};
 use crate::control::ArtifactRepository;
 use crate::gateway::{GatewayOptions, GrpcServerOptions, Readiness, Services};
 use crate::live::LiveEngine;
@@ -275,6 +276,14 @@ impl HostBuilder {
         }
     }
 
+    /// Checkpoints of clients lie in this host's folder, which hosts of the same log cannot read.
+    fn clients(&self) -> Arc<dyn ClientCheckpoints> {
+        if self.config.serve.log.is_some() && self.config.grpc.checkpoints == GrpcCheckpoints::Auto {
+            return Arc::new(NoClientCheckpoints);
+        }
+        Arc::new(FileClientCheckpoints::new(&self.config.serve.data, Arc::clone(&self.clock)))
+    }
+
     pub(super) fn services(
         &self,
         (store, log, tables): (&SqliteStore, &Arc<dyn EventLog>, &Arc<dyn TableStore>),
@@ -296,7 +305,7 @@ impl HostBuilder {
             fleet: fleet.map(Fleet::desk),
             sources: sources.iter().map(Source::handle).collect(),
             checkpoints: Arc::new(store.clone()),
-            clients: Arc::new(FileClientCheckpoints::new(&self.config.serve.data, Arc::clone(&self.clock))),
+            clients: self.clients(),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.render),
             ready,

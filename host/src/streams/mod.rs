@@ -60,6 +60,17 @@ pub struct Bounds {
     pub newest: Position,
 }
 
+/// What a host can know of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogView {
+    /// Nobody else writes to it: what is outside of its bounds is not in it.
+    Whole,
+    /// Others write to it, too. They may have seen more of it, or that it has begun anew.
+    Shared,
+    /// It was not reached yet: its epoch and its bounds say nothing.
+    Unreached,
+}
+
 /// A page of any stream.
 #[derive(Clone, Debug)]
 pub struct StreamPage {
@@ -159,6 +170,11 @@ pub trait EventLog: Send + Sync + Debug {
 
     /// Which life of the log this is.
     fn epoch(&self) -> Epoch;
+
+    /// How much [`Self::bounds`] and [`Self::epoch`] say.
+    fn view(&self) -> LogView {
+        LogView::Whole
+    }
 
     /// Recent events in memory, and the way to wait for new ones.
     fn tail(&self) -> &Tail;

@@ -26,8 +26,8 @@ use futures_util::future::BoxFuture;
 use metrics::counter;
 
 use super::{
-    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
-    StreamPage, Tail,
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, LogView, PageLimit, Retention, StreamError,
+    StreamName, StreamPage, Tail,
 };
 use crate::cluster::Fence;
 use crate::event::{Epoch, Event, EventBatch, Micros, Page, Position, TenantId};
@@ -251,6 +251,10 @@ impl EventLog for UpcastLog {
 
     fn epoch(&self) -> Epoch {
         self.log.epoch()
+    }
+
+    fn view(&self) -> LogView {
+        self.log.view()
     }
 
     fn tail(&self) -> &Tail {

@@ -290,3 +290,24 @@ async fn a_checkpoint_over_its_bound_is_refused_by_name_and_leaves_what_there_wa
     }
     assert_eq!(get(&scene, Door::Grpc, Some(TRACER), "tracer").await, Ok(kept(TYPE, &small)));
 }
+
+/// As a message JSON may be many times as long, and clients read no longer messages than the server does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_no_client_could_read_is_refused_by_the_bound_and_stays() {
+    let scene = Scene::with_tokens().await;
+    for (numbers, fits) in [(300_000, true), (400_000, false)] {
+        let value = json!(vec![1; numbers]);
+        put(&scene, Door::Http, Some(TRACER), "tracer", (TYPE, &value)).await.unwrap();
+        let read = get(&scene, Door::Grpc, Some(TRACER), "tracer").await;
+        if fits {
+            assert_eq!(read.unwrap()["value"], value);
+        } else {
+            let (code, text) = read.unwrap_err();
+            assert_eq!(code, Code::ResourceExhausted, "{text}");
+            assert!(text.contains("grpc_message_bytes_max is 4194304"), "{text}");
+            assert!(text.contains("/v1/admin/checkpoints"), "{text}");
+        }
+        let read = get(&scene, Door::Http, Some(TRACER), "tracer").await;
+        assert_eq!(read.unwrap()["value"], value, "over HTTP it is there");
+    }
+}

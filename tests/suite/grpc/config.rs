@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millrace::backends::grpc::{GrpcOptions, MemoryClient};
 use millrace::clock::SystemClock;
-use millrace::config::{Config, Layers};
+use millrace::config::{Config, GrpcCheckpoints, Layers};
 use millrace::processors::source::CheckpointClient as _;
 use millrace_tests::embedded::Embedded;
 
@@ -29,6 +29,7 @@ fn wrong_settings_name_their_key() {
         ("bind = \"127.0.0.1:1\"\nkey_file = \"a\"", "grpc.cert_file"),
         ("cert_file = \"a\"\nkey_file = \"b\"", "grpc.cert_file"),
         ("bnd = \"127.0.0.1:1\"", "grpc.bind"),
+        ("checkpoints = \"everywhere\"", "grpc.checkpoints"),
     ] {
         let error = read(&format!("[grpc]\n{text}\n")).unwrap_err();
         assert!(error.contains(key), "{text}: {error}");
@@ -37,6 +38,9 @@ fn wrong_settings_name_their_key() {
                    tenant = \"default\"\nrights = [\"read\"]\n";
     assert_eq!(read(outside).unwrap().grpc.bind.unwrap().port(), 7071);
     assert_eq!(read("").unwrap().grpc.bind, None, "it is off by default");
+    assert_eq!(read("").unwrap().grpc.checkpoints, GrpcCheckpoints::Auto);
+    let said = read("[grpc]\ncheckpoints = \"host\"\n").unwrap();
+    assert_eq!(said.grpc.checkpoints, GrpcCheckpoints::Host);
 }
 
 #[tokio::test(flavor = "multi_thread")]

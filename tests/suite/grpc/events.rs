@@ -1,11 +1,15 @@
 //! Streams of events: what they show, from where, and to whom.
 
+use millrace::config::Config;
+use millrace::event::Position;
 use millrace::memory_v1::{EventScope, SubscribeEventsRequest};
 use millrace::streams::Retention;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::scene::{AUDITOR, Caller, FOREIGN, OPERATOR, Scene, Shown, TRACER, WRITER, after, data, publish};
+use super::scene::{
+    AUDITOR, Caller, FOREIGN, OPERATOR, Scene, Shown, TRACER, WRITER, after, data, publish, tokens,
+};
 
 const LOST: &str = "cursor beyond retention window";
 
@@ -79,6 +83,83 @@ async fn a_kind_of_its_own_counts_before_the_aggregate() {
     let events = shown.events(3).await;
     let names: Vec<_> = events.iter().map(|event| (event.kind.as_str(), event.event.as_str())).collect();
     assert_eq!(names, [("entry", "created"), ("flight", "left"), ("flight", "left")]);
+}
+
+/// Whoever may publish could otherwise have every reader of the tenant begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_cannot_speak_about_a_stream() {
+    let scene = Scene::open().await;
+    let line = |aggregate: &str, kind: &str, event_type: &str, id: &str| {
+        let event = json!({
+            "aggregate": aggregate, "agg_id": id, "version": 1, "type": event_type, "kind": kind,
+            "payload": { "reason": LOST },
+        });
+        format!("{event}\n")
+    };
+    let lines = [
+        line("stream", "", "stream.invalidate", "1"),
+        line("flight", "stream", "stream.evicted", "2"),
+        line("flight", "", "flight.left", "3"),
+    ];
+    scene.host.client.publish(lines.concat()).await.unwrap();
+    let mut shown = scene.caller(&[]).after("start").await;
+    assert_eq!(shown.about().await.1, json!({ "phase": "replay" }));
+    for (kind, event) in [("event", "stream.invalidate"), ("event", "stream.evicted"), ("flight", "left")] {
+        let next = shown.next().await.unwrap().unwrap();
+        assert_eq!((next.kind.as_str(), next.event.as_str()), (kind, event));
+    }
+    let asked = SubscribeEventsRequest { kinds: vec!["event".into()], ..after("start") };
+    let found = scene.caller(&[]).subscribe(asked).await.unwrap().events(2).await;
+    assert!(found.iter().all(|event| event.kind == "event"), "a filter knows them by this name");
+}
+
+/// The newest cursor that is told about the stream itself, once it is this position.
+async fn marked(shown: &mut Shown, position: Position) -> String {
+    loop {
+        let (_, data, cursor) = shown.about().await;
+        let cursor = cursor.unwrap_or_else(|| panic!("{data} has no cursor"));
+        if cursor.ends_with(&format!(".{position}")) {
+            return cursor;
+        }
+    }
+}
+
+/// A reader that is shown nothing would otherwise fall out of what is held, although it is behind nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_moves_over_what_is_left_out() {
+    let quick = |config: &mut Config| config.gateway.sse_heartbeat_ms = 20;
+    let scene = Scene::with(quick).await;
+    let log = scene.host.host().log();
+    let numbers: Vec<_> = (0..10).map(|number| json!(number)).collect();
+    scene.publish("left", "out", &numbers).await;
+    let kept = || SubscribeEventsRequest { kinds: vec!["kept".into()], ..SubscribeEventsRequest::default() };
+    let asked = SubscribeEventsRequest { after_cursor: Some("start".into()), ..kept() };
+    let mut replayed = scene.caller(&[]).subscribe(asked).await.unwrap();
+    let mut live = scene.caller(&[]).subscribe(kept()).await.unwrap();
+    for shown in [&mut replayed, &mut live] {
+        marked(shown, log.bounds().newest).await;
+    }
+    scene.publish("left", "out", &numbers).await;
+    let newest = log.bounds().newest;
+    let cursors = [marked(&mut replayed, newest).await, marked(&mut live, newest).await];
+    log.trim(Retention { events: Some(0), age: None }).await.unwrap();
+    for cursor in cursors {
+        let asked = SubscribeEventsRequest { after_cursor: Some(cursor), ..kept() };
+        scene.caller(&[]).subscribe(asked).await.unwrap().until_live().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_moves_over_what_is_another_tenants() {
+    let scene = Scene::with(|config| {
+        config.auth.tokens = tokens();
+        config.gateway.sse_heartbeat_ms = 20;
+    })
+    .await;
+    let mut shown = scene.keyed(TRACER).after("").await;
+    shown.until_live().await;
+    publish(&scene.http(Some(FOREIGN)), "a", "b", &[json!(1), json!(2)]).await;
+    marked(&mut shown, scene.host.host().log().bounds().newest).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use millrace::backends::grpc::{Credential, GrpcOptions, MemoryClient};
 use millrace::clock::SystemClock;
 use millrace::config::{Config, Right, TokenConfig};
@@ -20,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tokens of clients; what they are called is before `-token`.
 pub(super) const TRACER: &str = "tracer-token";
@@ -121,7 +122,7 @@ fn named(secret: &str, tenant: &str, rights: &[Right]) -> TokenConfig {
     TokenConfig { name: secret.strip_suffix("-token").map(str::to_owned), ..token(secret, tenant, rights) }
 }
 
-fn tokens() -> Vec<TokenConfig> {
+pub(super) fn tokens() -> Vec<TokenConfig> {
     use Right::{Admin, Publish, Read};
     vec![
         named(TRACER, "default", &[Admin, Read]),
@@ -174,6 +175,18 @@ impl Caller {
         let question =
             PutCheckpointRequest { client_id: client.into(), content_type: content_type.into(), value };
         self.ask(paths::PUT_CHECKPOINT, question).await
+    }
+
+    /// Puts with messages that come as they come; the first counts.
+    pub(super) async fn put_slowly(
+        &self,
+        messages: impl Stream<Item = PutCheckpointRequest> + Send + 'static,
+    ) -> Result<AdminCheckpoint, Status> {
+        let mut service = Grpc::new(self.channel.clone());
+        service.ready().await.unwrap();
+        let codec = ProstCodec::<PutCheckpointRequest, AdminCheckpoint>::default();
+        let path = PathAndQuery::from_static(paths::PUT_CHECKPOINT);
+        Ok(service.client_streaming(self.request(messages), path, codec).await?.into_inner())
     }
 
     /// A request that is no call. Answers its status.

@@ -105,6 +105,22 @@ fn what_is_missing_is_told_by_its_key() {
     }
 }
 
+/// Whoever takes the source over would otherwise begin where it must not.
+#[test]
+fn a_shared_log_needs_checkpoints_that_every_host_can_read() {
+    let shared = |line: &str| {
+        let source = "[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \"me\"\n";
+        read(&format!("[serve]\nlog = \"redis://127.0.0.1:1\"\n{source}{line}\n"))
+    };
+    for line in ["", "checkpoints = \"store\""] {
+        let error = shared(line).unwrap_err();
+        assert!(error.contains("source.grpc.checkpoints") && error.contains("remote"), "{line}: {error}");
+    }
+    let grpc = shared("checkpoints = \"remote\"").unwrap().source.grpc.unwrap();
+    assert_eq!(grpc.checkpoints, SourceCheckpoints::Remote);
+    assert_eq!(with("").unwrap().source.grpc.unwrap().checkpoints, SourceCheckpoints::Store);
+}
+
 #[test]
 fn secrets_of_a_source_are_masked() {
     let folder = tempfile::tempdir().unwrap();

@@ -59,8 +59,8 @@ use crate::error::BackendError;
 use crate::event::{Epoch, EventBatch, Micros, Page, Position, TenantId};
 use crate::limits::{REDIS_QUEUE_MAX, REDIS_RETENTION_EVERY};
 use crate::streams::{
-    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
-    StreamPage, Tail,
+    AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, LogView, PageLimit, Retention, StreamError,
+    StreamName, StreamPage, Tail,
 };
 use crate::tasks::{TaskKind, Tasks};
 use crate::telemetry::metrics as names;
@@ -266,6 +266,10 @@ impl EventLog for RedisLog {
 
     fn epoch(&self) -> Epoch {
         self.inner.shared.epoch()
+    }
+
+    fn view(&self) -> LogView {
+        if self.mark().is_some() { LogView::Shared } else { LogView::Unreached }
     }
 
     fn tail(&self) -> &Tail {

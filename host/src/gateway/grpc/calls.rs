@@ -8,21 +8,21 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use hyper::body::Incoming;
 use prost::Message;
-use tokio::time::timeout;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
+use super::bodies::Asking;
 use super::events;
-use super::refusal::{label, status};
+use super::refusal::{full, label, status};
 use super::serve::Server;
 use crate::checkpoints::{ClientCheckpoint, ClientValue};
 use crate::gateway::admin_checkpoints;
-use crate::gateway::auth::Caller;
+use crate::gateway::auth::{Caller, Right};
 use crate::gateway::metrics;
 use crate::gateway::problem::Problem;
-use crate::limits::GRPC_MESSAGE_BYTES_MAX;
+use crate::limits::{GRPC_CALLS_MAX, GRPC_MESSAGE_BYTES_MAX};
 use crate::memory_v1::{
     AdminCheckpoint, EventNotification, GetCheckpointRequest, PutCheckpointRequest, SubscribeEventsRequest,
     Timestamp, Value, paths,
@@ -49,11 +49,7 @@ pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> 
         paths::PUT_CHECKPOINT => "PutCheckpoint",
         _ => "unknown",
     };
-    let wait_max = server.edge.options.body_idle_max;
-    let response = match timeout(wait_max, called(server, method, request)).await {
-        Ok(response) => response,
-        Err(_) => Status::deadline_exceeded("the call did not arrive within body_idle_max").into_http(),
-    };
+    let response = called(server, method, request).await;
     let code = response.extensions().get::<Status>().map_or(Code::Ok, Status::code);
     metrics::grpc_call(method, label(code));
     response
@@ -68,6 +64,19 @@ async fn called(server: &Arc<Server>, method: &str, request: Request<Incoming>) 
         Ok(caller) => caller,
         Err(problem) => return status(&problem).into_http(),
     };
+    let room = if method == "SubscribeEvents" {
+        server.subscribing.try_acquire()
+    } else {
+        // Before a message of somebody who may not send it takes memory.
+        if let Err(problem) = caller.needs(Right::Admin) {
+            return refused(&problem).into_http();
+        }
+        server.calls.try_acquire()
+    };
+    let Ok(_room) = room else {
+        return full("grpc_calls_max", GRPC_CALLS_MAX).into_http();
+    };
+    let request = request.map(|body| Asking::new(body, server.edge.options.body_idle_max));
     let call = Call { server: Arc::clone(server), caller };
     let response = match method {
         "GetCheckpoint" => grpc::<AdminCheckpoint, GetCheckpointRequest>().unary(Get(call), request).await,
@@ -169,20 +178,36 @@ fn refused(problem: &Problem) -> Status {
     status(problem)
 }
 
-/// A value that came over gRPC goes back byte for byte; one that came as JSON has doubles for numbers.
+/// A value that came over gRPC goes back byte for byte; one that came as JSON has doubles for numbers, and may be many times as
+/// long: a number is 11 bytes.
 fn checkpoint(kept: ClientCheckpoint) -> Result<AdminCheckpoint, Status> {
     let value = match kept.value {
         ClientValue::Proto(bytes) => bytes,
         ClientValue::Json(text) => {
             let json: serde_json::Value = serde_json::from_str(&text)
                 .map_err(|_| Status::internal("what is kept of the client is no JSON"))?;
-            Value::from_json(&json).encode_to_vec()
+            let value = Value::from_json(&json);
+            bounded(value.encoded_len())?;
+            value.encode_to_vec()
         }
     };
-    Ok(AdminCheckpoint {
+    let answer = AdminCheckpoint {
         client_id: kept.client.to_string(),
         content_type: kept.content_type,
         value: Some(value),
         updated_at: Some(Timestamp::from_micros(kept.updated_at.0)),
-    })
+    };
+    bounded(answer.encoded_len())?;
+    Ok(answer)
+}
+
+/// Clients read messages up to the bound that ours have, too.
+fn bounded(bytes: usize) -> Result<(), Status> {
+    if bytes <= GRPC_MESSAGE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Status::resource_exhausted(format!(
+        "the checkpoint has {bytes} bytes as a message; grpc_message_bytes_max is {GRPC_MESSAGE_BYTES_MAX}; \
+         GET /v1/admin/checkpoints answers it as the JSON that was put"
+    )))
 }

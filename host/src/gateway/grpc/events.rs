@@ -1,37 +1,46 @@
 //! One stream of events: what the log has after a cursor, then what comes.
 //!
 //! A stream is a reader of the log like any other: who takes events slowly stands at an older position, and is ended only
-//! when nothing is taken for `write_wait_ms_max`. Events about the stream itself pass every filter.
+//! when nothing is taken for `write_wait_ms_max`. Events about the stream itself pass every filter, and no event of the log
+//! can be taken for one. They move the cursor over what was left out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::filters::Filters;
 use super::places::Place;
-use super::refusal::status;
+use super::queue::{Message, Queue};
+use super::refusal::{full, later, status};
 use super::serve::Server;
 use crate::event::{Cursor, Epoch, Event, Position, TenantId};
+use crate::gateway::Edge;
 use crate::gateway::auth::{Caller, Right};
 use crate::gateway::metrics::Living;
 use crate::gateway::problem::Problem;
-use crate::limits::{GRPC_PAGE_BYTES_MAX, GRPC_PAGE_EVENTS_MAX, GRPC_STREAM_QUEUE_MAX};
+use crate::limits::{
+    GRPC_CURSOR_LOOK, GRPC_CURSOR_WAIT_MAX, GRPC_EVENT_STREAMS_MAX, GRPC_PAGE_BYTES_MAX,
+    GRPC_PAGE_EVENTS_MAX, GRPC_RETRY_AFTER,
+};
 use crate::memory_v1::{EventNotification, EventScope, SubscribeEventsRequest};
-use crate::streams::{EventLog, PageLimit, StreamError};
-
-type Message = Result<EventNotification, Status>;
+use crate::streams::{EventLog, LogView, PageLimit, StreamError};
 
 /// What a cursor stands for that this log cannot go on from.
 const LOST: &str = "cursor beyond retention window";
 const EVICTED: &str = "too many connections";
+
+/// The kind of what is said about a stream, and the one that events of the log have in its place.
+const ABOUT: &str = "stream";
+const PLAIN: &str = "event";
+
+/// What an event costs beside its texts.
+const EVENT_BYTES: usize = 128;
 
 /// Opens a stream, or says why not. What it shows comes from a task of the edge.
 pub(super) fn subscribe(
@@ -43,43 +52,45 @@ pub(super) fn subscribe(
     let filters = Filters::of(&mut asked)?;
     let edge = &server.edge;
     let log = Arc::clone(&edge.services.log);
+    if log.view() == LogView::Unreached {
+        // Nothing is known of it, so no cursor is lost.
+        let problem = Problem::new("host_starting", "the log was not reached yet");
+        return Err(status(&problem.retry_after(GRPC_RETRY_AFTER)));
+    }
     let (epoch, bounds) = (log.epoch(), log.bounds());
-    let begin = match asked.after_cursor.as_deref().map(str::trim).filter(|cursor| !cursor.is_empty()) {
-        None => Begin::Live,
-        Some("start") => Begin::After(bounds.trimmed),
+    let (begin, epoch, position) = match asked.after_cursor.as_deref().map(str::trim) {
+        None | Some("") => (Begin::Live, epoch, bounds.newest),
+        Some("start") => (Begin::Oldest, epoch, bounds.trimmed),
         Some(text) => match text.parse::<Cursor>() {
-            Ok(Cursor { epoch: of, position })
-                if of == epoch && (bounds.trimmed..=bounds.newest).contains(&position) =>
-            {
-                Begin::After(position)
-            }
-            _ => Begin::Lost,
+            Ok(Cursor { epoch, position }) => (Begin::Cursor, epoch, position),
+            Err(_) => return Ok(stream::iter([Ok(lost())]).boxed()),
         },
     };
+    let room = Arc::clone(&server.streams).try_acquire_owned();
+    let room = room.map_err(|_| full("grpc_event_streams_max", GRPC_EVENT_STREAMS_MAX))?;
     let place = match caller.may(Right::Admin) {
         true => Place::uncounted(),
         false => server.places.take((caller.tenant.clone(), Arc::clone(&caller.name))),
     };
-    let (out, messages) = mpsc::channel(GRPC_STREAM_QUEUE_MAX);
+    let (out, messages) = Queue::open();
     let stream = Stream {
+        edge: Arc::clone(edge),
         log,
         tenant: caller.tenant.clone(),
         epoch,
-        position: match begin {
-            Begin::After(position) => position,
-            Begin::Live | Begin::Lost => bounds.newest,
-        },
+        position,
+        told: position,
+        told_at: Instant::now(),
         filters,
         out,
-        write_wait_max: edge.options.write_wait_max,
     };
     let stopping = edge.stopping.clone();
     edge.tasks.spawn(async move {
         let living = Living::grpc_stream();
         stream.run(begin, &caller, &place, &stopping).await;
-        drop((living, place));
+        drop((living, place, room));
     });
-    Ok(ReceiverStream::new(messages).boxed())
+    Ok(messages)
 }
 
 /// Detail, scope and rights, in this order.
@@ -102,13 +113,14 @@ fn check(caller: &Caller, asked: &SubscribeEventsRequest) -> Result<(), Status> 
     })
 }
 
+/// Where a stream begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begin {
     /// With what comes from now on.
     Live,
-    After(Position),
-    /// The cursor means nothing here, or what follows it is gone.
-    Lost,
+    Oldest,
+    /// Behind a cursor, if that means something here.
+    Cursor,
 }
 
 /// Why a stream is over.
@@ -121,19 +133,22 @@ enum Ended {
 }
 
 struct Stream {
+    edge: Arc<Edge>,
     log: Arc<dyn EventLog>,
     tenant: TenantId,
     epoch: Epoch,
-    /// Everything up to here was shown or left out.
+    /// Everything up to here was shown or left out. At first the client's own cursor.
     position: Position,
+    /// Up to where the client was told, and when.
+    told: Position,
+    told_at: Instant,
     filters: Filters,
-    out: mpsc::Sender<Message>,
-    write_wait_max: Duration,
+    out: Queue,
 }
 
 impl Stream {
     async fn run(mut self, begin: Begin, caller: &Caller, place: &Place, stopping: &CancellationToken) {
-        let (out, evicted) = (self.out.clone(), place.evicted());
+        let (out, evicted, wait_max) = (self.out.clone(), place.evicted(), self.write_wait_max());
         let ended = tokio::select! {
             ended = self.show(begin) => ended,
             () = out.closed() => Ended::Gone,
@@ -143,15 +158,12 @@ impl Stream {
         };
         let last = match ended {
             Ended::Gone => return,
-            Ended::Lost => Ok(about("invalidate", &json!({ "reason": LOST }), None)),
-            Ended::Evicted => {
-                let cursor = self.cursor(self.position);
-                Ok(about("evicted", &json!({ "reason": EVICTED }), Some(cursor)))
-            }
+            Ended::Lost => Ok(lost()),
+            Ended::Evicted => Ok(about("evicted", &json!({ "reason": EVICTED }), Some(self.cursor()))),
             Ended::Failed(status) => Err(status),
         };
         // Whoever takes nothing is not told.
-        let _ = timeout(self.write_wait_max, out.send(last)).await;
+        let _ = timeout(wait_max, out.send(EVENT_BYTES, || last)).await;
     }
 
     /// Until it is over. Dropped at any point, `position` is that of what was sent.
@@ -163,23 +175,55 @@ impl Stream {
     }
 
     async fn follow(&mut self, begin: Begin) -> Result<std::convert::Infallible, Ended> {
-        if begin == Begin::Lost {
-            return Err(Ended::Lost);
+        if begin == Begin::Cursor {
+            self.find().await?;
         }
         let mut live = begin == Begin::Live;
         let mut tail = self.log.tail().follow(&self.tenant);
-        self.send(about("phase", &json!({ "phase": if live { "live" } else { "replay" } }), None)).await?;
+        // As often as other followers hear something.
+        let mark_every = self.edge.options.sse_heartbeat;
+        self.phase(live).await?;
         loop {
-            if !self.page().await? {
+            let is_all = self.page().await?;
+            if is_all && !live {
+                live = true;
+                self.phase(live).await?;
+            } else if self.position > self.told && self.told_at.elapsed() >= mark_every {
+                self.phase(live).await?;
+            }
+            if !is_all {
                 continue;
             }
-            if !live {
-                live = true;
-                self.send(about("phase", &json!({ "phase": "live" }), None)).await?;
-            }
-            if !tail.wait_after(self.position).await {
+            // It looks again also where nothing comes: others' events move the log on.
+            if let Ok(false) = timeout(mark_every, tail.wait_after(self.position)).await {
                 return Err(Ended::Failed(Status::unavailable("the log has closed")));
             }
+        }
+    }
+
+    /// Waits until the cursor can be gone on from. Where others write to the log, one of them may have shown what is not seen
+    /// here yet, also of a log that has begun anew; nobody is told that a cursor is lost for that.
+    async fn find(&self) -> Result<(), Ended> {
+        let begun = Instant::now();
+        loop {
+            let is_of_this_life = self.log.epoch() == self.epoch;
+            let bounds = self.log.bounds();
+            if is_of_this_life && (bounds.trimmed..=bounds.newest).contains(&self.position) {
+                return Ok(());
+            }
+            let is_gone = is_of_this_life && self.position < bounds.trimmed;
+            if is_gone || self.log.view() == LogView::Whole {
+                return Err(Ended::Lost);
+            }
+            if begun.elapsed() >= GRPC_CURSOR_WAIT_MAX {
+                // Only who reads the log knows that it is another one.
+                if !is_of_this_life && (self.edge.services.ready)().ready {
+                    return Err(Ended::Lost);
+                }
+                let why = "this host has not seen the log as far as the cursor yet; come again, or ask another host";
+                return Err(Ended::Failed(later(Code::Unavailable, why, GRPC_RETRY_AFTER)));
+            }
+            tokio::time::sleep(GRPC_CURSOR_LOOK).await;
         }
     }
 
@@ -197,10 +241,11 @@ impl Stream {
             Err(error) => return Err(Ended::Failed(status(&Problem::from(error)))),
         };
         for event in page.events.iter() {
-            let kind = if event.kind.is_empty() { event.aggregate } else { event.kind };
+            let kind = kind_of(&event);
             if self.filters.show(kind, &event) {
-                let shown = notification(kind, &event, self.cursor(event.position));
-                self.send(shown).await?;
+                let bytes = event.payload.len() + event.event_type.len() + kind.len() + EVENT_BYTES;
+                let cursor = self.cursor_at(event.position);
+                self.send(bytes, event.position, || notification(kind, &event, cursor)).await?;
             }
             self.position = event.position;
         }
@@ -208,17 +253,43 @@ impl Stream {
         Ok(page.events.is_empty())
     }
 
-    async fn send(&self, message: EventNotification) -> Result<(), Ended> {
-        match timeout(self.write_wait_max, self.out.send(Ok(message))).await {
-            Ok(Ok(())) => Ok(()),
-            // It comes back with the cursor of what it has taken.
-            Ok(Err(_)) | Err(_) => Err(Ended::Gone),
-        }
+    /// Says how far the stream is, and where to go on.
+    async fn phase(&mut self, live: bool) -> Result<(), Ended> {
+        let (phase, cursor) = (if live { "live" } else { "replay" }, self.cursor());
+        let said = || about("phase", &json!({ "phase": phase }), Some(cursor));
+        self.send(EVENT_BYTES, self.position, said).await
     }
 
-    fn cursor(&self, position: Position) -> String {
+    async fn send(
+        &mut self,
+        bytes: usize,
+        position: Position,
+        message: impl FnOnce() -> EventNotification,
+    ) -> Result<(), Ended> {
+        let sent = timeout(self.write_wait_max(), self.out.send(bytes, || Ok(message()))).await;
+        // It comes back with the cursor of what it has taken.
+        let Ok(Ok(())) = sent else { return Err(Ended::Gone) };
+        (self.told, self.told_at) = (position, Instant::now());
+        Ok(())
+    }
+
+    fn write_wait_max(&self) -> Duration {
+        self.edge.options.write_wait_max
+    }
+
+    fn cursor(&self) -> String {
+        self.cursor_at(self.position)
+    }
+
+    fn cursor_at(&self, position: Position) -> String {
         Cursor { epoch: self.epoch.clone(), position }.to_string()
     }
+}
+
+/// An event's own kind, else its aggregate. What is published cannot speak about a stream.
+fn kind_of<'a>(event: &Event<'a>) -> &'a str {
+    let kind = if event.kind.is_empty() { event.aggregate } else { event.kind };
+    if kind == ABOUT { PLAIN } else { kind }
 }
 
 /// An event of the log in the words of the protocol. Its payload goes out as it is.
@@ -232,10 +303,14 @@ fn notification(kind: &str, event: &Event<'_>, cursor: String) -> EventNotificat
     }
 }
 
+fn lost() -> EventNotification {
+    about("invalidate", &json!({ "reason": LOST }), None)
+}
+
 fn about(event: &str, data: &serde_json::Value, cursor: Option<String>) -> EventNotification {
     EventNotification {
         event: event.to_owned(),
-        kind: "stream".to_owned(),
+        kind: ABOUT.to_owned(),
         data: data.to_string().into_bytes(),
         cursor,
     }
@@ -255,5 +330,15 @@ mod tests {
         assert_eq!(shown("entry", "entrycreated"), "entrycreated");
         assert_eq!(shown("entry", "entry."), "entry.");
         assert_eq!(shown("flight", "flight_departed"), "flight_departed");
+    }
+
+    #[test]
+    fn no_event_of_the_log_is_about_a_stream() {
+        let shown =
+            |kind: &str, aggregate: &str| kind_of(&Event { kind, aggregate, ..Event::default() }).to_owned();
+        assert_eq!(shown("stream", "flight"), "event");
+        assert_eq!(shown("", "stream"), "event");
+        assert_eq!(shown("flight", "stream"), "flight");
+        assert_eq!(shown("streams", "stream"), "streams");
     }
 }

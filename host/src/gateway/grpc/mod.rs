@@ -4,13 +4,17 @@
 //! a stream shows what is in the log and nothing else, each event with the cursor behind it; who is slow holds up nobody and
 //! loses nothing.
 //!
-//! `serve` has the connections, `calls` the methods, `events` the streams, `filters` what they leave out, `places` how many
-//! one caller may have, `refusal` what errors become.
+//! `serve` has the connections, `preface` how they begin, `calls` the methods, `bodies` what is sent, `events` the streams,
+//! `queue` what is ahead of their clients, `filters` what they leave out, `places` how many one caller may have, `refusal` what
+//! errors become.
 
+mod bodies;
 mod calls;
 mod events;
 mod filters;
 mod places;
+mod preface;
+mod queue;
 mod refusal;
 mod serve;
 

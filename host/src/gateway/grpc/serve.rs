@@ -26,14 +26,17 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use super::bodies::Answering;
 use super::calls;
 use super::places::Places;
+use super::preface::Prefaced;
 use crate::gateway::metrics::{self, Living};
 use crate::gateway::serve::WriteBound;
 use crate::gateway::{Edge, GatewayError, GrpcServerOptions};
 use crate::limits::{
-    GRPC_CONNECTIONS_MAX, GRPC_FILE_BYTES_MAX, GRPC_HANDSHAKE_MAX, GRPC_HEADER_BYTES_MAX, GRPC_KEEPALIVE,
-    GRPC_KEEPALIVE_WAIT_MAX, GRPC_STREAMS_MAX,
+    GRPC_CALLS_MAX, GRPC_CONNECTIONS_MAX, GRPC_EVENT_STREAMS_MAX, GRPC_FILE_BYTES_MAX, GRPC_GOODBYE_MAX,
+    GRPC_HANDSHAKE_MAX, GRPC_HEADER_BYTES_MAX, GRPC_KEEPALIVE, GRPC_KEEPALIVE_WAIT_MAX,
+    GRPC_STREAM_QUEUE_BYTES_MAX, GRPC_STREAMS_MAX,
 };
 
 /// The wait after a failed accept: out of file descriptors passes only when a connection ends.
@@ -56,6 +59,11 @@ impl std::fmt::Debug for Listening {
 pub(super) struct Server {
     pub(super) edge: Arc<Edge>,
     pub(super) places: Places,
+    /// Room for event streams of all callers.
+    pub(super) streams: Arc<Semaphore>,
+    /// Room for calls about checkpoints, and for those that open a stream, while their message is in memory.
+    pub(super) calls: Semaphore,
+    pub(super) subscribing: Semaphore,
     tls: Option<TlsAcceptor>,
 }
 
@@ -86,7 +94,14 @@ impl Listening {
     /// Accepts until the edge stops. Connections are tasks of the edge, which waits for them.
     pub(in crate::gateway) async fn serve(self, edge: Arc<Edge>) {
         let stopping = edge.stopping.clone();
-        let server = Arc::new(Server { edge, places: Places::default(), tls: self.tls });
+        let server = Arc::new(Server {
+            edge,
+            places: Places::default(),
+            streams: Arc::new(Semaphore::new(GRPC_EVENT_STREAMS_MAX)),
+            calls: Semaphore::new(GRPC_CALLS_MAX),
+            subscribing: Semaphore::new(GRPC_CALLS_MAX),
+            tls: self.tls,
+        });
         let connections = Arc::new(Semaphore::new(GRPC_CONNECTIONS_MAX));
         loop {
             let accepted = tokio::select! {
@@ -123,41 +138,66 @@ async fn connection(server: &Arc<Server>, stream: TcpStream) {
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(wait_max));
     let stream = WriteBound::new(stream, wait_max, edge.stopping.clone());
     let Some(tls) = &server.tls else { return drive(server, stream).await };
-    match timeout(GRPC_HANDSHAKE_MAX, tls.accept(stream)).await {
-        Ok(Ok(stream)) => drive(server, stream).await,
-        Ok(Err(error)) => tracing::debug!(cause = %error, "a client did not agree on TLS"),
-        Err(_) => tracing::debug!("a client did not agree on TLS in time"),
+    // A host that stops waits for nobody who has not asked for anything.
+    let agreed = timeout(GRPC_HANDSHAKE_MAX, tls.accept(stream));
+    match edge.stopping.run_until_cancelled(agreed).await {
+        Some(Ok(Ok(stream))) => drive(server, stream).await,
+        Some(Ok(Err(error))) => tracing::debug!(cause = %error, "a client did not agree on TLS"),
+        Some(Err(_)) => tracing::debug!("a client did not agree on TLS in time"),
+        None => {}
     }
 }
 
 async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(server: &Arc<Server>, stream: S) {
     let edge = &server.edge;
-    let serving = Arc::clone(server);
+    let begun = timeout(edge.options.header_wait_max, Prefaced::of(stream));
+    let Some(Ok(Some(stream))) = edge.stopping.run_until_cancelled(begun).await else {
+        return tracing::debug!("a client of the gRPC server did not begin with HTTP/2");
+    };
+    let (serving, calls) = (Arc::clone(server), TaskTracker::new());
+    let under_way = calls.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let server = Arc::clone(&serving);
-        async move { Ok::<_, Infallible>(calls::answer(&server, request).await) }
+        let (server, call) = (Arc::clone(&serving), under_way.token());
+        async move {
+            let response = calls::answer(&server, request).await;
+            Ok::<_, Infallible>(response.map(|body| Answering::new(body, call)))
+        }
     });
     let mut builder = http2::Builder::new(Tracked(edge.tasks.clone()));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(GRPC_STREAMS_MAX)
         .max_header_list_size(GRPC_HEADER_BYTES_MAX)
+        .max_send_buf_size(GRPC_STREAM_QUEUE_BYTES_MAX as usize)
         .keep_alive_interval(GRPC_KEEPALIVE)
         .keep_alive_timeout(GRPC_KEEPALIVE_WAIT_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut draining = false;
-    let ended = loop {
-        tokio::select! {
-            ended = connection.as_mut() => break ended,
-            () = edge.stopping.cancelled(), if !draining => {
-                connection.as_mut().graceful_shutdown();
-                draining = true;
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = edge.stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                // A client that does not take the goodbye would hold up the stop.
+                () = idle(&calls) => return,
+                () = edge.hard.cancelled() => return,
             }
-            () = edge.hard.cancelled(), if draining => return,
         }
     };
     if let Err(error) = ended {
         tracing::debug!(cause = %error, "connection ended");
+    }
+}
+
+/// When no call was under way at the end of a while.
+async fn idle(calls: &TaskTracker) {
+    calls.close();
+    loop {
+        calls.wait().await;
+        tokio::time::sleep(GRPC_GOODBYE_MAX).await;
+        if calls.is_empty() {
+            return;
+        }
     }
 }
 

@@ -28,6 +28,12 @@ pub(super) const CLIENT_CHECKPOINTS: &[ProblemKind] = &[
         "too many clients of the tenant have a checkpoint",
         "let processors keep the name that they have",
     ),
+    caller(
+        409,
+        "checkpoints_not_shared",
+        "a host that shares its log keeps no checkpoints of clients",
+        "keep them elsewhere; or say grpc.checkpoints = \"host\" and have each client always come to the same host",
+    ),
     host(
         500,
         "checkpoint_unreadable",
