@@ -503,7 +503,9 @@ impl Feed {
             CursorPolicy::Tail => Place::Now,
             CursorPolicy::Oldest => Place::Oldest,
             CursorPolicy::Rebuild => {
-                self.run.reducer.begin_anew().await?;
+                if self.begin_anew().await? == Flow::Stop {
+                    return Ok(Next::Stop);
+                }
                 Place::Oldest
             }
         };
@@ -511,6 +513,20 @@ impl Feed {
         // fall now, the same is decided again.
         self.recent = Recent::default();
         Ok(Next::Again)
+    }
+
+    /// Tries again what passes, as for events.
+    async fn begin_anew(&mut self) -> Result<Flow, SourceError> {
+        while let Err(failure) = self.run.reducer.begin_anew().await {
+            let Some(asked) = failure.wait() else { return Err(failure) };
+            self.run.waits(&failure);
+            let wait = self.patience.wait(asked);
+            if self.pause(wait).await? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        self.patience.reset();
+        Ok(Flow::Go)
     }
 
     async fn pause(&mut self, wait: Duration) -> Result<Flow, SourceError> {
