@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::database::PAGE_BYTES;
 use crate::limits::{WAL_ROOM_BYTES, WAL_ROOM_LEFT_MIN};
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 #[derive(Debug)]
 pub(super) struct WalRoom {
