@@ -2,6 +2,7 @@
 
 import { writeRow } from './cells.mjs';
 import { Failure, shown } from './failure.mjs';
+import { log } from './host.mjs';
 import { stringify } from './json.mjs';
 import {
   CHANNEL_ERROR_BYTES_MAX,
@@ -57,6 +58,10 @@ export class Effects {
     this._state = new State(this);
     this._markEnd = 0;
     this._markRecords = 0;
+    // Whether a call of the plugin's is under way: what is asked for later has no event that it could belong to.
+    this._isOpen = false;
+    // What was asked for too late. It ends the next call, which is when somebody may be told.
+    this._late = undefined;
   }
 
   /** The task's keyed state. */
@@ -80,7 +85,7 @@ export class Effects {
    * cannot hold is rejected.
    */
   put(table, key, version, row) {
-    const place = this._rowTarget(table, key, version);
+    const place = this._rowTarget('put', table, key, version);
     const writer = this._writer;
     const start = writer.end;
     try {
@@ -105,7 +110,7 @@ export class Effects {
    * the row back.
    */
   delete(table, key, version) {
-    const place = this._rowTarget(table, key, version);
+    const place = this._rowTarget('delete', table, key, version);
     const writer = this._writer;
     const start = writer.end;
     const keyBytes = this._rowKey(table, key);
@@ -117,6 +122,7 @@ export class Effects {
    * text. Its scope is that of the event that is handled. Without an `id`, one is derived from the other parts.
    */
   emit({ aggregate, aggId, type, version = 1, at, schemaVersion = 1, id = '' }, payload) {
+    if (!this._isOpen) this._checkOpen('emit');
     const names = typeof aggregate === 'string' && typeof aggId === 'string' && typeof type === 'string';
     if (!names || aggregate === '' || aggId === '' || type === '') {
       throw Failure.fatal('an emitted event has an `aggregate`, an `aggId` and a `type`, and none of them is empty');
@@ -160,6 +166,7 @@ export class Effects {
    * the event is tried again as after a retry. Any other refusal makes the event a dead letter.
    */
   append(process, channel, { type = 'data', payload, error = '', inReplyTo = 0 } = {}) {
+    if (!this._isOpen) this._checkOpen('append');
     if (!ENTRY_TYPES.includes(type)) {
       throw Failure.fatal(`\`${type}\` is no type of an entry; there are ${ENTRY_TYPES.join(', ')}`);
     }
@@ -219,8 +226,18 @@ export class Effects {
     return bytes;
   }
 
+  /** Refuses what comes after its call: from a timer, from behind an `await`, or from whoever kept `out`. */
+  _checkOpen(what) {
+    if (this._isOpen) return;
+    const message = `\`${what}\` was called after \`handle\` or \`flush\` had answered: a processor waits for nothing, and what it asks for later is lost`;
+    this._late ??= Failure.fatal(message);
+    log.error(message);
+    throw Failure.fatal(message);
+  }
+
   /** The table's place in the manifest, after a check of key and version. */
-  _rowTarget(table, key, version) {
+  _rowTarget(what, table, key, version) {
+    if (!this._isOpen) this._checkOpen(what);
     const place = this._tables.indexOf(table);
     if (place < 0) throw Failure.fatal(`the manifest does not name table \`${table?.name}\``);
     if (typeof key !== 'string') throw Failure.fatal(`table \`${table.name}\`: a key is text, not ${shown(key)}`);
@@ -234,6 +251,7 @@ export class Effects {
   /** Everything from here on is for this event. */
   _begin(event) {
     this._event = event;
+    this._isOpen = true;
     this._markEnd = this._writer.end;
     this._markRecords = this._writer.records;
     this._state._expiredDeletes = 0;
@@ -246,6 +264,7 @@ export class Effects {
 
   /** Hands the effects over. */
   _finish() {
+    this._isOpen = false;
     this._state._forgetBatch();
     return this._writer.finish();
   }

@@ -112,6 +112,7 @@ export class State {
 
   /** The value under a key, a Uint8Array; undefined where there is none. */
   get(key) {
+    this._effects._checkOpen('state.get');
     const bytes = keyBytes(key);
     const written = this._written.size > 0 ? this._written.get(nameOf(key, bytes)) : undefined;
     let found;
@@ -148,6 +149,7 @@ export class State {
    * hand (`ttlMs`), or at a time in microseconds since 1970 (`until`).
    */
   put(key, value, end) {
+    this._effects._checkOpen('state.put');
     const expiresAt = end === undefined ? undefined : this._expiry(end.ttlMs, end.until);
     const writer = this._effects._writer;
     const start = writer.end;
@@ -174,6 +176,7 @@ export class State {
 
   /** Deletes an entry, whether there is one or not. */
   delete(key) {
+    this._effects._checkOpen('state.delete');
     this._delete(keyBytes(key));
   }
 
@@ -190,6 +193,7 @@ export class State {
     let next = 0;
     let more = true;
     for (let left = limit; left > 0; ) {
+      this._effects._checkOpen('state.scan');
       while (more && next === page.length) {
         const wanted = Math.min(Math.max(left, PAGE_ENTRIES_MIN), SCAN_ENTRIES_MAX);
         const answer = host.stateScan(begin, asked, wanted);

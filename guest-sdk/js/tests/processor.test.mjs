@@ -5,6 +5,10 @@ import { Failure, formatTime, parseTime, processor, table, text } from '../millr
 import { Driver, Failed, event } from '../millrace/testing/driver.mjs';
 import { of, payload } from './helpers.mjs';
 
+const LATE = table('late_rows', { columns: {} });
+const raise = (error) => {
+  throw error;
+};
 const EIGHT = '2013-01-01T08:00:00.25Z';
 
 test('time_stands_at_the_event', () => {
@@ -68,6 +72,73 @@ test('console_is_the_operators_log', () => {
     { level: 'info', text: 'seen {"n":1} 7' },
     { level: 'warn', text: 'TypeError: bad' },
   ]);
+});
+
+test('console_fills_in_and_shows_whole_numbers_of_any_length', () => {
+  const driver = new Driver(
+    of(() => {
+      console.log('%s is %d of %i, %j%%', 'a', 1.5, '7 of 8', { b: 2n ** 60n }, 'and more');
+      console.log({ b: 1n }, '%s');
+      console.time('a');
+      console.timeEnd('a');
+    }),
+  );
+  driver.send([payload(null)]);
+  assert.deepEqual(driver.messages, [
+    { level: 'info', text: 'a is 1.5 of 7, {"b":1152921504606846976}% and more' },
+    { level: 'info', text: '{"b":1} %s' },
+  ]);
+});
+
+test('what_would_wait_says_so', () => {
+  const ways = [() => setTimeout(() => {}, 1), () => setInterval(() => {}, 1), () => AbortSignal.timeout(5), () => fetch('http://127.0.0.1:1/')];
+  for (const [place, name] of ['setTimeout', 'setInterval', 'AbortSignal.timeout', 'fetch'].entries()) {
+    const driver = new Driver(of(() => ways[place]()));
+    assert.throws(() => driver.send([payload(null)]), { name: 'Error', message: new RegExp(`^${name}: a processor waits`) });
+    assert.match(driver.messages[0].text, new RegExp(`^Error: ${name}: .*\\n {2}.*processor\\.test\\.mjs:\\d+:\\d+`));
+  }
+  const origins = [];
+  new Driver(of(() => void origins.push(performance.timeOrigin))).send([payload(null)]);
+  assert.deepEqual(origins, [0]);
+});
+
+test('effects_after_the_call_are_refused_and_end_the_next_call', async () => {
+  const asks = {
+    put: (out) => out.put(LATE, 'late', 0, {}),
+    delete: (out) => out.delete(LATE, 'late', 0),
+    emit: (out) => out.emit({ aggregate: 'a', aggId: 'b', type: 'c', at: 0 }, {}),
+    append: (out) => out.append('p', 'c'),
+    'state.get': (out) => out.state.get('late'),
+    'state.put': (out) => out.state.put('late', ''),
+    'state.delete': (out) => out.state.delete('late'),
+    'state.scan': (out) => [...out.state.scan()],
+  };
+  for (const [name, ask] of Object.entries(asks)) {
+    const chains = [];
+    const handle = (each, out) => {
+      const save = async () => {
+        await null;
+        ask(out);
+      };
+      if (each.json() === 'late') chains.push(save());
+    };
+    const driver = new Driver(of(handle, { manifest: { tables: [LATE] }, flush: () => undefined }));
+    driver.send([payload('late')]);
+    await assert.rejects(chains[0], { name: 'Failure', kind: 'fatal' });
+    assert.deepEqual(driver.messages.map(({ level }) => level), ['error'], name);
+    const says = (error) => error instanceof Failed && error.kind === 'fatal' && error.message.includes(`\`${name}\` was called after`);
+    assert.throws(() => driver.send([payload('next')]), says);
+    assert.throws(() => driver.flush(), says);
+    assert.deepEqual([driver.rows('late_rows'), driver.emitted, driver.appended, driver.state()], [{}, [], [], {}], name);
+  }
+});
+
+test('an_error_that_throws_when_it_is_looked_at_is_told_all_the_same', () => {
+  const driver = new Driver(of(() => {
+    throw Object.defineProperty(new Error('quiet'), 'stack', { get: () => raise(new Error('loud')) });
+  }));
+  assert.throws(() => driver.send([payload(null)]));
+  assert.match(driver.messages[0].text, /cannot be told/);
 });
 
 test('an_error_that_nobody_catches_is_logged_with_its_place_and_goes_on', () => {
