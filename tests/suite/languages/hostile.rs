@@ -138,7 +138,7 @@ attacks! { Python:
     python_hostile_exception "error" Letter("trap", "ValueError: as asked");
     python_hostile_exception_without_a_message "error_without_a_message" Letter("trap", "ValueError");
     python_hostile_huge_exception "large_error" Letter("trap", "ValueError: no no no");
-    python_hostile_exception_that_cannot_be_told "error_that_lies" Letter("trap", "");
+    python_hostile_exception_that_cannot_be_told "error_that_lies" Letter("trap", "Lying: an exception that cannot be told");
     python_hostile_exit "exits" Letter("trap", "SystemExit: enough");
     python_hostile_exit_at_once "exits_at_once" Letter("trap", "");
     python_hostile_abort "aborts" Letter("trap", "");
