@@ -15,7 +15,7 @@ import {
   ROW_KEY_BYTES_MAX,
 } from './limits.mjs';
 import { State } from './state.mjs';
-import { parseTime } from './time.mjs';
+import { micros, now } from './time.mjs';
 import { Writer, isBytes } from './writer.mjs';
 
 // Kinds of effects, as numbers.
@@ -26,7 +26,6 @@ const HOST_EVENT_TYPES = ['channel.data', 'channel.end', 'channel.error'];
 const ENTRY_TYPES = ['data', 'end', 'error'];
 const CONTROL = /[\x00-\x1f\x7f]/;
 const I64_MAX = (1n << 63n) - 1n;
-const I64_MIN = -(1n << 63n);
 
 function isVersion(version, least) {
   return typeof version === 'number'
@@ -36,17 +35,6 @@ function isVersion(version, least) {
 
 function isU32(number) {
   return Number.isInteger(number) && number >= 1 && number <= 0xffff_ffff;
-}
-
-/** Microseconds of whatever stands for a time. */
-export function micros(time, what) {
-  let found = time;
-  if (typeof time === 'string') found = parseTime(time);
-  else if (time instanceof Date) found = time.getTime() * 1_000;
-  const isBig = typeof found === 'bigint' && found >= I64_MIN && found <= I64_MAX;
-  if (isBig || Number.isSafeInteger(found)) return found;
-  const times = 'microseconds since 1970, a Date or RFC 3339';
-  throw Failure.fatal(`${what} is ${shown(time)}, which is no time: ${times}`);
 }
 
 /** Takes what a processor asks for. */
@@ -119,7 +107,8 @@ export class Effects {
 
   /**
    * Appends an event to the stream, with this payload: anything that can be written as JSON, or a Uint8Array of JSON
-   * text. Its scope is that of the event that is handled. Without an `id`, one is derived from the other parts.
+   * text. Its scope is that of the event that is handled, and so is its time without an `at`. Without an `id`, one is derived
+   * from the other parts.
    */
   emit({ aggregate, aggId, type, version = 1, at, schemaVersion = 1, id = '' }, payload) {
     if (!this._isOpen) this._checkOpen('emit');
@@ -135,7 +124,8 @@ export class Effects {
         `an emitted \`${type}\` has version ${shown(version)} and schema version ${shown(schemaVersion)}; both count from 1`,
       );
     }
-    const time = Number.isSafeInteger(at) ? at : micros(at, `\`at\` of an emitted \`${type}\``);
+    const when = at === undefined ? now() : at;
+    const time = Number.isSafeInteger(when) ? when : micros(when, `\`at\` of an emitted \`${type}\``);
     const writer = this._writer;
     const start = writer.end;
     try {

@@ -10,10 +10,12 @@ import { clock, nowMicros } from './time.mjs';
 const SEED_WITHOUT_EVENT = 0x9e37_79b9;
 
 /** Chance that is the same in every replay: one sequence an event. */
-const chance = { event: undefined, latest: undefined, state: 0 };
+const chance = { event: undefined, latest: undefined, flushes: 0, state: 0 };
 
 function random32() {
-  if (chance.event !== clock.event || chance.latest !== clock.latest || chance.state === 0) {
+  const isSame = chance.event === clock.event && chance.latest === clock.latest && chance.flushes === clock.flushes;
+  if (!isSame || chance.state === 0) {
+    chance.flushes = clock.flushes;
     chance.event = clock.event;
     chance.latest = clock.latest;
     chance.state = seed();
@@ -75,7 +77,16 @@ function shownWhole(value) {
   try {
     return stringify(value);
   } catch {
-    return String(value);
+    return shownHalf(value);
+  }
+}
+
+/** What JSON has no words for. */
+function shownHalf(value) {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return Object.prototype.toString.call(value);
   }
 }
 
@@ -93,6 +104,7 @@ function define(target, name, value) {
  */
 export function install({ outside, clocks, chances, requests = true }) {
   const isOurs = outside === 'throws' ? () => true : () => clock.inside;
+  clock.isOwn = !clocks;
   if (clocks) installClocks(isOurs);
   if (chances) installChance(isOurs);
   installWaiting(isOurs, outside === 'throws', requests);

@@ -125,6 +125,7 @@ export class Instance {
     if (typeof processor.flush !== 'function') return effects._finish();
     if (effects._late !== undefined) throw failureToWire(effects._late, 0);
     effects._begin(0);
+    clock.flushes += 1;
     try {
       within(null, this._latest, true, () => {
         const answer = processor.flush(reason, effects);
@@ -175,10 +176,14 @@ function check(Class) {
   const what = `class ${Class.name}`;
   for (const name of FUNCTIONS) {
     const found = Class.prototype[name];
-    if (found?.constructor?.name === 'AsyncFunction') {
+    const kind = found?.constructor?.name ?? '';
+    if (kind.startsWith('Async')) {
       throw new Error(
         `${what}: \`${name}\` is async, and a processor waits for nothing: all it may ask is answered at once`,
       );
+    }
+    if (kind === 'GeneratorFunction') {
+      throw new Error(`${what}: \`${name}\` is a generator (\`*${name}\`): called, it would do nothing`);
     }
   }
   if (typeof Class.prototype.handle !== 'function') throw new Error(`${what} has no \`handle(event, out)\``);

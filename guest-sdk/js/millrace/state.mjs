@@ -4,7 +4,7 @@ import { Failure, shown } from './failure.mjs';
 import { host } from './host.mjs';
 import { parse, stringify } from './json.mjs';
 import { SCAN_ENTRIES_MAX, STATE_EXPIRED_DELETES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX } from './limits.mjs';
-import { clock, narrow, now } from './time.mjs';
+import { clock, micros, narrow, now } from './time.mjs';
 import { encode, isBytes, ownBytes } from './writer.mjs';
 
 const [STATE_PUT, STATE_DELETE] = [2, 3];
@@ -146,7 +146,7 @@ export class State {
 
   /**
    * Writes an entry. It stays until it is deleted, unless it ends: so many milliseconds after the time of the event at
-   * hand (`ttlMs`), or at a time in microseconds since 1970 (`until`).
+   * hand (`ttlMs`), or at a time: microseconds since 1970, a Date or RFC 3339 (`until`).
    */
   put(key, value, end) {
     this._effects._checkOpen('state.put');
@@ -231,8 +231,9 @@ export class State {
   _expiry(ttlMs, until) {
     let end;
     if (until !== undefined) {
-      end = BigInt(until);
+      end = BigInt(micros(until, '`until` of a state entry'));
     } else if (ttlMs !== undefined) {
+      if (!Number.isFinite(ttlMs)) throw Failure.fatal(`\`ttlMs\` is ${shown(ttlMs)}, which is no number of milliseconds`);
       if (clock.event === null && clock.latest === undefined) {
         throw Failure.retry('no event was handled since the start, so there is no time to count from');
       }

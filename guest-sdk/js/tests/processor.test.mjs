@@ -208,6 +208,60 @@ test('what_waits_for_something_is_refused', () => {
   assert.throws(() => driver.send([payload(null)]), /fatal: `handle` answered a promise/);
 });
 
+test('a_generator_is_refused_since_nothing_of_it_would_run', () => {
+  const manifest = { name: 'yields', version: '0.1.0' };
+  class Yields {
+    static manifest = manifest;
+
+    *handle() {}
+  }
+  class Both {
+    static manifest = manifest;
+
+    handle() {}
+
+    async *flush() {}
+  }
+  assert.throws(() => processor(Yields), /class Yields: `handle` is a generator/);
+  assert.throws(() => processor(Both), /class Both: `flush` is async/);
+});
+
+test('chance_in_flush_is_the_same_after_a_restart', () => {
+  const drawn = (ats, flushes) => {
+    const found = [];
+    const driver = new Driver(of(() => undefined, { flush: () => void found.push(Math.random(), Math.random()) }));
+    driver.send(ats.map((at) => payload(null, { at })));
+    for (let flush = 0; flush < flushes; flush += 1) driver.flush();
+    return found;
+  };
+  const once = drawn([7], 1);
+  assert.deepEqual(drawn([7], 2), [...once, ...once]);
+  assert.deepEqual(drawn([3, 7], 1), once);
+  assert.notDeepEqual(drawn([8], 1), once);
+});
+
+test('settings_are_read_as_what_they_are', () => {
+  const read = (config) => {
+    let found;
+    class Reads {
+      static manifest = { name: 'reads', version: '0.1.0' };
+
+      constructor({ config: of }) {
+        found = [of.integer('n', 5), of.flag('f'), of.oneOf('o', ['a', 'b']), of.durationMs('d', '5m')];
+      }
+
+      handle() {}
+    }
+    new Driver(processor(Reads), { config });
+    return found;
+  };
+  assert.deepEqual(read({}), [5, false, 'a', 300_000]);
+  assert.deepEqual(read({ n: '7', f: 'true', o: 'b', d: '500ms' }), [7, true, 'b', 500]);
+  for (const [name, value] of [['n', '1.5'], ['f', 'yes'], ['o', 'c'], ['d', '5'], ['d', '1w'], ['d', '99999999999999d']]) {
+    assert.throws(() => read({ [name]: value }), new RegExp(`setting \`${name}\` is \`${value}\``));
+  }
+});
+
 test('a_manifest_with_a_mistake_says_which', () => {
   const make = (manifest, functions = {}) => {
     class Made {
