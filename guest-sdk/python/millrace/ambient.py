@@ -26,7 +26,7 @@ _effects = None
 _running = False
 _in_flush = False
 # Whether clocks are the machine's own, as the grant `clock` has it.
-_own_clocks = True
+_own_clocks = False
 
 
 def begin(effects, in_flush=False) -> None:
@@ -88,9 +88,12 @@ def _sleep(seconds):
     _real["sleep"](seconds)
 
 
-def install_clocks() -> None:
+def keep_clocks() -> None:
     global _own_clocks
-    _own_clocks = False
+    _own_clocks = True
+
+
+def install_clocks() -> None:
     for name in ("time", "monotonic", "perf_counter", "process_time"):
         _clock(name, lambda micros: micros / 1_000_000)
         _clock(f"{name}_ns", lambda micros: micros * 1_000)

@@ -1,11 +1,12 @@
-"""One test for each case."""
+"""One test for each case, and what is too large to be written down."""
 
+import json
 import pathlib
 import unittest
 
 import cases
 from app import TurnTracer
-from millrace.testing import batch_equals_singles, read_events
+from millrace.testing import Driver, Failed, batch_equals_singles, event, read_events
 
 
 class Cases(unittest.TestCase):
@@ -13,6 +14,61 @@ class Cases(unittest.TestCase):
 
     def test_the_recorded_events_mean_the_same_one_by_one(self):
         batch_equals_singles(TurnTracer, read_events(pathlib.Path(__file__).with_name("events.ndjson")))
+
+
+def entry(number, role, channel, text):
+    at = f"2026-05-19T12:00:{number % 60:02}Z"
+    payload = {
+        "id": f"e{number}",
+        "conversationId": "conv-1",
+        "channel": channel,
+        "contentType": "history",
+        "content": [{"role": role, "text": text}],
+        "createdAt": at,
+    }
+    return event("entry.created", "1", number, payload, at=at, kind="entry", cursor=str(number))
+
+
+class Large(unittest.TestCase):
+    def exported(self, words, context):
+        """The attributes of root and generation, and the row."""
+        driver = Driver(TurnTracer)
+        driver.send(entry(1, "USER", "history", words))
+        driver.send([entry(number, "USER", "context", text) for number, text in enumerate(context, 2)])
+        driver.send(entry(50, "AI", "history", words))
+        [closed], [row] = driver.emitted, driver.rows("turns").values()
+        payload = closed.json()
+        self.assertLessEqual(len(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()), 1_000_000)
+        self.assertEqual(payload["endReason"], "agent_history_entry")
+        self.assertEqual(driver.rows("passed_entries"), {})
+        return payload["span"]["attributes"], payload["generation"]["attributes"], row
+
+    def test_r21_a_turn_with_a_mebibyte_of_context_is_exported(self):
+        for letter in ("a", "é", '"', "\n", "\1"):
+            context = [f"{number} {letter * 25_000}" for number in range(20)]
+            words = f"w{letter * 32_767}"
+            root, generation, row = self.exported(words, context)
+            self.assertEqual(generation["langfuse.observation.metadata.truncated"], True, repr(letter))
+            messages = json.loads(generation["input.value"])
+            self.assertTrue(messages[-1]["content"].startswith("19 "), "the newest is there")
+            self.assertNotIn("e2: 0 ", generation["gen_ai.prompt"], "the oldest is not")
+            self.assertEqual(generation["langfuse.observation.metadata.context_entry_count"], 20)
+            self.assertEqual((row["input"], row["output"]), (words, words))
+            self.assertTrue(root["input.value"].startswith(f"w{letter}"))
+
+    def test_what_fits_is_not_cut(self):
+        root, generation, _ = self.exported("words", ["a" * 30_000] * 3)
+        for attributes in (root, generation):
+            self.assertNotIn("langfuse.observation.metadata.truncated", attributes)
+        self.assertEqual([len(message["content"]) for message in json.loads(generation["input.value"])], [30_000] * 3)
+
+    def test_a_time_that_cannot_be_written_is_rejected(self):
+        driver = Driver(TurnTracer)
+        for at in (-(1 << 62), 1 << 62):
+            with self.assertRaises(Failed) as raised:
+                driver.send(event("entry.created", "1", 1, {}, at=at, kind="entry", cursor="1"))
+            self.assertEqual(raised.exception.failure.kind, "reject")
+        driver.restart()
 
 
 def _add(path):
