@@ -42,7 +42,8 @@ def moved_time(newest, ahead, at, ahead_max):
         if not ahead or at == ahead:
             return newest, at
         newest, ahead = min(at, ahead), max(at, ahead)
-    newest = max(newest, min(at, newest + ahead_max))
+    else:
+        newest = max(newest, at)
     return (newest, ahead) if ahead > newest + ahead_max else (max(newest, ahead), 0)
 
 

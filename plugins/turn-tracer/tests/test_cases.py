@@ -7,6 +7,7 @@ import unittest
 import cases
 from app import TurnTracer
 from millrace.testing import Driver, Failed, batch_equals_singles, event, read_events
+from turns import moved_time
 
 
 class Cases(unittest.TestCase):
@@ -27,6 +28,23 @@ def entry(number, role, channel, text):
         "createdAt": at,
     }
     return event("entry.created", "1", number, payload, at=at, kind="entry", cursor=str(number))
+
+
+class Times(unittest.TestCase):
+    def test_time_follows_two_events_and_not_one(self):
+        newest, ahead = moved_time(0, 0, 100, 10)
+        for at, expected in (
+            (90, (100, 0)),
+            (110, (110, 0)),
+            (200, (110, 200)),
+            (200, (110, 200)),
+            (115, (115, 200)),
+            (900, (200, 900)),
+            (205, (205, 900)),
+            (895, (900, 0)),
+        ):
+            newest, ahead = moved_time(newest, ahead, at, 10)
+            self.assertEqual((newest, ahead), expected, at)
 
 
 class Large(unittest.TestCase):
