@@ -1,5 +1,6 @@
 //! Claims about plugins in languages that bring an engine with them.
 
+mod clocks;
 mod hostile;
 mod js;
 mod parking;
