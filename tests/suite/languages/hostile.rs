@@ -225,7 +225,8 @@ fn js_hostile_promise() {
 #[test]
 fn js_hostile_effect_after_the_call() {
     let mut instance = loaded(Guest::Js, "later").expect("it loads");
-    let outcome = instance.handle(&batch(&[("a", "x", "1"), ("b", "poison", "1")], 0)).expect("it is no trap");
+    let outcome =
+        instance.handle(&batch(&[("a", "x", "1"), ("b", "poison", "1")], 0)).expect("it is no trap");
     assert_eq!((outcome.handled, outcome.failure), (2, None));
     assert_eq!(outcome.effects.iter().count(), 2);
     let outcome = instance.handle(&batch(&[("c", "x", "1")], 2)).expect("it is no trap");

@@ -310,7 +310,10 @@ fn r21_a_turn_with_a_mebibyte_of_context_is_exported() {
     let mut task = Task::start(&*tracer, None).expect("it loads");
     task.send(0, &[entry(1, "USER", "history", "a question")]);
     for number in 2..22 {
-        task.send(1, &[entry(number, "USER", "context", &format!("{number} {}", "\"quoted\"\n".repeat(2_500)))]);
+        task.send(
+            1,
+            &[entry(number, "USER", "context", &format!("{number} {}", "\"quoted\"\n".repeat(2_500)))],
+        );
     }
     task.send(2, &[entry(30, "AI", "history", "an answer")]);
     assert_eq!(task.failed, Vec::<Value>::new());
