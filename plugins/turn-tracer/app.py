@@ -200,7 +200,8 @@ class TurnTracer(Processor):
                 ended = read_time(conversation.archived_at, at)
                 closings.append(Closing(turn, "conversation_archived", cursor, ended))
         owner = conversation.owner or self.owners.get(conversation.id)
-        self.close(closings, cursor, out, {conversation.id: owner})
+        # What was over before knows nothing of this event.
+        self.close(closings, cursor, out, {} if turn is None else {conversation.id: owner})
         if turn is not None and not conversation.archived_at:
             self.turns[conversation.id] = turn
         if owner:

@@ -5,4 +5,5 @@ mod hostile;
 mod js;
 mod parking;
 mod python;
+mod samples;
 mod swaps;

@@ -150,6 +150,20 @@ test('batch_equals_singles', () => {
   assert.deepEqual([...kinds].sort(), ['age', 'count', 'limit', 'quiet'], 'the events close windows in every way');
 });
 
+test('it_does_not_matter_when_ticks_come', () => {
+  const told = (ticks) => {
+    const driver = new Driver(handler, { config: TIGHT });
+    for (const of of busy(600)) {
+      driver.send([of]);
+      if (ticks) driver.flush();
+    }
+    driver.flush();
+    const emitted = driver.emitted.map((of) => [of.aggId, of.version, of.at, of.json()]);
+    return [emitted, driver.rows('batches'), driver.saved(), driver.state()];
+  };
+  assert.deepEqual(told(true), told(false));
+});
+
 test('restarts_change_nothing', () => {
   const [whole, restarted] = [new Driver(handler, { config: TIGHT }), new Driver(handler, { config: TIGHT })];
   whole.send(busy(600));

@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+import random
 import unittest
 
 import cases
 from app import TurnTracer
+from millrace import format_time
 from millrace.testing import Driver, Failed, batch_equals_singles, event, read_events
 from turns import moved_time
 
@@ -45,6 +47,60 @@ class Times(unittest.TestCase):
         ):
             newest, ahead = moved_time(newest, ahead, at, 10)
             self.assertEqual((newest, ahead), expected, at)
+
+
+def busy(count):
+    """Entries and archives of some conversations at a time: answered, abandoned, late, and more than may be open."""
+    chance, now = random.Random(7), 1_779_192_000_000_000
+    for number in range(1, count + 1):
+        now += chance.choice((1, 5, 20, 90)) * 1_000_000
+        at = now - (chance.randrange(300) * 1_000_000 if chance.random() < 0.1 else 0)
+        conversation = f"c{number // 8 + chance.randrange(6)}"
+        if chance.random() < 0.05:
+            payload = {"id": conversation, "ownerUserId": "owner", "archivedAt": format_time(at)}
+            yield event("conversation.updated", "1", number, payload, at=at, kind="conversation", cursor=str(number))
+            continue
+        role, channel = chance.choice((("USER", "history"), ("AI", "history"), ("USER", "context")))
+        payload = {
+            "id": f"e{number}",
+            "conversationId": conversation,
+            "channel": channel,
+            "contentType": "history",
+            "content": [{"role": role, "text": f"words {number}"}],
+            "createdAt": format_time(at),
+        }
+        yield event("entry.created", "1", number, payload, at=at, kind="entry", cursor=str(number))
+
+
+class Ticks(unittest.TestCase):
+    def told(self, ticks_every):
+        driver = Driver(TurnTracer, config={"max_open_turns": "4", "max_turn_age": "8m"})
+        for number, one in enumerate(busy(2_000)):
+            driver.send(one)
+            if ticks_every and number % ticks_every == 0:
+                driver.flush()
+        driver.flush()
+        emitted = sorted((e.agg_id, e.at, e.payload) for e in driver.emitted)
+        return {key: dict(row) for key, row in driver.rows("turns").items()}, emitted, driver.saved()
+
+    def test_it_does_not_matter_when_ticks_come(self):
+        never = self.told(None)
+        reasons = {row["reason"] for row in never[0].values()}
+        self.assertEqual(
+            reasons,
+            {
+                "agent_history_entry",
+                "new_user_input",
+                "conversation_archived",
+                "idle_timeout",
+                "max_turn_age",
+                "checkpoint_window_limit",
+            },
+            "turns end in every way",
+        )
+        for every in (1, 7):
+            for one, other in zip(never, self.told(every)):
+                self.assertEqual(one, other)
 
 
 class Large(unittest.TestCase):
