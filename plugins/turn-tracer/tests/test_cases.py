@@ -12,11 +12,23 @@ from millrace.testing import Driver, Failed, batch_equals_singles, event, read_e
 from turns import moved_time
 
 
+RECORDED = read_events(pathlib.Path(__file__).with_name("events.ndjson"))
+
+
 class Cases(unittest.TestCase):
     maxDiff = None
 
     def test_the_recorded_events_mean_the_same_one_by_one(self):
-        batch_equals_singles(TurnTracer, read_events(pathlib.Path(__file__).with_name("events.ndjson")))
+        batch_equals_singles(TurnTracer, RECORDED, config={"max_open_turns": "2"})
+
+    def test_the_recorded_events_give_what_is_expected(self):
+        driver = Driver(TurnTracer, config={"max_open_turns": "2"})
+        driver.send(RECORDED)
+        expected = cases.read(pathlib.Path(__file__).with_name("expected.json"))
+        self.assertEqual([e.json() for e in driver.emitted], [emitted["payload"] for emitted in expected["emitted"]])
+        self.assertEqual(json.loads(driver.saved().state), expected["state"]["value"])
+        reasons = {row["reason"] for row in driver.rows("turns").values()}
+        self.assertLessEqual({"idle_timeout", "checkpoint_window_limit"}, reasons)
 
 
 def entry(number, role, channel, text):
