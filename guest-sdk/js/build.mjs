@@ -20,7 +20,8 @@ const PACKAGE = 'package millrace:processor@0.1.0;';
 const FEATURES = ['stdio', 'random', 'clocks', 'http', 'fetch-event'];
 // What a grant lets in. `console` is the operator's log in any case.
 const FEATURE_OF_GRANT = { clock: 'clocks', random: 'random', http: 'http' };
-const LEFT_OUT = new Set(['node_modules', 'target', 'tests']);
+// Only at the top of the project: further down a folder may be called as it likes.
+const LEFT_OUT = ['target', 'tests'];
 const FILES_MAX = 2_000;
 const FOLDERS_DEEP_MAX = 16;
 
@@ -39,7 +40,8 @@ async function copyModules(from, to) {
   const copy = async (folder, deep) => {
     for (const entry of await readdir(join(from, folder), { withFileTypes: true })) {
       const path = join(folder, entry.name);
-      if (entry.name.startsWith('.') || LEFT_OUT.has(entry.name)) continue;
+      if (entry.name.startsWith('.') || entry.name === 'node_modules') continue;
+      if (folder === '' && LEFT_OUT.includes(entry.name)) continue;
       // What SDK it has may be a link to one.
       const isFolder = entry.isDirectory() || (entry.isSymbolicLink() && path === 'millrace');
       if (isFolder && deep > 0 && path !== join('millrace', 'testing')) {
@@ -58,13 +60,21 @@ async function copyModules(from, to) {
 // What the tools say around the plugin's own mistake.
 const OF_NO_USE = /initializer\.js|^Failed to initialize component|^Exception while evaluating|promises were rejected|^Promise rejected/;
 
+const EXPORTED = 'the entry exports it: export const handler = processor(class …)';
+
 /** The same complaint with the plugin's paths and without what is of no use to its author. */
 function told(error, stage) {
   const text = String(error?.message ?? error).replaceAll(`${stage}/`, '');
+  if (text.includes('does not export a "handler"')) {
+    return `the entry's \`handler\` is none of a processor; ${EXPORTED}`;
+  }
   if (!text.includes('Exception while evaluating')) return text;
   const lines = text.split('\n').filter((line) => line.trim() !== '' && !OF_NO_USE.test(line));
   const isWithoutHandler = text.includes("doesn't provide an export named: 'handler'");
-  if (isWithoutHandler) lines.push('the entry exports it: export const handler = processor(class …)');
+  if (isWithoutHandler) lines.push(EXPORTED);
+  if (/Error loading module "[^"]*\.(?!m?js")\w+"/.test(text)) {
+    lines.push('only modules (.mjs, .js) are part of a component; data goes into one, as `export default …`');
+  }
   return ["the plugin's modules cannot be evaluated:", ...lines].join('\n');
 }
 

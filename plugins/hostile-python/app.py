@@ -144,6 +144,9 @@ ON_POISON = {
 }  # fmt: skip
 
 
+TWICE = "hostile-python.twice"
+
+
 @export
 class Hostile(Processor):
     manifest = dict(
@@ -166,10 +169,21 @@ class Hostile(Processor):
             loop(None)
 
     def handle(self, event, out):
+        if event.type == TWICE:
+            return
         if event.type == "poison" and self.mode in ON_POISON:
             ON_POISON[self.mode](out)
         out.put(SEEN, event.agg_id, 0, {"type": event.type})
+        if event.aggregate == "flight":
+            self.count_flight(event, out)
         self.count += 1
+
+    def count_flight(self, event, out):
+        """What swaps must neither lose nor double: an entry for each flight, and an event at its second one."""
+        seen = (out.state.get_json(event.agg_id) or 0) + 1
+        out.state.put_json(event.agg_id, seen)
+        if seen == 2:
+            out.emit(aggregate="twice", agg_id=event.agg_id, type=TWICE, payload={"version": event.version})
 
     def flush(self, reason, out):
         if self.mode == "flush_falls":

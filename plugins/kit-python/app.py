@@ -103,6 +103,20 @@ def emit_derived(event, out):
     emit_as(event, "", out)
 
 
+def appending(type_):
+    def append(event, out):
+        out.append(
+            event.agg_id,
+            event.aggregate,
+            None if event.schema_version == 2 else event.payload,
+            type=type_,
+            in_reply_to=event.depth or None,
+            error=event.cursor if type_ == "error" else None,
+        )
+
+    return append
+
+
 def many(event, out):
     for number in range(1, event.schema_version + 1):
         read(event.agg_id, number, None, number, out)
@@ -157,6 +171,9 @@ ACTS = {
     "del": delete,
     "emit": emit,
     "emit.derived": emit_derived,
+    "append.data": appending("data"),
+    "append.end": appending("end"),
+    "append.error": appending("error"),
     "many": many,
     "sput": sput,
     "sput.until": sput_until,

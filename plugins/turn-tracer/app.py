@@ -13,13 +13,30 @@ where that one stopped, and the other way round.
 Time is that of the entries. Whether a turn has ended by its age is seen at the next event of its conversation and in
 `flush`, against the newest time that any event had, and its end is the moment it was due: so a replay gives the same
 turns, however fast it is. On a quiet stream nothing is due. With the setting `clock = wall`, in a component that was
-built with the grant `clock`, `flush` goes by the clock on the wall instead.
+built with the grant `clock`, `flush` goes by the clock on the wall instead: name the grant in `plugin.toml`, and the manifest follows.
+
+Time is not moved by one event that is further ahead than `ahead_max` (`1d`, where it is not set): it counts when another
+one is as far, and is told and counted as `time_ahead`.
 """
 
 import json
 import time
 
-from millrace import Failure, Processor, Refused, Table, config, export, int_, json_, log, text, timestamp
+from millrace import (
+    Failure,
+    Processor,
+    Refused,
+    Table,
+    config,
+    export,
+    format_time,
+    has_clock,
+    int_,
+    json_,
+    log,
+    text,
+    timestamp,
+)
 
 from entries import Conversation, Entry
 from spans import closed_event
@@ -27,9 +44,12 @@ from turns import (
     CONTENT_TYPE,
     STATE_TEXT_BYTES_MAX,
     STATE_VERSION,
+    TIME_MAX,
+    TIME_MIN,
     Closing,
     Context,
     Turn,
+    moved_time,
     owners_of,
     passed_of,
     read_time,
@@ -38,6 +58,8 @@ from turns import (
 )
 
 VERSION = "0.1.0"
+# Of a row's input and output, each: what is longer is in the event, as far as that goes.
+ROW_TEXT_CHARS_MAX = 65_536
 
 TURNS = Table(
     "turns",
@@ -61,7 +83,8 @@ TURNS = Table(
         "output": text(),
     },
 )
-# What was not traced, and why: entries without content, entries of no conversation, turns that could not be exported.
+# What was not traced, and why: entries without content, entries of no conversation, turns that could not be exported;
+# and events whose time is too far ahead.
 PASSED = Table("passed_entries", {"events": int_(), "last_cursor": text()})
 
 
@@ -76,6 +99,7 @@ class TurnTracer(Processor):
         types=["entry.*", "conversation.*"],
         state_content_type=CONTENT_TYPE,
         tables=[TURNS, PASSED],
+        grants=["clock"] if has_clock() else [],
         flush_interval_ms=5_000,
     )
 
@@ -88,7 +112,10 @@ class TurnTracer(Processor):
         self.text_chars_max = _positive("text_chars_max", 32_768)
         self.session = config.one_of("session_id", ("conversation", "conversation-group"))
         self.drop = config.flag("drop_on_export_failure", False)
+        self.ahead_max = config.duration("ahead_max", "1d")
         self.wall = config.one_of("clock", ("events", "wall")) == "wall"
+        if self.wall and not has_clock():
+            raise Refused("setting `clock` is `wall`, which needs a component that was built with the grant `clock`")
         config.one_of("overlap_policy", ("cut-short",))
         self.span = dict(
             name=config.get("span_name", "memory-service.turn"),
@@ -99,12 +126,12 @@ class TurnTracer(Processor):
         if saved is not None and saved.state in (b"", b"null"):
             saved = None
         state = {} if saved is None else saved.json(CONTENT_TYPE)
-        if not isinstance(state, dict) or saved is not None and state.get("version") != STATE_VERSION:
+        if not isinstance(state, dict) or state and state.get("version") != STATE_VERSION:
             version = state.get("version") if isinstance(state, dict) else None
             raise Refused(f"a state of turn traces has version {version}; this plugin reads {STATE_VERSION}")
         try:
             self.turns, self.owners, self.passed = turns_of(state), owners_of(state), passed_of(state)
-            self.newest = read_time(state.get("updatedAt"), 0)
+            self.newest, self.ahead = read_time(state.get("updatedAt"), 0), read_time(state.get("aheadAt"), 0)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Refused(f"the saved turns cannot be read: {type(error).__name__}: {error}") from None
         self.cursor = str(state.get("lastEventCursor") or "")
@@ -114,6 +141,8 @@ class TurnTracer(Processor):
         payload = event.json()
         if not isinstance(payload, dict):
             raise Failure.reject(f"the payload of `{event.type}` is no object")
+        if not TIME_MIN <= event.at <= TIME_MAX:
+            raise Failure.reject(f"the event is at {event.at} microseconds, which is no time of the years 1 to 9999")
         # A foreign source's events have its cursor; others are known by their place.
         cursor = event.cursor or str(event.position)
         kind = event.kind or event.aggregate
@@ -135,7 +164,7 @@ class TurnTracer(Processor):
         turn = self.turns.get(entry.conversation)
         if turn is not None and turn.has_seen(cursor, entry.id):
             return
-        closings = self.due_at(turn, at)
+        closings = self.due_at(turn, max(self.newest, at))
         if closings:
             turn = None
         # First all that may fail, then the state: an event that is refused must leave it as it was.
@@ -143,7 +172,7 @@ class TurnTracer(Processor):
             if turn is not None:
                 closings.append(Closing(turn, "new_user_input", cursor, at))
             opened = Turn.opened(entry, cursor, at)
-            closings += self.to_make_room(opened, closings)
+            closings += self.to_make_room(opened, closings, at)
             self.close(closings, cursor, out)
             self.turns[entry.conversation] = opened
             self.text_bytes += opened.text_bytes
@@ -155,14 +184,14 @@ class TurnTracer(Processor):
             self.close(closings, cursor, out)
             if entry.is_context and turn is not None:
                 self.attach(turn, entry, cursor, at)
-        self.moved(cursor, at)
+        self.moved(cursor, at, out)
 
     def handle_conversation(self, conversation, cursor, at, out):
         if not conversation.id:
-            self.pass_over("no_conversation", cursor, out)
+            self.pass_over("summary" if conversation.summary else "no_conversation", cursor, out)
             return
         turn = self.turns.get(conversation.id)
-        closings = self.due_at(turn, at)
+        closings = self.due_at(turn, max(self.newest, at))
         if closings:
             turn = None
         if turn is not None:
@@ -171,7 +200,8 @@ class TurnTracer(Processor):
                 ended = read_time(conversation.archived_at, at)
                 closings.append(Closing(turn, "conversation_archived", cursor, ended))
         owner = conversation.owner or self.owners.get(conversation.id)
-        self.close(closings, cursor, out, {conversation.id: owner})
+        # What was over before knows nothing of this event.
+        self.close(closings, cursor, out, {} if turn is None else {conversation.id: owner})
         if turn is not None and not conversation.archived_at:
             self.turns[conversation.id] = turn
         if owner:
@@ -179,7 +209,7 @@ class TurnTracer(Processor):
             self.owners[conversation.id] = owner
             if len(self.owners) > self.owners_max:
                 del self.owners[next(iter(self.owners))]
-        self.moved(cursor, at)
+        self.moved(cursor, at, out)
 
     def flush(self, reason, out):
         now = time.time_ns() // 1_000 if self.wall else self.newest
@@ -196,8 +226,9 @@ class TurnTracer(Processor):
                 "runtimeVersion": VERSION,
                 "lastEventCursor": self.cursor,
                 "updatedAt": write_time(self.newest),
+                **({"aheadAt": write_time(self.ahead)} if self.ahead else {}),
                 "openTurns": {conversation: turn.to_json() for conversation, turn in self.turns.items()},
-                # Those that were told or asked for last stand last: what is over the bound goes from the front.
+                # Those that were told last stand last: what is over the bound goes from the front.
                 "conversationOwners": self.owners,
                 "passed": self.passed,
             },
@@ -206,7 +237,8 @@ class TurnTracer(Processor):
         )
 
     def due_at(self, turn, now):
-        """What ends a turn by its age. Its end is when it was due first, not when that was seen."""
+        """What ends a turn by its age. Its end is when it was due first, and so is its reason, not what is seen
+        first when somebody looks: the processor that this one takes over from asks for the age first."""
         if turn is None:
             return []
         ends = []
@@ -220,22 +252,31 @@ class TurnTracer(Processor):
         due, reason = min(ends, key=lambda end: end[0])
         return [Closing(turn, reason, turn.latest_cursor, due)] if now >= due else []
 
-    def to_make_room(self, opened, closings):
-        """The oldest turns that have to end for another one."""
+    def to_make_room(self, opened, closings, at):
+        """The oldest turns that have to end for another one. Those that are over by their age go first, as in a `flush`
+        at this moment: how often there is one must not matter."""
         ending = {closing.turn.conversation for closing in closings}
         others = [turn for turn in self.turns.values() if turn.conversation not in ending]
-        size = sum(turn.text_bytes for turn in others) if self.text_bytes > STATE_TEXT_BYTES_MAX // 2 else 0
-        over = len(others) + 1 - self.max_open_turns
-        if over <= 0 and size + opened.text_bytes <= STATE_TEXT_BYTES_MAX:
+        if self.has_room(others, opened):
             return []
-        found = []
-        for turn in sorted(others, key=Turn.age_key):
+        others.sort(key=Turn.age_key)
+        now, _ = moved_time(self.newest, self.ahead, at, self.ahead_max)
+        found = [closing for turn in others for closing in self.due_at(turn, now)]
+        over_by_age = {closing.turn.conversation for closing in found}
+        others = [turn for turn in others if turn.conversation not in over_by_age]
+        size = sum(turn.text_bytes for turn in others)
+        over = len(others) + 1 - self.max_open_turns
+        for turn in others:
             if over <= 0 and size + opened.text_bytes <= STATE_TEXT_BYTES_MAX:
                 break
             found.append(Closing(turn, "checkpoint_window_limit", turn.latest_cursor, opened.started_at))
             over -= 1
             size -= turn.text_bytes
         return found
+
+    def has_room(self, others, opened):
+        size = sum(turn.text_bytes for turn in others) if self.text_bytes > STATE_TEXT_BYTES_MAX // 2 else 0
+        return len(others) < self.max_open_turns and size + opened.text_bytes <= STATE_TEXT_BYTES_MAX
 
     def close(self, closings, cursor, out, owners=None):
         """Exports turns, then forgets them. Where an event's own turn cannot be exported it stays open, and the event
@@ -282,8 +323,8 @@ class TurnTracer(Processor):
             "agent_entry": turn.agent_entry or None,
             "context_entries": len(turn.current_context()),
             "tags": closing.tags(),
-            "input": turn.input,
-            "output": turn.output,
+            "input": turn.input[:ROW_TEXT_CHARS_MAX],
+            "output": turn.output[:ROW_TEXT_CHARS_MAX],
         }
         out.put(TURNS, turn.id, 0, row)
 
@@ -303,8 +344,14 @@ class TurnTracer(Processor):
         out.put(PASSED, why, 0, {"events": events, "last_cursor": cursor})
         self.passed[why] = events
 
-    def moved(self, cursor, at):
-        self.cursor, self.newest = cursor, max(self.newest, at)
+    def moved(self, cursor, at, out):
+        before = self.ahead
+        self.cursor = cursor
+        self.newest, self.ahead = moved_time(self.newest, before, at, self.ahead_max)
+        if self.ahead == at != before:
+            times = f"{format_time(at)}, and the newest at {format_time(self.newest)}"
+            log.warn(f"event {cursor} is at {times}: time waits for another one that is as far ahead")
+            self.count("time_ahead", cursor, out)
 
 
 def _positive(name, default):

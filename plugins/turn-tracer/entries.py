@@ -84,7 +84,7 @@ class Entry:
 class Conversation:
     """A conversation."""
 
-    __slots__ = ("id", "group", "owner", "agent", "archived_at")
+    __slots__ = ("id", "group", "owner", "agent", "archived_at", "summary")
 
     def __init__(self, payload):
         self.id = _text(payload, "id")
@@ -92,6 +92,8 @@ class Conversation:
         self.owner = _text(payload, "ownerUserId")
         self.agent = _text(payload, "agentId")
         self.archived_at = _text(payload, "archivedAt")
+        # Told in short, it is named by another member.
+        self.summary = "id" not in payload and ("conversation" in payload or "conversation_id" in payload)
 
 
 def _spoken(block):

@@ -12,21 +12,39 @@ STATE_TEXT_BYTES_MAX = 2 << 20
 SEEN_MAX = 2_000
 
 
+# The times that can be written, from the year 1 to 9999.
+TIME_MIN, TIME_MAX = parse_time("0001-01-01T00:00:00Z"), parse_time("9999-12-31T23:59:59.999999Z")
+
+
 def read_time(text, default):
-    """A time of the service in microseconds; `default` where there is none, or one that cannot be read."""
+    """A time of the service in microseconds; `default` where there is none, or one that cannot be read or written."""
     if not text:
         return default
     try:
-        return parse_time(text)
+        time = parse_time(text)
     except ValueError:
         return default
+    return time if TIME_MIN <= time <= TIME_MAX else default
 
 
 def write_time(micros):
-    try:
-        return format_time(micros)
-    except OverflowError:
-        return format_time(0)
+    """What is due beyond the last year is due at its end."""
+    return format_time(min(max(micros, TIME_MIN), TIME_MAX))
+
+
+def moved_time(newest, ahead, at, ahead_max):
+    """What time it is after an event, and the time of one that was too far ahead to be believed alone; 0 for none. An
+    event that is wrong by years would end all that is open, and whatever is opened after it. Where the next one is as
+    far ahead it was right: the stream was quiet. The first event of all is believed."""
+    if not newest:
+        return at, 0
+    if at > newest + ahead_max:
+        if not ahead or at == ahead:
+            return newest, at
+        newest, ahead = min(at, ahead), max(at, ahead)
+    else:
+        newest = max(newest, at)
+    return (newest, ahead) if ahead > newest + ahead_max else (max(newest, ahead), 0)
 
 
 class Context:

@@ -135,6 +135,23 @@ class Model:
     def emit_derived(self):
         self.emit("")
 
+    def append(self, type_, error):
+        e = self.event
+        self.effect(
+            append=type_, process=e["agg_id"], channel=e["aggregate"], in_reply_to=e["depth"] or None, error=error or None,
+            payload=None if e["schema_version"] == 2 else shown(e["payload"]), depth=e["depth"] + 1, scope=e["scope"],
+            traceparent=e["traceparent"],
+        )  # fmt: skip
+
+    def append_data(self):
+        self.append("data", None)
+
+    def append_end(self):
+        self.append("end", None)
+
+    def append_error(self):
+        self.append("error", self.event["cursor"])
+
     def many(self):
         for number in range(1, self.event["schema_version"] + 1):
             self.read(self.event["agg_id"], number, None, number)
@@ -328,7 +345,7 @@ vector("crossing", "letters of one to four bytes at the borders of parts", [
     for x in LETTERS for y in LETTERS
 ])  # fmt: skip
 vector("crossing", "one event that is not ASCII among others", [event("put", "a", payload='{"a":1}'), event("put", "b", payload='{"a":"ü"}'), event("put", "c", payload='{"a":3}')])
-vector("crossing", "half of a letter that looks like one", [event("put", "\u00ff\u0080", payload='"\ufeff\u200d\u2028"', id="\ufeffid")])
+vector("crossing", "a byte order mark is kept", [event("put", "\u00ff\u0080", payload='"\ufeff\u200d\u2028"', id="\ufeffid")])
 vector("crossing", "times before 1970", [event("put", "a", at=-1), event("put", "b", at=-86_400_000_000 * 365 * 100)])
 vector("crossing", "the first and the last time", [event("put", "a", at=I64_MIN), event("put", "b", at=I64_MAX), event("put", "c", at=1 << 53), event("put", "d", at=(1 << 53) + 1), event("put", "e", at=-(1 << 53) - 1)])
 vector("crossing", "versions up to the last", [event("put", "a", version=1), event("put", "b", version=(1 << 53) + 1), event("put", "c", version=I64_MAX)])
@@ -360,6 +377,14 @@ vector("effects", "keys of rows in all letters", [event("put", key) for key in [
 vector("effects", "a row of almost 1 MiB", [event("put", "large", payload=json_text(500_000))])
 vector("effects", "numbers that no float holds, in JSON", [event("put", "a", payload='{"n":9007199254740993}'), event("put", "b", payload='{"n":-9223372036854775808,"m":18446744073709551615}'), event("emit", "c", payload='{"n":9007199254740993}')])
 vector("effects", "JSON that must be written as it was read", [event("put", "a", payload='{"z":1,"a":2,"é":"\\n\\"\\\\\\t"}'), event("put", "b", payload='[0.1,1.5,-0.25,[],{},[[[]]]]')])
+for type_ in ("data", "end", "error"):
+    entry = f"append.{type_}"
+    vector("effects", f"an entry, {type_}, with and without a payload", [event(entry, "p-1", aggregate="words", payload='"hello"'), event(entry, "p-1", aggregate="words", payload=""), event(entry, "p-1", aggregate="words", schema_version=2)])
+vector("effects", "an entry that answers another", [event("append.data", "p", aggregate="c", depth=1), event("append.data", "p", aggregate="c", depth=0), event("append.end", "p", aggregate="c", depth=15, schema_version=2)])
+vector("effects", "an entry with the text of an error", [event("append.error", "p", aggregate="c", cursor="no: é € 😀"), event("append.error", "p", aggregate="c", cursor="x" * 512, payload=""), event("append.error", "p", aggregate="c", cursor="gone", schema_version=2)])
+vector("effects", "an entry carries scope and trace on, in names as long as they may be", [event("append.data", "p" * 128, aggregate="c" * 64, scope="north", traceparent=TRACE, depth=3)])
+vector("effects", "an entry of 256 KiB", [event("append.data", "p", aggregate="c", payload=json_text(256 << 10))])
+vector("failures", "an entry of a failing event is left out", [event("append.data", "p", aggregate="c"), event("reject", "b", payload='"no"')], [event("append.end", "p", aggregate="c")])
 vector("effects", "all kinds one after the other", [event("put", "a"), event("emit", "a", version=2), event("sput", "a", version=3), event("many", "a", version=4, schema_version=3), event("del", "a", version=5), event("sdel", "a", version=6), event("log", "a", version=7), event("cfg", "a", version=8)], [event("emit", "a", version=9), event("put", "a", version=10)])
 
 for kind in ("retry", "reject", "fatal"):
@@ -401,7 +426,7 @@ SETTINGS = {"name": "value", "empty": "", "é": "€ 😀", "long": "x" * 10_000
 vector("config", "settings that are there, and one that is not", [event("cfg", name, version=n + 1) for n, name in enumerate([*SETTINGS, "none"])], config=SETTINGS)
 vector("config", "no settings at all", [event("cfg", "name")])
 vector("config", "settings after a restart", [event("cfg", "name")], "restart", [event("cfg", "name", version=2)], config=SETTINGS)
-vector("config", "messages for the operator", [event("log", f"m{n}", payload=p) for n, p in enumerate(['"plain"', '"é € 😀"', '""', "", json_text(20_000)])] + [event("put", "after")])
+vector("config", "a message for the operator ends nothing", [event("log", f"m{n}", payload=p) for n, p in enumerate(['"plain"', '"é € 😀"', '""', "", json_text(20_000)])] + [event("put", "after")])
 
 vector("flush", "with something to say", flush(), flush("shutdown"), flush("swap"))
 for n in range(1, 4):

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millrace::plugins::{PluginSettings, WasmRuntime};
+use millrace::plugins::WasmRuntime;
 use millrace_tests::kit::{
-    GROUPS, Language, Partition, check_group, expected_manifest, faults, text_of_the_guest, vectors,
+    GROUPS, Language, Partition, check_group, expected_manifest, faults, granted, text_of_the_guest, vectors,
 };
 
 use crate::plugins::rig::{load, options};
@@ -79,6 +79,26 @@ fn a_guest_that_breaks_a_rule_is_found_out() {
         ("crossing", "(i32.const 16777619)", "(i32.const 16777617)"),
         ("effects", "(i32.store offset=8 (local.get $r) (global.get $index))", ""),
         ("effects", "(i64.store offset=24 (local.get $r) (local.get $at))", ""),
+        (
+            "effects",
+            "(local.set $has (i32.ne (call $schema) (i32.const 2)))",
+            "(local.set $has (i32.const 1))",
+        ),
+        (
+            "effects",
+            "(i32.const 5) (i32.const 0) (i64.extend_i32_u (call $depth))",
+            "(i32.const 5) (i32.const 0) (i64.const 0)",
+        ),
+        (
+            "effects",
+            "(call $entry (i32.const 0x612) (i32.const 3)",
+            "(call $entry (i32.const 0x607) (i32.const 4)",
+        ),
+        (
+            "config",
+            "(i32.load8_u (i32.const 0x100)) (i32.load (i32.const 0x104))",
+            "(i32.const 0) (i32.load (i32.const 0x104))",
+        ),
         ("keyed", "(global.set $written (i32.add (global.get $written) (i32.const 1)))", ""),
         ("keyed", "(i64.lt_s (call $at) (local.get $expires))", "(i64.le_s (call $at) (local.get $expires))"),
         ("keyed", "(global.get $deletes) (i32.const 64)", "(global.get $deletes) (i32.const 65)"),
@@ -98,8 +118,7 @@ fn a_guest_that_breaks_a_rule_is_found_out() {
         assert!(whole.contains(rule), "{rule} is in the guest");
         let component = ::wat::parse_str(whole.replace(rule, otherwise)).expect("it is still a component");
         let guest = |settings: &BTreeMap<String, String>| {
-            let settings = PluginSettings { config: settings.clone(), ..PluginSettings::default() };
-            load(&runtime, &component, &settings).expect("the guest loads")
+            load(&runtime, &component, &granted(settings.clone())).expect("the guest loads")
         };
         let wrong: Vec<_> = [Partition::AsWritten, Partition::Singles]
             .into_iter()

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use millrace::cli::toolchain::{Language, vendor};
+use millrace::cli::toolchain::{
+    Language, copy_tree, fingerprint_of, fingerprint_of_packages, is_source, vendor,
+};
 use millrace::cli::{Exit, embedded_paths};
 use millrace_tests::embedded::Embedded;
 use millrace_tests::workspace_binary;
@@ -179,7 +181,76 @@ fn an_older_copy_of_the_sdk_is_replaced_whole() {
     assert_eq!(read("millrace/index.mjs").as_deref(), Some("newer"));
 }
 
+#[test]
+fn what_lies_beside_a_plugins_sources_is_no_part_of_its_component() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("the folder is the test's");
+        fs::write(path, text).expect("the folder is the test's");
+    };
+    let packages = ".venv/lib/python3.11/site-packages";
+    let of = || {
+        let sources = fingerprint_of(&[("", folder.path())], &is_source).expect("it is read");
+        (sources, fingerprint_of_packages(folder.path()))
+    };
+    write("src/plugin.mjs", "1");
+    let first = of();
+    for beside in [
+        "tests/expected.json",
+        "tests/deep/x.mjs",
+        "plugin.toml",
+        "README.md",
+        "target/a.wasm",
+        "node_modules/a.js",
+    ] {
+        write(beside, "2");
+        assert_eq!(of(), first, "{beside}");
+    }
+    let mut seen = BTreeSet::from([first]);
+    for part in [
+        "src/plugin.mjs",
+        "src/tests/x.mjs",
+        "src/target/x.mjs",
+        "millrace/index.mjs",
+        &format!("{packages}/six-1.0.dist-info/RECORD"),
+        &format!("{packages}/six-1.1.dist-info/METADATA"),
+    ] {
+        write(part, "3");
+        assert!(seen.insert(of()), "{part}");
+    }
+}
+
+#[test]
+fn a_package_may_have_a_folder_of_any_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+    for inside in ["target", "tests", "deep/target"] {
+        fs::create_dir_all(from.join(inside)).expect("the folder is the test's");
+        fs::write(from.join(inside).join("a.py"), inside).expect("the folder is the test's");
+    }
+    copy_tree(&from, &to).expect("it is copied");
+    for inside in ["target", "tests", "deep/target"] {
+        assert_eq!(fs::read_to_string(to.join(inside).join("a.py")).ok().as_deref(), Some(inside));
+    }
+}
+
 // From a name to a running plugin.
+
+/// By its name in `tests/`, for languages whose own tests are fast.
+fn a_test_that_fails(language: &str) -> Option<(&'static str, &'static str)> {
+    match language {
+        "js" => Some((
+            "bad.test.mjs",
+            "import { test } from 'node:test';\ntest('fails', () => {\n  throw new Error('as asked');\n});\n",
+        )),
+        "python" => Some((
+            "test_bad.py",
+            "import unittest\n\n\nclass Bad(unittest.TestCase):\n    def test_fails(self):\n        self.fail()\n",
+        )),
+        _ => None,
+    }
+}
 
 async fn new_to_a_running_guest(language: &str) {
     let begin = Instant::now();
@@ -193,8 +264,22 @@ async fn new_to_a_running_guest(language: &str) {
     let again = fs::read_to_string(dir.join("millrace/VERSION")).expect("a file");
     assert_eq!(again, stamp, "the copy of the SDK was brought up to date");
 
+    let component = dir.join("target").join(format!("{name}.wasm"));
+    let tested = fs::read(&component).expect("it is built");
+    if let Some((script, fails)) = a_test_that_fails(language) {
+        let script = dir.join("tests").join(script);
+        fs::write(&script, fails).expect("the folder is the test's");
+        let (ended, _) = ran(&["plugin", "test", text(&dir)]).await;
+        let error = ended.expect_err("its own test fails");
+        assert!(error.sentence().contains("the project's own tests failed"), "{error}");
+        fs::remove_file(&script).expect("the folder is the test's");
+        fs::write(dir.join("README.md"), "for people").expect("the folder is the test's");
+    }
+
     let (ended, said) = ran(&["plugin", "check", text(&dir), "--json"]).await;
     ended.unwrap_or_else(|error| panic!("something is found: {error}\n{said}"));
+    // Two builds differ in most languages.
+    assert!(fs::read(&component).expect("a file") == tested, "what was tested was built again");
     let report: Value = serde_json::from_str(&said).expect("a report");
     assert_eq!(
         (report["ok"].as_bool(), report["findings"].as_array().map(Vec::len)),
@@ -207,7 +292,6 @@ async fn new_to_a_running_guest(language: &str) {
     }
 
     let host = Embedded::start().await.expect("a host");
-    let component = dir.join("target").join(format!("{name}.wasm"));
     let (ended, _) = ran(&["plugin", "deploy", text(&component), "--url", host.client.url()]).await;
     ended.expect("it is deployed");
     let events = fs::read(dir.join("tests/events.ndjson")).expect("a file");
@@ -216,7 +300,7 @@ async fn new_to_a_running_guest(language: &str) {
     let rows = host.client.rows(&name.replace('-', "_"), "order=events:desc").await.expect("rows");
     let counted: Vec<(&str, i64)> = rows
         .iter()
-        .map(|row| (row["key"].as_str().expect("a key"), row["events"].as_i64().expect("a number")))
+        .map(|row| (row["key"].as_str().expect("a key"), row["values"]["events"].as_i64().expect("a number")))
         .collect();
     assert_eq!(counted, [("o-1", 13), ("o-2", 9), ("o-3", 4)]);
     let tenths = host.client.events(&format!("{name}.tenth")).await.expect("events");
@@ -273,6 +357,28 @@ async fn a_project_with_another_name_than_its_plugin_is_refused() {
     let error = ended.expect_err("two names");
     assert_eq!(error.exit(), Exit::Refused);
     assert!(error.sentence().contains("`other-name`") && error.sentence().contains("`one-name`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_only_the_project_names_is_refused() {
+    let (_folder, dir) = begun("rust", "two-minds").await;
+    let file = dir.join("plugin.toml");
+    let content = fs::read_to_string(&file).expect("a file");
+    let with = |grants: &str| {
+        let changed = content.replace("grants = []", &format!("grants = [{grants}]"));
+        assert_ne!(changed, content);
+        fs::write(&file, changed).expect("the folder is the test's");
+    };
+    with("\"clocks\"");
+    let error = ran(&["plugin", "build", text(&dir)]).await.0.expect_err("there is no such grant");
+    assert_eq!(error.exit(), Exit::Config);
+    assert!(error.sentence().contains("`clocks` is no grant; there are: clock, random"), "{error}");
+    with("\"random\", \"clock\"");
+    let error = ran(&["plugin", "build", text(&dir)]).await.0.expect_err("the manifest names none");
+    assert_eq!(error.exit(), Exit::Refused);
+    for part in ["these grants: none;", "plugin.toml names: clock, random"] {
+        assert!(error.sentence().contains(part), "`{part}` is missing in: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
-use toolchain::{Language, ProjectBuild, fingerprint_of, tools_dir};
+use toolchain::{Language, ProjectBuild, ToolError, fingerprint, fingerprint_of, is_source, tools_dir};
 
 use crate::paths;
 use crate::run::say;
@@ -58,7 +58,14 @@ fn build_one(dir: &Path, into: &Path) -> Result<(String, PathBuf)> {
     let workspace = paths::workspace();
     let sdk = workspace.join("guest-sdk").join(language.name());
     let wit = workspace.join("wit");
-    let sources = || fingerprint_of(&[("plugin", dir), ("sdk", sdk.as_path()), ("wit", wit.as_path())]);
+    // Its copy of the SDK is not there before the first build, and is known by what it is a copy of.
+    let is_part = |path: &Path| is_source(path) && !path.starts_with("millrace");
+    let sources = || {
+        let own = fingerprint_of(&[("plugin", dir)], &is_part)?;
+        let others = fingerprint_of(&[("sdk", sdk.as_path()), ("wit", wit.as_path())], &|_| true)?;
+        let asked = [plugin.entry.as_str(), &plugin.grants.join(",")].join("\n");
+        Ok::<_, ToolError>(fingerprint(&[own.as_bytes(), others.as_bytes(), asked.as_bytes()]))
+    };
     let path = into.join(format!("{}.wasm", plugin.name));
     let note = path.with_extension("sources");
     if path.exists() && fs::read_to_string(&note).is_ok_and(|built| Some(built) == sources().ok()) {

@@ -2,6 +2,7 @@
 
 import { writeRow } from './cells.mjs';
 import { Failure, shown } from './failure.mjs';
+import { log } from './host.mjs';
 import { stringify } from './json.mjs';
 import {
   CHANNEL_ERROR_BYTES_MAX,
@@ -14,7 +15,7 @@ import {
   ROW_KEY_BYTES_MAX,
 } from './limits.mjs';
 import { State } from './state.mjs';
-import { parseTime } from './time.mjs';
+import { micros, now } from './time.mjs';
 import { Writer, isBytes } from './writer.mjs';
 
 // Kinds of effects, as numbers.
@@ -25,7 +26,6 @@ const HOST_EVENT_TYPES = ['channel.data', 'channel.end', 'channel.error'];
 const ENTRY_TYPES = ['data', 'end', 'error'];
 const CONTROL = /[\x00-\x1f\x7f]/;
 const I64_MAX = (1n << 63n) - 1n;
-const I64_MIN = -(1n << 63n);
 
 function isVersion(version, least) {
   return typeof version === 'number'
@@ -37,17 +37,6 @@ function isU32(number) {
   return Number.isInteger(number) && number >= 1 && number <= 0xffff_ffff;
 }
 
-/** Microseconds of whatever stands for a time. */
-export function micros(time, what) {
-  let found = time;
-  if (typeof time === 'string') found = parseTime(time);
-  else if (time instanceof Date) found = time.getTime() * 1_000;
-  const isBig = typeof found === 'bigint' && found >= I64_MIN && found <= I64_MAX;
-  if (isBig || Number.isSafeInteger(found)) return found;
-  const times = 'microseconds since 1970, a Date or RFC 3339';
-  throw Failure.fatal(`${what} is ${shown(time)}, which is no time: ${times}`);
-}
-
 /** Takes what a processor asks for. */
 export class Effects {
   constructor(tables) {
@@ -57,6 +46,10 @@ export class Effects {
     this._state = new State(this);
     this._markEnd = 0;
     this._markRecords = 0;
+    // Whether a call of the plugin's is under way: what is asked for later has no event that it could belong to.
+    this._isOpen = false;
+    // What was asked for too late. It ends the next call, which is when somebody may be told.
+    this._late = undefined;
   }
 
   /** The task's keyed state. */
@@ -80,7 +73,7 @@ export class Effects {
    * cannot hold is rejected.
    */
   put(table, key, version, row) {
-    const place = this._rowTarget(table, key, version);
+    const place = this._rowTarget('put', table, key, version);
     const writer = this._writer;
     const start = writer.end;
     try {
@@ -105,7 +98,7 @@ export class Effects {
    * the row back.
    */
   delete(table, key, version) {
-    const place = this._rowTarget(table, key, version);
+    const place = this._rowTarget('delete', table, key, version);
     const writer = this._writer;
     const start = writer.end;
     const keyBytes = this._rowKey(table, key);
@@ -114,9 +107,11 @@ export class Effects {
 
   /**
    * Appends an event to the stream, with this payload: anything that can be written as JSON, or a Uint8Array of JSON
-   * text. Its scope is that of the event that is handled. Without an `id`, one is derived from the other parts.
+   * text. Its scope is that of the event that is handled, and so is its time without an `at`. Without an `id`, one is derived
+   * from the other parts.
    */
   emit({ aggregate, aggId, type, version = 1, at, schemaVersion = 1, id = '' }, payload) {
+    if (!this._isOpen) this._checkOpen('emit');
     const names = typeof aggregate === 'string' && typeof aggId === 'string' && typeof type === 'string';
     if (!names || aggregate === '' || aggId === '' || type === '') {
       throw Failure.fatal('an emitted event has an `aggregate`, an `aggId` and a `type`, and none of them is empty');
@@ -129,7 +124,8 @@ export class Effects {
         `an emitted \`${type}\` has version ${shown(version)} and schema version ${shown(schemaVersion)}; both count from 1`,
       );
     }
-    const time = Number.isSafeInteger(at) ? at : micros(at, `\`at\` of an emitted \`${type}\``);
+    const when = at === undefined ? now() : at;
+    const time = Number.isSafeInteger(when) ? when : micros(when, `\`at\` of an emitted \`${type}\``);
     const writer = this._writer;
     const start = writer.end;
     try {
@@ -160,6 +156,7 @@ export class Effects {
    * the event is tried again as after a retry. Any other refusal makes the event a dead letter.
    */
   append(process, channel, { type = 'data', payload, error = '', inReplyTo = 0 } = {}) {
+    if (!this._isOpen) this._checkOpen('append');
     if (!ENTRY_TYPES.includes(type)) {
       throw Failure.fatal(`\`${type}\` is no type of an entry; there are ${ENTRY_TYPES.join(', ')}`);
     }
@@ -219,8 +216,18 @@ export class Effects {
     return bytes;
   }
 
+  /** Refuses what comes after its call: from a timer, from behind an `await`, or from whoever kept `out`. */
+  _checkOpen(what) {
+    if (this._isOpen) return;
+    const message = `\`${what}\` was called after \`handle\` or \`flush\` had answered: a processor waits for nothing, and what it asks for later is lost`;
+    this._late ??= Failure.fatal(message);
+    log.error(message);
+    throw Failure.fatal(message);
+  }
+
   /** The table's place in the manifest, after a check of key and version. */
-  _rowTarget(table, key, version) {
+  _rowTarget(what, table, key, version) {
+    if (!this._isOpen) this._checkOpen(what);
     const place = this._tables.indexOf(table);
     if (place < 0) throw Failure.fatal(`the manifest does not name table \`${table?.name}\``);
     if (typeof key !== 'string') throw Failure.fatal(`table \`${table.name}\`: a key is text, not ${shown(key)}`);
@@ -234,6 +241,7 @@ export class Effects {
   /** Everything from here on is for this event. */
   _begin(event) {
     this._event = event;
+    this._isOpen = true;
     this._markEnd = this._writer.end;
     this._markRecords = this._writer.records;
     this._state._expiredDeletes = 0;
@@ -246,6 +254,7 @@ export class Effects {
 
   /** Hands the effects over. */
   _finish() {
+    this._isOpen = false;
     this._state._forgetBatch();
     return this._writer.finish();
   }

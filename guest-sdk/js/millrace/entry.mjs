@@ -11,5 +11,6 @@ import { provideOnceRunning } from './host.mjs';
 /** `grants`: what the plugin may have real ones of. */
 export function begin(grants) {
   provideOnceRunning({ log: write, stateGet, stateScan, configGet });
-  install({ outside: 'throws', clocks: !grants.includes('clock'), chances: !grants.includes('random') });
+  const [clocks, chances, requests] = ['clock', 'random', 'http'].map((grant) => !grants.includes(grant));
+  install({ outside: 'throws', clocks, chances, requests });
 }

@@ -3,16 +3,19 @@
 // console on WebAssembly; in tests everything is as it was.
 
 import { log } from './host.mjs';
+import { stringify } from './json.mjs';
 import { clock, nowMicros } from './time.mjs';
 
 // Before there is an event, in `load` for one.
 const SEED_WITHOUT_EVENT = 0x9e37_79b9;
 
 /** Chance that is the same in every replay: one sequence an event. */
-const chance = { event: undefined, latest: undefined, state: 0 };
+const chance = { event: undefined, latest: undefined, flushes: 0, state: 0 };
 
 function random32() {
-  if (chance.event !== clock.event || chance.latest !== clock.latest || chance.state === 0) {
+  const isSame = chance.event === clock.event && chance.latest === clock.latest && chance.flushes === clock.flushes;
+  if (!isSame || chance.state === 0) {
+    chance.flushes = clock.flushes;
     chance.event = clock.event;
     chance.latest = clock.latest;
     chance.state = seed();
@@ -47,19 +50,48 @@ function randomUUID() {
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join('-');
 }
 
+const PLACE = /%[sdifjoOc%]/g;
+
 /** What `console` was given, as one line of text or more. */
 function written(values) {
-  return values
-    .map((value) => {
-      if (value instanceof Error) return `${value.name}: ${value.message}`;
-      if (value === null || typeof value !== 'object') return String(value);
-      try {
-        return JSON.stringify(value) ?? String(value);
-      } catch {
-        return String(value);
-      }
-    })
-    .join(' ');
+  const [first, ...rest] = values;
+  if (typeof first !== 'string') return values.map(shownWhole).join(' ');
+  const filled = first.replace(PLACE, (place) => {
+    if (place === '%%') return '%';
+    if (rest.length === 0) return place;
+    const value = rest.shift();
+    if (place === '%c') return '';
+    if (place === '%s') return shownWhole(value);
+    if (typeof value === 'symbol') return 'NaN';
+    if (place === '%d') return typeof value === 'bigint' ? String(value) : String(Number(value));
+    if (place === '%i') return typeof value === 'bigint' ? String(value) : String(parseInt(value, 10));
+    if (place === '%f') return String(parseFloat(value));
+    return shownWhole(value);
+  });
+  return [filled, ...rest.map(shownWhole)].join(' ');
+}
+
+function shownWhole(value) {
+  if (value instanceof Error) return `${value.name}: ${value.message}`;
+  if (value === null || typeof value !== 'object') return String(value);
+  try {
+    return stringify(value);
+  } catch {
+    return shownHalf(value);
+  }
+}
+
+/** What JSON has no words for. */
+function shownHalf(value) {
+  try {
+    return JSON.stringify(value) ?? String(value);
+  } catch {
+    return Object.prototype.toString.call(value);
+  }
+}
+
+function raise(error) {
+  throw error;
 }
 
 function define(target, name, value) {
@@ -68,13 +100,33 @@ function define(target, name, value) {
 
 /**
  * Replaces them. `outside`: `throws` where the plugin has no clock of its own, `real` in tests. `clocks` and `chances`
- * tell whether they are replaced at all: a plugin with the grant has the real ones.
+ * tell whether they are replaced at all, and `requests` whether they are refused: a plugin with the grant has the real ones.
  */
-export function install({ outside, clocks, chances }) {
+export function install({ outside, clocks, chances, requests = true }) {
   const isOurs = outside === 'throws' ? () => true : () => clock.inside;
+  clock.isOwn = !clocks;
   if (clocks) installClocks(isOurs);
   if (chances) installChance(isOurs);
+  installWaiting(isOurs, outside === 'throws', requests);
   installConsole(isOurs);
+}
+
+/** What waits for something: it would end a component without a word of what and where. */
+function installWaiting(isOurs, always, requests) {
+  const refuse = (target, name, called) => {
+    const real = target[name];
+    const refused = () => new Error(`${called}: a processor waits for nothing; keep what is due for \`flush\``);
+    if (typeof real !== 'function') {
+      // There is none in this engine: who calls it is told the same.
+      if (always) define(target, name, () => raise(refused()));
+      return;
+    }
+    const apply = (inner, self, values) => (isOurs() ? raise(refused()) : Reflect.apply(inner, self, values));
+    define(target, name, new Proxy(real, { apply }));
+  };
+  for (const name of ['setTimeout', 'setInterval', 'setImmediate']) refuse(globalThis, name, name);
+  if (typeof AbortSignal === 'function') refuse(AbortSignal, 'timeout', 'AbortSignal.timeout');
+  if (requests) refuse(globalThis, 'fetch', 'fetch');
 }
 
 function installClocks(isOurs) {
@@ -91,7 +143,13 @@ function installClocks(isOurs) {
   define(globalThis, 'Date', EventDate);
   const realPerformance = globalThis.performance;
   const performanceNow = () => (isOurs() ? nowMicros() / 1_000 : realPerformance.now());
-  define(globalThis, 'performance', within(realPerformance, { now: performanceNow }));
+  const ofPerformance = {
+    now: performanceNow,
+    get timeOrigin() {
+      return isOurs() ? 0 : realPerformance.timeOrigin;
+    },
+  };
+  define(globalThis, 'performance', within(realPerformance, ofPerformance));
 }
 
 function installChance(isOurs) {
@@ -108,9 +166,9 @@ function installChance(isOurs) {
   );
 }
 
-/** The same object with other functions. */
+/** The same object with other members. */
 function within(real, functions) {
-  if (real === undefined || real === null) return { ...functions };
+  if (real === undefined || real === null) return functions;
   return new Proxy(real, {
     get: (target, name) => {
       if (Object.hasOwn(functions, name)) return functions[name];
@@ -134,6 +192,13 @@ function installConsole(isOurs) {
     info: to('info', 'info'),
     warn: to('warn', 'warn'),
     error: to('error', 'error'),
+    dir: to('info', 'dir'),
+    table: to('info', 'table'),
+    group: to('info', 'group'),
   };
+  // They measure time that stands still.
+  for (const name of ['time', 'timeEnd', 'timeLog']) {
+    functions[name] = (...values) => (isOurs() ? undefined : real[name]?.(...values));
+  }
   define(globalThis, 'console', within(real, functions));
 }

@@ -27,6 +27,8 @@ export function running() {
   waiting = undefined;
 }
 
+const UNITS_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
 /** Settings that the operator gave this plugin. */
 export const config = {
   /** The setting's value; undefined where it is not set. */
@@ -43,6 +45,37 @@ export const config = {
       throw new Error(`setting \`${name}\` is \`${text}\`, which is not a whole number of at least ${least}`);
     }
     return number;
+  },
+
+  /** The setting as `true` or `false`; `otherwise` where it is not set. */
+  flag(name, otherwise = false) {
+    const text = host.configGet(name);
+    if (text === undefined) return otherwise;
+    if (text !== 'true' && text !== 'false') {
+      throw new Error(`setting \`${name}\` is \`${text}\`; it may be \`true\` or \`false\``);
+    }
+    return text === 'true';
+  },
+
+  /** One of these words; the first where it is not set. */
+  oneOf(name, words) {
+    const text = host.configGet(name);
+    if (text === undefined) return words[0];
+    if (!words.includes(text)) {
+      throw new Error(`setting \`${name}\` is \`${text}\`; it may be \`${words.join('`, `')}\``);
+    }
+    return text;
+  },
+
+  /** A time such as `500ms`, `30s`, `5m`, `2h` or `1d`, in milliseconds. */
+  durationMs(name, otherwise) {
+    const text = host.configGet(name) ?? otherwise;
+    const [, number, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text) ?? [];
+    const milliseconds = Number(number) * UNITS_MS[unit];
+    if (!Number.isSafeInteger(milliseconds)) {
+      throw new Error(`setting \`${name}\` is \`${text}\`, which is no time such as 500ms, 30s, 5m, 2h or 1d`);
+    }
+    return milliseconds;
   },
 };
 

@@ -75,6 +75,8 @@ export interface Event {
   /** When it happened: microseconds since 1970. */
   readonly at: number;
   readonly atBig: bigint;
+  /** The same: a BigInt only where a number would not be exact. */
+  readonly anyAt: number | bigint;
   /** The same in RFC 3339. */
   readonly atText: string;
   readonly schemaVersion: number;
@@ -94,9 +96,9 @@ export interface State {
   get(key: string | Uint8Array): Uint8Array | undefined;
   getText(key: string | Uint8Array): string | undefined;
   getJson(key: string | Uint8Array): any;
-  /** `ttlMs`: gone so long after the event at hand; `until`: gone from this time on, in microseconds since 1970. */
-  put(key: string | Uint8Array, value: string | Uint8Array, end?: { ttlMs?: number; until?: number | bigint }): void;
-  putJson(key: string | Uint8Array, value: unknown, end?: { ttlMs?: number; until?: number | bigint }): void;
+  /** `ttlMs`: gone so long after the event at hand; `until`: gone from this time on. */
+  put(key: string | Uint8Array, value: string | Uint8Array, end?: { ttlMs?: number; until?: Time }): void;
+  putJson(key: string | Uint8Array, value: unknown, end?: { ttlMs?: number; until?: Time }): void;
   delete(key: string | Uint8Array): void;
   /** In the order of the keys' bytes. To change entries on the way, collect their keys first. */
   scan(prefix?: string | Uint8Array, options?: { after?: string | Uint8Array; limit?: number }): Generator<Entry>;
@@ -106,7 +108,8 @@ export interface NewEvent {
   aggregate: string;
   aggId: string;
   type: string;
-  at: Time;
+  /** That of the event at hand where it is not said. */
+  at?: Time;
   /** 1 where it is not said, as is the schema version. */
   version?: number | bigint;
   schemaVersion?: number;
@@ -143,6 +146,12 @@ export interface Config {
   get(name: string): string | undefined;
   /** The setting as a whole number of at least `least`; `otherwise` where it is not set. What is none is refused. */
   integer(name: string, otherwise: number, least?: number): number;
+  /** `true` or `false`. */
+  flag(name: string, otherwise?: boolean): boolean;
+  /** One of these words; the first where it is not set. */
+  oneOf(name: string, words: string[]): string;
+  /** A time such as `500ms`, `30s`, `5m`, `2h` or `1d`, in milliseconds. */
+  durationMs(name: string, otherwise: string): number;
 }
 
 export const config: Config;
@@ -228,4 +237,6 @@ export function toJson(value: unknown): string;
 export function stableJson(value: unknown): string;
 /** Microseconds since 1970 of an RFC 3339 time; undefined where the text is none. */
 export function parseTime(text: string): number | bigint | undefined;
+/** Whether the plugin was built with the grant `clock`, so that its clocks are the machine's. In tests they never are. */
+export function hasClock(): boolean;
 export function formatTime(time: number | bigint): string;

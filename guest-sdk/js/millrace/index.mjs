@@ -5,4 +5,4 @@ export { config, log } from './host.mjs';
 export { parse as parseJson, stableJson, stringify as toJson } from './json.mjs';
 export { bool, bytes, float, int, json, table, text, timestamp } from './manifest.mjs';
 export { processor } from './processor.mjs';
-export { formatTime, parseTime } from './time.mjs';
+export { formatTime, hasClock, parseTime } from './time.mjs';

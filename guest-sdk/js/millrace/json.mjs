@@ -16,7 +16,7 @@ export function parse(text) {
   return isNumber || LONG_NUMBER.test(text) ? parseExactly(text) : JSON.parse(text);
 }
 
-/** Writes JSON text. A value that has none, and text with half a surrogate pair, is rejected. */
+/** Writes JSON text. A value that has none, a number that is not finite among them, and half a surrogate pair is rejected. */
 export function stringify(value) {
   let text;
   try {
@@ -25,11 +25,20 @@ export function stringify(value) {
     if (!(error instanceof TypeError)) throw error;
     text = write(value, '', new Set());
   }
+  if (text?.includes('null')) JSON.stringify(value, checkFinite);
   if (text === undefined) throw Failure.reject(`a ${typeof value} cannot be written as JSON`);
   if (text.includes('\\ud') && LONE_SURROGATE.test(text)) {
     throw Failure.reject('text with half a surrogate pair cannot be written as JSON; `toWellFormed` replaces it');
   }
   return text;
+}
+
+/** `JSON.stringify` makes nothing of these, without a word. */
+function checkFinite(_, value) {
+  if (typeof value === 'bigint') return 0;
+  const isNumber = typeof value === 'number' || value instanceof Number;
+  if (isNumber && !Number.isFinite(Number(value))) throw Failure.reject(`${value} cannot be written as JSON`);
+  return value;
 }
 
 /** JSON text that is the same for the same content: members in one order, a Map as an object. */

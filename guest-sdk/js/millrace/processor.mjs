@@ -63,6 +63,14 @@ function frames(error) {
 
 /** What there is to say of an error that nobody caught: what it is and where it came from. */
 function lastWords(error) {
+  try {
+    return told(error);
+  } catch {
+    return 'an error that cannot be told: looking at it throws another one';
+  }
+}
+
+function told(error) {
   if (!(error instanceof Error)) return `thrown: ${shown(error)}`;
   return [`${error.name}: ${error.message}`, ...frames(error)].join('\n').slice(0, LAST_WORDS_LETTERS_MAX);
 }
@@ -81,6 +89,9 @@ export class Instance {
   handle(arena, records) {
     const batch = new Batch(arena, records);
     const { processor, _effects: effects } = this;
+    if (effects._late !== undefined) {
+      return { handled: 0, effects: effects._finish(), failure: failureToWire(effects._late, 0) };
+    }
     let index = 0;
     clock.inside = true;
     clock.isFlush = false;
@@ -93,11 +104,12 @@ export class Instance {
         if (answer !== undefined && typeof answer?.then === 'function') throw promised('handle');
       }
     } catch (error) {
+      effects._drop();
       if (!(error instanceof Failure)) {
+        effects._finish();
         log.error(lastWords(error));
         throw error;
       }
-      effects._drop();
       return { handled: index, effects: effects._finish(), failure: failureToWire(error, index) };
     } finally {
       this._latest = batch.latest(index, this._latest);
@@ -111,7 +123,9 @@ export class Instance {
   flush(reason) {
     const { processor, _effects: effects } = this;
     if (typeof processor.flush !== 'function') return effects._finish();
+    if (effects._late !== undefined) throw failureToWire(effects._late, 0);
     effects._begin(0);
+    clock.flushes += 1;
     try {
       within(null, this._latest, true, () => {
         const answer = processor.flush(reason, effects);
@@ -162,10 +176,14 @@ function check(Class) {
   const what = `class ${Class.name}`;
   for (const name of FUNCTIONS) {
     const found = Class.prototype[name];
-    if (found?.constructor?.name === 'AsyncFunction') {
+    const kind = found?.constructor?.name ?? '';
+    if (kind.startsWith('Async')) {
       throw new Error(
         `${what}: \`${name}\` is async, and a processor waits for nothing: all it may ask is answered at once`,
       );
+    }
+    if (kind === 'GeneratorFunction') {
+      throw new Error(`${what}: \`${name}\` is a generator (\`*${name}\`): called, it would do nothing`);
     }
   }
   if (typeof Class.prototype.handle !== 'function') throw new Error(`${what} has no \`handle(event, out)\``);

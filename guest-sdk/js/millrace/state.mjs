@@ -4,7 +4,7 @@ import { Failure, shown } from './failure.mjs';
 import { host } from './host.mjs';
 import { parse, stringify } from './json.mjs';
 import { SCAN_ENTRIES_MAX, STATE_EXPIRED_DELETES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX } from './limits.mjs';
-import { clock, narrow, now } from './time.mjs';
+import { clock, micros, narrow, now } from './time.mjs';
 import { encode, isBytes, ownBytes } from './writer.mjs';
 
 const [STATE_PUT, STATE_DELETE] = [2, 3];
@@ -112,6 +112,7 @@ export class State {
 
   /** The value under a key, a Uint8Array; undefined where there is none. */
   get(key) {
+    this._effects._checkOpen('state.get');
     const bytes = keyBytes(key);
     const written = this._written.size > 0 ? this._written.get(nameOf(key, bytes)) : undefined;
     let found;
@@ -145,9 +146,10 @@ export class State {
 
   /**
    * Writes an entry. It stays until it is deleted, unless it ends: so many milliseconds after the time of the event at
-   * hand (`ttlMs`), or at a time in microseconds since 1970 (`until`).
+   * hand (`ttlMs`), or at a time: microseconds since 1970, a Date or RFC 3339 (`until`).
    */
   put(key, value, end) {
+    this._effects._checkOpen('state.put');
     const expiresAt = end === undefined ? undefined : this._expiry(end.ttlMs, end.until);
     const writer = this._effects._writer;
     const start = writer.end;
@@ -174,6 +176,7 @@ export class State {
 
   /** Deletes an entry, whether there is one or not. */
   delete(key) {
+    this._effects._checkOpen('state.delete');
     this._delete(keyBytes(key));
   }
 
@@ -190,6 +193,7 @@ export class State {
     let next = 0;
     let more = true;
     for (let left = limit; left > 0; ) {
+      this._effects._checkOpen('state.scan');
       while (more && next === page.length) {
         const wanted = Math.min(Math.max(left, PAGE_ENTRIES_MIN), SCAN_ENTRIES_MAX);
         const answer = host.stateScan(begin, asked, wanted);
@@ -227,8 +231,9 @@ export class State {
   _expiry(ttlMs, until) {
     let end;
     if (until !== undefined) {
-      end = BigInt(until);
+      end = BigInt(micros(until, '`until` of a state entry'));
     } else if (ttlMs !== undefined) {
+      if (!Number.isFinite(ttlMs)) throw Failure.fatal(`\`ttlMs\` is ${shown(ttlMs)}, which is no number of milliseconds`);
       if (clock.event === null && clock.latest === undefined) {
         throw Failure.retry('no event was handled since the start, so there is no time to count from');
       }

@@ -1,10 +1,12 @@
 // Time as events and rows have it: microseconds since 1970, RFC 3339 in JSON. And the time that stands still while an
 // event is handled.
 
-import { Failure } from './failure.mjs';
+import { Failure, shown } from './failure.mjs';
 
 const DAY_SECONDS = 86_400;
 const MICROS = 1_000_000;
+const I64_MAX = (1n << 63n) - 1n;
+const I64_MIN = -(1n << 63n);
 const RFC_3339 =
   /^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:([Zz])|([+-])(\d\d):(\d\d))$/;
 
@@ -14,9 +16,18 @@ export const clock = {
   /** In `flush`: the latest time that was handled; undefined before the first. */
   latest: undefined,
   isFlush: false,
+  /** Which `flush` it is, so that chance begins anew in each. */
+  flushes: 0,
   /** A call of the plugin's is under way. */
   inside: false,
+  /** The clocks are the machine's own, as the grant `clock` has it. */
+  isOwn: false,
 };
+
+/** Whether this plugin was built with the grant `clock`, so that its clocks are the machine's. In tests they never are. */
+export function hasClock() {
+  return clock.isOwn;
+}
 
 /** Microseconds since 1970: a BigInt only where a number cannot hold them. */
 export function now() {
@@ -31,6 +42,17 @@ export function now() {
 /** The same as a number. */
 export function nowMicros() {
   return Number(now());
+}
+
+/** Microseconds of whatever stands for a time. */
+export function micros(time, what) {
+  let found = time;
+  if (typeof time === 'string') found = parseTime(time);
+  else if (time instanceof Date) found = time.getTime() * 1_000;
+  const isBig = typeof found === 'bigint' && found >= I64_MIN && found <= I64_MAX;
+  if (isBig || Number.isSafeInteger(found)) return found;
+  const times = 'microseconds since 1970, a Date or RFC 3339';
+  throw Failure.fatal(`${what} is ${shown(time)}, which is no time: ${times}`);
 }
 
 /** A whole number as a number where that is exact, otherwise as it came. */

@@ -148,11 +148,21 @@ test('an_event_that_cannot_be_emitted_names_what_is_wrong', () => {
   refused(() => emit({ aggId: '' }), 'fatal', /`aggId`/);
   refused(() => emit({ version: 0 }), 'fatal', /version 0/);
   refused(() => emit({ schemaVersion: 1.5 }), 'fatal', /schema version 1.5/);
-  refused(() => emit({ at: undefined }), 'fatal', /`at` of an emitted `c`/);
+  refused(() => emit({ at: 1.5 }), 'fatal', /`at` of an emitted `c`/);
+  refused(() => emit({}, { a: [NaN] }), 'reject', /NaN cannot be written as JSON/);
   refused(() => emit({ type: 'channel.data' }), 'fatal', /append to a channel/);
   refused(() => emit({ aggId: 'x'.repeat(513) }), 'reject', /name_bytes_max/);
   refused(() => emit({ id: 'a\nb' }), 'reject', /control character/);
   refused(() => emit({}, 'x'.repeat(1 << 20)), 'reject', /event_payload_bytes_max/);
+});
+
+test('an_emitted_event_without_a_time_has_that_of_its_cause', () => {
+  const emit = (_, out) => out.emit({ aggregate: 'a', aggId: 'b', type: 'c' }, {});
+  const driver = new Driver(of(emit, { flush: emit }));
+  refused(() => driver.flush(), 'retry', /no event was handled/);
+  driver.send([payload(null, { at: 7 })]);
+  driver.flush();
+  assert.deepEqual(driver.emitted.map(({ at }) => at), [7n, 7n]);
 });
 
 test('an_emitted_event_has_what_it_was_given', () => {

@@ -59,6 +59,14 @@ test('what_has_no_json_is_rejected', () => {
   }
 });
 
+test('a_number_that_is_not_finite_is_rejected_and_null_is_none', () => {
+  const numbers = [NaN, [Infinity], { a: { b: -Infinity } }, { big: 1n, a: NaN }, parse('{"a":1e400}'), new Number(NaN)];
+  for (const value of numbers) {
+    assert.throws(() => stringify(value), (error) => error.kind === 'reject' && /NaN|Infinity/.test(error.message));
+  }
+  assert.equal(stringify({ a: null, b: 'null', c: [undefined, 1n] }), '{"a":null,"b":"null","c":[null,1]}');
+});
+
 test('half_a_pair_is_rejected_and_a_backslash_is_none', () => {
   for (const value of ['\ud800', { a: ['x\udfffy'] }, { '\ud83d': 1 }, { big: 1n, a: '\udeeb' }]) {
     assert.throws(() => stringify(value), /half a surrogate pair/);

@@ -5,6 +5,10 @@ import { Failure, formatTime, parseTime, processor, table, text } from '../millr
 import { Driver, Failed, event } from '../millrace/testing/driver.mjs';
 import { of, payload } from './helpers.mjs';
 
+const LATE = table('late_rows', { columns: {} });
+const raise = (error) => {
+  throw error;
+};
 const EIGHT = '2013-01-01T08:00:00.25Z';
 
 test('time_stands_at_the_event', () => {
@@ -68,6 +72,73 @@ test('console_is_the_operators_log', () => {
     { level: 'info', text: 'seen {"n":1} 7' },
     { level: 'warn', text: 'TypeError: bad' },
   ]);
+});
+
+test('console_fills_in_and_shows_whole_numbers_of_any_length', () => {
+  const driver = new Driver(
+    of(() => {
+      console.log('%s is %d of %i, %j%%', 'a', 1.5, '7 of 8', { b: 2n ** 60n }, 'and more');
+      console.log({ b: 1n }, '%s');
+      console.time('a');
+      console.timeEnd('a');
+    }),
+  );
+  driver.send([payload(null)]);
+  assert.deepEqual(driver.messages, [
+    { level: 'info', text: 'a is 1.5 of 7, {"b":1152921504606846976}% and more' },
+    { level: 'info', text: '{"b":1} %s' },
+  ]);
+});
+
+test('what_would_wait_says_so', () => {
+  const ways = [() => setTimeout(() => {}, 1), () => setInterval(() => {}, 1), () => AbortSignal.timeout(5), () => fetch('http://127.0.0.1:1/')];
+  for (const [place, name] of ['setTimeout', 'setInterval', 'AbortSignal.timeout', 'fetch'].entries()) {
+    const driver = new Driver(of(() => ways[place]()));
+    assert.throws(() => driver.send([payload(null)]), { name: 'Error', message: new RegExp(`^${name}: a processor waits`) });
+    assert.match(driver.messages[0].text, new RegExp(`^Error: ${name}: .*\\n {2}.*processor\\.test\\.mjs:\\d+:\\d+`));
+  }
+  const origins = [];
+  new Driver(of(() => void origins.push(performance.timeOrigin))).send([payload(null)]);
+  assert.deepEqual(origins, [0]);
+});
+
+test('effects_after_the_call_are_refused_and_end_the_next_call', async () => {
+  const asks = {
+    put: (out) => out.put(LATE, 'late', 0, {}),
+    delete: (out) => out.delete(LATE, 'late', 0),
+    emit: (out) => out.emit({ aggregate: 'a', aggId: 'b', type: 'c', at: 0 }, {}),
+    append: (out) => out.append('p', 'c'),
+    'state.get': (out) => out.state.get('late'),
+    'state.put': (out) => out.state.put('late', ''),
+    'state.delete': (out) => out.state.delete('late'),
+    'state.scan': (out) => [...out.state.scan()],
+  };
+  for (const [name, ask] of Object.entries(asks)) {
+    const chains = [];
+    const handle = (each, out) => {
+      const save = async () => {
+        await null;
+        ask(out);
+      };
+      if (each.json() === 'late') chains.push(save());
+    };
+    const driver = new Driver(of(handle, { manifest: { tables: [LATE] }, flush: () => undefined }));
+    driver.send([payload('late')]);
+    await assert.rejects(chains[0], { name: 'Failure', kind: 'fatal' });
+    assert.deepEqual(driver.messages.map(({ level }) => level), ['error'], name);
+    const says = (error) => error instanceof Failed && error.kind === 'fatal' && error.message.includes(`\`${name}\` was called after`);
+    assert.throws(() => driver.send([payload('next')]), says);
+    assert.throws(() => driver.flush(), says);
+    assert.deepEqual([driver.rows('late_rows'), driver.emitted, driver.appended, driver.state()], [{}, [], [], {}], name);
+  }
+});
+
+test('an_error_that_throws_when_it_is_looked_at_is_told_all_the_same', () => {
+  const driver = new Driver(of(() => {
+    throw Object.defineProperty(new Error('quiet'), 'stack', { get: () => raise(new Error('loud')) });
+  }));
+  assert.throws(() => driver.send([payload(null)]));
+  assert.match(driver.messages[0].text, /cannot be told/);
 });
 
 test('an_error_that_nobody_catches_is_logged_with_its_place_and_goes_on', () => {
@@ -135,6 +206,60 @@ test('what_waits_for_something_is_refused', () => {
   assert.throws(() => processor(Waits), /`handle` is async/);
   const driver = new Driver(of(() => Promise.resolve()));
   assert.throws(() => driver.send([payload(null)]), /fatal: `handle` answered a promise/);
+});
+
+test('a_generator_is_refused_since_nothing_of_it_would_run', () => {
+  const manifest = { name: 'yields', version: '0.1.0' };
+  class Yields {
+    static manifest = manifest;
+
+    *handle() {}
+  }
+  class Both {
+    static manifest = manifest;
+
+    handle() {}
+
+    async *flush() {}
+  }
+  assert.throws(() => processor(Yields), /class Yields: `handle` is a generator/);
+  assert.throws(() => processor(Both), /class Both: `flush` is async/);
+});
+
+test('chance_in_flush_is_the_same_after_a_restart', () => {
+  const drawn = (ats, flushes) => {
+    const found = [];
+    const driver = new Driver(of(() => undefined, { flush: () => void found.push(Math.random(), Math.random()) }));
+    driver.send(ats.map((at) => payload(null, { at })));
+    for (let flush = 0; flush < flushes; flush += 1) driver.flush();
+    return found;
+  };
+  const once = drawn([7], 1);
+  assert.deepEqual(drawn([7], 2), [...once, ...once]);
+  assert.deepEqual(drawn([3, 7], 1), once);
+  assert.notDeepEqual(drawn([8], 1), once);
+});
+
+test('settings_are_read_as_what_they_are', () => {
+  const read = (config) => {
+    let found;
+    class Reads {
+      static manifest = { name: 'reads', version: '0.1.0' };
+
+      constructor({ config: of }) {
+        found = [of.integer('n', 5), of.flag('f'), of.oneOf('o', ['a', 'b']), of.durationMs('d', '5m')];
+      }
+
+      handle() {}
+    }
+    new Driver(processor(Reads), { config });
+    return found;
+  };
+  assert.deepEqual(read({}), [5, false, 'a', 300_000]);
+  assert.deepEqual(read({ n: '7', f: 'true', o: 'b', d: '500ms' }), [7, true, 'b', 500]);
+  for (const [name, value] of [['n', '1.5'], ['f', 'yes'], ['o', 'c'], ['d', '5'], ['d', '1w'], ['d', '99999999999999d']]) {
+    assert.throws(() => read({ [name]: value }), new RegExp(`setting \`${name}\` is \`${value}\``));
+  }
 });
 
 test('a_manifest_with_a_mistake_says_which', () => {

@@ -94,6 +94,18 @@ test('a_time_to_live_needs_a_time', () => {
   assert.deepEqual(driver.state(), { a: 'x' });
 });
 
+test('an_end_is_a_time_like_any_other', () => {
+  const write = (end) => {
+    const driver = new Driver(of((_, out) => out.state.put('a', 'x', end)));
+    driver.send([payload(null)]);
+    return [...driver._host.entries.values()][0].expiresAt;
+  };
+  const times = [9_000_000, 9_000_000n, new Date(9_000), '1970-01-01T00:00:09Z'].map((until) => write({ until }));
+  assert.deepEqual(times, [9_000_000n, 9_000_000n, 9_000_000n, 9_000_000n]);
+  for (const until of [1.5, 'soon', NaN, 1n << 70n, null]) assert.throws(() => write({ until }), /fatal: `until` of a state entry/);
+  for (const ttlMs of ['long', NaN, Infinity]) assert.throws(() => write({ ttlMs }), /fatal: `ttlMs` is/);
+});
+
 test('keys_and_values_have_their_bounds', () => {
   const write = (run) => new Driver(of((_, out) => run(out.state))).send([payload(null)]);
   assert.throws(() => write((state) => state.get('')), /reject.*state_key_bytes_max/);

@@ -29,6 +29,7 @@ from .manifest import ChangeField, PayloadField, Table, change_field, payload_fi
 from .event import Event
 from .effects import Effects
 from .state import Context, Saved
+from .ambient import has_clock
 from .times import format_time, parse_time, to_micros
 from .processor import Processor, export
 from . import config, log
@@ -52,6 +53,7 @@ __all__ = [
     "export",
     "float_",
     "format_time",
+    "has_clock",
     "int_",
     "json_",
     "log",

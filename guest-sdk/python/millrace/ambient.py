@@ -1,7 +1,7 @@
 """What Python programs take for granted and a component has not: clocks, chance, standard output.
 
 Promises: in a call, every clock of `time` and `datetime` answers the `at` of the event at hand (in `flush` the latest
-that was handled, before the first one 1970), in UTC; `random`, `os.urandom`, `uuid` and `secrets` give what follows
+that was handled, and before the first one there is none: try again; in `load` 1970), in UTC; `random`, `os.urandom`, `uuid` and `secrets` give what follows
 from the event's position, so that nothing secret is to be made of them; what is printed goes to the plugin's log. So
 the same events give the same rows. Outside of a call, and in a plugin that was granted clocks or chance, they answer
 as ever. Sleeping is refused: the host waits for each call.
@@ -14,6 +14,7 @@ import sys as _sys
 import time as _time
 
 from . import log
+from .failure import Failure
 from .limits import LINE_CHARS_MAX
 
 _real = {name: getattr(_time, name) for name in dir(_time)}
@@ -23,12 +24,23 @@ _UTC = _datetime.timezone.utc
 # Of the running call; none outside of one. There is one at a time, and in a component it never ends.
 _effects = None
 _running = False
+_in_flush = False
+# Whether clocks are the machine's own, as the grant `clock` has it.
+_own_clocks = False
 
 
-def begin(effects) -> None:
+def begin(effects, in_flush=False) -> None:
     """A call begins. `effects` knows the time."""
-    global _effects, _running
-    _effects, _running = effects, True
+    global _effects, _running, _in_flush
+    _effects, _running, _in_flush = effects, True, in_flush
+    if in_flush:
+        # Chance begins anew in each: what came of those before depends on when the instance began.
+        _chance._event = None
+
+
+def has_clock() -> bool:
+    """Whether this plugin's clocks are the machine's: it was built with the grant `clock`. In tests they never are."""
+    return _own_clocks
 
 
 def end() -> None:
@@ -39,7 +51,10 @@ def end() -> None:
 
 def micros() -> int:
     """What time it is in a call."""
-    return (_effects.now or 0) if _effects is not None else 0
+    now = _effects.now if _effects is not None else None
+    if now is None and _in_flush:
+        raise Failure.retry("no event was handled since the start, so there is no time")
+    return now or 0
 
 
 def _clock(name: str, units_per_micro) -> None:
@@ -71,6 +86,11 @@ def _sleep(seconds):
     if _running:
         raise RuntimeError("a processor does not sleep: the host waits for each call; keep what is due for `flush`")
     _real["sleep"](seconds)
+
+
+def keep_clocks() -> None:
+    global _own_clocks
+    _own_clocks = True
 
 
 def install_clocks() -> None:
@@ -136,7 +156,7 @@ class _Chance(_random.Random):
         record = _effects._event._record if _effects is not None else None
         if _running and (self._event is None or record is not self._event[0]):
             self._event = (record,)
-            self.seed(record[0] if record is not None else 0)
+            self.seed(record[0] if record is not None else _latest())
 
     def random(self):
         self._at_hand()
@@ -145,6 +165,10 @@ class _Chance(_random.Random):
     def getrandbits(self, bits):
         self._at_hand()
         return super().getrandbits(bits)
+
+
+def _latest() -> int:
+    return (_effects.now or 0) if _effects is not None else 0
 
 
 class _Seeded(_random.Random):

@@ -4,6 +4,7 @@ import math
 from json import JSONEncoder
 from struct import Struct
 
+from .failure import Failure
 from .limits import INT_MAX, INT_MIN
 from .times import to_micros
 
@@ -24,6 +25,20 @@ def to_json(value) -> bytes:
         return _json_text(value).encode()
     except UnicodeEncodeError:
         raise ValueError("text with half a character in it is no UTF-8") from None
+
+
+def to_bytes(what: str, value) -> bytes:
+    """Text as UTF-8, bytes as they are. Nothing else: of a whole number `bytes` would make as many zeros."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        try:
+            return value.encode()
+        except UnicodeEncodeError:
+            raise Failure.reject(f"{what} has half a character in it, which is no UTF-8") from None
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise Failure.fatal(f"{what} is a {type(value).__name__}, which is neither text nor bytes")
 
 
 # A writer answers a cell. ValueError says that this value is bad (the event is rejected), TypeError that no such value
@@ -76,10 +91,8 @@ def _write_bytes(value) -> bytes:
 
 def _write_json(value) -> bytes:
     try:
-        written = to_json(value)
-    except TypeError as error:
-        raise ValueError(f"cannot be written: {error}") from None
-    except ValueError as error:
+        written = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else to_json(value)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"cannot be written: {error}") from None
     return _pack_length(JSON, len(written)) + written
 
@@ -167,7 +180,7 @@ def bytes_() -> Column:
 
 
 def json_() -> Column:
-    """Anything that JSON has."""
+    """Anything that JSON has; what is made of bytes is taken for JSON text as it is."""
     return Column("json")
 
 

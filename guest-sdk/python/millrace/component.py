@@ -27,7 +27,9 @@ def begin(grants: "tuple[str, ...]") -> None:
     """Before the plugin is imported. What its operator is asked for is left as it is."""
     global _grants
     _grants = grants
-    if "clock" not in grants:
+    if "clock" in grants:
+        ambient.keep_clocks()
+    else:
         ambient.install_clocks()
     if "random" not in grants:
         ambient.install_chance()

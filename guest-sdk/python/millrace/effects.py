@@ -2,7 +2,7 @@
 
 from struct import Struct
 
-from .cells import to_json
+from .cells import to_bytes, to_json
 from .failure import Failure
 from .limits import (
     CHANNEL_ERROR_BYTES_MAX,
@@ -82,20 +82,22 @@ class Effects:
             _check_name(name, part)
         if type in _HOST_EVENT_TYPES:
             raise Failure.fatal(f"`{type}` is what the host says of entries of channels; append to a channel instead")
-        if not (0 < version <= INT_MAX and 0 < schema_version < 1 << 32):
+        if not (_is_whole(version, 1, INT_MAX) and _is_whole(schema_version, 1, (1 << 32) - 1)):
             raise Failure.fatal(
-                f"an emitted `{type}` has version {version} and schema version {schema_version}; both count from 1"
+                f"an emitted `{type}` has version {version!r} and schema version {schema_version!r}; both count from 1"
             )
         if at is None:
             at = self.now
+            if at is None:
+                raise Failure.retry("no event was handled since the start, so there is no time to emit at")
         try:
             at = to_micros(at)
         except (TypeError, ValueError) as error:
             raise Failure.fatal(f"the time of an emitted `{type}`: {error}") from None
         if not INT_MIN <= at <= INT_MAX:
             raise Failure.fatal(f"an emitted `{type}` is at {at} microseconds, which 64 bits do not hold")
-        if isinstance(payload, bytes):
-            body = payload
+        if isinstance(payload, (bytes, bytearray, memoryview)):
+            body = bytes(payload)
         else:
             try:
                 body = to_json(payload)
@@ -119,6 +121,8 @@ class Effects:
             raise Failure.fatal(f"an entry's type is {type!r}; it may be 'data', 'end' or 'error'")
         if error and type != "error":
             raise Failure.fatal("the text of an error goes with an entry of the type `error` only")
+        if in_reply_to is not None and not _is_whole(in_reply_to, 0, INT_MAX):
+            raise Failure.fatal(f"`in_reply_to` is {in_reply_to!r}, which is no number of an entry")
         parts = [_utf8("process", process), _utf8("channel", channel), type.encode(), _utf8("error", error or "")]
         for name, part, bytes_max in (
             ("process", parts[0], PROCESS_NAME_BYTES_MAX),
@@ -126,7 +130,7 @@ class Effects:
         ):
             if not 0 < len(part) <= bytes_max:
                 raise Failure.reject(f"the name of the {name} has {len(part)} bytes; 1 to {bytes_max} are possible")
-        parts.append(_utf8("payload", payload) if isinstance(payload, str) else bytes(payload or b""))
+        parts.append(b"" if payload is None else to_bytes("the payload of an entry", payload))
         for name, part, limit, bytes_max in (
             ("text of the error", parts[3], "channel_error_bytes_max", CHANNEL_ERROR_BYTES_MAX),
             ("payload", parts[4], "channel_payload_bytes_max", CHANNEL_PAYLOAD_BYTES_MAX),
@@ -207,6 +211,10 @@ class Effects:
         self._parts, self._bytes, self._records = [], 0, []
         self._written.clear()
         return arena, records
+
+
+def _is_whole(value, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def _utf8(field: str, text: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from . import ambient, log
 from . import manifest as _manifest
+from .cells import to_bytes
 from .effects import Effects
 from .event import RECORD, Event
 from .failure import Failure, Refused, cut
@@ -80,7 +81,7 @@ class Instance:
     def flush(self, reason):
         """Time-driven work. A failure drops its effects."""
         effects = self._effects
-        ambient.begin(effects)
+        ambient.begin(effects, in_flush=True)
         effects.state._forgotten = (None, 0)
         try:
             self._processor.flush(reason.name.lower(), effects)
@@ -95,8 +96,7 @@ class Instance:
     def snapshot(self) -> bytes:
         ambient.begin(self._effects)
         try:
-            state = self._processor.snapshot()
-            return state.encode() if isinstance(state, str) else bytes(state)
+            return to_bytes("what `snapshot` answered", self._processor.snapshot())
         except BaseException as error:
             tell(error)
             raise
@@ -119,8 +119,15 @@ def tell(error: BaseException, event=None) -> None:
         (others if ours else places).append(place)
         step = step.tb_next
     at = "" if event is None or event._record is None else f" at {event!r}"
-    log.error(f"{type(error).__name__}: {error} ({', '.join(reversed(places or others))}){at}")
+    log.error(f"{type(error).__name__}: {_said(error)} ({', '.join(reversed(places or others))}){at}")
     ambient.fall_silent()
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:
+        return "an exception that cannot be told: looking at it raises another one"
 
 
 def _short(path: str) -> str:

@@ -47,8 +47,15 @@ def export(processor: type) -> type:
         method = getattr(processor, name, None)
         if not callable(method):
             raise TypeError(f"{processor.__name__} has no `{name}`; a processor is a subclass of millrace.Processor")
-        if inspect.iscoroutinefunction(method):
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             raise TypeError(f"`{name}` of {processor.__name__} is async; the host waits for each call, so it cannot be")
+        if inspect.isgeneratorfunction(method):
+            raise TypeError(f"`{name}` of {processor.__name__} has a `yield` in it: called, it would do nothing")
+    if processor.handle is Processor.handle:
+        raise TypeError(f"{processor.__name__} has no `handle` of its own")
+    has_state = processor.manifest.get("state_content_type") is not None
+    if has_state and processor.snapshot is Processor.snapshot:
+        raise TypeError(f"{processor.__name__} declares `state_content_type` and has no `snapshot` of its own")
     _exported = processor
     return processor
 

@@ -1,23 +1,25 @@
 """Keyed state: what a processor keeps by key, for what outgrows a snapshot. And what an instance begins with."""
 
 from json import loads
+from math import isfinite
 
-from .cells import to_json
+from .cells import to_bytes, to_json
 from .failure import Failure, Refused
-from .limits import INT_MAX, SCAN_ENTRIES_MAX, SCAN_ENTRIES_MIN, STATE_EXPIRED_DELETES_MAX
+from .limits import INT_MAX, INT_MIN, SCAN_ENTRIES_MAX, SCAN_ENTRIES_MIN, STATE_EXPIRED_DELETES_MAX
+from .times import to_micros
 from .world import state as _state
 
 _PER_SECOND = 1_000_000
 
 
 def _bytes(key) -> bytes:
-    return key.encode("utf-8", "replace") if isinstance(key, str) else bytes(key)
+    return to_bytes("a state key", key)
 
 
 class State:
     """The task's keyed state, as the event at hand sees it: what is committed and what was written since, earlier in
-    this batch included. A write is an effect: it happens together with the event's position, or not at all. Keys are
-    text or bytes, values bytes.
+    this batch included. A write is an effect: it happens together with the event's position, or not at all. Keys and
+    values are text or bytes; what is read is bytes.
 
     An entry may have a time to live, told by the events' own time: it is gone for an event whose `at` is not before its
     end. In `flush` the time is the latest `at` that this instance has handled. What is found to be gone is deleted on
@@ -57,18 +59,11 @@ class State:
         except ValueError as error:
             raise Failure.fatal(f"the state under {_bytes(key)!r} cannot be read: {error}") from None
 
-    def put(self, key, value: bytes, *, ttl=None, until=None) -> None:
+    def put(self, key, value, *, ttl=None, until=None) -> None:
         """Writes an entry. With `ttl` it is gone so many seconds after the time of the event at hand, with `until` from
-        these microseconds since 1970 on; a time before 1970 counts as 1970."""
-        expires_at = 0
-        if ttl is not None:
-            now = self._effects.now
-            if now is None:
-                raise Failure.retry("no event was handled since the start, so there is no time to count from")
-            until = min(now + round(ttl * _PER_SECOND), INT_MAX)
-        if until is not None:
-            expires_at = max(until, 1)
-        self._effects._write_state(_bytes(key), bytes(value), expires_at)
+        this time on; a time before 1970 counts as 1970."""
+        expires_at = 0 if ttl is None and until is None else self._end(ttl, until)
+        self._effects._write_state(_bytes(key), to_bytes("a state value", value), expires_at)
 
     def put_json(self, key, value, *, ttl=None, until=None) -> None:
         """`put` as JSON."""
@@ -99,6 +94,23 @@ class State:
             if limit is not None:
                 limit -= 1
             yield key, value
+
+    def _end(self, ttl, until) -> int:
+        """When an entry ends. Zero would stand for never."""
+        if until is None:
+            if type(ttl) not in (int, float) or not isfinite(ttl):
+                raise Failure.fatal(f"`ttl` is {ttl!r}, which is no number of seconds")
+            now = self._effects.now
+            if now is None:
+                raise Failure.retry("no event was handled since the start, so there is no time to count from")
+            return max(min(now + round(ttl * _PER_SECOND), INT_MAX), 1)
+        try:
+            until = to_micros(until)
+        except (TypeError, ValueError) as error:
+            raise Failure.fatal(f"`until` of a state entry: {error}") from None
+        if not INT_MIN <= until <= INT_MAX:
+            raise Failure.fatal(f"`until` of a state entry is {until} microseconds, which 64 bits do not hold")
+        return max(until, 1)
 
     def _is_gone(self, expires_at: int) -> bool:
         if not expires_at:

@@ -155,6 +155,43 @@ class EffectTests(unittest.TestCase):
         ):
             self.failure(kind, says, emit(**changed))
 
+    def test_what_is_neither_text_nor_bytes_is_fatal_and_never_zeros(self):
+        for what, do in (
+            ("a state key is a int", lambda event, out: out.state.put(7, b"")),
+            ("a state key is a int", lambda event, out: out.state.get(7)),
+            ("a state key is a NoneType", lambda event, out: out.state.delete(None)),
+            ("a state value is a int", lambda event, out: out.state.put("k", 10**9)),
+            ("a state value is a list", lambda event, out: out.state.put("k", [1])),
+            ("the payload of an entry is a int", lambda event, out: out.append("p", "c", 5)),
+        ):
+            self.failure("fatal", what, do)
+        self.failure("reject", "half a character", lambda event, out: out.state.put("\ud800", b""))
+        self.failure("reject", "half a character", lambda event, out: out.state.put("k", "\ud800"))
+        one = driver(lambda event, out: (out.state.put("a", "é"), out.state.put(bytearray(b"b"), memoryview(b"x"))))
+        one.send(event("x.y"))
+        self.assertEqual(one.state, {b"a": "é".encode(), b"b": b"x"})
+
+    def test_numbers_and_times_that_are_none_are_named(self):
+        emitted = dict(aggregate="a", agg_id="b", type="c", payload={})
+        for what, do in (
+            ("version 1.5", lambda event, out: out.emit(**emitted, version=1.5)),
+            ("schema version '1'", lambda event, out: out.emit(**emitted, schema_version="1")),
+            ("`in_reply_to` is -1", lambda event, out: out.append("p", "c", in_reply_to=-1)),
+            ("`in_reply_to` is 1.5", lambda event, out: out.append("p", "c", in_reply_to=1.5)),
+            ("`until` of a state entry", lambda event, out: out.state.put("k", b"", until=1.5)),
+            ("`until` of a state entry", lambda event, out: out.state.put("k", b"", until="soon")),
+            ("`until` of a state entry", lambda event, out: out.state.put("k", b"", until=1 << 70)),
+            ("`ttl` is 'long'", lambda event, out: out.state.put("k", b"", ttl="long")),
+            ("`ttl` is nan", lambda event, out: out.state.put("k", b"", ttl=float("nan"))),
+        ):
+            self.failure("fatal", what, do)
+        one = driver(lambda event, out: out.state.put("k", b"", until="1970-01-01T00:00:09Z"))
+        one.send(event("x.y"))
+        self.assertEqual(one._host.state, {b"k": (b"", 9_000_000)})
+
+    def test_bytes_of_a_json_column_are_its_text(self):
+        self.assertEqual(put({"j": b'{"a":1}'})["j"], {"a": 1})
+
     def test_entries_are_appended(self):
         def do(event, out):
             out.append("p", "c", "text", in_reply_to=4)

@@ -7,7 +7,7 @@ import unittest
 import uuid
 
 import millrace
-from millrace import Processor, Refused, Saved, Table, change_field, config, export, int_, log, payload_field
+from millrace import Failure, Processor, Refused, Saved, Table, change_field, config, export, int_, log, payload_field
 from millrace import ambient, manifest
 from millrace.testing import Driver, event
 
@@ -60,6 +60,32 @@ class Rules(unittest.TestCase):
 
         with self.assertRaisesRegex(TypeError, "`handle` of Late is async"):
             export(Late)
+        good = dict(manifest=dict(name="a", version="1.0.0"), handle=lambda self, event, out: None)
+
+        def yields(self, event, out):
+            yield out
+
+        async def both(self, event, out):
+            yield out
+
+        for changed, says in (
+            (dict(handle=yields), "`handle` of P has a `yield`"),
+            (dict(flush=both), "`flush` of P is async"),
+            (dict(handle=Processor.handle), "P has no `handle` of its own"),
+            (dict(manifest=dict(good["manifest"], state_content_type="t")), "has no `snapshot` of its own"),
+        ):
+            with self.assertRaisesRegex(TypeError, says):
+                export(type("P", (Processor,), {**good, **changed}))
+
+    def test_a_snapshot_that_is_a_number_is_no_state(self):
+        class Counts(Processor):
+            manifest = dict(name="a", version="1.0.0", state_content_type="t")
+
+            def snapshot(self):
+                return 3
+
+        with self.assertRaisesRegex(Failure, "what `snapshot` answered is a int"):
+            Driver(Counts).saved()
 
     def test_a_refusal_is_what_the_operator_reads(self):
         class Picky(Processor):
@@ -121,6 +147,22 @@ class Rules(unittest.TestCase):
             r"at <event 1: x.y of x 1 version 1>$",
         )
 
+    def test_an_exception_that_raises_when_it_is_looked_at_is_told_all_the_same(self):
+        class Lying(Exception):
+            def __str__(self):
+                raise ValueError("loud")
+
+        class Lies(Processor):
+            manifest = dict(name="a", version="1.0.0")
+
+            def handle(self, event, out):
+                raise Lying
+
+        driver = Driver(Lies)
+        with self.assertRaises(Lying):
+            driver.send(event("x.y"))
+        self.assertIn("Lying: an exception that cannot be told", driver.messages[-1].text)
+
     def test_messages_have_their_levels(self):
         class Talking(Processor):
             manifest = dict(name="a", version="1.0.0")
@@ -171,6 +213,55 @@ class Ambient(unittest.TestCase):
         self.assertEqual(now.isoformat(), "2026-05-19T12:00:00.250000+00:00")
         self.assertEqual(self.asked(lambda: datetime.datetime.utcnow().hour, events[2]), [11])
         self.assertEqual(self.asked(lambda: datetime.date.today().isoformat(), events[2]), ["2026-05-19"])
+
+    def test_before_the_first_event_there_is_no_time_in_flush(self):
+        def emit(out):
+            out.emit(aggregate="a", agg_id="b", type="c", payload={})
+
+        clocks = (time.time, time.monotonic_ns, time.gmtime, datetime.datetime.now, datetime.date.today)
+        for ask in (*(lambda _, clock=clock: clock() for clock in clocks), emit):
+
+            class Asks(Processor):
+                manifest = dict(name="a", version="1.0.0")
+
+                def handle(self, event, out):
+                    pass
+
+                def flush(self, reason, out):
+                    ask(out)
+
+            driver = Driver(Asks)
+            with self.assertRaises(Failure) as raised:
+                driver.flush()
+            self.assertEqual(raised.exception.kind, "retry")
+            self.assertIn("no event was handled since the start", raised.exception.message)
+            driver.send(event("x.y", at=5))
+            driver.flush()
+        self.assertEqual([emitted.at for emitted in driver.emitted], [5])
+
+    def test_chance_in_flush_is_the_same_after_a_restart(self):
+        class Draws(Processor):
+            manifest = dict(name="a", version="1.0.0")
+
+            def load(self, context, saved):
+                self.drawn = []
+
+            def handle(self, event, out):
+                pass
+
+            def flush(self, reason, out):
+                self.drawn.append((random.random(), random.random()))
+
+        def drawn(*ats, flushes):
+            driver = Driver(Draws)
+            driver.send(*(event("x.y", at=at) for at in ats))
+            for _ in range(flushes):
+                driver.flush()
+            return driver.processor.drawn
+
+        self.assertEqual(drawn(7, flushes=2)[1], drawn(7, flushes=1)[0])
+        self.assertEqual(drawn(3, 7, flushes=1), drawn(7, flushes=1))
+        self.assertNotEqual(drawn(7, flushes=1), drawn(8, flushes=1))
 
     def test_outside_of_a_call_clocks_are_what_they_were(self):
         self.asked(time.time, event("x.y", at=0))

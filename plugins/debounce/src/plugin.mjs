@@ -5,9 +5,14 @@
 // and one emitted event.
 //
 // Time is the events' own: a window closes with the first event of any key that happened at its end or later. So a replay
-// closes the same windows at the same times; and on a stream where nothing happens, nothing closes.
+// closes the same windows at the same times; and on a stream where nothing happens, nothing closes. With the setting
+// `clock = wall`, in a component that was built with the grant `clock`, `flush` closes what is over by the clock on the
+// wall, too: the last burst is told of without another event, and a replay may cut otherwise. Name the grant in
+// `plugin.toml`, and the manifest follows.
+//
+// One event that is further ahead than `ahead_ms_max` does not move the time: it counts when another one is as far.
 
-import { Failure, formatTime, int, processor, table, text, timestamp } from '../millrace/index.mjs';
+import { Failure, formatTime, hasClock, int, log, processor, table, text, timestamp } from '../millrace/index.mjs';
 import { Queue } from './queue.mjs';
 
 const EMITTED = 'debounce';
@@ -30,6 +35,11 @@ const BATCHES = table('batches', {
 
 const encoder = new TextEncoder();
 
+/** An aggregate in a key: the first `/` is where it ends. */
+function nameOf(aggregate) {
+  return /[%/]/.test(aggregate) ? aggregate.replaceAll('%', '%25').replaceAll('/', '%2F') : aggregate;
+}
+
 class Debounce {
   static manifest = {
     name: 'debounce',
@@ -38,6 +48,7 @@ class Debounce {
     stateContentType: CONTENT_TYPE,
     types: ['*'],
     tables: [BATCHES],
+    grants: hasClock() ? ['clock'] : [],
     flushIntervalMs: 1_000,
   };
 
@@ -46,8 +57,15 @@ class Debounce {
     this.age = config.integer('age_ms_max', 300_000, 1) * 1_000;
     this.eventsMax = config.integer('events_max', 24, 1);
     this.windowsMax = config.integer('windows_max', 1_000, 1);
-    const { latest = null, windows = [] } = saved?.json(CONTENT_TYPE) ?? {};
+    this.aheadMax = config.integer('ahead_ms_max', 86_400_000, 1) * 1_000;
+    this.wall = config.oneOf('clock', ['events', 'wall']) === 'wall';
+    if (this.wall && !hasClock()) {
+      throw new Error('setting `clock` is `wall`, which needs a component that was built with the grant `clock`');
+    }
+    const { latest = null, ahead = null, windows = [] } = saved?.json(CONTENT_TYPE) ?? {};
     this.latest = latest;
+    // The time of an event that was too far ahead to be believed alone.
+    this.ahead = ahead;
     // In the order in which they were opened.
     this.windows = new Map(windows);
     this.fillQueue();
@@ -56,13 +74,13 @@ class Debounce {
   handle(event, out) {
     // What this plugin emitted would open windows for ever.
     if (event.aggregate === EMITTED) return;
-    const key = `${event.aggregate}/${event.aggId}`;
+    const key = `${nameOf(event.aggregate)}/${event.aggId}`;
     if (key.length * 3 > KEY_BYTES_MAX && encoder.encode(key).length > KEY_BYTES_MAX) {
       throw Failure.reject(`the key \`${key.slice(0, 40)}…\` has more than ${KEY_BYTES_MAX} bytes`);
     }
     const { at } = event;
-    if (this.latest === null || at > this.latest) this.latest = at;
-    this.closeDue(out);
+    this.moveTime(at);
+    this.closeDue(out, this.latest);
     let window = this.windows.get(key);
     if (window === undefined) {
       const [oldest] = this.windows.keys();
@@ -80,14 +98,34 @@ class Debounce {
 
   flush(_reason, out) {
     // An event that came late may have opened a window that is over by now.
-    this.closeDue(out);
+    if (this.wall || this.latest !== null) this.closeDue(out, this.wall ? Date.now() * 1_000 : this.latest);
   }
 
   snapshot() {
-    return JSON.stringify({ latest: this.latest, windows: [...this.windows] });
+    return JSON.stringify({ latest: this.latest, ahead: this.ahead ?? undefined, windows: [...this.windows] });
   }
 
-  /** Opens a window with the next number of its key, which outlives every window. */
+  /** Time is that of the latest event; of two that are far ahead, the nearer one's. */
+  moveTime(at) {
+    const { latest, ahead, aheadMax } = this;
+    if (latest === null || (at > latest && at <= latest + aheadMax)) {
+      this.latest = at;
+    } else if (at > latest) {
+      if (ahead === null || ahead === at) {
+        if (ahead === null) log.warn(`an event is at ${formatTime(at)}, and the latest at ${formatTime(latest)}: time waits for another one as far ahead`);
+        this.ahead = at;
+        return;
+      }
+      this.latest = Math.min(ahead, at);
+      this.ahead = Math.max(ahead, at);
+    }
+    if (this.ahead !== null && this.ahead <= this.latest + aheadMax) {
+      this.latest = Math.max(this.latest, this.ahead);
+      this.ahead = null;
+    }
+  }
+
+  /** Opens a window with the next number of its key, which outlives every window and is never deleted. */
   open(out, key, at) {
     const number = (out.state.getJson(`windows/${key}`) ?? 0) + 1;
     out.state.putJson(`windows/${key}`, number);
@@ -113,9 +151,9 @@ class Debounce {
     return Math.min(lastAt + this.quiet, firstAt + this.age);
   }
 
-  /** Closes what is over, in the order of the ends. */
-  closeDue(out) {
-    while (this.latest !== null && this.queue.earliest <= this.latest) {
+  /** Closes what is over at this time, in the order of the ends. */
+  closeDue(out, now) {
+    while (this.queue.earliest <= now) {
       const { at, key, number } = this.queue.pop();
       const window = this.windows.get(key);
       if (window?.number !== number) continue;

@@ -106,12 +106,62 @@ test('a_late_window_that_is_over_closes_in_flush', () => {
   assert.deepEqual(reasons(driver), ['thing/b 1 quiet']);
 });
 
+test('one_event_from_the_future_closes_nothing', () => {
+  const driver = new Driver(handler);
+  const years = 200 * 365 * 86_400;
+  driver.send([at(0, 'a'), at(years, 'far'), at(1, 'a', 2)]);
+  assert.match(driver.messages[0].text, /time waits for another one/);
+  driver.restart();
+  driver.flush();
+  driver.send([at(2, 'a', 3), at(3, 'b'), at(4, 'a', 4)]);
+  assert.deepEqual(reasons(driver), []);
+  driver.send([at(70, 'c')]);
+  assert.deepEqual(reasons(driver), ['thing/b 1 quiet', 'thing/a 4 quiet']);
+});
+
+test('a_stream_that_was_quiet_for_days_goes_on_with_its_second_event', () => {
+  const driver = new Driver(handler);
+  const days = 3 * 86_400;
+  driver.send([at(0, 'a'), at(days, 'b')]);
+  assert.deepEqual(reasons(driver), []);
+  driver.send([at(days + 1, 'b', 2)]);
+  assert.deepEqual(reasons(driver), ['thing/a 1 quiet']);
+  driver.send([at(days + 61, 'c')]);
+  assert.deepEqual(reasons(driver), ['thing/a 1 quiet', 'thing/b 2 quiet']);
+});
+
+test('names_that_run_together_are_two_keys', () => {
+  const driver = new Driver(handler);
+  const of = (aggregate, aggId, seconds) => event(aggregate, aggId, 1, 'x.y', { at: START + seconds * SECOND, payload: {} });
+  driver.send([of('a/b', 'c', 0), of('a', 'b/c', 1), of('a%2Fb', 'c', 2), of('z', 'z', 100)]);
+  assert.deepEqual(reasons(driver), ['a%2Fb/c 1 quiet', 'a/b/c 1 quiet', 'a%252Fb/c 1 quiet']);
+});
+
+test('wall_time_without_its_grant_is_refused', () => {
+  assert.throws(() => new Driver(handler, { config: { clock: 'wall' } }), /built with the grant `clock`/);
+  assert.throws(() => new Driver(handler, { config: { clock: 'mine' } }), /it may be `events`, `wall`/);
+});
+
 test('batch_equals_singles', () => {
   batchEqualsSingles(handler, busy(600), { config: TIGHT });
   const seen = new Driver(handler, { config: TIGHT });
   seen.send(busy(600));
   const kinds = new Set(seen.emitted.map((of) => of.json().reason));
   assert.deepEqual([...kinds].sort(), ['age', 'count', 'limit', 'quiet'], 'the events close windows in every way');
+});
+
+test('it_does_not_matter_when_ticks_come', () => {
+  const told = (ticks) => {
+    const driver = new Driver(handler, { config: TIGHT });
+    for (const of of busy(600)) {
+      driver.send([of]);
+      if (ticks) driver.flush();
+    }
+    driver.flush();
+    const emitted = driver.emitted.map((of) => [of.aggId, of.version, of.at, of.json()]);
+    return [emitted, driver.rows('batches'), driver.saved(), driver.state()];
+  };
+  assert.deepEqual(told(true), told(false));
 });
 
 test('restarts_change_nothing', () => {

@@ -59,6 +59,16 @@ const ON_POISON = {
     const large = 'x'.repeat(2 ** 29);
     return large.split('').length;
   },
+  later(out) {
+    const save = async () => {
+      await null;
+      out.put(SEEN, 'later', 0, { type: 'x' });
+    };
+    save();
+  },
+  timer() {
+    setTimeout(() => {}, 1);
+  },
   request() {
     return fetch('http://127.0.0.1:1/');
   },

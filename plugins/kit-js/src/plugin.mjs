@@ -68,6 +68,11 @@ function emit(event, id, out) {
   out.emit(copy, event.payload);
 }
 
+function append(event, type, error, out) {
+  const payload = event.schemaVersion === 2 ? undefined : event.payload;
+  out.append(event.aggId, event.aggregate, { type, error, payload, inReplyTo: event.depth });
+}
+
 function read(key, version, value, entries, out) {
   out.put(READS, key, version, { value: value ?? null, entries });
 }
@@ -104,6 +109,9 @@ const ACTS = {
   del: (event, out) => out.delete(ROWS, event.aggId, event.versionBig),
   emit: (event, out) => emit(event, event.id, out),
   'emit.derived': (event, out) => emit(event, '', out),
+  'append.data': (event, out) => append(event, 'data', undefined, out),
+  'append.end': (event, out) => append(event, 'end', undefined, out),
+  'append.error': (event, out) => append(event, 'error', event.cursor, out),
   many(event, out) {
     for (let number = 1; number <= event.schemaVersion; number += 1) read(event.aggId, number, null, number, out);
   },

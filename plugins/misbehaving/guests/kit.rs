@@ -2,8 +2,8 @@
 //! the rules, which its counterparts in other languages follow to the byte.
 
 use millrace_guest::{
-    ChangeScope, Column, Context, Effects, Event, Failure, FlushReason, Manifest, NewEvent, OrderingKey,
-    Processor, Saved, Table, Timestamp, config, log,
+    ChangeScope, Column, Context, Effects, EntryType, Event, Failure, FlushReason, Manifest, NewEntry,
+    NewEvent, OrderingKey, Processor, Saved, Table, Timestamp, config, log,
 };
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -161,6 +161,9 @@ fn act(event: &Event<'_>, out: &mut Effects) -> Result<(), Failure> {
         "del" => out.delete(&ROWS, agg_id, version),
         "emit" => emit(event, event.id(), out),
         "emit.derived" => emit(event, "", out),
+        "append.data" => append(event, EntryType::Data, out),
+        "append.end" => append(event, EntryType::End, out),
+        "append.error" => append(event, EntryType::Error, out),
         "many" => (1..=u64::from(event.schema_version())).try_for_each(|number| {
             out.put(&READS, agg_id, number, &Read { value: None, entries: Some(number) })
         }),
@@ -233,6 +236,16 @@ fn emit(event: &Event<'_>, id: &str, out: &mut Effects) -> Result<(), Failure> {
         id,
     };
     out.emit(&copy, document(event)?)
+}
+
+fn append(event: &Event<'_>, entry_type: EntryType, out: &mut Effects) -> Result<(), Failure> {
+    let entry = NewEntry {
+        entry_type,
+        in_reply_to: Some(u64::from(event.depth())).filter(|number| *number > 0),
+        error: event.cursor().filter(|_| entry_type == EntryType::Error),
+        payload: (event.schema_version() != 2).then(|| event.payload()),
+    };
+    out.append(event.agg_id(), event.aggregate(), &entry)
 }
 
 fn scan(event: &Event<'_>, out: &mut Effects) -> Result<(), Failure> {

@@ -74,6 +74,7 @@
       "kit-wat" "1.2.3-kit.1" "Does what the type of an event says: é" "k/2" "key" "kit.copy" "put" "del" "emit"
       "emit.derived" "many" "sput" "sput.until" "sget" "sdel" "sscan" "cfg" "log" "retry" "reject" "fatal" "k/1"
       "the kit reads k/1, and k/2 of 16 bytes" "flush_fails" "flush" "kit.flush" "\"tick\"" "\"shutdown\"" "\"swap\"")
+    (data (i32.const 0x600) "append.data" "append.end" "append.error")
     (data (i32.const 0x800) "\00\04\00\00\08\00\00\00\03\00\01\00") ;; rows.event_id: text
     (data (i32.const 0x80c) "\08\04\00\00\09\00\00\00\03\00\00\00") ;; rows.aggregate: text
     (data (i32.const 0x818) "\11\04\00\00\06\00\00\00\01\00\00\01") ;; rows.number: int
@@ -290,6 +291,19 @@
         (local.get $start) (call $length (i32.const 2)) (i32.const 3) (i32.const 8)
         (i32.mul (local.get $with-id) (call $length (i32.const 0)))))
 
+    ;; An entry of this type; the text of its error is the cursor.
+    (func $entry (param $type i32) (param $type-bytes i32) (param $error-bytes i32) (local $start i32) (local $has i32)
+      (local.set $start (global.get $out))
+      (local.set $has (i32.ne (call $schema) (i32.const 2)))
+      (call $append-part (i32.const 2))
+      (call $append-part (i32.const 1))
+      (call $append (local.get $type) (local.get $type-bytes))
+      (if (local.get $error-bytes) (then (call $append-part (i32.const 6))))
+      (if (local.get $has) (then (call $append-part (i32.const 8))))
+      (call $effect (i32.const 5) (i32.const 0) (i64.extend_i32_u (call $depth)) (i64.const 0) (local.get $has)
+        (local.get $start) (call $length (i32.const 2)) (call $length (i32.const 1))
+        (local.get $type-bytes) (local.get $error-bytes)))
+
     (func $many (local $n i64)
       (block $done (loop $next
         (br_if $done (i64.eq (local.get $n) (i64.extend_i32_u (call $schema))))
@@ -475,6 +489,10 @@
       (if (call $is-type (i32.const 0x4d9) (i32.const 3)) (then (call $delete)))
       (if (call $is-type (i32.const 0x4dc) (i32.const 4)) (then (call $emit (i32.const 1))))
       (if (call $is-type (i32.const 0x4e0) (i32.const 12)) (then (call $emit (i32.const 0))))
+      (if (call $is-type (i32.const 0x600) (i32.const 11)) (then (call $entry (i32.const 0x607) (i32.const 4) (i32.const 0))))
+      (if (call $is-type (i32.const 0x60b) (i32.const 10)) (then (call $entry (i32.const 0x612) (i32.const 3) (i32.const 0))))
+      (if (call $is-type (i32.const 0x615) (i32.const 12)) (then
+        (call $entry (i32.const 0x61c) (i32.const 5) (call $length (i32.const 6)))))
       (if (call $is-type (i32.const 0x4ec) (i32.const 4)) (then (call $many)))
       (if (call $is-type (i32.const 0x4f0) (i32.const 4)) (then (call $state-put (i64.const 0))))
       (if (call $is-type (i32.const 0x4f4) (i32.const 10)) (then (call $state-put (call $end))))

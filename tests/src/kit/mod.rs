@@ -86,9 +86,15 @@ impl Language {
             let options = RuntimeOptions { instances_max: 16, call_max, ..RuntimeOptions::default() };
             WasmRuntime::new(sharing_code(options)).expect("the runtime starts")
         });
-        let settings = PluginSettings { config: settings, ..PluginSettings::default() };
+        let settings = granted(settings);
         load_shared(shared, &self.component(), &settings).expect("the guest loads")
     }
+}
+
+/// What an operator gives the kit's guest beside its settings: it appends to channels.
+pub fn granted(config: Settings) -> PluginSettings {
+    let (grants, channels) = (vec!["channels".into()], vec!["*".into()]);
+    PluginSettings { config, grants, channels, ..PluginSettings::default() }
 }
 
 /// The guest in WebAssembly text.

@@ -306,7 +306,18 @@ fn told(effects: &EffectBatch, factory: &dyn ProcessorFactory, first: Option<usi
             "traceparent": event.traceparent,
             "version": event.version,
         }),
-        EffectRef::Append(entry) => panic!("the kit has no channel: {entry:?}"),
+        EffectRef::Append(entry) => json!({
+            "append": entry.entry_type.as_str(),
+            "channel": entry.channel,
+            "depth": entry.depth,
+            "error": entry.error,
+            "in_reply_to": entry.in_reply_to,
+            "of": of,
+            "payload": entry.payload.map(shown),
+            "process": entry.process,
+            "scope": entry.scope,
+            "traceparent": entry.traceparent,
+        }),
     };
     let events = effects.records().iter().map(|record| first.map(|first| first + record.event as usize));
     effects.iter().zip(events).map(one).collect()

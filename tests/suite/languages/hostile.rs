@@ -110,8 +110,9 @@ attacks! { Js:
     js_hostile_huge_error "large_error" Letter("trap", "Error: no no no");
     js_hostile_thrown_text "thrown_text" Letter("trap", "thrown: \"as asked\"");
     js_hostile_thrown_nothing "thrown_nothing" Letter("trap", "thrown: undefined");
-    js_hostile_error_that_cannot_be_told "error_that_lies" Letter("trap", "");
-    js_hostile_request "request" Letter("trap", "");
+    js_hostile_error_that_cannot_be_told "error_that_lies" Letter("trap", "an error that cannot be told");
+    js_hostile_request "request" Letter("trap", "fetch: a processor waits for nothing");
+    js_hostile_timer "timer" Letter("trap", "setTimeout: a processor waits for nothing");
     js_hostile_clock "clock" Handled;
     js_hostile_chance "chance" Handled;
     js_hostile_code_from_text "evaluates" Handled;
@@ -134,7 +135,7 @@ attacks! { Python:
     python_hostile_exception "error" Letter("trap", "ValueError: as asked");
     python_hostile_exception_without_a_message "error_without_a_message" Letter("trap", "ValueError");
     python_hostile_huge_exception "large_error" Letter("trap", "ValueError: no no no");
-    python_hostile_exception_that_cannot_be_told "error_that_lies" Letter("trap", "");
+    python_hostile_exception_that_cannot_be_told "error_that_lies" Letter("trap", "Lying: an exception that cannot be told");
     python_hostile_exit "exits" Letter("trap", "SystemExit: enough");
     python_hostile_exit_at_once "exits_at_once" Letter("trap", "");
     python_hostile_abort "aborts" Letter("trap", "");
@@ -215,4 +216,18 @@ fn js_hostile_promise() {
     let failure = outcome.failure.expect("a promise is no answer");
     assert_eq!((outcome.handled, failure.kind), (1, FailureKind::Fatal));
     assert!(failure.message.contains("promise"), "{}", failure.message);
+}
+
+/// What a helper asks for that nobody waited for would be committed under an event of the next call.
+#[test]
+fn js_hostile_effect_after_the_call() {
+    let mut instance = loaded(Guest::Js, "later").expect("it loads");
+    let outcome =
+        instance.handle(&batch(&[("a", "x", "1"), ("b", "poison", "1")], 0)).expect("it is no trap");
+    assert_eq!((outcome.handled, outcome.failure), (2, None));
+    assert_eq!(outcome.effects.iter().count(), 2);
+    let outcome = instance.handle(&batch(&[("c", "x", "1")], 2)).expect("it is no trap");
+    let failure = outcome.failure.expect("what came late is told");
+    assert_eq!((outcome.handled, failure.kind, outcome.effects.iter().count()), (0, FailureKind::Fatal, 0));
+    assert!(failure.message.contains("`put` was called after"), "{}", failure.message);
 }

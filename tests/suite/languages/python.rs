@@ -284,6 +284,39 @@ items! {
     rx_states_and_entries_of_other_shapes: "rx_",
 }
 
+/// One entry of a conversation that has only one turn.
+fn entry(number: u64, role: &str, channel: &str, text: &str) -> CaseEvent {
+    let at = format!("2026-05-19T12:00:{number:02}Z");
+    let payload = json!({
+        "id": format!("e{number}"), "conversationId": "conv-1", "channel": channel, "contentType": "history",
+        "content": [{ "role": role, "text": text }], "createdAt": at,
+    });
+    CaseEvent { event_type: "entry.created".to_owned(), at, cursor: number.to_string(), payload }
+}
+
+/// More than an event may hold: refused, one long conversation would hold up the tracing of all others.
+#[test]
+fn r21_a_turn_with_a_mebibyte_of_context_is_exported() {
+    let runtime = WasmRuntime::new(options()).expect("the runtime starts");
+    let tracer =
+        load(&runtime, &component("turn-tracer"), &PluginSettings::default()).expect("the tracer loads");
+    let mut task = Task::start(&*tracer, None).expect("it loads");
+    task.send(0, &[entry(1, "USER", "history", "a question")]);
+    for number in 2..22 {
+        task.send(
+            1,
+            &[entry(number, "USER", "context", &format!("{number} {}", "\"quoted\"\n".repeat(2_500)))],
+        );
+    }
+    task.send(2, &[entry(30, "AI", "history", "an answer")]);
+    assert_eq!(task.failed, Vec::<Value>::new());
+    let [closed] = &task.emitted[..] else { panic!("one turn: {}", task.emitted.len()) };
+    let generation = &closed["payload"]["generation"]["attributes"];
+    assert_eq!(generation["langfuse.observation.metadata.truncated"], true);
+    let prompt = generation["gen_ai.prompt"].as_str().expect("there is a prompt");
+    assert!(prompt.contains("e21: 21 ") && !prompt.contains("e2: 2 "), "the newest context stays");
+}
+
 /// Runs what a folder has in `tests`, as its author would.
 fn unittests(folder: &str) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -8,8 +8,8 @@ use millrace_tests::workspace_binary;
 
 const SWAPS: usize = 12;
 
-/// The guest counts its events in its state and notes them in a table; the dump has both.
-async fn swapped(plugin: &str, table: &str) {
+/// The guest keeps a state and entries, writes rows and emits; the dump has all of it.
+async fn swapped(plugin: &str, table: &str, emitted: &str) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let builds = builds(plugin).expect("the guest is built");
     for host in ["swapped", "quiet"] {
@@ -21,18 +21,19 @@ async fn swapped(plugin: &str, table: &str) {
     if let Some(difference) = difference(&found.quiet, &found.swapped) {
         panic!("the dumps differ:\n{difference}");
     }
-    for section in [format!("== rows_{table}: "), "== states: ".to_owned()] {
+    for section in [format!("== rows_{table}: "), "== states: ".to_owned(), "== keyed state: ".to_owned()] {
         assert!(found.quiet.contains(&section), "the dump has {section}");
         assert!(!found.quiet.contains(&format!("{section}0\n")), "something is in {section}");
     }
+    assert!(found.quiet.contains(emitted), "events of type {emitted} are in the dump");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_of_a_js_guest_at_full_rate_lose_and_double_nothing() {
-    swapped("hostile-js", "seen_js").await;
+    swapped("debounce", "batches", "debounce.batch").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_of_a_python_guest_at_full_rate_lose_and_double_nothing() {
-    swapped("hostile-python", "seen_python").await;
+    swapped("hostile-python", "seen_python", "hostile-python.twice").await;
 }

@@ -1,5 +1,6 @@
 //! `millrace plugin build`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,9 +9,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::embedded;
-use super::project::Project;
+use super::project::{FILE as PROJECT, Project};
 use super::workbench::Workbench;
-use crate::cli::toolchain::{self, ProjectBuild, Say, ToolError};
+use crate::cli::toolchain::{self, Language, ProjectBuild, Say, ToolError};
 use crate::cli::{CliError, Exit, Output, printable};
 use crate::limits::COMPONENT_BYTES_MAX;
 use crate::plugins::WORLD_NAME;
@@ -91,16 +92,43 @@ pub(super) fn build(project: &Project, bench: &Workbench) -> Result<Built, CliEr
             "make the names equal, in the manifest or in plugin.toml",
         ));
     }
+    same_grants(project, &manifest)?;
     Ok(Built { path, component, manifest })
+}
+
+/// The project says what is built in and tried, and the manifest what the operator is asked for.
+fn same_grants(project: &Project, manifest: &Manifest) -> Result<(), CliError> {
+    let named = |grants: &[String]| grants.iter().cloned().collect::<BTreeSet<_>>();
+    let (built, asked) = (named(&project.grants), named(&manifest.grants));
+    if built == asked {
+        return Ok(());
+    }
+    let told = |grants: BTreeSet<String>| match grants.len() {
+        0 => "none".to_owned(),
+        _ => grants.into_iter().collect::<Vec<_>>().join(", "),
+    };
+    Err(CliError::new(
+        Exit::Refused,
+        format!(
+            "the plugin asks its operator for these grants: {}; and {PROJECT} names: {}",
+            printable(&told(asked)),
+            told(built)
+        ),
+        "make the grants equal, in the manifest or in plugin.toml",
+    ))
 }
 
 /// Names what a component is built from.
 fn sources(project: &Project, sdk: &Path) -> Result<String, ToolError> {
-    let files = toolchain::fingerprint_of(&[("", &project.dir)])?;
+    // A crate may take its tests' files in, and builds that change nothing cost Cargo little.
+    let is_part = |path: &Path| project.language == Language::Rust || toolchain::is_source(path);
+    let files = toolchain::fingerprint_of(&[("", &project.dir)], &is_part)?;
+    let packages = toolchain::fingerprint_of_packages(&project.dir);
     // The SDK's folder is named after what is in it.
     let sdk = sdk.as_os_str().as_encoded_bytes();
     let grants = project.grants.join(",");
-    Ok(toolchain::fingerprint(&[files.as_bytes(), sdk, grants.as_bytes(), project.entry.as_bytes()]))
+    let parts = [files.as_bytes(), packages.as_bytes(), sdk, grants.as_bytes(), project.entry.as_bytes()];
+    Ok(toolchain::fingerprint(&parts))
 }
 
 pub(super) fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {

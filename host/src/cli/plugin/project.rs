@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::cli::toolchain::Language;
 use crate::cli::{CliError, Exit};
 use crate::limits::PROJECT_FILE_BYTES_MAX;
-use crate::plugins::{EnvValue, PluginSettings};
+use crate::plugins::{EnvValue, GRANTS, PluginSettings};
 use crate::processors::Manifest;
 
 /// Not the name of the host's own config file, which a host reads from the folder that it is started in.
@@ -89,6 +89,12 @@ impl Project {
             return Err(invalid(&path, &not_a_name(&plugin.name)));
         }
         let language: Language = plugin.language.parse().map_err(|why: String| invalid(&path, &why))?;
+        if let Some(unknown) = plugin.grants.iter().find(|name| !GRANTS.contains(&name.as_str())) {
+            return Err(invalid(
+                &path,
+                &format!("`{unknown}` is no grant; there are: {}", GRANTS.join(", ")),
+            ));
+        }
         let entry = plugin.entry.unwrap_or_else(|| entry_of(language).to_owned());
         Ok(Self { dir: dir.into(), name: plugin.name, language, entry, grants: plugin.grants, test })
     }

@@ -1,6 +1,7 @@
 //! Files of a project and of its SDK.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
@@ -22,7 +23,7 @@ const FOLDERS_DEEP_MAX: u32 = 16;
 pub fn vendor(sdk: &Path, wit: &Path, project: &Path) -> Result<bool, ToolError> {
     let source = sdk.join(VENDORED);
     let target = project.join(VENDORED);
-    let stamp = format!("{}\n", fingerprint_of(&[("", &source), ("wit", wit)])?);
+    let stamp = format!("{}\n", fingerprint_of(&[("", &source), ("wit", wit)], &|_| true)?);
     if fs::read_to_string(target.join(STAMP)).is_ok_and(|present| present == stamp) {
         return Ok(false);
     }
@@ -41,7 +42,7 @@ pub fn vendor(sdk: &Path, wit: &Path, project: &Path) -> Result<bool, ToolError>
 
 /// Copies a folder's files over those that are there.
 pub fn copy_tree(from: &Path, to: &Path) -> Result<(), ToolError> {
-    walk(from, &mut |path, relative| {
+    walk(from, &[], &mut |path, relative| {
         let target = to.join(relative);
         if let Some(above) = target.parent() {
             fs::create_dir_all(above).map_err(ToolError::file(above))?;
@@ -72,11 +73,18 @@ pub fn fingerprint(parts: &[&[u8]]) -> String {
     format!("{hash:016x}")
 }
 
-/// Of all files below some folders, by their paths and contents; what tools leave behind is left out.
-pub fn fingerprint_of(folders: &[(&str, &Path)]) -> Result<String, ToolError> {
+/// Of all files below some folders, by their paths and contents; what tools leave behind is left out, and so is what is no
+/// part by its path from there.
+pub fn fingerprint_of(
+    folders: &[(&str, &Path)],
+    is_part: &dyn Fn(&Path) -> bool,
+) -> Result<String, ToolError> {
     let mut files = Vec::new();
     for (name, folder) in folders {
-        walk(folder, &mut |path, relative| {
+        walk(folder, &["target"], &mut |path, relative| {
+            if !is_part(relative) {
+                return Ok(());
+            }
             let bytes = fs::read(path).map_err(ToolError::file(path))?;
             files.push((Path::new(name).join(relative).to_string_lossy().into_owned().into_bytes(), bytes));
             Ok(())
@@ -88,19 +96,36 @@ pub fn fingerprint_of(folders: &[(&str, &Path)]) -> Result<String, ToolError> {
     Ok(fingerprint(&parts))
 }
 
-type Visit<'a> = dyn FnMut(&Path, &Path) -> Result<(), ToolError> + 'a;
-
-/// Each file below a folder with its path from there. What tools leave behind is no part of an SDK.
-fn walk(root: &Path, visit: &mut Visit<'_>) -> Result<(), ToolError> {
-    below(root, Path::new(""), FOLDERS_DEEP_MAX, visit)
+/// Whether a file of a project in JavaScript or Python may be part of its component. Neither its tests nor what is
+/// written for people is, so that a component that was tested stays the one that is deployed.
+pub fn is_source(path: &Path) -> bool {
+    let is_text = path.extension().is_some_and(|extension| extension == "md");
+    !path.starts_with("tests") && path != Path::new("plugin.toml") && !is_text
 }
 
-fn below(root: &Path, relative: &Path, deep: u32, visit: &mut Visit<'_>) -> Result<(), ToolError> {
+type Visit<'a> = dyn FnMut(&Path, &Path) -> Result<(), ToolError> + 'a;
+
+/// Each file below a folder with its path from there. What tools leave behind is no part of an SDK or a package, and what
+/// is named in `left_out` is none at the top: further down a folder may be called as it likes.
+fn walk(root: &Path, left_out: &[&str], visit: &mut Visit<'_>) -> Result<(), ToolError> {
+    let inside = |name: &OsStr| !left_out.iter().any(|left| name == *left);
+    below(root, Path::new(""), FOLDERS_DEEP_MAX, &inside, visit)
+}
+
+fn below(
+    root: &Path,
+    relative: &Path,
+    deep: u32,
+    is_inside: &dyn Fn(&OsStr) -> bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), ToolError> {
     let folder = root.join(relative);
     for entry in fs::read_dir(&folder).map_err(ToolError::file(&folder))? {
         let entry = entry.map_err(ToolError::file(&folder))?;
         let name = entry.file_name();
-        if matches!(name.to_str(), Some(".git" | ".venv" | "__pycache__" | "node_modules" | "target")) {
+        if matches!(name.to_str(), Some(".git" | ".venv" | "__pycache__" | "node_modules"))
+            || !is_inside(&name)
+        {
             continue;
         }
         let (path, inside) = (entry.path(), relative.join(&name));
@@ -108,7 +133,7 @@ fn below(root: &Path, relative: &Path, deep: u32, visit: &mut Visit<'_>) -> Resu
         if kind.is_file() {
             visit(&path, &inside)?;
         } else if kind.is_dir() && deep > 0 {
-            below(root, &inside, deep - 1, visit)?;
+            below(root, &inside, deep - 1, &|_| true, visit)?;
         }
     }
     Ok(())

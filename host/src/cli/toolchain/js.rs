@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{NODE, ProjectBuild, Say, ToolError, captured, fingerprint, installed_once};
+use super::{NODE, ProjectBuild, Say, ToolError, captured, fingerprint, installed_once, place};
 
 /// How long npm may take: some 190 MB come over the network the first time.
 const INSTALL_WAIT_MAX: Duration = Duration::from_secs(600);
 /// How long a build may take: seconds on a machine that has nothing else to do.
 const BUILD_WAIT_MAX: Duration = Duration::from_secs(300);
-/// What the tools are: the list, its exact versions, and the script that calls them, which finds them beside itself.
-const FILES: [&str; 3] = ["package.json", "package-lock.json", "build.mjs"];
+/// What the tools are: the list and its exact versions.
+const FILES: [&str; 2] = ["package.json", "package-lock.json"];
+/// What calls them, and finds them beside itself.
+const SCRIPT: &str = "build.mjs";
 
 /// Builds the project's component to `out`.
 ///
@@ -23,12 +25,23 @@ pub fn build_js(project: &ProjectBuild<'_>, out: &Path, say: &mut dyn Say) -> Re
     let tools = tools(project, say)?;
     say.say(&format!("building {} with componentize-js", project.name));
     let mut node = Command::new("node");
-    node.arg(tools.join("build.mjs"));
+    node.arg(script(project, &tools)?);
     node.arg("--project").arg(project.project).arg("--entry").arg(project.entry);
     node.arg("--wit").arg(project.wit).arg("--out").arg(out);
     node.arg("--grants").arg(project.grants.join(","));
     captured("node build.mjs", &mut node, BUILD_WAIT_MAX)?;
     if out.is_file() { Ok(()) } else { Err(ToolError::ComponentMissing { path: out.into() }) }
+}
+
+/// The script beside the tools, under a name of its contents: another version of it needs no other tools.
+fn script(project: &ProjectBuild<'_>, tools: &Path) -> Result<PathBuf, ToolError> {
+    let own = project.sdk.join(SCRIPT);
+    let bytes = fs::read(&own).map_err(ToolError::file(&own))?;
+    let script = tools.join(format!("build-{}.mjs", fingerprint(&[&bytes])));
+    if !script.exists() {
+        place(&bytes, &script)?;
+    }
+    Ok(script)
 }
 
 /// The folder of the tools, which are installed there once for each list of them.

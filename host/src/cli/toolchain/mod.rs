@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use error::ToolError;
-pub use files::{copy_tree, fingerprint, fingerprint_of, place, vendor};
+pub use files::{copy_tree, fingerprint, fingerprint_of, is_source, place, vendor};
 pub use js::build_js;
 pub use programs::{NODE, Needed, PYTHON, Said, captured, installed_once, limited, version_of};
-pub use python::build_python;
+pub use python::{build_python, fingerprint_of_packages};
 pub use rust::{
     Component, Guest, GuestBuild, GuestKind, PROFILE, TARGET, TOOLCHAIN_VARIABLE, Toolchain, build_rust,
 };
@@ -49,7 +49,7 @@ pub enum Language {
 /// One plugin to build, and with what.
 #[derive(Clone, Copy, Debug)]
 pub struct ProjectBuild<'a> {
-    /// Its folder, with `millrace.toml`. What the SDK has in `millrace/` lies in its `millrace/`, see [`vendor`].
+    /// Its folder, with `plugin.toml`. What the SDK has in `millrace/` lies in its `millrace/`, see [`vendor`].
     pub project: &'a Path,
     pub name: &'a str,
     /// Where the plugin's own code begins, in the project: a module, and in Rust the crate's folder.

@@ -146,6 +146,25 @@ fn packages(project: &Path, scratch: &Path) -> Result<PathBuf, ToolError> {
     Ok(none)
 }
 
+/// Tells apart what is installed among the project's own packages, by the lists that their installer keeps.
+pub fn fingerprint_of_packages(project: &Path) -> String {
+    let inside = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|found| found.path());
+    let mut lists = Vec::new();
+    for library in inside(project.join(PACKAGES).join("lib")) {
+        for package in inside(library.join("site-packages")) {
+            if package.extension().is_some_and(|extension| extension == "dist-info") {
+                // One without a list is known by its name, which has its version in it.
+                let list = fs::read(package.join("RECORD")).unwrap_or_default();
+                lists.push((package.to_string_lossy().into_owned().into_bytes(), list));
+            }
+        }
+    }
+    lists.sort();
+    let parts: Vec<&[u8]> =
+        lists.iter().flat_map(|(name, list)| [name.as_slice(), list.as_slice()]).collect();
+    fingerprint(&parts)
+}
+
 /// Imports inside of functions, told with their places: they find what is loaded already, and nothing else.
 fn late_imports(staged: &Path) -> Vec<String> {
     let mut modules = Vec::new();
@@ -161,7 +180,7 @@ fn late_imports(staged: &Path) -> Vec<String> {
                 code.starts_with("import ") || code.starts_with("from ") && code.contains(" import ");
             if import && code.len() < line.len() && told.len() < LATE_IMPORTS_TOLD_MAX {
                 told.push(format!(
-                    "{}:{}: an import that is not at the top finds only what is loaded already: a component has no files",
+                    "{}:{}: an import that is not at the top may find only what is loaded already: a component has no files",
                     module.display(),
                     number + 1
                 ));
