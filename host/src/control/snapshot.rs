@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
+use super::store::check_whole;
 use super::trust::TrustStore;
 use super::{
     ArtifactRepository, Believing, Board, Bootstrap, ControlEvent, ControlFeedError, ControlStore,
@@ -225,12 +226,13 @@ impl Snapshots {
 
     /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same and its snapshot is
     /// there. A mark that is not this one's is taken in before another takes its place: who was rebuilt from the feed has less
-    /// than it had, since news is refused that a snapshot keeps.
+    /// than it had, since news is refused that a snapshot keeps. Nor is anything marked that lacks what this version cannot read.
     pub async fn publish(&self) -> Result<FleetMark> {
         let former = self.former().await?;
         if let Some(mark) = &former {
             self.take_in(mark).await?;
         }
+        check_whole(&self.store.unreadable().await?.desired)?;
         let (version, rows) = self.store.desired().await?;
         let state_digest = state_digest(&rows, &self.keys.keys());
         let is_told = |mark: &FleetMark| {
