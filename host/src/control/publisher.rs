@@ -2,8 +2,9 @@
 //!
 //! Promises: what was proposed is carried, over restarts and however long the feed is away; events of one entity in their
 //! order, those of others beside them; what the feed will never take, or no host any more, becomes a dead letter, which
-//! holds nothing but its entity. What is too early for this host's clock waits until that is right. Several publishers may work on one store: a claim keeps them apart, and when it has ended,
-//! the sink knows what it was given twice. Deliberately absent: a control version of its own. The sink gives it.
+//! holds nothing but its entity. What is too early for this host's clock waits until that is right. Several publishers may
+//! work on one store: a claim keeps them apart, and when it has ended, the sink knows what it was given twice. Deliberately
+//! absent: a control version of its own. The sink gives it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

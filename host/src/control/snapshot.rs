@@ -226,7 +226,8 @@ impl Snapshots {
 
     /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same and its snapshot is
     /// there. A mark that is not this one's is taken in before another takes its place: who was rebuilt from the feed has less
-    /// than it had, since news is refused that a snapshot keeps. Nor is anything marked that lacks what this version cannot read.
+    /// than it had, since news is refused that a snapshot keeps. Nor is anything marked that lacks what this version cannot
+    /// read.
     pub async fn publish(&self) -> Result<FleetMark> {
         let former = self.former().await?;
         if let Some(mark) = &former {
