@@ -301,6 +301,13 @@ pub trait ControlStore: Send + Sync + Debug {
     fn set_note<'a>(&'a self, name: &'a str, value: Option<&'a str>) -> BoxFuture<'a, Result<()>>;
 }
 
+impl Unreadable {
+    /// The plugins that [`ControlStore::desired`] leaves out. They are the feed's nevertheless.
+    pub fn plugins(&self) -> impl Iterator<Item = String> {
+        self.desired.iter().filter_map(|entity| entity.strip_prefix("plugin:")).map(str::to_owned)
+    }
+}
+
 impl Quarantined {
     /// Texts are cut: whoever writes into a feed chooses them.
     pub fn new(version: ControlVersion, name: &str, code: &str, reason: &str, at: i64) -> Self {

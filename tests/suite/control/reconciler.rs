@@ -8,6 +8,7 @@ mod guests;
 mod kills;
 mod reports;
 mod supply;
+mod unreadable;
 mod ways_back;
 
 use std::collections::BTreeMap;
