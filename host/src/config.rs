@@ -207,8 +207,9 @@ pub struct StoreConfig {
     pub tombstone_age_seconds_max: u64,
     /// Dead letters of one plugin. With one more it stops until some are replayed or discarded.
     pub dead_letters_max: u64,
-    /// Entries that one change stream keeps, about; 0 keeps what retention keeps, and so does none, but on a shared log,
-    /// which keeps `REDIS_CHANGE_STREAM_EVENTS_MAX` then.
+    /// Entries that one change stream keeps, about; 0 keeps what retention keeps. None does the same in the store's own log,
+    /// and is `REDIS_CHANGE_STREAM_EVENTS_MAX` on a shared one. A `MemoryLog` of an embedder is told its own number
+    /// (`MemoryLog::with_change_streams_of`), and does not look at this.
     pub change_stream_events_max: Option<u64>,
     /// Bounds of one task's keyed state.
     pub keyed_state_bytes_max: u64,

@@ -41,6 +41,7 @@ mod rollouts;
 mod snapshot;
 mod store;
 mod trust;
+mod unreadable;
 
 use millrace::control::ControlEvent;
 

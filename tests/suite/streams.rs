@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use millrace::backends::memory::MemoryLog;
-use millrace::backends::sqlite::{OpenError, SqliteOptions, SqliteStore};
+use millrace::backends::sqlite::{OpenError, SqliteOptions, SqliteStore, Synchronous};
 use millrace::checkpoints::CheckpointStore;
 use millrace::clock::ManualClock;
 use millrace::error::BackendError;
@@ -218,8 +218,7 @@ async fn wal_has_room_for_small_transactions_and_it_is_not_taken_for_events() {
     }
     let wal = std::fs::read(dir.path().join("millrace.db-wal")).unwrap();
     assert!(wal.len() > 1 << 20, "{}", wal.len());
-    let zeros = wal.iter().rev().take_while(|byte| **byte == 0).count();
-    assert!(zeros > 100 << 10, "there is room for {zeros} bytes");
+    assert!(room_of(&wal) > 100 << 10, "there is room for {} bytes", room_of(&wal));
 
     // What a crash leaves now.
     let copy = tempfile::tempdir().unwrap();
@@ -230,6 +229,65 @@ async fn wal_has_room_for_small_transactions_and_it_is_not_taken_for_events() {
     assert_eq!(found.bounds().newest, Position(120));
     append_one(&found, &acme, "id-120").await;
     assert_eq!(found.bounds().newest, Position(121));
+}
+
+/// How many bytes at the end of a WAL are zeros.
+fn room_of(wal: &[u8]) -> usize {
+    wal.iter().rev().take_while(|byte| **byte == 0).count()
+}
+
+#[tokio::test]
+async fn wal_that_is_not_synced_is_given_no_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let log: Log = open(&SqliteOptions { synchronous: Synchronous::Off, ..SqliteOptions::new(dir.path()) });
+    for n in 0..120 {
+        append_one(&log, &tenant("acme"), &format!("id-{n}")).await;
+    }
+    let wal = std::fs::read(dir.path().join("millrace.db-wal")).unwrap();
+    assert!(wal.len() > 512 << 10, "{}", wal.len());
+    assert!(room_of(&wal) < 4096, "{} bytes", room_of(&wal));
+}
+
+/// What a crash finds then: a header, frames of its generation, frames of the former one, zeros.
+#[tokio::test]
+async fn wal_that_began_anew_over_old_frames_and_was_made_longer_gives_back_each_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let log: Log = open(&SqliteOptions::new(dir.path()));
+    let (acme, payload) = (tenant("acme"), format!("\"{}\"", "x".repeat(400_000)));
+    // So much at once makes no room.
+    log.append(batch(&acme, &[("large", &payload)])).await.unwrap();
+    let path = dir.path().join("millrace.db-wal");
+    let length = || std::fs::metadata(&path).unwrap().len();
+    let former = length();
+    // All of it is copied back: the next transaction begins it anew.
+    let conn = rusqlite::Connection::open(dir.path().join("millrace.db")).unwrap();
+    let is_busy = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, bool>(0));
+    assert!(!is_busy.unwrap());
+    drop(conn);
+    let mut count = 0;
+    while length() < former + (1 << 20) {
+        assert!(count < 500, "it is {} bytes long, it was {former}", length());
+        append_one(&log, &acme, &format!("id-{count}")).await;
+        count += 1;
+    }
+
+    let wal = std::fs::read(&path).unwrap();
+    let frames = wal[32..].chunks_exact(4096 + 24);
+    let of_now = |frame: &&[u8]| frame[8..16] == wal[16..24];
+    let (now, others): (Vec<_>, Vec<_>) = frames.partition(of_now);
+    let old = others.iter().filter(|frame| frame[8..16] != [0; 8]).count();
+    assert!(!now.is_empty() && old > 0, "{} frames, and {old} of the former generation", now.len());
+    assert!(room_of(&wal) > 512 << 10, "there is room for {} bytes", room_of(&wal));
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["millrace.db", "millrace.db-wal"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let found: Log = open(&SqliteOptions::new(copy.path()));
+    let wanted: Vec<String> =
+        ["large".to_owned()].into_iter().chain((0..count).map(|n| format!("id-{n}"))).collect();
+    assert_eq!(ids(&found, &acme, Position::START).await, wanted);
+    append_one(&found, &acme, "next").await;
+    assert_eq!(found.bounds().newest, Position(count + 2));
 }
 
 #[tokio::test]

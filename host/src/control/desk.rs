@@ -201,8 +201,10 @@ impl FleetDesk {
 
     /// The plugins that the feed names here, removed ones among them.
     pub async fn named(&self) -> Result<Vec<String>> {
+        let unreadable = self.parts.store.unreadable().await?;
         let (_, rows) = self.parts.store.desired().await?;
-        Ok(rows.iter().filter_map(desired_of).map(|(plugin, _)| plugin.to_owned()).collect())
+        let named = rows.iter().filter_map(desired_of).map(|(plugin, _)| plugin.to_owned());
+        Ok(named.chain(unreadable.plugins()).collect())
     }
 
     async fn reports(&self) -> Result<Vec<Seen>> {

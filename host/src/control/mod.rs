@@ -73,6 +73,7 @@ pub(crate) use store::cut;
 pub use store::{
     Applied, AppliedOutcome, Claimed, ControlStore, DesiredRow, Entry, ObservedRow, OutboxLetter,
     OutboxStatus, Phase, Proposed, PublishOutcome, Quarantined, Restore, Restored, Settlement, Told,
+    Unreadable,
 };
 pub use wire::SCHEMA_VERSION;
 

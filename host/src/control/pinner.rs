@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::changes::desired_of;
+use super::store::check_whole;
 use super::{ArtifactRepository, ControlFeedError, ControlStore, Desired, Result};
 use crate::error::Classify as _;
 use crate::limits::CONTROL_PIN_EVERY;
@@ -57,6 +58,7 @@ impl Pinner {
         let (mut wanted, mut loose) = (BTreeSet::new(), BTreeSet::new());
         // One that cannot be looked at, or pinned, keeps no other from being pinned.
         let (mut unseen, mut unpinned) = (None, None);
+        let unreadable = self.store.unreadable().await?.proposed;
         let rows = self.store.proposed().await?;
         for (plugin, desired) in rows.iter().filter_map(desired_of) {
             for pin in pins(plugin, desired) {
@@ -87,6 +89,8 @@ impl Pinner {
         if let Some(problem) = unseen {
             return Err(problem);
         }
+        // Nor is what somebody may want whose word cannot be read.
+        check_whole(&unreadable)?;
         for (digest, name) in known.difference(&wanted) {
             self.artifacts.unpin(digest, name).await?;
         }

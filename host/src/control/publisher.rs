@@ -2,8 +2,9 @@
 //!
 //! Promises: what was proposed is carried, over restarts and however long the feed is away; events of one entity in their
 //! order, those of others beside them; what the feed will never take, or no host any more, becomes a dead letter, which
-//! holds nothing but its entity. Several publishers may work on one store: a claim keeps them apart, and when it has ended,
-//! the sink knows what it was given twice. Deliberately absent: a control version of its own. The sink gives it.
+//! holds nothing but its entity. What is too early for this host's clock waits until that is right. Several publishers may
+//! work on one store: a claim keeps them apart, and when it has ended, the sink knows what it was given twice. Deliberately
+//! absent: a control version of its own. The sink gives it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -322,12 +323,13 @@ impl Publisher {
     ) -> Option<Duration> {
         let event = claimed.event.id();
         let wait = backoff::after(self.options.wait_min, self.options.wait_max, claimed.attempts);
-        if is_about_the_event(problem) {
+        let is_early = matches!(problem, ControlFeedError::OutOfTime { .. }) && !self.has_expired(claimed);
+        if is_about_the_event(problem) && !is_early {
             denials.remove(event);
             return None;
         }
-        if problem.retry() != Retry::Never {
-            // However long: a feed that is away comes back.
+        if is_early || problem.retry() != Retry::Never {
+            // However long: a feed that is away comes back, and a clock that is behind is put right.
             denials.remove(event);
             return Some(wait);
         }
@@ -339,9 +341,13 @@ impl Publisher {
         denials.remove(event);
         None
     }
+
+    fn has_expired(&self, claimed: &Claimed) -> bool {
+        claimed.event.unsigned().expires_at.is_some_and(|end| self.clock.now().0 >= end)
+    }
 }
 
-/// Whether the same event would be refused by any sink, at any time.
+/// Whether the same event would be refused by any sink, at any time; one that is out of its time only if it has expired.
 fn is_about_the_event(problem: &ControlFeedError) -> bool {
     matches!(
         problem,

@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
+use super::store::check_whole;
 use super::trust::TrustStore;
 use super::{
     ArtifactRepository, Believing, Board, Bootstrap, ControlEvent, ControlFeedError, ControlStore,
@@ -167,12 +168,14 @@ fn check_once(entities: &mut BTreeSet<String>, event: &ControlEvent) -> Result<(
     Err(ControlFeedError::InvalidEvent { detail: format!("a snapshot has {entity} twice") })
 }
 
-/// As news up to its own time, so that one from the future is refused, and one that has expired since is not.
+/// As news up to its own time, so that one from the future is refused, and one that has expired since is not. Its signatures
+/// first: nobody is to wait for what is signed by nobody.
 fn believed(keys: &TrustStore, event: &ControlEvent, now: Micros) -> Result<()> {
+    keys.check_kept(event)?;
     if event.unsigned().issued_at > now.0 {
         return keys.check_event(event, now);
     }
-    keys.check_kept(event)
+    Ok(())
 }
 
 fn too_large(asked: u64) -> ControlFeedError {
@@ -223,12 +226,14 @@ impl Snapshots {
 
     /// At the origin: writes a snapshot of its state and marks it, unless the present mark says the same and its snapshot is
     /// there. A mark that is not this one's is taken in before another takes its place: who was rebuilt from the feed has less
-    /// than it had, since news is refused that a snapshot keeps.
+    /// than it had, since news is refused that a snapshot keeps. Nor is anything marked that lacks what this version cannot
+    /// read.
     pub async fn publish(&self) -> Result<FleetMark> {
         let former = self.former().await?;
         if let Some(mark) = &former {
             self.take_in(mark).await?;
         }
+        check_whole(&self.store.unreadable().await?.desired)?;
         let (version, rows) = self.store.desired().await?;
         let state_digest = state_digest(&rows, &self.keys.keys());
         let is_told = |mark: &FleetMark| {
@@ -280,7 +285,8 @@ impl Snapshots {
         }
     }
 
-    /// Takes what a mark's snapshot has and this host does not, unless it is this host's own, or says what this host has.
+    /// Takes what a mark's snapshot has and this host does not, unless it is this host's own, or says what this host has. An
+    /// error where that has to wait for this host's clock: a mark without it would be the end of it.
     async fn take_in(&self, mark: &FleetMark) -> Result<()> {
         let Some(snapshot) = mark.snapshot.as_ref().filter(|_| self.memory().own.as_ref() != Some(mark))
         else {
@@ -291,7 +297,16 @@ impl Snapshots {
             return Ok(());
         }
         match self.restore(snapshot, ControlVersion(0)).await {
-            Ok(_) => self.keys.recall(self.store.as_ref()).await?,
+            Ok(Taken { is_early, .. }) => {
+                self.keys.recall(self.store.as_ref()).await?;
+                if is_early {
+                    let version = mark.version.0;
+                    let detail = format!(
+                        "the fleet's snapshot of control version {version} has what is from the future of this host's clock, and no other one takes its place before; set the clock right"
+                    );
+                    return Err(ControlFeedError::OutOfTime { detail });
+                }
+            }
             // Nothing can be got out of it.
             Err(problem)
                 if problem.retry() == Retry::Never

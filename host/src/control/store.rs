@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::{ControlEvent, ControlVersion, EventId, Result};
+use crate::error::BackendError;
 use crate::limits::CONTROL_QUARANTINE_TEXT_BYTES_MAX;
 
 /// The newest that is known of one entity (`plugin:<name>` or `trust`).
@@ -18,6 +19,15 @@ pub struct DesiredRow {
     /// Where it stands in the feed; 0 while it is only proposed.
     pub version: ControlVersion,
     pub event: ControlEvent,
+}
+
+/// Entities whose newest event this version cannot read: a later one wrote it, or the file is damaged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Those that [`ControlStore::desired`] leaves out.
+    pub desired: Vec<String>,
+    /// Those that [`ControlStore::proposed`] leaves out, or answers an older event of.
+    pub proposed: Vec<String>,
 }
 
 /// How far this host is with a plugin.
@@ -219,11 +229,14 @@ pub trait ControlStore: Send + Sync + Debug {
 
     /// Takes a snapshot's events where they are not below what is known, and its control version as the cursor unless that
     /// is further. An entity that the snapshot does not have stays. Of one revision the snapshot's event counts: it is what
-    /// the origin has.
+    /// the origin has. What cannot be read here is put right where the snapshot has the same event.
     fn restore(&self, restore: Restore) -> BoxFuture<'_, Result<Restored>>;
 
     /// Everything that is desired in the order of entities, and the cursor, as of one moment.
     fn desired(&self) -> BoxFuture<'_, Result<(ControlVersion, Vec<DesiredRow>)>>;
+
+    /// What the views of what is desired lack. Who lets go of what they do not name asks this first, and then for the view.
+    fn unreadable(&self) -> BoxFuture<'_, Result<Unreadable>>;
 
     /// At which control version an event was last seen, if it was applied and is not forgotten.
     fn applied<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<ControlVersion>>>;
@@ -288,11 +301,30 @@ pub trait ControlStore: Send + Sync + Debug {
     fn set_note<'a>(&'a self, name: &'a str, value: Option<&'a str>) -> BoxFuture<'a, Result<()>>;
 }
 
+impl Unreadable {
+    /// The plugins that [`ControlStore::desired`] leaves out. They are the feed's nevertheless.
+    pub fn plugins(&self) -> impl Iterator<Item = String> {
+        self.desired.iter().filter_map(|entity| entity.strip_prefix("plugin:")).map(str::to_owned)
+    }
+}
+
 impl Quarantined {
     /// Texts are cut: whoever writes into a feed chooses them.
     pub fn new(version: ControlVersion, name: &str, code: &str, reason: &str, at: i64) -> Self {
         Self { version, name: cut(name), code: code.to_owned(), reason: cut(reason), at }
     }
+}
+
+/// Refuses to let anything go for a view that lacks these entities.
+pub(super) fn check_whole(unreadable: &[String]) -> Result<()> {
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let names = cut(&unreadable.join(", "));
+    let detail = format!(
+        "what is stored of {names} cannot be read by this version, and until it can nothing of the fleet's is let go; run the version that wrote it, or change it anew"
+    );
+    Err(BackendError::Failed { detail }.into())
 }
 
 /// The beginning of a text, whole characters.

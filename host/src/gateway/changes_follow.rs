@@ -160,6 +160,8 @@ impl Follower {
         let log = Arc::clone(&self.edge.services.log);
         self.epoch = log.epoch();
         self.subscribe()?;
+        // It may need no read to be where it goes on.
+        self.outage.end();
         self.taken = None;
         self.phase = Phase::CatchUp;
         self.position = self.subscription.position().max(log.bounds().trimmed);

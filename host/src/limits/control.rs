@@ -101,6 +101,8 @@ pub const CONTROL_FILE_POLL: Duration = Duration::from_millis(50);
 pub const CONTROL_SQLITE_POLL: Duration = Duration::from_millis(50);
 /// Events in one folder of a feed in files, and what a trim removes at a time.
 pub const CONTROL_FILE_SHARD_EVENTS: u64 = 1_000;
+/// How long a folder is left alone that could not begin again: each try copies all that it has.
+pub const CONTROL_FILE_BEGIN_AGAIN_PAUSE: Duration = Duration::from_secs(10);
 /// How long an append waits for another process that writes to the same feed, and how often it looks. Then it fails
 /// and is repeated.
 pub const CONTROL_LOCK_WAIT: Duration = Duration::from_secs(10);

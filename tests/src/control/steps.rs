@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use millrace::control::{
     Acker, Applied, Claimed, ControlEvent, ControlSink, ControlSource, ControlStore, ControlVersion,
     DesiredRow, Entry, EventId, ObservedRow, OutboxLetter, OutboxStatus, Polled, Proposed, Quarantined,
-    Restore, Restored, Result, Settlement, Told,
+    Restore, Restored, Result, Settlement, Told, Unreadable,
 };
 use millrace::error::BackendError;
 use tokio::sync::watch;
@@ -159,6 +159,10 @@ impl ControlStore for SteppedStore {
 
     fn desired(&self) -> BoxFuture<'_, Result<(ControlVersion, Vec<DesiredRow>)>> {
         self.steps.around("desired", self.inner.desired()).boxed()
+    }
+
+    fn unreadable(&self) -> BoxFuture<'_, Result<Unreadable>> {
+        self.inner.unreadable()
     }
 
     fn applied<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<ControlVersion>>> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use millrace::backends::sqlite::{CommitStep, SqliteOptions, SqliteStore, StepObserver};
+use millrace::backends::sqlite::{CommitStep, SqliteOptions, SqliteStore, StepObserver, Synchronous};
 use millrace::channels::{Actor, ChannelStore, NewEntry, Router};
 use millrace::limits::{CHANNEL_SETTLE_BYTES, CHANNEL_UNSETTLED_ENTRY_BYTES};
 use millrace_tests::conformance::channels::{batch, code, free, party, positions, talk_of, work};
@@ -181,4 +181,31 @@ async fn a_channel_is_settled_in_bounded_steps_and_is_read_the_same_between_them
     until("all is settled", || tables(cut.path()).2 == 0).await;
     assert_eq!(look(&router).await, count + 1);
     store.close().await;
+}
+
+/// The keeper, which looks once a second, settles less in all its rounds than is appended here in that time.
+#[tokio::test]
+async fn entries_that_wait_to_be_settled_stay_within_their_bound_however_many_are_appended() {
+    const MOST: usize = 1 << 20;
+    const APPENDS: u64 = 16 * MOST as u64 / LARGE_BYTES as u64;
+    let dir = tempfile::tempdir().unwrap();
+    let options = SqliteOptions {
+        channel_unsettled_bytes_max: MOST,
+        synchronous: Synchronous::Off,
+        ..options(dir.path())
+    };
+    let (store, router) = open(options).await;
+    router.create_process(work("job", &["talk"])).await.unwrap();
+    let each = (LARGE_BYTES + CHANNEL_UNSETTLED_ENTRY_BYTES) as u64;
+    for sequence in 1..=APPENDS {
+        let payload = payload(sequence, LARGE_BYTES);
+        router.append(&talk_of("job"), &party("ann"), sequence, None, payload).await.unwrap();
+        if sequence % 16 == 0 {
+            let waiting = (sequence - tables(dir.path()).0) * each;
+            assert!(waiting <= MOST as u64 + each, "{waiting} bytes wait after {sequence} entries");
+        }
+    }
+    assert_eq!(look(&router).await, APPENDS);
+    store.close().await;
+    assert_eq!(tables(dir.path()), (APPENDS, tables(dir.path()).1, 0));
 }

@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use millrace::backends::file::{FileFeed, FileFeedOptions, FileWork};
 use millrace::clock::{Clock as _, ManualClock, SystemClock};
 use millrace::control::{
-    Board as _, ControlEvent, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion,
+    Board as _, ControlEvent, ControlFeedError, ControlSink as _, ControlSource as _, ControlVersion, Polled,
     Received,
 };
 use millrace::event::Micros;
@@ -54,6 +54,17 @@ impl Folder {
 
     fn event_file(&self, version: u64) -> PathBuf {
         self.path().join(format!("events/{:012}/{version:020}.json", version / SHARD))
+    }
+
+    /// What an id that tests give leads to.
+    fn id_file(&self, event: &ControlEvent) -> PathBuf {
+        self.path().join("ids/01JZ").join(event.id().as_str())
+    }
+
+    /// How many entries lie there, seen or not.
+    fn entries(&self) -> usize {
+        let shards = fs::read_dir(self.path().join("events")).unwrap();
+        shards.map(|shard| fs::read_dir(shard.unwrap().path()).unwrap().count()).sum()
     }
 
     fn quarantine(&self) -> Vec<String> {
@@ -380,6 +391,68 @@ async fn a_repeat_is_known_after_its_event_was_trimmed() {
     assert!(!folder.event_file(1).exists());
     assert_eq!(folder.open().append(&first).await.unwrap(), ControlVersion(1));
     assert_eq!(feed.append(&event("three")).await.unwrap(), ControlVersion(17));
+}
+
+#[tokio::test]
+async fn c10_an_id_that_an_earlier_version_has_noted_is_known() {
+    let folder = Folder::new();
+    let feed = folder.open();
+    let number = u64::from(u32::MAX);
+    let [known, other] = ["one", "two"].map(|plugin| with_id(number, plugin));
+    feed.append(&event("first")).await.unwrap();
+    feed.append(&known).await.unwrap();
+    let noted = folder.id_file(&known);
+    assert_eq!(fs::read_link(&noted).unwrap(), Path::new(&format!("2.{}", known.digest())));
+    fs::remove_file(&noted).unwrap();
+    let text = format!("{{\n  \"control_version\": 2,\n  \"digest\": \"{}\"\n}}", known.digest());
+    fs::write(&noted, text).unwrap();
+    assert_eq!(feed.append(&known).await.unwrap(), ControlVersion(2));
+    let refused = feed.append(&other).await.unwrap_err();
+    assert!(matches!(refused, ControlFeedError::EventIdTaken { .. }), "{refused}");
+    assert_eq!(folder.entries(), 2);
+}
+
+/// Who begins again copies all that there is; a disk may be full before it is done.
+#[tokio::test]
+async fn a_folder_that_cannot_begin_again_does_not_fill_and_is_left_alone_for_a_while() {
+    let folder = Folder::new();
+    let feed = folder.open();
+    let sent: Vec<ControlEvent> = (0..70).map(|_| event("one")).collect();
+    for event in &sent {
+        feed.append(event).await.unwrap();
+    }
+    // The last id can be given to nothing: by then almost all of them have their copies.
+    let last = folder.id_file(&sent[69]);
+    fs::remove_file(&last).unwrap();
+    fs::create_dir(&last).unwrap();
+    let with = |begin_again_pause| {
+        FileFeed::open(FileFeedOptions { begin_again_pause, ..folder.options() }).unwrap()
+    };
+    let poll = async |feed: &FileFeed| feed.poll(ControlVersion(90), 1_000, Duration::ZERO).await;
+    let is_beyond = |told: &Result<Polled, ControlFeedError>| {
+        matches!(told, Err(ControlFeedError::BehindRetention { asked: 90, oldest: 1 }))
+    };
+    let hasty = with(Duration::ZERO);
+    for _ in 0..2 {
+        let before = hasty.work().synced;
+        let told = poll(&hasty).await;
+        assert!(is_beyond(&told), "{told:?}");
+        assert!(hasty.work().synced > before, "it was tried");
+        assert_eq!((folder.entries(), all(&hasty).await.len()), (70, 70));
+    }
+    let patient = with(Duration::from_secs(3_600));
+    assert!(is_beyond(&poll(&patient).await));
+    let tried = patient.work();
+    assert!(is_beyond(&poll(&patient).await));
+    patient.saw(ControlVersion(90));
+    let refused = patient.append(&event("two")).await.unwrap_err();
+    assert!(refused.to_string().contains("begin again"), "{refused}");
+    assert_eq!((patient.work().synced, folder.entries()), (tried.synced, 70));
+
+    fs::remove_dir(&last).unwrap();
+    assert!(poll(&hasty).await.is_err(), "it has other versions now");
+    let polled = poll(&hasty).await.unwrap();
+    assert_eq!(events(&polled.events).into_iter().map(|(_, event)| event).collect::<Vec<_>>(), sent);
 }
 
 #[tokio::test]

@@ -304,6 +304,32 @@ async fn what_expires_or_loses_its_key_while_it_waits_is_a_dead_letter() {
     assert_eq!(sink.tried(), [id(3)]);
 }
 
+/// A host that started with a clock that is behind gives up nothing for it: what seems to be of the future waits, and is told
+/// once the clock is right.
+#[tokio::test]
+async fn what_is_too_early_for_the_clock_waits_until_it_is_right() {
+    const HOUR: i64 = 3_600_000_000;
+    let store = MemoryControlStore::new(Arc::new(SystemClock));
+    let clock = Arc::new(ManualClock::default());
+    clock.set(NOW);
+    let origin = Origin::new(Arc::new(store.clone()), Believing::new(trust()), clock.clone());
+    let earlier = unsigned(3, "q", 1, 3);
+    let earlier = UnsignedEvent { issued_at: earlier.issued_at - 2 * HOUR, ..earlier };
+    for event in [deployed(1, "p", 1), deployed(2, "p", 2), sign(&earlier)] {
+        origin.propose(&event).await.unwrap();
+    }
+    clock.set(Micros(NOW.0 - HOUR));
+    let mut stage = Stage { store, origin, running: JoinSet::new() };
+    let sink = Arc::new(Moody::default());
+    stage.publish(sink.clone());
+    // What is told of the third is told of the first, too: they were claimed together.
+    stage.is_left(2, 0).await;
+    assert_eq!(sink.tried(), [id(3)]);
+    clock.set(NOW);
+    stage.is_left(0, 0).await;
+    assert_eq!(sink.feed().await, [id(3), id(1), id(2)]);
+}
+
 /// The feed is an older copy, and nobody has read it yet: what is told is above all that this host has read, or it and others
 /// would take it for something known.
 #[tokio::test]

@@ -8,6 +8,7 @@ mod guests;
 mod kills;
 mod reports;
 mod supply;
+mod unreadable;
 mod ways_back;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use millrace::backends::memory::MemoryControlStore;
 use millrace::clock::{Clock, ManualClock};
-use millrace::control::reconciler::{Reconciler, ReconcilerOptions, ReconcilerParts};
+use millrace::control::reconciler::{Reconciler, ReconcilerOptions, ReconcilerParts, Vet};
 use millrace::control::rollout::{Plan, Progress, RolloutState, Wave};
 use millrace::control::{
     AppliedOutcome, Believing, ControlStore, ControlVersion, Desired, Kind, ObservedRow, Phase, PluginSpec,
@@ -54,6 +55,8 @@ struct Scene {
     supply: Arc<FakeSupply>,
     managed: ManagedPlugins,
     keys: Believing,
+    /// In the place of the keys.
+    vet: Option<Arc<dyn Vet>>,
     options: ReconcilerOptions,
     labels: BTreeMap<String, String>,
     settings: BTreeMap<String, PluginSettings>,
@@ -78,6 +81,7 @@ impl Scene {
             supply: FakeSupply::new(),
             managed: ManagedPlugins::default(),
             keys: Believing::new(trust()),
+            vet: None,
             options: options(),
             labels: BTreeMap::new(),
             settings: BTreeMap::new(),
@@ -107,7 +111,7 @@ impl Scene {
             plugins: self.real.clone().unwrap_or(plugins),
             managed: self.managed.clone(),
             supply: self.supply.clone(),
-            vet: Arc::new(self.keys.clone()),
+            vet: self.vet.clone().unwrap_or_else(|| Arc::new(self.keys.clone())),
             clock,
             host: "host-1".into(),
             labels: self.labels.clone(),

@@ -335,6 +335,49 @@ async fn a_rebuilt_origin_marks_no_less_than_was_marked() {
     }
 }
 
+/// The machine of an origin that is rebuilt has a clock that is behind: what it does not believe yet is not lost by its next
+/// mark, and it marks once its clock is right.
+#[tokio::test]
+async fn an_origin_whose_clock_is_behind_marks_nothing_less() {
+    let fleet = Fleet::new();
+    let origin = fleet.member();
+    let events = [(1, deployed(1, "p", 1)), (2, deployed(2, "q", 1))];
+    origin.apply(&events).await;
+    let former = origin.snapshots.publish().await.unwrap();
+    let kept = fleet.artifacts.pinned();
+    let clock = Arc::new(ManualClock::default());
+    let issued_at = millrace_tests::control::ISSUED_AT;
+    clock.set(Micros(issued_at - 3_600_000_000));
+    let rebuilt = fleet.member_at(trust(), clock.clone());
+    // It has passed the events by, as its applier does, and what came since.
+    rebuilt.store.take(vec![Entry::PassedBy { version: v(3) }]).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(rebuilt.snapshots.publish().await.unwrap_err().code(), "control_event_out_of_time");
+        assert_eq!(fleet.board.mark().await.unwrap(), Some(former.clone()));
+        assert_eq!(fleet.artifacts.pinned(), kept);
+    }
+    clock.set(Micros(issued_at + 1));
+    assert_eq!(rebuilt.snapshots.publish().await.unwrap().version, v(3));
+    let new = fleet.member();
+    new.snapshots.bootstrap(v(4), NEWEST).await.unwrap();
+    assert_eq!(state(&new.store).await, state(&origin.store).await);
+}
+
+/// Who can write a mark, and has no key, keeps no origin from marking with what is of no time yet.
+#[tokio::test]
+async fn no_origin_waits_for_what_nobody_vouches_for() {
+    let fleet = Fleet::new();
+    let (origin, stranger) = (fleet.member(), fleet.member());
+    let far = millrace::control::UnsignedEvent {
+        issued_at: SystemClock.now().0 + 86_400_000_000,
+        ..unsigned(1, "p", 1, 1)
+    };
+    stranger.apply(&[(1, far.sign(&key(8)).unwrap())]).await;
+    fleet.mark(1, stranger.text().await).await;
+    origin.apply(&[(2, deployed(2, "q", 1))]).await;
+    assert_eq!(origin.snapshots.publish().await.unwrap().version, v(2));
+}
+
 /// What cannot be got any more is made again, and does not wait for the next change.
 #[tokio::test]
 async fn a_snapshot_that_is_lost_is_made_again() {

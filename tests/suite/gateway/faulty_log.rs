@@ -13,6 +13,15 @@ use millrace::streams::{
 };
 use millrace_tests::every_log::Log;
 
+/// Is done once, within the question that it waits for.
+struct Meanwhile(Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
 /// A log, the store's unless a test brings its own, with a disk that is full after some appends, and reads that fail as those
 /// of a server do.
 #[derive(Debug)]
@@ -25,6 +34,7 @@ pub(super) struct FaultyLog {
     looks: AtomicUsize,
     fault: Mutex<Option<RemoteFault>>,
     failed_reads: AtomicUsize,
+    at_bounds: Mutex<Option<Meanwhile>>,
 }
 
 impl FaultyLog {
@@ -36,6 +46,7 @@ impl FaultyLog {
             looks: AtomicUsize::new(0),
             fault: Mutex::default(),
             failed_reads: AtomicUsize::new(0),
+            at_bounds: Mutex::default(),
         }
     }
 
@@ -60,6 +71,11 @@ impl FaultyLog {
 
     pub(super) fn looks(&self) -> usize {
         self.looks.load(Ordering::SeqCst)
+    }
+
+    /// What happens when somebody asks next which positions it has.
+    pub(super) fn at_bounds(&self, happens: impl FnOnce() + Send + 'static) {
+        *self.at_bounds.lock().expect("test") = Some(Meanwhile(Box::new(happens)));
     }
 
     /// From now on it is another log, as one on a server that was emptied.
@@ -126,6 +142,10 @@ impl EventLog for FaultyLog {
     }
 
     fn bounds(&self) -> Bounds {
+        let happens = self.at_bounds.lock().expect("test").take();
+        if let Some(Meanwhile(happens)) = happens {
+            happens();
+        }
         self.inner.bounds()
     }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace::error::RemoteFault;
+use millrace::limits::CHANGE_QUEUE_BATCHES_MAX;
+use millrace::streams::ChangeStream;
+use millrace_tests::conformance::change_streams::change_of;
 use millrace_tests::until;
 
 use super::changes::{declared, follow, ids, publish};
@@ -11,6 +14,7 @@ use super::rig::{Client, Rig};
 
 const ORDERS: &str = "/v1/streams/orders?after=oldest";
 const CHANGES: &str = "/v1/changes/asset/id/A1?after=oldest&mode=raw";
+const LIFE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 const QUIET: Duration = Duration::from_secs(600);
 
 async fn rig(heartbeat: Duration, away_max: Duration) -> Rig {
@@ -108,7 +112,6 @@ async fn what_does_not_pass_by_itself_ends_followers_at_once() {
 
 #[tokio::test]
 async fn sn7_followers_are_told_of_a_new_life_of_the_log_that_began_while_it_was_away() {
-    const LIFE: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
     for path in [ORDERS, CHANGES] {
         let rig = rig(QUIET, QUIET).await;
         let (mut client, mut seen) = cut_off(&rig, path, RemoteFault::Unreachable).await;
@@ -130,4 +133,36 @@ async fn sn7_followers_are_told_of_a_new_life_of_the_log_that_began_while_it_was
         }
         rig.stop().await;
     }
+}
+
+/// A new life is where a follower goes on, with no read as a rule: a read that fails in it later is another outage, and has
+/// all of its time.
+#[tokio::test]
+async fn sn7_a_followers_outage_ends_with_the_life_of_the_log_in_which_it_began() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let rig = rig(QUIET, QUIET).await;
+    let (mut client, mut seen) = cut_off(&rig, CHANGES, RemoteFault::Unreachable).await;
+    until("it could not be read", || rig.log.failed_reads() > 0).await;
+    assert!(handle.render().contains("millrace_follower_outages_total 1\n"), "{}", handle.render());
+    // As it begins again more is delivered than it has room for, so that it has to read in the new life, too.
+    let hub = rig.services().hub;
+    rig.log.at_bounds(move || {
+        for version in 0..=CHANGE_QUEUE_BATCHES_MAX as u64 {
+            let change = change_of("default", "asset", "A1", 100 + version, "updated", "{}");
+            hub.publish_now(&ChangeStream::new("asset", "id", "A1"), change);
+        }
+    });
+    rig.log.begin_new_life(LIFE);
+    client.read_until(&mut seen, "\"code\":\"cursor_foreign\"").await;
+    let counted = || handle.render().contains("millrace_follower_outages_total 2\n");
+    until("the new life's outage is counted", counted).await;
+    rig.log.fail_reads(None);
+    // It is there again only once it has read.
+    until("it follows again", || rig.services().hub.stats().subscriptions > 0).await;
+    publish(&rig, "A1", 3).await;
+    client.read_until(&mut seen, "\"version\":3,").await;
+    assert!(!seen.contains("event: error"), "{seen}");
+    rig.stop().await;
 }

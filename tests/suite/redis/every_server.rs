@@ -15,5 +15,6 @@ millrace_tests::on_each_server! {
     groups::sn5_connections_that_are_killed_lose_no_entry_and_no_acknowledgement,
     groups::sn5_an_emptied_server_has_no_groups_and_makes_them_again,
     groups::sn5_a_log_that_begins_another_life_takes_a_groups_place_and_it_says_so,
+    tails::sn5_a_tail_whose_server_stays_away_for_too_long_ends_with_a_word_and_not_before,
     tails::sn5_sn7_tails_outlive_lost_connections_and_servers_and_end_with_a_word_where_one_was_emptied,
 }

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use millrace::config::LogAddress;
 use millrace_tests::embedded::{Client, Embedded};
+use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::redis_server::{Engine, RedisServer};
-use millrace_tests::until;
+use millrace_tests::{until, workspace_binary};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -38,13 +39,31 @@ impl Tail {
         let begun = Instant::now();
         while text.is_none_or(|text| !self.whole().contains(text)) {
             assert!(begun.elapsed() < SOON, "{text:?} does not come: {}", self.seen);
-            let chunk = tokio::time::timeout(SOON, self.answer.chunk()).await;
-            match chunk.unwrap_or_else(|_| panic!("{text:?} does not come: {}", self.seen)).unwrap() {
-                Some(chunk) => self.seen.push_str(std::str::from_utf8(&chunk).unwrap()),
-                None if text.is_none() => return,
-                None => panic!("it ended before {text:?}: {}", self.seen),
+            if !self.read(text).await {
+                assert!(text.is_none(), "it ended before {text:?}: {}", self.seen);
+                return;
             }
         }
+    }
+
+    /// Reads so many more signs of life.
+    async fn read_signs(&mut self, count: usize) {
+        let wanted = self.signs() + count;
+        while self.signs() < wanted {
+            assert!(self.read(Some("a sign of life")).await, "it has ended: {}", self.seen);
+        }
+    }
+
+    fn signs(&self) -> usize {
+        self.whole().lines().filter(|line| *line == ": ").count()
+    }
+
+    /// Reads what comes next. False where that is the end.
+    async fn read(&mut self, wanted: Option<&str>) -> bool {
+        let chunk = tokio::time::timeout(SOON, self.answer.chunk()).await;
+        let chunk = chunk.unwrap_or_else(|_| panic!("{wanted:?} does not come: {}", self.seen)).unwrap();
+        self.seen.push_str(std::str::from_utf8(chunk.as_deref().unwrap_or_default()).unwrap());
+        chunk.is_some()
     }
 
     /// The problem that it has ended with.
@@ -139,29 +158,35 @@ pub(super) async fn sn5_sn7_tails_outlive_lost_connections_and_servers_and_end_w
 }
 
 /// Heartbeats have it look whether there is something new, which it cannot know while the server is away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sn5_a_tail_whose_server_stays_away_for_too_long_ends_with_a_word_and_not_before() {
-    let mut server = RedisServer::durable(Engine::Redis);
-    let host = Embedded::start_with(|config| {
-        config.serve.log = Some(LogAddress(server.url()));
-        config.gateway.sse_heartbeat_ms = 50;
-        config.gateway.log_away_ms_max = 1_000;
-    });
-    let host = host.await.unwrap();
-    assert!(host.host().wait_ready().await);
-    publish(&host.client, "orders", 1).await;
-    let mut tail = Tail::follow(&host.client, "orders", "oldest").await;
+pub(super) async fn sn5_a_tail_whose_server_stays_away_for_too_long_ends_with_a_word_and_not_before(
+    engine: Engine,
+) {
+    let mut server = RedisServer::durable(engine);
+    let dir = tempfile::tempdir().unwrap();
+    // A process of its own, whose metrics are of nobody else.
+    let setup = Setup::new(workspace_binary("millrace")).log(&server.url());
+    let setup = setup.set("gateway.sse_heartbeat_ms=50").set("gateway.log_away_ms_max=3000");
+    let host = HostProcess::start_as(setup, &dir.path().join("store")).await.unwrap();
+    let client = Client::new(host.url.clone()).unwrap();
+    publish(&client, "orders", 1).await;
+    let mut tail = Tail::follow(&client, "orders", "oldest").await;
     tail.read_until(Some("\"version\":1,")).await;
     server.kill();
+    let begun = Instant::now();
+    while !client.get("/metrics").await.unwrap().text().contains("millrace_follower_outages_total 1\n") {
+        assert!(begun.elapsed() < SOON, "no read fails: {}", tail.seen);
+        tail.read_signs(1).await;
+    }
+    // More than may have been sent and not read before that.
+    tail.read_signs(5).await;
     tail.read_until(None).await;
     assert_eq!(tail.problem()["code"], "backend_unreachable");
     assert_eq!(tail.versions(), [1]);
     // It comes again as it would after any end.
     let last = tail.seen.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap();
     server.start_again();
-    publish(&host.client, "orders", 2).await;
-    let mut again = Tail::follow(&host.client, "orders", last).await;
+    publish(&client, "orders", 2).await;
+    let mut again = Tail::follow(&client, "orders", last).await;
     again.read_until(Some("\"version\":2,")).await;
     assert_eq!(again.versions(), [2]);
-    host.stop().await;
 }

@@ -12,7 +12,7 @@ use crate::control::rules::{self, Standing, Turn, Turns, Waiting, micros};
 use crate::control::{
     Applied, AppliedOutcome, Claimed, ControlEvent, ControlFeedError, ControlStore, ControlVersion,
     DesiredRow, Entry, EventBody, EventId, ObservedRow, OutboxLetter, OutboxStatus, Proposed, PublishOutcome,
-    Quarantined, Restore, Restored, Result, Settlement, Told, cut,
+    Quarantined, Restore, Restored, Result, Settlement, Told, Unreadable, cut,
 };
 use crate::limits::{
     CONTROL_OUTBOX_EVENTS_MAX, CONTROL_PUBLISH_LEASE_MAX, CONTROL_PUBLISH_WAIT_MAX,
@@ -437,6 +437,11 @@ impl ControlStore for MemoryControlStore {
             let rows = state.desired.iter().map(|(entity, row)| row.told(entity)).collect();
             (state.cursor, rows)
         })
+    }
+
+    fn unreadable(&self) -> BoxFuture<'_, Result<Unreadable>> {
+        // It keeps events as what they are.
+        self.run(|_, _| Unreadable::default())
     }
 
     fn applied<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<ControlVersion>>> {

@@ -1,6 +1,7 @@
 //! Change streams that keep so many entries each. Those that this host has appended to are compared with that soon after,
 //! and not in the append itself: what it takes from groups of consumers is looked at first.
 
+use metrics::counter;
 use redis::Value;
 
 use super::faults::remote;
@@ -12,31 +13,27 @@ use crate::error::RemoteFault;
 use crate::limits::{REDIS_CAP_STREAMS_MAX, REDIS_TRIM_ENTRIES_MAX};
 use crate::streams::StreamError;
 use crate::streams::groups::GroupLimits;
+use crate::telemetry::metrics::CHANGE_ENTRIES_TRIMMED;
 
-/// Drops what is too much of the streams that have grown. Answers how many entries went.
-pub(super) async fn keep(shared: &Shared) -> Result<u64, StreamError> {
-    let Some(max) = shared.change_stream_events_max() else { return Ok(0) };
+/// Drops what is too much of the streams that have grown.
+pub(super) async fn keep(shared: &Shared) -> Result<(), StreamError> {
+    let Some(max) = shared.change_stream_events_max() else { return Ok(()) };
     let grown: Vec<String> = shared.take_grown().into_iter().collect();
-    let mut gone = 0;
     for (turn, streams) in grown.chunks(REDIS_CAP_STREAMS_MAX).enumerate() {
-        match cap(shared, max, streams).await {
-            Ok(entries) => gone += entries,
-            Err(error) => {
-                shared.grown(grown[turn * REDIS_CAP_STREAMS_MAX..].iter().cloned());
-                return Err(error);
-            }
+        if let Err(error) = cap(shared, max, streams).await {
+            shared.grown(grown[turn * REDIS_CAP_STREAMS_MAX..].iter().cloned());
+            return Err(error);
         }
     }
-    Ok(gone)
+    Ok(())
 }
 
-async fn cap(shared: &Shared, max: u64, streams: &[String]) -> Result<u64, StreamError> {
+async fn cap(shared: &Shared, max: u64, streams: &[String]) -> Result<(), StreamError> {
     let mut session = shared.serving()?;
     let epoch = session.epoch.clone();
     let names = shared.keys.of_groups();
     let bounds = Bounds::of(&GroupLimits::default());
     let shape = || remote(RemoteFault::Unsupported, "capping change streams: the answer has another shape");
-    let mut gone = 0;
     loop {
         let call = CAP.run(&mut session.reads, &names, |command| {
             command.arg(&*epoch.0).arg("").arg(bounds.as_str());
@@ -46,9 +43,11 @@ async fn cap(shared: &Shared, max: u64, streams: &[String]) -> Result<u64, Strea
         let parts = answer(shared, &session, "capping change streams", asked)?;
         let [_, entries, more, losses] = &parts[..] else { return Err(shape().into()) };
         tell_losses(losses);
-        gone += number::<u64>(entries).ok_or_else(shape)?;
+        // At once: the next call may fail.
+        let gone = number::<u64>(entries).ok_or_else(shape)?;
+        counter!(CHANGE_ENTRIES_TRIMMED, "cause" => "cap").increment(gone);
         if *more == Value::Int(0) {
-            return Ok(gone);
+            return Ok(());
         }
     }
 }

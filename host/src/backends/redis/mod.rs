@@ -173,10 +173,8 @@ async fn keep_to_retention(shared: &Shared) {
         // The follower says what is wrong with the server.
         Err(error) => tracing::debug!(%error, "retention waits"),
     }
-    match caps::keep(shared).await {
-        Ok(0) => {}
-        Ok(entries) => counter!(names::CHANGE_ENTRIES_TRIMMED, "cause" => "cap").increment(entries),
-        Err(error) => tracing::debug!(%error, "caps of change streams wait"),
+    if let Err(error) = caps::keep(shared).await {
+        tracing::debug!(%error, "caps of change streams wait");
     }
 }
 

@@ -13,11 +13,12 @@ use super::database::unsigned;
 use super::shared::from_json;
 use crate::channels::{Channel, ChannelId, ChannelName, Entry, ProcessId};
 use crate::event::Position;
-use crate::limits::{CHANNEL_SETTLE_BYTES, CHANNEL_UNSETTLED_BYTES_MAX, CHANNEL_UNSETTLED_ENTRY_BYTES};
+use crate::limits::{CHANNEL_SETTLE_BYTES, CHANNEL_UNSETTLED_ENTRY_BYTES};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Unsettled {
     state: Mutex<State>,
+    bytes_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -65,8 +66,8 @@ pub(super) fn weight<'a>(entries: impl IntoIterator<Item = &'a Arc<Entry>>) -> u
 
 impl Unsettled {
     /// What a former start has left in runs. It writes nothing: a disk that is full keeps no host from starting.
-    pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
-        let unsettled = Self::default();
+    pub(super) fn load(conn: &Connection, bytes_max: usize) -> rusqlite::Result<Self> {
+        let unsettled = Self { state: Mutex::default(), bytes_max };
         // Of a channel that was removed since there is no record, and its entries go with it.
         let mut known: HashMap<i64, Option<Left>> = HashMap::new();
         let mut statement = conn.prepare("SELECT id, run FROM channel_runs ORDER BY id")?;
@@ -216,7 +217,7 @@ impl Unsettled {
     pub(super) fn due(&self, appended: usize) -> Vec<Step> {
         let state = self.lock();
         // What removes or changes something is not to fail for want of room.
-        if appended == 0 || state.bytes < CHANNEL_UNSETTLED_BYTES_MAX {
+        if appended == 0 || state.bytes < self.bytes_max {
             return Vec::new();
         }
         state.oldest(appended.saturating_mul(2).max(CHANNEL_SETTLE_BYTES))

@@ -8,8 +8,9 @@ use crate::channels::ChannelLimits;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{BackendError, Blame, Classify, Retry};
 use crate::limits::{
-    DEAD_LETTERS_MAX, DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN, KEYED_STATE_BYTES_MAX, KEYED_STATE_ENTRIES_MAX,
-    STATE_EXPIRED_KEEP, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX, WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX,
+    CHANNEL_UNSETTLED_BYTES_MAX, DEAD_LETTERS_MAX, DEDUP_EVENTS_MAX, DISK_FREE_BYTES_MIN,
+    KEYED_STATE_BYTES_MAX, KEYED_STATE_ENTRIES_MAX, STATE_EXPIRED_KEEP, TAIL_BYTES_MAX, TOMBSTONE_AGE_MAX,
+    WAL_BYTES_HARD_MAX, WAL_BYTES_SOFT_MAX,
 };
 use crate::streams::Retention;
 
@@ -121,6 +122,9 @@ pub struct SqliteOptions {
     pub wal_bytes_hard_max: u64,
     /// Bounds of processes and their channels.
     pub channels: ChannelLimits,
+    /// Bytes of their entries that lie in memory as well and wait to be settled. The configuration does not have it: it
+    /// exists so that tests come to it.
+    pub channel_unsettled_bytes_max: usize,
     pub clock: Arc<dyn Clock>,
     pub observer: Option<StepObserver>,
 }
@@ -146,6 +150,7 @@ impl SqliteOptions {
             wal_bytes_soft_max: WAL_BYTES_SOFT_MAX,
             wal_bytes_hard_max: WAL_BYTES_HARD_MAX,
             channels: ChannelLimits::default(),
+            channel_unsettled_bytes_max: CHANNEL_UNSETTLED_BYTES_MAX,
             clock: Arc::new(SystemClock),
             observer: None,
         }

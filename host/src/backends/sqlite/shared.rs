@@ -86,7 +86,7 @@ impl Shared {
                 events: options.log == LogPlace::Own,
                 ..options.channels.clone()
             },
-            unsettled: Unsettled::load(conn)?,
+            unsettled: Unsettled::load(conn, options.channel_unsettled_bytes_max)?,
             newest: AtomicU64::new(newest),
             trimmed: AtomicU64::new(trimmed),
             catalog: RwLock::new(load_catalog(conn)?),

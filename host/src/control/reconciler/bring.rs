@@ -41,9 +41,11 @@ impl Task {
             self.set_aside(want, &verdict).await?;
             return Ok(Done::Settled);
         }
+        // While it waits, what is bad would serve.
+        let leads_away = is_back && found.is_some();
         let mut turn = match &spec.config {
-            Some(_) => self.turn().await?,
-            None => None,
+            Some(_) if !leads_away && !paused => self.turn().await?,
+            _ => None,
         };
         let settings = self.settings_of(want, spec).await?;
         let present = found.as_ref().filter(|status| is_there(status, spec, &settings)).cloned();
@@ -57,7 +59,7 @@ impl Task {
                 (status, since)
             }
             None => {
-                if turn.is_none() {
+                if turn.is_none() && !leads_away {
                     turn = self.turn().await?;
                 }
                 let component = self.prepare(want, spec).await?;

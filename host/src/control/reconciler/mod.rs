@@ -188,11 +188,14 @@ impl Reconciler {
         let keys = parts.vet.list();
         let are_new = work.keys != keys;
         let look = if are_new { Look::Everything } else { look };
+        let unreadable = parts.store.unreadable().await?;
         let (_, rows) = parts.store.desired().await?;
         let observed = parts.store.observed().await?;
         let wants: Vec<Want> =
             rows.iter().filter_map(|row| Want::of(row, &parts.host, &parts.labels)).collect();
-        parts.managed.set(self.managed(&wants).await);
+        let mut managed = self.managed(&wants).await;
+        managed.extend(unreadable.plugins());
+        parts.managed.set(managed);
         for want in wants {
             if let Some(running) = work.running.get(&want.plugin) {
                 if are_new {

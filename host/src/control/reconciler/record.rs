@@ -151,10 +151,12 @@ impl Task {
     }
 
     /// The verdict on what is wanted, if there is one.
-    pub(super) async fn verdict(&self, want: &Want) -> Result<Option<Verdict>> {
-        let is_it = |verdict: &&Verdict| verdict.identity == self.identity(want, &verdict.code);
-        if let Some(verdict) = self.verdict.as_ref().filter(is_it) {
-            return Ok(Some(verdict.clone()));
+    pub(super) async fn verdict(&mut self, want: &Want) -> Result<Option<Verdict>> {
+        // One of other keys is over, and this try may end with the next.
+        let remembered = self.verdict.take();
+        self.verdict = remembered.filter(|verdict| verdict.identity == self.identity(want, &verdict.code));
+        if self.verdict.is_some() {
+            return Ok(self.verdict.clone());
         }
         let set_aside = |row: &&ObservedRow| row.revision == want.revision && row.phase == Phase::Quarantined;
         let Some((code, reason)) = self.row.as_ref().filter(set_aside).and_then(|row| row.reason.clone())

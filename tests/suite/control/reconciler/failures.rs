@@ -2,6 +2,7 @@
 //! is tried until it works; and what served serves.
 
 use millrace::control::trust::{KeyRole, TrustStore};
+use millrace::control::{ArtifactRef, Result};
 use millrace::error::BackendError;
 use millrace::plugins::{ControlError, PluginError};
 use millrace_tests::control_events::{release_key as another_key, trust_changed, trusted};
@@ -96,7 +97,7 @@ async fn what_nobody_has_signed_as_a_build_of_this_plugin_is_not_even_fetched() 
     scene.start();
     let sound = scene.spec("board 1");
     let unsigned = PluginSpec {
-        component: millrace::control::ArtifactRef { signatures: Vec::new(), ..sound.component.clone() },
+        component: ArtifactRef { signatures: Vec::new(), ..sound.component.clone() },
         ..sound.clone()
     };
     let mut by_another = unsigned.clone();
@@ -138,6 +139,37 @@ async fn a_build_whose_key_comes_later_is_tried_again_once_it_is_there() {
     scene.deploy("last 1", 1).await;
     assert_eq!(scene.set_aside("last", 1).await, "control_event_untrusted");
     assert_eq!((scene.plugins.calls(), scene.now("board")), (vec![], runs("1")));
+}
+
+/// Vouches for nothing, and is given another list once it was asked.
+#[derive(Debug)]
+struct NextList {
+    keys: Believing,
+    asked: AtomicU64,
+}
+
+impl Vet for NextList {
+    fn check(&self, plugin: &str, component: &ArtifactRef, released_at: i64) -> Result<()> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.keys.check(plugin, component, released_at)
+    }
+
+    fn list(&self) -> String {
+        self.asked.load(Ordering::SeqCst).min(1).to_string()
+    }
+}
+
+#[tokio::test]
+async fn a_build_that_no_key_of_the_next_list_vouches_for_either_is_set_aside() {
+    let mut scene = Scene::new();
+    let mut without = trusted();
+    without.keys.retain(|key| key.role != KeyRole::Build);
+    let keys = Believing::new(TrustStore::new(1, &without).unwrap());
+    scene.vet = Some(Arc::new(NextList { keys, asked: AtomicU64::new(0) }));
+    scene.start();
+    scene.deploy("board 1", 1).await;
+    assert_eq!(scene.set_aside("board", 1).await, "control_event_untrusted");
+    assert_eq!((scene.supply.gets(), scene.now("board")), (0, None));
 }
 
 #[tokio::test]

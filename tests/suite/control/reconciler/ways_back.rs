@@ -93,3 +93,49 @@ async fn what_was_released_before_the_build_key_expired_still_comes() {
     assert_eq!(scene.set_aside("board", 5).await, "control_event_untrusted");
     assert_eq!(scene.now("board"), runs("3"));
 }
+
+/// Somebody has taken it back, not this host by itself: what is bad serves until the one before is there again.
+#[tokio::test]
+async fn what_was_taken_back_or_paused_waits_for_none_that_is_being_deployed() {
+    let mut scene = Scene::new();
+    scene.options.plugins_max = 1;
+    scene.start();
+    let config = br#"{"mode":"plain"}"#;
+    scene.supply.put(config);
+    let with = |content: &str| {
+        let plugin = content.split(' ').next().unwrap();
+        PluginSpec { config: Some(component(plugin, config)), ..scene.spec(content) }
+    };
+    for content in ["board 1", "barred 1 state", "kept 1", "slow 1"] {
+        let plugin = content.split(' ').next().unwrap();
+        scene.apply(about(plugin, Kind::Deployed, running(with(content)), 1)).await;
+        scene.reaches(plugin, 1, Phase::Active).await;
+    }
+    let new = [("board 1", "board 2"), ("barred 1 state", "barred 2")];
+    for (former, content) in new {
+        let plugin = content.split(' ').next().unwrap();
+        let desired = at_once(running(scene.spec(content)), with(former), 102);
+        scene.apply(about(plugin, Kind::Deployed, desired, 2)).await;
+        scene.reaches(plugin, 2, Phase::Active).await;
+    }
+    scene.deploy("slow 2 held", 2).await;
+    scene.reaches("slow", 2, Phase::Shadow).await;
+
+    for (number, (former, content)) in (70..).zip(new) {
+        let plugin = content.split(' ').next().unwrap();
+        let (id, progress) = (id(number).to_string(), Progress::RolledBack);
+        let rollout = RolloutState { id, plan: Plan::at_once(), wave: 0, progress };
+        let (stable, rollout) = (Some(with(former)), Some(rollout));
+        let desired = Desired { stable, rollout, ..running(scene.spec(content)) };
+        scene.apply(about(plugin, Kind::RolledBack, desired, 3)).await;
+    }
+    scene.reaches("board", 3, Phase::Active).await;
+    assert_eq!(scene.now("board"), runs("1"));
+    assert_eq!(scene.set_aside("barred", 3).await, "state_refused");
+    assert_eq!(scene.now("barred"), stands("2"));
+    scene.apply(about("kept", Kind::Paused, paused(with("kept 1")), 2)).await;
+    scene.reaches("kept", 2, Phase::Paused).await;
+    assert_eq!((scene.now("kept"), scene.plugins.shadows()), (stands("1"), 1));
+    scene.plugins.let_go.send_replace(true);
+    scene.reaches("slow", 2, Phase::Active).await;
+}

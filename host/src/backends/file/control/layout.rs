@@ -46,7 +46,7 @@ pub(super) struct Format {
 }
 
 /// Where an event's id leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct Known {
     pub(super) control_version: u64,
     pub(super) digest: String,
@@ -117,9 +117,15 @@ impl Known {
     }
 
     pub(super) fn read(text: &str) -> Option<Self> {
-        let (version, digest) = text.split_once('.')?;
-        check_digest(digest).ok()?;
-        Some(Self { control_version: version.parse().ok()?, digest: digest.to_owned() })
+        let known = match text.split_once('.') {
+            Some((version, digest)) => {
+                Self { control_version: version.parse().ok()?, digest: digest.to_owned() }
+            }
+            // It was noted as JSON before.
+            None => serde_json::from_str(text).ok()?,
+        };
+        check_digest(&known.digest).ok()?;
+        Some(known)
     }
 }
 

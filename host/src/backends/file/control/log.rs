@@ -159,6 +159,18 @@ impl FileLog {
     pub(super) fn begin_again(&self, writing: &mut Writing, place: u64, now: Micros) -> Result<()> {
         let former = writing.head;
         let Some(begin) = rules::new_life(place, former.newest, now.0) else { return Ok(()) };
+        let begun = self.copy_above(writing, begin);
+        // As long as the head is the one before, nobody sees the copies, and the next try makes all of them again.
+        if begun.is_err() && matches!(self.head(), Ok((head, true)) if head == former) {
+            writing.head = former;
+            // What stays goes with a trim; why it did not begin counts for more.
+            let _ = self.remove_above(begin);
+        }
+        begun
+    }
+
+    fn copy_above(&self, writing: &mut Writing, begin: u64) -> Result<()> {
+        let former = writing.head;
         let mut head = Head { newest: begin, oldest: begin + 1, whole_from: Some(former.missed_below()) };
         let mut entries = Vec::new();
         writing.head = head;
@@ -173,6 +185,24 @@ impl FileLog {
         let path = &self.layout.head;
         let written = json(&head).and_then(|bytes| self.disk.replace(&self.layout.staging, path, &bytes));
         written.map_err(|e| failed(path, &e))
+    }
+
+    fn remove_above(&self, version: u64) -> io::Result<()> {
+        let Layout { events, shard_events, .. } = &self.layout;
+        let shards = numbers(&self.disk, events, "")?;
+        for shard in shards.range(version / shard_events..) {
+            let folder = events.join(format!("{shard:012}"));
+            let versions = numbers(&self.disk, &folder, ".json")?;
+            for one in versions.range(version.saturating_add(1)..) {
+                fs::remove_file(folder.join(format!("{one:020}.json")))?;
+            }
+            match fs::remove_dir(&folder) {
+                // The first one may have others in it.
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
     }
 
     /// What is at a place, to be given another one. What cannot be read stays behind.

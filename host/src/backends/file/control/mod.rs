@@ -16,7 +16,7 @@
 //! whoever writes, and there are no holes between them, unless somebody has read further than the folder goes: then it is an
 //! older copy, or was emptied, and all that it has gets new versions above that. A poll costs the same whatever lies before
 //! its cursor. The lock binds those who write here with this code; who drops a file needs none. Deliberately absent: watching
-//! the folder, which does not work on every file system.
+//! the folder, which does not work on every file system. A copy of the folder has to keep its links.
 
 mod board;
 pub(super) mod disk;
@@ -27,8 +27,8 @@ mod log;
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -49,8 +49,8 @@ use crate::control::{
 };
 use crate::error::{BackendError, Classify as _};
 use crate::limits::{
-    CONTROL_FILE_POLL, CONTROL_FILE_SHARD_EVENTS, CONTROL_LOCK_WAIT, CONTROL_POLL_BYTES_MAX,
-    CONTROL_POLL_EVENTS_MAX,
+    CONTROL_FILE_BEGIN_AGAIN_PAUSE, CONTROL_FILE_POLL, CONTROL_FILE_SHARD_EVENTS, CONTROL_LOCK_WAIT,
+    CONTROL_POLL_BYTES_MAX, CONTROL_POLL_EVENTS_MAX,
 };
 
 const FORMAT: u32 = 1;
@@ -66,6 +66,8 @@ pub struct FileFeedOptions {
     pub poll: Duration,
     /// How long a write waits for others.
     pub lock_wait: Duration,
+    /// How long after it failed to begin again a folder is left alone: each try copies all that it has.
+    pub begin_again_pause: Duration,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -84,6 +86,8 @@ struct Inner {
     unsettled: AtomicBool,
     /// The newest version that this process knows to have been there.
     seen: AtomicU64,
+    /// When it last failed to begin again.
+    failed_at: Mutex<Option<Instant>>,
 }
 
 impl FileFeedOptions {
@@ -93,6 +97,7 @@ impl FileFeedOptions {
             shard_events: CONTROL_FILE_SHARD_EVENTS,
             poll: CONTROL_FILE_POLL,
             lock_wait: CONTROL_LOCK_WAIT,
+            begin_again_pause: CONTROL_FILE_BEGIN_AGAIN_PAUSE,
             clock: Arc::new(SystemClock),
         }
     }
@@ -161,7 +166,7 @@ impl FileFeed {
         let layout = Layout::new(&options.dir, format.shard_events);
         let log = FileLog { layout, disk };
         let (appends, unsettled, seen) = (Appends::default(), AtomicBool::new(false), AtomicU64::new(0));
-        let inner = Inner { log, options, appends, unsettled, seen };
+        let inner = Inner { log, options, appends, unsettled, seen, failed_at: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -242,9 +247,7 @@ impl Inner {
         let begin = || -> Result<()> {
             let layout = &self.log.layout;
             match disk::lock(&layout.lock, Duration::ZERO).map_err(|e| failed(&layout.lock, &e))? {
-                Some(lock) => {
-                    self.log.begin_again(&mut self.log.begin(lock)?, after, self.options.clock.now())
-                }
+                Some(lock) => self.begin_above(&mut self.log.begin(lock)?, after),
                 None => Ok(()),
             }
         };
@@ -261,6 +264,22 @@ impl Inner {
             return Err(ControlFeedError::BehindRetention { asked: after, oldest: head.oldest });
         }
         Ok(head)
+    }
+
+    fn begin_above(&self, writing: &mut Writing, place: u64) -> Result<()> {
+        if place <= writing.head.newest {
+            return Ok(());
+        }
+        let mut failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = self.options.begin_again_pause;
+        if failed_at.is_some_and(|at| at.elapsed() < pause) {
+            let dir = self.log.layout.root.display();
+            let detail = format!("{dir}: to begin again has failed here, and is tried {pause:?} after that");
+            return Err(BackendError::Failed { detail }.into());
+        }
+        let begun = self.log.begin_again(writing, place, self.options.clock.now());
+        *failed_at = begun.is_err().then(Instant::now);
+        begun
     }
 
     fn look(&self, after: u64, limit: usize) -> Result<Polled> {
@@ -313,7 +332,7 @@ impl WritesTogether for Inner {
     fn write(&self, events: &[ControlEvent]) -> Result<Vec<Result<ControlVersion>>> {
         let mut writing = self.begin()?;
         let seen = self.seen.load(Ordering::SeqCst);
-        self.log.begin_again(&mut writing, seen, self.options.clock.now())?;
+        self.begin_above(&mut writing, seen)?;
         // What was dropped before comes before.
         if self.log.has_drops().map_err(|e| failed(&self.log.layout.root, &e))? {
             self.tell(self.log.settle(&mut writing));

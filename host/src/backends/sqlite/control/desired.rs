@@ -154,6 +154,14 @@ impl Work<'_> {
             self.mark_applied(&row)?;
             let known = self.standing("desired", &entity)?;
             match (rules::turn(known.as_ref(), &row), known) {
+                // Of one that cannot be read, this is what it was.
+                (Turn::ChangesNothing, Some(known))
+                    if known.digest == row.digest && !self.can_read_desired(&entity)? =>
+                {
+                    self.put("desired", &entity, &known, &event.to_json())?;
+                    entities.insert(entity);
+                    continue;
+                }
                 (Turn::ChangesNothing, _) => continue,
                 (Turn::Ousts | Turn::Loses, Some(loser)) => {
                     self.put_aside(&rules::conflict(&entity, &loser, &row, self.now), None)?;

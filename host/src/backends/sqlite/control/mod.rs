@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::control::{
     Applied, Claimed, ControlEvent, ControlFeedError, ControlStore, ControlVersion, DesiredRow, Entry,
     EventId, ObservedRow, OutboxLetter, OutboxStatus, Proposed, Quarantined, Restore, Restored, Result,
-    Settlement, Told,
+    Settlement, Told, Unreadable,
 };
 use crate::error::BackendError;
 use crate::limits::CONTROL_OUTBOX_EVENTS_MAX;
@@ -208,6 +208,10 @@ impl ControlStore for SqliteControlStore {
 
     fn desired(&self) -> BoxFuture<'_, Result<(ControlVersion, Vec<DesiredRow>)>> {
         self.run(|work| Ok((work.cursor()?, work.all("desired")?)))
+    }
+
+    fn unreadable(&self) -> BoxFuture<'_, Result<Unreadable>> {
+        self.run(|work| work.unreadable())
     }
 
     fn applied<'a>(&'a self, event: &'a EventId) -> BoxFuture<'a, Result<Option<ControlVersion>>> {

@@ -1,5 +1,7 @@
 //! Control events as rows, and back.
 
+use std::collections::BTreeMap;
+
 use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension as _, Row};
 use tracing::error;
@@ -8,7 +10,7 @@ use super::{Done, Work};
 use crate::backends::sqlite::committer::Stop;
 use crate::backends::sqlite::database::{signed, unsigned};
 use crate::control::rules::Standing;
-use crate::control::{ControlEvent, ControlVersion, DesiredRow, EventId};
+use crate::control::{ControlEvent, ControlVersion, DesiredRow, EventId, Unreadable};
 
 pub(super) fn standing(version: ControlVersion, event: &ControlEvent) -> Standing {
     Standing {
@@ -65,7 +67,7 @@ impl Work<'_> {
     }
 
     /// In the order of entities. One that this version cannot read is left out, and keeps no other one from being answered:
-    /// what serves goes on, and nothing follows a change that nobody here understands.
+    /// what serves goes on, and nothing follows a change that nobody here understands. [`Work::unreadable`] says which.
     pub(super) fn all(&self, table: &str) -> Done<Vec<DesiredRow>> {
         let sql = format!("SELECT entity, revision, version, event FROM {table} ORDER BY entity");
         let mut statement = self.db.prepare_cached(&sql)?;
@@ -87,5 +89,34 @@ impl Work<'_> {
             }
         }
         Ok(all)
+    }
+
+    pub(super) fn unreadable(&self) -> Done<Unreadable> {
+        let mut newest = BTreeMap::new();
+        let desired = self.add_newest("desired", &mut newest)?;
+        let proposed = self.add_newest("proposed", &mut newest)?;
+        Ok(Unreadable { desired, proposed })
+    }
+
+    /// By entity the highest revision, and whether its event can be read; of one revision that which can. Answers those that
+    /// cannot.
+    fn add_newest(&self, table: &str, newest: &mut BTreeMap<String, (u64, bool)>) -> Done<Vec<String>> {
+        let sql = format!("SELECT entity, revision, event FROM {table}");
+        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let entity: String = row.get(0)?;
+            let found = (unsigned(row.get(1)?), stored(row.get_ref(2)?).is_ok());
+            if newest.get(&entity).is_none_or(|known| *known < found) {
+                newest.insert(entity, found);
+            }
+        }
+        let unreadable = newest.iter().filter(|(_, (_, is_readable))| !is_readable);
+        Ok(unreadable.map(|(entity, _)| entity.clone()).collect())
+    }
+
+    pub(super) fn can_read_desired(&self, entity: &str) -> Done<bool> {
+        let mut found = self.db.prepare_cached("SELECT event FROM desired WHERE entity = ?1")?;
+        Ok(found.query_row([entity], |row| Ok(stored(row.get_ref(0)?).is_ok()))?)
     }
 }
