@@ -5,7 +5,8 @@ use std::time::Instant;
 use millrace::config::{Config, GrpcCheckpoints, LogAddress};
 use millrace::memory_v1::RetryInfo;
 use millrace_tests::cutter::Cutter;
-use millrace_tests::redis_server::{Engine, Keeps, RedisServer, free_port};
+use millrace_tests::ports::Port;
+use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
 use reqwest::Method;
 use serde_json::json;
 use tonic::{Code, Status};
@@ -23,8 +24,8 @@ fn come_again(status: &Status) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_cursor_is_lost_while_the_log_is_not_reached() {
-    let port = free_port();
-    let scene = Scene::with(of(port)).await;
+    let port = Port::hold();
+    let scene = Scene::with(of(port.number())).await;
     let caller = scene.caller(&[]);
     for cursor in ["", "start", "abcd.7", "none.0"] {
         come_again(&caller.subscribe(after(cursor)).await.unwrap_err());

@@ -297,9 +297,7 @@ fn entry(number: u64, role: &str, channel: &str, text: &str) -> CaseEvent {
 /// More than an event may hold: refused, one long conversation would hold up the tracing of all others.
 #[test]
 fn r21_a_turn_with_a_mebibyte_of_context_is_exported() {
-    let runtime = WasmRuntime::new(options()).expect("the runtime starts");
-    let tracer =
-        load(&runtime, &component("turn-tracer"), &PluginSettings::default()).expect("the tracer loads");
+    let tracer = load_once("turn-tracer", &PluginSettings::default());
     let mut task = Task::start(&*tracer, None).expect("it loads");
     task.send(0, &[entry(1, "USER", "history", "a question")]);
     for number in 2..22 {
