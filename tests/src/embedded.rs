@@ -59,7 +59,7 @@ impl Embedded {
 
     /// Ends the host well and starts another on its store.
     pub async fn restart(self) -> Result<Self> {
-        self.restart_with(|_| {}).await
+        Box::pin(self.restart_with(|_| {})).await
     }
 
     /// The same with another configuration.
@@ -67,7 +67,7 @@ impl Embedded {
         let Self { host, dir, mut config, .. } = self;
         host.shutdown().await;
         change(&mut config);
-        let host = Host::builder().config(config.clone()).start().await?;
+        let host = Box::pin(Host::builder().config(config.clone()).start()).await?;
         let client = Client::new(format!("http://{}", host.addr()))?;
         Ok(Self { host, dir, config, client })
     }

@@ -440,7 +440,8 @@ async fn an_old_node_is_named_with_what_is_needed() {
 async fn a_build_without_network_says_what_it_wanted() {
     // Nobody listens on the first port.
     let nowhere = "http://127.0.0.1:1/".to_owned();
-    let cases: [(&str, &[(&str, &str)], &str); 2] = [
+    type Settings<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, Settings<'_>, &str); 2] = [
         ("js", &[("npm_config_registry", "/"), ("npm_config_fetch_retries", "0")], "componentize-js"),
         ("python", &[("PIP_INDEX_URL", "/simple"), ("PIP_RETRIES", "0")], "componentize-py"),
     ];

@@ -92,7 +92,7 @@ enum Cut {
 }
 
 impl Run {
-    pub(super) async fn to_the_end(self) -> Result<(), SourceError> {
+    pub(super) async fn until_the_end(self) -> Result<(), SourceError> {
         let (clock, progress) = (Arc::clone(&self.clock), self.progress.clone());
         let answer = self.begun().await;
         if let Err(error) = &answer {

@@ -74,7 +74,7 @@ impl Runtime {
         };
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let answer = Box::pin(run.to_the_end()).await;
+            let answer = Box::pin(run.until_the_end()).await;
             say.send_replace(Some(answer));
         });
         Ok(Self { task: Mutex::new(task), stop, ended, progress })
