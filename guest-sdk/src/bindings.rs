@@ -1,4 +1,4 @@
-//! What `wit/` says, as Rust: generated. Plugins see it through the SDK only.
+//! What `wit/v0.1/` says, as Rust: generated. Plugins see it through the SDK only.
 
 #![expect(
     clippy::mem_forget,
@@ -6,7 +6,7 @@
 )]
 
 wit_bindgen::generate!({
-    path: "../wit",
+    path: "../wit/v0.1",
     world: "processor",
     pub_export_macro: true,
     export_macro_name: "export_component",

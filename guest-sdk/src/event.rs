@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::{Failure, Timestamp};
 
-/// Bytes of numbers that each event has; `wit/types.wit` says which is what.
+/// Bytes of numbers that each event has; `wit/v0.1/types.wit` says which is what.
 pub const EVENT_BYTES: usize = 72;
 
 // Where they stand. A part ends where the next one begins.

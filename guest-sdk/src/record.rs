@@ -1,4 +1,4 @@
-//! An effect's numbers, as they cross: `wit/types.wit` has the layout.
+//! An effect's numbers, as they cross: `wit/v0.1/types.wit` has the layout.
 
 /// Bytes of an effect's numbers.
 pub const EFFECT_BYTES: usize = 56;

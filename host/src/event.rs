@@ -457,7 +457,7 @@ impl EventRecord {
     /// Bytes of an event's numbers when it crosses to a guest.
     pub const WIRE_BYTES: usize = 72;
 
-    /// Appends the event's numbers as they cross to a guest; `wit/types.wit` has the layout.
+    /// Appends the event's numbers as they cross to a guest; `wit/v0.1/types.wit` has the layout.
     pub fn write_wire(&self, into: &mut Vec<u8>) {
         let id = self.id_bytes;
         let aggregate = id + self.aggregate_bytes;

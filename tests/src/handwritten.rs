@@ -425,7 +425,7 @@ const HOST_IMPORTS: [(Import, &str, &str, &str); 7] = [
     ),
 ];
 
-/// The types of `wit/types.wit`. An exported function may only speak of exported types.
+/// The types of `wit/v0.1/types.wit`. An exported function may only speak of exported types.
 const TYPES: &str = r#"
   (type $effects' (record (field "arena" (list u8)) (field "records" (list u8))))
   (export $effects "effects" (type $effects'))

@@ -144,6 +144,7 @@ async fn a_new_project_has_all_that_it_needs_beside_itself() {
         "millrace/VERSION",
         "millrace/guest-sdk/Cargo.toml",
         "millrace/guest-sdk/src/lib.rs",
+        "millrace/wit/v0.1/world.wit",
     ] {
         assert!(dir.join(name).is_file(), "{name} is missing");
     }

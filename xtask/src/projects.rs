@@ -57,7 +57,7 @@ fn build_one(dir: &Path, into: &Path) -> Result<(String, PathBuf)> {
     ensure!(language != Language::Rust, "Rust plugins here are crates of the workspace");
     let workspace = paths::workspace();
     let sdk = workspace.join("guest-sdk").join(language.name());
-    let wit = workspace.join("wit");
+    let wit = workspace.join("wit/v0.1");
     // Its copy of the SDK is not there before the first build, and is known by what it is a copy of.
     let is_part = |path: &Path| is_source(path) && !path.starts_with("millrace");
     let sources = || {

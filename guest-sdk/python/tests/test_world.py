@@ -10,13 +10,13 @@ from millrace import plain
 from millrace.effects import RECORD as EFFECT
 from millrace.event import RECORD as EVENT
 
-WIT = pathlib.Path(__file__).parents[3] / "wit"
+WIT = pathlib.Path(__file__).parents[3] / "wit" / "v0.1"
 
 
 def blocks(kind):
     """Members of every `record`, `enum` or `variant`, by its name in Python."""
     found = {}
-    for path in sorted(WIT.rglob("*.wit")):
+    for path in sorted(WIT.glob("*.wit")):
         text = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
         for name, body in re.findall(kind + r" ([a-z0-9-]+) \{(.*?)\}", text, re.DOTALL):
             members = [member.split(":")[0].strip(" \n%").replace("-", "_") for member in body.split(",")]

@@ -1,4 +1,4 @@
-//! One cell: a byte of tag and its value. `wit/types.wit` has the list of tags.
+//! One cell: a byte of tag and its value. `wit/v0.1/types.wit` has the list of tags.
 
 use serde::ser::{Impossible, Serialize, SerializeSeq, SerializeTuple, Serializer};
 

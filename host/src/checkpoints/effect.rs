@@ -25,7 +25,7 @@ pub enum EffectKind {
 }
 
 impl EffectKind {
-    /// By its number in `wit/types.wit`; the error is one that has none.
+    /// By its number in `wit/v0.1/types.wit`; the error is one that has none.
     fn from_wire(number: u32) -> Result<Self, u32> {
         Ok(match number {
             0 => Self::Put,
@@ -40,7 +40,7 @@ impl EffectKind {
 }
 
 /// One effect's numbers. Its bytes lie in the arena from `start` on: key,
-/// aggregate, type, id, body. `wit/types.wit` says what each kind uses.
+/// aggregate, type, id, body. `wit/v0.1/types.wit` says what each kind uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EffectRecord {
     pub kind: EffectKind,
@@ -64,7 +64,7 @@ impl EffectRecord {
     /// Bytes of an effect's numbers when it crosses from a guest.
     pub const WIRE_BYTES: usize = 56;
 
-    /// Reads effects' numbers as they crossed; `wit/types.wit` has the layout. More than a call may hand back are
+    /// Reads effects' numbers as they crossed; `wit/v0.1/types.wit` has the layout. More than a call may hand back are
     /// refused before there is room made for them.
     pub fn read_wire(records: &[u8]) -> Result<Vec<Self>, InvalidEffect> {
         let (records, rest) = records.as_chunks::<{ EffectRecord::WIRE_BYTES }>();

@@ -1,7 +1,7 @@
-//! The world of `wit/`, as Rust types. Generated; nothing is decided here.
+//! The world of `wit/v0.1/`, as Rust types. Generated; nothing is decided here.
 
 wasmtime::component::bindgen!({
-    path: "../wit",
+    path: "../wit/v0.1",
     world: "processor",
     imports: { default: trappable },
 });

@@ -1,5 +1,5 @@
 //! The bytes a row crosses in: one cell per column, one byte of tag and the
-//! value, numbers little-endian. `wit/types.wit` has the list of tags.
+//! value, numbers little-endian. `wit/v0.1/types.wit` has the list of tags.
 
 use super::query::Value;
 use super::schema::{ColumnType, TableSchema};

@@ -1,5 +1,5 @@
 ;; The guest of the conformance kit without any SDK: the world `millrace:processor@0.1.0` as it crosses, byte by byte.
-;; tests/kit/README.md has the rules that it follows, wit/ what the numbers mean.
+;; tests/kit/README.md has the rules that it follows, wit/v0.1/ what the numbers mean.
 ;;
 ;; Memory, from 0: places for answers of the host (0x100), the answers of the exports (0x200 to 0x2ff), text (0x400),
 ;; the manifest (0x800), the key of the event at hand (0x4000); the records of effects (0x10000); their arena (0x90000);

@@ -110,11 +110,14 @@ static FILES: &[Embedded] = embedded![
     "guest-sdk/template/src/lib.rs",
     "guest-sdk/template/tests/events.ndjson",
     "guest-sdk/template/tests/expected.json",
-    "wit/handler.wit",
-    "wit/host.wit",
-    "wit/types.wit",
-    "wit/world.wit",
+    "wit/v0.1/handler.wit",
+    "wit/v0.1/host.wit",
+    "wit/v0.1/types.wit",
+    "wit/v0.1/world.wit",
 ];
+
+/// The world that plugins are built for, among the files above.
+const WORLD: &str = "wit/v0.1";
 
 /// Rust's packages with their versions: a new project begins with those that are tested here.
 static WORKSPACE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
@@ -157,11 +160,9 @@ pub(super) fn unpack(language: Language, tools: &Path, say: &mut dyn Say) -> Res
     installed_once(&dir, say, &mut |dir, _| {
         files.iter().try_for_each(|(path, bytes)| place(bytes, &dir.join(path)))
     })?;
-    let world = FILES.iter().map(|file| Path::new(file.path)).find(|path| path.ends_with("world.wit"));
-    let wit = world.and_then(Path::parent).unwrap_or(Path::new("wit"));
     let wit = match language {
-        Language::Rust => dir.join("millrace").join(wit),
-        Language::Js | Language::Python => dir.join(wit),
+        Language::Rust => dir.join("millrace").join(WORLD),
+        Language::Js | Language::Python => dir.join(WORLD),
     };
     Ok(Sdk { sdk: dir, wit })
 }
