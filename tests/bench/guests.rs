@@ -18,7 +18,7 @@ use millrace::processors::ProcessorFactory;
 use millrace_tests::bench::{Better, Figure, Suite};
 use millrace_tests::folds::{Fold, departures};
 use millrace_tests::guests::guest;
-use millrace_tests::kit::Language;
+use millrace_tests::kit::{Language, granted};
 use millrace_tests::native::Native;
 
 use super::hostile::resident;
@@ -115,7 +115,7 @@ fn languages(suite: &mut Suite) -> Result<()> {
     for (metering, runtime) in [("epochs", &by_epochs), ("fuel", &by_fuel)] {
         // Its other types of events are in the kit; what has another one is counted, and its payload hashed.
         let component = Language::Wat.component();
-        let factory = runtime.load(&component, &|_| PluginSettings::default())?;
+        let factory = runtime.load(&component, &|_| granted(BTreeMap::new()))?;
         let name = format!("WebAssembly text without an SDK, payloads hashed, {metering}");
         measure(&name, None, &*factory)?;
     }

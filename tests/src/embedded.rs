@@ -39,6 +39,16 @@ impl Embedded {
     /// The same with the code of these guests where it keeps compiled code: those that bring an engine take ten
     /// seconds to compile.
     pub async fn start_lent(guests: &[&str], change: impl FnOnce(&mut Config)) -> Result<Self> {
+        let components: Vec<Bytes> =
+            guests.iter().map(|name| Ok(std::fs::read(guest(name))?.into())).collect::<Result<_>>()?;
+        Self::start_with_code_of(components, change).await
+    }
+
+    /// The same with components that are no built guests.
+    pub async fn start_with_code_of(
+        components: Vec<Bytes>,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let mut config = Config::default();
         config.serve.data = dir.path().join("store");
@@ -46,13 +56,11 @@ impl Embedded {
         // Swaps are tried in the shadow, and not for seconds.
         (config.processors.shadow_events, config.processors.shadow_ms) = (50, 20);
         change(&mut config);
-        if !guests.is_empty() {
-            let components: Vec<Bytes> =
-                guests.iter().map(|name| Ok(std::fs::read(guest(name))?.into())).collect::<Result<_>>()?;
+        if !components.is_empty() {
             let store = config.serve.data.clone();
             tokio::task::spawn_blocking(move || lend_code(&store, &components)).await??;
         }
-        let host = Host::builder().config(config.clone()).start().await?;
+        let host = Box::pin(Host::builder().config(config.clone()).start()).await?;
         let client = Client::new(format!("http://{}", host.addr()))?;
         Ok(Self { host, dir, config, client })
     }

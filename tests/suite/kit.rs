@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace::plugins::WasmRuntime;
+use millrace::processors::ProcessorFactory;
 use millrace_tests::kit::{
-    GROUPS, Language, Partition, check_group, expected_manifest, faults, granted, text_of_the_guest, vectors,
+    GROUPS, Language, Partition, check, expected_manifest, faults, granted, text_of_the_guest, vectors,
 };
 
 use crate::plugins::rig::{load, options};
@@ -16,11 +17,13 @@ use crate::plugins::rig::{load, options};
 macro_rules! kit {
     ($($guest:ident: $language:ident),*) => {$(
         mod $guest {
+            use std::collections::BTreeMap;
+
             use super::{Language, batch_equals_the_fold_of_singles, says_what_it_is};
 
             #[test]
             fn describe() {
-                says_what_it_is(Language::$language);
+                says_what_it_is(&*Language::$language.factory(&BTreeMap::new()), Language::$language);
             }
 
             kit!(@groups $language: load, crossing, effects, failures, keyed, config, flush, snapshot);
@@ -37,16 +40,10 @@ macro_rules! kit {
 kit!(rust: Rust, js: Js, python: Python, wat: Wat, native: Native);
 
 fn batch_equals_the_fold_of_singles(language: Language, group: &str) {
-    let random = [1, 2].map(Partition::Random);
-    for partition in
-        [Partition::AsWritten, Partition::Singles, Partition::RestartEach].into_iter().chain(random)
-    {
-        check_group(language, group, partition);
-    }
+    check(&|settings| language.factory(settings), &vectors(group));
 }
 
-fn says_what_it_is(language: Language) {
-    let factory = language.factory(&BTreeMap::new());
+pub(super) fn says_what_it_is(factory: &dyn ProcessorFactory, language: Language) {
     let (found, expected) = (factory.manifest(), expected_manifest(language));
     for (found, expected) in found.tables.iter().zip(&expected.tables) {
         assert_eq!(found, expected, "every flag of every column, and the window");
@@ -120,9 +117,10 @@ fn a_guest_that_breaks_a_rule_is_found_out() {
         let guest = |settings: &BTreeMap<String, String>| {
             load(&runtime, &component, &granted(settings.clone())).expect("the guest loads")
         };
+        let vectors = vectors(group);
         let wrong: Vec<_> = [Partition::AsWritten, Partition::Singles]
             .into_iter()
-            .flat_map(|partition| faults(&guest, group, partition))
+            .flat_map(|partition| faults(&guest, &vectors, partition))
             .collect();
         assert!(!wrong.is_empty(), "nobody notices {otherwise:?} in place of {rule}");
     }

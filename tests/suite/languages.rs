@@ -2,9 +2,9 @@
 
 mod clocks;
 mod hostile;
-mod js;
+pub(super) mod js;
 mod parking;
-mod python;
+pub(super) mod python;
 mod same;
 mod samples;
 mod swaps;

@@ -17,6 +17,7 @@ mod crash_points;
 mod cuts;
 mod envelope;
 mod gateway;
+mod golden;
 mod groups;
 mod grpc;
 mod guests;

@@ -7,7 +7,7 @@ use millrace_tests::embedded::{Client, Embedded};
 use millrace_tests::flights::{self, Emitted, Expected, Rows};
 use serde_json::{Value, json};
 
-const SAMPLES: [&str; 3] = ["flight-board", "carrier-stats", "delay-watch"];
+pub(super) const SAMPLES: [&str; 3] = ["flight-board", "carrier-stats", "delay-watch"];
 const TABLES: [&str; 4] = ["airports", "alerts", "carriers", "flights"];
 
 async fn host(lanes: Option<u32>) -> Result<Embedded> {
@@ -87,6 +87,15 @@ async fn assert_everything_is_as_expected(client: &Client, expected: &Expected) 
     Ok(())
 }
 
+/// January goes in; every row and every alert comes out.
+pub(super) async fn january_is_as_expected(client: &Client) -> Result<()> {
+    let lines = flights::lines()?;
+    let expected = Expected::of(&lines)?;
+    client.publish(upload(&lines)).await?;
+    client.settle().await?;
+    assert_everything_is_as_expected(client, &expected).await
+}
+
 /// The numbers that the documentation names, by the queries that a user would ask.
 async fn assert_known_numbers(client: &Client) -> Result<()> {
     assert_eq!(client.rows("flights", "limit=1000").await?.len(), 26_968);
@@ -151,17 +160,14 @@ async fn january_gives_every_expected_row_and_a_repeated_upload_changes_nothing(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_lanes_give_the_rows_of_one() -> Result<()> {
-    let lines = flights::lines()?;
-    let expected = Expected::of(&lines)?;
     let host = host(Some(4)).await?;
-    host.client.publish(upload(&lines)).await?;
-    host.client.settle().await?;
+    january_is_as_expected(&host.client).await?;
     for name in SAMPLES {
         let status = host.client.get(&format!("/v1/plugins/{name}")).await?.ok()?;
         assert_eq!(status["tasks"].as_array().map(Vec::len), Some(4), "{status}");
         assert_eq!(status["counters"]["dead_letters"], 0, "{status}");
     }
-    assert_everything_is_as_expected(&host.client, &expected).await
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

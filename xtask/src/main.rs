@@ -43,7 +43,8 @@ What a developer of Millrace runs. Everything says what it is about to install.
       builds every guest to target/guests. Those in JavaScript and Python need Node and Python, whose
       packages are installed once a machine; what did not change is not built again
   cargo xtask golden VERSION
-      keeps the conformance kit's components in tests/golden/VERSION, once, when a world is frozen
+      keeps the conformance kit's components, sample plugins and what they must do in
+      tests/golden/VERSION, once, when a world is frozen
 
 Build folders: $CARGO_TARGET_DIR, or ${XDG_CACHE_HOME:-~/.cache}/millrace/target. Guests: …/millrace/guests.
 MILLRACE_GUEST_TOOLCHAIN=rustup|debian forces the way in which guests are built.";

@@ -20,8 +20,8 @@ use millrace::tables::{Column, ColumnType, TableSchema};
 use serde_json::Value;
 
 pub use guest::Kit;
-pub use run::{Partition, run};
-pub use vector::{Vector, vectors};
+pub use run::{PARTITIONS, Partition, run};
+pub use vector::{Vector, vectors, vectors_in};
 
 use crate::guests::{guest as path_of, load_shared, sharing_code};
 use crate::native::Native;
@@ -44,7 +44,9 @@ pub enum Language {
 
 /// What an operator sets for a plugin.
 pub type Settings = BTreeMap<String, String>;
-type Loaded = BTreeMap<(Language, Settings), Arc<dyn ProcessorFactory>>;
+/// A guest under an operator's settings.
+pub type Guest<'a> = dyn Fn(&Settings) -> Arc<dyn ProcessorFactory> + 'a;
+type Loaded = BTreeMap<(&'static str, Settings), Arc<dyn ProcessorFactory>>;
 
 impl Language {
     /// The plugin's name.
@@ -67,27 +69,34 @@ impl Language {
 
     /// The guest with these settings, loaded once a process.
     pub fn factory(self, settings: &Settings) -> Arc<dyn ProcessorFactory> {
-        static LOADED: Mutex<Loaded> = Mutex::new(BTreeMap::new());
-        let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match loaded.entry((self, settings.clone())) {
-            Entry::Occupied(found) => Arc::clone(found.get()),
-            Entry::Vacant(place) => Arc::clone(place.insert(self.load(settings.clone()))),
-        }
-    }
-
-    fn load(self, settings: Settings) -> Arc<dyn ProcessorFactory> {
         if self == Self::Native {
-            return Arc::new(Native::<Kit>::new().with_settings(settings));
+            return Arc::new(Native::<Kit>::new().with_settings(settings.clone()));
         }
-        static RUNTIME: OnceLock<WasmRuntime> = OnceLock::new();
-        // Time enough for a guest with an engine in it, and megabytes of payload, on a busy machine.
-        let call_max = Duration::from_secs(60);
-        let shared = RUNTIME.get_or_init(|| {
-            let options = RuntimeOptions { instances_max: 16, call_max, ..RuntimeOptions::default() };
-            WasmRuntime::new(sharing_code(options)).expect("the runtime starts")
-        });
-        let settings = granted(settings);
-        load_shared(shared, &self.component(), &settings).expect("the guest loads")
+        load_once(self.plugin(), &|| self.component(), settings)
+    }
+}
+
+/// A component that does what the kit says, with these settings: loaded once a process under a name of its own.
+pub fn load_once(
+    name: &'static str,
+    component: &dyn Fn() -> Vec<u8>,
+    settings: &Settings,
+) -> Arc<dyn ProcessorFactory> {
+    static LOADED: Mutex<Loaded> = Mutex::new(BTreeMap::new());
+    static RUNTIME: OnceLock<WasmRuntime> = OnceLock::new();
+    // Time enough for a guest with an engine in it, and megabytes of payload, on a busy machine.
+    let call_max = Duration::from_secs(60);
+    let shared = RUNTIME.get_or_init(|| {
+        let options = RuntimeOptions { instances_max: 16, call_max, ..RuntimeOptions::default() };
+        WasmRuntime::new(sharing_code(options)).expect("the runtime starts")
+    });
+    let mut loaded = LOADED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match loaded.entry((name, settings.clone())) {
+        Entry::Occupied(found) => Arc::clone(found.get()),
+        Entry::Vacant(place) => {
+            let factory = load_shared(shared, &component(), &granted(settings.clone()));
+            Arc::clone(place.insert(factory.expect("the guest loads")))
+        }
     }
 }
 
@@ -103,21 +112,19 @@ pub fn text_of_the_guest() -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Runs a guest through all vectors of a group, in this way.
-pub fn check_group(language: Language, group: &str, partition: Partition) {
-    let wrong = faults(&|settings| language.factory(settings), group, partition);
-    assert!(wrong.is_empty(), "{language:?}, {partition:?}:\n{}", wrong.join("\n"));
+/// Runs a guest through vectors in every way: a batch means the fold of its events.
+pub fn check(guest: &Guest<'_>, vectors: &[Vector]) {
+    for partition in PARTITIONS {
+        let wrong = faults(guest, vectors, partition);
+        assert!(wrong.is_empty(), "{partition:?}:\n{}", wrong.join("\n"));
+    }
 }
 
 /// What is wrong with a guest: for each vector that it does not follow, where it first differs.
-pub fn faults(
-    guest: &dyn Fn(&Settings) -> Arc<dyn ProcessorFactory>,
-    group: &str,
-    partition: Partition,
-) -> Vec<String> {
+pub fn faults(guest: &Guest<'_>, vectors: &[Vector], partition: Partition) -> Vec<String> {
     let mut wrong = Vec::new();
-    for vector in vectors(group) {
-        match run(&*guest(&vector.config), &vector, partition) {
+    for vector in vectors {
+        match run(&*guest(&vector.config), vector, partition) {
             Ok(found) if found == vector.expect => {}
             Ok(found) => wrong.push(format!("{}: {}", vector.name, difference(&found, &vector.expect, ""))),
             Err(error) => wrong.push(format!("{}: {error}", vector.name)),

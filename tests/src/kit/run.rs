@@ -34,6 +34,15 @@ pub enum Partition {
     RestartEach,
 }
 
+/// The ways in which a guest is tried.
+pub const PARTITIONS: [Partition; 5] = [
+    Partition::AsWritten,
+    Partition::Singles,
+    Partition::RestartEach,
+    Partition::Random(1),
+    Partition::Random(2),
+];
+
 /// A task's keyed state.
 #[derive(Debug, Default)]
 struct Entries(Mutex<BTreeMap<Vec<u8>, StateValue>>);

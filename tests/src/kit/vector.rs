@@ -173,9 +173,14 @@ pub(super) fn expand(written: &[Written], number: usize, position: &mut u64) -> 
     events
 }
 
-/// The vectors of a group.
+/// The vectors of a group, as the kit has them.
 pub fn vectors(group: &str) -> Vec<Vector> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("kit/vectors/{group}.json"));
+    vectors_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("kit/vectors"), group)
+}
+
+/// Those of a group in a folder.
+pub fn vectors_in(folder: &Path, group: &str) -> Vec<Vector> {
+    let path = folder.join(format!("{group}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let vectors: Vec<Vector> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{group}: {error}"));
     assert!(!vectors.is_empty(), "{group} has vectors");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use millrace::checkpoints::EffectRef;
 use millrace::event::Micros;
 use millrace::plugins::PluginSettings;
@@ -216,8 +217,8 @@ impl Told {
     }
 }
 
-async fn debouncing() -> Result<Embedded> {
-    let host = Embedded::start_lent(&["debounce"], |config| {
+async fn debouncing(component: Bytes) -> Result<Embedded> {
+    let host = Embedded::start_with_code_of(vec![component.clone()], |config| {
         let debounce = config.plugins.entry("debounce".into()).or_default();
         // One lane: windows of all keys share the bound, and the time.
         debounce.lanes = Some(1);
@@ -231,7 +232,7 @@ async fn debouncing() -> Result<Embedded> {
         }
     })
     .await?;
-    host.client.deploy("debounce").await?;
+    host.client.deploy_bytes(component).await?.ok()?;
     Ok(host)
 }
 
@@ -247,13 +248,18 @@ async fn told_events(client: &Client) -> Result<Vec<Value>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn debounce_tells_what_its_model_tells_of_the_flights() -> Result<()> {
+    Box::pin(tells_what_the_model_tells(component("debounce").into())).await
+}
+
+/// Runs a build of debounce over flights.
+pub(crate) async fn tells_what_the_model_tells(component: Bytes) -> Result<()> {
     let lines: Vec<String> = flights::lines()?.into_iter().take(20_000).collect();
     let expected = Told::of(&lines)?;
     let reasons: BTreeSet<&str> =
         expected.events.iter().filter_map(|event| event["payload"]["reason"].as_str()).collect();
     assert_eq!(reasons, BTreeSet::from(["age", "count", "limit", "quiet"]), "windows close in every way");
 
-    let host = debouncing().await?;
+    let host = debouncing(component).await?;
     // A restart in the middle: what is open then is open afterwards.
     let (first, second) = lines.split_at(9_001);
     host.client.publish(upload(first)).await?;

@@ -1,15 +1,15 @@
 //! Failing events of guests in any language: which key waits, who else goes on, and what a letter says. The kit's guests fail
 //! when an event's type says so.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millrace::checkpoints::{CheckpointStore, DeadLetterRow};
 use millrace::event::Position;
-use millrace::plugins::PluginSettings;
 use millrace::processors::{FailurePolicy, ProcessorSettings, Resolved, Runner, Verdict};
 use millrace::tables::TableStore;
 use millrace_tests::guests::{load_shared, sharing_code};
-use millrace_tests::kit::Language;
+use millrace_tests::kit::{Language, granted};
 use millrace_tests::until;
 
 use crate::plugins::rig::{Rig, options};
@@ -30,7 +30,7 @@ impl Work {
         let events =
             [("x1", "put", x), ("x2", fails, x), ("y1", "put", y), ("x3", "put", x), ("y2", "put", y)];
         let last = rig.publish(&events).await;
-        let factory = load_shared(&rig.runtime, &language.component(), &PluginSettings::default());
+        let factory = load_shared(&rig.runtime, &language.component(), &granted(BTreeMap::new()));
         let factory = factory.expect("the guest loads");
         let plugin = language.plugin();
         rig.store.declare(plugin, &factory.manifest().tables).await.expect("good tables");

@@ -66,9 +66,9 @@ fn cases() -> PathBuf {
 }
 
 /// Every case of an item, or whatever begins with this.
-fn cases_of(prefix: &str) -> Vec<(String, Case)> {
+fn cases_of(folder: &Path, prefix: &str) -> Vec<(String, Case)> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(cases()).expect("the cases are there") {
+    for entry in std::fs::read_dir(folder).expect("the cases are there") {
         let path = entry.expect("an entry").path();
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         if name.starts_with(prefix) {
@@ -235,13 +235,22 @@ fn run(factory: &dyn ProcessorFactory, case: &Case) -> Value {
     task.found()
 }
 
-/// Whatever comes out must be what is written there, and nothing else.
-fn the_component_passes(prefix: &str) {
-    for (name, case) in cases_of(prefix) {
+/// Whatever comes out must be what is written there, and nothing else. Answers how many cases there are.
+pub(crate) fn a_tracer_passes(
+    tracer: &dyn Fn(&PluginSettings) -> Arc<dyn ProcessorFactory>,
+    folder: &Path,
+    prefix: &str,
+) -> usize {
+    let cases = cases_of(folder, prefix);
+    for (name, case) in &cases {
         let settings = PluginSettings { config: case.config.clone(), ..PluginSettings::default() };
-        let tracer = load_once("turn-tracer", &settings);
-        assert_eq!(run(&*tracer, &case), case.expected, "{name}");
+        assert_eq!(run(&*tracer(&settings), case), case.expected, "{name}");
     }
+    cases.len()
+}
+
+fn the_component_passes(prefix: &str) {
+    a_tracer_passes(&|settings| load_once("turn-tracer", settings), &cases(), prefix);
 }
 
 macro_rules! items {
@@ -255,7 +264,7 @@ macro_rules! items {
 
         #[test]
         fn every_case_of_the_tracer_belongs_to_a_test() {
-            for (name, _) in cases_of("") {
+            for (name, _) in cases_of(&cases(), "") {
                 assert!([$($prefix),*].iter().any(|prefix| name.starts_with(prefix)), "{name}");
             }
         }
