@@ -152,7 +152,11 @@ impl Debug for JsonText {
 /// An event about the stream itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlEvent {
-    Phase(Phase),
+    Phase {
+        phase: Phase,
+        /// Up to where everything was shown or left out, from a server that says so.
+        cursor: Option<String>,
+    },
     /// The cursor that was asked for is no longer known; the stream ends.
     CursorLost,
     /// Events may be missing; the stream goes on.
@@ -193,12 +197,13 @@ impl ControlEvent {
             return None;
         }
         let Said { phase, reason } = serde_json::from_slice(&envelope.data).unwrap_or_default();
+        let cursor = || envelope.cursor.clone().filter(|cursor| !cursor.is_empty());
         Some(match (envelope.event.as_str(), phase.as_str()) {
-            ("phase", "replay") => Self::Phase(Phase::Replay),
-            ("phase", "live") => Self::Phase(Phase::Live),
+            ("phase", "replay") => Self::Phase { phase: Phase::Replay, cursor: cursor() },
+            ("phase", "live") => Self::Phase { phase: Phase::Live, cursor: cursor() },
             ("invalidate", _) if reason == Self::CURSOR_LOST => Self::CursorLost,
             ("invalidate", _) => Self::EventsMissing { reason },
-            ("evicted", _) => Self::Evicted { reason, cursor: envelope.cursor.clone() },
+            ("evicted", _) => Self::Evicted { reason, cursor: cursor() },
             (event, _) => Self::Other { event: event.chars().take(80).collect() },
         })
     }
