@@ -9,5 +9,7 @@ mod connections;
 mod ends;
 mod events;
 mod peer;
+mod raw;
 mod scene;
 mod shared;
+mod untaken;
