@@ -171,7 +171,7 @@ impl Airport {
         let agg_id = self.alert_id(origin);
         let version = if alert.cleared_at.is_some() { 2 } else { 1 };
         let event =
-            NewEvent { aggregate: "alert", agg_id: &agg_id, event_type, version, at, ..NewEvent::default() };
+            NewEvent { aggregate: "alert", agg_id: &agg_id, event_type, version, at: Some(at), ..NewEvent::default() };
         out.emit(&event, alert)
     }
 }
