@@ -54,15 +54,7 @@ pub struct NewEvent<'a> {
 
 impl Default for NewEvent<'_> {
     fn default() -> Self {
-        Self {
-            aggregate: "",
-            agg_id: "",
-            event_type: "",
-            version: 1,
-            at: None,
-            schema_version: 1,
-            id: "",
-        }
+        Self { aggregate: "", agg_id: "", event_type: "", version: 1, at: None, schema_version: 1, id: "" }
     }
 }
 

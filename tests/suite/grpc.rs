@@ -8,6 +8,7 @@ mod config;
 mod connections;
 mod ends;
 mod events;
+mod onward;
 mod peer;
 mod raw;
 mod scene;

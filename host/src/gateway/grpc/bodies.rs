@@ -153,7 +153,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_goes_in_pieces_of_which_the_last_is_one_byte() {
         let whole = Bytes::from(vec![7; 2 * GRPC_PIECE_BYTES_MAX + 10]);
-        let frames = stream::iter([Ok::<_, Status>(Frame::data(whole.clone())), Ok(Frame::data(Bytes::new()))]);
+        let frames =
+            stream::iter([Ok::<_, Status>(Frame::data(whole.clone())), Ok(Frame::data(Bytes::new()))]);
         let tracker = tokio_util::task::TaskTracker::new();
         let body = Body::new(StreamBody::new(frames));
         let mut answer = Answering::new(body, (tracker.token(), None), Duration::from_secs(1));

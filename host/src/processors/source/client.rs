@@ -160,18 +160,11 @@ pub enum ControlEvent {
     /// The cursor that was asked for is no longer known; the stream ends.
     CursorLost,
     /// Events may be missing; the stream goes on.
-    EventsMissing {
-        reason: String,
-    },
+    EventsMissing { reason: String },
     /// The server closes the stream, and says where to go on.
-    Evicted {
-        reason: String,
-        cursor: Option<String>,
-    },
+    Evicted { reason: String, cursor: Option<String> },
     /// Of a kind that nothing here knows.
-    Other {
-        event: String,
-    },
+    Other { event: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
