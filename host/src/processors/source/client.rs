@@ -321,7 +321,8 @@ mod tests {
 
     #[test]
     fn events_about_the_stream_are_read() {
-        assert_eq!(said("phase", r#"{"phase":"live"}"#), Some(ControlEvent::Phase(Phase::Live)));
+        let live = ControlEvent::Phase { phase: Phase::Live, cursor: Some("7".into()) };
+        assert_eq!(said("phase", r#"{"phase":"live"}"#), Some(live));
         let lost = r#"{"reason":"cursor beyond retention window"}"#;
         assert_eq!(said("invalidate", lost), Some(ControlEvent::CursorLost));
         let missing = ControlEvent::EventsMissing { reason: "pubsub recovery".into() };
