@@ -28,7 +28,7 @@ pub struct Effects {
     records: Vec<u8>,
     /// The index of the event that is being handled.
     event: u32,
-    /// The time by which state entries expire; none before the first event.
+    /// The time by which state entries expire, and of what is emitted without one; none before the first event.
     now: Option<Timestamp>,
     /// Expired state entries that this event has deleted.
     expired_deletes: usize,
@@ -44,7 +44,8 @@ pub struct NewEvent<'a> {
     pub event_type: &'a str,
     /// 1 or more.
     pub version: u64,
-    pub at: Timestamp,
+    /// None: the time of the event that is handled; in `flush` the latest of all that this instance has handled.
+    pub at: Option<Timestamp>,
     /// 1 or more.
     pub schema_version: u32,
     /// Empty: derived from the tenant, aggregate, agg-id and version.
@@ -53,15 +54,7 @@ pub struct NewEvent<'a> {
 
 impl Default for NewEvent<'_> {
     fn default() -> Self {
-        Self {
-            aggregate: "",
-            agg_id: "",
-            event_type: "",
-            version: 1,
-            at: Timestamp(0),
-            schema_version: 1,
-            id: "",
-        }
+        Self { aggregate: "", agg_id: "", event_type: "", version: 1, at: None, schema_version: 1, id: "" }
     }
 }
 
@@ -144,6 +137,9 @@ impl Effects {
     /// Appends an event to the stream, with this payload. Its scope is that of the event that is handled.
     pub fn emit<T: Serialize + ?Sized>(&mut self, event: &NewEvent<'_>, payload: &T) -> Result<(), Failure> {
         check_new_event(event)?;
+        let at = event.at.or(self.now).ok_or_else(|| {
+            Failure::retry("no event was handled since the start, so there is no time to emit at")
+        })?;
         let start = self.arena.len();
         for text in [event.agg_id, event.aggregate, event.event_type, event.id] {
             self.arena.extend_from_slice(text.as_bytes());
@@ -166,7 +162,7 @@ impl Effects {
         self.push(EffectRecord {
             kind: EffectKind::Emit,
             version: event.version,
-            at: event.at.0,
+            at: at.0,
             schema_version: event.schema_version,
             key_bytes: size(event.agg_id.len()),
             aggregate_bytes: size(event.aggregate.len()),

@@ -63,7 +63,7 @@ impl Processor for Obedient {
             "emit" => {
                 let event =
                     NewEvent { aggregate: "reply", agg_id: key, event_type: "replied", ..Default::default() };
-                out.emit(&NewEvent { at: Timestamp(5), ..event }, &json!({"greeting": self.greeting}))?;
+                out.emit(&NewEvent { at: Some(Timestamp(5)), ..event }, &json!({"greeting": self.greeting}))?;
             }
             "append" => {
                 let answer = NewEntry::text("hello").replying_to(3);
@@ -207,6 +207,47 @@ fn emitted_events_carry_payload_time_depth_and_the_scope_of_their_cause() {
     assert_eq!((emitted.aggregate.as_str(), emitted.agg_id.as_str(), emitted.depth), ("reply", "a", 5));
     assert_eq!((emitted.at, emitted.json()), (Timestamp(5), json!({"greeting": "moin"})));
     assert_eq!(emitted.scope, "north");
+}
+
+/// Emits without a time, in `flush`, too.
+struct Undated;
+
+impl Undated {
+    fn emit(out: &mut Effects) -> Result<(), Failure> {
+        let event = NewEvent { aggregate: "a", agg_id: "b", event_type: "c", ..Default::default() };
+        out.emit(&event, &())
+    }
+}
+
+impl Processor for Undated {
+    fn manifest() -> Manifest {
+        Manifest::new("undated", "1.0.0")
+    }
+
+    fn load(_: Context, _: Option<Saved>) -> Result<Self, String> {
+        Ok(Self)
+    }
+
+    fn handle(&mut self, _: Event<'_>, out: &mut Effects) -> Result<(), Failure> {
+        Self::emit(out)
+    }
+
+    fn flush(&mut self, _: FlushReason, out: &mut Effects) -> Result<(), Failure> {
+        Self::emit(out)
+    }
+}
+
+#[test]
+fn an_emitted_event_without_a_time_has_that_of_its_cause() {
+    let mut driver = Driver::<Undated>::new();
+    let early = driver.flush(FlushReason::Tick).unwrap_err();
+    assert_eq!(early.kind, FailureKind::Retry);
+    assert!(early.message.contains("there is no time to emit at"), "{early}");
+    let at = |version, at: &str| event("any", "x", version).at(at);
+    driver.send(&[at(1, "2013-01-01T00:00:07Z"), at(2, "2013-01-01T00:00:05Z")]).unwrap();
+    driver.flush(FlushReason::Tick).unwrap();
+    let times: Vec<_> = driver.emitted().iter().map(|emitted| emitted.at.to_string()).collect();
+    assert_eq!(times, ["2013-01-01T00:00:07Z", "2013-01-01T00:00:05Z", "2013-01-01T00:00:07Z"]);
 }
 
 #[test]

@@ -82,13 +82,13 @@ def delete(event, out):
     out.delete(ROWS, event.agg_id, event.version)
 
 
-def emit_as(event, id_, out):
+def emit_as(event, at, id_, out):
     out.emit(
         aggregate="kit",
         agg_id=event.agg_id,
         type="kit.copy",
         version=event.version,
-        at=event.at,
+        at=at,
         schema_version=event.schema_version,
         id=id_,
         payload=event.payload,
@@ -96,11 +96,15 @@ def emit_as(event, id_, out):
 
 
 def emit(event, out):
-    emit_as(event, event.id, out)
+    emit_as(event, event.at, event.id, out)
 
 
 def emit_derived(event, out):
-    emit_as(event, "", out)
+    emit_as(event, event.at, "", out)
+
+
+def emit_now(event, out):
+    emit_as(event, None, event.id, out)
 
 
 def appending(type_):
@@ -171,6 +175,7 @@ ACTS = {
     "del": delete,
     "emit": emit,
     "emit.derived": emit_derived,
+    "emit.now": emit_now,
     "append.data": appending("data"),
     "append.end": appending("end"),
     "append.error": appending("error"),

@@ -135,6 +135,9 @@ class Model:
     def emit_derived(self):
         self.emit("")
 
+    def emit_now(self):
+        self.emit()
+
     def append(self, type_, error):
         e = self.event
         self.effect(
@@ -364,6 +367,7 @@ vector("effects", "a deleted row", [event("put", "row", version=3), event("del",
 vector("effects", "a row deleted that nobody wrote", [event("del", "none", version=1)])
 vector("effects", "an event with its id", [event("emit", "x", id="given", version=9, at=5, schema_version=4, payload='{"a":1}')])
 vector("effects", "an event whose id is derived", [event("emit.derived", "x", id="given", version=9, at=-5, payload='{"a":1}')])
+vector("effects", "an event without a time has that of the event at hand", [event("put", "a", at=100), event("emit.now", "x", id="given", at=7)], [event("emit.now", "y", at=-5), event("emit.now", "z", at=0)])
 vector("effects", "an event is one deeper, and carries scope and trace on", [event("emit", "x", depth=3, scope="north", traceparent=TRACE), event("emit", "y", depth=0), event("emit", "z", depth=1, scope="south")])
 vector("effects", "an emitted payload of 1 MiB", [event("emit", "x", payload=json_text(1 << 20))])
 vector("effects", "entries of the keyed state", [event("sput", "k", payload='{"v":1}'), event("sput.until", "l", at=10 * SECOND, payload="2"), event("sdel", "k")])

@@ -6,6 +6,7 @@ mod config;
 mod fakes;
 mod faults;
 mod importing;
+mod marks;
 mod peer;
 mod processors;
 mod rebuilds;

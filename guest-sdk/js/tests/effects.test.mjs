@@ -160,9 +160,9 @@ test('an_emitted_event_without_a_time_has_that_of_its_cause', () => {
   const emit = (_, out) => out.emit({ aggregate: 'a', aggId: 'b', type: 'c' }, {});
   const driver = new Driver(of(emit, { flush: emit }));
   refused(() => driver.flush(), 'retry', /no event was handled/);
-  driver.send([payload(null, { at: 7 })]);
+  driver.send([payload(null, { at: 7 }), payload(null, { at: 5 })]);
   driver.flush();
-  assert.deepEqual(driver.emitted.map(({ at }) => at), [7n, 7n]);
+  assert.deepEqual(driver.emitted.map(({ at }) => at), [7n, 5n, 7n]);
 });
 
 test('an_emitted_event_has_what_it_was_given', () => {

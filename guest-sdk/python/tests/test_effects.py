@@ -134,6 +134,25 @@ class EffectTests(unittest.TestCase):
         self.assertEqual(first.payload, '{"n":1152921504606846976,"t":"é"}'.encode())
         self.assertEqual((second.payload, second.at, second.version, second.id), (b"[1]", 0, 2, "i"))
 
+    def test_an_emitted_event_without_a_time_has_that_of_its_cause(self):
+        class Undated(Processor):
+            manifest = dict(name="undated", version="0.1.0")
+
+            def handle(self, event, out):
+                out.emit(aggregate="a", agg_id="b", type="c", payload=None)
+
+            def flush(self, reason, out):
+                self.handle(None, out)
+
+        one = Driver(Undated)
+        with self.assertRaises(Failure) as raised:
+            one.flush()
+        self.assertEqual(raised.exception.kind, "retry")
+        self.assertIn("there is no time to emit at", raised.exception.message)
+        one.send(event("x.y", at=7), event("x.y", at=5))
+        one.flush()
+        self.assertEqual([emitted.at for emitted in one.emitted], [7, 5, 7])
+
     def test_an_event_that_cannot_be_emitted_is_a_failure(self):
         def emit(**changed):
             return lambda event, out: out.emit(**{**dict(aggregate="a", agg_id="1", type="a.b", payload=1), **changed})

@@ -40,7 +40,6 @@ impl Processor for Counter {
                 agg_id: key,
                 event_type: "plugin-name.tenth",
                 version: events / 10,
-                at: event.at(),
                 ..NewEvent::default()
             };
             out.emit(&tenth, &json!({ "events": events }))?;

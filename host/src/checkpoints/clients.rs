@@ -124,7 +124,9 @@ pub enum ClientCheckpointError {
     /// Somebody moved or changed what was kept, or the key is another one.
     #[error("the checkpoint cannot be opened: {detail}")]
     Unreadable { detail: String },
-    #[error("this host shares its log with others, which would not have the checkpoint")]
+    #[error(
+        "this host shares its log with others, which would not have the checkpoint; grpc.checkpoints = \"host\" keeps it here"
+    )]
     NotShared,
     #[error(transparent)]
     Backend(#[from] BackendError),

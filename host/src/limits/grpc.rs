@@ -10,10 +10,12 @@ pub const GRPC_MESSAGE_BYTES_MAX: usize = 4 << 20;
 pub const GRPC_STREAMS_MAX: u32 = 1_000;
 /// Connections of the gRPC server at the same time. One more is closed at once.
 pub const GRPC_CONNECTIONS_MAX: usize = 1_000;
-/// Calls about checkpoints that the whole server reads and answers at the same time, and as many that open a stream: each may
-/// have a message in memory. One more is refused.
+/// Calls about checkpoints that the whole server reads and answers at the same time, until their answers are taken, and as many
+/// that open a stream: each may have a message in memory. One more is refused.
 pub const GRPC_CALLS_MAX: usize = 128;
-/// Event streams of the whole server. One more is refused.
+/// An answer is handed over in pieces of so many bytes; each must be taken in `write_wait_ms_max`.
+pub const GRPC_PIECE_BYTES_MAX: usize = 16 << 10;
+/// Event streams of the whole server, until their clients have taken the end. One more is refused.
 pub const GRPC_EVENT_STREAMS_MAX: usize = 500;
 /// Event streams of one caller who is no administrator. With one more the oldest ends.
 pub const GRPC_USER_STREAMS_MAX: usize = 5;

@@ -170,8 +170,14 @@ impl Airport {
     ) -> Result<(), Failure> {
         let agg_id = self.alert_id(origin);
         let version = if alert.cleared_at.is_some() { 2 } else { 1 };
-        let event =
-            NewEvent { aggregate: "alert", agg_id: &agg_id, event_type, version, at, ..NewEvent::default() };
+        let event = NewEvent {
+            aggregate: "alert",
+            agg_id: &agg_id,
+            event_type,
+            version,
+            at: Some(at),
+            ..NewEvent::default()
+        };
         out.emit(&event, alert)
     }
 }

@@ -55,13 +55,13 @@ function floatOf(bits) {
   return scratch.getFloat64(0);
 }
 
-function emit(event, id, out) {
+function emit(event, at, id, out) {
   const copy = {
     aggregate: 'kit',
     aggId: event.aggId,
     type: 'kit.copy',
     version: event.versionBig,
-    at: event.anyAt,
+    at,
     schemaVersion: event.schemaVersion,
     id,
   };
@@ -107,8 +107,9 @@ const ACTS = {
     });
   },
   del: (event, out) => out.delete(ROWS, event.aggId, event.versionBig),
-  emit: (event, out) => emit(event, event.id, out),
-  'emit.derived': (event, out) => emit(event, '', out),
+  emit: (event, out) => emit(event, event.anyAt, event.id, out),
+  'emit.derived': (event, out) => emit(event, event.anyAt, '', out),
+  'emit.now': (event, out) => emit(event, undefined, event.id, out),
   'append.data': (event, out) => append(event, 'data', undefined, out),
   'append.end': (event, out) => append(event, 'end', undefined, out),
   'append.error': (event, out) => append(event, 'error', event.cursor, out),

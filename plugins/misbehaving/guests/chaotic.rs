@@ -92,7 +92,6 @@ impl Processor for Chaotic {
                 agg_id: event.agg_id(),
                 event_type: "echo.made",
                 version: chain.events / ECHO_EVENTS,
-                at: event.at(),
                 ..NewEvent::default()
             };
             out.emit(&echo, &serde_json::json!({"value": chain.sum, "chain": chain.chain}))?;

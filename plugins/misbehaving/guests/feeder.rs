@@ -23,7 +23,7 @@ impl Processor for Feeder {
             agg_id: event.agg_id(),
             event_type: "feed.next",
             version: event.version() + 1,
-            at: event.at().plus_minutes(1),
+            at: Some(event.at().plus_minutes(1)),
             ..NewEvent::default()
         };
         out.emit(&next, &event.depth())

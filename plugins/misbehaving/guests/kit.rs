@@ -143,7 +143,7 @@ impl Processor for Kit {
             agg_id: "flush",
             event_type: "kit.flush",
             version: self.count + 1,
-            at: Timestamp(at),
+            at: Some(Timestamp(at)),
             ..NewEvent::default()
         };
         out.emit(&event, reason)
@@ -159,8 +159,9 @@ fn act(event: &Event<'_>, out: &mut Effects) -> Result<(), Failure> {
     match event.event_type() {
         "put" => out.put(&ROWS, agg_id, version, &row(event)?),
         "del" => out.delete(&ROWS, agg_id, version),
-        "emit" => emit(event, event.id(), out),
-        "emit.derived" => emit(event, "", out),
+        "emit" => emit(event, Some(event.at()), event.id(), out),
+        "emit.derived" => emit(event, Some(event.at()), "", out),
+        "emit.now" => emit(event, None, event.id(), out),
         "append.data" => append(event, EntryType::Data, out),
         "append.end" => append(event, EntryType::End, out),
         "append.error" => append(event, EntryType::Error, out),
@@ -225,13 +226,13 @@ fn row<'a>(event: &Event<'a>) -> Result<Row<'a>, Failure> {
     })
 }
 
-fn emit(event: &Event<'_>, id: &str, out: &mut Effects) -> Result<(), Failure> {
+fn emit(event: &Event<'_>, at: Option<Timestamp>, id: &str, out: &mut Effects) -> Result<(), Failure> {
     let copy = NewEvent {
         aggregate: "kit",
         agg_id: event.agg_id(),
         event_type: "kit.copy",
         version: event.version(),
-        at: event.at(),
+        at,
         schema_version: event.schema_version(),
         id,
     };

@@ -123,7 +123,6 @@ impl Processor for Variant {
                 agg_id: event.agg_id(),
                 event_type: "made",
                 version: event.version(),
-                at: event.at(),
                 ..NewEvent::default()
             };
             out.emit(&made, &Made { from: event.version(), other })?;

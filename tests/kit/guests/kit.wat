@@ -74,7 +74,7 @@
       "kit-wat" "1.2.3-kit.1" "Does what the type of an event says: é" "k/2" "key" "kit.copy" "put" "del" "emit"
       "emit.derived" "many" "sput" "sput.until" "sget" "sdel" "sscan" "cfg" "log" "retry" "reject" "fatal" "k/1"
       "the kit reads k/1, and k/2 of 16 bytes" "flush_fails" "flush" "kit.flush" "\"tick\"" "\"shutdown\"" "\"swap\"")
-    (data (i32.const 0x600) "append.data" "append.end" "append.error")
+    (data (i32.const 0x600) "append.data" "append.end" "append.error" "emit.now")
     (data (i32.const 0x800) "\00\04\00\00\08\00\00\00\03\00\01\00") ;; rows.event_id: text
     (data (i32.const 0x80c) "\08\04\00\00\09\00\00\00\03\00\00\00") ;; rows.aggregate: text
     (data (i32.const 0x818) "\11\04\00\00\06\00\00\00\01\00\00\01") ;; rows.number: int
@@ -489,6 +489,7 @@
       (if (call $is-type (i32.const 0x4d9) (i32.const 3)) (then (call $delete)))
       (if (call $is-type (i32.const 0x4dc) (i32.const 4)) (then (call $emit (i32.const 1))))
       (if (call $is-type (i32.const 0x4e0) (i32.const 12)) (then (call $emit (i32.const 0))))
+      (if (call $is-type (i32.const 0x621) (i32.const 8)) (then (call $emit (i32.const 1))))
       (if (call $is-type (i32.const 0x600) (i32.const 11)) (then (call $entry (i32.const 0x607) (i32.const 4) (i32.const 0))))
       (if (call $is-type (i32.const 0x60b) (i32.const 10)) (then (call $entry (i32.const 0x612) (i32.const 3) (i32.const 0))))
       (if (call $is-type (i32.const 0x615) (i32.const 12)) (then

@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
+use super::raw::PREFACE;
 use super::scene::{PATIENCE, Scene};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A frame with no settings.
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 

@@ -101,3 +101,32 @@ async fn checkpoints_of_clients_are_not_kept_by_one_of_several_hosts_unless_it_i
     caller.put("me", "text/json", Some(vec![8, 0])).await.unwrap();
     assert_eq!(caller.get("me").await.unwrap().value, Some(vec![8, 0]));
 }
+
+/// Everything else goes on without them; and where it is said, a host keeps them over a restart, though no other has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_of_clients_beside_a_log_on_redis() {
+    let server = RedisServer::durable(Engine::Redis);
+    let kept = |port: u16| {
+        move |config: &mut Config| {
+            of(port)(config);
+            config.grpc.checkpoints = GrpcCheckpoints::Host;
+        }
+    };
+    let one = Scene::with(of(server.port())).await;
+    let two = Scene::with(kept(server.port())).await;
+    let three = Scene::with(kept(server.port())).await;
+    for scene in [&one, &two, &three] {
+        assert!(scene.host.host().wait_ready().await);
+    }
+    let refused = one.caller(&[]).put("me", "text/json", Some(vec![8, 0])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("grpc.checkpoints = \"host\""), "{refused}");
+    one.publish("a", "b", &[json!(1)]).await;
+    assert_eq!(data(&one.caller(&[]).after("start").await.event().await), 1);
+
+    two.caller(&[]).put("me", "text/json", Some(vec![8, 0])).await.unwrap();
+    // Which is why they are not kept unless it is said: a client would take this for its very first start.
+    assert_eq!(three.caller(&[]).get("me").await.unwrap_err().code(), Code::NotFound);
+    let two = two.restart().await;
+    assert_eq!(two.caller(&[]).get("me").await.unwrap().value, Some(vec![8, 0]));
+}

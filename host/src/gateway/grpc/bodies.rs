@@ -1,6 +1,8 @@
-//! Bodies of calls: one that comes is bounded in its silence, and one that goes out says that its call is under way.
+//! Bodies of calls: one that comes is bounded in its silence, and one that goes out says that its call is under way, and
+//! goes in pieces, so that it is known how much of it is taken.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -10,6 +12,10 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 use tonic::body::Body;
+
+use super::calls::Room;
+use super::taking::Taking;
+use crate::limits::GRPC_PIECE_BYTES_MAX;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Polled<E> = Poll<Option<Result<Frame<Bytes>, E>>>;
@@ -63,12 +69,29 @@ where
 #[derive(Debug)]
 pub(super) struct Answering {
     body: Body,
-    _call: TaskTrackerToken,
+    /// What was made and not handed over yet.
+    rest: Bytes,
+    taking: Arc<Taking>,
+    wait_max: Duration,
+    _call: (TaskTrackerToken, Room),
 }
 
 impl Answering {
-    pub(super) fn new(body: Body, call: TaskTrackerToken) -> Self {
-        Self { body, _call: call }
+    /// The answer of the call that runs here. A stream, which has no room here, ends itself in the same time, and its client
+    /// may still take what was written before, and hear of the end, for as long again.
+    pub(super) fn new(body: Body, call: (TaskTrackerToken, Room), wait_max: Duration) -> Self {
+        let wait_max = if call.1.is_some() { wait_max } else { wait_max.saturating_mul(2) };
+        Self { body, rest: Bytes::new(), taking: Taking::here(), wait_max, _call: call }
+    }
+
+    /// The last byte goes alone: there is room for it only when all before it has gone, and then nothing of what was made
+    /// stays behind in the connection.
+    fn piece(&mut self) -> Frame<Bytes> {
+        let bytes = match self.rest.len() {
+            len @ (0 | 1) => len,
+            len => (len - 1).min(GRPC_PIECE_BYTES_MAX),
+        };
+        Frame::data(self.rest.split_to(bytes))
     }
 }
 
@@ -77,15 +100,29 @@ impl HttpBody for Answering {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled<Status> {
-        Pin::new(&mut self.body).poll_frame(context)
+        // Nobody asks before the piece of before has gone.
+        self.taking.goes_on();
+        if self.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                end => return Poll::Ready(end),
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            }
+        }
+        let piece = self.piece();
+        self.taking.waits(self.wait_max);
+        Poll::Ready(Some(Ok(piece)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::default()
     }
 }
 
@@ -111,5 +148,23 @@ mod tests {
         }
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("body_idle_max"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_goes_in_pieces_of_which_the_last_is_one_byte() {
+        let whole = Bytes::from(vec![7; 2 * GRPC_PIECE_BYTES_MAX + 10]);
+        let frames =
+            stream::iter([Ok::<_, Status>(Frame::data(whole.clone())), Ok(Frame::data(Bytes::new()))]);
+        let tracker = tokio_util::task::TaskTracker::new();
+        let body = Body::new(StreamBody::new(frames));
+        let mut answer = Answering::new(body, (tracker.token(), None), Duration::from_secs(1));
+        let (mut sizes, mut bytes) = (Vec::new(), Vec::new());
+        while let Some(frame) = answer.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            sizes.push(data.len());
+            bytes.extend_from_slice(&data);
+        }
+        assert_eq!(sizes, [GRPC_PIECE_BYTES_MAX, GRPC_PIECE_BYTES_MAX, 9, 1, 0]);
+        assert_eq!(bytes, whole);
     }
 }

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use hyper::body::Incoming;
 use prost::Message;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
@@ -30,8 +31,11 @@ use crate::memory_v1::{
 
 type Answer<T> = BoxFuture<'static, Result<tonic::Response<T>, Status>>;
 
+/// The place of a call about checkpoints among all of them, for as long as its answer is in memory.
+pub(super) type Room = Option<OwnedSemaphorePermit>;
+
 /// Answers one call. What it is refused for is a status, also where it is no gRPC that we know.
-pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> (Response<Body>, Room) {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -41,7 +45,7 @@ pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> 
         let mut response = Response::new(Body::default());
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         response.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/grpc"));
-        return response;
+        return (response, None);
     }
     let method = match request.uri().path() {
         paths::SUBSCRIBE_EVENTS => "SubscribeEvents",
@@ -49,33 +53,35 @@ pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> 
         paths::PUT_CHECKPOINT => "PutCheckpoint",
         _ => "unknown",
     };
-    let response = called(server, method, request).await;
+    let (response, room) = match called(server, method, request).await {
+        Ok(answered) => answered,
+        Err(refused) => (refused.into_http(), None),
+    };
     let code = response.extensions().get::<Status>().map_or(Code::Ok, Status::code);
     metrics::grpc_call(method, label(code));
-    response
+    (response, room)
 }
 
-async fn called(server: &Arc<Server>, method: &str, request: Request<Incoming>) -> Response<Body> {
+async fn called(
+    server: &Arc<Server>,
+    method: &str,
+    request: Request<Incoming>,
+) -> Result<(Response<Body>, Room), Status> {
     if method == "unknown" {
         let path: String = request.uri().path().chars().take(200).collect();
-        return Status::unimplemented(format!("there is no method {path}")).into_http();
+        return Err(Status::unimplemented(format!("there is no method {path}")));
     }
-    let caller = match server.edge.called(request.headers()).await {
-        Ok(caller) => caller,
-        Err(problem) => return status(&problem).into_http(),
-    };
-    let room = if method == "SubscribeEvents" {
-        server.subscribing.try_acquire()
+    let caller = server.edge.called(request.headers()).await.map_err(|problem| status(&problem))?;
+    let is_stream = method == "SubscribeEvents";
+    let rooms = if is_stream {
+        &server.subscribing
     } else {
         // Before a message of somebody who may not send it takes memory.
-        if let Err(problem) = caller.needs(Right::Admin) {
-            return refused(&problem).into_http();
-        }
-        server.calls.try_acquire()
+        caller.needs(Right::Admin).map_err(|problem| refused(&problem))?;
+        &server.calls
     };
-    let Ok(_room) = room else {
-        return full("grpc_calls_max", GRPC_CALLS_MAX).into_http();
-    };
+    let room = Arc::clone(rooms).try_acquire_owned();
+    let room = room.map_err(|_| full("grpc_calls_max", GRPC_CALLS_MAX))?;
     let request = request.map(|body| Asking::new(body, server.edge.options.body_idle_max));
     let call = Call { server: Arc::clone(server), caller };
     let response = match method {
@@ -94,9 +100,10 @@ async fn called(server: &Arc<Server>, method: &str, request: Request<Incoming>) 
                 "the message is longer than grpc_message_bytes_max = {GRPC_MESSAGE_BYTES_MAX}: {}",
                 refused.message()
             );
-            Status::resource_exhausted(text).into_http()
+            Err(Status::resource_exhausted(text))
         }
-        _ => response,
+        // A stream has a place of its own, and is made as it is taken.
+        _ => Ok((response, Some(room).filter(|_| !is_stream))),
     }
 }
 

@@ -88,9 +88,14 @@ pub(super) fn subscribe(
     edge.tasks.spawn(async move {
         let living = Living::grpc_stream();
         stream.run(begin, &caller, &place, &stopping).await;
-        drop((living, place, room));
+        drop((living, place));
     });
-    Ok(messages)
+    // What is written ahead is there until the client has taken it, or is ended for not taking it.
+    let held = move |message| {
+        let _room = &room;
+        message
+    };
+    Ok(messages.map(held).boxed())
 }
 
 /// Detail, scope and rights, in this order.

@@ -6,7 +6,7 @@
 //!
 //! `serve` has the connections, `preface` how they begin, `calls` the methods, `bodies` what is sent, `events` the streams,
 //! `queue` what is ahead of their clients, `filters` what they leave out, `places` how many one caller may have, `refusal` what
-//! errors become.
+//! errors become, `taking` whether a client takes what it is answered.
 
 mod bodies;
 mod calls;
@@ -17,5 +17,6 @@ mod preface;
 mod queue;
 mod refusal;
 mod serve;
+mod taking;
 
 pub(super) use serve::Listening;

@@ -30,6 +30,7 @@ use super::bodies::Answering;
 use super::calls;
 use super::places::Places;
 use super::preface::Prefaced;
+use super::taking;
 use crate::gateway::metrics::{self, Living};
 use crate::gateway::serve::WriteBound;
 use crate::gateway::{Edge, GatewayError, GrpcServerOptions};
@@ -61,9 +62,10 @@ pub(super) struct Server {
     pub(super) places: Places,
     /// Room for event streams of all callers.
     pub(super) streams: Arc<Semaphore>,
-    /// Room for calls about checkpoints, and for those that open a stream, while their message is in memory.
-    pub(super) calls: Semaphore,
-    pub(super) subscribing: Semaphore,
+    /// Room for calls about checkpoints until their answer is taken, and for those that open a stream, while their message
+    /// is in memory.
+    pub(super) calls: Arc<Semaphore>,
+    pub(super) subscribing: Arc<Semaphore>,
     tls: Option<TlsAcceptor>,
 }
 
@@ -98,8 +100,8 @@ impl Listening {
             edge,
             places: Places::default(),
             streams: Arc::new(Semaphore::new(GRPC_EVENT_STREAMS_MAX)),
-            calls: Semaphore::new(GRPC_CALLS_MAX),
-            subscribing: Semaphore::new(GRPC_CALLS_MAX),
+            calls: Arc::new(Semaphore::new(GRPC_CALLS_MAX)),
+            subscribing: Arc::new(Semaphore::new(GRPC_CALLS_MAX)),
             tls: self.tls,
         });
         let connections = Arc::new(Semaphore::new(GRPC_CONNECTIONS_MAX));
@@ -155,15 +157,16 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(server: &Arc<
         return tracing::debug!("a client of the gRPC server did not begin with HTTP/2");
     };
     let (serving, calls) = (Arc::clone(server), TaskTracker::new());
+    let wait_max = edge.options.write_wait_max;
     let under_way = calls.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, call) = (Arc::clone(&serving), under_way.token());
         async move {
-            let response = calls::answer(&server, request).await;
-            Ok::<_, Infallible>(response.map(|body| Answering::new(body, call)))
+            let (response, room) = calls::answer(&server, request).await;
+            Ok::<_, Infallible>(response.map(|body| Answering::new(body, (call, room), wait_max)))
         }
     });
-    let mut builder = http2::Builder::new(Tracked(edge.tasks.clone()));
+    let mut builder = http2::Builder::new(Tracked { tasks: edge.tasks.clone(), wait_max });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(GRPC_STREAMS_MAX)
@@ -201,9 +204,12 @@ async fn idle(calls: &TaskTracker) {
     }
 }
 
-/// Starts what a connection needs as tasks of the edge.
+/// Starts the calls of a connection as tasks of the edge, each until its answer is taken.
 #[derive(Clone, Debug)]
-struct Tracked(TaskTracker);
+struct Tracked {
+    tasks: TaskTracker,
+    wait_max: Duration,
+}
 
 impl<F> hyper::rt::Executor<F> for Tracked
 where
@@ -211,7 +217,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        self.tasks.spawn(taking::bounded(future, self.wait_max));
     }
 }
 

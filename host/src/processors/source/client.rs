@@ -152,22 +152,19 @@ impl Debug for JsonText {
 /// An event about the stream itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlEvent {
-    Phase(Phase),
+    Phase {
+        phase: Phase,
+        /// Up to where everything was shown or left out, from a server that says so.
+        cursor: Option<String>,
+    },
     /// The cursor that was asked for is no longer known; the stream ends.
     CursorLost,
     /// Events may be missing; the stream goes on.
-    EventsMissing {
-        reason: String,
-    },
+    EventsMissing { reason: String },
     /// The server closes the stream, and says where to go on.
-    Evicted {
-        reason: String,
-        cursor: Option<String>,
-    },
+    Evicted { reason: String, cursor: Option<String> },
     /// Of a kind that nothing here knows.
-    Other {
-        event: String,
-    },
+    Other { event: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -193,12 +190,13 @@ impl ControlEvent {
             return None;
         }
         let Said { phase, reason } = serde_json::from_slice(&envelope.data).unwrap_or_default();
+        let cursor = || envelope.cursor.clone().filter(|cursor| !cursor.is_empty());
         Some(match (envelope.event.as_str(), phase.as_str()) {
-            ("phase", "replay") => Self::Phase(Phase::Replay),
-            ("phase", "live") => Self::Phase(Phase::Live),
+            ("phase", "replay") => Self::Phase { phase: Phase::Replay, cursor: cursor() },
+            ("phase", "live") => Self::Phase { phase: Phase::Live, cursor: cursor() },
             ("invalidate", _) if reason == Self::CURSOR_LOST => Self::CursorLost,
             ("invalidate", _) => Self::EventsMissing { reason },
-            ("evicted", _) => Self::Evicted { reason, cursor: envelope.cursor.clone() },
+            ("evicted", _) => Self::Evicted { reason, cursor: cursor() },
             (event, _) => Self::Other { event: event.chars().take(80).collect() },
         })
     }
@@ -323,7 +321,8 @@ mod tests {
 
     #[test]
     fn events_about_the_stream_are_read() {
-        assert_eq!(said("phase", r#"{"phase":"live"}"#), Some(ControlEvent::Phase(Phase::Live)));
+        let live = ControlEvent::Phase { phase: Phase::Live, cursor: Some("7".into()) };
+        assert_eq!(said("phase", r#"{"phase":"live"}"#), Some(live));
         let lost = r#"{"reason":"cursor beyond retention window"}"#;
         assert_eq!(said("invalidate", lost), Some(ControlEvent::CursorLost));
         let missing = ControlEvent::EventsMissing { reason: "pubsub recovery".into() };

@@ -104,6 +104,11 @@ impl Keeper {
         }
     }
 
+    /// The cursor moved without an event.
+    pub(super) fn moved(&mut self) {
+        self.pressing = self.pressing || self.kept.is_none();
+    }
+
     /// A good moment: what there is should be put soon.
     pub(super) fn press(&mut self) {
         self.pressing = self.pressing || self.events > 0;

@@ -11,6 +11,10 @@ pub(super) struct Recent {
     base: Option<String>,
     order: VecDeque<String>,
     known: HashSet<String>,
+    /// The newest that an event had since this run began.
+    event: Option<String>,
+    /// The newest is a place that a server has named, and no event's.
+    is_mark: bool,
 }
 
 impl Recent {
@@ -24,6 +28,8 @@ impl Recent {
             }
             _ => recent.base = cursor,
         }
+        // Which of those that are remembered were events is not.
+        recent.event = None;
         recent
     }
 
@@ -32,9 +38,31 @@ impl Recent {
         self.known.contains(cursor) || self.base.as_deref() == Some(cursor)
     }
 
+    /// An event's.
     pub(super) fn note(&mut self, cursor: &str) {
-        if !self.known.insert(cursor.to_owned()) {
+        self.event = Some(cursor.to_owned());
+        if self.add(cursor) {
+            self.is_mark = false;
+        }
+    }
+
+    /// A place without an event. The next one stands for it, too: what is read again is counted in events.
+    pub(super) fn mark(&mut self, cursor: &str) {
+        if self.newest() == Some(cursor) {
             return;
+        }
+        if self.is_mark
+            && let Some(mark) = self.order.pop_back()
+        {
+            self.known.remove(&mark);
+        }
+        self.is_mark = self.add(cursor);
+    }
+
+    /// Whether it is new.
+    fn add(&mut self, cursor: &str) -> bool {
+        if !self.known.insert(cursor.to_owned()) {
+            return false;
         }
         self.order.push_back(cursor.to_owned());
         if self.order.len() > SOURCE_RING_CURSORS
@@ -43,6 +71,12 @@ impl Recent {
             self.known.remove(&oldest);
             self.base = Some(oldest);
         }
+        true
+    }
+
+    /// The newest event of this run; none before one came.
+    pub(super) fn newest_event(&self) -> Option<&str> {
+        self.event.as_deref()
     }
 
     /// The newest; none before anything came.
@@ -110,6 +144,22 @@ mod tests {
             assert_eq!(again.before(64), before.before(64), "{count} events");
             assert_eq!(again.newest(), before.newest(), "{count} events");
         }
+    }
+
+    #[test]
+    fn marks_in_a_row_take_one_place_and_are_no_events() {
+        let mut recent = after(3);
+        (4..=100).for_each(|mark| recent.mark(&mark.to_string()));
+        assert_eq!((recent.newest(), recent.newest_event()), (Some("100"), Some("3")));
+        assert!(recent.knows("3") && recent.knows("100") && !recent.knows("99"));
+        assert_eq!((recent.before(1), recent.before(2)), (Some("3"), Some("2")));
+        recent.note("101");
+        recent.mark("102");
+        assert!(recent.knows("100"), "an event lies between");
+        assert_eq!(recent.before(1), Some("101"));
+        recent.mark("102");
+        recent.mark("103");
+        assert_eq!(recent.before(1), Some("101"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One run, from the checkpoint that it begins with to the last one that it saves.
 
+mod marks;
 mod saving;
 
 use std::collections::HashSet;
@@ -50,6 +51,8 @@ struct Feed {
     /// Up to where events are handled. It moves as they come, whatever the processor says.
     cursor: Option<String>,
     place: Place,
+    /// The newest event that was handled, while a stream that began before it has not shown it again.
+    again: Option<String>,
     backoff: Backoff,
     /// Of events that are to be tried again.
     patience: Backoff,
@@ -139,6 +142,7 @@ impl Run {
             recent,
             cursor: saved,
             place,
+            again: None,
             patience: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             backoff: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             run: self,
@@ -204,6 +208,7 @@ impl Feed {
         loop {
             self.run.progress.enter(SourceState::Connecting, self.run.clock.now());
             let asked = self.after_cursor();
+            self.again = self.to_come_again(asked.as_deref());
             let request = self.run.config.request(asked.clone());
             let events = Arc::clone(&self.run.events);
             let Some(opened) = self.meanwhile(events.subscribe(request)).await? else { return Ok(()) };
@@ -336,7 +341,7 @@ impl Feed {
 
     /// What has arrived, without waiting for more, and without what came before.
     fn gather(
-        &self,
+        &mut self,
         first: Result<Option<EventEnvelope>, SourceError>,
         stream: &mut dyn EventStream,
     ) -> (Vec<EventEnvelope>, Cut) {
@@ -357,6 +362,7 @@ impl Feed {
                 .as_ref()
                 .is_some_and(|cursor| self.recent.knows(cursor) || !cursors.insert(cursor.clone()));
             if known {
+                self.again = self.again.take().filter(|again| envelope.cursor.as_ref() != Some(again));
                 self.run.progress.note(|status| status.repeated += 1);
                 metrics::counter!(names::SOURCE_REPEATED).increment(1);
             } else {
@@ -409,6 +415,7 @@ impl Feed {
         if let Some(newest) = newest {
             self.cursor = Some(newest.clone());
             self.place = Place::Overlap;
+            self.again = None;
         }
         let count = events.len() as u64;
         self.keeper.count(count, events.iter().map(|envelope| envelope.data.len() as u64).sum());
@@ -432,7 +439,10 @@ impl Feed {
     ) -> Result<Option<Next>, SourceError> {
         self.run.reducer.control(&event);
         match event {
-            ControlEvent::Phase(phase) => {
+            ControlEvent::Phase { phase, cursor } => {
+                if let Some(cursor) = cursor {
+                    self.mark(&cursor);
+                }
                 self.run.progress.enter(phase.into(), self.run.clock.now());
                 self.keeper.press();
                 Ok(None)
@@ -462,7 +472,7 @@ impl Feed {
                     "a server closed the stream"
                 );
                 metrics::counter!(names::SOURCE_RECONNECTS, "reason" => "evicted").increment(1);
-                match cursor.filter(|cursor| !cursor.is_empty() && !self.recent.knows(cursor)) {
+                match cursor.filter(|cursor| !self.recent.knows(cursor)) {
                     // Events that were not for us lie between. The run's own cursor moves with the next that is.
                     Some(cursor) => self.place = Place::After(cursor),
                     // While the newest are read again, the server is behind what is handled.
