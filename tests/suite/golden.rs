@@ -133,6 +133,19 @@ fn kept(name: &str, digests: &BTreeMap<String, String>) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn components_in_rust_do_not_tell_in_whose_folders_they_were_built() {
+    for name in ["kit", "flight-board", "carrier-stats", "delay-watch"] {
+        let component = component(name);
+        let text = String::from_utf8_lossy(&component);
+        // Messages of panics name the files of libraries.
+        assert!(text.contains("registry/"), "{name} names none, and this looks at nothing");
+        let found =
+            text.find("/registry/src").map(|at| text[..at].chars().rev().take(80).collect::<String>());
+        assert_eq!(found, None, "{name}, read backwards");
+    }
+}
+
 fn component(name: &str) -> Vec<u8> {
     kept(&format!("{name}.wasm"), &digests())
 }

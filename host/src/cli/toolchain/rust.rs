@@ -23,6 +23,9 @@ pub const TARGET: &str = "wasm32-wasip2";
 pub const PROFILE: &str = "plugin";
 /// Overrides the choice of the way: `rustup` or `debian`.
 pub const TOOLCHAIN_VARIABLE: &str = "MILLRACE_GUEST_TOOLCHAIN";
+/// What cargo takes flags of the compiler from, and what stands between them: folders may have spaces.
+const FLAGS_VARIABLE: &str = "CARGO_ENCODED_RUSTFLAGS";
+const FLAGS_BETWEEN: &str = "\u{1f}";
 /// How long rustup may take to fetch the target. Closed networks hang rather than refuse.
 const FETCH_WAIT_MAX: Duration = Duration::from_secs(120);
 /// How long apt may take to install the packages.
@@ -166,7 +169,7 @@ impl GuestBuild {
     fn rustup_cargo(&self) -> Command {
         let mut command = Command::new("cargo");
         // Flags for the host's own build mean something else to a guest.
-        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        command.env_remove("RUSTFLAGS").env(FLAGS_VARIABLE, flags(&[]));
         command
     }
 
@@ -197,7 +200,7 @@ impl GuestBuild {
             .env("RUSTC", DEBIAN_RUSTC)
             // Building std needs an unstable flag; Debian's compiler is a release, and this is how it takes one.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTFLAGS", "-L/usr/lib/wasm32-wasi")
+            .env(FLAGS_VARIABLE, flags(&["-L/usr/lib/wasm32-wasi"]))
             .env("PATH", path)
             .arg("-Zbuild-std=std,panic_abort");
         Ok(command)
@@ -222,6 +225,20 @@ impl GuestBuild {
         }
         Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
     }
+}
+
+/// Flags of the compiler. A component tells nobody whose folders it was built in: messages of panics name files.
+fn flags(more: &[&str]) -> OsString {
+    let mut flags = OsString::from(more.join(FLAGS_BETWEEN));
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let Some(home) = home.or_else(|| Some(env::home_dir()?.join(".cargo"))) else { return flags };
+    if !flags.is_empty() {
+        flags.push(FLAGS_BETWEEN);
+    }
+    flags.push("--remap-path-prefix=");
+    flags.push(home.join("registry/src"));
+    flags.push("=registry");
+    flags
 }
 
 fn component(guest: &Guest, dir: &Path) -> Result<Component, ToolError> {
