@@ -157,8 +157,9 @@ const _: () = assert!(EVENT_PAYLOAD_BYTES_MAX < GROUP_WINDOW_BYTES_MAX, "any eve
 pub const COMMIT_QUEUE_MAX: usize = 4_096;
 /// Most events and effects in one group commit, so that one sync is not late for the first in line.
 pub const GROUP_ITEMS_MAX: usize = 20_000;
-/// How long a group waits for one more request while it has fewer than the one before it had, and for all of them: writers
-/// that were answered together write again within microseconds, and a sync takes hundreds of them.
+/// How long a group waits for one more request while it has fewer than the one before it had together with those that came
+/// during its sync, and for all of them: writers that were answered together write again within microseconds, and a sync
+/// takes hundreds of them. Without the ones of the sync, writers stay in two halves that take turns.
 pub const COMMIT_PATIENCE_EACH: Duration = Duration::from_micros(40);
 pub const COMMIT_PATIENCE: Duration = Duration::from_micros(300);
 /// Bytes of events and effects after which a group commit takes in no more.

@@ -3,6 +3,8 @@
 //! Servers are real ones on this machine, so rates of a whole round share its cores with them; what is compared is
 //! measured in turn, in the same run.
 
+mod lives;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +34,8 @@ pub(crate) fn run(suite: &mut Suite) -> Result<()> {
     consuming(suite)?;
     acknowledging(suite)?;
     embedded(suite)?;
-    idle(suite)
+    idle(suite)?;
+    lives::run(suite)
 }
 
 /// Processor seconds that a server has used.

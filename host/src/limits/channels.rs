@@ -139,19 +139,19 @@ const _: () = assert!(
 );
 const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
-/// Bytes that were appended to channels and lie in runs, and what each entry counts beside its own: it is a row to be
-/// written. What is beyond is settled, oldest first. It bounds what they take in memory, what a start reads, and what an
+/// Bytes that were appended to channels and lie in runs, and what each entry counts beside its own: about what it takes
+/// in memory. What is beyond is settled, oldest first. It bounds what they take in memory, what a start reads, and what an
 /// end writes.
 pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 128 << 20;
-pub const CHANNEL_UNSETTLED_ENTRY_BYTES: usize = 1 << 10;
+pub const CHANNEL_UNSETTLED_ENTRY_BYTES: usize = 256;
 /// What a transaction appends to one channel goes into a run up to so many bytes. More is settled at once, since it would
 /// be written twice and gain nothing.
 pub const CHANNEL_RUN_BYTES_MAX: usize = 64 << 10;
 /// How much of that is settled in one transaction: one entry more at most, or twice what the transaction appends. Only what
 /// changes a channel itself settles all that it has.
-pub const CHANNEL_SETTLE_BYTES: usize = 256 << 10;
+pub const CHANNEL_SETTLE_BYTES: usize = 128 << 10;
 /// Transactions of that kind that a look of the store's keeper asks for.
-pub const CHANNEL_SETTLE_ROUNDS: usize = 16;
+pub const CHANNEL_SETTLE_ROUNDS: usize = 32;
 /// The most looks that it leaves out after such transactions have failed.
 pub const CHANNEL_SETTLE_PAUSE_MAX: u32 = 32;
 

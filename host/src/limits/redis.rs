@@ -27,8 +27,7 @@ pub const REDIS_ENTRY_BYTES_MAX: usize = 64 << 10;
 /// Entries of one blocking read, where they are small, and the bytes that it is aimed at.
 pub const REDIS_READ_ENTRIES_MAX: usize = 1_024;
 pub const REDIS_READ_BYTES: usize = 2 << 20;
-/// How long a blocking read waits, and how often the log is compared with what is known of it: half of what a log
-/// that was replaced may stay unnoticed for.
+/// How long a blocking read waits, and how often the log is compared with what is known of it.
 pub const REDIS_CHECK_EVERY: Duration = Duration::from_millis(250);
 /// Time to connect, and for an answer beyond what a command itself may wait.
 pub const REDIS_CONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -38,6 +37,9 @@ pub const REDIS_DURABLE_WAIT: Duration = Duration::from_millis(1_000);
 /// First and longest wait before the next try to reach the server; doubles in between.
 pub const REDIS_RETRY_WAIT_MIN: Duration = Duration::from_millis(50);
 pub const REDIS_RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait before the log is looked for again. With a look of [`REDIS_CHECK_EVERY`] it makes up what a log that
+/// was replaced may stay unnoticed for, also where it is replaced again and again, or its server was away for long.
+pub const REDIS_FIND_WAIT_MAX: Duration = Duration::from_millis(250);
 /// Entries that one script call trims, so that others get their turn in between.
 pub const REDIS_TRIM_ENTRIES_MAX: usize = 256;
 /// Entries that a change stream on Redis keeps when nothing else is said, about. Older ones are dropped.

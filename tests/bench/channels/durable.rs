@@ -21,6 +21,8 @@ const CLIENTS: usize = 64;
 /// Entries of one request over HTTP.
 const BATCH: u64 = 16;
 const SPAN: Duration = Duration::from_secs(3);
+/// Long enough that what came first is settled while more comes.
+const LONG_SPAN: Duration = Duration::from_secs(12);
 
 pub(super) fn run(suite: &mut Suite) -> Result<()> {
     let mut rates = [const { Vec::new() }; 6];
@@ -31,7 +33,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
             beside(|server| clients(server, 1))?,
             beside(|server| one_connection(&mut RedisEnd::of(server, "one")?))?,
             beside(|server| clients(server, BATCH))?,
-            inside()?,
+            inside(SPAN)?,
             socket()?,
             http()?,
         ];
@@ -40,6 +42,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
             rates.push(rate);
         }
     }
+    let sustained = inside(LONG_SPAN)?;
     let [clients, pipelined, batched, inside, socket, http] = rates;
     let higher = Better::Higher;
     // Held against the same: 64 clients, each with one under way.
@@ -53,6 +56,7 @@ pub(super) fn run(suite: &mut Suite) -> Result<()> {
         ("the same over one connection, 64 in flight", "entries/s", None, higher, pipelined),
         ("the same, XADD in pipelines of 16, 64 clients", "entries/s", None, higher, batched),
         ("durable appends in one process, 64 in flight", "entries/s", None, higher, inside),
+        ("the same for 12 seconds", "entries/s", None, higher, vec![sustained]),
         ("in one process, of Redis with 64 clients", "x", Some(2.0), higher, inside_over),
         ("in one process, of Redis over one connection", "x", None, higher, inside_over_one),
         ("durable appends over one WebSocket, 64 in flight", "entries/s", None, higher, socket),
@@ -130,7 +134,7 @@ fn http() -> Result<f64> {
 }
 
 /// Many tasks of this process, each with a channel of its own and one append at a time.
-fn inside() -> Result<f64> {
+fn inside(span: Duration) -> Result<f64> {
     crate::runtime()?.block_on(async {
         let dir = tempfile::tempdir()?;
         let store =
@@ -149,7 +153,7 @@ fn inside() -> Result<f64> {
             let payload = bytes::Bytes::from(payload());
             tasks.spawn(async move {
                 let mut sequence = 0;
-                while begin.elapsed() < SPAN {
+                while begin.elapsed() < span {
                     sequence += 1;
                     router.append(&id, &who, sequence, None, payload.clone()).await?;
                 }

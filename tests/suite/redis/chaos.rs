@@ -9,7 +9,7 @@ use millrace::backends::redis::{
     Durability, RedisAck, RedisGroups, RedisLink, RedisLog, RedisOptions, RedisPresence,
 };
 use millrace::event::{Epoch, Position, TenantId};
-use millrace::limits::REDIS_CHECK_EVERY;
+use millrace::limits::{REDIS_CHECK_EVERY, REDIS_FIND_WAIT_MAX};
 use millrace::presence::{Join, Joined, Presence, PresenceLimits};
 use millrace::streams::groups::{GroupChange, GroupLimits, GroupStart, Groups, Settle, Settled};
 use millrace::streams::{EventLog, Retention, StreamError};
@@ -25,8 +25,9 @@ use millrace_tests::until;
 use super::log::all;
 use super::{SOON, as_seam, open, options};
 
-// A log that is another one is noticed by the next look at it, within a second.
-const _: () = assert!(REDIS_CHECK_EVERY.as_millis() * 2 <= 1_000);
+// A log that is another one is noticed by the next look at it, and followed when it is looked for next: within a second.
+// `cargo xtask bench streams` measures it.
+const _: () = assert!(REDIS_CHECK_EVERY.as_millis() * 2 + REDIS_FIND_WAIT_MAX.as_millis() <= 1_000);
 
 /// Waits until so many more events are acknowledged: the log is in use.
 async fn progress(log: &RedisLog, events: u64) {

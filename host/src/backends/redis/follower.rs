@@ -24,8 +24,8 @@ use super::shared::{Published, Session, Shared};
 use crate::error::{BackendError, Classify as _, RemoteFault};
 use crate::event::{Epoch, EventBatch, Position, TenantId};
 use crate::limits::{
-    BATCH_BYTES_MAX, REDIS_CHECK_EVERY, REDIS_DURABLE_WAIT, REDIS_LIFE_STEP, REDIS_READ_BYTES,
-    REDIS_READ_ENTRIES_MAX, REDIS_RETRY_WAIT_MAX, REDIS_RETRY_WAIT_MIN,
+    BATCH_BYTES_MAX, REDIS_CHECK_EVERY, REDIS_DURABLE_WAIT, REDIS_FIND_WAIT_MAX, REDIS_LIFE_STEP,
+    REDIS_READ_BYTES, REDIS_READ_ENTRIES_MAX, REDIS_RETRY_WAIT_MAX, REDIS_RETRY_WAIT_MIN,
 };
 use crate::tasks::TaskError;
 use crate::telemetry::metrics as names;
@@ -129,7 +129,7 @@ impl Follower {
                 wait = REDIS_RETRY_WAIT_MIN;
             }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(REDIS_RETRY_WAIT_MAX);
+            wait = (wait * 2).min(REDIS_FIND_WAIT_MAX);
         }
     }
 

@@ -239,6 +239,9 @@ impl Book {
 
     /// Of everything that is told, whether something later says that it is settled, or gone with its process.
     fn settled_later(&self) -> Vec<bool> {
+        if !self.told.iter().any(|told| matches!(told, Told::Settled(..) | Told::Removed(..))) {
+            return vec![false; self.told.len()];
+        }
         let mut settled: HashMap<&ChannelId, Position> = HashMap::new();
         let mut removed = HashSet::new();
         let later = self.told.iter().rev().map(|told| match told {

@@ -30,9 +30,18 @@ pub(super) struct Fresh<'a> {
     pub(super) entries: Vec<&'a Arc<Entry>>,
 }
 
+/// What a channel and an entry take in a run beside payloads, with names of usual length.
+const ROOM_OF_A_CHANNEL: usize = 160;
+const ROOM_OF_AN_ENTRY: usize = 80;
+
 impl Fresh<'_> {
     fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.bytes()).sum()
+    }
+
+    /// About what it takes in a run, rather more.
+    fn room(&self) -> usize {
+        self.bytes() + ROOM_OF_A_CHANNEL + self.entries.len() * ROOM_OF_AN_ENTRY
     }
 }
 
@@ -42,6 +51,7 @@ fn encode(fresh: &[Fresh<'_>]) -> rusqlite::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let mut run = begin();
+    run.reserve(fresh.iter().map(Fresh::room).sum());
     for fresh in fresh {
         write_channel(&mut run, fresh.number, fresh.channel, &fresh.entries)?;
     }

@@ -93,8 +93,8 @@ pub(super) struct Committer {
     /// As of the last commit.
     committed: Counters,
     group: Group,
-    /// Requests of the former group.
-    former: usize,
+    /// Requests of the former group, and those that came while it was synced: as many are likely to come again.
+    expected: usize,
     keeper: KeeperHandle,
     /// Frames in the WAL after the last commit.
     wal_frames: Arc<AtomicI32>,
@@ -179,7 +179,7 @@ impl Committer {
             changes: Changes::new(shared.scopes(), options.change_stream_events_max),
             committed: counters,
             group: Group::default(),
-            former: 0,
+            expected: 0,
             keeper,
             wal_frames,
             wal_frames_soft_max: frames(options.wal_bytes_soft_max),
@@ -218,26 +218,29 @@ impl Committer {
         self.watched = self.shared.watches.group_begins();
         self.shared.last_changed.group_begins();
         let (mut items, mut bytes, mut taken) = (0, 0, 0);
-        let (former, mut patience) = (std::mem::take(&mut self.former), COMMIT_PATIENCE);
+        let (expected, mut patience) = (std::mem::take(&mut self.expected), COMMIT_PATIENCE);
+        self.group.answers.reserve(expected);
         let mut next = Some(first);
         while let Some(request) = next {
             let weight = request.weight();
             items += weight.0;
             bytes += weight.1;
             taken += 1;
-            self.former = taken;
+            self.expected = taken;
             if let Err(error) = self.apply(request, requests) {
                 return self.fail_group(&error);
             }
             let room = items < GROUP_ITEMS_MAX && bytes < GROUP_BYTES_MAX;
             next = if room { requests.try_recv().ok() } else { None };
-            if room && next.is_none() && taken < former {
+            if room && next.is_none() && taken < expected {
                 next = one_more(requests, &mut patience);
             }
         }
         let written = self.write_channels().and_then(|()| self.write_counters());
         match written.and_then(|()| self.execute("COMMIT")) {
             Ok(()) => {
+                // Nobody of this group is answered yet: these are others, who would take turns with it otherwise.
+                self.expected = taken + requests.len();
                 self.step(CommitStep::Synced);
                 self.publish();
                 self.step(CommitStep::Answered);
