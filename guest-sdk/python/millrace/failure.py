@@ -38,7 +38,8 @@ class Refused(Exception):
     """Raise it in `load` to leave the running version in charge; its text is what the operator reads."""
 
 
-def cut(message: str) -> str:
+def cut(message: str, most: int = FAILURE_MESSAGE_BYTES_MAX) -> str:
     """The beginning of a message that fits the bound, as text that can be written as UTF-8."""
-    written = message.encode("utf-8", "replace")[:FAILURE_MESSAGE_BYTES_MAX]
+    # A character takes a byte at least: a long message is not encoded whole.
+    written = message[:most].encode("utf-8", "replace")[:most]
     return written.decode("utf-8", "ignore")

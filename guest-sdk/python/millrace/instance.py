@@ -6,6 +6,7 @@ from .cells import to_bytes
 from .effects import Effects
 from .event import RECORD, Event
 from .failure import Failure, Refused, cut
+from .limits import TOLD_BYTES_MAX
 from .state import Context, Saved
 from .world import Err, types as _types
 
@@ -119,8 +120,15 @@ def tell(error: BaseException, event=None) -> None:
         (others if ours else places).append(place)
         step = step.tb_next
     at = "" if event is None or event._record is None else f" at {event!r}"
-    log.error(f"{type(error).__name__}: {_said(error)} ({', '.join(reversed(places or others))}){at}")
+    where = ", ".join(reversed(places or others))
+    log.error(f"{type(error).__name__}: {_begin(_said(error))} ({_begin(where)}){at}")
     ambient.fall_silent()
+
+
+def _begin(text: str) -> str:
+    """The beginning of a text: what it begins with says most."""
+    kept = cut(text, TOLD_BYTES_MAX)
+    return text if len(kept) == len(text) else f"{kept}…"
 
 
 def _said(error: BaseException) -> str:

@@ -26,5 +26,7 @@ STATE_EXPIRED_DELETES_MAX = 64
 # Bytes of a failure's message, and of a line that is printed; the rest is cut off.
 FAILURE_MESSAGE_BYTES_MAX = 4 << 10
 LINE_CHARS_MAX = 4 << 10
+# Bytes of what an exception says and of where it was raised, in the last words of an instance: the host keeps 2 KiB.
+TOLD_BYTES_MAX = 800
 # Whole numbers that the host can keep.
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1

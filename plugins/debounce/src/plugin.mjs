@@ -24,7 +24,6 @@ const CONTENT_TYPE = 'application/vnd.millrace.debounce.v1+json';
 
 const BATCHES = table('batches', {
   columns: {
-    key: text().filterable(),
     events: int(),
     first_at: timestamp(),
     last_at: timestamp().sortable(),
@@ -169,7 +168,7 @@ class Debounce {
   close(out, key, reason, at) {
     const { number, events, firstAt, lastAt } = this.windows.get(key);
     this.windows.delete(key);
-    const row = { key, events, first_at: firstAt, last_at: lastAt, reason };
+    const row = { events, first_at: firstAt, last_at: lastAt, reason };
     out.put(BATCHES, key, number, row);
     const payload = { key, events, first_at: formatTime(firstAt), last_at: formatTime(lastAt), reason };
     out.emit({ aggregate: EMITTED, aggId: key, type: 'debounce.batch', version: number, at }, payload);

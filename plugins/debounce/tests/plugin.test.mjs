@@ -47,7 +47,6 @@ test('window_closes_at_exactly_the_quiet_period', () => {
   driver.send([at(70, 'b', 2)]);
   assert.deepEqual(reasons(driver), ['thing/a 2 quiet']);
   assert.deepEqual(driver.row('batches', 'thing/a'), {
-    key: 'thing/a',
     events: 2,
     first_at: '2013-01-01T08:00:00Z',
     last_at: '2013-01-01T08:00:10Z',

@@ -165,10 +165,12 @@ fn due(window: &Window) -> i64 {
 impl Told {
     fn close(&mut self, key: &str, window: &Window, reason: &str, at: i64) {
         let text = |time: i64| Micros(time).to_string();
-        let values = json!({ "key": key, "events": window.events, "first_at": text(window.first),
+        let values = json!({ "events": window.events, "first_at": text(window.first),
             "last_at": text(window.last), "reason": reason });
+        let mut payload = values.clone();
+        payload["key"] = key.into();
         self.events
-            .push(json!({ "agg_id": key, "version": window.number, "at": text(at), "payload": values }));
+            .push(json!({ "agg_id": key, "version": window.number, "at": text(at), "payload": payload }));
         self.rows.insert(key.to_owned(), (window.number, values));
     }
 

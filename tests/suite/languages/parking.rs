@@ -7,12 +7,12 @@ use std::time::Duration;
 use millrace::checkpoints::{CheckpointStore, DeadLetterRow};
 use millrace::event::Position;
 use millrace::processors::{FailurePolicy, ProcessorSettings, Resolved, Runner, Verdict};
-use millrace::tables::TableStore;
+use millrace::tables::{Query, TableStore};
 use millrace_tests::guests::{load_shared, sharing_code};
 use millrace_tests::kit::{Language, granted};
 use millrace_tests::until;
 
-use crate::plugins::rig::{Rig, options};
+use crate::plugins::rig::{Rig, options, tenant};
 
 /// A guest of the kit at work. Its ordering key is the payload's member `key`.
 struct Work {
@@ -41,7 +41,10 @@ impl Work {
     }
 
     async fn rows(&self) -> Vec<String> {
-        self.rig.keys("rows").await
+        // No more than the kit's table shows at once.
+        let query = Query { limit: 77, ..Query::all("rows") };
+        let page = self.rig.store.query(&tenant(), &query).await.expect("the table can be read");
+        page.rows.into_iter().map(|row| row.key).collect()
     }
 
     /// Events that wait, and keys that a letter holds.

@@ -59,7 +59,7 @@ pub(super) struct Step {
     pub(super) is_all: bool,
 }
 
-/// What entries count towards bounds: each is a row to be written, however short it is.
+/// What entries count towards bounds: about what they take in memory, however short they are.
 pub(super) fn weight<'a>(entries: impl IntoIterator<Item = &'a Arc<Entry>>) -> usize {
     entries.into_iter().map(|entry| entry.bytes() + CHANNEL_UNSETTLED_ENTRY_BYTES).sum()
 }

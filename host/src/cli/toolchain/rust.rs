@@ -168,8 +168,12 @@ impl GuestBuild {
 
     fn rustup_cargo(&self) -> Command {
         let mut command = Command::new("cargo");
-        // Flags for the host's own build mean something else to a guest.
-        command.env_remove("RUSTFLAGS").env(FLAGS_VARIABLE, flags(&[]));
+        // Flags for the host's own build mean something else to a guest. Those of the project's own configuration count.
+        command.env_remove("RUSTFLAGS").env_remove(FLAGS_VARIABLE);
+        let list: Vec<String> = remaps().iter().map(|flag| format!("'{flag}'")).collect();
+        if !list.is_empty() {
+            command.arg("--config").arg(format!("target.{TARGET}.rustflags=[{}]", list.join(",")));
+        }
         command
     }
 
@@ -183,6 +187,8 @@ impl GuestBuild {
             path.push(":");
             path.push(rest);
         }
+        let mut flags = vec!["-L/usr/lib/wasm32-wasi".to_owned()];
+        flags.extend(remaps());
         let mut command = Command::new(DEBIAN_CARGO);
         // What a rustup cargo leaves for its children would send Debian's to the wrong compiler and libraries.
         for (name, _) in env::vars_os() {
@@ -200,7 +206,7 @@ impl GuestBuild {
             .env("RUSTC", DEBIAN_RUSTC)
             // Building std needs an unstable flag; Debian's compiler is a release, and this is how it takes one.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env(FLAGS_VARIABLE, flags(&["-L/usr/lib/wasm32-wasi"]))
+            .env(FLAGS_VARIABLE, flags.join(FLAGS_BETWEEN))
             .env("PATH", path)
             .arg("-Zbuild-std=std,panic_abort");
         Ok(command)
@@ -227,18 +233,17 @@ impl GuestBuild {
     }
 }
 
-/// Flags of the compiler. A component tells nobody whose folders it was built in: messages of panics name files.
-fn flags(more: &[&str]) -> OsString {
-    let mut flags = OsString::from(more.join(FLAGS_BETWEEN));
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let Some(home) = home.or_else(|| Some(env::home_dir()?.join(".cargo"))) else { return flags };
-    if !flags.is_empty() {
-        flags.push(FLAGS_BETWEEN);
-    }
-    flags.push("--remap-path-prefix=");
-    flags.push(home.join("registry/src"));
-    flags.push("=registry");
-    flags
+/// Flags by which a component does not tell in whose folders it was built: messages of panics name files of libraries.
+fn remaps() -> Vec<String> {
+    let home = env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    // What is no text, or would end the text that it stands in, stays as it is.
+    let Some(home) = home.as_deref().and_then(Path::to_str).filter(|home| !home.contains('\'')) else {
+        return Vec::new();
+    };
+    [("registry/src", "registry"), ("git/checkouts", "git")]
+        .map(|(folder, name)| format!("--remap-path-prefix={home}/{folder}={name}"))
+        .into()
 }
 
 fn component(guest: &Guest, dir: &Path) -> Result<Component, ToolError> {
