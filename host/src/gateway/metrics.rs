@@ -40,6 +40,11 @@ pub(super) fn grpc_call(method: &'static str, code: &'static str) {
     counter!(names::GRPC_CALLS, "method" => method, "code" => code).increment(1);
 }
 
+#[cfg(feature = "grpc")]
+pub(super) fn grpc_untaken() {
+    counter!(names::GRPC_UNTAKEN).increment(1);
+}
+
 /// Counts something as long as it lives.
 #[derive(Debug)]
 pub(super) struct Living(&'static str);

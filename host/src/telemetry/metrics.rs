@@ -90,6 +90,7 @@ pub const SOURCE_CURSORS_LOST: &str = "millrace_source_cursors_lost_total";
 
 // The gRPC server. Labels of the calls: `method`, `code`.
 pub const GRPC_CALLS: &str = "millrace_grpc_calls_total";
+pub const GRPC_UNTAKEN: &str = "millrace_grpc_calls_untaken_total";
 pub const GRPC_STREAMS: &str = "millrace_grpc_streams";
 
 // The control feed. Labels: of the applied `outcome`, of the quarantined `code`, of the restored `cause`.
@@ -347,6 +348,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(SOURCE_PUTS, "Checkpoints of sources that were put, by result: ok, or what went wrong."),
     counter(SOURCE_CURSORS_LOST, "Times that a server no longer knew the cursor of a source."),
     counter(GRPC_CALLS, "Calls of the gRPC server, by method and the code of the answer."),
+    counter(
+        GRPC_UNTAKEN,
+        "Calls of the gRPC server that were ended because the client did not take the answer.",
+    ),
     gauge(GRPC_STREAMS, "Event streams that are open over gRPC."),
     counter(HTTP_REQUESTS, "HTTP requests by route, method and class of status."),
     histogram(HTTP_REQUEST_SECONDS, "Time until the head of the answer, by route."),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_tests::until;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::fakes::{CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, about, cursor_lost, event};
@@ -17,6 +17,28 @@ fn phase(phase: &str, cursor: Option<&str>) -> Step {
 
 fn live(cursor: &str) -> Step {
     phase("live", Some(cursor))
+}
+
+fn evicted(cursor: &str) -> Step {
+    about("evicted", &json!({ "reason": "slow consumer" }), Some(cursor))
+}
+
+fn missing() -> Step {
+    about("invalidate", &json!({ "reason": "pubsub recovery" }), None)
+}
+
+/// Another run, with what one of before has left.
+fn restarted(kept: &Value, streams: Vec<Vec<Step>>) -> Rig {
+    Rig::of(FakeEvents::of(streams), FakeCheckpoints::with(CONTENT_TYPE, kept))
+}
+
+/// How often the processor was told something about the stream.
+fn told(rig: &Rig) -> usize {
+    rig.processor.notes.lock().unwrap().controls.len()
+}
+
+fn was_saved(rig: &Rig, cursor: &str) -> bool {
+    rig.checkpoints.puts().iter().any(|put| put["lastEventCursor"] == cursor)
 }
 
 fn asked(rig: &Rig) -> Vec<String> {
@@ -34,10 +56,7 @@ async fn a_stream_without_an_event_goes_on_where_its_phase_said() {
     assert_eq!(runtime.status().cursor.as_deref(), Some("7"));
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 
-    let restarted = Rig::of(
-        FakeEvents::of(vec![vec![live("9"), Step::Ends]]),
-        FakeCheckpoints::with(CONTENT_TYPE, &rig.checkpoints.kept()),
-    );
+    let restarted = restarted(&rig.checkpoints.kept(), vec![vec![live("9"), Step::Ends]]);
     let runtime = restarted.start();
     until("it came back", || restarted.events.asked().len() == 2).await;
     assert_eq!(asked(&restarted), ["7", "9"]);
@@ -95,7 +114,7 @@ async fn a_phase_without_a_cursor_changes_nothing() {
     // Nor is anything saved for it.
     let rig = Rig::new(vec![vec![phase("replay", None), phase("live", None)]]);
     let runtime = rig.start();
-    until("it heard of both", || rig.processor.notes.lock().unwrap().controls.len() == 2).await;
+    until("it heard of both", || told(&rig) == 2).await;
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
     assert!(rig.checkpoints.puts().is_empty());
 }
@@ -119,7 +138,7 @@ async fn a_place_before_the_newest_event_is_not_taken() {
     ]);
     rig.config.overlap_events = 1;
     let runtime = rig.start();
-    until("it is behind", || rig.processor.notes.lock().unwrap().controls.len() == 2).await;
+    until("it is behind", || told(&rig) == 2).await;
     assert_eq!(runtime.status().cursor.as_deref(), Some("30"));
     gate.notify_one();
     until("it came back again", || rig.events.asked().len() == 3).await;
@@ -129,11 +148,138 @@ async fn a_place_before_the_newest_event_is_not_taken() {
     assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "35");
 }
 
+/// A restart reads the newest again, too; what is behind them is saved while they are still replayed.
+#[tokio::test]
+async fn a_place_before_the_newest_event_is_not_taken_after_a_restart() {
+    let first = Rig::new(vec![vec![event("10"), event("20"), event("30")]]);
+    let runtime = first.start();
+    until("all came", || first.handled().len() == 3).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+
+    let gate = Arc::new(Notify::new());
+    let rig = restarted(
+        &first.checkpoints.kept(),
+        vec![
+            vec![
+                phase("replay", Some("10")),
+                event("20"),
+                phase("replay", Some("25")),
+                live("27"),
+                Step::Waits(gate.clone()),
+                event("30"),
+                phase("replay", Some("35")),
+                Step::Waits(gate.clone()),
+                live("37"),
+                Step::Ends,
+            ],
+            vec![],
+        ],
+    );
+    let runtime = rig.start();
+    until("it is behind", || told(&rig) == 3).await;
+    assert_eq!(runtime.status().cursor, None, "nothing new came");
+    gate.notify_one();
+    until("it is ahead", || rig.checkpoints.kept()["lastEventCursor"] == "35").await;
+    gate.notify_one();
+    until("it came back", || rig.events.asked().len() == 2).await;
+    assert_eq!(asked(&rig), ["10", "37"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    assert!(!was_saved(&rig, "25") && !was_saved(&rig, "27"));
+    assert_eq!((rig.handled(), &rig.checkpoints.kept()["lastEventCursor"]), (vec![], &json!("37")));
+}
+
+/// The newest event has come again, but not yet the place that was named behind it.
+#[tokio::test]
+async fn a_replay_takes_no_place_before_one_that_was_named() {
+    let first = || vec![event("10"), event("20"), live("50")];
+    let gate = Arc::new(Notify::new());
+    let again = || {
+        vec![
+            phase("replay", Some("10")),
+            event("20"),
+            phase("replay", Some("40")),
+            Step::Waits(gate.clone()),
+            live("60"),
+            Step::Ends,
+        ]
+    };
+    let rig = Rig::new(vec![[first(), vec![missing()]].concat(), again(), vec![]]);
+    let runtime = rig.start();
+    until("it reads again", || told(&rig) == 4).await;
+    assert_eq!(runtime.status().cursor.as_deref(), Some("50"));
+    gate.notify_one();
+    until("it came back", || rig.events.asked().len() == 3).await;
+    assert_eq!(asked(&rig), ["", "10", "60"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    assert!(!was_saved(&rig, "40"));
+
+    // The same over a restart, which knows that the newest is no event's.
+    let rig = Rig::new(vec![first()]);
+    let runtime = rig.start();
+    until("the place is saved", || was_saved(&rig, "50")).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    let rig = restarted(&rig.checkpoints.kept(), vec![again(), vec![]]);
+    let runtime = rig.start();
+    until("it reads again", || told(&rig) == 2).await;
+    assert_eq!(runtime.status().cursor, None, "nothing new came");
+    gate.notify_one();
+    until("it came back", || rig.events.asked().len() == 2).await;
+    assert_eq!(asked(&rig), ["10", "60"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    assert!(!was_saved(&rig, "40"));
+}
+
+/// A server that closes a stream on which events are read again says where to go on: still before the newest.
+#[tokio::test]
+async fn a_place_before_the_newest_event_is_not_taken_after_an_eviction() {
+    let gate = Arc::new(Notify::new());
+    let rig = Rig::new(vec![
+        vec![event("10"), event("20"), event("30"), Step::Ends],
+        vec![phase("replay", Some("10")), event("20"), evicted("25")],
+        vec![
+            phase("replay", Some("27")),
+            live("28"),
+            Step::Waits(gate.clone()),
+            event("30"),
+            live("35"),
+            Step::Ends,
+        ],
+        vec![],
+    ]);
+    let runtime = rig.start();
+    until("it is behind", || told(&rig) == 4).await;
+    assert_eq!(runtime.status().cursor.as_deref(), Some("30"));
+    gate.notify_one();
+    until("it came back again", || rig.events.asked().len() == 4).await;
+    assert_eq!(asked(&rig), ["", "10", "25", "35"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    assert!(!was_saved(&rig, "27") && !was_saved(&rig, "28"));
+}
+
+/// However often it is restarted, the newest events stay those that are read again.
+#[tokio::test]
+async fn places_of_many_runs_push_no_event_out() {
+    let first = Rig::new(vec![vec![event("1"), event("2"), live("5")]]);
+    let runtime = first.start();
+    until("the place is saved", || was_saved(&first, "5")).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    let mut kept = first.checkpoints.kept();
+    for place in ["6", "7", "8"] {
+        let mut rig = restarted(&kept, vec![vec![event("2"), live(place)]]);
+        rig.config.overlap_events = 2;
+        let runtime = rig.start();
+        until("the place is saved", || was_saved(&rig, place)).await;
+        assert_eq!(asked(&rig), ["1"], "up to {place}");
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+        assert_eq!(rig.handled(), Vec::<String>::new());
+        kept = rig.checkpoints.kept();
+    }
+}
+
 /// What is looked for again lies before a place that was named.
 #[tokio::test]
 async fn missing_events_are_looked_for_behind_a_named_place() {
-    let missing = about("invalidate", &json!({ "reason": "pubsub recovery" }), None);
-    let mut rig = Rig::new(vec![vec![event("1"), event("2"), live("5"), missing], vec![event("3")]]);
+    let mut rig = Rig::new(vec![vec![event("1"), event("2"), live("5"), missing()], vec![event("3")]]);
     rig.config.overlap_events = 1;
     let runtime = rig.start();
     until("what was missing came", || rig.handled() == ["1", "2", "3"]).await;

@@ -81,7 +81,12 @@ impl Answering {
     /// may still take what was written before, and hear of the end, for as long again.
     pub(super) fn new(body: Body, call: (TaskTrackerToken, Room), wait_max: Duration) -> Self {
         let wait_max = if call.1.is_some() { wait_max } else { wait_max.saturating_mul(2) };
-        Self { body, rest: Bytes::new(), taking: Taking::here(), wait_max, _call: call }
+        let taking = Taking::here();
+        if !body.is_end_stream() {
+            // Whoever sends it may look for room before it asks for anything.
+            taking.waits(wait_max);
+        }
+        Self { body, rest: Bytes::new(), taking, wait_max, _call: call }
     }
 
     /// The last byte goes alone: there is room for it only when all before it has gone, and then nothing of what was made
@@ -128,11 +133,15 @@ impl HttpBody for Answering {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use futures_util::StreamExt as _;
     use futures_util::stream;
     use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::gateway::grpc::taking::bounded;
 
     #[tokio::test]
     async fn a_body_may_take_long_as_long_as_something_comes() {
@@ -166,5 +175,19 @@ mod tests {
         }
         assert_eq!(sizes, [GRPC_PIECE_BYTES_MAX, GRPC_PIECE_BYTES_MAX, 9, 1, 0]);
         assert_eq!(bytes, whole);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_asks_for_is_given_up_too() {
+        let tracker = tokio_util::task::TaskTracker::new();
+        let call = (tracker.token(), None);
+        let wait_max = Duration::from_millis(1);
+        let unasked = async {
+            let frames = stream::iter([Ok::<_, Status>(Frame::data(Bytes::from_static(b"answer")))]);
+            let _answer = Answering::new(Body::new(StreamBody::new(frames)), call, wait_max);
+            pending::<()>().await;
+        };
+        timeout(Duration::from_secs(60), bounded(unasked, wait_max)).await.expect("its time is over");
+        assert!(tracker.is_empty());
     }
 }

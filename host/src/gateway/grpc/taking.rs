@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::gateway::metrics;
+
 tokio::task_local! {
     static TAKING: Arc<Taking>;
 }
@@ -58,7 +60,11 @@ pub(super) async fn bounded<F: Future>(call: F, look_every: Duration) {
     tokio::select! {
         biased;
         _ = call => {}
-        () = taking.given_up(look_every) => tracing::debug!("a client took nothing of an answer; the call is ended"),
+        () = taking.given_up(look_every) => {
+            // It was counted by the code of its answer when that was made.
+            metrics::grpc_untaken();
+            tracing::debug!("a client took nothing of an answer; the call is ended");
+        }
     }
 }
 
@@ -66,9 +72,27 @@ pub(super) async fn bounded<F: Future>(call: F, look_every: Duration) {
 mod tests {
     use std::future::pending;
 
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn only_a_call_whose_answer_is_not_taken_is_counted() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let _guard = ::metrics::set_default_local_recorder(&recorder);
+        bounded(async {}, SHORT).await;
+        assert_eq!(handle.render(), "");
+        let waiting = async {
+            Taking::here().waits(SHORT);
+            pending::<()>().await;
+        };
+        bounded(waiting, SHORT).await;
+        let shown = handle.render();
+        assert!(shown.lines().any(|line| line == "millrace_grpc_calls_untaken_total 1"), "{shown}");
+    }
 
     #[tokio::test]
     async fn a_call_ends_when_nothing_is_taken_and_not_before() {

@@ -1,9 +1,10 @@
 //! What a checkpoint's value is made of, and when two are the same.
 //!
 //! The value is an object. Its member `lastEventCursor` is what other runtimes of the protocol read and write; `millrace`
-//! is ours: format, cursor, generation, owner, the newest cursors, and a checksum of the state. A state that is an object
-//! lies beside them, so that another runtime can take it up; any other state, and one with a number that a double cannot
-//! hold, goes as base64 in `millrace.state`: the protocol's values have doubles for numbers.
+//! is ours: format, cursor, generation, owner, the newest cursors and whether the last of them is no event's, and a checksum
+//! of the state. A state that is an object lies beside them, so that another runtime can take it up; any other state, and
+//! one with a number that a double cannot hold, goes as base64 in `millrace.state`: the protocol's values have doubles for
+//! numbers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +26,8 @@ pub(super) struct Saved {
     pub(super) state: Vec<u8>,
     pub(super) cursor: Option<String>,
     pub(super) recent: Vec<String>,
+    /// The last of these is a place that a server has named, and no event's.
+    pub(super) at_mark: bool,
     /// None where another runtime wrote it.
     pub(super) stamp: Option<Stamp>,
 }
@@ -46,6 +49,8 @@ struct Ours {
     stamp: Stamp,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     recent: Vec<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    at_mark: bool,
     checksum: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     state: Option<String>,
@@ -66,6 +71,7 @@ pub(super) fn write(saved: &Saved, stamp: &Stamp) -> Result<JsonText, SourceErro
         cursor: saved.cursor.clone(),
         stamp: stamp.clone(),
         recent: saved.recent.clone(),
+        at_mark: saved.at_mark,
         checksum: String::new(),
         state: None,
         cursor_in_state: false,
@@ -104,6 +110,7 @@ pub(super) fn read(value: &JsonText) -> Result<Saved, SourceError> {
         state: state.as_bytes().to_vec(),
         cursor: cursor.map(str::to_owned),
         recent: Vec::new(),
+        at_mark: false,
         stamp: None,
     };
     let ours = parsed.get(OURS).and_then(|ours| Ours::deserialize(ours).ok());
@@ -142,7 +149,7 @@ pub(super) fn read(value: &JsonText) -> Result<Saved, SourceError> {
     // Who moves the cursor by hand moves the member that all runtimes read.
     let recent = if ours.cursor.as_deref() == cursor { ours.recent } else { Vec::new() };
     let cursor = cursor.map(str::to_owned).or(ours.cursor);
-    Ok(Saved { state, cursor, recent, stamp: Some(ours.stamp) })
+    Ok(Saved { state, cursor, recent, at_mark: ours.at_mark, stamp: Some(ours.stamp) })
 }
 
 /// Who wrote a value; none for another runtime.
@@ -306,6 +313,7 @@ mod tests {
             state: state.into(),
             cursor: Some("7".into()),
             recent: vec!["6".into(), "7".into()],
+            at_mark: false,
             stamp: Some(stamp()),
         }
     }
@@ -321,6 +329,8 @@ mod tests {
         let shown = value.value();
         assert_eq!((&shown["version"], &shown[CURSOR]), (&1.into(), &"7".into()));
         assert_eq!(read(&value).unwrap(), before);
+        let at_mark = Saved { at_mark: true, ..before };
+        assert_eq!(read(&write(&at_mark, &stamp()).unwrap()).unwrap(), at_mark);
     }
 
     #[test]

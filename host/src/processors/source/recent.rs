@@ -11,25 +11,26 @@ pub(super) struct Recent {
     base: Option<String>,
     order: VecDeque<String>,
     known: HashSet<String>,
-    /// The newest that an event had since this run began.
+    /// The newest that an event had.
     event: Option<String>,
     /// The newest is a place that a server has named, and no event's.
     is_mark: bool,
 }
 
 impl Recent {
-    /// After a cursor, with what is remembered up to it, oldest first.
-    pub(super) fn new(cursor: Option<String>, remembered: Vec<String>) -> Self {
+    /// After a cursor, with what is remembered up to it, oldest first, and whether the last of these is a mark.
+    pub(super) fn new(cursor: Option<String>, remembered: Vec<String>, is_mark: bool) -> Self {
         let mut recent = Self::default();
         match (remembered.last() == cursor.as_ref(), remembered.split_first()) {
             (true, Some((first, rest))) => {
                 recent.base = Some(first.clone());
                 rest.iter().for_each(|cursor| recent.note(cursor));
+                // There are no two marks in a row.
+                recent.event = remembered.iter().rev().nth(usize::from(is_mark)).cloned();
+                recent.is_mark = is_mark;
             }
             _ => recent.base = cursor,
         }
-        // Which of those that are remembered were events is not.
-        recent.event = None;
         recent
     }
 
@@ -51,10 +52,14 @@ impl Recent {
         if self.newest() == Some(cursor) {
             return;
         }
-        if self.is_mark
-            && let Some(mark) = self.order.pop_back()
-        {
-            self.known.remove(&mark);
+        if self.is_mark {
+            match self.order.pop_back() {
+                Some(mark) => {
+                    self.known.remove(&mark);
+                }
+                // It is all that is remembered.
+                None => self.base = None,
+            }
         }
         self.is_mark = self.add(cursor);
     }
@@ -74,7 +79,12 @@ impl Recent {
         true
     }
 
-    /// The newest event of this run; none before one came.
+    /// Whether the newest is a mark.
+    pub(super) fn is_at_mark(&self) -> bool {
+        self.is_mark
+    }
+
+    /// The newest event, as far as is remembered.
     pub(super) fn newest_event(&self) -> Option<&str> {
         self.event.as_deref()
     }
@@ -106,9 +116,14 @@ mod tests {
     use super::*;
 
     fn after(count: usize) -> Recent {
-        let mut recent = Recent::new(Some("0".into()), Vec::new());
+        let mut recent = Recent::new(Some("0".into()), Vec::new(), false);
         (1..=count).for_each(|number| recent.note(&number.to_string()));
         recent
+    }
+
+    fn over_a_restart(before: &Recent, events: usize) -> Recent {
+        let newest = before.newest().map(str::to_owned);
+        Recent::new(newest, before.newest_ones(events), before.is_at_mark())
     }
 
     #[test]
@@ -122,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_began_without_a_cursor_is_read_again_after_its_first_event() {
-        let mut recent = Recent::new(None, Vec::new());
+        let mut recent = Recent::new(None, Vec::new(), false);
         assert_eq!((recent.newest(), recent.before(64)), (None, None));
         recent.note("a");
         recent.note("b");
@@ -140,9 +155,31 @@ mod tests {
     fn what_is_remembered_over_a_restart_reads_the_same_again() {
         for count in [0, 1, 64, 65, 100] {
             let before = after(count);
-            let again = Recent::new(before.newest().map(str::to_owned), before.newest_ones(64));
+            let again = over_a_restart(&before, 64);
             assert_eq!(again.before(64), before.before(64), "{count} events");
             assert_eq!(again.newest(), before.newest(), "{count} events");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_still_one_after_a_restart() {
+        let mut recent = after(3);
+        for mark in ["x", "y", "z"] {
+            recent.mark(mark);
+            recent = over_a_restart(&recent, 2);
+            assert_eq!((recent.newest(), recent.newest_event()), (Some(mark), Some("3")));
+            assert_eq!((recent.before(2), recent.order.len()), (Some("2"), 2), "{mark}");
+        }
+        recent.note("4");
+        recent = over_a_restart(&recent, 2);
+        assert_eq!((recent.newest_event(), recent.is_at_mark()), (Some("4"), false));
+        // Where nothing else is remembered, too.
+        let mut recent = Recent::new(None, Vec::new(), false);
+        for mark in ["x", "y", "z"] {
+            recent.mark(mark);
+            recent = over_a_restart(&recent, 2);
+            assert_eq!((recent.newest(), recent.before(2)), (Some(mark), Some(mark)));
+            assert_eq!(recent.newest_event(), None);
         }
     }
 
@@ -164,7 +201,8 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_another_cursor_is_left() {
-        let recent = Recent::new(Some("x".into()), vec!["1".into(), "2".into()]);
+        let recent = Recent::new(Some("x".into()), vec!["1".into(), "2".into()], true);
         assert!(recent.knows("x") && !recent.knows("2"));
+        assert_eq!((recent.newest_event(), recent.is_at_mark()), (None, false));
     }
 }

@@ -53,6 +53,8 @@ struct Feed {
     place: Place,
     /// The newest event that was handled, while a stream that began before it has not shown it again.
     again: Option<String>,
+    /// The stream is not before the newest place: it began there, or has shown what lies before.
+    is_ahead: bool,
     backoff: Backoff,
     /// Of events that are to be tried again.
     patience: Backoff,
@@ -129,20 +131,22 @@ impl Run {
             self.reducer.content_type(),
             loaded.as_ref(),
         );
-        let (saved, remembered) = loaded.map_or((None, Vec::new()), |saved| (saved.cursor, saved.recent));
+        let (saved, remembered, at_mark) =
+            loaded.map_or((None, Vec::new(), false), |saved| (saved.cursor, saved.recent, saved.at_mark));
         let begin =
             saved.clone().or_else(|| self.config.after_cursor.clone()).filter(|text| !text.is_empty());
         let place = match begin.as_deref() {
             Some(OLDEST) => Place::Oldest,
             _ => Place::Overlap,
         };
-        let recent = Recent::new(begin.filter(|begin| begin != OLDEST), remembered);
+        let recent = Recent::new(begin.filter(|begin| begin != OLDEST), remembered, at_mark);
         let feed = Feed {
             keeper,
             recent,
             cursor: saved,
             place,
             again: None,
+            is_ahead: false,
             patience: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             backoff: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             run: self,
@@ -208,7 +212,7 @@ impl Feed {
         loop {
             self.run.progress.enter(SourceState::Connecting, self.run.clock.now());
             let asked = self.after_cursor();
-            self.again = self.to_come_again(asked.as_deref());
+            self.begins(asked.as_deref());
             let request = self.run.config.request(asked.clone());
             let events = Arc::clone(&self.run.events);
             let Some(opened) = self.meanwhile(events.subscribe(request)).await? else { return Ok(()) };
@@ -362,7 +366,7 @@ impl Feed {
                 .as_ref()
                 .is_some_and(|cursor| self.recent.knows(cursor) || !cursors.insert(cursor.clone()));
             if known {
-                self.again = self.again.take().filter(|again| envelope.cursor.as_ref() != Some(again));
+                self.came_again(envelope.cursor.as_deref());
                 self.run.progress.note(|status| status.repeated += 1);
                 metrics::counter!(names::SOURCE_REPEATED).increment(1);
             } else {
@@ -441,7 +445,7 @@ impl Feed {
         match event {
             ControlEvent::Phase { phase, cursor } => {
                 if let Some(cursor) = cursor {
-                    self.mark(&cursor);
+                    self.mark(phase, &cursor);
                 }
                 self.run.progress.enter(phase.into(), self.run.clock.now());
                 self.keeper.press();

@@ -30,8 +30,14 @@ impl Feed {
             return Ok(());
         }
         let state = self.run.reducer.snapshot()?;
-        let recent = self.recent.newest_ones(self.run.config.overlap_events);
-        self.keeper.hand_over(&Saved { state, cursor: self.cursor.clone(), recent, stamp: None })
+        let saved = Saved {
+            state,
+            cursor: self.cursor.clone(),
+            recent: self.recent.newest_ones(self.run.config.overlap_events),
+            at_mark: self.recent.is_at_mark(),
+            stamp: None,
+        };
+        self.keeper.hand_over(&saved)
     }
 
     pub(super) fn kept(&self, kept: Kept) {
