@@ -3,7 +3,7 @@
 //! A version is the sequence of the event's message. A stream that a sink makes begins at the time at which it was made,
 //! in microseconds: the versions of one that was removed and made again are above all that were ever given. A sink that
 //! knows of a newer version than the stream has (its files are older ones), or whose host has read one, lets it begin again
-//! above that. One sink at a time does either ([`begin`]). Hosts whose place is not of the stream, or of which it has not
+//! above that. One sink at a time does either (see `begin`). Hosts whose place is not of the stream, or of which it has not
 //! all that came after, are told `BehindRetention`.
 
 mod begin;
