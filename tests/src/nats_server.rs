@@ -19,6 +19,9 @@ use crate::ports::Port;
 /// How long a server may take to answer. It usually takes 50 ms.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Where answers to what a test asks arrive.
+const CLIENT_INBOX: &str = "_INBOX.test";
+
 /// A server of one test.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -109,33 +112,28 @@ impl NatsServer {
 
     /// Publishes, and answers what the server does.
     pub fn ask(&self, subject: &str, payload: &str) -> String {
+        let mut line = self.dial(CLIENT_INBOX);
+        write!(line.stream, "PUB {subject} {CLIENT_INBOX} {}\r\n{payload}\r\n", payload.len()).unwrap();
+        line.message().1
+    }
+
+    /// Hears what anybody publishes under subjects from now on, requests to JetStream too.
+    pub fn listen(&self, subjects: &str) -> Listener {
+        let mut line = self.dial(subjects);
+        // The server knows of it when it answers what comes after.
+        line.stream.write_all(b"PING\r\n").unwrap();
+        while line.read().first().is_none_or(|word| word != "PONG") {}
+        Listener(line)
+    }
+
+    fn dial(&self, subjects: &str) -> Line {
         let stream = TcpStream::connect(("127.0.0.1", self.port())).unwrap();
         stream.set_read_timeout(Some(READY_WAIT_MAX)).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut writer = stream;
+        let reader = BufReader::new(stream.try_clone().unwrap());
+        let mut line = Line { reader, stream };
         let options = json!({ "verbose": false, "headers": true, "no_responders": true });
-        let length = payload.len();
-        write!(
-            writer,
-            "CONNECT {options}\r\nSUB _INBOX.test 1\r\nPUB {subject} _INBOX.test {length}\r\n{payload}\r\n"
-        )
-        .unwrap();
-        loop {
-            let mut line = String::new();
-            assert!(reader.read_line(&mut line).unwrap() > 0, "the server hung up");
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words.first() {
-                Some(&"PING") => writer.write_all(b"PONG\r\n").unwrap(),
-                Some(&"-ERR") => panic!("{subject}: {line}"),
-                Some(&("MSG" | "HMSG")) => {
-                    let length: usize = words.last().unwrap().parse().unwrap();
-                    let mut answer = vec![0; length];
-                    reader.read_exact(&mut answer).unwrap();
-                    return String::from_utf8(answer).unwrap();
-                }
-                _ => {}
-            }
-        }
+        write!(line.stream, "CONNECT {options}\r\nSUB {subjects} 1\r\n").unwrap();
+        line
     }
 
     fn store(&self) -> PathBuf {
@@ -187,6 +185,53 @@ impl NatsServer {
 impl Drop for NatsServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Requests that came to a server.
+#[derive(Debug)]
+pub struct Listener(Line);
+
+impl Listener {
+    /// The subject of the next one.
+    pub fn subject(&mut self) -> String {
+        self.0.message().0
+    }
+}
+
+/// A connection with one subscription.
+#[derive(Debug)]
+struct Line {
+    reader: BufReader<TcpStream>,
+    stream: TcpStream,
+}
+
+impl Line {
+    /// The words of the next line that wants no answer.
+    fn read(&mut self) -> Vec<String> {
+        loop {
+            let mut line = String::new();
+            assert!(self.reader.read_line(&mut line).unwrap() > 0, "the server hung up");
+            match line.split_whitespace().next() {
+                Some("PING") => self.stream.write_all(b"PONG\r\n").unwrap(),
+                Some("-ERR") => panic!("{line}"),
+                _ => return line.split_whitespace().map(str::to_owned).collect(),
+            }
+        }
+    }
+
+    /// Subject and payload of the next message.
+    fn message(&mut self) -> (String, String) {
+        loop {
+            let words = self.read();
+            if !words.first().is_some_and(|word| word == "MSG" || word == "HMSG") {
+                continue;
+            }
+            let length: usize = words[words.len() - 1].parse().unwrap();
+            let mut payload = vec![0; length];
+            self.reader.read_exact(&mut payload).unwrap();
+            return (words[1].clone(), String::from_utf8(payload).unwrap());
+        }
     }
 }
 

@@ -27,6 +27,10 @@ pub const NATS_ACKS_WAITING_MAX: usize = 256;
 pub const NATS_ATTACH_TRIES_MAX: usize = 3;
 /// How often a stream is looked for that another one is about to make.
 pub const NATS_MAKING_LOOKS_MAX: usize = 20;
+/// In how many looks a sink may find another's claim to move the stream on before it takes it over, and how often it looks
+/// at all. Between two of them is [`NATS_RETRY_WAIT_MIN`]; together they take longer than the other waits for an answer.
+pub const NATS_CLAIM_LOOKS_MAX: usize = 60;
+pub const NATS_BEGIN_LOOKS_MAX: usize = 3 * NATS_CLAIM_LOOKS_MAX;
 /// After how long without a request the server forgets a host's consumer. It is made again from the host's own cursor.
 pub const NATS_CONSUMER_IDLE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How old events become, when nothing else is said. A host that was away for longer starts from a snapshot.
@@ -40,3 +44,7 @@ pub const NATS_LIFE_STEP: u64 = 1 << 20;
 pub const NATS_MARK_TURNS_MAX: usize = 64;
 
 const _: () = assert!(NATS_PULL_MAX < NATS_QUEUE_MAX, "what a request brings fits its subscription");
+const _: () = assert!(
+    NATS_RETRY_WAIT_MIN.as_millis() * NATS_CLAIM_LOOKS_MAX as u128 > NATS_ANSWER_WAIT_MAX.as_millis(),
+    "who moves a stream on has had its answer before another one does"
+);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod away;
+mod begins;
 mod lives;
 mod secured;
 
@@ -281,5 +282,6 @@ async fn two_fleets_on_one_server_do_not_meet() {
     let theirs = append(&other, &event("two")).await;
     assert_eq!(versions(&next(&one, 0).await), [given]);
     assert_eq!(versions(&next(&other, 0).await), [theirs]);
-    assert_eq!(server.streams(), ["fleet-control", "fleet=2E=3E-control"]);
+    let buckets = ["KV_fleet-control-board", "KV_fleet=2E=3E-control-board"];
+    assert_eq!(server.streams(), [buckets, ["fleet-control", "fleet=2E=3E-control"]].concat());
 }

@@ -35,7 +35,7 @@ pub(super) type Answer<T> = Result<Result<T, Refusal>, BackendError>;
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct StreamInfo {
     pub(super) config: Value,
-    created: String,
+    pub(super) created: String,
     pub(super) state: StreamState,
 }
 
@@ -107,6 +107,11 @@ impl StreamInfo {
     pub(super) fn created_micros(&self) -> u64 {
         let created = self.created.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_microsecond);
         created.ok().and_then(|micros| u64::try_from(micros).ok()).unwrap_or(0)
+    }
+
+    /// The server shows a stream before it knows when that was made.
+    pub(super) fn is_being_made(&self) -> bool {
+        self.created_micros() == 0
     }
 
     /// The oldest message, or where the next one will be.
@@ -284,6 +289,13 @@ mod tests {
         assert_eq!(info(2, 1_001, 1_002).is_behind(1_003), Some(1_001));
         assert_eq!(info(0, 1_003, 1_002).is_behind(1_001), Some(1_003));
         assert_eq!((info(1, 2, 2).is_behind(0), info(0, 0, 0).is_behind(3)), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn a_stream_without_a_time_is_being_made() {
+        let made = info(0, 0, 0);
+        let making = StreamInfo { created: "0001-01-01T00:00:00Z".into(), ..made.clone() };
+        assert!(making.is_being_made() && !made.is_being_made());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The board: a key-value bucket with a key for each host and one for the mark.
+//! The board: a key-value bucket with a key for each host, one for the mark, and one for who lets the stream begin.
 
 use std::time::Duration;
 
@@ -11,12 +11,16 @@ use tokio::time::Instant;
 
 use super::NatsControl;
 use super::api::{
-    ConsumerInfo, Place, Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE,
+    ConsumerInfo, Place, Published, Refusal, STREAM_NAME_IN_USE, STREAM_NOT_FOUND, STREAM_SUBJECTS_OVERLAP,
+    WRONG_LAST_SEQUENCE,
 };
 use super::link::{Linked, remote};
 use crate::control::{Board, FleetMark, Result, check_report};
 use crate::error::{BackendError, RemoteFault};
-use crate::limits::{CONTROL_HOSTS_MAX, NATS_ANSWER_WAIT_MAX, NATS_MARK_TURNS_MAX, NATS_PULL_MAX};
+use crate::limits::{
+    CONTROL_HOSTS_MAX, NATS_ANSWER_WAIT_MAX, NATS_MAKING_LOOKS_MAX, NATS_MARK_TURNS_MAX, NATS_PULL_MAX,
+    NATS_RETRY_WAIT_MIN,
+};
 
 const DOING: &str = "at the board of the control feed";
 
@@ -27,14 +31,19 @@ type Asked<T> = std::result::Result<T, BackendError>;
 
 impl NatsControl {
     /// Puts a value under a subject of the bucket, which is made when it is not there.
-    async fn put(
+    pub(super) async fn put(
         &self,
         linked: &Linked,
         subject: &str,
         expected: Option<u64>,
         value: Bytes,
     ) -> Asked<std::result::Result<Published, Refusal>> {
-        for _ in 0..2 {
+        let mut taken = None;
+        for turn in 0..NATS_MAKING_LOOKS_MAX {
+            if turn > 1 {
+                // Another one makes it.
+                tokio::time::sleep(NATS_RETRY_WAIT_MIN).await;
+            }
             let mut headers = HeaderMap::new();
             headers.insert("Nats-Expected-Stream", self.names.bucket_stream());
             if let Some(sequence) = expected {
@@ -43,12 +52,16 @@ impl NatsControl {
             if let Some(put) = linked.publish(DOING, subject.to_owned(), headers, value.clone()).await? {
                 return Ok(put);
             }
-            self.make_bucket(linked).await?;
+            taken = self.make_bucket(linked).await?;
+        }
+        if let Some(refusal) = taken {
+            return Err(refusal.into_error(DOING));
         }
         Err(remote(RemoteFault::Loading, format_args!("{DOING}: no bucket takes it")))
     }
 
-    async fn make_bucket(&self, linked: &Linked) -> Asked<()> {
+    /// Answers when its subjects are another's, or of one of its name that is being made.
+    async fn make_bucket(&self, linked: &Linked) -> Asked<Option<Refusal>> {
         let stream = self.names.bucket_stream();
         let config = json!({
             "name": stream,
@@ -69,8 +82,12 @@ impl NatsControl {
             "allow_direct": true,
         });
         match linked.api::<Value>(DOING, format!("STREAM.CREATE.{stream}"), &config).await? {
-            Err(refusal) if refusal.err_code != STREAM_NAME_IN_USE => Err(refusal.into_error(DOING)),
-            _ => Ok(()),
+            Ok(_) => Ok(None),
+            Err(refusal) => match refusal.err_code {
+                STREAM_NAME_IN_USE => Ok(None),
+                STREAM_SUBJECTS_OVERLAP => Ok(Some(refusal)),
+                _ => Err(refusal.into_error(DOING)),
+            },
         }
     }
 

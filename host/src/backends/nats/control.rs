@@ -3,9 +3,10 @@
 //! A version is the sequence of the event's message. A stream that a sink makes begins at the time at which it was made,
 //! in microseconds: the versions of one that was removed and made again are above all that were ever given. A sink that
 //! knows of a newer version than the stream has (its files are older ones), or whose host has read one, lets it begin again
-//! above that. Hosts whose place is not of the stream, or of which it has not all that came after, are told
-//! `BehindRetention`.
+//! above that. One sink at a time does either (see `begin`). Hosts whose place is not of the stream, or of which it has not
+//! all that came after, are told `BehindRetention`.
 
+mod begin;
 mod consumer;
 mod held;
 
@@ -33,7 +34,7 @@ use crate::control::{
 };
 use crate::error::{BackendError, Classify as _, RemoteFault};
 use crate::limits::{
-    CONTROL_NUMBER_MAX, CONTROL_POLL_EVENTS_MAX, NATS_LIFE_STEP, NATS_MAKING_LOOKS_MAX, NATS_RETRY_WAIT_MIN,
+    CONTROL_NUMBER_MAX, CONTROL_POLL_EVENTS_MAX, NATS_MAKING_LOOKS_MAX, NATS_RETRY_WAIT_MIN,
 };
 use consumer::Consumer;
 use held::Held;
@@ -89,25 +90,11 @@ impl NatsControl {
     /// Makes the stream or looks at the one that is there, once for each connection.
     async fn ensure(&self, linked: &Linked) -> Result<()> {
         let mut ensured = self.ensured.lock().await;
-        // Before the look: what is published and read meanwhile is not missing from the stream.
         let known = self.known.load(Ordering::SeqCst);
         if *ensured == Some(linked.number) && known <= self.shown.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let stream = &self.names.stream;
-        let info = match linked.stream(stream).await? {
-            Some(info) => self.refresh(linked, info).await?,
-            None => self.make(linked).await?,
-        };
-        let doing = "beginning the stream";
-        let begin = match info.state.last_seq {
-            0 => info.created_micros().max(known) + 1,
-            last if last < known => known + NATS_LIFE_STEP,
-            _ => 0,
-        };
-        if begin > 0 {
-            linked.purge(stream, begin).await?.map_err(|refusal| refusal.into_error(doing))?;
-        }
+        let known = self.begin(linked).await?;
         self.shown.fetch_max(known, Ordering::SeqCst);
         *ensured = Some(linked.number);
         Ok(())
@@ -137,7 +124,7 @@ impl NatsControl {
             Err(refusal) if [STREAM_NAME_IN_USE, STREAM_SUBJECTS_OVERLAP].contains(&refusal.err_code) => {
                 for _ in 0..NATS_MAKING_LOOKS_MAX {
                     if let Some(info) = linked.stream(stream).await? {
-                        return self.refresh(linked, info).await;
+                        return Ok(info);
                     }
                     tokio::time::sleep(NATS_RETRY_WAIT_MIN).await;
                 }
@@ -147,30 +134,31 @@ impl NatsControl {
         }
     }
 
-    /// Brings a stream that is there to what the settings say.
-    async fn refresh(&self, linked: &Linked, info: StreamInfo) -> Result<StreamInfo> {
-        let stream = &self.names.stream;
-        if info.config["subjects"] != json!([self.names.every_subject()]) {
-            let subjects = &info.config["subjects"];
-            let detail = format_args!("the stream {stream} is for something else: {subjects}");
-            return Err(remote(RemoteFault::Unsupported, detail).into());
+    fn check_is_ours(&self, info: &StreamInfo) -> Result<()> {
+        let (stream, subjects) = (&self.names.stream, &info.config["subjects"]);
+        if *subjects == json!([self.names.every_subject()]) {
+            return Ok(());
         }
+        let detail = format_args!("the stream {stream} is for something else: {subjects}");
+        Err(remote(RemoteFault::Unsupported, detail).into())
+    }
+
+    /// Brings a stream that is there to what the settings say.
+    async fn refresh(&self, linked: &Linked, info: &StreamInfo) -> Result<()> {
+        let stream = &self.names.stream;
         let mut config = info.config.clone();
         config["max_age"] = nanos(self.options.events_age_max);
         config["duplicate_window"] = nanos(self.options.window());
         config["num_replicas"] = json!(self.options.replicas);
         if config == info.config {
-            return Ok(info);
+            return Ok(());
         }
         let doing = "changing the stream's settings";
-        match linked.api(doing, format!("STREAM.UPDATE.{stream}"), &config).await? {
-            Ok(info) => Ok(info),
-            Err(refusal) => {
-                let error = refusal.into_error(doing);
-                warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "the stream of control events keeps its former settings");
-                Ok(info)
-            }
+        if let Err(refusal) = linked.api::<Value>(doing, format!("STREAM.UPDATE.{stream}"), &config).await? {
+            let error = refusal.into_error(doing);
+            warn!(error.kind = error.code(), error.blame = error.blame().as_str(), %error, "the stream of control events keeps its former settings");
         }
+        Ok(())
     }
 
     async fn append_event(&self, event: &ControlEvent) -> Result<ControlVersion> {

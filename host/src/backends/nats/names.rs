@@ -78,6 +78,11 @@ impl Names {
         self.bucket_subject(&format!("host.{}", token(host)))
     }
 
+    /// Under which sinks claim to let the stream begin.
+    pub(super) fn begin_subject(&self) -> String {
+        self.bucket_subject("begin")
+    }
+
     /// Whose report lies under a subject.
     pub(super) fn host_of(&self, subject: &str) -> Option<String> {
         text(subject.strip_prefix(&self.bucket_subject("host."))?)
@@ -108,6 +113,8 @@ mod tests {
         assert_ne!(names.subject("plugin:trust"), names.subject("trust"));
         assert_eq!(names.consumer, "host-h=2E1");
         assert_eq!(names.host_of(&names.report_subject("h.1")).as_deref(), Some("h.1"));
-        assert_eq!(names.host_of(&names.bucket_subject("mark")), None);
+        for subject in [names.bucket_subject("mark"), names.begin_subject()] {
+            assert_eq!(names.host_of(&subject), None);
+        }
     }
 }
