@@ -148,7 +148,7 @@ impl Raw {
     }
 
     /// Reads nothing any more, and says that it lives until the host does not listen.
-    pub(super) async fn is_left(mut self) {
+    pub(super) async fn wait_until_left(mut self) {
         let said = async {
             while self.0.write_all(&frame(PING, 0, 0, &[0; 8])).await.is_ok() {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -74,6 +74,6 @@ async fn a_client_that_stops_reading_is_left() {
     for stream in (0..30).map(|number| 2 * number + 1) {
         raw.get(stream, "me").await;
     }
-    raw.is_left().await;
+    raw.wait_until_left().await;
     caller.get("me").await.unwrap();
 }
