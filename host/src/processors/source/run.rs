@@ -135,6 +135,8 @@ impl Run {
         );
         let (saved, remembered, at_mark) =
             loaded.map_or((None, Vec::new(), false), |saved| (saved.cursor, saved.recent, saved.at_mark));
+        // Also where another run of before, or another host, has come to another place.
+        self.progress.note(|status| status.cursor.clone_from(&saved));
         let begin =
             saved.clone().or_else(|| self.config.after_cursor.clone()).filter(|text| !text.is_empty());
         let place = match begin.as_deref() {
