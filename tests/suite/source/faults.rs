@@ -59,6 +59,19 @@ async fn a_host_starts_without_its_server() {
     scene.end().await;
 }
 
+/// How far it is stands in its checkpoint, so it is told also while the server is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_comes_back_without_its_server_says_how_far_it_is() {
+    let mut scene = Scene::start().await;
+    scene.peer.publish("response", DATA, 3);
+    scene.cursors(3).await;
+    scene.peer.kill();
+    let scene = scene.restart().await;
+    let status = scene.until("it is missed", |status| status["state"] == "waiting").await;
+    assert_eq!((&status["cursor"], &status["events"]), (&json!("3"), &json!(0)));
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_break_are_opened_again() {
     let mut scene = Scene::with(not_tried_again).await;

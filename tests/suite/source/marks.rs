@@ -177,7 +177,7 @@ async fn a_place_before_the_newest_event_is_not_taken_after_a_restart() {
     );
     let runtime = rig.start();
     until("it is behind", || told(&rig) == 3).await;
-    assert_eq!(runtime.status().cursor, None, "nothing new came");
+    assert_eq!(runtime.status().cursor.as_deref(), Some("30"), "nothing new came");
     gate.notify_one();
     until("it is ahead", || rig.checkpoints.kept()["lastEventCursor"] == "35").await;
     gate.notify_one();
@@ -221,7 +221,7 @@ async fn a_replay_takes_no_place_before_one_that_was_named() {
     let rig = restarted(&rig.checkpoints.kept(), vec![again(), vec![]]);
     let runtime = rig.start();
     until("it reads again", || told(&rig) == 2).await;
-    assert_eq!(runtime.status().cursor, None, "nothing new came");
+    assert_eq!(runtime.status().cursor.as_deref(), Some("50"), "nothing new came");
     gate.notify_one();
     until("it came back", || rig.events.asked().len() == 2).await;
     assert_eq!(asked(&rig), ["10", "60"]);
@@ -283,7 +283,31 @@ async fn missing_events_are_looked_for_behind_a_named_place() {
     rig.config.overlap_events = 1;
     let runtime = rig.start();
     until("what was missing came", || rig.handled() == ["1", "2", "3"]).await;
-    assert_eq!(asked(&rig), ["", "2"]);
+    assert_eq!(asked(&rig), ["", "1"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// What is read again is so many events, however many places were named between them.
+#[tokio::test]
+async fn places_between_events_are_no_events_of_the_overlap() {
+    let first = vec![event("10"), live("15"), event("20"), live("25"), event("30"), live("35")];
+    let again = vec![event("20"), event("27"), event("30"), live("37")];
+    let mut rig = Rig::new(vec![[first, vec![missing()]].concat(), again]);
+    rig.config.overlap_events = 2;
+    let runtime = rig.start();
+    until("the place behind is saved", || was_saved(&rig, "37")).await;
+    assert_eq!(asked(&rig), ["", "15"]);
+    assert_eq!(rig.handled(), ["10", "20", "30", "27"]);
+    assert_eq!(runtime.status().repeated, 2);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+
+    // The newest two are the one that came late and the one before it.
+    let mut rig = restarted(&rig.checkpoints.kept(), vec![vec![event("30"), event("27"), event("40")]]);
+    rig.config.overlap_events = 2;
+    let runtime = rig.start();
+    until("what is new came", || rig.handled() == ["40"]).await;
+    assert_eq!(asked(&rig), ["25"]);
+    assert_eq!(runtime.status().repeated, 2);
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 

@@ -405,12 +405,52 @@ async fn a_silent_stream_is_opened_again() {
 
 #[tokio::test]
 async fn the_newest_events_are_read_again_now_and_then() {
-    let mut rig = Rig::new(vec![vec![event("1"), event("3")], vec![event("2")]]);
+    // Also where a server that was asked for what it has kept says nothing of phases.
+    for after_cursor in [None, Some("start".to_owned())] {
+        let mut rig = Rig::new(vec![vec![event("1"), event("3")], vec![event("2")]]);
+        rig.config.after_cursor = after_cursor;
+        rig.config.recheck = Duration::from_millis(5);
+        rig.config.overlap_events = 1;
+        let runtime = rig.start();
+        until("the late one came", || rig.handled().len() == 3).await;
+        assert_eq!(rig.handled(), ["1", "3", "2"]);
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    }
+}
+
+/// One that takes longer than the time between two looks would otherwise begin again and again.
+#[tokio::test]
+async fn a_second_look_waits_for_the_end_of_a_replay() {
+    let gate = Arc::new(Notify::new());
+    let waits = || Step::Waits(gate.clone());
+    let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
+    let replay = vec![
+        // The server takes its time to begin, too.
+        waits(),
+        phase("replay"),
+        event("8"),
+        event("9"),
+        waits(),
+        event("10"),
+        phase("live"),
+    ];
+    let checkpoints = FakeCheckpoints::with(CONTENT_TYPE, &json!({ "counted": 1, "lastEventCursor": "7" }));
+    let mut rig = Rig::of(FakeEvents::of(vec![replay, vec![event("late")]]), checkpoints);
     rig.config.recheck = Duration::from_millis(5);
     rig.config.overlap_events = 1;
     let runtime = rig.start();
-    until("the late one came", || rig.handled().len() == 3).await;
-    assert_eq!(rig.handled(), ["1", "3", "2"]);
+    let flushes =
+        || rig.processor.notes.lock().unwrap().calls.iter().filter(|call| **call == "flush").count();
+    for handled in [0, 2] {
+        until("the replay goes on", || rig.handled().len() == handled).await;
+        let before = flushes();
+        until("a second look was due a few times", || flushes() >= before + 5).await;
+        assert_eq!(rig.events.asked().len(), 1, "after {handled} events");
+        gate.notify_one();
+    }
+    until("the newest were read again", || rig.handled().contains(&"late".to_owned())).await;
+    assert_eq!(rig.handled(), ["8", "9", "10", "late"]);
+    assert_eq!(rig.events.after_cursors()[..2], [Some("7".to_owned()), Some("9".to_owned())]);
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 

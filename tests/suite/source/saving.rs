@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use millrace::processors::source::{SourceError, SourceFault, SourceState};
+use millrace::processors::source::{Progress, Runtime, RuntimeParts, SourceError, SourceFault, SourceState};
 use millrace_tests::until;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -194,6 +194,21 @@ async fn initial_get_is_retried() {
     until("it came", || rig.handled() == ["1"]).await;
     assert!(rig.checkpoints.gets() >= 3);
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// Before the first event comes, and also where none can come.
+#[tokio::test]
+async fn the_cursor_of_a_checkpoint_is_told_as_soon_as_it_is_read() {
+    let progress = Progress::default();
+    // Runs of one source, one after the other: somebody moves its cursor meanwhile, and takes it away.
+    for cursor in [Some("7"), Some("9"), None] {
+        let kept = json!({ "counted": 4, "lastEventCursor": cursor });
+        let rig = Rig::of(FakeEvents::default(), FakeCheckpoints::with(CONTENT_TYPE, &kept));
+        rig.events.refuse(fatal());
+        let runtime = Runtime::start(RuntimeParts { progress: progress.clone(), ..rig.parts() }).unwrap();
+        runtime.wait().await.unwrap_err();
+        assert_eq!(runtime.status().cursor.as_deref(), cursor);
+    }
 }
 
 #[tokio::test]

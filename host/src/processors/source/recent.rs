@@ -8,12 +8,21 @@ use crate::limits::SOURCE_RING_CURSORS;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recent {
     /// Right before the oldest that is remembered; none: where a stream without a cursor began.
-    base: Option<String>,
-    order: VecDeque<String>,
+    base: Option<Seen>,
+    /// Between two events there is one mark at most.
+    order: VecDeque<Seen>,
     known: HashSet<String>,
+    /// How many of these are events: the others count for nothing.
+    events: usize,
     /// The newest that an event had.
     event: Option<String>,
-    /// The newest is a place that a server has named, and no event's.
+}
+
+/// A cursor that came.
+#[derive(Clone, Debug)]
+struct Seen {
+    cursor: String,
+    /// A place that a server has named, and no event's.
     is_mark: bool,
 }
 
@@ -21,67 +30,71 @@ impl Recent {
     /// After a cursor, with what is remembered up to it, oldest first, and whether the last of these is a mark.
     pub(super) fn new(cursor: Option<String>, remembered: Vec<String>, is_mark: bool) -> Self {
         let mut recent = Self::default();
-        match (remembered.last() == cursor.as_ref(), remembered.split_first()) {
-            (true, Some((first, rest))) => {
-                recent.base = Some(first.clone());
-                rest.iter().for_each(|cursor| recent.note(cursor));
-                // There are no two marks in a row.
-                recent.event = remembered.iter().rev().nth(usize::from(is_mark)).cloned();
-                recent.is_mark = is_mark;
+        if remembered.last() != cursor.as_ref() {
+            recent.base = cursor.map(|cursor| Seen { cursor, is_mark: false });
+            return recent;
+        }
+        // There are no two marks in a row.
+        recent.event = remembered.iter().rev().nth(usize::from(is_mark)).cloned();
+        let last = remembered.len().saturating_sub(1);
+        for (index, cursor) in remembered.into_iter().enumerate() {
+            let seen = Seen { cursor, is_mark: is_mark && index == last };
+            if index == 0 {
+                recent.base = Some(seen);
+            } else {
+                recent.add(seen);
             }
-            _ => recent.base = cursor,
         }
         recent
     }
 
     /// Whether it came before, as far as is remembered.
     pub(super) fn knows(&self, cursor: &str) -> bool {
-        self.known.contains(cursor) || self.base.as_deref() == Some(cursor)
+        self.known.contains(cursor) || self.base.as_ref().is_some_and(|base| base.cursor == cursor)
     }
 
     /// An event's.
     pub(super) fn note(&mut self, cursor: &str) {
         self.event = Some(cursor.to_owned());
-        if self.add(cursor) {
-            self.is_mark = false;
-        }
+        self.add(Seen { cursor: cursor.to_owned(), is_mark: false });
     }
 
-    /// A place without an event. The next one stands for it, too: what is read again is counted in events.
+    /// A place without an event. The next one stands for it, too.
     pub(super) fn mark(&mut self, cursor: &str) {
         if self.newest() == Some(cursor) {
             return;
         }
-        if self.is_mark {
+        if self.is_at_mark() {
             match self.order.pop_back() {
                 Some(mark) => {
-                    self.known.remove(&mark);
+                    self.known.remove(&mark.cursor);
                 }
                 // It is all that is remembered.
                 None => self.base = None,
             }
         }
-        self.is_mark = self.add(cursor);
+        self.add(Seen { cursor: cursor.to_owned(), is_mark: true });
     }
 
-    /// Whether it is new.
-    fn add(&mut self, cursor: &str) -> bool {
-        if !self.known.insert(cursor.to_owned()) {
-            return false;
+    /// Nothing changes where it is known.
+    fn add(&mut self, seen: Seen) {
+        if !self.known.insert(seen.cursor.clone()) {
+            return;
         }
-        self.order.push_back(cursor.to_owned());
-        if self.order.len() > SOURCE_RING_CURSORS
+        self.events += usize::from(!seen.is_mark);
+        self.order.push_back(seen);
+        while self.events > SOURCE_RING_CURSORS
             && let Some(oldest) = self.order.pop_front()
         {
-            self.known.remove(&oldest);
+            self.events -= usize::from(!oldest.is_mark);
+            self.known.remove(&oldest.cursor);
             self.base = Some(oldest);
         }
-        true
     }
 
     /// Whether the newest is a mark.
     pub(super) fn is_at_mark(&self) -> bool {
-        self.is_mark
+        self.order.back().or(self.base.as_ref()).is_some_and(|newest| newest.is_mark)
     }
 
     /// The newest event, as far as is remembered.
@@ -91,23 +104,38 @@ impl Recent {
 
     /// The newest; none before anything came.
     pub(super) fn newest(&self) -> Option<&str> {
-        self.order.back().map(String::as_str).or(self.base.as_deref())
+        self.order.back().or(self.base.as_ref()).map(|newest| newest.cursor.as_str())
     }
 
     /// Where to read again from, so that so many known events come once more.
     pub(super) fn before(&self, events: usize) -> Option<&str> {
-        match self.order.len().checked_sub(events + 1) {
-            Some(index) => self.order.get(index).map(String::as_str),
-            // Of a stream that began without a cursor, the first event is the earliest place there is.
-            None => self.base.as_deref().or(self.order.front().map(String::as_str)),
-        }
+        let from = self.begin_of(events);
+        let before = from.checked_sub(1).and_then(|index| self.order.get(index));
+        // Of a stream that began without a cursor, what came first is the earliest place there is.
+        let earliest = || self.base.as_ref().or(self.order.front());
+        before.or_else(earliest).map(|seen| seen.cursor.as_str())
     }
 
-    /// The newest ones with the one before them, to be remembered over a restart.
+    /// The newest ones with the place before them, to be remembered over a restart. Of marks only the newest is.
     pub(super) fn newest_ones(&self, events: usize) -> Vec<String> {
-        let from = self.order.len().saturating_sub(events + 1);
-        let base = if from == 0 && self.order.len() <= events { self.base.clone() } else { None };
-        base.into_iter().chain(self.order.iter().skip(from).cloned()).collect()
+        let from = self.begin_of(events);
+        let last = self.order.len().saturating_sub(1);
+        let before = match from.checked_sub(1) {
+            Some(index) => self.order.get(index),
+            None => self.base.as_ref().or(self.order.front().filter(|first| first.is_mark && last > 0)),
+        };
+        let newest = self.order.iter().enumerate().skip(from);
+        let newest = newest.filter(|(index, seen)| !seen.is_mark || *index == last).map(|(_, seen)| seen);
+        before.into_iter().chain(newest).map(|seen| seen.cursor.clone()).collect()
+    }
+
+    /// Where so many events begin, or all where there are fewer; right after everything for none.
+    fn begin_of(&self, events: usize) -> usize {
+        if events == 0 {
+            return self.order.len();
+        }
+        let indexes = self.order.iter().enumerate().rev().filter(|(_, seen)| !seen.is_mark);
+        indexes.map(|(index, _)| index).nth(events - 1).unwrap_or(0)
     }
 }
 
@@ -168,7 +196,7 @@ mod tests {
             recent.mark(mark);
             recent = over_a_restart(&recent, 2);
             assert_eq!((recent.newest(), recent.newest_event()), (Some(mark), Some("3")));
-            assert_eq!((recent.before(2), recent.order.len()), (Some("2"), 2), "{mark}");
+            assert_eq!((recent.before(2), recent.order.len()), (Some("1"), 3), "{mark}");
         }
         recent.note("4");
         recent = over_a_restart(&recent, 2);
@@ -189,14 +217,45 @@ mod tests {
         (4..=100).for_each(|mark| recent.mark(&mark.to_string()));
         assert_eq!((recent.newest(), recent.newest_event()), (Some("100"), Some("3")));
         assert!(recent.knows("3") && recent.knows("100") && !recent.knows("99"));
-        assert_eq!((recent.before(1), recent.before(2)), (Some("3"), Some("2")));
+        assert_eq!(
+            (recent.before(0), recent.before(1), recent.before(2)),
+            (Some("100"), Some("2"), Some("1"))
+        );
         recent.note("101");
         recent.mark("102");
         assert!(recent.knows("100"), "an event lies between");
-        assert_eq!(recent.before(1), Some("101"));
+        assert_eq!((recent.before(1), recent.before(2)), (Some("100"), Some("2")));
         recent.mark("102");
         recent.mark("103");
-        assert_eq!(recent.before(1), Some("101"));
+        assert_eq!((recent.before(0), recent.before(1)), (Some("103"), Some("100")));
+    }
+
+    #[test]
+    fn marks_between_events_count_for_nothing() {
+        let mut recent = Recent::new(None, Vec::new(), false);
+        recent.mark("m0");
+        for number in 1..=SOURCE_RING_CURSORS {
+            recent.note(&number.to_string());
+            recent.mark(&format!("m{number}"));
+        }
+        assert!(recent.knows("1"), "as many events are known as without marks");
+        let (events, newest) = (64, SOURCE_RING_CURSORS);
+        let place = format!("m{}", newest - events);
+        assert_eq!(recent.before(events), Some(place.as_str()), "so many events lie behind it");
+        let kept = recent.newest_ones(events);
+        assert_eq!((kept.len(), &kept[0]), (events + 2, &place), "with the places before and after them");
+        let again = over_a_restart(&recent, events);
+        assert_eq!((again.before(events), again.newest()), (Some(place.as_str()), recent.newest()));
+        assert!(again.knows(&(newest - events + 1).to_string()));
+        recent.note("last");
+        assert!(!recent.knows("m0") && recent.knows("1") && recent.knows("2"));
+        assert_eq!(recent.events, SOURCE_RING_CURSORS);
+        // A mark that came before every event is a place like any other.
+        let mut recent = Recent::new(None, Vec::new(), false);
+        recent.mark("m0");
+        recent.note("1");
+        assert_eq!(recent.before(events), Some("m0"));
+        assert_eq!(over_a_restart(&recent, events).before(events), Some("m0"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One run, from the checkpoint that it begins with to the last one that it saves.
 
 mod marks;
+mod recheck;
 mod saving;
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::recheck::Recheck;
 use super::client::{
     CheckpointClient, ControlEvent, EventClient, EventEnvelope, EventStream, SourceError, SourceFault,
 };
@@ -133,6 +135,8 @@ impl Run {
         );
         let (saved, remembered, at_mark) =
             loaded.map_or((None, Vec::new(), false), |saved| (saved.cursor, saved.recent, saved.at_mark));
+        // Also where another run of before, or another host, has come to another place.
+        self.progress.note(|status| status.cursor.clone_from(&saved));
         let begin =
             saved.clone().or_else(|| self.config.after_cursor.clone()).filter(|text| !text.is_empty());
         let place = match begin.as_deref() {
@@ -282,7 +286,8 @@ impl Feed {
         asked: Option<&str>,
         begun: Instant,
     ) -> Result<Next, SourceError> {
-        let (idle_max, recheck) = (self.run.config.idle_max, self.run.config.recheck);
+        let idle_max = self.run.config.idle_max;
+        let mut recheck = Recheck::new(self.run.config.recheck, asked, begun);
         let (mut heard, mut was_reading) = (begun, true);
         loop {
             let due = self.keeper.due();
@@ -292,7 +297,8 @@ impl Feed {
                 heard = Instant::now();
             }
             was_reading = reading;
-            let rechecks = reading && !recheck.is_zero() && self.can_look_back();
+            let rechecks = reading && self.can_look_back();
+            let again = recheck.due().filter(|_| rechecks);
             // Whatever is dropped here can be asked again: a put goes on, and a stream gives up nothing. An event that is
             // there comes before the two clocks that end a stream.
             let came = tokio::select! {
@@ -307,7 +313,7 @@ impl Feed {
                     continue;
                 }
                 came = stream.recv(), if reading => came,
-                () = sleep_until(begun + recheck), if rechecks => return Ok(self.recheck()),
+                () = sleep_until(again.unwrap_or(begun)), if again.is_some() => return Ok(self.recheck()),
                 () = sleep_until(heard + idle_max), if reading && !idle_max.is_zero() => {
                     self.leave("idle");
                     return Ok(Next::Wait(USUAL));
@@ -318,6 +324,7 @@ impl Feed {
                 return Ok(Next::Stop);
             }
             heard = Instant::now();
+            recheck.came(&cut, heard);
             let next = match cut {
                 Cut::Quiet => None,
                 Cut::Control(event) => self.control(event, asked, begun).await?,
@@ -331,7 +338,7 @@ impl Feed {
                 return Ok(next);
             }
             // On a stream that is never quiet the clock above has no turn.
-            if rechecks && begun.elapsed() >= recheck {
+            if rechecks && recheck.is_due(Instant::now()) {
                 return Ok(self.recheck());
             }
         }
