@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use millrace::checkpoints::{ChannelGrant, EffectBatch, EffectKind, EffectRecord, SavedState};
 use millrace::event::{Event, EventBatch, TenantId};
@@ -21,6 +22,7 @@ use millrace::processors::{
     ProcessorFactory, Subscription, TaskContext, Trap, TrapKind, call_is_long,
 };
 use millrace::tables::{Cell, CellsBuilder, Column, ColumnType, TableSchema};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// What a test sees of all instances of a scripted processor.
@@ -69,7 +71,7 @@ pub enum FlawKind {
     Traps,
     HangsUntilCut,
     BreaksALimit,
-    /// Takes a millisecond for each event.
+    /// Works for ten milliseconds on each event, and what it waits for a core is not among them.
     Slow,
     /// Keeps a mebibyte of each event.
     Leaks,
@@ -280,8 +282,8 @@ impl Instance {
             Some(FlawKind::Rejects) => fail(FailureKind::Reject),
             Some(FlawKind::Stops) => fail(FailureKind::Fatal),
             Some(FlawKind::Slow) => {
-                let until = std::time::Instant::now() + std::time::Duration::from_millis(1);
-                while std::time::Instant::now() < until {
+                let until = worked() + Duration::from_millis(10);
+                while worked() < until {
                     std::hint::spin_loop();
                 }
                 Ok(Ok(()))
@@ -461,4 +463,11 @@ impl Processor for Instance {
         let kept = if self.shows(FlawKind::Leaks) { self.seen } else { 0 };
         (1 << 20) + (u64::from(kept) << 20)
     }
+}
+
+/// How long this thread has had a core.
+fn worked() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).expect("it does not run backwards");
+    Duration::new(seconds, u32::try_from(time.tv_nsec).expect("less than a second of nanoseconds fits"))
 }

@@ -2,10 +2,10 @@
 //! `wit/README.md` says why.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{env, fs};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -143,6 +143,77 @@ fn components_in_rust_do_not_tell_in_whose_folders_they_were_built() {
         let found =
             text.find("/registry/src").map(|at| text[..at].chars().rev().take(80).collect::<String>());
         assert_eq!(found, None, "{name}, read backwards");
+    }
+}
+
+/// How folders begin that belong to somebody, or to the machine that builds.
+const FOLDERS: [&str; 9] = [
+    "/home/",
+    "/root/",
+    "/Users/",
+    "\\Users\\",
+    "/var/folders/",
+    "/work/",
+    "/workspace/",
+    "/builds/",
+    "/github/",
+];
+
+/// Folders of those who have built what a language's tools put into every component, the longer ones first.
+fn folders_of_tools(name: &str) -> &'static [&'static str] {
+    match name {
+        "kit-js" | "debounce" => &["/home/runner/work/", "/home/runner/"],
+        "kit-python" | "turn-tracer" => &["/home/runner/work/", "/home/runner/", "/root/.cargo/"],
+        _ => &[],
+    }
+}
+
+/// What a component says of the folders in which it was built, with the text around it.
+fn told_folders(name: &str, component: &[u8]) -> Vec<String> {
+    let mut text = String::from_utf8_lossy(component).into_owned();
+    for folder in folders_of_tools(name) {
+        text = text.replace(folder, "");
+    }
+    let here = [env::home_dir(), repository().canonicalize().ok()];
+    let here = here.iter().flatten().filter_map(|folder| folder.to_str());
+    // A folder such as `/` is nobody's.
+    let here: Vec<String> =
+        here.filter(|folder| folder.len() > 1).map(|folder| format!("{folder}/")).collect();
+    let folders = FOLDERS.into_iter().chain(here.iter().map(String::as_str));
+    let around = |at: usize| -> String {
+        let before: String = text[..at].chars().rev().take(40).collect();
+        before.chars().rev().chain(text[at..].chars().take(80)).collect()
+    };
+    folders
+        .flat_map(|folder| text.match_indices(folder).map(move |(at, _)| (at, at + folder.len())))
+        .filter(|(_, end)| {
+            text[*end..].starts_with(|next: char| next.is_alphanumeric() || "._-".contains(next))
+        })
+        .map(|(at, _)| around(at))
+        .collect()
+}
+
+#[test]
+fn components_do_not_tell_in_whose_folders_they_were_built() {
+    for name in COMPONENTS {
+        assert_eq!(told_folders(name, &component(name)), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_component_that_tells_a_folder_is_found_out() {
+    for folder in FOLDERS {
+        let told = format!("\0src/lib.rs{folder}ann/registry/src/a.rs\0");
+        assert!(!told_folders("kit", told.as_bytes()).is_empty(), "{folder}");
+        assert_eq!(told_folders("kit", format!("a {folder}\0").as_bytes()), [""; 0], "nobody's {folder}");
+    }
+    let here = repository().canonicalize().expect("this is built somewhere").join("src/lib.rs");
+    assert!(!told_folders("kit", here.to_str().expect("UTF-8").as_bytes()).is_empty());
+    for (name, of_its_tools) in
+        [("kit-js", "/home/runner/work/engine"), ("kit-python", "/root/.cargo/registry")]
+    {
+        assert_eq!(told_folders(name, of_its_tools.as_bytes()), [""; 0], "{name}");
+        assert!(!told_folders("kit", of_its_tools.as_bytes()).is_empty(), "{of_its_tools}");
     }
 }
 

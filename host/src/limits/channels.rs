@@ -141,7 +141,8 @@ const _: () =
     assert!(CHANNEL_SUBSCRIBER_ENTRIES_MAX <= CHANNEL_ENTRIES_MAX, "a follower can be so far behind");
 /// Bytes that were appended to channels and lie in runs, and what each entry counts beside its own: about what it takes
 /// in memory. What is beyond is settled, oldest first. It bounds what they take in memory, what a start reads, and what an
-/// end writes.
+/// end writes. Not counted is the JSON that an entry of up to [`CHANNEL_TAIL_BYTES_MAX`] keeps once it was sent to a follower
+/// as it came: it takes somewhat more than twice as much then.
 pub const CHANNEL_UNSETTLED_BYTES_MAX: usize = 128 << 20;
 pub const CHANNEL_UNSETTLED_ENTRY_BYTES: usize = 256;
 /// What a transaction appends to one channel goes into a run up to so many bytes. More is settled at once, since it would

@@ -21,7 +21,7 @@ enum Nature {
     Good,
     /// Falls over.
     Traps,
-    /// Takes some milliseconds.
+    /// Takes some tens of milliseconds: so much more than a good one that no machine is too busy to tell.
     Slow,
     /// Refuses any state.
     Refuses,
@@ -102,7 +102,7 @@ impl Processor for Variant {
     fn handle(&mut self, event: Event<'_>, out: &mut Effects) -> Result<(), Failure> {
         match self.nature {
             Nature::Traps => panic!("it is made to fall"),
-            Nature::Slow => spin(10_000_000),
+            Nature::Slow => spin(100_000_000),
             // Taken and not touched, so that it is not slow as well.
             Nature::Leaks => self.kept.push(black_box(Vec::with_capacity(1 << 20))),
             Nature::Swells => self.counted.ballast.push_str(&"x".repeat(1 << 20)),

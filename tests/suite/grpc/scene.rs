@@ -57,7 +57,11 @@ impl Scene {
     }
 
     pub(super) async fn restart(self) -> Self {
-        Self { host: self.host.restart().await.unwrap() }
+        self.restart_with(|_| {}).await
+    }
+
+    pub(super) async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        Self { host: Box::pin(self.host.restart_with(change)).await.unwrap() }
     }
 
     pub(super) fn port(&self) -> u16 {

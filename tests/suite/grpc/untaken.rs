@@ -30,6 +30,13 @@ async fn an_answer_that_is_not_taken_is_ended_at_write_wait_max() {
         raw.get(3, "nobody").await;
         assert_eq!(raw.answered(3).await, Answered::Whole(0));
     }
+}
+
+/// However long this machine takes for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_needs_no_more_room_than_it_has_bytes() {
+    let scene = Scene::with(|config| config.gateway.write_wait_ms_max = 600_000).await;
+    let bytes = keeps(&scene.caller(&[]), 40_000).await;
     let mut raw = Raw::open(&scene, bytes).await;
     raw.get(1, "me").await;
     assert_eq!(raw.answered(1).await, Answered::Whole(bytes as usize));
@@ -66,14 +73,16 @@ async fn a_stream_without_any_room_is_ended() {
 /// Whoever does not read the socket holds nothing either, however much room was promised.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_is_left() {
-    let scene = Scene::with(|config| config.gateway.write_wait_ms_max = 500).await;
-    let caller = scene.caller(&[]);
-    keeps(&caller, 3_000_000).await;
+    let scene = Scene::with(|config| config.gateway.write_wait_ms_max = 600_000).await;
+    keeps(&scene.caller(&[]), 3_000_000).await;
+    // Whoever reads is in time, however slowly, until here.
+    let scene = scene.restart_with(|config| config.gateway.write_wait_ms_max = 500).await;
     let mut raw = Raw::open(&scene, ALL).await;
     // Far more in all than sockets hold.
     for stream in (0..30).map(|number| 2 * number + 1) {
         raw.get(stream, "me").await;
     }
     raw.wait_until_left().await;
-    caller.get("me").await.unwrap();
+    // An answer without a body waits for no reader.
+    assert_eq!(scene.caller(&[]).get("nobody").await.unwrap_err().code(), Code::NotFound);
 }

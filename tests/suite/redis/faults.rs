@@ -1,6 +1,6 @@
 //! Servers that cannot be used, or not yet: a clear error each, with its code, and service once they can.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace::backends::redis::{
     Durability, RedisAck, RedisAddress, RedisLeases, RedisLink, RedisLog, RedisOptions,
@@ -12,9 +12,10 @@ use millrace::gateway::Problem;
 use millrace::streams::{EventLog, Retention, StreamError};
 use millrace_tests::conformance::effects::tenant;
 use millrace_tests::conformance::event_log::{ALL, append_one, batch};
+use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::ports::Port;
 use millrace_tests::redis_server::{Engine, Keeps, RedisServer};
-use millrace_tests::until;
+use millrace_tests::{until, workspace_binary};
 
 use super::log::all;
 use super::{SOON, as_seam, open, options};
@@ -329,4 +330,51 @@ async fn entries_of_a_later_format_stop_the_log_and_stay() {
     let said = problem(&log, "backend_unsupported").await;
     assert!(said.to_string().contains("format"), "{said}");
     assert_eq!((log.epoch(), server.number(&["XLEN", "{millrace}:events"])), (epoch, 2));
+}
+
+/// What a host has written of its log, in order.
+fn told(host: &HostProcess) -> Vec<&'static str> {
+    let mut told = Vec::new();
+    for line in host.said().lines() {
+        if line.contains("the log on Redis serves") {
+            told.push("serves");
+        } else if line.contains("the log on Redis does not serve") {
+            told.push(if line.contains("backend_denied") { "denied" } else { "something else" });
+        }
+    }
+    told
+}
+
+/// How often a host has reached its log.
+async fn sessions(host: &HostProcess) -> u64 {
+    let text = reqwest::get(format!("{}/metrics", host.url)).await.unwrap().text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("millrace_redis_sessions_total "));
+    line.expect("it was reached once").trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_reached_and_cannot_be_read_is_told_once_for_each_outage() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = RedisServer::durable(Engine::Redis);
+    let setup = Setup::new(workspace_binary("millrace")).log(&server.url());
+    let host = HostProcess::start_as(setup, &dir.path().join("data")).await.unwrap();
+    for _ in 0..2 {
+        until("it serves", || told(&host).last() == Some(&"serves")).await;
+        let before = (told(&host).len(), sessions(&host).await);
+        // The server is found and the log is looked at; it is the reading that fails.
+        server.command(&["ACL", "SETUSER", "default", "-xread"]);
+        until("that is told", || told(&host)[before.0..].contains(&"denied")).await;
+        let begun = Instant::now();
+        while sessions(&host).await < before.1 + 5 {
+            assert!(begun.elapsed() < SOON, "{}", host.said());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let said = told(&host).split_off(before.0);
+        let mut once = said.clone();
+        once.dedup();
+        assert!(!said.contains(&"serves"), "{}", host.said());
+        assert_eq!(said, once, "each is told once: {}", host.said());
+        server.command(&["ACL", "SETUSER", "default", "+xread"]);
+    }
+    until("it serves again", || told(&host).last() == Some(&"serves")).await;
 }

@@ -2,6 +2,7 @@
 //! leaves nothing behind, and states that are too large for anybody.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use millrace::plugins::PluginSettings;
@@ -9,9 +10,10 @@ use millrace_tests::dump::dump;
 use millrace_tests::embedded::{Answer, Client, Embedded};
 use millrace_tests::guests::variant;
 use millrace_tests::handwritten::Handwritten;
+use reqwest::Method;
 use serde_json::Value;
 
-use super::versions;
+use super::{BUSY_MAX, versions};
 use crate::commands::ran;
 
 /// A host whose plugin has one lane. Where a busy machine makes a good version slow, nobody is refused for it;
@@ -99,17 +101,27 @@ async fn another_version_under_live_traffic_is_told_apart_confirmed_and_takes_ov
     deploy(client, variant(1, "good"), "").await?.ok()?;
     client.settle().await?;
     let options = "confirm=true&shadow_ms=400&shadow_events=200";
-    deploy_under_traffic(client, &traffic, variant(2, "other"), options).await?.ok()?;
-    client.settle().await?;
+    let begun = Instant::now();
+    let status = loop {
+        deploy_under_traffic(client, &traffic, variant(2, "other"), options).await?.ok()?;
+        client.settle().await?;
+        let status = show(client, "variant").await?;
+        let report = &status["candidate"]["report"];
+        // Again where the machine was too busy to let it have live traffic in time.
+        if report["events"].as_u64() > report["replayed_events"].as_u64() {
+            break status;
+        }
+        ensure!(begun.elapsed() < BUSY_MAX, "no run had live traffic: {status}");
+        client.send(client.request(Method::DELETE, "/v1/plugins/variant/candidate")).await?.ok()?;
+    };
 
-    let status = show(client, "variant").await?;
     assert_eq!(status["deployment"]["version"], "1.1000001.0+good------", "the running version serves");
     assert_eq!(rows(client).await?, traffic.counts(), "nothing of the candidate is in the rows");
     let candidate = &status["candidate"];
     assert_eq!(candidate["state"], "waiting", "{candidate}");
     let report = &candidate["report"];
     let number = |path: &str| report.pointer(path).and_then(Value::as_u64).unwrap_or_default();
-    assert!(number("/events") > number("/replayed_events") && number("/stretches") > 0, "{report}");
+    assert!(number("/stretches") > 0, "{report}");
     assert!(number("/rows/different") > 0, "{report}");
     assert_eq!(
         [number("/rows/same"), number("/rows/only_old"), number("/rows/only_new")],
@@ -325,7 +337,12 @@ async fn a_first_version_with_a_snapshot_of_a_gibibyte_makes_dead_letters_that_s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_whose_state_grows_or_whose_load_takes_everything_is_refused_by_limit() -> Result<()> {
-    let host = Embedded::start_with(|config| config.processors.guest_memory_bytes_max = 64 << 20).await?;
+    let host = Embedded::start_with(|config| {
+        config.processors.guest_memory_bytes_max = 64 << 20;
+        // What writes a mebibyte for each event takes its time, too.
+        config.processors.shadow_time_ratio_max = 1_000_000;
+    })
+    .await?;
     let (client, traffic) = (&host.client, Traffic::default());
     deploy(client, variant(1, "good"), "").await?.ok()?;
     // Over eight mebibytes of state, and not over the memory.

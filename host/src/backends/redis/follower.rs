@@ -44,13 +44,15 @@ pub(super) struct Follower {
     /// The newest entry that was made visible: its id and its time of append.
     newest_entry: Option<(String, String)>,
     entries_max: usize,
-    /// The code of what was written to the host's log last: a server that is away is away once.
+    /// The code of what was written to the host's log last, until the log is of use again: a server that is away is away
+    /// once, also where it is reached again and again and cannot be read.
     told: Option<&'static str>,
 }
 
 /// The connection of the blocking reads, and what it reads.
 struct Feed {
     connection: MultiplexedConnection,
+    server: String,
     epoch: Epoch,
     durability: Durability,
     end: CancellationToken,
@@ -142,6 +144,13 @@ impl Follower {
         }
     }
 
+    /// The log is of use again: that is told, and so will be the next time that it is not.
+    fn serves(&mut self, feed: &Feed) {
+        if self.told.take().is_some() {
+            feed.tell();
+        }
+    }
+
     /// Connects, and checks that this is the log.
     async fn open(&mut self) -> Result<Feed, BackendError> {
         let info = locate(&self.shared.options.address).await?;
@@ -158,8 +167,13 @@ impl Follower {
         APPEND.load(&mut appends).await.map_err(|error| backend("loading a script", &error))?;
         let reads = connect_to(&info, ca_file, &server.run_id).await?;
         let connection = connect_to(&info, ca_file, &server.run_id).await?;
-        let mut feed =
-            Feed { connection, epoch: self.shared.epoch(), durability, end: CancellationToken::new() };
+        let mut feed = Feed {
+            connection,
+            server: server.version.clone(),
+            epoch: self.shared.epoch(),
+            durability,
+            end: CancellationToken::new(),
+        };
         let synced = self.sync(&mut feed, "", Look::Whole).await?;
         feed.epoch = synced.epoch.clone();
         // What the log has so far is told to others, so it has to be durable, too.
@@ -179,8 +193,10 @@ impl Follower {
             let now = if ack == durability.as_str() { 1.0 } else { 0.0 };
             gauge!(names::REDIS_ACK, "ack" => ack).set(now);
         }
-        info!(server = %server.version, ack = durability.as_str(), epoch = %synced.epoch.0, "the log on Redis serves");
-        self.told = None;
+        // After an outage that is to be seen first.
+        if self.told.is_none() {
+            feed.tell();
+        }
         self.shared.status.send_modify(|status| {
             status.problem = None;
             status.server = server.version.clone();
@@ -243,10 +259,9 @@ impl Follower {
                             return Ok(());
                         }
                     }
-                    if self.shared.status.send_if_modified(|status| status.problem.take().is_some()) {
-                        self.told = None;
-                    }
+                    self.shared.status.send_if_modified(|status| status.problem.take().is_some());
                     self.publish(read);
+                    self.serves(feed);
                 }
                 Err(Wrong::Gap(first)) => {
                     if !self.same_log(feed, "").await? {
@@ -271,6 +286,7 @@ impl Follower {
                 if !self.same_log(feed, "").await? {
                     return Ok(());
                 }
+                self.serves(feed);
                 checked = Instant::now();
             }
         }
@@ -451,6 +467,13 @@ impl Follower {
         let synced = synced.ok_or_else(|| remote(RemoteFault::WrongType, "the log's counters are none"))?;
         self.shared.set_scopes(synced.scopes_version, &synced.scopes)?;
         Ok(synced)
+    }
+}
+
+impl Feed {
+    fn tell(&self) {
+        let (server, ack, epoch) = (&self.server, self.durability.as_str(), &self.epoch.0);
+        info!(%server, ack, %epoch, "the log on Redis serves");
     }
 }
 
