@@ -99,25 +99,30 @@ fn languages(suite: &mut Suite) -> Result<()> {
     for (language, name, _) in GUESTS {
         sizes(suite, &by_epochs, &batches, (language, name))?;
     }
-    let mut measure = |name: &str, floor: Option<f64>, factory: &dyn ProcessorFactory| {
+    let measure = |suite: &mut Suite, name: &str, floor: Option<f64>, factory: &dyn ProcessorFactory| {
         let figure = Figure { name, unit: "events/s", floor, better: Better::Higher };
         suite.measure(figure, |_| rate(factory, &batches))
     };
     for (rows, what) in [(false, "state only"), (true, "a row for each event")] {
         for (language, name, floor) in GUESTS {
             let floor = Some(floor).filter(|_| !rows);
-            measure(&format!("{language}, {what}, epochs"), floor, &*load(&by_epochs, name, rows)?)?;
-            measure(&format!("{language}, {what}, fuel"), None, &*load(&by_fuel, name, rows)?)?;
+            let epochs = load(&by_epochs, name, rows)?;
+            let epochs = measure(suite, &format!("{language}, {what}, epochs"), floor, &*epochs)?;
+            let fuel = load(&by_fuel, name, rows)?;
+            let fuel = measure(suite, &format!("{language}, {what}, fuel"), None, &*fuel)?;
+            let name = format!("{language}, {what}, fuel of epochs");
+            let ratio = Figure { name: &name, unit: "times", floor: None, better: Better::Higher };
+            suite.record(ratio, &[fuel / epochs])?;
         }
         let native = Native::<Fold>::new().with_settings(settings(rows).config);
-        measure(&format!("native code, {what}"), None, &native)?;
+        measure(suite, &format!("native code, {what}"), None, &native)?;
     }
     for (metering, runtime) in [("epochs", &by_epochs), ("fuel", &by_fuel)] {
         // Its other types of events are in the kit; what has another one is counted, and its payload hashed.
         let component = Language::Wat.component();
         let factory = runtime.load(&component, &|_| granted(BTreeMap::new()))?;
         let name = format!("WebAssembly text without an SDK, payloads hashed, {metering}");
-        measure(&name, None, &*factory)?;
+        measure(suite, &name, None, &*factory)?;
     }
     Ok(())
 }

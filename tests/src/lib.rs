@@ -37,6 +37,7 @@ pub mod shelf;
 pub mod sleeper;
 pub mod swaps;
 pub mod viewer;
+pub mod walk;
 
 use std::time::{Duration, Instant};
 

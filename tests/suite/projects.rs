@@ -5,13 +5,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
 use millrace::cli::toolchain::{
     Language, copy_tree, fingerprint_of, fingerprint_of_packages, is_source, vendor,
 };
 use millrace::cli::{Exit, embedded_paths};
-use millrace_tests::embedded::Embedded;
+use millrace_tests::walk::{self, Terminal};
 use millrace_tests::workspace_binary;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,6 +102,19 @@ fn the_templates_of_all_languages_are_tried_with_the_same_events_and_expect_the_
     assert!(odd.is_empty(), "a host started in a new project would read it: {odd:?}");
 }
 
+/// Whoever follows the README has the command before it is used.
+#[test]
+fn the_readme_says_how_the_command_is_installed_before_it_is_used() {
+    let readme = walk::readme().expect("it is read");
+    let install = "\ncargo install --locked --path host ";
+    let (before, after) = readme.split_once(install).expect("it says how");
+    let used =
+        |text: &str| text.lines().any(|line| line.starts_with("millrace ") || line.contains("| millrace "));
+    assert!(!used(before) && used(after), "it is used where it is not there yet");
+    let manifest = fs::read_to_string(repository().join("host/Cargo.toml")).expect("a manifest");
+    assert!(manifest.contains("[[bin]]\nname = \"millrace\"\n"), "that folder makes the command");
+}
+
 // How a project begins.
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +162,23 @@ async fn a_new_project_has_all_that_it_needs_beside_itself() {
     }
     let toml = fs::read_to_string(dir.join("plugin.toml")).expect("a file");
     assert!(toml.contains("name = \"day-sums\"") && toml.contains("language = \"rust\""), "{toml}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_project_says_which_table_it_fills() {
+    for language in Language::ALL {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("project");
+        let arguments = ["plugin", "new", "--lang", language.name(), "day-sums", "--dir", text(&dir)];
+        let (ended, said) = ran(&arguments).await;
+        ended.expect("it begins");
+        let asked = said.lines().last().and_then(|line| line.strip_prefix("  millrace query "));
+        assert_eq!(asked, Some("day_sums"), "{said}");
+        let expected = fs::read_to_string(dir.join("tests/expected.json")).expect("a file");
+        let expected: Value = serde_json::from_str(&expected).expect("JSON");
+        let tables: Vec<&String> = expected["rows"].as_object().expect("tables").keys().collect();
+        assert_eq!(tables, ["day_sums"], "{language:?}");
+    }
 }
 
 #[test]
@@ -238,49 +267,67 @@ fn a_package_may_have_a_folder_of_any_name() {
 
 // From a name to a running plugin.
 
-/// By its name in `tests/`, for languages whose own tests are fast.
-fn a_test_that_fails(language: &str) -> Option<(&'static str, &'static str)> {
+/// By its name in `tests/`.
+fn a_test_that_fails(language: &str) -> (&'static str, &'static str) {
     match language {
-        "js" => Some((
+        "rust" => ("bad.rs", "#[test]\nfn fails() {\n    panic!(\"as asked\");\n}\n"),
+        "js" => (
             "bad.test.mjs",
             "import { test } from 'node:test';\ntest('fails', () => {\n  throw new Error('as asked');\n});\n",
-        )),
-        "python" => Some((
+        ),
+        _ => (
             "test_bad.py",
             "import unittest\n\n\nclass Bad(unittest.TestCase):\n    def test_fails(self):\n        self.fail()\n",
-        )),
-        _ => None,
+        ),
     }
 }
 
+/// What the README shows from no plugin to its rows, and what `plugin new` says to go on with.
 async fn new_to_a_running_guest(language: &str) {
-    let begin = Instant::now();
-    let name = format!("{language}-counts");
-    let (_folder, dir) = begun(language, &name).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut terminal = Terminal::new(&workspace_binary("millrace"), folder.path()).expect("a terminal");
+    let host = terminal.host().expect("a host");
+    let steps = walk::steps_in(language).expect("the README has them");
+    let (new, then) = steps.split_first().expect("it begins");
+    let (query, between) = then.split_last().expect("it ends");
+
+    let said = terminal.run(new).expect("it begins");
+    let next: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let shown: Vec<&str> = then.iter().map(|step| walk::command(step)).collect();
+    assert_eq!(next, shown, "what it says to go on with is what the README shows");
+    let dir = folder.path().join("hello");
     let stamp = fs::read_to_string(dir.join("millrace/VERSION")).expect("a file");
     fs::write(dir.join("millrace/VERSION"), "older\n").expect("the folder is the test's");
 
-    let (ended, said) = ran(&["plugin", "test", text(&dir), "--json"]).await;
-    ended.unwrap_or_else(|error| panic!("its tests fail: {error}\n{said}"));
+    let component = dir.join("target/hello.wasm");
+    let mut built = None;
+    for step in between {
+        terminal.run(step).expect("what the README shows works");
+        if component.exists() {
+            // Two builds differ in most languages.
+            let now = fs::read(&component).expect("it is built");
+            assert!(*built.get_or_insert_with(|| now.clone()) == now, "`{step}` built it again");
+        }
+    }
     let again = fs::read_to_string(dir.join("millrace/VERSION")).expect("a file");
     assert_eq!(again, stamp, "the copy of the SDK was brought up to date");
+    let counts = [("o-1", "13"), ("o-2", "9"), ("o-3", "4")];
+    terminal.until(query, |said| walk::rows(said) == counts).expect("it has counted");
+    let once = |said: &str| said.matches("\"hello.tenth\"").count() == 1;
+    terminal.until("millrace tail --json", once).expect("it has told of a tenth event");
 
-    let component = dir.join("target").join(format!("{name}.wasm"));
-    let tested = fs::read(&component).expect("it is built");
-    if let Some((script, fails)) = a_test_that_fails(language) {
-        let script = dir.join("tests").join(script);
-        fs::write(&script, fails).expect("the folder is the test's");
-        let (ended, _) = ran(&["plugin", "test", text(&dir)]).await;
-        let error = ended.expect_err("its own test fails");
-        assert!(error.sentence().contains("the project's own tests failed"), "{error}");
-        fs::remove_file(&script).expect("the folder is the test's");
-        fs::write(dir.join("README.md"), "for people").expect("the folder is the test's");
-    }
+    let (script, fails) = a_test_that_fails(language);
+    let script = dir.join("tests").join(script);
+    fs::write(&script, fails).expect("the folder is the test's");
+    let (ended, _) = ran(&["plugin", "test", text(&dir)]).await;
+    let error = ended.expect_err("its own test fails");
+    assert!(error.sentence().contains("the project's own tests failed"), "{error}");
+    fs::remove_file(&script).expect("the folder is the test's");
+    fs::write(dir.join("README.md"), "for people").expect("the folder is the test's");
 
     let (ended, said) = ran(&["plugin", "check", text(&dir), "--json"]).await;
     ended.unwrap_or_else(|error| panic!("something is found: {error}\n{said}"));
-    // Two builds differ in most languages.
-    assert!(fs::read(&component).expect("a file") == tested, "what was tested was built again");
+    assert!(fs::read(&component).ok() == built, "what was tested was built again");
     let report: Value = serde_json::from_str(&said).expect("a report");
     assert_eq!(
         (report["ok"].as_bool(), report["findings"].as_array().map(Vec::len)),
@@ -288,26 +335,33 @@ async fn new_to_a_running_guest(language: &str) {
         "{report:#}"
     );
     let imports = report["imports"].as_array().expect("a list");
-    if language != "rust" {
+    if language == "rust" {
+        the_plugin_in_the_readme_runs(&mut terminal, folder.path());
+    } else {
         assert!(imports.is_empty(), "it imports nothing but its world: {imports:?}");
     }
+    assert!(host.terminate().expect("it is asked to"), "the host ends well");
+}
 
-    let host = Embedded::start().await.expect("a host");
-    let (ended, _) = ran(&["plugin", "deploy", text(&component), "--url", host.client.url()]).await;
-    ended.expect("it is deployed");
-    let events = fs::read(dir.join("tests/events.ndjson")).expect("a file");
-    host.client.publish(events).await.expect("published");
-    host.client.settle().await.expect("it is handled");
-    let rows = host.client.rows(&name.replace('-', "_"), "order=events:desc").await.expect("rows");
-    let counted: Vec<(&str, i64)> = rows
-        .iter()
-        .map(|row| (row["key"].as_str().expect("a key"), row["values"]["events"].as_i64().expect("a number")))
-        .collect();
-    assert_eq!(counted, [("o-1", 13), ("o-2", 9), ("o-3", 4)]);
-    let tenths = host.client.events(&format!("{name}.tenth")).await.expect("events");
-    assert_eq!(tenths.len(), 1, "{tenths:?}");
-    eprintln!("new to running, {language}: {:.1} s", begin.elapsed().as_secs_f64());
-    host.stop().await;
+/// Beside the one that was begun before, on the same host.
+fn the_plugin_in_the_readme_runs(terminal: &mut Terminal, folder: &Path) {
+    let source =
+        walk::block(&walk::readme().expect("it is read"), "orders source").expect("there is a plugin");
+    let steps = walk::steps("orders").expect("the README has them");
+    let (new, then) = steps.split_first().expect("it begins");
+    let (query, between) = then.split_last().expect("it ends");
+    terminal.run(new).expect("it begins");
+    fs::write(folder.join("orders/src/lib.rs"), source).expect("the folder is the test's");
+    for step in between {
+        terminal.run(step).expect("what the README shows works");
+    }
+    let one = |said: &str| {
+        let lines: Vec<&str> = said.lines().skip(1).collect();
+        lines.len() == 1 && ["b-1", "ada", "1250"].iter().all(|part| lines[0].contains(part))
+    };
+    terminal.until(query, one).expect("there is one row");
+    // Without `--update` as well, from now on.
+    terminal.run("millrace plugin test --no-native").expect("what comes out is what was taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

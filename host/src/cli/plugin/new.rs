@@ -58,8 +58,21 @@ pub(super) fn run(args: &NewArgs, output: &mut Output) -> Result<(), CliError> {
     if args.json {
         return output.json(&json!({ "name": name, "language": language.name(), "dir": dir }));
     }
-    output.line(&format!("{name} begins in {}. Go on with:", dir.display()))?;
-    output.line(&format!("  cd {}", dir.display()))?;
-    output.line("  millrace plugin test")?;
-    output.line(&format!("  millrace plugin deploy target/{name}.wasm"))
+    let folder = dir.display();
+    output.line(&format!(
+        "{name} begins in {folder}. With a host that runs (`millrace serve`, in another terminal), go on with:"
+    ))?;
+    // As the README shows it: the events of its own tests make rows in a table with its name.
+    for step in [
+        format!("cd {folder}"),
+        "millrace plugin build".to_owned(),
+        "millrace plugin test".to_owned(),
+        "millrace plugin check".to_owned(),
+        format!("millrace plugin deploy target/{name}.wasm"),
+        "millrace publish tests/events.ndjson".to_owned(),
+        format!("millrace query {}", name.replace('-', "_")),
+    ] {
+        output.line(&format!("  {step}"))?;
+    }
+    Ok(())
 }
