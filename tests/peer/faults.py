@@ -44,6 +44,8 @@ class World:
         self.checkpoints = {}
         self.modes = {mode: False for mode in self.MODES}
         self.refusals = []
+        self.tokens = {}
+        self.refused = 0
         self.streams = {}
         self.asked = {"subscribe": [], "get": [], "put": []}
         self.requests, self.opens = Bucket(200, 1200), Bucket(5, 30)
@@ -80,6 +82,12 @@ class World:
             if of == method:
                 del self.refusals[index]
                 return code, message, retry_ms
+        if method in self.tokens:
+            left, retry_ms = self.tokens[method]
+            if left == 0:
+                self.refused += 1
+                return "RESOURCE_EXHAUSTED", "rate limit exceeded", retry_ms
+            self.tokens[method] = (left - 1, retry_ms)
         if self.modes["limits"]:
             wait = self.requests.take()
             if wait is None and method == "subscribe":
@@ -126,6 +134,10 @@ class World:
         refusal = (command["method"], command["code"], command.get("message", "told to"), command.get("retry_ms"))
         self.refusals.extend([refusal] * command.get("times", 1))
 
+    def do_tokens(self, command):
+        """So many calls of a method are taken until it is told again; what is refused may come back after a time."""
+        self.tokens[command["method"]] = (command["tokens"], command.get("retry_ms", 1000))
+
     def do_abort(self, command):
         self.tell("abort", command["code"], command.get("message", "told to"))
 
@@ -136,10 +148,11 @@ class World:
         self.tell("invalidate", command["reason"])
 
     def do_evict(self, command):
-        self.tell("evict", command.get("reason", "slow consumer"))
+        """A cursor is that of an event that streams were not shown, being of no interest to them."""
+        self.tell("evict", command.get("reason", "slow consumer"), command.get("cursor"))
 
     def do_asked(self, command):
-        return {"asked": self.asked, "streams": len(self.streams)}
+        return {"asked": self.asked, "refused": self.refused, "streams": len(self.streams)}
 
     def do_checkpoint(self, command):
         return {"checkpoint": self.checkpoints.get(command["client"])}

@@ -191,7 +191,8 @@ class Peer(services.EventStreamServiceServicer, services.AdminCheckpointServiceS
                 if rest[0] == LOST:
                     return
             elif what == "evict":
-                yield self.about("evicted", {"reason": rest[0]}, last)
+                reason, cursor = rest
+                yield self.about("evicted", {"reason": reason}, cursor or last)
                 return
 
     def about(self, event, data, cursor=None):
@@ -230,19 +231,32 @@ def main():
     parser.add_argument("--keys", default="{}", help="API keys and whose they are, as JSON")
     parser.add_argument("--cert")
     parser.add_argument("--key")
+    parser.add_argument("--client-ca", help="clients need a certificate of this authority")
+    parser.add_argument("--unix", help="a socket in the file system that it serves, too")
+    parser.add_argument("--pings", action="store_true", help="clients may ask as often as they like whether it lives")
     options = parser.parse_args()
     world = World(options.state)
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=64), options=[("grpc.so_reuseport", 0)])
+    settings = [("grpc.so_reuseport", 0)]
+    if options.pings:
+        settings.append(("grpc.http2.max_ping_strikes", 0))
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=64), options=settings)
     peer = Peer(world, json.loads(options.keys))
     services.add_EventStreamServiceServicer_to_server(peer, server)
     services.add_AdminCheckpointServiceServicer_to_server(peer, server)
     address = f"127.0.0.1:{options.port}"
     if options.cert:
         with open(options.key, "rb") as key, open(options.cert, "rb") as cert:
-            credentials = grpc.ssl_server_credentials([(key.read(), cert.read())])
+            pair = (key.read(), cert.read())
+        authority = None
+        if options.client_ca:
+            with open(options.client_ca, "rb") as file:
+                authority = file.read()
+        credentials = grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
         port = server.add_secure_port(address, credentials)
     else:
         port = server.add_insecure_port(address)
+    if options.unix:
+        server.add_insecure_port(f"unix:{options.unix}")
     server.start()
     say({"port": port})
     for line in sys.stdin:

@@ -138,6 +138,12 @@ impl Peer {
         self.asked()["put"].as_array().unwrap().len()
     }
 
+    /// How many calls were refused because a method had no tokens left.
+    pub fn refused(&mut self) -> usize {
+        let answer = self.ask(&json!({ "do": "asked" }));
+        usize::try_from(answer["refused"].as_u64().unwrap()).unwrap()
+    }
+
     /// The value of a client's checkpoint.
     pub fn checkpoint(&mut self, client: &str) -> Value {
         self.ask(&json!({ "do": "checkpoint", "client": client }))["checkpoint"].clone()

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 mod config;
+mod connections;
 mod fakes;
 mod faults;
+mod hosts;
 mod importing;
 mod marks;
 mod peer;

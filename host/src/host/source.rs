@@ -60,6 +60,7 @@ impl HostBuilder {
             ca_file: config.ca_file.clone(),
             server_name: config.server_name.clone(),
             client_cert: config.client_cert_file.clone().zip(config.client_key_file.clone()),
+            ..GrpcOptions::default()
         };
         let client = MemoryClient::new(options, Arc::clone(&self.clock)).map_err(|error| wrong(&error))?;
         let dir = self.config.serve.data.join("sources");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace::config::{Config, Layers, SourceCheckpoints};
+use millrace::config::{Config, GrpcSourceConfig, Layers, SourceCheckpoints, Span};
 use millrace::error::Classify as _;
 use millrace::gateway::PROBLEMS;
 use millrace::processors::source::{CursorPolicy, Scope, SourceError, SourceFault};
@@ -24,19 +24,29 @@ fn with(line: &str) -> Result<Config, String> {
 
 #[test]
 fn the_eleven_settings_have_the_names_and_defaults_of_the_other_runtimes() {
-    let grpc = with("").unwrap().source.grpc.unwrap();
-    assert_eq!(grpc.checkpoint_interval.0, Duration::from_secs(5));
-    assert_eq!(
-        (grpc.reconnect_min.0, grpc.reconnect_max.0),
-        (Duration::from_secs(1), Duration::from_secs(30))
-    );
-    assert_eq!((grpc.scope, grpc.on_cursor_lost), (Scope::Admin, CursorPolicy::Fail));
-    assert_eq!((grpc.checkpoints, grpc.tenant.as_str()), (SourceCheckpoints::Store, "default"));
-    let all = with(
-        r#"
-        kinds = ["entry"]
+    let usual = GrpcSourceConfig {
+        endpoint: "http://127.0.0.1:1".into(),
+        client_id: "me".into(),
+        kinds: Vec::new(),
+        entry_channels: Vec::new(),
+        entry_content_types: Vec::new(),
+        entry_roles: Vec::new(),
+        scope: Scope::Admin,
+        after_cursor: String::new(),
+        justification: String::new(),
+        checkpoint_interval: Span(Duration::from_secs(5)),
+        reconnect_min: Span(Duration::from_secs(1)),
+        reconnect_max: Span(Duration::from_secs(30)),
+        ..GrpcSourceConfig::default()
+    };
+    assert_eq!(with("").unwrap().source.grpc.unwrap(), usual);
+    let text = r#"
+        [source.grpc]
+        endpoint = "http://127.0.0.1:1"
+        client_id = "another"
+        kinds = ["entry", "conversation"]
         entry_channels = ["history", "context"]
-        entry_content_types = ["history"]
+        entry_content_types = ["history", "history/lc4j"]
         entry_roles = ["USER"]
         scope = "user"
         after_cursor = "start"
@@ -44,14 +54,34 @@ fn the_eleven_settings_have_the_names_and_defaults_of_the_other_runtimes() {
         checkpoint_interval = "250ms"
         reconnect_min = "2s"
         reconnect_max = "1m"
-        "#,
-    );
-    let grpc = all.unwrap().source.grpc.unwrap();
-    assert_eq!((grpc.kinds, grpc.entry_channels.len()), (vec!["entry".to_owned()], 2));
-    assert_eq!((grpc.scope, grpc.after_cursor.as_str()), (Scope::User, "start"));
+    "#;
+    let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let said = GrpcSourceConfig {
+        client_id: "another".into(),
+        kinds: texts(&["entry", "conversation"]),
+        entry_channels: texts(&["history", "context"]),
+        entry_content_types: texts(&["history", "history/lc4j"]),
+        entry_roles: texts(&["USER"]),
+        scope: Scope::User,
+        after_cursor: "start".into(),
+        justification: "audit".into(),
+        checkpoint_interval: Span(Duration::from_millis(250)),
+        reconnect_min: Span(Duration::from_secs(2)),
+        reconnect_max: Span(Duration::from_secs(60)),
+        ..usual
+    };
+    assert_eq!(read(text).unwrap().source.grpc.unwrap(), said);
+}
+
+/// Those that the other runtimes do not have.
+#[test]
+fn what_else_a_source_does_by_itself() {
+    let grpc = with("").unwrap().source.grpc.unwrap();
+    assert_eq!((grpc.on_cursor_lost, grpc.checkpoints), (CursorPolicy::Fail, SourceCheckpoints::Store));
+    assert_eq!((grpc.tenant.as_str(), grpc.overlap_events), ("default", 64));
     assert_eq!(
-        (grpc.checkpoint_interval.0, grpc.reconnect_max.0),
-        (Duration::from_millis(250), Duration::from_secs(60))
+        (grpc.idle_max, grpc.recheck),
+        (Span(Duration::from_secs(600)), Span(Duration::from_secs(300)))
     );
 }
 
@@ -98,6 +128,7 @@ fn what_is_missing_is_told_by_its_key() {
         ("[source.grpc]\nclient_id = \"me\"\nendpoint = \"127.0.0.1:1\"", "source.grpc.endpoint"),
         ("[source.grpc]\nclient_id = \"me\"\nendpoint = \"http://\"", "source.grpc.endpoint"),
         ("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \" \"", "source.grpc.client_id"),
+        ("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"", "source.grpc.client_id"),
         ("[source.grcp]\nclient_id = \"me\"", "source.grcp"),
     ] {
         let error = read(text).unwrap_err();

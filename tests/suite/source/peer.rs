@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use millrace::backends::grpc::{Credential, GrpcOptions, MemoryClient};
-use millrace::clock::SystemClock;
+use millrace::backends::memory::MemoryLog;
+use millrace::clock::{Clock, ManualClock, SystemClock};
+use millrace::event::{Micros, Position, TenantId};
 use millrace::processors::source::{
-    CheckpointClient as _, EventEnvelope, Handled, Progress, Reducer, Runtime, RuntimeConfig, RuntimeParts,
-    Scope, SourceError,
+    CheckpointClient as _, EventEnvelope, Handled, Importer, ImporterParts, Progress, Rebuilds, Reducer,
+    Runtime, RuntimeConfig, RuntimeParts, Scope, SourceError, SourceLetters,
 };
+use millrace::streams::{EventLog as _, PageLimit};
 use millrace_tests::peer::Peer;
 use millrace_tests::until;
 use serde_json::json;
@@ -19,13 +22,18 @@ use super::scene::{Scene, numbers};
 
 /// A client of the peer.
 fn client(peer: &Peer) -> MemoryClient {
+    client_by(peer, Arc::new(SystemClock))
+}
+
+/// The same by another clock.
+fn client_by(peer: &Peer, clock: Arc<dyn Clock>) -> MemoryClient {
     let options = GrpcOptions {
         endpoint: peer.endpoint(),
         client_id: "millrace".into(),
         api_key: Some(Credential::Text("key".into())),
         ..GrpcOptions::default()
     };
-    MemoryClient::new(options, Arc::new(SystemClock)).unwrap()
+    MemoryClient::new(options, clock).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,6 +124,74 @@ async fn r50_the_admin_stream_is_asked_with_and_without_a_justification() {
     scene.until_live().await;
     assert_eq!(scene.peer.subscriptions()[0]["scope"], json!(1));
     scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_settings_say_of_a_stream_is_asked_for() {
+    let mut scene = Scene::with(|settings| {
+        settings.client_id = "another".into();
+        settings.kinds = vec!["entry".into(), "response".into()];
+        settings.entry_channels = vec!["history".into(), "context".into()];
+        settings.entry_content_types = vec!["history".into(), "history/lc4j".into()];
+        settings.entry_roles = vec!["USER".into()];
+    })
+    .await;
+    scene.until_live().await;
+    let asked = scene.peer.subscriptions().remove(0);
+    assert_eq!(asked["headers"], json!({ "x-client-id": "another" }));
+    assert_eq!(asked["kinds"], json!(["entry", "response"]));
+    assert_eq!(asked["entry_channels"], json!(["history", "context"]));
+    assert_eq!(asked["entry_content_types"], json!(["history", "history/lc4j"]));
+    assert_eq!(asked["entry_roles"], json!(["USER"]));
+    scene.end().await;
+}
+
+/// Nobody is to be made anew here.
+#[derive(Debug)]
+struct Nobody;
+
+impl Rebuilds for Nobody {
+    fn rebuild<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), SourceError>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+/// The wire has no time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_has_the_time_at_which_it_was_received() {
+    let mut peer = Peer::start();
+    let clock = Arc::new(ManualClock::default());
+    let client = Arc::new(client_by(&peer, clock.clone()));
+    let (log, tenant) = (Arc::new(MemoryLog::default()), TenantId::new("default").unwrap());
+    let importer = Importer::new(ImporterParts {
+        source: "grpc".into(),
+        tenant: tenant.clone(),
+        log: log.clone(),
+        letters: SourceLetters::default(),
+        progress: Progress::default(),
+        rebuilds: Vec::new(),
+        rebuilder: Arc::new(Nobody),
+    });
+    let runtime = Runtime::start(RuntimeParts {
+        events: Some(client.clone()),
+        checkpoints: Some(client),
+        processor: Some(Box::new(importer)),
+        config: RuntimeConfig { after_cursor: Some("start".into()), ..RuntimeConfig::new("millrace") },
+        clock: clock.clone(),
+        progress: Progress::default(),
+    })
+    .unwrap();
+    let times = [1_700_000_000_000_000, 1_700_000_005_000_001, 1_600_000_000_000_000];
+    for (time, count) in times.into_iter().zip(1..) {
+        clock.set(Micros(time));
+        peer.publish("response", r#"{"conversation":"c"}"#, 1);
+        until("it is taken", || runtime.status().events == count).await;
+    }
+    runtime.shutdown(std::time::Duration::from_secs(60)).await.unwrap();
+    let limit = PageLimit { events: 10, bytes: 1 << 20 };
+    let page = log.read(&tenant, Position::START, limit).await.unwrap();
+    let received: Vec<i64> = page.events.iter().map(|event| event.at.0).collect();
+    assert_eq!(received, times);
 }
 
 #[tokio::test(flavor = "multi_thread")]

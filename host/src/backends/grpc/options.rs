@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tonic::codegen::http::Uri;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -14,7 +15,7 @@ use crate::limits::{
 };
 
 /// How a server is reached, and as who.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GrpcOptions {
     /// `http://host:port` in clear text, `https://host:port`, or `unix:///path`.
     pub endpoint: String,
@@ -27,6 +28,26 @@ pub struct GrpcOptions {
     pub server_name: Option<String>,
     /// Certificate and key (PEM) of this client.
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// How often a quiet connection is asked over HTTP/2 whether it lives, and how long it has to answer. Servers close the
+    /// connection of who asks more often than they allow.
+    pub keepalive: Duration,
+    pub keepalive_wait_max: Duration,
+}
+
+impl Default for GrpcOptions {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            client_id: String::new(),
+            api_key: None,
+            bearer_token: None,
+            ca_file: None,
+            server_name: None,
+            client_cert: None,
+            keepalive: SOURCE_KEEPALIVE,
+            keepalive_wait_max: SOURCE_KEEPALIVE_WAIT_MAX,
+        }
+    }
 }
 
 /// What is wrong with the options.
@@ -65,8 +86,8 @@ impl GrpcOptions {
         Ok(parsed
             .connect_timeout(SOURCE_CONNECT_MAX)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(SOURCE_KEEPALIVE)
-            .keep_alive_timeout(SOURCE_KEEPALIVE_WAIT_MAX)
+            .http2_keep_alive_interval(self.keepalive)
+            .keep_alive_timeout(self.keepalive_wait_max)
             .keep_alive_while_idle(false)
             .tcp_keepalive(Some(SOURCE_TCP_KEEPALIVE))
             .tcp_keepalive_interval(Some(SOURCE_TCP_KEEPALIVE_INTERVAL))
