@@ -154,7 +154,7 @@ ON_POISON = {
 
 
 # Rounds of nothing, which take far longer than what else is done with an event.
-SLOW_ROUNDS = 1_000_000
+SLOW_ROUNDS = 3_000_000
 LEAKED_BYTES = 1 << 19
 TWICE = "hostile-python.twice"
 

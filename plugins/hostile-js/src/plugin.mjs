@@ -91,7 +91,7 @@ const ON_POISON = {
 };
 
 // Rounds of nothing, which take far longer than what else is done with an event.
-const SLOW_ROUNDS = 1_000_000;
+const SLOW_ROUNDS = 5_000_000;
 const LEAKED_BYTES = 1 << 19;
 const TWICE = 'hostile-js.twice';
 

@@ -118,8 +118,11 @@ async fn what_waits_goes_on_in_the_next_life(language: Language) {
         ProcessorSettings { retry_wait_min: hour, retry_wait_max: hour, ..ProcessorSettings::default() };
     let work = Work::start(language, "retry", patient).await;
     until("two events wait", || work.parked() == (2, 0)).await;
-    // Its next try was an hour away; who takes it over tries at once, and then gives up.
-    let work = work.next_life(strict(FailurePolicy::Hold)).await;
+    // Its next try was an hour away; who takes it over waits no longer than its own bound, and gives up after one.
+    let brief = Duration::from_millis(4);
+    let brief =
+        ProcessorSettings { retry_wait_min: brief, retry_wait_max: brief, ..strict(FailurePolicy::Hold) };
+    let work = work.next_life(brief).await;
     until("the key is held", || work.parked() == (1, 1)).await;
     assert_eq!(work.rows().await, ["x1", "y1", "y2"], "the key has kept its order");
     let letter = work.letters().await.remove(0);

@@ -52,7 +52,7 @@ impl Scene {
         let host = Embedded::start_lent(&[plugin], |config| {
             (config.processors.shadow_events, config.processors.shadow_ms) = (60, 20);
             // The slow one is slower by far, and a good one on a busy machine is not.
-            config.processors.shadow_time_ratio_max = 50;
+            config.processors.shadow_time_ratio_max = 100;
         })
         .await?;
         let mut scene = Self { host, plugin, component: component(plugin).into(), published: 0 };
