@@ -137,8 +137,8 @@ async fn every_bad_candidate_is_refused_and_a_good_one_is_taken(
     let mut scene = Scene::start(plugin).await?;
     for (mode, expected) in BAD {
         let found = scene.tried(mode).await?;
-        ensure!(found == expected, "{mode}: {found} and not {expected}: {:?}", scene.status().await?);
         let status = scene.status().await?;
+        ensure!(found == expected, "{mode}: {found} and not {expected}: {status:?}");
         let refusal = status.last_refusal.as_ref().map(|refusal| refusal.code.as_str());
         assert_eq!(refusal, Some(expected), "{mode}");
         assert_eq!((status.counters.swaps, status.counters.traps), (0, 0), "{mode}: the running one serves");
@@ -150,7 +150,7 @@ async fn every_bad_candidate_is_refused_and_a_good_one_is_taken(
     scene.publish(EVENTS_BESIDE).await?;
     let events = scene.published;
     let stored = scene.stored().await?;
-    for section in [&format!("rows_{table}"), "keyed state", "states"] {
+    for section in [&format!("rows_{table}") as &str, "keyed state", "states"] {
         let section = format!("== {section}: ");
         let line = stored.lines().find(|line| line.starts_with(&section));
         assert!(line.is_some_and(|line| line != format!("{section}0")), "something is in {section}");
