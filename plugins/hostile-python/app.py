@@ -1,5 +1,6 @@
-"""Misbehaves in the way that the setting `mode` names: on an event of type `poison`, or in another of its calls. All other
-events are noted in a table and counted, so that a test sees who went on."""
+"""Misbehaves in the way that the setting `mode` names: on an event of type `poison`, on any, or in another of its calls. All
+other events are noted in a table and counted, so that a test sees who went on. Events of type `tally` are counted beside the
+state, whatever the mode: a restart forgets them."""
 
 import os
 import random
@@ -134,16 +135,27 @@ def evaluates(_):
     return eval("6 * 7")
 
 
+def rejects(_):
+    raise Failure.reject("not this one")
+
+
+def stops(_):
+    raise Failure.fatal("no further")
+
+
 ON_POISON = {
     act.__name__: act
     for act in (
         loop, bomb, bomb_of_objects, recursion, recursion_without_a_limit, effects, output, logs, prints, large_log,
         error, error_without_a_message, large_error, error_that_lies, exits, exits_at_once, aborts, regex, large_text,
-        large_number, reads_a_file, imports_late, clock, chance, evaluates,
+        large_number, reads_a_file, imports_late, clock, chance, evaluates, rejects, stops,
     )
 }  # fmt: skip
 
 
+# Rounds of nothing, which take far longer than what else is done with an event.
+SLOW_ROUNDS = 3_000_000
+LEAKED_BYTES = 1 << 19
 TWICE = "hostile-python.twice"
 
 
@@ -159,7 +171,8 @@ class Hostile(Processor):
 
     def load(self, context, saved):
         self.mode = config.get("mode")
-        self.snapshots = 0
+        self.snapshots = self.tally = 0
+        self.leaked = []
         self.count = 0 if saved is None else saved.json("application/json")["count"]
         if self.mode == "refuse":
             raise Refused("not with me")
@@ -173,17 +186,31 @@ class Hostile(Processor):
             return
         if event.type == "poison" and self.mode in ON_POISON:
             ON_POISON[self.mode](out)
-        out.put(SEEN, event.agg_id, 0, {"type": event.type})
+        if self.mode == "slow":
+            for _ in range(SLOW_ROUNDS):
+                pass
+        if self.mode == "leaks":
+            self.leaked.append(bytearray(LEAKED_BYTES))
+        out.put(SEEN, event.agg_id, 0, {"type": self.noted(event.type)})
         if event.aggregate == "flight":
             self.count_flight(event, out)
         self.count += 1
+
+    def noted(self, type_):
+        if self.mode == "wrong":
+            return f"not {type_}"
+        if type_ != "tally":
+            return type_
+        self.tally += 1
+        return f"tally {self.tally}"
 
     def count_flight(self, event, out):
         """What swaps must neither lose nor double: an entry for each flight, and an event at its second one."""
         seen = (out.state.get_json(event.agg_id) or 0) + 1
         out.state.put_json(event.agg_id, seen)
         if seen == 2:
-            out.emit(aggregate="twice", agg_id=event.agg_id, type=TWICE, payload={"version": event.version})
+            payload = {"version": event.version, "wrong": self.mode == "wrong"}
+            out.emit(aggregate="twice", agg_id=event.agg_id, type=TWICE, payload=payload)
 
     def flush(self, reason, out):
         if self.mode == "flush_falls":
@@ -196,8 +223,10 @@ class Hostile(Processor):
             return self.missing.member
         if self.mode == "snapshot_is_none":
             return None
-        if self.mode == "snapshots_differ":
+        if self.mode in ("snapshots_differ", "snapshots_differ_later"):
             self.snapshots += 1
         if self.mode == "snapshot_is_large":
             return "x" * (9 << 20)
-        return f'{{"count":{self.count},"snapshots":{self.snapshots}}}'
+        # The host itself compares the first two.
+        snapshots = 0 if self.mode == "snapshots_differ_later" and self.snapshots < 3 else self.snapshots
+        return f'{{"count":{self.count},"snapshots":{snapshots}}}'

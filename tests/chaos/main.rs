@@ -11,7 +11,7 @@ use millrace_tests::chaos::{Heard, InPlay, Scenario, difference, setup};
 use millrace_tests::cuts::{Journalled, without_kills};
 use millrace_tests::failover::Failovers;
 use millrace_tests::powercut::Unsynced;
-use millrace_tests::swaps::{PLUGINS, at_full_rate};
+use millrace_tests::swaps::{PLUGINS, at_full_rate, side_by_side};
 
 /// Kills a host at random moments, and cuts its power; compares what is left with a quiet run.
 #[derive(Debug, Parser)]
@@ -38,7 +38,7 @@ struct Arguments {
     #[arg(long, default_value_t = 20_000)]
     events: usize,
     /// The plugins that are swapped without kills, by name, such as debounce,turn-tracer. The sample plugins in Rust
-    /// where none is named.
+    /// where none is named. Each gets events that it takes: entries for turn-tracer, flights for the others.
     #[arg(long, value_delimiter = ',', default_values_t = PLUGINS.map(String::from))]
     plugins: Vec<String>,
     /// Keeps the stores in this folder.
@@ -146,23 +146,33 @@ async fn storm(scenario: &Scenario, folder: &Path) -> Result<()> {
 
 /// Swaps of plugins while events come as fast as they are taken.
 async fn swaps(scenario: &Scenario, plugins: &[String], folder: &Path) -> Result<()> {
-    let rounds = scenario.swaps;
     let plugins: Vec<&str> = plugins.iter().map(String::as_str).collect();
-    eprintln!("chaos: {rounds} swaps of each of {} at full rate", plugins.join(", "));
+    for beside in side_by_side(&plugins) {
+        let folder = folder.join(beside.join("-"));
+        std::fs::create_dir_all(&folder)?;
+        swaps_of(scenario, &beside, &folder).await?;
+    }
+    Ok(())
+}
+
+/// Of those that are swapped side by side.
+async fn swaps_of(scenario: &Scenario, plugins: &[&str], folder: &Path) -> Result<()> {
+    let (rounds, names) = (scenario.swaps, plugins.join(", "));
+    eprintln!("chaos: {rounds} swaps of each of {names} at full rate");
     let said = |swaps: usize| {
         if swaps.is_multiple_of(50) {
             eprintln!("chaos: {swaps} swaps");
         }
     };
-    let found = at_full_rate(&scenario.host, &plugins, rounds, folder, said).await?;
+    let found = at_full_rate(&scenario.host, plugins, rounds, folder, said).await?;
     if let Some(difference) = difference(&found.quiet, &found.swapped) {
-        bail!("after {} swaps the store differs from a quiet run's\n{difference}", found.swaps);
+        bail!("after {} swaps of {names} the store differs from a quiet run's\n{difference}", found.swaps);
     }
     for refusal in &found.refused {
         eprintln!("chaos: deployed again, as it was refused: {refusal}");
     }
     eprintln!(
-        "chaos: {} swaps during {} events left the store of a quiet run; {} candidates were refused first",
+        "chaos: {} swaps of {names} during {} events left the store of a quiet run; {} candidates were refused first",
         found.swaps,
         found.events,
         found.refused.len()

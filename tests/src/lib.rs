@@ -10,6 +10,7 @@ pub mod cuts;
 pub mod cutter;
 pub mod dump;
 pub mod embedded;
+pub mod entries;
 pub mod every_log;
 pub mod failover;
 pub mod faulty;

@@ -7,4 +7,5 @@ mod parking;
 pub(super) mod python;
 mod same;
 mod samples;
+mod shadow;
 mod swaps;

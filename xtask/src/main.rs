@@ -34,7 +34,8 @@ What a developer of Millrace runs. Everything says what it is about to install.
       kills a host at random moments (500), swaps its plugins and makes events fail meanwhile; then
       cuts the power of another one (100 times). Compares what they store with what a quiet run does.
       With --kills 0, plugins (--plugins; the sample ones) are swapped while events come as fast as
-      they are taken; plugins in JavaScript or Python are built where --plugins names one
+      they are taken: entries for turn-tracer, flights for the others. One that takes none of them
+      fails the run. Plugins in JavaScript or Python are built where --plugins names one
   cargo xtask soak [--steps N] [--races N] [--minutes N] [--seed S] [--store|--memory]
       drives live queries at random against a model (1,000,000 steps, one world in ten over the
       embedded store), then subscribes against writers at full speed (100,000 times). A failure

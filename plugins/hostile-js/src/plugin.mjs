@@ -1,5 +1,6 @@
-// Misbehaves in the way that the setting `mode` names: on an event of type `poison`, or in another of its calls. All other
-// events are noted in a table and counted, so that a test sees who went on.
+// Misbehaves in the way that the setting `mode` names: on an event of type `poison`, on any, or in another of its calls. All
+// other events are noted in a table and counted, so that a test sees who went on. Events of type `tally` are counted beside
+// the state, whatever the mode: a restart forgets them.
 
 import { Failure, config, log, processor, table, text } from '../millrace/index.mjs';
 
@@ -81,7 +82,18 @@ const ON_POISON = {
   evaluates() {
     return new Function('return 6 * 7')();
   },
+  rejects() {
+    throw Failure.reject('not this one');
+  },
+  stops() {
+    throw Failure.fatal('no further');
+  },
 };
+
+// Rounds of nothing, which take far longer than what else is done with an event.
+const SLOW_ROUNDS = 5_000_000;
+const LEAKED_BYTES = 1 << 19;
+const TWICE = 'hostile-js.twice';
 
 class Hostile {
   static manifest = {
@@ -91,6 +103,8 @@ class Hostile {
   constructor(_, saved) {
     this.mode = config.get('mode');
     this.snapshots = 0;
+    this.tally = 0;
+    this.leaked = [];
     this.count = saved === undefined ? 0 : saved.json().count;
     if (this.mode === 'refuse') throw new Error('not with me');
     if (this.mode === 'load_falls') this.missing.member();
@@ -98,12 +112,32 @@ class Hostile {
   }
 
   handle(event, out) {
+    if (event.type === TWICE) return;
     if (event.type === 'poison') {
       if (this.mode === 'promise') return Promise.resolve();
       ON_POISON[this.mode]?.(out);
     }
-    out.put(SEEN, event.aggId, 0, { type: event.type });
+    if (this.mode === 'slow') for (let round = 0; round < SLOW_ROUNDS; round += 1);
+    if (this.mode === 'leaks') this.leaked.push(new Uint8Array(LEAKED_BYTES));
+    out.put(SEEN, event.aggId, 0, { type: this.noted(event) });
+    if (event.aggregate === 'flight') this.countFlight(event, out);
     this.count += 1;
+  }
+
+  noted({ type }) {
+    if (this.mode === 'wrong') return `not ${type}`;
+    if (type !== 'tally') return type;
+    this.tally += 1;
+    return `tally ${this.tally}`;
+  }
+
+  /** What swaps must neither lose nor double: an entry for each flight, and an event at its second one. */
+  countFlight(event, out) {
+    const seen = (out.state.getJson(event.aggId) ?? 0) + 1;
+    out.state.putJson(event.aggId, seen);
+    if (seen !== 2) return;
+    const twice = { aggregate: 'twice', aggId: event.aggId, type: TWICE, version: 1 };
+    out.emit(twice, { version: event.version, wrong: this.mode === 'wrong' });
   }
 
   flush() {
@@ -114,9 +148,11 @@ class Hostile {
   snapshot() {
     if (this.mode === 'snapshot_falls') return this.missing.member;
     if (this.mode === 'snapshot_is_none') return 7;
-    if (this.mode === 'snapshots_differ') this.snapshots += 1;
+    if (this.mode?.startsWith('snapshots_differ')) this.snapshots += 1;
     if (this.mode === 'snapshot_is_large') return 'x'.repeat(9 << 20);
-    return JSON.stringify({ count: this.count, snapshots: this.snapshots });
+    // The host itself compares the first two.
+    const snapshots = this.mode === 'snapshots_differ_later' && this.snapshots < 3 ? 0 : this.snapshots;
+    return JSON.stringify({ count: this.count, snapshots });
   }
 }
 

@@ -12,6 +12,7 @@ use millrace::plugins::{PluginRuntime as _, PluginSettings, RuntimeOptions, Wasm
 use millrace::processors::ProcessorFactory;
 use millrace_tests::flights;
 use millrace_tests::guests::guest;
+use millrace_tests::handwritten::{Handwritten, Import};
 use millrace_tests::native::Native;
 use serde_json::Value;
 
@@ -125,4 +126,33 @@ async fn check_refuses_what_is_no_component() {
     assert_eq!(ended.expect_err("it is none").exit(), Exit::Refused);
     let report: Value = serde_json::from_str(&said).expect("a report");
     assert_eq!(found(&report, "not_a_component")["grave"], true);
+}
+
+/// A host refuses it as well; its author hears of it before.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_refuses_a_component_of_another_world_version() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let guest = Handwritten::new("later").import(Import::Log);
+    // All of it, and what it offers alone.
+    for ours in ["@0.1.0", "/handler@0.1.0"] {
+        let later = guest.text().replace(ours, &ours.replace("0.1.0", "0.2.0"));
+        assert_ne!(later, guest.text());
+        let file = dir.path().join("later.wasm");
+        std::fs::write(&file, wat::parse_str(later).expect("a good text")).expect("the folder is the test's");
+        let (ended, said) = ran(&["plugin", "check", file.to_str().expect("UTF-8"), "--json"]).await;
+        assert_eq!(ended.expect_err("it is of another world").exit(), Exit::Refused);
+        let report: Value = serde_json::from_str(&said).expect("a report");
+        assert_eq!((&report["ok"], &report["runs"]), (&false.into(), &0.into()), "{report:#}");
+        let finding = found(&report, "wrong_world");
+        assert_eq!(finding["grave"], true);
+        let message = finding["message"].as_str().expect("a sentence");
+        assert!(message.contains("version `0.2.0`; this host speaks 0.1"), "{message}");
+        assert_eq!(report["world"], "millrace:processor@0.1.0", "what it speaks is in the report");
+    }
+    let (ended, said) = {
+        let file = dir.path().join("present.wasm");
+        std::fs::write(&file, guest.component()).expect("the folder is the test's");
+        ran(&["plugin", "check", file.to_str().expect("UTF-8"), "--json"]).await
+    };
+    ended.unwrap_or_else(|error| panic!("of this world it is a good one: {error}\n{said}"));
 }
