@@ -39,7 +39,7 @@ struct Processor {
 
 impl Processor {
     fn start(scene: &Scene, more: &[&str]) -> Self {
-        Self::at(scene.port(), &[&["--api-key", TRACER], more].concat())
+        Self::at(scene.port(), &[&["--api-key", TRACER][..], more].concat())
     }
 
     fn at(port: u16, more: &[&str]) -> Self {

@@ -50,7 +50,7 @@ async fn r41_r42_another_tenants_events_are_never_seen() {
     caller.open("replayed", Some(TRACER), &json!({ "after_cursor": "start" }));
     caller.open("foreign", Some(FOREIGN), &json!({ "after_cursor": "start" }));
     for stream in ["live", "replayed"] {
-        assert_eq!(data(&caller.events(stream, 10)), (0..10).collect::<Vec<_>>(), "{stream}");
+        assert_eq!(data(&caller.events(stream, 10)), (0..10_i32).collect::<Vec<_>>(), "{stream}");
     }
     assert!(data(&caller.events("foreign", 10)).iter().all(|said| *said == "foreign"));
 }
