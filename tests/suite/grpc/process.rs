@@ -33,6 +33,8 @@ impl Process {
         let (folder, port) = (tempfile::tempdir().unwrap(), Port::hold());
         let setup = Setup::new(workspace_binary("millrace"));
         let setup = setup.set(&format!("grpc.bind=127.0.0.1:{}", port.number()));
+        // Who takes nothing is waited for so long when it stops.
+        let setup = setup.set("serve.drain_ms_max=1000");
         let host = HostProcess::start_as(setup, &folder.path().join("store")).await.unwrap();
         Self { host, port, _folder: folder }
     }
