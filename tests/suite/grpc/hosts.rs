@@ -155,21 +155,22 @@ async fn r51_a_host_is_told_that_another_does_not_hold_its_cursor() {
 /// Nothing is missing afterwards, and nothing is there twice.
 async fn outlives(end: End, checkpoints: SourceCheckpoints) {
     let mut first = Process::start().await;
-    first.publish(0..2_000).await;
+    first.publish(0..6_000).await;
     let second = second(GrpcSourceConfig { checkpoints, ..settings(first.port()) }).await;
-    taken(&second, 1).await;
+    let log = second.host().log();
+    millrace_tests::until("it has begun to take them", || log.bounds().newest > Position::START).await;
     first.end(end);
     until(&second, "the server is missed", |status| status["state"] == "waiting").await;
     first.start_again().await;
-    first.publish(2_000..3_000).await;
-    taken(&second, 3_000).await;
+    first.publish(6_000..7_000).await;
+    taken(&second, 7_000).await;
     until(&second, "it has come back", |status| status["reconnects"].as_u64() > Some(0)).await;
     // One more, since what came twice would be before it; and after a restart, since that begins at what was kept.
     let second = Box::pin(second.restart()).await.unwrap();
-    first.publish(3_000..3_001).await;
+    first.publish(7_000..7_001).await;
     let numbers: Vec<_> =
-        data(&taken(&second, 3_001).await).iter().map(|data| data["number"].as_u64()).collect();
-    assert!(numbers.iter().copied().eq((0..3_001).map(Some)), "{numbers:?}");
+        data(&taken(&second, 7_001).await).iter().map(|data| data["number"].as_u64()).collect();
+    assert!(numbers.iter().copied().eq((0..7_001).map(Some)), "{numbers:?}");
     let kept = first.client().get("/v1/admin/checkpoints/second").await.unwrap();
     let is_there = checkpoints == SourceCheckpoints::Remote;
     assert_eq!(kept.status, if is_there { 200 } else { 404 }, "{}", kept.text());
