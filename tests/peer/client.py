@@ -20,6 +20,9 @@ messages, services = grpc.protos_and_services("memory.proto")
 
 CONTENT_TYPE = "application/vnd.count+json;v=1"
 
+# A server that comes back is found soon.
+CHANNEL = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500)]
+
 
 def say(answer):
     sys.stdout.write(json.dumps(answer) + "\n")
@@ -29,7 +32,7 @@ def say(answer):
 class Processor:
     def __init__(self, options):
         self.options = options
-        channel = grpc.insecure_channel(options.endpoint)
+        channel = grpc.insecure_channel(options.endpoint, options=CHANNEL)
         self.events = services.EventStreamServiceStub(channel)
         self.checkpoints = services.AdminCheckpointServiceStub(channel)
         self.metadata = [("x-client-id", options.client_id)]

@@ -29,7 +29,10 @@
 //! restart is put when something changed, the cursor is the runtime's own whatever a processor calls it, and replayed events
 //! are what they were and not what has become of them (48). 9 fetches nothing: a sandbox has the entries that passed.
 //! 21 and 22 have no exporter: what a turn's consumer cannot take is refused. Not asserted here: 54, the bus, which is the
-//! hub's U1 to U10; of 36 user assertions, and the gates by scopes of OpenID, which rights take the place of.
+//! hub's U1 to U10; of 36 user assertions, and the gates by scopes of OpenID, which rights take the place of. `sides` says
+//! which are asserted of our server and which of our client, and against whom.
+
+mod sides;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -129,25 +132,6 @@ const CHANNEL_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("k", &[1..=21])];
 const CONTROL_ITEMS: [(&str, &[RangeInclusive<u32>]); 3] =
     [("c", &[1..=63]), ("w", &[1..=15, 17..=21]), ("m", &[1..=18])];
 
-const SOURCE_ITEMS: [(&str, &[RangeInclusive<u32>]); 1] = [("r", &[1..=53, 55..=56])];
-
-/// What was observed of the reference, and which tests say what is so here.
-const SOURCE_CASES: [(&str, &[&str]); 10] = [
-    ("content-type mismatch, and an empty type", &["rx_content_type_mismatch_", "rx_empty_content_type_"]),
-    ("gaps of the back-off", &["rx_backoff_"]),
-    ("streams that end at once", &["rx_streams_that_end_at_once_"]),
-    ("a server that is killed or stopped", &["rx_server_kill_", "rx_graceful_stop_"]),
-    ("stale cursor", &["rx_stale_cursor_fails_", "rx_stale_cursor_oldest_", "rx_stale_cursor_tail_"]),
-    ("storm of refusals by a rate limit", &["rx_rate_limit_storm_"]),
-    ("live entries in the shape of a summary", &["rx_summary_shaped_"]),
-    (
-        "numbers",
-        &["rx_number_beyond_2_53_is_exact_in_a_checkpoint", "rx_number_beyond_2_53_is_exact_in_a_payload"],
-    ),
-    ("redundant first put", &["rx_no_redundant_first_put"]),
-    ("cursor of another name", &["rx_cursor_of_another_name_"]),
-];
-
 /// Whose letters mean something else than everywhere else.
 const CONTROL: &str = "control::";
 
@@ -214,18 +198,6 @@ fn every_item_of_the_checklist_of_the_control_feed_has_a_test_of_its_name() {
     tests.retain(|path| path.starts_with(CONTROL));
     let missing = missing_of(&CONTROL_ITEMS, &tests);
     assert!(missing.is_empty(), "no test is named after these: {missing:?}");
-}
-
-#[test]
-fn every_item_of_the_checklist_of_processors_fed_from_outside_has_a_test_of_its_name() {
-    let tests = tests_beside_the_control_feed();
-    let missing = missing_of(&SOURCE_ITEMS, &tests);
-    assert!(missing.is_empty(), "no test is named after these: {missing:?}");
-    for (case, names) in SOURCE_CASES {
-        for name in names {
-            assert!(tests.iter().any(|path| name_of(path).starts_with(name)), "{case}: no {name}");
-        }
-    }
 }
 
 type Lists<'a> = &'a [(&'static str, &'a [RangeInclusive<u32>])];

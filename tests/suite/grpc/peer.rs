@@ -1,18 +1,35 @@
-//! Clients of another make, and a host that is the source of another host.
+//! Clients of another make: a processor in Python, and below what such a client sees, call by call.
+
+mod bounds;
+mod caller;
+mod checkpoints;
+mod events;
+mod restarts;
+mod who;
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use millrace::config::{GrpcSourceConfig, Span};
-use millrace::event::{Position, TenantId};
 use millrace::processors::source::{CheckpointClient as _, JsonText};
-use millrace::streams::PageLimit;
-use millrace_tests::embedded::Embedded;
 use serde_json::{Value, json};
 
 use super::scene::{OPERATOR, Scene, TRACER, publish};
+
+/// Starts a program of `tests/peer`, which is spoken to in lines.
+fn python(program: &str, port: u16, more: &[&str]) -> Child {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer");
+    let python = place.join(".venv/bin/python");
+    assert!(python.exists(), "{} is missing: `cargo xtask test` makes it", python.display());
+    Command::new(python)
+        .args(["-B", program, "--endpoint", &format!("127.0.0.1:{port}")])
+        .args(more)
+        .current_dir(place)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
 
 /// `tests/peer/client.py`, as the client `tracer`. Killed when dropped.
 struct Processor {
@@ -22,18 +39,12 @@ struct Processor {
 
 impl Processor {
     fn start(scene: &Scene, more: &[&str]) -> Self {
-        let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer");
-        let python = place.join(".venv/bin/python");
-        assert!(python.exists(), "{} is missing: `cargo xtask test` makes it", python.display());
-        let mut child = Command::new(python)
-            .args(["-B", "client.py", "--endpoint", &format!("127.0.0.1:{}", scene.port())])
-            .args(["--client-id", "tracer", "--api-key", TRACER, "--after-cursor", "start"])
-            .args(more)
-            .current_dir(place)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::at(scene.port(), &[&["--api-key", TRACER][..], more].concat())
+    }
+
+    fn at(port: u16, more: &[&str]) -> Self {
+        let own = ["--client-id", "tracer", "--after-cursor", "start"];
+        let mut child = python("client.py", port, &[&own[..], more].concat());
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
     }
@@ -146,42 +157,4 @@ async fn a_processor_that_begins_with_a_dead_cursor_begins_anew() {
     assert_eq!(told["stream"], "invalidate", "{told}");
     assert_eq!(processor.numbers(10), (0..10).collect::<Vec<_>>());
     processor.stop();
-}
-
-/// Our own source reads what our own server shows, and keeps its checkpoint there.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_is_the_source_of_another() {
-    let scene = Scene::open().await;
-    let payloads: Vec<_> = (0..300).map(|number| json!({ "conversation": number.to_string() })).collect();
-    scene.publish("response", "created", &payloads).await;
-    let settings = GrpcSourceConfig {
-        endpoint: scene.endpoint(),
-        client_id: "second".into(),
-        after_cursor: "start".into(),
-        checkpoints: millrace::config::SourceCheckpoints::Remote,
-        checkpoint_interval: Span(Duration::from_millis(10)),
-        reconnect_min: Span(Duration::from_millis(5)),
-        ..GrpcSourceConfig::default()
-    };
-    let second = Embedded::start_with(|config| config.source.grpc = Some(settings)).await.unwrap();
-    let tenant = TenantId::new("default").unwrap();
-    let begin = Instant::now();
-    let page = loop {
-        let limit = PageLimit { events: 1_000, bytes: usize::MAX };
-        let page = second.host().log().read(&tenant, Position::START, limit).await.unwrap();
-        if page.events.len() >= 300 {
-            break page;
-        }
-        assert!(begin.elapsed() < Duration::from_secs(60), "{} of 300 came", page.events.len());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    for (event, payload) in page.events.iter().zip(&payloads) {
-        assert_eq!((event.event_type, event.kind), ("response.created", "response"));
-        assert_eq!(&serde_json::from_slice::<Value>(event.payload).unwrap(), payload);
-    }
-    second.stop().await;
-    let kept = scene.client("second", None).get("second").await.unwrap().unwrap();
-    let newest = scene.host.host().log().bounds().newest;
-    let cursor = kept.value.value()["lastEventCursor"].as_str().unwrap().to_owned();
-    assert!(cursor.ends_with(&format!(".{newest}")), "{cursor} {newest}");
 }
