@@ -7,6 +7,7 @@ mod errors;
 mod flows;
 mod kills;
 mod live;
+mod middle;
 mod scopes;
 mod steps;
 mod store;

@@ -171,6 +171,7 @@ impl Rebuilding {
             number: self.number,
             stage: progress.stage,
             from: self.deployment.from,
+            start: self.start.0,
             lanes: self.deployment.lanes,
             version: self.deployment.version.clone(),
             digest: self.deployment.digest.clone(),
