@@ -8,6 +8,7 @@ mod flows;
 mod kills;
 mod live;
 mod middle;
+mod progress;
 mod scopes;
 mod steps;
 mod store;
