@@ -5,6 +5,7 @@ mod channels;
 mod edge;
 mod errors;
 mod flows;
+mod hosts;
 mod kills;
 mod live;
 mod middle;

@@ -21,7 +21,7 @@ use crate::plugins::{
     RebuildView,
 };
 use crate::processors::{
-    Dropped, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus,
+    Dropped, Engine, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus,
 };
 
 /// A rebuild, as it is known in memory. It stays after its end, to be looked at.
@@ -249,8 +249,6 @@ impl Registry {
         }
         if let Some((tenant, failure)) = status.failures.first() {
             rebuilding.say(RebuildStage::Filling, format!("tenant {tenant}: {failure}"));
-        } else if let Some(holder) = &status.standby {
-            rebuilding.say(RebuildStage::Filling, format!("host {holder} runs the plugin"));
         } else if newest.0.saturating_sub(status.done_through.0) > near {
             rebuilding.say(RebuildStage::Filling, "");
         } else if rebuilding.state().again.0 <= Instant::now() {
@@ -290,7 +288,9 @@ impl Registry {
                 idle_max: parts.processors.idle_max.min(REBUILD_IDLE_MAX),
                 ..parts.processors.clone()
             };
-            state.runner = Some(Runner::start(&parts.engine, Arc::new(renamed), settings));
+            // What it makes stays in this host's store, whoever runs the plugin: it has nothing to ask the others for.
+            let engine = Engine { shared_log: None, ..parts.engine.clone() };
+            state.runner = Some(Runner::start(&engine, Arc::new(renamed), settings));
         }
         state.runner.clone()
     }
