@@ -1,11 +1,15 @@
 //! Claims about rebuilds: tables serve as they were until new ones take their place at once, and what left the store
 //! when the events were handled first leaves it once.
 
+mod channels;
 mod edge;
 mod errors;
 mod flows;
+mod hosts;
 mod kills;
 mod live;
+mod middle;
+mod progress;
 mod scopes;
 mod steps;
 mod store;

@@ -35,7 +35,7 @@ use super::plugins::rig::{batch, component, options, tenant};
 /// Takes a text for a component: `name version` and flags. `refuses` its state · `single` and `field` are
 /// other ordering keys · `adds` says of what type an added column is · `waits` makes instances only when
 /// the gate is open · `hangs` in its calls while that is wanted · `scopes` and `fewer` of them declare what can be followed · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
-/// `other` has another table · `ticks` often · anything else is broken.
+/// `other` has another table · `slow` takes a millisecond for each event · `ticks` often · anything else is broken.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts {
     pub(crate) gate: Arc<Mutex<bool>>,
@@ -68,6 +68,7 @@ impl PluginRuntime for Scripts {
                 "traps" => scripted.flaw = Some(Flaw { kind: FlawKind::Traps, after: 1 }),
                 "wrong" => scripted.flaw = Some(Flaw { kind: FlawKind::WrongRows, after: 1 }),
                 "other" => scripted.manifest.tables[0].name = format!("other_{name}"),
+                "slow" => scripted.flaw = Some(Flaw { kind: FlawKind::Slow, after: 1 }),
                 "ticks" => scripted.manifest.flush_interval_ms = Some(20),
                 "scopes" => scripted.manifest.changes = asset_scopes(),
                 "fewer" => scripted.manifest.changes = fewer_scopes(),

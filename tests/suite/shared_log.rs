@@ -4,6 +4,7 @@
 
 mod answers;
 mod following;
+mod rebuilds;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -174,6 +174,8 @@ pub struct RebuildView {
     pub number: u64,
     pub stage: RebuildStage,
     pub from: super::StartFrom,
+    /// The position behind which it begins.
+    pub start: u64,
     pub lanes: u32,
     pub version: String,
     pub digest: String,

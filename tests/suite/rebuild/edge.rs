@@ -79,6 +79,13 @@ async fn the_command_waits_until_the_new_tables_are_there() -> Result<()> {
     ended.expect("it takes over");
     let last = text.lines().last().unwrap_or_default();
     assert!(last.contains("its tables are new from revision"), "{text}");
+    // Before that there are lines, or a bar where somebody looks.
+    let mut lines = text.lines().take(text.lines().count() - 1);
+    assert!(lines.all(|line| line.contains(" %  ") && line.contains(" events/s")), "{text}");
+    let (ended, text) = ran(&["plugin", "rebuild", "flight-board", "--wait", "--json", "--url", &url]).await;
+    ended.expect("it takes over");
+    let view: serde_json::Value = serde_json::from_str(&text)?;
+    assert_eq!(view["stage"], "flipped", "there is the end and nothing else: {text}");
     let (ended, text) =
         ran(&["plugin", "rebuild", "flight-board", "--status", "--json", "--url", &url]).await;
     ended.expect("it is remembered");

@@ -192,10 +192,16 @@ impl Registry {
         self.inner.closing.store(true, Ordering::SeqCst);
         self.end_shadows(None);
         let changes = tokio::time::timeout(deadline / 2, self.inner.changing.write()).await;
+        let open = self.open_rebuilds();
         let mut runners = self.halt_rebuilds();
         runners.extend(self.entries().values().filter_map(|e| e.runner.clone()));
-        let left = deadline.saturating_sub(begun.elapsed());
-        let stopped = join_all(runners.iter().map(|runner| runner.stop(left))).await;
+        let left = || deadline.saturating_sub(begun.elapsed());
+        let time = left();
+        let stopped = join_all(runners.iter().map(|runner| runner.stop(time))).await;
+        // Otherwise the next start would count on from where that was written down last.
+        let open = open.iter().filter(|rebuilding| rebuilding.is_open());
+        let noted = join_all(open.map(|rebuilding| self.write_down_rebuild(rebuilding)));
+        drop(tokio::time::timeout(left(), noted).await);
         changes.is_ok() && stopped.into_iter().all(|in_time| in_time)
     }
 

@@ -215,6 +215,10 @@ impl Registry {
         self.rebuilds().get(plugin).filter(|rebuilding| rebuilding.is_open()).cloned()
     }
 
+    pub(super) fn open_rebuilds(&self) -> Vec<Arc<Rebuilding>> {
+        self.rebuilds().values().filter(|rebuilding| rebuilding.is_open()).cloned().collect()
+    }
+
     pub(super) fn rebuilds(&self) -> Rebuilds<'_> {
         self.inner.rebuilds.lock().expect("no code panics while it holds the rebuilds")
     }

@@ -21,7 +21,7 @@ use crate::plugins::{
     RebuildView,
 };
 use crate::processors::{
-    Dropped, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus,
+    Dropped, Engine, LostPolicy, ProcessorFactory, ProcessorSettings, Renamed, Runner, RunnerStatus,
 };
 
 /// A rebuild, as it is known in memory. It stays after its end, to be looked at.
@@ -49,9 +49,9 @@ struct State {
 }
 
 /// How fast it and the log move.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pace {
-    at: Instant,
+    at: Option<Instant>,
     position: Position,
     newest: Position,
     events: u64,
@@ -61,17 +61,20 @@ struct Pace {
 }
 
 impl Pace {
-    /// Takes a look in; a number counts once it is of a second or so.
-    fn look(&mut self, position: Position, newest: Position, events: u64) {
-        let seconds = self.at.elapsed().as_secs_f64();
-        if seconds < 1.0 {
-            return;
+    /// Takes a look in; a number counts once it is of a second or so. What was there at the first look has not come
+    /// since: it says nothing about how fast the log grows.
+    fn look(&mut self, now: Instant, position: Position, newest: Position, events: u64) {
+        if let Some(at) = self.at {
+            let seconds = now.saturating_duration_since(at).as_secs_f64();
+            if seconds < 1.0 {
+                return;
+            }
+            let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+            self.positions_per_s = per_s(position.0, self.position.0);
+            self.events_per_s = per_s(events, self.events);
+            self.log_per_s = per_s(newest.0, self.newest.0);
         }
-        let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-        self.positions_per_s = per_s(position.0, self.position.0);
-        self.events_per_s = per_s(events, self.events);
-        self.log_per_s = per_s(newest.0, self.newest.0);
-        (self.at, self.position, self.newest, self.events) = (Instant::now(), position, newest, events);
+        (self.at, self.position, self.newest, self.events) = (Some(now), position, newest, events);
     }
 }
 
@@ -79,15 +82,6 @@ impl Rebuilding {
     pub(super) fn new(record: RebuildRecord) -> Self {
         let RebuildRecord { number, deployment, start, progress } = record;
         let now = Instant::now();
-        let pace = Pace {
-            at: now,
-            position: Position::START,
-            newest: Position::START,
-            events: 0,
-            positions_per_s: 0.0,
-            events_per_s: 0.0,
-            log_per_s: 0.0,
-        };
         let dropped = Arc::new(Dropped::from_counts(progress.dropped.emitted, progress.dropped.appended));
         let noted = (now, progress.clone());
         let again = (now, REBUILD_AGAIN_MIN);
@@ -98,7 +92,7 @@ impl Rebuilding {
             deployment,
             dropped,
             cancel: CancellationToken::new(),
-            state: Mutex::new(State { progress, runner: None, pace, again, late: 0, noted }),
+            state: Mutex::new(State { progress, runner: None, pace: Pace::default(), again, late: 0, noted }),
         }
     }
 
@@ -177,6 +171,7 @@ impl Rebuilding {
             number: self.number,
             stage: progress.stage,
             from: self.deployment.from,
+            start: self.start.0,
             lanes: self.deployment.lanes,
             version: self.deployment.version.clone(),
             digest: self.deployment.digest.clone(),
@@ -240,7 +235,7 @@ impl Registry {
         let newest = self.inner.parts.engine.log.bounds().newest;
         let near = {
             let mut state = rebuilding.state();
-            state.pace.look(status.done_through, newest, status.counts.events);
+            state.pace.look(Instant::now(), status.done_through, newest, status.counts.events);
             REBUILD_NEAR_EVENTS.max(rounded(state.pace.log_per_s))
         };
         if let Some(why) = lost(&status) {
@@ -254,8 +249,6 @@ impl Registry {
         }
         if let Some((tenant, failure)) = status.failures.first() {
             rebuilding.say(RebuildStage::Filling, format!("tenant {tenant}: {failure}"));
-        } else if let Some(holder) = &status.standby {
-            rebuilding.say(RebuildStage::Filling, format!("host {holder} runs the plugin"));
         } else if newest.0.saturating_sub(status.done_through.0) > near {
             rebuilding.say(RebuildStage::Filling, "");
         } else if rebuilding.state().again.0 <= Instant::now() {
@@ -295,7 +288,9 @@ impl Registry {
                 idle_max: parts.processors.idle_max.min(REBUILD_IDLE_MAX),
                 ..parts.processors.clone()
             };
-            state.runner = Some(Runner::start(&parts.engine, Arc::new(renamed), settings));
+            // What it makes stays in this host's store, whoever runs the plugin: it has nothing to ask the others for.
+            let engine = Engine { shared_log: None, ..parts.engine.clone() };
+            state.runner = Some(Runner::start(&engine, Arc::new(renamed), settings));
         }
         state.runner.clone()
     }
@@ -327,4 +322,25 @@ fn rounded(number: f64) -> u64 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let rounded = number.max(0.0).round() as u64;
     rounded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_there_before_is_none_that_grows() {
+        let (mut pace, begun) = (Pace::default(), Instant::now());
+        let after = |seconds: u64| begun + Duration::from_secs(seconds);
+        let newest = Position(1_000_000);
+        pace.look(begun, Position(400), newest, 0);
+        assert_eq!((pace.positions_per_s, pace.events_per_s, pace.log_per_s), (0.0, 0.0, 0.0));
+        // Otherwise it would be near at once, and the plugin would stand still for a rebuild that has far to go.
+        pace.look(after(2), Position(2_400), newest, 1_000);
+        assert_eq!((pace.positions_per_s, pace.events_per_s, pace.log_per_s), (1_000.0, 500.0, 0.0));
+        pace.look(after(2) + Duration::from_millis(900), Position(9_000), newest, 9_000);
+        assert_eq!(pace.positions_per_s, 1_000.0, "too short a time for a number");
+        pace.look(after(4), Position(2_600), Position(1_000_050), 1_010);
+        assert_eq!((pace.positions_per_s, pace.events_per_s, pace.log_per_s), (100.0, 5.0, 25.0));
+    }
 }
