@@ -16,7 +16,7 @@ use crate::limits::{
 };
 use crate::plugins::registry::deploy::running;
 use crate::plugins::registry::{Entry, Registry};
-use crate::plugins::{Deployment, Flip, FlipReport, Proof, RebuildError, RebuildStage};
+use crate::plugins::{Deployment, Flip, FlipReport, Proof, RebuildError, RebuildStage, RebuildStep};
 use crate::processors::{Ahead, ProcessorFactory, Runner, RunnerStatus, TaskState};
 use crate::telemetry::metrics::{REBUILD_HOLD_SECONDS, REBUILD_TRIES, REBUILDS_ENDED};
 
@@ -39,6 +39,12 @@ impl Registry {
         runner: &Runner,
         factory: &Arc<dyn ProcessorFactory>,
     ) {
+        rebuilding.change(|progress| {
+            if progress.stage == RebuildStage::Filling {
+                progress.stage = RebuildStage::CaughtUp;
+            }
+        });
+        RebuildStep::CaughtUp.reached();
         // Nothing else changes the plugin meanwhile.
         let Ok(_turn) = self.take_turn(&rebuilding.plugin).await else { return };
         if rebuilding.cancel.is_cancelled() || !rebuilding.is_open() {
@@ -84,6 +90,7 @@ impl Registry {
             return Err(who_is_late(&old.status(), &runner.status()));
         };
         rebuilding.state().late = 0;
+        RebuildStep::Holding.reached();
         let (progress, events) = (rebuilding.progress(), runner.status().counts.events);
         let deployment = Deployment {
             deployed_at: self.now(),
@@ -113,6 +120,7 @@ impl Registry {
             }
             Err(error) => return Err(error.to_string()),
         };
+        RebuildStep::Flipped.reached();
         old.cut_off();
         runner.cut_off();
         drop(held);
