@@ -49,9 +49,10 @@ struct State {
 }
 
 /// How fast it and the log move.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pace {
-    at: Instant,
+    /// None before the first look: what is there by then has come at no pace.
+    at: Option<Instant>,
     position: Position,
     newest: Position,
     events: u64,
@@ -63,7 +64,12 @@ struct Pace {
 impl Pace {
     /// Takes a look in; a number counts once it is of a second or so.
     fn look(&mut self, position: Position, newest: Position, events: u64) {
-        let seconds = self.at.elapsed().as_secs_f64();
+        let Some(at) = self.at else {
+            (self.at, self.position, self.newest, self.events) =
+                (Some(Instant::now()), position, newest, events);
+            return;
+        };
+        let seconds = at.elapsed().as_secs_f64();
         if seconds < 1.0 {
             return;
         }
@@ -71,7 +77,7 @@ impl Pace {
         self.positions_per_s = per_s(position.0, self.position.0);
         self.events_per_s = per_s(events, self.events);
         self.log_per_s = per_s(newest.0, self.newest.0);
-        (self.at, self.position, self.newest, self.events) = (Instant::now(), position, newest, events);
+        (self.at, self.position, self.newest, self.events) = (Some(Instant::now()), position, newest, events);
     }
 }
 
@@ -79,15 +85,7 @@ impl Rebuilding {
     pub(super) fn new(record: RebuildRecord) -> Self {
         let RebuildRecord { number, deployment, start, progress } = record;
         let now = Instant::now();
-        let pace = Pace {
-            at: now,
-            position: Position::START,
-            newest: Position::START,
-            events: 0,
-            positions_per_s: 0.0,
-            events_per_s: 0.0,
-            log_per_s: 0.0,
-        };
+        let pace = Pace::default();
         let dropped = Arc::new(Dropped::from_counts(progress.dropped.emitted, progress.dropped.appended));
         let noted = (now, progress.clone());
         let again = (now, REBUILD_AGAIN_MIN);
@@ -327,4 +325,21 @@ fn rounded(number: f64) -> u64 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
     let rounded = number.max(0.0).round() as u64;
     rounded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_in_the_log_before_has_no_pace() {
+        let mut pace = Pace::default();
+        pace.look(Position::START, Position(1_000_000), 0);
+        assert_eq!(rounded(pace.log_per_s), 0);
+        // A while later.
+        pace.at = Instant::now().checked_sub(Duration::from_secs(10));
+        pace.look(Position(500), Position(1_000_100), 500);
+        assert!((1..=10).contains(&rounded(pace.log_per_s)), "{pace:?}");
+        assert!((1..=50).contains(&rounded(pace.positions_per_s)), "{pace:?}");
+    }
 }
