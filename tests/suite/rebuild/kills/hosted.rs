@@ -92,7 +92,8 @@ impl Remains {
             RebuildStep::CaughtUp | RebuildStep::Holding | RebuildStep::Flipping => {
                 begun && self.position > 0
             }
-            RebuildStep::Flipped => !self.open && self.tables == 1 && self.tasks == 1 && self.former > 0,
+            // The sweep may have come at once.
+            RebuildStep::Flipped => !self.open && self.tables <= 1,
             RebuildStep::Sweeping => {
                 let left = i64::try_from(SINGLE).is_ok_and(|all| self.former > 0 && self.former < all);
                 !self.open && self.tables == 1 && self.tasks == 1 && left
