@@ -10,7 +10,7 @@ pub enum RebuildStep {
     Begun,
     /// Part of the log is handled, and about to be committed. Only plugins with state come by here.
     Filling,
-    /// It has all but the newest events, and is about to wait for its turn to take over.
+    /// It has all but the newest events, and is about to try to take over.
     CaughtUp,
     /// Both versions stand still at one position.
     Holding,

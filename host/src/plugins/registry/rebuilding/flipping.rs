@@ -39,19 +39,17 @@ impl Registry {
         runner: &Runner,
         factory: &Arc<dyn ProcessorFactory>,
     ) {
-        rebuilding.change(|progress| {
-            if progress.stage == RebuildStage::Filling {
-                progress.stage = RebuildStage::CaughtUp;
-            }
-        });
-        RebuildStep::CaughtUp.reached();
         // Nothing else changes the plugin meanwhile.
         let Ok(_turn) = self.take_turn(&rebuilding.plugin).await else { return };
         if rebuilding.cancel.is_cancelled() || !rebuilding.is_open() {
             return;
         }
         counter!(REBUILD_TRIES).increment(1);
-        rebuilding.change(|progress| progress.tries += 1);
+        rebuilding.change(|progress| {
+            progress.stage = RebuildStage::CaughtUp;
+            progress.tries += 1;
+        });
+        RebuildStep::CaughtUp.reached();
         let tried = match self.entry(&rebuilding.plugin) {
             Ok(entry) => self.flip(rebuilding, entry, runner, factory).await,
             Err(error) => Err(error.to_string()),
