@@ -23,7 +23,7 @@ use serde_json::Value as Json;
 use tokio::task::JoinSet;
 
 use super::left;
-use super::load::{Events, Publisher, QUERY, Seen, TABLE, check, rows, watch};
+use super::load::{Events, Publisher, QUERY, Row, Seen, TABLE, check, rows, watch};
 use crate::crash_points::copy_store;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -213,11 +213,12 @@ impl Scene {
 
     /// Events go on, and nobody asks for the rebuild again.
     async fn takes_over(&mut self) -> Result<()> {
-        let flipped = async |scene: &mut Self| Ok(scene.host.get(REBUILD).await?["stage"] == "flipped");
+        let flipped =
+            async |scene: &mut Self| anyhow::Ok(scene.host.get(REBUILD).await?["stage"] == "flipped");
         self.until("the rebuild has taken over", flipped).await?;
         let (at, seen) = (self.publisher.done.load(Ordering::SeqCst), self.windows());
         let goes_on = async |scene: &mut Self| {
-            Ok(scene.publisher.done.load(Ordering::SeqCst) > at + WARM && scene.windows() > seen)
+            anyhow::Ok(scene.publisher.done.load(Ordering::SeqCst) > at + WARM && scene.windows() > seen)
         };
         self.until("the new version goes on", goes_on).await?;
         let data = self.data();
@@ -231,9 +232,19 @@ impl Scene {
         self.seen.lock().expect("test").len()
     }
 
-    async fn stored(&self) -> Result<Vec<super::load::Row>> {
+    async fn stored(&self) -> Result<Vec<Row>> {
         let page: Json = self.host.get(&format!("/v1/tables/{TABLE}?{QUERY}")).await?;
-        rows(page["rows"].as_array().context("a page has rows")?)
+        let of_page = page["rows"].as_array().context("a page has rows")?;
+        // A page has the columns apart, a frame has them beside the key.
+        let flat: Vec<Json> = of_page
+            .iter()
+            .map(|row| {
+                let mut flat = row["values"].clone();
+                flat["key"] = row["key"].clone();
+                flat
+            })
+            .collect();
+        rows(&flat)
     }
 
     /// Ends the load. Answers how many events there are, once the viewer was shown what came of all.
@@ -258,7 +269,7 @@ impl Scene {
 async fn killed_at(step: RebuildStep) -> Result<()> {
     let mut scene = Scene::new(step).await?;
     let warm = async |scene: &mut Scene| {
-        Ok(scene.windows() > 0 && scene.publisher.done.load(Ordering::SeqCst) >= BACKLOG + WARM)
+        anyhow::Ok(scene.windows() > 0 && scene.publisher.done.load(Ordering::SeqCst) >= BACKLOG + WARM)
     };
     scene.until("events come and are seen", warm).await?;
     scene.is_killed_at(step).await?;

@@ -113,8 +113,9 @@ fn folded(log: &[(u64, String)], until: u64, is_new: bool) -> Window {
     let mut all: Vec<_> = counts.into_iter().map(|(key, count)| (Reverse(count), key)).collect();
     all.sort_unstable();
     let (more, by) = if is_new { (0, "2") } else { (1, "1") };
-    let row =
-        |(Reverse(count), key): (Reverse<u64>, &str)| (key.into(), (count + more).to_string(), by.into());
+    let row = |(Reverse(count), key): (Reverse<u64>, &str)| {
+        (key.to_owned(), (count + more).to_string(), by.to_owned())
+    };
     all.into_iter().take(ROWS).map(row).collect()
 }
 
