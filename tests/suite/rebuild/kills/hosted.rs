@@ -204,8 +204,8 @@ impl Scene {
         self.until("the host ends at the step", async |scene| scene.host.has_ended()).await?;
         std::fs::remove_file(&self.plan)?;
         let said = self.host.said();
-        let told = said.lines().filter(|line| line.contains("rebuild.step="));
-        ensure!(told.last().is_some_and(|line| line.contains(&words)), "it ended elsewhere: {said}");
+        let told = said.lines().rfind(|line| line.contains("rebuild.step="));
+        ensure!(told.is_some_and(|line| line.contains(&words)), "it ended elsewhere: {said}");
         let remains = Remains::read(&self.data())?;
         ensure!(remains.are_of(step), "these are not the remains of {step:?}: {remains:?}");
         self.host.kill_and_start().await

@@ -208,7 +208,7 @@ async fn windows_are_exact(version: &'static str) -> Vec<String> {
     for shown in [&steady, &restless] {
         let windows = shown.windows.lock().expect("test");
         assert!(windows.is_sorted_by_key(|(revision, _)| *revision), "revisions never go back");
-        for (revision, window) in windows.iter() {
+        for (revision, window) in &*windows {
             assert_eq!(*window, oracle.at(*revision), "at revision {revision}, flipped at {}", flip.revision);
         }
         let before = windows.iter().filter(|(revision, _)| *revision < flip.revision).count();
