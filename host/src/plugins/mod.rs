@@ -76,7 +76,7 @@ pub use crate::processors::{Differences, ShadowReport, TrapCounts, VersionMeasur
 pub use crate::processors::{FailureKind, FailurePolicy, LoadError, LostPolicy, Resolved, Verdict};
 use crate::processors::{InvalidManifest, OrderingKey, ProcessorFactory};
 /// What a rebuild calls its tables and tasks.
-pub use crate::processors::{is_shadow_name, shadow_name};
+pub use crate::processors::{RebuildStep, is_shadow_name, shadow_name};
 
 /// What the operator gives a plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -49,7 +49,7 @@ pub use measures::{
 };
 pub use pool::{GuestPool, call_is_long};
 pub use proof::{context_at_rest, prove_at_rest};
-pub use rebuild::{Ahead, Dropped, Renamed, is_shadow_name, shadow_name};
+pub use rebuild::{Ahead, Dropped, RebuildStep, Renamed, is_shadow_name, shadow_name};
 pub use relay::{Carried, Relay};
 pub use resolve::{ResolveError, Resolved, Verdict};
 pub use runner::{Engine, Runner, RunnerStatus, SharedLog, SwapError, TaskState};

@@ -24,6 +24,8 @@ pub const TEXT: &str = "text";
 pub const DROPPED: &str = "dropped";
 /// Events of a batch or commit.
 pub const EVENTS: &str = "events";
+/// To what a rebuild has come.
+pub const REBUILD_STEP: &str = "rebuild.step";
 /// The error's stable code.
 pub const ERROR_KIND: &str = "error.kind";
 /// `host`, `guest` or `caller`.
@@ -48,6 +50,7 @@ pub const ALL: &[&str] = &[
     TEXT,
     DROPPED,
     EVENTS,
+    REBUILD_STEP,
     ERROR_KIND,
     ERROR_BLAME,
 ];

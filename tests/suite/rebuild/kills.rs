@@ -1,5 +1,8 @@
 //! A rebuild goes on after whatever ends a host.
 
+mod hosted;
+mod load;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -13,7 +13,9 @@ use super::rebuilds::RebuildResult;
 use super::shared::{TableEntry, from_json, to_json};
 use crate::event::Revision;
 use crate::limits::REBUILD_LISTED_MAX;
-use crate::plugins::{Flip, FlipReport, Positions, RebuildError, RebuildProgress, RebuildStage, shadow_name};
+use crate::plugins::{
+    Flip, FlipReport, Positions, RebuildError, RebuildProgress, RebuildStage, RebuildStep, shadow_name,
+};
 use crate::tables::TableSchema;
 
 /// Who takes whose place.
@@ -43,6 +45,7 @@ impl Committer {
                 for table in &replaced {
                     self.note_replaced(table);
                 }
+                RebuildStep::Flipping.reached();
                 Ok(report)
             }
             Err(Stop::Refused(refused)) => {

@@ -17,8 +17,8 @@ use crate::error::BackendError;
 use crate::event::Position;
 use crate::limits::REBUILD_SWEEP_ROWS_MAX;
 use crate::plugins::{
-    Flip, FlipReport, NewRebuild, RebuildError, RebuildProgress, RebuildRecord, RebuildStage, RebuildStore,
-    shadow_name,
+    Flip, FlipReport, NewRebuild, RebuildError, RebuildProgress, RebuildRecord, RebuildStage, RebuildStep,
+    RebuildStore, shadow_name,
 };
 use crate::tables::{TableError, TableSchema};
 
@@ -275,6 +275,7 @@ impl Committer {
             .query_row([], |row| row.get(0))
             .optional()?;
         if let Some(table) = table {
+            RebuildStep::Sweeping.reached();
             self.sweep_table(&table)?;
             return Ok(true);
         }
@@ -284,6 +285,7 @@ impl Committer {
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((task, processor)) = task else { return Ok(false) };
+        RebuildStep::Sweeping.reached();
         self.sweep_task(task, &processor)?;
         Ok(true)
     }

@@ -13,7 +13,7 @@ use crate::event::Position;
 use crate::limits::LANES_MAX;
 use crate::plugins::{
     ControlError, DeployFrom, Deployment, NewRebuild, PluginSettings, Proof, RebuildError, RebuildRequest,
-    RebuildStage, RebuildView, StartFrom,
+    RebuildStage, RebuildStep, RebuildView, StartFrom,
 };
 use crate::processors::{ProcessorFactory, Runner};
 use crate::streams::StreamError;
@@ -54,6 +54,7 @@ impl Registry {
         let wanted = self.wanted(&request, &factory, own)?;
         self.keep(component).await?;
         let record = self.inner.parts.rebuilds.begin(wanted).await?;
+        RebuildStep::Begun.reached();
         info!(
             plugin.name = plugin,
             number = record.number,

@@ -3,6 +3,7 @@
 
 mod barrier;
 mod dropped;
+mod step;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 pub use barrier::Ahead;
 pub use dropped::Dropped;
+pub use step::RebuildStep;
 
 use super::{
     Failure, FlushReason, LoadError, Manifest, Outcome, Processor, ProcessorFactory, TaskContext, Trap,
@@ -134,6 +136,7 @@ impl Processor for Kept {
     }
 
     fn snapshot(&mut self) -> Result<Vec<u8>, Trap> {
+        RebuildStep::Filling.reached();
         self.inner.snapshot()
     }
 

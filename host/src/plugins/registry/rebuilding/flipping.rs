@@ -16,7 +16,7 @@ use crate::limits::{
 };
 use crate::plugins::registry::deploy::running;
 use crate::plugins::registry::{Entry, Registry};
-use crate::plugins::{Deployment, Flip, FlipReport, Proof, RebuildError, RebuildStage};
+use crate::plugins::{Deployment, Flip, FlipReport, Proof, RebuildError, RebuildStage, RebuildStep};
 use crate::processors::{Ahead, ProcessorFactory, Runner, RunnerStatus, TaskState};
 use crate::telemetry::metrics::{REBUILD_HOLD_SECONDS, REBUILD_TRIES, REBUILDS_ENDED};
 
@@ -45,7 +45,11 @@ impl Registry {
             return;
         }
         counter!(REBUILD_TRIES).increment(1);
-        rebuilding.change(|progress| progress.tries += 1);
+        rebuilding.change(|progress| {
+            progress.stage = RebuildStage::CaughtUp;
+            progress.tries += 1;
+        });
+        RebuildStep::CaughtUp.reached();
         let tried = match self.entry(&rebuilding.plugin) {
             Ok(entry) => self.flip(rebuilding, entry, runner, factory).await,
             Err(error) => Err(error.to_string()),
@@ -84,6 +88,7 @@ impl Registry {
             return Err(who_is_late(&old.status(), &runner.status()));
         };
         rebuilding.state().late = 0;
+        RebuildStep::Holding.reached();
         let (progress, events) = (rebuilding.progress(), runner.status().counts.events);
         let deployment = Deployment {
             deployed_at: self.now(),
@@ -113,6 +118,7 @@ impl Registry {
             }
             Err(error) => return Err(error.to_string()),
         };
+        RebuildStep::Flipped.reached();
         old.cut_off();
         runner.cut_off();
         drop(held);
