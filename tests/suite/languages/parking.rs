@@ -275,10 +275,11 @@ async fn a_letter_is_replayed_after_a_restart_that_mends_the_plugin(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_of_a_js_guest_is_replayed_after_a_restart_that_mends_it() -> Result<()> {
-    a_letter_is_replayed_after_a_restart_that_mends_the_plugin("hostile-js", "seen_js").await
+    Box::pin(a_letter_is_replayed_after_a_restart_that_mends_the_plugin("hostile-js", "seen_js")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_letter_of_a_python_guest_is_replayed_after_a_restart_that_mends_it() -> Result<()> {
-    a_letter_is_replayed_after_a_restart_that_mends_the_plugin("hostile-python", "seen_python").await
+    Box::pin(a_letter_is_replayed_after_a_restart_that_mends_the_plugin("hostile-python", "seen_python"))
+        .await
 }

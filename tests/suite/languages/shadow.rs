@@ -162,11 +162,11 @@ async fn every_bad_candidate_is_refused_and_a_good_one_is_taken(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_bad_candidate_in_js_is_refused_with_its_reason_and_nothing_of_it_is_committed() -> Result<()> {
-    every_bad_candidate_is_refused_and_a_good_one_is_taken("hostile-js", "seen_js").await
+    Box::pin(every_bad_candidate_is_refused_and_a_good_one_is_taken("hostile-js", "seen_js")).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_bad_candidate_in_python_is_refused_with_its_reason_and_nothing_of_it_is_committed()
 -> Result<()> {
-    every_bad_candidate_is_refused_and_a_good_one_is_taken("hostile-python", "seen_python").await
+    Box::pin(every_bad_candidate_is_refused_and_a_good_one_is_taken("hostile-python", "seen_python")).await
 }

@@ -48,6 +48,6 @@ impl RebuildStep {
 
     /// Tells that a rebuild has come to it.
     pub fn reached(self) {
-        trace!(target: "millrace::rebuild", "rebuild.step" = self.name(), "a rebuild has come to a step");
+        trace!(target: "millrace::rebuild", { rebuild.step = %self.name() }, "a rebuild has come to a step");
     }
 }

@@ -74,7 +74,7 @@ impl Caller {
         said
     }
 
-    pub(super) fn to_the_end(&mut self, stream: &str) -> Vec<Value> {
+    pub(super) fn read_to_the_end(&mut self, stream: &str) -> Vec<Value> {
         let answer = self.ask(&json!({ "do": "read", "stream": stream }));
         said(&answer)
     }

@@ -129,7 +129,7 @@ async fn r43_r44_r45_r49_filters_leave_out_what_was_not_asked_for() {
         assert_eq!(ids, seen, "{asked}");
     }
     caller.open("lost", None, &json!({ "after_cursor": "abc", "kinds": ["response"] }));
-    assert_eq!(caller.to_the_end("lost"), lost(), "this passes, too");
+    assert_eq!(caller.read_to_the_end("lost"), lost(), "this passes, too");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,7 +145,7 @@ async fn r51_a_cursor_that_is_not_held_is_told_in_band() {
     scene.host.host().log().trim(Retention { events: Some(3), age: None }).await.unwrap();
     for wrong in ["abc", "7", &ahead, &format!("x{epoch}.{newest}"), cursor(&events[0])] {
         caller.open("lost", None, &json!({ "after_cursor": wrong }));
-        assert_eq!(caller.to_the_end("lost"), lost(), "{wrong}");
+        assert_eq!(caller.read_to_the_end("lost"), lost(), "{wrong}");
     }
     caller.open("oldest", None, &json!({ "after_cursor": "start" }));
     assert_eq!(data(&caller.events("oldest", 3)), [7, 8, 9]);
@@ -171,7 +171,7 @@ async fn r51_a_stream_whose_rest_is_gone_is_told_in_its_midst() {
     caller.open("slow", None, &json!({ "after_cursor": "start" }));
     assert_eq!(caller.events("slow", 1)[0]["data"]["number"], 0);
     scene.host.host().log().trim(Retention { events: Some(0), age: None }).await.unwrap();
-    let said = caller.to_the_end("slow");
+    let said = caller.read_to_the_end("slow");
     let (events, last) = said.split_at(said.len() - 2);
     assert_eq!(last, lost());
     assert!(events.len() < 199, "something was gone");

@@ -24,7 +24,7 @@ async fn outlives(end: End) {
     let mut seen = processor.numbers(100);
 
     server.end(end);
-    let said = caller.to_the_end("idle");
+    let said = caller.read_to_the_end("idle");
     let (code, details) = status(said.last().unwrap());
     assert_eq!(code, "UNAVAILABLE", "{said:?}");
     if end == End::Stop {

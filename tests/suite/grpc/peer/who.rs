@@ -24,7 +24,7 @@ async fn r39_a_sixth_stream_ends_the_first_with_its_cursor() {
     }
     caller.open("sixth", Some(AUDITOR), &json!({}));
     caller.until_live("sixth");
-    let said = caller.to_the_end(&names[0]);
+    let said = caller.read_to_the_end(&names[0]);
     let [evicted, end] = said.as_slice() else { panic!("{said:?}") };
     assert_eq!((&evicted["kind"], &evicted["event"]), (&json!("stream"), &json!("evicted")));
     assert_eq!(evicted["data"], json!({ "reason": "too many connections" }));
