@@ -70,6 +70,9 @@ class Processor:
         if self.cursor:
             request.after_cursor = self.cursor
         self.stream = self.events.SubscribeEvents(request, metadata=self.metadata)
+        if self.stopping:
+            # Whoever stops it may have seen no stream to cancel.
+            self.stream.cancel()
         for event in self.stream:
             if event.kind == "stream":
                 say({"stream": event.event, "data": json.loads(event.data)})
