@@ -375,6 +375,7 @@ fn every_guest_has_a_test() {
         "kills.rs",
         "starts.rs",
         "shadow/components.rs",
+        "trial/components.rs",
         "../src/folds.rs",
     ]
     .iter()
