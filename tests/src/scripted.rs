@@ -73,6 +73,8 @@ pub enum FlawKind {
     BreaksALimit,
     /// Works for ten milliseconds on each event, and what it waits for a core is not among them.
     Slow,
+    /// Takes a millisecond for each event.
+    TakesItsTime,
     /// Keeps a mebibyte of each event.
     Leaks,
     /// Counts one too many in its rows, not in its state.
@@ -286,6 +288,10 @@ impl Instance {
                 while worked() < until {
                     std::hint::spin_loop();
                 }
+                Ok(Ok(()))
+            }
+            Some(FlawKind::TakesItsTime) => {
+                std::thread::sleep(Duration::from_millis(1));
                 Ok(Ok(()))
             }
             _ => Ok(Ok(())),

@@ -68,7 +68,7 @@ impl PluginRuntime for Scripts {
                 "traps" => scripted.flaw = Some(Flaw { kind: FlawKind::Traps, after: 1 }),
                 "wrong" => scripted.flaw = Some(Flaw { kind: FlawKind::WrongRows, after: 1 }),
                 "other" => scripted.manifest.tables[0].name = format!("other_{name}"),
-                "slow" => scripted.flaw = Some(Flaw { kind: FlawKind::Slow, after: 1 }),
+                "slow" => scripted.flaw = Some(Flaw { kind: FlawKind::TakesItsTime, after: 1 }),
                 "ticks" => scripted.manifest.flush_interval_ms = Some(20),
                 "scopes" => scripted.manifest.changes = asset_scopes(),
                 "fewer" => scripted.manifest.changes = fewer_scopes(),

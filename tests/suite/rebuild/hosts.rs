@@ -125,7 +125,9 @@ async fn hosts_of_one_log_rebuild_their_own_tables_while_they_run_the_plugin() {
     counted(&one, 4, 2).await;
     for host in [&one, &two] {
         let history = host.registry.history("alpha").await.expect("it is there");
-        let versions: Vec<_> = history.iter().map(|deployment| deployment.version.as_str()).collect();
+        let mut versions: Vec<_> = history.iter().map(|deployment| deployment.version.as_str()).collect();
+        // A pause and its end are revisions, too.
+        versions.dedup();
         assert_eq!(versions, ["2.0.0", "1.0.0"], "each has taken over once");
         host.swept().await;
     }
