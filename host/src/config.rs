@@ -20,7 +20,7 @@ mod source;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use cache::CacheConfig;
@@ -39,6 +39,9 @@ use sha2::{Digest, Sha256};
 use crate::limits;
 use crate::plugins::{FailurePolicy, LostPolicy, Metering, PluginSettings};
 use crate::streams::upcast::DeclaredUpcast;
+
+/// Where a host keeps its store that was told nothing, in the folder that it is started in.
+pub const DATA_DIR: &str = "millrace-data";
 
 /// Everything that `millrace serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -293,7 +296,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             bind: SocketAddr::from(([127, 0, 0, 1], 7070)),
-            data: PathBuf::from("./millrace-data"),
+            data: Path::new(".").join(DATA_DIR),
             log: None,
             plugins_dir: None,
             drain_ms_max: millis(limits::DRAIN_MAX),

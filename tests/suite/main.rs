@@ -41,6 +41,7 @@ mod powercut;
 mod presence;
 mod processors;
 mod projects;
+mod projects_rust;
 mod rebuild;
 mod redis;
 mod registry;

@@ -221,7 +221,7 @@ fn what_lies_beside_a_plugins_sources_is_no_part_of_its_component() {
     };
     let packages = ".venv/lib/python3.11/site-packages";
     let of = || {
-        let sources = fingerprint_of(&[("", folder.path())], &is_source).expect("it is read");
+        let sources = fingerprint_of(&[("", folder.path())], &[], &is_source).expect("it is read");
         (sources, fingerprint_of_packages(folder.path()))
     };
     write("src/plugin.mjs", "1");

@@ -61,8 +61,8 @@ fn build_one(dir: &Path, into: &Path) -> Result<(String, PathBuf)> {
     // Its copy of the SDK is not there before the first build, and is known by what it is a copy of.
     let is_part = |path: &Path| is_source(path) && !path.starts_with("millrace");
     let sources = || {
-        let own = fingerprint_of(&[("plugin", dir)], &is_part)?;
-        let others = fingerprint_of(&[("sdk", sdk.as_path()), ("wit", wit.as_path())], &|_| true)?;
+        let own = fingerprint_of(&[("plugin", dir)], &[], &is_part)?;
+        let others = fingerprint_of(&[("sdk", sdk.as_path()), ("wit", wit.as_path())], &[], &|_| true)?;
         let asked = [plugin.entry.as_str(), &plugin.grants.join(",")].join("\n");
         Ok::<_, ToolError>(fingerprint(&[own.as_bytes(), others.as_bytes(), asked.as_bytes()]))
     };

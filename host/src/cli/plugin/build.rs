@@ -13,6 +13,7 @@ use super::project::{FILE as PROJECT, Project};
 use super::workbench::Workbench;
 use crate::cli::toolchain::{self, Language, ProjectBuild, Say, ToolError};
 use crate::cli::{CliError, Exit, Output, printable};
+use crate::config::DATA_DIR;
 use crate::limits::COMPONENT_BYTES_MAX;
 use crate::plugins::WORLD_NAME;
 use crate::processors::Manifest;
@@ -122,7 +123,8 @@ fn same_grants(project: &Project, manifest: &Manifest) -> Result<(), CliError> {
 fn sources(project: &Project, sdk: &Path) -> Result<String, ToolError> {
     // A crate may take its tests' files in, and builds that change nothing cost Cargo little.
     let is_part = |path: &Path| project.language == Language::Rust || toolchain::is_source(path);
-    let files = toolchain::fingerprint_of(&[("", &project.dir)], &is_part)?;
+    // A host that is started in the project's folder keeps its store there.
+    let files = toolchain::fingerprint_of(&[("", &project.dir)], &[DATA_DIR], &is_part)?;
     let packages = toolchain::fingerprint_of_packages(&project.dir);
     // The SDK's folder is named after what is in it.
     let sdk = sdk.as_os_str().as_encoded_bytes();
@@ -167,4 +169,33 @@ pub(super) fn failed(error: &ToolError) -> CliError {
         _ => "correct what it says, and build again",
     };
     CliError::failed(error.to_string(), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::project::content;
+    use super::*;
+
+    #[test]
+    fn a_store_in_a_projects_folder_is_none_of_its_sources() {
+        for language in Language::ALL {
+            let folder = tempfile::tempdir().expect("a folder");
+            let write = |path: &str, text: &str| {
+                let path = folder.path().join(path);
+                fs::create_dir_all(path.parent().expect("a folder")).expect("the folder is the test's");
+                fs::write(path, text).expect("the folder is the test's");
+            };
+            write(PROJECT, &content("day-sums", language));
+            let project = Project::open(folder.path()).expect("a project");
+            let of = || sources(&project, Path::new("sdk")).expect("they are read");
+            write("src/a", "1");
+            let first = of();
+            for beside in ["target/component/a", &format!("{DATA_DIR}/log/a")] {
+                write(beside, "2");
+                assert_eq!(of(), first, "{language:?}: {beside}");
+            }
+            write(&format!("src/{DATA_DIR}/a"), "3");
+            assert_ne!(of(), first, "{language:?}: further down a folder may be called as it likes");
+        }
+    }
 }

@@ -5,7 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::toolchain::{Language, Say, ToolError, fingerprint, installed_once, place};
+use crate::cli::toolchain::{
+    BEGINNING, BEGINNING_NAME, Language, Say, ToolError, fingerprint, installed_once, place,
+};
 
 /// A file of the repository, by its path there.
 struct Embedded {
@@ -146,6 +148,8 @@ pub(super) fn unpack(language: Language, tools: &Path, say: &mut dyn Say) -> Res
     if language == Language::Rust {
         let manifest = sdk_manifest().map_err(|why| ToolError::NoWay { why })?;
         files.push(("millrace/guest-sdk/Cargo.toml".into(), manifest.into_bytes()));
+        let beginning = template(language, BEGINNING_NAME).into_iter();
+        files.extend(beginning.map(|(path, bytes)| (Path::new(BEGINNING).join(path), bytes)));
     }
     let own =
         |(path, _): &(PathBuf, Vec<u8>)| path.starts_with("millrace") && !path.starts_with("millrace/wit");

@@ -23,7 +23,7 @@ const FOLDERS_DEEP_MAX: u32 = 16;
 pub fn vendor(sdk: &Path, wit: &Path, project: &Path) -> Result<bool, ToolError> {
     let source = sdk.join(VENDORED);
     let target = project.join(VENDORED);
-    let stamp = format!("{}\n", fingerprint_of(&[("", &source), ("wit", wit)], &|_| true)?);
+    let stamp = format!("{}\n", fingerprint_of(&[("", &source), ("wit", wit)], &[], &|_| true)?);
     if fs::read_to_string(target.join(STAMP)).is_ok_and(|present| present == stamp) {
         return Ok(false);
     }
@@ -51,6 +51,23 @@ pub fn copy_tree(from: &Path, to: &Path) -> Result<(), ToolError> {
     })
 }
 
+/// Copies a build folder's files with their times, by which the tool that built them knows what is up to date.
+pub fn copy_built(from: &Path, to: &Path, is_part: &dyn Fn(&Path) -> bool) -> Result<(), ToolError> {
+    walk(from, &[], &mut |path, relative| {
+        if !is_part(relative) {
+            return Ok(());
+        }
+        let target = to.join(relative);
+        if let Some(above) = target.parent() {
+            fs::create_dir_all(above).map_err(ToolError::file(above))?;
+        }
+        let modified =
+            fs::metadata(path).and_then(|about| about.modified()).map_err(ToolError::file(path))?;
+        fs::copy(path, &target).map_err(ToolError::file(path))?;
+        File::open(&target).and_then(|copy| copy.set_modified(modified)).map_err(ToolError::file(&target))
+    })
+}
+
 /// Writes a file in one step: who looks sees the former one or this one.
 pub fn place(bytes: &[u8], to: &Path) -> Result<(), ToolError> {
     if let Some(above) = to.parent() {
@@ -73,15 +90,17 @@ pub fn fingerprint(parts: &[&[u8]]) -> String {
     format!("{hash:016x}")
 }
 
-/// Of all files below some folders, by their paths and contents; what tools leave behind is left out, and so is what is no
-/// part by its path from there.
+/// Of all files below some folders, by their paths and contents; what tools leave behind is left out, and so is what is
+/// named in `left_out` at the top of one, and what is no part by its path from there.
 pub fn fingerprint_of(
     folders: &[(&str, &Path)],
+    left_out: &[&str],
     is_part: &dyn Fn(&Path) -> bool,
 ) -> Result<String, ToolError> {
+    let left_out: Vec<&str> = ["target"].iter().chain(left_out).copied().collect();
     let mut files = Vec::new();
     for (name, folder) in folders {
-        walk(folder, &["target"], &mut |path, relative| {
+        walk(folder, &left_out, &mut |path, relative| {
             if !is_part(relative) {
                 return Ok(());
             }

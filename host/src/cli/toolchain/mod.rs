@@ -12,6 +12,7 @@ mod js;
 mod programs;
 mod python;
 mod rust;
+mod rust_project;
 
 use std::env;
 use std::fs;
@@ -19,13 +20,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use error::ToolError;
-pub use files::{copy_tree, fingerprint, fingerprint_of, is_source, place, vendor};
+pub use files::{copy_built, copy_tree, fingerprint, fingerprint_of, is_source, place, vendor};
 pub use js::build_js;
 pub use programs::{NODE, Needed, PYTHON, Said, captured, installed_once, limited, version_of};
 pub use python::{build_python, fingerprint_of_packages};
-pub use rust::{
-    Component, Guest, GuestBuild, GuestKind, PROFILE, TARGET, TOOLCHAIN_VARIABLE, Toolchain, build_rust,
-};
+pub use rust::{Component, Guest, GuestBuild, GuestKind, PROFILE, TARGET, TOOLCHAIN_VARIABLE, Toolchain};
+pub use rust_project::{BEGINNING, BEGINNING_NAME, build_rust};
 
 /// Gets what a person should know, a line at a time.
 pub trait Say {
@@ -55,7 +55,7 @@ pub struct ProjectBuild<'a> {
     /// Where the plugin's own code begins, in the project: a module, and in Rust the crate's folder.
     pub entry: &'a str,
     /// The SDK of its language, laid out as `guest-sdk/js` and `guest-sdk/python` are: `millrace/` is what a
-    /// plugin has beside itself; the rest (lists of packages, `build.mjs`) is for building.
+    /// plugin has beside itself; the rest (lists of packages, `build.mjs`, [`BEGINNING`]) is for building.
     pub sdk: &'a Path,
     /// The folder with the four files of the world.
     pub wit: &'a Path,

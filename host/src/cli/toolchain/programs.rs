@@ -146,8 +146,8 @@ pub fn installed_once(
     }
     let mut name = dir.as_os_str().to_owned();
     name.push(".lock");
-    let lock = File::create(&name).map_err(ToolError::file(&name))?;
-    turn(&lock, dir, say)?;
+    let other = format!("another build, which installs {}", dir.display());
+    let _turn = turn(Path::new(&name), &other, INSTALL_TURN_WAIT_MAX, say)?;
     if note.exists() {
         return Ok(());
     }
@@ -159,23 +159,23 @@ pub fn installed_once(
     fs::write(&note, b"").map_err(ToolError::file(&note))
 }
 
-/// The lock ends with its file.
-fn turn(lock: &File, dir: &Path, say: &mut dyn Say) -> Result<(), ToolError> {
+/// Waits until nobody else has the lock. It ends with the file that is answered.
+pub(super) fn turn(path: &Path, other: &str, limit: Duration, say: &mut dyn Say) -> Result<File, ToolError> {
+    let lock = File::create(path).map_err(ToolError::file(path))?;
     let begun = Instant::now();
     let mut told = false;
     loop {
         match lock.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(fs::TryLockError::Error(cause)) => return Err(ToolError::File { path: dir.into(), cause }),
+            Ok(()) => return Ok(lock),
+            Err(fs::TryLockError::Error(cause)) => return Err(ToolError::File { path: path.into(), cause }),
             Err(fs::TryLockError::WouldBlock) => {}
         }
         if !told {
-            say.say(&format!("another build installs {}; waiting for it", dir.display()));
+            say.say(&format!("waiting for {other}"));
             told = true;
         }
-        if begun.elapsed() > INSTALL_TURN_WAIT_MAX {
-            let program = format!("the build that installs {}", dir.display());
-            return Err(ToolError::TimedOut { program, limit: INSTALL_TURN_WAIT_MAX });
+        if begun.elapsed() > limit {
+            return Err(ToolError::TimedOut { program: other.into(), limit });
         }
         thread::sleep(POLL);
     }

@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::programs::limited;
-use super::{ProjectBuild, Say, ToolError, place};
+use super::{Say, ToolError, captured};
 
 /// The target of every guest.
 pub const TARGET: &str = "wasm32-wasip2";
@@ -32,6 +32,8 @@ const FETCH_WAIT_MAX: Duration = Duration::from_secs(120);
 const INSTALL_WAIT_MAX: Duration = Duration::from_secs(600);
 /// How long cargo may take, with all that it fetches and compiles the first time.
 const BUILD_WAIT_MAX: Duration = Duration::from_secs(3600);
+/// How long a compiler may take to say what it is.
+const VERSION_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Debian's way: a compiler with its sources, and the C library that std links.
 const PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "wasi-libc"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -84,25 +86,21 @@ pub struct Component {
     pub path: PathBuf,
 }
 
-/// Builds a project's crate. Debian's way compiles the standard library once a machine, in the tools' folder, where
-/// also lies what projects depend on.
-pub fn build_rust(project: &ProjectBuild<'_>, out: &Path, say: &mut dyn Say) -> Result<(), ToolError> {
-    let workspace = project.project.join(project.entry);
-    let guest = Guest { package: project.name.into(), target: project.name.into(), kind: GuestKind::Library };
-    let build =
-        GuestBuild { locked: false, workspace, build_dir: project.tools.join("rust"), guests: vec![guest] };
-    for component in build.run(say)? {
-        let bytes = fs::read(&component.path).map_err(ToolError::file(&component.path))?;
-        place(&bytes, out)?;
-    }
-    Ok(())
-}
-
 impl GuestBuild {
     /// Builds all guests. `say` gets what a person should know, a line at a time.
     pub fn run(&self, say: &mut dyn Say) -> Result<Vec<Component>, ToolError> {
         let toolchain = self.choose(say)?;
-        let target_dir = self.build_dir.join(toolchain.name());
+        self.run_by(toolchain, None, say)
+    }
+
+    /// The same by a way that was chosen, and of a crate elsewhere: the workspace's settings and toolchain count for it.
+    pub(super) fn run_by(
+        &self,
+        toolchain: Toolchain,
+        elsewhere: Option<&Path>,
+        say: &mut dyn Say,
+    ) -> Result<Vec<Component>, ToolError> {
+        let target_dir = self.target_dir(toolchain);
         let mut command = match toolchain {
             Toolchain::Rustup => self.rustup_cargo(),
             Toolchain::Debian => self.debian_cargo()?,
@@ -110,6 +108,9 @@ impl GuestBuild {
         command.args(["build", "--profile", PROFILE, "--target", TARGET]);
         if self.locked {
             command.arg("--locked");
+        }
+        if let Some(manifest) = elsewhere {
+            command.arg("--manifest-path").arg(manifest);
         }
         command.args(self.selection());
         command.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &target_dir);
@@ -121,6 +122,26 @@ impl GuestBuild {
         limited("cargo build", &mut command, BUILD_WAIT_MAX)?;
         let dir = target_dir.join(TARGET).join(PROFILE);
         self.guests.iter().map(|guest| component(guest, &dir)).collect()
+    }
+
+    /// Where a way leaves its files.
+    pub(super) fn target_dir(&self, toolchain: Toolchain) -> PathBuf {
+        self.build_dir.join(toolchain.name())
+    }
+
+    /// What the compiler of a way says of itself.
+    pub(super) fn compiler(&self, toolchain: Toolchain) -> Result<String, ToolError> {
+        let mut rustc = match toolchain {
+            Toolchain::Rustup => Command::new("rustc"),
+            Toolchain::Debian => {
+                let mut rustc = Command::new(DEBIAN_RUSTC);
+                // Another compiler's libraries are not its own.
+                rustc.env_remove("LD_LIBRARY_PATH");
+                rustc
+            }
+        };
+        rustc.arg("-vV").current_dir(&self.workspace);
+        Ok(captured("rustc -vV", &mut rustc, VERSION_WAIT_MAX)?.stdout)
     }
 
     /// The way that this machine has, installing what it takes.
@@ -234,7 +255,7 @@ impl GuestBuild {
 }
 
 /// Flags by which a component does not tell in whose folders it was built: messages of panics name files of libraries.
-fn remaps() -> Vec<String> {
+pub(super) fn remaps() -> Vec<String> {
     let home = env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     // What is no text, or would end the text that it stands in, stays as it is.
@@ -303,7 +324,7 @@ fn host_triple() -> String {
 }
 
 impl Toolchain {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Rustup => "rustup",
             Self::Debian => "debian",
