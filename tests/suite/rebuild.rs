@@ -15,6 +15,7 @@ mod steps;
 mod store;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +40,20 @@ pub(crate) struct Rig {
     pub(crate) registry: Registry,
     gate: Arc<Mutex<bool>>,
     dir: tempfile::TempDir,
+}
+
+/// What a store's file holds of rebuilds, but for what is remembered of them.
+pub(crate) fn left_of_rebuilds(file: &Path) -> Vec<String> {
+    let db = rusqlite::Connection::open(file).expect("it opens");
+    let sql = "SELECT name FROM tables WHERE instr(name, '~') > 0
+               UNION SELECT tbl_name FROM sqlite_schema WHERE instr(tbl_name, '~') > 0
+               UNION SELECT processor FROM tasks WHERE instr(processor, '~') > 0
+               UNION SELECT processor FROM dead_letters WHERE instr(processor, '~') > 0
+               UNION SELECT 'state of ' || task FROM states WHERE task NOT IN (SELECT id FROM tasks)
+               UNION SELECT 'parked of ' || task FROM parked_events WHERE task NOT IN (SELECT id FROM tasks)";
+    let mut statement = db.prepare(sql).expect("the store has these tables");
+    let found = statement.query_map([], |row| row.get(0)).expect("it can be read");
+    found.collect::<Result<_, _>>().expect("it can be read")
 }
 
 impl Rig {
@@ -163,18 +178,8 @@ impl Rig {
         wait("nothing is left of rebuilds", async || self.left().is_empty()).await;
     }
 
-    /// What the store's file holds of rebuilds, but for what is remembered of them.
     fn left(&self) -> Vec<String> {
-        let db = rusqlite::Connection::open(self.dir.path().join("store/millrace.db")).expect("it opens");
-        let sql = "SELECT name FROM tables WHERE instr(name, '~') > 0
-                   UNION SELECT tbl_name FROM sqlite_schema WHERE instr(tbl_name, '~') > 0
-                   UNION SELECT processor FROM tasks WHERE instr(processor, '~') > 0
-                   UNION SELECT processor FROM dead_letters WHERE instr(processor, '~') > 0
-                   UNION SELECT 'state of ' || task FROM states WHERE task NOT IN (SELECT id FROM tasks)
-                   UNION SELECT 'parked of ' || task FROM parked_events WHERE task NOT IN (SELECT id FROM tasks)";
-        let mut statement = db.prepare(sql).expect("the store has these tables");
-        let found = statement.query_map([], |row| row.get(0)).expect("it can be read");
-        found.collect::<Result<_, _>>().expect("it can be read")
+        left_of_rebuilds(&self.dir.path().join("store/millrace.db"))
     }
 
     /// Key to (count, version that wrote it).

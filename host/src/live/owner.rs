@@ -399,8 +399,8 @@ impl Owner {
             return self.read(id);
         }
         if self.common.tables.schema(&self.table).is_ok_and(|schema| schema != self.columns.schema) {
-            // Its rows may have other columns; that they have changed is about to be told.
-            return self.read(id);
+            // Its rows may have other columns. That these have changed is about to be told, and every view is read then.
+            return;
         }
         self.telling.now = Instant::now();
         self.telling.ring_bytes_max = self.common.ring_bytes_max();

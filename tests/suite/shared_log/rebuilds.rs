@@ -1,16 +1,19 @@
 //! Rebuilds on hosts of one log, of which one is killed: each host has tables of its own, and makes them anew once.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use millrace_tests::host::HostProcess;
 use millrace_tests::redis_server::{Engine, RedisServer};
+
+use crate::rebuild::left_of_rebuilds;
 
 use super::{LEASE, ended, host, portions, quiet, same, wait_for, with_samples};
 
 const PATH: &str = "/v1/plugins/delay-watch/rebuild";
 
 /// Waits until the host's rebuild has taken over, the first and only one that it had.
-async fn flipped_once(host: &HostProcess) {
+async fn flipped_once(host: &HostProcess, data: &Path) {
     let begin = Instant::now();
     loop {
         let view = host.get(PATH).await.unwrap();
@@ -25,6 +28,11 @@ async fn flipped_once(host: &HostProcess) {
     let deployments = history["deployments"].as_array().unwrap();
     let rebuilt = deployments.iter().filter(|deployment| deployment["proof"]["rebuilt"].is_object());
     assert_eq!(rebuilt.count(), 1, "{history}");
+    // The former tables go slice by slice.
+    while !left_of_rebuilds(&data.join("millrace.db")).is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the former tables stay");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,13 +66,13 @@ async fn a_rebuild_whose_host_is_killed_takes_over_there_once_and_nowhere_else()
     let none = second.get(PATH).await.unwrap_err().to_string();
     assert!(none.contains("404"), "{none}");
     second.post(PATH).await.unwrap();
-    flipped_once(&second).await;
+    flipped_once(&second, &two).await;
 
     // The one that was killed has its tables made anew when it runs the plugin again.
     let first = HostProcess::start_as(host().log(&server.url()).set(LEASE), &one).await.unwrap();
     wait_for(&first, "standby").await;
     same(&quiet, &ended(second, &two, &server).await);
     wait_for(&first, "running").await;
-    flipped_once(&first).await;
+    flipped_once(&first, &one).await;
     same(&quiet, &ended(first, &one, &server).await);
 }
