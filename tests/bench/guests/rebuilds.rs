@@ -94,7 +94,7 @@ fn copy_of(batch: &EventBatch, part: std::ops::Range<usize>, copy: usize) -> Eve
     for index in part {
         let event = batch.get(index);
         let agg_id = format!("{copy}/{}", event.agg_id);
-        copied.push(&Event { agg_id: &agg_id, ..event }).expect("a good event");
+        copied.push(&Event { id: "", agg_id: &agg_id, ..event }).expect("a good event");
     }
     copied
 }
