@@ -35,6 +35,7 @@ pub mod scene;
 pub mod scripted;
 pub mod shared_log;
 pub mod shelf;
+pub mod signals;
 pub mod sleeper;
 pub mod swaps;
 pub mod viewer;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::ports::Port;
+use crate::signals;
 
 /// How long a server may take to answer. It usually takes 50 ms.
 const READY_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ impl NatsServer {
 
     /// Stops its clock: connections stay, nothing is answered.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        signals::pause(self.pid());
     }
 
     pub fn resume(&self) {
@@ -141,8 +142,11 @@ impl NatsServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("it runs");
-        kill_process(Pid::from_child(child), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it runs"))
     }
 
     fn spawn(&mut self) {

@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::signals;
+
 /// A peer of one test. It is gone when its handle is dropped.
 #[derive(Debug)]
 pub struct Peer {
@@ -92,7 +94,7 @@ impl Peer {
 
     /// Stops its clock: connections stay, nothing is answered.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        signals::pause(self.pid());
     }
 
     pub fn resume(&self) {
@@ -100,8 +102,11 @@ impl Peer {
     }
 
     fn signal(&self, signal: Signal) {
-        let id = self.running.as_ref().unwrap().child.id();
-        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.running.as_ref().unwrap().child)
     }
 
     /// Carries out a command of `tests/peer/faults.py`.
