@@ -377,6 +377,7 @@ fn every_guest_has_a_test() {
         "shadow/components.rs",
         "trial/components.rs",
         "../src/folds.rs",
+        "../src/kit/mod.rs",
     ]
     .iter()
     .map(|file| std::fs::read_to_string(suite.join(file)).expect("a test file can be read"))
