@@ -6,7 +6,7 @@ use millrace::plugins::{RebuildStage, RebuildView};
 
 use super::{Rig, borrowed, many};
 
-const EVENTS: usize = 6_000;
+const EVENTS: usize = 12_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first view of a rebuild under way that is like this.
@@ -50,5 +50,5 @@ async fn a_rebuild_that_fills_tells_where_it_is_how_fast_and_for_how_long() {
     let flipped = rig.flipped("alpha").await;
     assert_eq!((flipped.position, flipped.newest, flipped.eta_s), (newest, newest, None));
     assert_eq!(flipped.events_done, EVENTS as u64);
-    assert_eq!(rig.rows("counts_alpha").await["k0"], (150, 2));
+    assert_eq!(rig.rows("counts_alpha").await["k0"], (300, 2));
 }
