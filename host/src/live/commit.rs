@@ -165,9 +165,10 @@ impl Owner {
             let (id, first) = looking.concerned[index];
             let Some(view) = self.views.get_mut(id) else { continue };
             view.begin_commit();
+            let revision = self.seen;
             let wanted = || {
                 looking.each_of(first, |found| {
-                    found.new = changes[found.place].row.and_then(|row| view.wants(row));
+                    found.new = view.wants(revision, &changes[found.place]);
                 })
             };
             if catch_unwind(AssertUnwindSafe(wanted)).is_err() {

@@ -311,7 +311,12 @@ impl Owner {
     fn lose(&mut self, after: Revision) {
         counter!(metrics::LIVE_LOST).increment(1);
         self.seen = after;
-        self.valid_from = after;
+        self.read_all();
+    }
+
+    /// Has every view read again, with the columns that the table has now.
+    fn read_all(&mut self) {
+        self.valid_from = self.seen;
         self.checks.forget();
         self.recent.clear();
         self.recent_rows = 0;
@@ -325,7 +330,9 @@ impl Owner {
             }
         };
         let columns_changed = schema != self.columns.schema;
-        self.columns = Columns::new(schema);
+        if columns_changed {
+            self.columns = Columns::new(schema);
+        }
         for id in self.views.ids() {
             let Some(view) = self.views.get_mut(id) else { continue };
             view.lose();
@@ -346,6 +353,11 @@ impl Owner {
         }
     }
 
+    /// The columns are those of the last news or later ones: the store shows them before it tells of them.
+    fn columns_have_changed(&self) -> bool {
+        self.common.tables.schema(&self.table).is_ok_and(|schema| schema != self.columns.schema)
+    }
+
     // Reads.
 
     /// Has the store read for a view, if it is not under way. A view that nobody watches waits until somebody does.
@@ -361,6 +373,7 @@ impl Owner {
             tenant: self.tenant.clone(),
             query: view.query_of_read(),
             all: view.plan.is_streamed(),
+            columns: Arc::clone(&self.columns),
             check: None,
         };
         read.start(&self.common, self.done.clone());
@@ -383,6 +396,7 @@ impl Owner {
     }
 
     fn install(&mut self, id: ViewId, done: ReadDone) {
+        let columns_have_changed = self.columns_have_changed();
         let Some(view) = self.views.get_mut(id) else { return };
         let (pages, complete) = match done.result {
             Ok(read) => read,
@@ -395,12 +409,15 @@ impl Owner {
                 return self.read(id);
             }
         };
-        if pages.iter().any(|page| page.revision < self.valid_from) {
+        if pages.iter().any(|page| page.revision < self.valid_from)
+            || !Arc::ptr_eq(&done.columns, &self.columns)
+        {
             return self.read(id);
         }
-        if self.common.tables.schema(&self.table).is_ok_and(|schema| schema != self.columns.schema) {
-            // Its rows may have other columns. That these have changed is about to be told, and every view is read then.
-            return;
+        if columns_have_changed {
+            // The rows may be those of other columns. That is still to be told, and commits from before it are in
+            // what is read now, so that no view looks at them.
+            return self.read_all();
         }
         self.telling.now = Instant::now();
         self.telling.ring_bytes_max = self.common.ring_bytes_max();

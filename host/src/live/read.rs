@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::LiveError;
 use super::index::ViewId;
 use super::owner::Common;
+use super::shape::Columns;
 use super::view::ReadPage;
 use crate::error::{Classify as _, Retry};
 use crate::event::TenantId;
@@ -26,6 +27,8 @@ pub(super) struct Read {
     pub(super) query: Query,
     /// Page after page until there are no more, by key; otherwise one page.
     pub(super) all: bool,
+    /// The table's, as its reader knows them.
+    pub(super) columns: Arc<Columns>,
     /// It is for a check, which has its turn until this is dropped.
     pub(super) check: Option<OwnedSemaphorePermit>,
 }
@@ -37,6 +40,8 @@ pub(super) struct ReadDone {
     /// Which of the views that have had this number.
     pub(super) born: u64,
     pub(super) check: bool,
+    /// What the reader took for the table's columns when it asked.
+    pub(super) columns: Arc<Columns>,
     pub(super) result: Result<(Vec<ReadPage>, bool), LiveError>,
 }
 
@@ -56,11 +61,11 @@ impl Read {
             {
                 tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
             }
+            let check = self.check.is_some();
+            let read = ReadDone { view: self.view, born: self.born, check, columns: self.columns, result };
             // The owner may have ended.
-            let _ = done
-                .send(ReadDone { view: self.view, born: self.born, check: self.check.is_some(), result })
-                .await;
-            if self.check.is_some() {
+            let _ = done.send(read).await;
+            if check {
                 // However long a read takes, checks have no more than their share.
                 tokio::time::sleep(took.saturating_mul(LIVE_CHECK_SHARE)).await;
             }

@@ -79,6 +79,7 @@ impl Owner {
             tenant: self.tenant.clone(),
             query: view.query_of_read(),
             all: view.plan.is_streamed(),
+            columns: Arc::clone(&self.columns),
             check: Some(turn),
         };
         read.start(&self.common, self.done.clone());
@@ -94,10 +95,13 @@ impl Owner {
         let late = self.common.check_every * LIVE_DRIFT_CHECKS;
         let too_late = differed.filter(|differed| differed.since.elapsed() >= late);
         let too_late = too_late.map(|differed| differed.told);
+        let columns_have_changed = self.columns_have_changed();
         let view = self.views.get_mut(id).filter(|view| asked && view.born == done.born);
         // Who cannot be read is left as it is: what is wrong with the store is found by others.
         let (Some(view), Ok((pages, _))) = (view, done.result) else { return };
-        let valid = pages.iter().all(|page| page.revision >= self.valid_from);
+        // Rows of other columns say nothing; that there are others is about to be told.
+        let same_columns = Arc::ptr_eq(&done.columns, &self.columns) && !columns_have_changed;
+        let valid = same_columns && pages.iter().all(|page| page.revision >= self.valid_from);
         if !valid || !view.is_live() || view.reading {
             return;
         }

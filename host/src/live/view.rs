@@ -194,8 +194,10 @@ impl View {
         self.before = self.window.may_starve(self.coming).then(|| self.window.visible().cloned().collect());
     }
 
-    /// Where a changed row of a commit is to stand, if this view is concerned by it at all.
-    pub(super) fn wants(&self, row: &Row) -> Option<SortKey> {
+    /// Where a changed row of a commit is to stand, if this view is concerned by it at all. What is in its rows
+    /// already is not looked at: it may be of a time when the table had other columns.
+    pub(super) fn wants(&self, revision: Revision, change: &Change<'_>) -> Option<SortKey> {
+        let row = change.row.filter(|_| !self.has_seen(change.key, revision))?;
         self.plan.holds(row).then(|| self.plan.place(row))
     }
 
@@ -346,7 +348,7 @@ impl View {
                 let change = Change::new(change);
                 let hash = holders.hash(change.key.as_bytes());
                 change.hash.set(hash);
-                let new = change.row.and_then(|row| self.wants(row));
+                let new = self.wants(commit.revision, &change);
                 let old = holders.place(hash, change.key.as_bytes(), self.id).cloned();
                 if old.is_some() || new.is_some() {
                     self.change(commit.revision, &change, old.as_ref(), new, holders, telling);
