@@ -153,7 +153,10 @@ async fn a_rebuild_goes_on_after_an_end_while_it_fills() {
     let mut rig = rig(Call::Flip, false, 0).await;
     rig.rebuild("alpha", Some("alpha 2 waits")).await.expect("it begins");
     rig.restart().await;
-    assert_eq!(rig.view("alpha").await.stage, RebuildStage::Filling);
+    // So near the end it may have tried to take over.
+    let stage = rig.view("alpha").await.stage;
+    assert!(!matches!(stage, RebuildStage::Flipped | RebuildStage::Abandoned), "{stage:?}");
+    assert!(rig.rows("counts_alpha").await.values().all(|(_, by)| *by == 1), "the old version serves");
     rig.open_gate();
     is_rebuilt(&rig).await;
 }

@@ -385,7 +385,7 @@ async fn other_columns_are_shown_before_anybody_is_told_of_them_and_late_news_ha
     settle().await;
     let mut after = board();
     after.columns.rotate_left(1);
-    for name in ["one", "two"] {
+    for name in ["two", "one"] {
         after.columns.insert(0, column(name, ColumnType::Int));
     }
     shelf.set_schema(after);
@@ -393,7 +393,7 @@ async fn other_columns_are_shown_before_anybody_is_told_of_them_and_late_news_ha
         let own = [Value::Int(1), Value::Int(2), Value::Text("blue".into()), Value::Int(0), Value::Int(rank)];
         Some(own.to_vec())
     };
-    shelf.commit(&[("a".into(), cells(3)), ("c".into(), cells(1))]);
+    shelf.commit(&[("a".into(), cells(3)), ("b".into(), None), ("c".into(), cells(1))]);
     shelf.lose();
     let row = |key, rank| json!({"key": key, "one": 1, "two": 2, "team": "blue", "note": 0, "rank": rank});
 
