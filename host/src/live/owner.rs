@@ -179,6 +179,10 @@ impl Owner {
     // Subscribers.
 
     fn attach(&mut self, attach: Attach) {
+        // What is asked for was held against the columns that the table has now.
+        if self.columns_have_changed() {
+            self.read_all();
+        }
         let id = match self.by_shape.get(&attach.shape) {
             Some(id) => *id,
             None => match self.add_view(&attach) {
@@ -315,7 +319,7 @@ impl Owner {
     }
 
     /// Has every view read again, with the columns that the table has now.
-    fn read_all(&mut self) {
+    pub(super) fn read_all(&mut self) {
         self.valid_from = self.seen;
         self.checks.forget();
         self.recent.clear();
@@ -337,7 +341,10 @@ impl Owner {
             let Some(view) = self.views.get_mut(id) else { continue };
             view.lose();
             if columns_changed {
-                match Plan::new(LiveQuery::clone(&view.plan.query), Arc::clone(&self.columns)) {
+                let query = &view.plan.query;
+                let valid = query.query.validate(&self.columns.schema).is_ok();
+                let plan = Plan::new(LiveQuery::clone(query), Arc::clone(&self.columns));
+                match plan.filter(|_| valid) {
                     Some(plan) => {
                         self.index.remove(id);
                         self.index.add(id, &plan);
@@ -354,7 +361,7 @@ impl Owner {
     }
 
     /// The columns are those of the last news or later ones: the store shows them before it tells of them.
-    fn columns_have_changed(&self) -> bool {
+    pub(super) fn columns_have_changed(&self) -> bool {
         self.common.tables.schema(&self.table).is_ok_and(|schema| schema != self.columns.schema)
     }
 
@@ -396,7 +403,14 @@ impl Owner {
     }
 
     fn install(&mut self, id: ViewId, done: ReadDone) {
-        let columns_have_changed = self.columns_have_changed();
+        if !Arc::ptr_eq(&done.columns, &self.columns) {
+            return self.read(id);
+        }
+        if self.columns_have_changed() {
+            // The rows may be those of other columns. That is still to be told, and commits from before it are in
+            // what is read now, so that no view looks at them.
+            return self.read_all();
+        }
         let Some(view) = self.views.get_mut(id) else { return };
         let (pages, complete) = match done.result {
             Ok(read) => read,
@@ -409,15 +423,8 @@ impl Owner {
                 return self.read(id);
             }
         };
-        if pages.iter().any(|page| page.revision < self.valid_from)
-            || !Arc::ptr_eq(&done.columns, &self.columns)
-        {
+        if pages.iter().any(|page| page.revision < self.valid_from) {
             return self.read(id);
-        }
-        if columns_have_changed {
-            // The rows may be those of other columns. That is still to be told, and commits from before it are in
-            // what is read now, so that no view looks at them.
-            return self.read_all();
         }
         self.telling.now = Instant::now();
         self.telling.ring_bytes_max = self.common.ring_bytes_max();

@@ -95,12 +95,14 @@ impl Owner {
         let late = self.common.check_every * LIVE_DRIFT_CHECKS;
         let too_late = differed.filter(|differed| differed.since.elapsed() >= late);
         let too_late = too_late.map(|differed| differed.told);
-        let columns_have_changed = self.columns_have_changed();
+        if self.columns_have_changed() {
+            return self.read_all();
+        }
         let view = self.views.get_mut(id).filter(|view| asked && view.born == done.born);
         // Who cannot be read is left as it is: what is wrong with the store is found by others.
         let (Some(view), Ok((pages, _))) = (view, done.result) else { return };
-        // Rows of other columns say nothing; that there are others is about to be told.
-        let same_columns = Arc::ptr_eq(&done.columns, &self.columns) && !columns_have_changed;
+        // Rows of other columns say nothing.
+        let same_columns = Arc::ptr_eq(&done.columns, &self.columns);
         let valid = same_columns && pages.iter().all(|page| page.revision >= self.valid_from);
         if !valid || !view.is_live() || view.reading {
             return;

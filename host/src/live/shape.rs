@@ -396,6 +396,22 @@ impl Plan {
         writer.finish(&row.key)
     }
 
+    /// Whether sort keys of both are of the same values.
+    pub(super) fn orders_like(&self, other: &Self) -> bool {
+        let parts = |plan: &Self| plan.order.list().iter().map(|part| part.column_type).collect::<Vec<_>>();
+        parts(self) == parts(other)
+    }
+
+    /// The place of a row of which only the key is known.
+    pub(super) fn nowhere(&self, key: &[u8]) -> SortKey {
+        let mut writer = SortKeyWriter::default();
+        for part in self.order.list() {
+            writer.part(&Value::Null, part.descending);
+        }
+        // Keys are text before they are bytes of a sort key.
+        writer.finish(std::str::from_utf8(key).unwrap_or_default())
+    }
+
     /// Appends the value of each part of the order as JSON, with a comma behind it.
     pub(super) fn write_order(&self, at: &SortKey, out: &mut Vec<u8>) {
         let mut parts = at.parts();

@@ -148,6 +148,10 @@ impl SortKeyParts<'_> {
     fn text(&mut self, turn: u8) -> Vec<u8> {
         let mut text = Vec::new();
         loop {
+            if self.0.is_empty() {
+                // It is no text's end.
+                return text;
+            }
             match self.byte() ^ turn {
                 0 if self.byte() ^ turn == ZERO[1] => text.push(0),
                 0 => return text,
@@ -340,6 +344,17 @@ mod tests {
             }
             prop_assert_eq!((a.key(), b.key()), (keys.0.as_bytes(), keys.1.as_bytes()));
             prop_assert_eq!(a == b, expected == Ordering::Equal);
+        }
+
+        #[test]
+        fn any_bytes_are_read_to_their_end(bytes in proptest::collection::vec(any::<u8>(), 0..24), descending: bool) {
+            for column_type in [ColumnType::Bool, ColumnType::Int, ColumnType::Float, ColumnType::Text, ColumnType::Bytes] {
+                let mut parts = SortKeyParts(&bytes);
+                for _ in 0..=bytes.len() {
+                    parts.next(column_type, descending);
+                }
+                prop_assert!(parts.0.is_empty(), "each part takes at least a byte");
+            }
         }
     }
 }

@@ -306,8 +306,15 @@ impl View {
         }
     }
 
-    /// The table's columns have changed.
+    /// The table's columns have changed. Called before it is read again.
     pub(super) fn replan(&mut self, plan: Plan) {
+        if let State::Behind(told) = &mut self.state
+            && !plan.orders_like(&self.plan)
+        {
+            // No row is found by these places any more, and what is told of them is read as the new columns are.
+            told.iter_mut().for_each(|held| held.at = plan.nowhere(held.at.key()));
+        }
+        self.window.set_spare(plan.spare());
         self.plan = plan;
         self.snapshot = None;
     }

@@ -77,6 +77,11 @@ impl<R: Clone + PartialEq> Window<R> {
         self.rows.iter()
     }
 
+    /// Holds so many rows beyond those that are seen, from the next read on.
+    pub(super) fn set_spare(&mut self, spare: usize) {
+        self.held_max = self.limit + spare;
+    }
+
     /// How many rows a read must ask for to fill it.
     pub(super) fn held_max(&self) -> usize {
         self.held_max

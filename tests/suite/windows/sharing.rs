@@ -8,7 +8,6 @@ use millrace::event::{Epoch, TenantId};
 use millrace::limits::{LIVE_STREAMED_ROWS_MAX, LIVE_VIEWS_MAX};
 use millrace::live::{LiveEngine, LiveError, LiveQueries, LiveQuery, Mode, Subscribe};
 use millrace::tables::{ColumnType, Condition, Filter, Operator, Order, Query, Value};
-use millrace_tests::meddler::Meddler;
 use millrace_tests::shelf::Shelf;
 use millrace_tests::viewer::Viewer;
 use serde_json::json;
@@ -363,55 +362,6 @@ async fn a_column_that_is_added_shows_up_and_one_that_goes_ends_the_query() {
     rig.shelf.set_schema(schema);
     rig.shelf.lose();
     assert_eq!(viewer.take().await.unwrap_err().code(), "live_columns_changed");
-}
-
-/// The store has them before it tells of them, and what tells of them may come as late as it likes.
-#[tokio::test]
-async fn other_columns_are_shown_before_anybody_is_told_of_them_and_late_news_harm_nobody() {
-    let mut before = board();
-    before.columns.push(column("due", ColumnType::Int));
-    let shelf = Shelf::new(before.clone());
-    let meddler = Meddler::new(Arc::new(shelf.clone()));
-    let never = std::time::Duration::from_secs(3_600);
-    let live =
-        LiveEngine::checked_every(never, Arc::new(meddler.clone()), Epoch("one".into()), LIVE_VIEWS_MAX);
-    let mut viewer = Viewer::new(acme(), by_rank(10));
-    viewer.connect(&live).await.unwrap();
-    viewer.take_until_ready().await;
-    meddler.hold_news();
-    // News of rows that lack what the table has afterwards, where the order is to look for it.
-    let cells = |rank| vec![Value::Int(rank), Value::Text("red".into()), Value::Int(0), Value::Int(7)];
-    shelf.commit(&[("a".into(), Some(cells(1))), ("b".into(), Some(cells(2)))]);
-    settle().await;
-    let mut after = board();
-    after.columns.rotate_left(1);
-    for name in ["two", "one"] {
-        after.columns.insert(0, column(name, ColumnType::Int));
-    }
-    shelf.set_schema(after);
-    let cells = |rank| {
-        let own = [Value::Int(1), Value::Int(2), Value::Text("blue".into()), Value::Int(0), Value::Int(rank)];
-        Some(own.to_vec())
-    };
-    shelf.commit(&[("a".into(), cells(3)), ("b".into(), None), ("c".into(), cells(1))]);
-    shelf.lose();
-    let row = |key, rank| json!({"key": key, "one": 1, "two": 2, "team": "blue", "note": 0, "rank": rank});
-
-    let mut second = Viewer::new(acme(), by_rank(5));
-    second.connect(&live).await.unwrap();
-    second.take_until_ready().await;
-    assert_eq!(second.rows, [row("c", 1), row("a", 3)], "who comes waits for no news");
-    viewer.take().await.unwrap();
-    assert_eq!(viewer.rows, [row("c", 1), row("a", 3)], "who was there neither");
-
-    meddler.let_news_go();
-    shelf.commit(&[("d".into(), cells(2))]);
-    for viewer in [&mut viewer, &mut second] {
-        while viewer.rows.len() < 3 {
-            viewer.take().await.expect("late news break no view");
-        }
-        assert_eq!(viewer.rows, [row("c", 1), row("d", 2), row("a", 3)]);
-    }
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) const TABLES: &[ProblemKind] = &[
         409,
         "live_columns_changed",
         "the table's columns have changed",
-        "ask again with columns that it has",
+        "ask again with columns that it has, of their types, and a limit that it allows",
     ),
     caller(
         422,
