@@ -16,7 +16,7 @@ use millrace::processors::source::{
     CheckpointClient as _, EventClient as _, EventEnvelope, Handled, JsonText, Progress, Reducer, Runtime,
     RuntimeConfig, RuntimeParts, SourceError, SubscribeRequest,
 };
-use millrace_tests::bench::{Better, Figure, Suite};
+use millrace_tests::bench::{Better, Figure, ROUNDS, Suite};
 use millrace_tests::embedded::Embedded;
 use millrace_tests::peer::Peer;
 use serde_json::json;
@@ -33,7 +33,7 @@ const SAVED_WITHIN: Duration = Duration::from_secs(60);
 const DATA: &str = r#"{"conversation":"c%d","conversation_group":"g","recording":"r","status":"started"}"#;
 
 pub(crate) fn run(suite: &mut Suite) -> Result<()> {
-    let mut peer = Peer::start();
+    let mut peer = Peer::without_file();
     peer.publish("response", DATA, usize::try_from(EVENTS)?);
     compare(suite, "a server in Python", &peer.endpoint())
 }
@@ -65,15 +65,28 @@ pub(crate) fn from_a_host(suite: &mut Suite) -> Result<()> {
 }
 
 fn compare(suite: &mut Suite, server: &str, endpoint: &str) -> Result<()> {
-    let mut rate = |how: &str, measured: &dyn Fn(usize) -> Result<f64>| {
-        let name = format!("gRPC events from {server}, {how}");
-        suite.measure(Figure { name: &name, unit: "events/s", floor: None, better: Better::Higher }, measured)
-    };
-    let together = rate("checkpoints together", &|round| runtime()?.block_on(together(endpoint, round)))?;
-    let single = rate("one put for each", &|_| runtime()?.block_on(single(endpoint)))?;
-    let name = format!("together against one for each, {server}");
-    let times = Figure { name: &name, unit: "times", floor: None, better: Better::Higher };
-    suite.record(times, &[together / single])?;
+    let (mut with_others, mut alone, mut puts) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let (rate, put) = runtime()?.block_on(together(endpoint, round))?;
+        with_others.push(rate);
+        puts.push(EVENTS as f64 / put.max(1) as f64);
+        alone.push(runtime()?.block_on(single(endpoint))?);
+        eprintln!(
+            "  {server}, round {}: {rate:.0} events/s, {put} puts; {:.0} with one for each",
+            round + 1,
+            alone[round]
+        );
+    }
+    let times: Vec<_> = with_others.iter().zip(&alone).map(|(together, single)| together / single).collect();
+    let from = format!("gRPC events from {server} to a processor that only counts");
+    for (name, unit, values) in [
+        (format!("{from}, checkpoints together"), "events/s", &with_others),
+        (format!("{from}, one put for each"), "events/s", &alone),
+        (format!("together against one for each, {server}"), "times", &times),
+        (format!("events for each put, together, {server}"), "events", &puts),
+    ] {
+        suite.record(Figure { name: &name, unit, floor: None, better: Better::Higher }, values)?;
+    }
     Ok(())
 }
 
@@ -106,7 +119,8 @@ impl Reducer for Counting {
     }
 }
 
-async fn together(endpoint: &str, round: usize) -> Result<f64> {
+/// Events each second, and the puts that it took.
+async fn together(endpoint: &str, round: usize) -> Result<(f64, u64)> {
     let (client, counted) = (Arc::new(client(endpoint)?), Arc::new(AtomicU64::new(0)));
     let begun = Instant::now();
     let runtime = Runtime::start(RuntimeParts {
@@ -126,7 +140,8 @@ async fn together(endpoint: &str, round: usize) -> Result<f64> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     runtime.shutdown(SAVED_WITHIN).await?;
-    Ok(EVENTS as f64 / begun.elapsed().as_secs_f64())
+    let took = begun.elapsed();
+    Ok((EVENTS as f64 / took.as_secs_f64(), runtime.status().puts))
 }
 
 /// What the protocol's first runtime does: a put is awaited before the next event is looked at.

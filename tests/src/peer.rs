@@ -17,6 +17,8 @@ use crate::signals;
 pub struct Peer {
     folder: TempDir,
     arguments: Vec<String>,
+    /// What it has outlives it.
+    kept: bool,
     port: u16,
     running: Option<Running>,
 }
@@ -36,7 +38,16 @@ impl Peer {
     /// With further arguments, such as `--keys`.
     pub fn with_arguments(more: &[&str]) -> Self {
         let arguments = more.iter().map(|&argument| argument.to_owned()).collect();
-        let mut peer = Self { folder: tempfile::tempdir().unwrap(), arguments, port: 0, running: None };
+        Self::begun(arguments, true)
+    }
+
+    /// It keeps nothing in a file, so that its time goes to nothing else than its calls.
+    pub fn without_file() -> Self {
+        Self::begun(Vec::new(), false)
+    }
+
+    fn begun(arguments: Vec<String>, kept: bool) -> Self {
+        let mut peer = Self { folder: tempfile::tempdir().unwrap(), arguments, kept, port: 0, running: None };
         peer.start_again();
         peer
     }
@@ -54,9 +65,12 @@ impl Peer {
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "it runs");
         let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer");
-        let mut child = Command::new(python(&place))
-            .args(["-B", "server.py", "--port", &self.port.to_string(), "--state"])
-            .arg(self.folder.path().join("state.json"))
+        let mut command = Command::new(python(&place));
+        command.args(["-B", "server.py", "--port", &self.port.to_string()]);
+        if self.kept {
+            command.arg("--state").arg(self.folder.path().join("state.json"));
+        }
+        let mut child = command
             .args(&self.arguments)
             .current_dir(place)
             .stdin(Stdio::piped())

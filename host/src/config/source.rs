@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::Uri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::event::TenantId;
@@ -205,6 +206,19 @@ impl GrpcSourceConfig {
         }
         if self.client_id.trim().is_empty() {
             return wrong("client_id", "it is required: the name under which the checkpoint is kept");
+        }
+        if !endpoint.starts_with("unix:") && endpoint.parse::<Uri>().is_err() {
+            return wrong(
+                "endpoint",
+                "it is no address: http://host:port, https://host:port, or unix:///path",
+            );
+        }
+        let visible = self.client_id.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !visible || self.client_id.len() > limits::CLIENT_NAME_BYTES_MAX {
+            let max = limits::CLIENT_NAME_BYTES_MAX;
+            let why =
+                format!("it is sent as a header: visible ASCII, client_name_bytes_max = {max} bytes of it");
+            return wrong("client_id", &why);
         }
         if let Err(error) = TenantId::new(&self.tenant) {
             return wrong("tenant", &error.to_string());

@@ -90,7 +90,10 @@ fn r06_bad_scope_is_refused_before_start() {
     let error = with("scope = \"everything\"").unwrap_err();
     assert!(error.contains("source.grpc.scope") && error.contains("everything"), "{error}");
     assert_eq!("nobody".parse::<Scope>().unwrap_err(), "`nobody` is no scope; it is `user` or `admin`");
-    assert_eq!("".parse(), Ok(Scope::Admin));
+    for (said, meant) in [("", Scope::Admin), ("admin", Scope::Admin), ("user", Scope::User)] {
+        let config = with(&format!("scope = \"{said}\"")).unwrap();
+        assert_eq!(config.source.grpc.unwrap().scope, meant, "`{said}`");
+    }
 }
 
 #[test]
@@ -100,6 +103,7 @@ fn wrong_settings_are_told_by_their_keys() {
         ("checkpoint_interval = 5", "source.grpc.checkpoint_interval", "5s"),
         ("checkpoint_interval = \"5\"", "source.grpc.checkpoint_interval", "10m"),
         ("reconnect_min = \"2m\"", "source.grpc.reconnect_min", "reconnect_max = 30s"),
+        ("scope = \"nobody\"", "source.grpc.scope", "it is `user` or `admin`"),
         ("tenant = \"No Name\"", "source.grpc.tenant", "a-z"),
         ("api_key = \"a\"\napi_key_file = \"b\"", "source.grpc.api_key_file", "one of the two"),
         (
@@ -123,12 +127,20 @@ fn wrong_settings_are_told_by_their_keys() {
 
 #[test]
 fn what_is_missing_is_told_by_its_key() {
+    let long =
+        format!("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \"{}\"", "x".repeat(257));
     for (text, key) in [
         ("[source.grpc]\nclient_id = \"me\"", "source.grpc.endpoint"),
         ("[source.grpc]\nclient_id = \"me\"\nendpoint = \"127.0.0.1:1\"", "source.grpc.endpoint"),
         ("[source.grpc]\nclient_id = \"me\"\nendpoint = \"http://\"", "source.grpc.endpoint"),
         ("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \" \"", "source.grpc.client_id"),
         ("[source.grpc]\nendpoint = \"http://127.0.0.1:1\"", "source.grpc.client_id"),
+        ("[source.grpc]\nendpoint = \"http://a b\"\nclient_id = \"me\"", "source.grpc.endpoint"),
+        (
+            "[source.grpc]\nendpoint = \"http://127.0.0.1:1\"\nclient_id = \"m\u{fc}\"",
+            "source.grpc.client_id",
+        ),
+        (long.as_str(), "client_name_bytes_max = 256"),
         ("[source.grcp]\nclient_id = \"me\"", "source.grcp"),
     ] {
         let error = read(text).unwrap_err();

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest as _, Sha256};
 
 use super::control::disk;
 use crate::clock::Clock;
@@ -101,7 +102,11 @@ impl CheckpointClient for FileSourceCheckpoints {
     }
 }
 
-/// Letters, digits, `-` and `_` as they are, anything else as its bytes: two clients never share a file.
+/// What file systems take, with room for the name of what is being written.
+const FILE_NAME_BYTES_MAX: usize = 200;
+
+/// Letters, digits, `-` and `_` as they are, anything else as its bytes, and what is too long by its digest: two clients
+/// never share a file.
 fn file_name(client_id: &str) -> String {
     let mut name = String::new();
     for byte in client_id.bytes() {
@@ -109,6 +114,10 @@ fn file_name(client_id: &str) -> String {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
             other => name.push_str(&format!("%{other:02x}")),
         }
+    }
+    if name.len() > FILE_NAME_BYTES_MAX {
+        name =
+            Sha256::digest(client_id).iter().fold("~".to_owned(), |name, byte| format!("{name}{byte:02x}"));
     }
     name + ".json"
 }
@@ -144,5 +153,8 @@ mod tests {
         assert_eq!(file_name("turn-traces_1"), "turn-traces_1.json");
         assert_eq!(file_name("../a b"), "%2e%2e%2fa%20b.json");
         assert_ne!(file_name("a%2f"), file_name("a/"));
+        let long = |last: &str| file_name(&("ü".repeat(120) + last));
+        assert_ne!(long("a"), long("b"));
+        assert!(long("a").len() <= FILE_NAME_BYTES_MAX && long("a").starts_with('~'), "{}", long("a"));
     }
 }

@@ -81,7 +81,7 @@ pub enum Detail {
 
 /// Whose events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Scope {
     /// Those that the user may see.
     User,
@@ -98,6 +98,14 @@ impl FromStr for Scope {
             "admin" | "" => Ok(Self::Admin),
             other => Err(format!("`{other}` is no scope; it is `user` or `admin`")),
         }
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -219,7 +219,8 @@ fn outside_of_texts(text: &str) -> impl Iterator<Item = (usize, u8)> {
     })
 }
 
-/// Whether every number of a JSON text is, as a decimal, what its double is written as.
+/// Whether every number of a JSON text comes back from a double as it was: it is, as a decimal, what its double is written
+/// as, and where it is written as an integer it is small enough to be written as one again.
 pub(super) fn fits_doubles(json: &str) -> bool {
     let in_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
     let mut number: Option<(usize, usize)> = None;
@@ -241,7 +242,9 @@ pub(super) fn fits_doubles(json: &str) -> bool {
 }
 
 fn number_fits(text: &str) -> bool {
+    let is_integer = !text.contains(['.', 'e', 'E']);
     match text.parse::<f64>() {
+        Ok(number) if is_integer && number.abs() >= WHOLE_NUMBERS_END => false,
         Ok(number) if number.is_finite() => decimal(text) == decimal(&format!("{number:e}")),
         _ => false,
     }
@@ -344,6 +347,10 @@ mod tests {
         let deep = format!("{}{}", "{\"a\":".repeat(60), "1".to_owned() + &"}".repeat(60));
         let strange = [
             r#"{"n":9007199254740993}"#,
+            // A double holds these, and is written with a point.
+            r#"{"n":9007199254740992}"#,
+            r#"{"at":[-1700000000000000000]}"#,
+            r#"{"n":18446744073709551615}"#,
             "[1,2]",
             "not json",
             "",
@@ -399,12 +406,26 @@ mod tests {
 
     #[test]
     fn numbers_that_a_double_holds_are_told_from_others() {
-        for fits in
-            ["0", "-1", "1.50", "1e3", "1E+2", "9007199254740992", "0.1", "[1,2.5,\"9007199254740993\"]"]
-        {
+        for fits in [
+            "0",
+            "-1",
+            "1.50",
+            "1e3",
+            "1E+2",
+            "9007199254740991",
+            "1e300",
+            "0.1",
+            "[1,2.5,\"9007199254740993\"]",
+        ] {
             assert!(fits_doubles(fits), "{fits}");
         }
-        for not in ["9007199254740993", "0.10000000000000000001", "1e400", "[1,{\"a\":18014398509481985}]"] {
+        for not in [
+            "9007199254740992",
+            "-9007199254740993",
+            "0.10000000000000000001",
+            "1e400",
+            "[1,{\"a\":18014398509481985}]",
+        ] {
             assert!(!fits_doubles(not), "{not}");
         }
         assert!(
