@@ -7,7 +7,7 @@ use millrace::error::Classify as _;
 use millrace::event::{Epoch, TenantId};
 use millrace::limits::{LIVE_DRIFT_CHECKS, LIVE_VIEWS_MAX};
 use millrace::live::{LiveEngine, LiveQuery, Mode};
-use millrace::tables::{ColumnType, Order, Query, TableSchema, Value};
+use millrace::tables::{ColumnType, Condition, Filter, Operator, Order, Query, TableSchema, Value};
 use millrace_tests::meddler::Meddler;
 use millrace_tests::model::{board, column};
 use millrace_tests::shelf::Shelf;
@@ -141,6 +141,20 @@ async fn a_window_that_is_longer_than_its_table_allows_now_ends_and_a_shorter_on
     }
     assert_eq!(rig.shelf.reads(), reads, "no row left the window");
     assert_eq!(short.rows.len(), 10);
+}
+
+#[tokio::test]
+async fn a_condition_whose_column_has_another_type_now_ends_the_query() {
+    let rig = rig(board(), NEVER);
+    let mut asked = by("note", false, 10);
+    let (column_name, operator) = ("rank".to_owned(), Operator::Gt);
+    asked.query.filter = Filter::Is(Condition { column: column_name, operator, values: vec![Value::Int(3)] });
+    let mut viewer = rig.watch(asked).await;
+    let mut schema = board();
+    schema.columns[0] = column("rank", ColumnType::Text);
+    rig.shelf.set_schema(schema);
+    rig.shelf.lose();
+    assert_eq!(viewer.take().await.unwrap_err().code(), "live_columns_changed");
 }
 
 #[tokio::test]
