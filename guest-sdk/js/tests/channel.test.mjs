@@ -30,7 +30,7 @@ test('an_entry_of_a_channel_is_read_from_its_event', () => {
 });
 
 test('an_entry_is_what_the_host_writes', () => {
-  // As the host's own tests have it, with a member that this version does not know.
+  // With a member that this version does not know.
   const told = { process: 'p', channel: 'c', position: 2n ** 63n + 1n, epoch: 2, sequence: 7, inreplyto: 3, senderid: 'ada', type: 'data', payload: '+/8A', later: [1] };
   const [entry] = entries([event('channel', 'p_c', 1, 'channel.data', { payload: told })]);
   assert.deepEqual([entry.position, entry.inReplyTo, entry.epoch], [2n ** 63n + 1n, 3, 2]);

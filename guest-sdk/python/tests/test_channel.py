@@ -45,7 +45,7 @@ class Entries(unittest.TestCase):
         self.assertNotEqual(first, second)
 
     def test_an_entry_is_what_the_host_writes(self):
-        # As the host's own tests have it, with members that this version does not know.
+        # With a member that this version does not know.
         told = {
             "process": "p",
             "channel": "c",
