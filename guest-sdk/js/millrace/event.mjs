@@ -155,10 +155,24 @@ export class Event {
     try {
       this._json = parse(ascii !== null ? ascii.slice(from, to) : decoder.decode(arena.subarray(from, to)));
     } catch (error) {
-      const what = `\`${this.type}\` ${this.aggId} version ${this.versionBig}`;
-      throw Failure.reject(`the payload of ${what} cannot be read: ${error.message}`);
+      throw Failure.reject(`${this._what()} cannot be read: ${error.message}`);
     }
     return this._json;
+  }
+
+  /** The payload as an object of this class, such as `ChannelEntry`, which is made of it. One that does not fit is rejected. */
+  payloadAs(Kind) {
+    const payload = this.json();
+    try {
+      return new Kind(payload);
+    } catch (error) {
+      if (error instanceof Failure || !(error instanceof Error)) throw error;
+      throw Failure.reject(`${this._what()} does not fit: ${error.message}`);
+    }
+  }
+
+  _what() {
+    return `the payload of \`${this.type}\` ${this.aggId} version ${this.versionBig}`;
   }
 
   /** The event's place in its stream; grows within a batch. */

@@ -67,6 +67,8 @@ export interface Event {
   readonly payloadText: string;
   /** The payload, read once. A whole number beyond 2^53 is a BigInt. What is not JSON is rejected. */
   json(): any;
+  /** The payload as an object of this class, such as `ChannelEntry`, which is made of it. One that does not fit is rejected. */
+  payloadAs<T>(Kind: new (payload: any) => T): T;
   /** A number that would not be exact is rejected; the BigInt always is. */
   readonly position: number;
   readonly positionBig: bigint;
@@ -124,6 +126,30 @@ export interface NewEntry {
   error?: string;
   /** The number of an entry that somebody else has sent on the same channel. */
   inReplyTo?: number | bigint;
+}
+
+/** An entry as an event tells it: `event.payloadAs(ChannelEntry)`. Numbers are BigInts only beyond 2^53. */
+export class ChannelEntry {
+  constructor(payload: unknown);
+  readonly process: string;
+  readonly channel: string;
+  /** Its place in the channel, from 1 on without holes. */
+  readonly position: number | bigint;
+  readonly epoch: number;
+  /** Counted by its sender. */
+  readonly sequence: number | bigint;
+  readonly inReplyTo: number | bigint | undefined;
+  readonly sender: string;
+  /** Who executed the channel when this was appended; a plugin is `plugin:<name>`. */
+  readonly executor: string | undefined;
+  readonly entryType: 'data' | 'end' | 'error';
+  /** Base64; `bytes` has what it stands for. */
+  readonly payload: string | undefined;
+  /** The payload, where it is text. */
+  readonly text: string | undefined;
+  readonly error: string | undefined;
+  /** The payload; undefined where the entry has none. */
+  bytes(): Uint8Array | undefined;
 }
 
 /** Takes what a processor asks for. It all happens together with the event's position, or not at all. */

@@ -1,5 +1,6 @@
 // What a plugin imports.
 
+export { ChannelEntry } from './channel.mjs';
 export { Failure } from './failure.mjs';
 export { config, log } from './host.mjs';
 export { parse as parseJson, stableJson, stringify as toJson } from './json.mjs';

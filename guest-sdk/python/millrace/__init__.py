@@ -27,6 +27,7 @@ from .failure import Failure, Refused
 from .cells import Column, bool_, bytes_, float_, int_, json_, text, timestamp
 from .manifest import ChangeField, PayloadField, Table, change_field, payload_field
 from .event import Event
+from .channel import ChannelEntry
 from .effects import Effects
 from .state import Context, Saved
 from .ambient import has_clock
@@ -36,6 +37,7 @@ from . import config, log
 
 __all__ = [
     "ChangeField",
+    "ChannelEntry",
     "Column",
     "Context",
     "Effects",

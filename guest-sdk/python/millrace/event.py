@@ -63,9 +63,21 @@ class Event:
         try:
             return loads(self.payload)
         except (ValueError, RecursionError) as error:
-            raise Failure.reject(
-                f"the payload of `{self.type}` {self.agg_id} version {self.version} does not fit: {error}"
-            ) from None
+            raise self._unfit(error) from None
+
+    def payload_as(self, kind):
+        """The payload as what this class, such as `ChannelEntry`, makes of it. One that does not fit (KeyError,
+        TypeError, ValueError) is rejected."""
+        payload = self.json()
+        try:
+            return kind(payload)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._unfit(error) from None
+
+    def _unfit(self, error: Exception) -> Failure:
+        return Failure.reject(
+            f"the payload of `{self.type}` {self.agg_id} version {self.version} does not fit: {error}"
+        )
 
     @property
     def payload(self) -> bytes:

@@ -1,3 +1,4 @@
+import json
 import unittest
 
 from millrace import Failure, Processor, Refused, Saved
@@ -122,5 +123,30 @@ class StateTests(unittest.TestCase):
         saved = Saved("a/b", b"{")
         with self.assertRaisesRegex(Refused, "`a/b`, this version reads `c/d`, `e/f`"):
             saved.json("c/d", "e/f")
-        with self.assertRaisesRegex(Refused, "cannot be read"):
-            saved.json("a/b")
+        for state in (b"{", b"\xff", b"[" * 100_000):
+            with self.assertRaisesRegex(Refused, "the saved state cannot be read"):
+                Saved("a/b", state).json("a/b")
+
+    def test_a_state_of_an_older_kind_is_taken_over(self):
+        class Counts(Processor):
+            manifest = dict(name="counts", version="0.2.0", state_content_type="counts.v2")
+
+            def load(self, context, saved):
+                ways = {"counts.v2": lambda counts: counts, "counts.v1": lambda count: {"all": count}}
+                self.counts = saved.migrate(ways) if saved else {}
+
+            def handle(self, event, out):
+                pass
+
+            def snapshot(self):
+                return json.dumps(self.counts)
+
+        def start(content_type, state):
+            return Driver(Counts, saved=Saved(content_type, state)).processor.counts
+
+        self.assertEqual(start("counts.v1", b"7"), {"all": 7})
+        self.assertEqual(start("counts.v2", b'{"a":1}'), {"a": 1})
+        with self.assertRaisesRegex(Refused, "`counts.v3`, this version reads `counts.v2`, `counts.v1`"):
+            start("counts.v3", b"{}")
+        with self.assertRaisesRegex(Refused, "the saved state cannot be read"):
+            start("counts.v2", b"{")

@@ -4,9 +4,11 @@ import { readFileSync } from 'node:fs';
 
 import { parse, stringify } from '../json.mjs';
 import { parseTime } from '../time.mjs';
+import { encode } from '../writer.mjs';
 
 const TEXTS = ['id', 'aggregate', 'aggId', 'type', 'scope', 'kind', 'cursor', 'traceparent'];
 const encoder = new TextEncoder();
+const strictly = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /** A time as microseconds in a BigInt: text in RFC 3339, a number or a BigInt. */
 function time(at) {
@@ -32,10 +34,47 @@ export class TestEvent {
     this.payload = payload instanceof Uint8Array ? payload : encoder.encode(stringify(payload));
   }
 
+  /**
+   * An entry of a channel, as the host tells it: `data`, at this place, with this text or these bytes. Its number is its
+   * place, and nobody executes the channel.
+   */
+  static entry(process, channel, position, sender, payload, parts) {
+    const bytes = typeof payload === 'string' ? encode(payload) : payload;
+    const members = { payload: Buffer.from(bytes).toString('base64') };
+    try {
+      members.text = strictly.decode(bytes);
+    } catch {
+      // What is no text has none.
+    }
+    return ofEntry('data', { process, channel, position, senderid: sender }, members, parts);
+  }
+
+  /** The end of a sender's half of a channel. */
+  static entryEnd(process, channel, position, sender, parts) {
+    return ofEntry('end', { process, channel, position, senderid: sender }, {}, parts);
+  }
+
+  /** The same half, ended by what went wrong. */
+  static entryError(process, channel, position, sender, error, parts) {
+    return ofEntry('error', { process, channel, position, senderid: sender }, { error }, parts);
+  }
+
+  /** The same entry of a channel that is executed by this party; a plugin is `plugin:<name>`. */
+  executedBy(executor) {
+    const parts = { ...this, payload: { ...this.json(), executorid: executor } };
+    return new TestEvent(this.aggregate, this.aggId, this.version, this.type, parts);
+  }
+
   /** The payload, read. */
   json() {
     return parse(new TextDecoder().decode(this.payload));
   }
+}
+
+function ofEntry(type, place, members, parts = {}) {
+  const { process, channel, position } = place;
+  const payload = { ...place, epoch: 0, sequence: position, type, payload: null, ...members };
+  return new TestEvent('channel', `${process}_${channel}`, position, `channel.${type}`, { ...parts, payload });
 }
 
 export function event(aggregate, aggId, version, type, parts) {

@@ -1,7 +1,8 @@
 """Events for tests, and batches of them as they cross."""
 
 import json
-from dataclasses import dataclass
+from binascii import b2a_base64
+from dataclasses import dataclass, replace
 
 from ..event import RECORD
 from ..times import to_micros
@@ -28,9 +29,51 @@ class TestEvent:
     cursor: str = ""
     traceparent: str = ""
 
+    @classmethod
+    def entry(cls, process: str, channel: str, position: int, sender: str, payload, **rest) -> "TestEvent":
+        """An entry of a channel, as the host tells it: `data`, at this place, with this text or these bytes. Its number
+        is its place, and nobody executes the channel. `rest` is what `event` takes: `at`, `id` and so on."""
+        payload = payload.encode() if isinstance(payload, str) else bytes(payload)
+        members = {"payload": b2a_base64(payload, newline=False).decode()}
+        try:
+            members["text"] = payload.decode()
+        except UnicodeDecodeError:
+            pass
+        return _of_entry("data", process, channel, position, sender, members, rest)
+
+    @classmethod
+    def entry_end(cls, process: str, channel: str, position: int, sender: str, **rest) -> "TestEvent":
+        """The end of a sender's half of a channel."""
+        return _of_entry("end", process, channel, position, sender, {}, rest)
+
+    @classmethod
+    def entry_error(cls, process: str, channel: str, position: int, sender: str, error: str, **rest) -> "TestEvent":
+        """The same half, ended by what went wrong."""
+        return _of_entry("error", process, channel, position, sender, {"error": error}, rest)
+
+    def executed_by(self, executor: str) -> "TestEvent":
+        """The same entry of a channel that is executed by this party; a plugin is `plugin:<name>`."""
+        payload = json.dumps({**self.json(), "executorid": executor}, ensure_ascii=False)
+        return replace(self, payload=payload.encode())
+
     def json(self):
         """The payload, read."""
         return json.loads(self.payload)
+
+
+def _of_entry(type, process, channel, position, sender, members, rest) -> TestEvent:
+    payload = {
+        "process": process,
+        "channel": channel,
+        "position": position,
+        "epoch": 0,
+        "sequence": position,
+        "senderid": sender,
+        "type": type,
+        "payload": None,
+        **members,
+    }
+    return event(f"channel.{type}", f"{process}_{channel}", position, payload, **rest)
 
 
 def event(
