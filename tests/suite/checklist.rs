@@ -28,9 +28,12 @@
 //! stale cursor follows a policy, streams that end at once are waited for longer and longer, the first checkpoint after a
 //! restart is put when something changed, the cursor is the runtime's own whatever a processor calls it, and replayed events
 //! are what they were and not what has become of them (48). 9 fetches nothing: a sandbox has the entries that passed.
-//! 21 and 22 have no exporter: what a turn's consumer cannot take is refused. Not asserted here: 54, the bus, which is the
-//! hub's U1 to U10; of 36 user assertions, and the gates by scopes of OpenID, which rights take the place of. `sides` says
-//! which are asserted of our server and which of our client, and against whom.
+//! 21 and 22 have no exporter: what a turn's consumer cannot take is refused. 40 has no changes over gRPC, which serves
+//! events and checkpoints only: what was published over HTTP is shown there. 41 and 42 have tenants for members: no event
+//! lets somebody in or out. 46 has nothing that copies whole conversations: an entry of the channel `context` is shown to who
+//! asks for it. 50 has reasons that our server takes and does not look at. Not asserted here: 54, the bus, which is the hub's
+//! U1 to U10; of 36 user assertions, and the gates by scopes of OpenID, which rights take the place of. `sides` says which
+//! are asserted of our server and which of our client, and against whom.
 
 mod sides;
 

@@ -15,4 +15,5 @@ mod process;
 mod raw;
 mod scene;
 mod shared;
+mod told;
 mod untaken;

@@ -82,7 +82,7 @@ struct Case {
     sides: &'static [Side],
 }
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 17] = [
     Case {
         what: "content-type mismatch, and an empty type",
         names: &["rx_content_type_mismatch_", "rx_empty_content_type_"],
@@ -100,6 +100,17 @@ const CASES: [Case; 14] = [
         what: "stale cursor that a policy gets over",
         names: &["rx_stale_cursor_oldest_", "rx_stale_cursor_tail_"],
         sides: &[ClientOfPython],
+    },
+    Case { what: "stale cursor and any policy", names: &["rx_stale_cursor_follows_"], sides: &[Client] },
+    Case {
+        what: "stale cursor that has plugins made anew",
+        names: &["rx_stale_cursor_rebuild"],
+        sides: &[Client, ClientOfPython],
+    },
+    Case {
+        what: "events that the server has left out, as it says",
+        names: &["rx_pubsub_recovery_"],
+        sides: &[Client, ClientOfPython],
     },
     Case {
         what: "storm of refusals by a rate limit",

@@ -36,12 +36,25 @@ async fn end(scene: &Scene) {
     scene.publish("end", "reached", &[json!({})]).await;
 }
 
+/// An entry of the channel `context` as a whole conversation brings it when it is taken over.
+fn context_entry() -> Value {
+    let mut entry = entry("k", "context", "AI");
+    entry["epoch"] = 1.into();
+    entry
+}
+
+/// Nothing is changed over gRPC here (40): what was published over HTTP is shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn r37_r38_r40_r46_events_pass_with_kind_event_and_data_as_they_were() {
     let scene = Scene::open().await;
-    let mut live = scene.caller(&[]).after("").await;
+    let asked = |cursor: &str| {
+        let entry_channels = vec!["history".into(), "context".into()];
+        SubscribeEventsRequest { entry_channels, ..after(cursor) }
+    };
+    let mut live = scene.caller(&[]).subscribe(asked("")).await.unwrap();
     live.until_live().await;
     let conversation = json!({ "conversation": "c", "conversation_group": "g" });
+    let archived = json!({ "id": "c", "conversationGroupId": "g", "archivedAt": "2026-01-02T03:04:05Z" });
     let summary = json!({
         "conversation": "c", "conversation_group": "g", "entry": "e", "entry_channel": "history",
         "entry_content_type": "history", "entry_role": "USER",
@@ -49,15 +62,17 @@ async fn r37_r38_r40_r46_events_pass_with_kind_event_and_data_as_they_were() {
     let told = [
         ("conversation", "created", conversation.clone()),
         ("conversation", "updated", conversation.clone()),
+        ("conversation", "updated", archived),
         ("conversation", "deleted", json!({ "conversation": "c", "members": ["u"] })),
         ("entry", "created", summary),
         ("entry", "created", entry("e", "history", "USER")),
+        ("entry", "created", context_entry()),
         ("membership", "created", json!({ "conversation_group": "g", "user": "u", "role": "reader" })),
     ];
     for (kind, action, payload) in &told {
         scene.publish(kind, action, std::slice::from_ref(payload)).await;
     }
-    let mut replayed = scene.caller(&[]).after("start").await;
+    let mut replayed = scene.caller(&[]).subscribe(asked("start")).await.unwrap();
     for shown in [&mut live, &mut replayed] {
         for (kind, action, payload) in &told {
             let event = shown.event().await;
@@ -65,6 +80,30 @@ async fn r37_r38_r40_r46_events_pass_with_kind_event_and_data_as_they_were() {
             assert_eq!(&data(&event), payload);
         }
     }
+    // Where no channel is asked for it is left out, and nothing else is.
+    let mut usual = scene.caller(&[]).after("start").await;
+    for (kind, action, payload) in told.iter().filter(|(_, _, payload)| payload["channel"] != "context") {
+        let event = usual.event().await;
+        assert_eq!((event.kind.as_str(), event.event.as_str(), &data(&event)), (*kind, *action, payload));
+    }
+}
+
+/// What would change a conversation is no method of ours, and nothing is published for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn r40_no_method_changes_anything_but_a_checkpoint() {
+    let scene = Scene::open().await;
+    let mut shown = scene.caller(&[]).after("").await;
+    shown.until_live().await;
+    for path in [
+        "/memory.v1.ConversationsService/CreateConversation",
+        "/memory.v1.EntriesService/AppendEntry",
+        "/memory.v1.ConversationMembershipsService/ShareConversation",
+    ] {
+        let refused: Result<(), _> = scene.caller(&[]).ask(path, ()).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unimplemented, "{path}");
+    }
+    scene.publish("conversation", "created", &[json!({ "conversation": "c" })]).await;
+    assert_eq!(data(&shown.event().await), json!({ "conversation": "c" }), "the first that is shown");
 }
 
 /// An event that came from elsewhere keeps the kind that it had there.

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use millrace::config::{GrpcSourceConfig, SourceCheckpoints, Span};
+use millrace::config::{GrpcSourceConfig, SecretText, SourceCheckpoints, Span};
 use millrace::event::{EventBatch, Position, TenantId};
 use millrace::memory_v1::SubscribeEventsRequest;
-use millrace::processors::source::{CheckpointClient as _, CursorPolicy};
+use millrace::processors::source::{CheckpointClient as _, CursorPolicy, Scope};
 use millrace::streams::PageLimit;
 use millrace_tests::embedded::Embedded;
 use serde_json::{Value, json};
 
 use super::process::{End, Process};
-use super::scene::{PATIENCE, Scene, after};
+use super::scene::{AUDITOR, FOREIGN, OPERATOR, PATIENCE, Scene, TRACER, WRITER, after, publish};
 
 /// Everything from the oldest event of the server at a port, with short waits.
 fn settings(port: u16) -> GrpcSourceConfig {
@@ -89,8 +89,35 @@ async fn r52_a_host_is_the_source_of_another() {
     assert!(cursor.ends_with(&format!(".{newest}")), "{cursor} {newest}");
 }
 
+/// Cursors are the server's own words; what counts is that each goes on behind its event.
 #[tokio::test(flavor = "multi_thread")]
-async fn r47_r48_r49_r50_a_host_takes_what_it_asks_another_for() {
+async fn r47_a_host_goes_on_behind_each_event_of_anothers_live_tail() {
+    let scene = Scene::open().await;
+    let from_now = GrpcSourceConfig { after_cursor: String::new(), ..settings(scene.port()) };
+    let live = second(from_now).await;
+    until(&live, "it is live", |status| status["state"] == "live").await;
+    let mut told: Vec<_> = (0..3).map(|number| json!({ "number": number })).collect();
+    for payload in &told {
+        scene.publish("response", "created", std::slice::from_ref(payload)).await;
+    }
+    let events = taken(&live, 3).await;
+    assert_eq!(data(&events), told);
+    let cursors: Vec<_> = events.iter().map(|event| event.cursor.to_owned()).collect();
+    live.stop().await;
+    for (number, cursor) in cursors.into_iter().enumerate() {
+        let behind = second(GrpcSourceConfig { after_cursor: cursor, ..settings(scene.port()) }).await;
+        until(&behind, "it is live", |status| status["state"] == "live").await;
+        // One more, since what came too often would be before it.
+        told.push(json!({ "number": told.len() }));
+        scene.publish("response", "created", &told[told.len() - 1..]).await;
+        let rest = &told[number + 1..];
+        assert_eq!(data(&taken(&behind, rest.len()).await), rest, "behind the event {number}");
+        behind.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r48_r49_a_host_takes_what_it_asks_another_for() {
     let scene = Scene::open().await;
     let entry = |id: &str, channel: &str, role: &str| {
         json!({
@@ -109,27 +136,53 @@ async fn r47_r48_r49_r50_a_host_takes_what_it_asks_another_for() {
     let all = SubscribeEventsRequest { entry_channels: vec!["context".into()], ..after("start") };
     let shown = scene.caller(&[]).subscribe(all).await.unwrap().events(4).await;
     let shown: Vec<_> = shown.into_iter().filter_map(|event| event.cursor).collect();
-    for justification in ["", "audit 7"] {
-        let asked = GrpcSourceConfig {
-            kinds: vec!["entry".into()],
-            entry_channels: vec!["context".into()],
-            entry_roles: vec!["ai".into()],
-            justification: justification.into(),
-            ..settings(scene.port())
-        };
-        let filtered = second(asked.clone()).await;
-        until(&filtered, "it is live", |status| status["state"] == "live").await;
-        let events = taken(&filtered, 2).await;
-        assert_eq!(data(&events), entries[2..], "no other is shown");
-        let first = events.get(0).cursor.to_owned();
-        assert!(shown.contains(&first), "{first} is none of {shown:?}");
-        filtered.stop().await;
+    let asked = GrpcSourceConfig {
+        kinds: vec!["entry".into()],
+        entry_channels: vec!["context".into()],
+        entry_roles: vec!["ai".into()],
+        ..settings(scene.port())
+    };
+    let filtered = second(asked.clone()).await;
+    until(&filtered, "it is live", |status| status["state"] == "live").await;
+    let events = taken(&filtered, 2).await;
+    assert_eq!(data(&events), entries[2..], "no other is shown");
+    let first = events.get(0).cursor.to_owned();
+    assert!(shown.contains(&first), "{first} is none of {shown:?}");
+    filtered.stop().await;
 
-        let behind = second(GrpcSourceConfig { after_cursor: first, ..asked }).await;
-        until(&behind, "it is live", |status| status["state"] == "live").await;
-        assert_eq!(data(&taken(&behind, 1).await), entries[3..]);
-        behind.stop().await;
+    let behind = second(GrpcSourceConfig { after_cursor: first, ..asked }).await;
+    until(&behind, "it is live", |status| status["state"] == "live").await;
+    assert_eq!(data(&taken(&behind, 1).await), entries[3..]);
+    behind.stop().await;
+}
+
+/// Who published is somebody else; the token says whether that matters, and the reason that is given does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn r50_a_host_with_a_token_that_reads_everything_takes_what_others_published() {
+    let scene = Scene::with_tokens().await;
+    let of = |token: &str| json!({ "by": token });
+    for token in [FOREIGN, OPERATOR, WRITER] {
+        publish(&scene.http(Some(token)), "response", "created", &[of(token)]).await;
     }
+    let keyed = |token: &str, scope: Scope, justification: &str| GrpcSourceConfig {
+        api_key: Some(SecretText(token.into())),
+        scope,
+        justification: justification.into(),
+        ..settings(scene.port())
+    };
+    for token in [TRACER, AUDITOR] {
+        for (scope, justification) in [(Scope::Admin, ""), (Scope::Admin, "audit 7"), (Scope::User, "")] {
+            let second = second(keyed(token, scope, justification)).await;
+            let events = taken(&second, 2).await;
+            assert_eq!(data(&events), [of(OPERATOR), of(WRITER)], "{token} {scope:?} {justification}");
+            second.stop().await;
+        }
+    }
+    let second = second(keyed(WRITER, Scope::Admin, "audit 7")).await;
+    let status = until(&second, "it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "source_denied", "{status}");
+    assert!(taken(&second, 0).await.is_empty());
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,9 @@
 //! A host that serves gRPC as a process of its own, so that it can be killed.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
+use millrace::config::TokenConfig;
 use millrace_tests::embedded::Client;
 use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::ports::Port;
@@ -9,14 +11,14 @@ use millrace_tests::workspace_binary;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::scene::publish;
+use super::scene::{Caller, publish, tokens};
 
-/// Everybody on this machine may do everything there. Its port stays its own while it is down.
+/// Its port stays its own while it is down.
 #[derive(Debug)]
 pub(super) struct Process {
     host: HostProcess,
     port: Port,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// How a process ends.
@@ -29,14 +31,28 @@ pub(super) enum End {
 }
 
 impl Process {
+    /// Everybody on this machine may do everything.
     pub(super) async fn start() -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), Port::hold());
-        let setup = Setup::new(workspace_binary("millrace"));
+        Self::start_as(tempfile::tempdir().unwrap(), Setup::new(workspace_binary("millrace"))).await
+    }
+
+    /// With the tokens of a scene.
+    pub(super) async fn with_tokens() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = folder.path().join("millrace.toml");
+        std::fs::write(&settings, written(&tokens())).unwrap();
+        let mut setup = Setup::new(workspace_binary("millrace"));
+        setup.args.extend(["--config".into(), settings.into()]);
+        Self::start_as(folder, setup).await
+    }
+
+    async fn start_as(folder: TempDir, setup: Setup) -> Self {
+        let port = Port::hold();
         let setup = setup.set(&format!("grpc.bind=127.0.0.1:{}", port.number()));
         // Who takes nothing is waited for so long when it stops.
         let setup = setup.set("serve.drain_ms_max=1000");
         let host = HostProcess::start_as(setup, &folder.path().join("store")).await.unwrap();
-        Self { host, port, _folder: folder }
+        Self { host, port, folder }
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -45,6 +61,21 @@ impl Process {
 
     pub(super) fn client(&self) -> Client {
         Client::new(&self.host.url).unwrap()
+    }
+
+    /// A caller with these headers.
+    pub(super) fn caller(&self, headers: &[(&'static str, &str)]) -> Caller {
+        Caller::at(self.port(), headers)
+    }
+
+    /// What it has written to standard error.
+    pub(super) fn said(&self) -> String {
+        self.host.said()
+    }
+
+    /// Its store.
+    pub(super) fn data(&self) -> PathBuf {
+        self.folder.path().join("store")
     }
 
     /// Publishes responses with these numbers.
@@ -66,4 +97,14 @@ impl Process {
     pub(super) async fn start_again(&mut self) {
         self.host.kill_and_start().await.unwrap();
     }
+}
+
+/// Tokens as a file of settings has them.
+fn written(tokens: &[TokenConfig]) -> String {
+    let each = tokens.iter().map(|TokenConfig { token, tenant, rights, name, .. }| {
+        let (token, rights) = (token.as_deref().unwrap_or_default(), json!(rights));
+        let name = name.as_ref().map(|name| format!("name = {name:?}\n")).unwrap_or_default();
+        format!("[[auth.tokens]]\ntoken = {token:?}\ntenant = {tenant:?}\nrights = {rights}\n{name}")
+    });
+    each.collect::<Vec<_>>().concat()
 }

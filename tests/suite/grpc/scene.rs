@@ -74,9 +74,7 @@ impl Scene {
 
     /// A caller with these headers.
     pub(super) fn caller(&self, headers: &[(&'static str, &str)]) -> Caller {
-        let channel = Endpoint::from_shared(self.endpoint()).unwrap().connect_lazy();
-        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        Caller { channel, headers }
+        Caller::at(self.port(), headers)
     }
 
     /// A caller with an API key.
@@ -146,6 +144,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// A caller of whatever serves at a port of this machine.
+    pub(super) fn at(port: u16, headers: &[(&'static str, &str)]) -> Self {
+        let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self { channel, headers }
+    }
+
     fn request<Q>(&self, question: Q) -> Request<Q> {
         let mut request = Request::new(question);
         for (name, value) in &self.headers {

@@ -325,7 +325,7 @@ async fn late_event_behind_a_newer_cursor_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_events_that_are_announced_are_looked_for_at_once() {
+async fn rx_pubsub_recovery_has_missing_events_looked_for_at_once() {
     let mut scene = Scene::start().await;
     scene.peer.publish("response", DATA, 2);
     scene.cursors(2).await;

@@ -295,7 +295,7 @@ async fn a_place_that_the_server_named_and_lost_is_no_stale_cursor() {
 
 /// The server goes on, but has left events out.
 #[tokio::test]
-async fn missing_events_are_looked_for_at_once() {
+async fn rx_pubsub_recovery_has_missing_events_looked_for_at_once() {
     let missing = about("invalidate", &json!({ "reason": "pubsub recovery" }), None);
     let rig = Rig::new(vec![vec![event("1"), missing, event("9")], vec![event("1"), event("2")]]);
     let runtime = rig.start();

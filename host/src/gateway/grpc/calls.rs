@@ -1,11 +1,13 @@
 //! The three methods: who may call them, and what they answer.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +31,9 @@ use crate::memory_v1::{
     Timestamp, Value, paths,
 };
 
+/// What the method with streams is called where calls are counted.
+const SUBSCRIBE_EVENTS: &str = "SubscribeEvents";
+
 type Answer<T> = BoxFuture<'static, Result<tonic::Response<T>, Status>>;
 
 /// The place of a call about checkpoints among all of them, for as long as its answer is in memory.
@@ -48,7 +53,7 @@ pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> 
         return (response, None);
     }
     let method = match request.uri().path() {
-        paths::SUBSCRIBE_EVENTS => "SubscribeEvents",
+        paths::SUBSCRIBE_EVENTS => SUBSCRIBE_EVENTS,
         paths::GET_CHECKPOINT => "GetCheckpoint",
         paths::PUT_CHECKPOINT => "PutCheckpoint",
         _ => "unknown",
@@ -58,7 +63,10 @@ pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> 
         Err(refused) => (refused.into_http(), None),
     };
     let code = response.extensions().get::<Status>().map_or(Code::Ok, Status::code);
-    metrics::grpc_call(method, label(code));
+    // A stream that has begun may still fail: it is counted at its end.
+    if method != SUBSCRIBE_EVENTS || code != Code::Ok {
+        metrics::grpc_call(method, label(code));
+    }
     (response, room)
 }
 
@@ -72,7 +80,7 @@ async fn called(
         return Err(Status::unimplemented(format!("there is no method {path}")));
     }
     let caller = server.edge.called(request.headers()).await.map_err(|problem| status(&problem))?;
-    let is_stream = method == "SubscribeEvents";
+    let is_stream = method == SUBSCRIBE_EVENTS;
     let rooms = if is_stream {
         &server.subscribing
     } else {
@@ -166,13 +174,44 @@ struct Subscribe(Call);
 
 impl ServerStreamingService<SubscribeEventsRequest> for Subscribe {
     type Response = EventNotification;
-    type ResponseStream = BoxStream<'static, Result<EventNotification, Status>>;
+    type ResponseStream = Counted;
     type Future = Answer<Self::ResponseStream>;
 
     fn call(&mut self, request: tonic::Request<SubscribeEventsRequest>) -> Self::Future {
         let Call { server, caller } = self.0.clone();
-        async move { Ok(tonic::Response::new(events::subscribe(&server, caller, request.into_inner())?)) }
-            .boxed()
+        async move {
+            let messages = events::subscribe(&server, caller, request.into_inner())?;
+            Ok(tonic::Response::new(Counted { messages, end: None }))
+        }
+        .boxed()
+    }
+}
+
+/// A stream that has begun. It is counted once, when it is over, by the code of its end. One that is dropped before its end,
+/// since its client has left or takes nothing, was cancelled.
+struct Counted {
+    messages: BoxStream<'static, Result<EventNotification, Status>>,
+    end: Option<Code>,
+}
+
+impl Stream for Counted {
+    type Item = Result<EventNotification, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = ready!(self.messages.poll_next_unpin(context));
+        let end = match &next {
+            Some(Ok(_)) => None,
+            Some(Err(status)) => Some(status.code()),
+            None => Some(Code::Ok),
+        };
+        self.end = self.end.or(end);
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::grpc_call(SUBSCRIBE_EVENTS, label(self.end.unwrap_or(Code::Cancelled)));
     }
 }
 

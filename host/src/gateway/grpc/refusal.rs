@@ -49,6 +49,7 @@ fn code(problem: &Problem) -> Code {
 pub(super) fn label(code: Code) -> &'static str {
     match code {
         Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
         Code::InvalidArgument => "invalid_argument",
         Code::NotFound => "not_found",
         Code::PermissionDenied => "permission_denied",

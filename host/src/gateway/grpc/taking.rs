@@ -61,7 +61,7 @@ pub(super) async fn bounded<F: Future>(call: F, look_every: Duration) {
         biased;
         _ = call => {}
         () = taking.given_up(look_every) => {
-            // It was counted by the code of its answer when that was made.
+            // It was counted by the code of its answer when that was made; a stream is as it is dropped.
             metrics::grpc_untaken();
             tracing::debug!("a client took nothing of an answer; the call is ended");
         }

@@ -22,7 +22,8 @@ fn cursor(event: &Value) -> &str {
 async fn r37_r38_r40_r46_r52_events_pass_with_kind_event_and_data_as_they_were() {
     let scene = Scene::open().await;
     let mut caller = Caller::start(scene.port());
-    caller.open("live", None, &json!({ "detail": "full" }));
+    let channels = json!(["history", "context"]);
+    caller.open("live", None, &json!({ "detail": "full", "entry_channels": channels }));
     assert_eq!(caller.until_live("live").len(), 1, "nothing comes before it");
     let conversation = json!({ "conversation": "c", "conversation_group": "g" });
     let summary = json!({
@@ -33,20 +34,28 @@ async fn r37_r38_r40_r46_r52_events_pass_with_kind_event_and_data_as_they_were()
         "id": "e", "conversationId": "c", "channel": "history", "contentType": "history",
         "content": [{ "role": "USER", "text": "é", "n": 9_007_199_254_740_993_u64 }],
     });
+    let context = json!({
+        "id": "k", "conversationId": "c", "channel": "context", "contentType": "context", "epoch": 1,
+        "content": [{ "role": "AI", "text": "so far" }],
+    });
+    let archived = json!({ "id": "c", "conversationGroupId": "g", "archivedAt": "2026-01-02T03:04:05Z" });
     let response = json!({ "conversation": "c", "recording": "r", "status": "started" });
     let told = [
         ("conversation", "created", conversation.clone()),
         ("conversation", "updated", conversation),
+        ("conversation", "updated", archived),
         ("conversation", "deleted", json!({ "conversation": "c", "members": ["u"] })),
         ("entry", "created", summary),
         ("entry", "created", full),
+        ("entry", "created", context),
         ("membership", "created", json!({ "conversation_group": "g", "user": "u", "role": "reader" })),
         ("response", "created", response),
     ];
     for (kind, action, payload) in &told {
         scene.publish(kind, action, std::slice::from_ref(payload)).await;
     }
-    caller.open("replayed", None, &json!({ "after_cursor": "start", "detail": "full" }));
+    let asked = json!({ "after_cursor": "start", "detail": "full", "entry_channels": channels });
+    caller.open("replayed", None, &asked);
     let live = caller.events("live", told.len());
     let replayed = caller.until_live("replayed");
     assert_eq!(replayed[0]["data"], json!({ "phase": "replay" }));
