@@ -137,7 +137,11 @@ async fn start(work: Work, mut setup: Setup, data: &Path) -> Result<HostProcess>
     }
     let tokens = TENANTS.map(|tenant| {
         let rights = r#"["publish", "read", "admin"]"#;
-        format!("[[auth.tokens]]\ntoken = \"{}\"\ntenant = \"{tenant}\"\nrights = {rights}\n", token(tenant))
+        let token = token(tenant);
+        // Who has a name can take part in what is said on channels.
+        format!(
+            "[[auth.tokens]]\nname = \"{tenant}\"\ntoken = \"{token}\"\ntenant = \"{tenant}\"\nrights = {rights}\n"
+        )
     });
     let config = data.with_extension("toml");
     std::fs::write(&config, tokens.concat())?;
