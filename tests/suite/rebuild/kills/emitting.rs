@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use millrace::plugins::RebuildStep;
 use millrace_tests::chaos::{difference, setup};
 use millrace_tests::dump::dump;
@@ -35,8 +36,8 @@ const BACKLOG: u64 = 1_200;
 const KNOWN_AGAIN: u64 = 2_000;
 const UPLOAD: u64 = 300;
 /// Of one upload while the rebuild is under way, and how long its writer waits after it.
-const AT_ONCE: u64 = 10;
-const PAUSE: Duration = Duration::from_millis(5);
+const AT_ONCE: u64 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Keys of each writer. The guest emits one event for ten of a key.
 const KEYS: u64 = 10;
 /// Before the rebuild begins, of each writer. A channel has room for the answers to hundreds.
@@ -132,7 +133,7 @@ fn clients(host: &HostProcess) -> Result<Vec<Client>> {
 /// A host that has what the plugin compiles to.
 async fn start(work: Work, mut setup: Setup, data: &Path) -> Result<HostProcess> {
     if work == Work::Emits {
-        let (store, component) = (data.to_owned(), std::fs::read(guest(work.plugin()))?.into());
+        let (store, component) = (data.to_owned(), Bytes::from(std::fs::read(guest(work.plugin()))?));
         tokio::task::spawn_blocking(move || lend_code(&store, &[component])).await??;
     }
     let tokens = TENANTS.map(|tenant| {
