@@ -7,6 +7,7 @@ mod errors;
 mod flows;
 mod hosts;
 mod kills;
+mod languages;
 mod live;
 mod middle;
 mod progress;

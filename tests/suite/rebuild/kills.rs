@@ -1,5 +1,6 @@
 //! A rebuild goes on after whatever ends a host.
 
+mod emitting;
 mod hosted;
 mod load;
 

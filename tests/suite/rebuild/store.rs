@@ -1,5 +1,8 @@
 //! What the store keeps of rebuilds, and when it lets one take over.
 
+use std::collections::BTreeMap;
+
+use millrace::backends::sqlite::SqliteOptions;
 use millrace::checkpoints::{CheckpointStore, TaskId};
 use millrace::error::Classify;
 use millrace::event::Position;
@@ -8,7 +11,7 @@ use millrace::plugins::{
 };
 use millrace::tables::TableStore;
 
-use super::{Rig, tenant};
+use super::{Arc, Rig, borrowed, many, tenant, wait};
 
 /// A rebuild of `alpha` that nobody carries on.
 async fn begun(rig: &Rig) -> RebuildRecord {
@@ -97,4 +100,54 @@ async fn a_table_of_another_plugin_is_not_replaced() {
     let wanted = NewRebuild { deployment, tables, start: Position::START, accept_unemitted: false };
     assert_eq!(rig.store.begin(wanted).await.expect_err("it is beta's").code(), "table_owned");
     assert!(RebuildStore::list(&rig.store).await.expect("they can be read").is_empty());
+}
+
+/// Whoever claims a task is right, and the one before is not told. The log tells no event by its id here, so whatever
+/// was emitted twice would be seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_whose_task_was_claimed_by_a_newer_one_commits_nothing_more_under_the_old_claim() {
+    const ROUNDS: usize = 3;
+    let options = |options: SqliteOptions| SqliteOptions { dedup_events_max: 1, ..options };
+    let rig = Rig::with(options, |store| Arc::new(store.clone()), BTreeMap::new());
+    rig.deploy("alpha 1").await.expect("it is deployed");
+    let (adds, emits) = (many(60, 20, "add"), many(40, 4, "emit"));
+    for events in [&adds, &emits] {
+        rig.publish(&borrowed(events)).await;
+    }
+    rig.settle("alpha").await;
+    let begun = rig.rebuild("alpha", Some("alpha 2 waits")).await.expect("it begins");
+    // It handles what there is, and cannot take over.
+    rig.registry.pause("alpha").await.expect("it pauses");
+    let shadow = format!("alpha~{}", begun.number);
+    let row = async || rig.store.tasks(Some(&shadow)).await.expect("they can be read").pop();
+    wait("it has claimed its task", async || row().await.is_some()).await;
+    let task = TaskId { processor: shadow.as_str().into(), tenant: tenant(), lane: 0 };
+    for _ in 0..ROUNDS {
+        let (newer, checkpoint) = rig.store.claim(&task).await.expect("it can be claimed");
+        let at = checkpoint.map_or(Position::START, |checkpoint| checkpoint.position);
+        let last = rig.publish(&borrowed(&emits)).await;
+        rig.open_gate();
+        let claims_again = async || {
+            let row = row().await.expect("its task stays");
+            let is_refused = row.generation.0 > newer.0 || row.position == at;
+            assert!(is_refused, "it went from {at} to {} under a claim that is not its own", row.position);
+            row.generation.0 > newer.0
+        };
+        wait("it is refused, and claims its task again", claims_again).await;
+        let goes_on = async || row().await.is_some_and(|row| row.position == last);
+        wait("it goes on under its new claim", goes_on).await;
+    }
+    rig.registry.resume("alpha").await.expect("it goes on");
+    rig.flipped("alpha").await;
+    rig.settle("alpha").await;
+    let emitted = rig.events("emitted-").await;
+    assert_eq!(emitted.len(), (1 + ROUNDS) * emits.len());
+    assert!(emitted.values().all(|times| *times == 1), "{emitted:?}");
+    let rows = rig.rows("counts_alpha").await;
+    let count = |key: &str| rows.get(key).copied();
+    assert_eq!(count("k0"), Some((3 + (1 + 3) * 10, 2)), "each event is counted once");
+    assert_eq!(count("k19"), Some((3, 2)));
+    assert!(emitted.keys().all(|key| count(key) == Some((1, 2))), "{rows:?}");
+    assert_eq!(rows.len(), 20 + emitted.len());
+    rig.swept().await;
 }

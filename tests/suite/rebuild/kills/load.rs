@@ -27,6 +27,8 @@ const UPLOAD: u64 = 20;
 /// Windows after which the viewer breaks off and comes back with its last id.
 const WINDOWS_AT_ONCE: usize = 100;
 const AGAIN: Duration = Duration::from_millis(5);
+/// A host that has started knows nothing of what its former process told, and tells all. Nobody else does.
+const PROCESSES: usize = 2;
 
 /// The events of a run by their numbers. The first ones have a key each, and none of the others'.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +121,8 @@ pub(super) fn rows(of: &[Json]) -> Result<Vec<Row>> {
 pub(super) struct Shown {
     pub(super) revision: u64,
     pub(super) rows: Vec<Row>,
+    /// It was told whole, and not by what is different.
+    anew: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,15 +190,17 @@ async fn follow(mut stream: Response, viewer: &mut Viewer, seen: &Seen) -> Resul
         let revision: u64 = id.split('.').nth(1).context("an id has a revision")?.parse()?;
         ensure!(revision >= viewer.revision, "back from {} to {revision}", viewer.revision);
         (viewer.revision, viewer.token) = (revision, Some(id.to_owned()));
+        let anew = viewer.names.iter().any(|name| name == "reset");
         viewer.names.clear();
         whole = (viewer.rows.clone(), viewer.ready);
         if viewer.ready {
             let rows = rows(&viewer.rows)?;
-            seen.lock().expect("test").push(Shown { revision, rows });
+            seen.lock().expect("test").push(Shown { revision, rows, anew });
             windows += 1;
         }
     }
     (viewer.rows, viewer.ready) = whole;
+    viewer.names.clear();
     Ok(())
 }
 
@@ -235,7 +241,8 @@ impl Model {
 }
 
 /// Every window is what one version makes of the first so many events, never of fewer than the window before; the
-/// old version's come first, then the new one's, and the last one is of all events.
+/// old version's come first, then the new one's, and the last one is of all events. Whoever watches is told what is
+/// different, also where the one version's windows end and the other's begin.
 pub(super) fn check(seen: &[Shown], events: Events, published: u64) -> Result<()> {
     let mut model = Model { events, at: 0, counts: BTreeMap::new() };
     let mut before: Option<(&Shown, Fold)> = None;
@@ -263,6 +270,8 @@ pub(super) fn check(seen: &[Shown], events: Events, published: u64) -> Result<()
     while model.at < published {
         model.step();
     }
+    let anew: Vec<u64> = seen.iter().filter(|shown| shown.anew).map(|shown| shown.revision).collect();
+    ensure!(anew.len() <= PROCESSES, "more than one whole window of a process, at {anew:?}");
     let last = seen.last().context("something was shown")?;
     ensure!(model.shows(Fold::New, &last.rows), "the last window is not of all {published} events: {last:?}");
     Ok(())
@@ -288,17 +297,18 @@ fn a_window_of_no_beginning_of_the_events_is_found() {
         rows.sort_by(|one, other| (Reverse(one.events), &one.key).cmp(&(Reverse(other.events), &other.key)));
         rows.truncate(WINDOW);
         if revision > 100 {
-            seen.push(Shown { revision, rows });
+            seen.push(Shown { revision, rows, anew: revision == 101 });
         }
     }
     check(&seen, events, 400).expect("every window is exact");
-    let wrong: [fn(&mut Vec<Shown>); 6] = [
+    let wrong: [fn(&mut Vec<Shown>); 7] = [
         |seen| seen[20].rows[0].events += 3,
         |seen| seen[20].rows.swap(0, 1),
         |seen| drop(seen[20].rows.pop()),
         |seen| seen[20].rows[3] = seen[20].rows[2].clone(),
         |seen| seen.swap(20, 90),
         |seen| drop(seen.drain(250..)),
+        |seen| [150, 160].into_iter().for_each(|at| seen[at].anew = true),
     ];
     for (number, spoil) in wrong.iter().enumerate() {
         let mut spoiled = seen.clone();
