@@ -7,6 +7,10 @@ use anyhow::Result;
 use crate::run::{cargo, finish, say, works};
 use crate::{guests, web};
 
+const TEST_THREADS: &str = "NEXTEST_TEST_THREADS";
+/// Most tests wait for servers and clocks more than they compute; those that compute count twice (`.config/nextest.toml`).
+const TESTS_A_CORE: usize = 2;
+
 pub(crate) fn run(filters: &[String]) -> Result<()> {
     guests::ensure_linker()?;
     guests::build_all()?;
@@ -25,9 +29,13 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     // All of the workspace, as below: another choice would build dependencies with other features again.
     finish(cargo().args(["build", "--quiet", "--workspace", "--bins", "--locked"]))?;
     if has_nextest() {
-        finish(
-            cargo().args(["nextest", "run", "--workspace", "--locked", "--no-tests", "warn"]).args(filters),
-        )
+        let mut tests = cargo();
+        tests.args(["nextest", "run", "--workspace", "--locked", "--no-tests", "warn"]).args(filters);
+        if std::env::var_os(TEST_THREADS).is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            tests.env(TEST_THREADS, (TESTS_A_CORE * cores).to_string());
+        }
+        finish(&mut tests)
     } else {
         say("going on with `cargo test`, which is slower to fail and to read");
         finish(
