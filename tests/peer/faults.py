@@ -30,7 +30,6 @@ class World:
         "summary_live",
         "duplicate_at_switch",
         "end_at_once",
-        "hang",
         "no_outbox",
         "no_phases",
         "limits",
@@ -46,6 +45,7 @@ class World:
         self.refusals = []
         self.tokens = {}
         self.refused = 0
+        self.hangs = None
         self.streams = {}
         self.asked = {"subscribe": [], "get": [], "put": []}
         self.requests, self.opens = Bucket(200, 1200), Bucket(5, 30)
@@ -137,6 +137,10 @@ class World:
     def do_tokens(self, command):
         """So many calls of a method are taken until it is told again; what is refused may come back after a time."""
         self.tokens[command["method"]] = (command["tokens"], command.get("retry_ms", 1000))
+
+    def do_hang(self, command):
+        """Calls of this method about checkpoints are taken and not answered, until it is told again; none with null."""
+        self.hangs = command["method"]
 
     def do_abort(self, command):
         self.tell("abort", command["code"], command.get("message", "told to"))

@@ -75,6 +75,11 @@ class Peer(services.EventStreamServiceServicer, services.AdminCheckpointServiceS
     def own(self, request, context, method):
         with self.world.lock:
             self.world.asked[method].append(request.client_id)
+            while self.world.hangs == method and context.is_active():
+                self.world.lock.wait(0.2)
+            if not context.is_active():
+                # Nobody waits for it any more: it has no effect.
+                self.fail(context, "CANCELLED", "given up")
             self.refused(context, method)
         client = self.client(context)
         if not request.client_id.strip():
@@ -171,7 +176,7 @@ class Peer(services.EventStreamServiceServicer, services.AdminCheckpointServiceS
                 yield self.notification(request, row, True, modes)
         while context.is_active():
             with self.world.lock:
-                if not inbox or self.world.modes["hang"]:
+                if not inbox:
                     self.world.lock.wait(0.2)
                     continue
                 what, *rest = inbox.popleft()

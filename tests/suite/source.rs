@@ -9,6 +9,7 @@ mod faults;
 mod hosts;
 mod importing;
 mod marks;
+mod omissions;
 mod peer;
 mod processors;
 mod rebuilds;

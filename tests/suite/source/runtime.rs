@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace::limits::SOURCE_LAST_SAVE_MAX;
 use millrace::processors::source::{
     Backoff, CursorPolicy, Runtime, RuntimeParts, Scope, SourceFault, SourceState, StartError,
 };
@@ -20,16 +21,22 @@ fn evicted(cursor: Option<&str>) -> Step {
     about("evicted", &json!({ "reason": "slow consumer" }), cursor)
 }
 
-/// A stream that blocks does not hold a shutdown up.
+/// A stream that blocks does not hold a shutdown up, whether there is something to save or not.
 #[tokio::test]
 async fn r01_injected_clients_need_no_endpoint() {
-    let rig = Rig::new(vec![]);
-    let runtime = rig.start();
-    until("it subscribes", || rig.events.asked().len() == 1).await;
-    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
-    runtime.wait().await.unwrap();
-    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
-    assert_eq!(runtime.status().state, SourceState::Stopped);
+    // Under the limit of the last save: one that is ended by that limit, and not by itself, is cut off here and told.
+    let within = SOURCE_LAST_SAVE_MAX * 4 / 5;
+    for cursor in [None, Some("1")] {
+        let rig = Rig::new(vec![cursor.map(event).into_iter().collect()]);
+        let runtime = rig.start();
+        until("it subscribes", || rig.events.asked().len() == 1).await;
+        until("what there is is handled", || rig.handled().last().map(String::as_str) == cursor).await;
+        runtime.shutdown(within).await.unwrap();
+        runtime.wait().await.unwrap();
+        runtime.shutdown(within).await.unwrap();
+        assert_eq!(runtime.status().state, SourceState::Stopped);
+        assert_eq!(rig.checkpoints.kept()["lastEventCursor"].as_str(), cursor);
+    }
 }
 
 #[tokio::test]
