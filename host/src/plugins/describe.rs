@@ -190,18 +190,43 @@ mod tests {
             let error = error.expect_err("a bad version");
             assert!(matches!(error, PluginError::Manifest(InvalidManifest::Version { .. })), "{error}");
         }
-        let tables = (0..=TABLES_MAX).map(|index| table(&format!("t{index}"), 1)).collect();
+        let refused = |manifest| {
+            let error = accept(manifest).expect_err("it breaks a rule");
+            assert!(matches!(error, PluginError::Manifest(_)), "{error}");
+            error.to_string()
+        };
+        let many = (0..=TABLES_MAX).map(|index| table(&format!("t{index}"), 1)).collect();
         let twice = vec![table("t", 1), table("t", 1)];
         let sql = vec![table("t; DROP TABLE events", 1)];
-        for tables in [tables, twice, sql] {
-            accept(wire::Manifest { tables, ..manifest() }).expect_err("bad tables");
+        for (tables, says) in [
+            (many, format!("{} tables; tables_max is {TABLES_MAX}", TABLES_MAX + 1)),
+            (twice, "table `t` is declared twice".to_owned()),
+            (
+                sql,
+                "`t; DROP TABLE events` is not a name of 1 to 62 of a-z, 0-9 and `_`, beginning with a letter"
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(refused(wire::Manifest { tables, ..manifest() }), says);
         }
-        accept(wire::Manifest { flush_interval_ms: Some(0), ..manifest() }).expect_err("it would never rest");
-        for changes in [vec![changes("", 1)], vec![changes("a", 2)], vec![changes("a", 1), changes("a", 1)]] {
-            accept(wire::Manifest { changes, ..manifest() }).expect_err("bad scopes");
+        for interval_ms in [0, 9] {
+            let says = format!("flush_interval_ms is {interval_ms}; the shortest is 10");
+            assert_eq!(refused(wire::Manifest { flush_interval_ms: Some(interval_ms), ..manifest() }), says);
         }
-        accept(wire::Manifest { changes: vec![changes("a", 1)], ..manifest() }).expect("a good one");
+        for (changes, says) in [
+            (vec![changes("", 1)], "`` is not an aggregate's name"),
+            (vec![changes("a", 0)], "aggregate `a` has no scopes"),
+            (vec![changes("a", 2)], "aggregate `a` has the scope `id` twice"),
+            (vec![changes("a", 1), changes("a", 1)], "aggregate `a` is declared twice"),
+        ] {
+            assert_eq!(refused(wire::Manifest { changes, ..manifest() }), format!("change scopes: {says}"));
+        }
         let key = wire::OrderingKey::PayloadField(String::new());
-        accept(wire::Manifest { ordering_key: key, ..manifest() }).expect_err("it names no field");
+        let says = "the ordering key names no payload field";
+        assert_eq!(refused(wire::Manifest { ordering_key: key, ..manifest() }), says);
+        // Right at the edge of what is refused.
+        let tables = (0..TABLES_MAX).map(|index| table(&format!("t{index}"), 1)).collect();
+        accept(wire::Manifest { tables, flush_interval_ms: Some(10), ..manifest() }).expect("a good one");
+        accept(wire::Manifest { changes: vec![changes("a", 1)], ..manifest() }).expect("a good one");
     }
 }

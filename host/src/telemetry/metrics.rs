@@ -347,7 +347,10 @@ pub const RECORDED_METRICS: &[Metric] = &[
     counter(SOURCE_RECONNECTS, "Times that a source had to open its stream again, by reason."),
     counter(SOURCE_PUTS, "Checkpoints of sources that were put, by result: ok, or what went wrong."),
     counter(SOURCE_CURSORS_LOST, "Times that a server no longer knew the cursor of a source."),
-    counter(GRPC_CALLS, "Calls of the gRPC server, by method and the code of the answer."),
+    counter(
+        GRPC_CALLS,
+        "Calls of the gRPC server, by method and the code of the answer; a stream once it is over.",
+    ),
     counter(
         GRPC_UNTAKEN,
         "Calls of the gRPC server that were ended because the client did not take the answer.",

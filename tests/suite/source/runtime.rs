@@ -98,11 +98,14 @@ async fn r05_failing_effect_leaves_the_cursor_before_it() {
 /// The reference ends here, too, but so it does for errors that pass.
 #[tokio::test]
 async fn an_effect_that_fails_for_a_while_is_tried_again() {
-    let rig = Rig::new(vec![vec![event("1"), event("2"), event("3")]]);
+    let live = about("phase", &json!({ "phase": "live" }), None);
+    let rig = Rig::new(vec![vec![live, event("1"), event("2"), event("3")]]);
     rig.processor.notes.lock().unwrap().fails_at = Some(("2".into(), passing()));
     let runtime = rig.start();
     until("all are handled", || rig.handled().len() == 3).await;
     assert_eq!(rig.handled(), ["1", "2", "3"]);
+    until("it says that it goes on", || runtime.status().state == SourceState::Live).await;
+    assert!(runtime.status().last_error.is_some(), "it had waited");
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 

@@ -57,6 +57,8 @@ struct Feed {
     again: Option<String>,
     /// The stream is not before the newest place: it began there, or has shown what lies before.
     is_ahead: bool,
+    /// What the running stream shows, as far as it has said so.
+    shows: SourceState,
     backoff: Backoff,
     /// Of events that are to be tried again.
     patience: Backoff,
@@ -151,6 +153,7 @@ impl Run {
             place,
             again: None,
             is_ahead: false,
+            shows: SourceState::Connecting,
             patience: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             backoff: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             run: self,
@@ -214,7 +217,8 @@ impl Feed {
     /// One stream after another, until somebody stops it or nothing can be done.
     async fn feed(&mut self) -> Result<(), SourceError> {
         loop {
-            self.run.progress.enter(SourceState::Connecting, self.run.clock.now());
+            self.shows = SourceState::Connecting;
+            self.run.progress.enter(self.shows, self.run.clock.now());
             let asked = self.after_cursor();
             self.begins(asked.as_deref());
             let request = self.run.config.request(asked.clone());
@@ -432,6 +436,7 @@ impl Feed {
         self.keeper.count(count, events.iter().map(|envelope| envelope.data.len() as u64).sum());
         self.backoff.reset();
         self.patience.reset();
+        self.goes_on();
         self.run.progress.note(|status| {
             status.events += count;
             if let Some(newest) = newest {
@@ -439,6 +444,11 @@ impl Feed {
             }
         });
         metrics::counter!(names::SOURCE_EVENTS).increment(count);
+    }
+
+    /// What the stream waited for is over.
+    fn goes_on(&self) {
+        self.run.progress.waits_no_more(self.shows, self.run.clock.now());
     }
 
     /// Acts on an event about the stream. None goes on reading.
@@ -454,7 +464,8 @@ impl Feed {
                 if let Some(cursor) = cursor {
                     self.mark(phase, &cursor);
                 }
-                self.run.progress.enter(phase.into(), self.run.clock.now());
+                self.shows = phase.into();
+                self.run.progress.enter(self.shows, self.run.clock.now());
                 self.keeper.press();
                 Ok(None)
             }

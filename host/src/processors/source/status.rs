@@ -86,6 +86,17 @@ impl Progress {
         self.0.send_modify(change);
     }
 
+    /// If it waits, it is in this state from now on.
+    pub(super) fn waits_no_more(&self, state: SourceState, now: Micros) {
+        self.0.send_if_modified(|status| {
+            let waits = status.state == SourceState::Waiting;
+            if waits {
+                (status.state, status.since) = (state, now);
+            }
+            waits
+        });
+    }
+
     pub(super) fn enter(&self, state: SourceState, now: Micros) {
         self.0.send_if_modified(|status| {
             let other = status.state != state;

@@ -14,7 +14,10 @@ impl Feed {
     pub(super) async fn save_what_is_due(&mut self) -> Result<(), SourceError> {
         self.keeper.ticked();
         match self.save().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.goes_on();
+                Ok(())
+            }
             Err(error) => {
                 let Some(asked) = error.wait() else { return Err(error) };
                 self.run.waits(&error);
