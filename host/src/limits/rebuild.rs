@@ -5,6 +5,8 @@ use std::time::Duration;
 /// How often a rebuild is looked at, and how often what it has come to is written down.
 pub const REBUILD_LOOK: Duration = Duration::from_millis(50);
 pub const REBUILD_NOTE_EVERY: Duration = Duration::from_secs(5);
+/// One that has not moved for as long stands still: until then it has the pace of its last commit.
+pub const REBUILD_STEP_MAX: Duration = Duration::from_secs(10);
 /// Events that a rebuild may be behind the log when it is tried to take over: both versions stand still while it
 /// handles them. Where more come in a second, that many.
 pub const REBUILD_NEAR_EVENTS: u64 = 2_000;

@@ -1,6 +1,8 @@
 //! Rebuilds of the samples in JavaScript and Python, in the midst of bursts and turns that are open: what they come to is
 //! what a plugin comes to that was deployed over the same events.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail, ensure};
 use millrace::event::Micros;
 use millrace_tests::chaos::difference;
@@ -10,6 +12,8 @@ use millrace_tests::entries;
 use reqwest::Method;
 use serde_json::{Value as Json, json};
 
+use super::left_of_rebuilds;
+
 /// Events of a run, before the rebuild is asked for and until it has taken over.
 const EVENTS: u64 = 450;
 const BEFORE: u64 = 258;
@@ -18,6 +22,8 @@ const UNTIL: u64 = 274;
 const CALL_MS_MAX: u64 = 20_000;
 /// The beginning of 2013. Events are a second apart.
 const BEGIN: i64 = 1_356_998_400_000_000;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keys that have bursts.
 const KEYS: u64 = 40;
@@ -107,6 +113,11 @@ impl Sample {
         ensure!(view["report"]["barrier"].as_u64() >= Some(BEFORE), "it took over behind them: {view}");
         ensure!(view["dropped"]["emitted"].as_u64() > Some(0), "there was something to leave out: {view}");
         self.publish(&host, UNTIL..EVENTS).await?;
+        let (begun, file) = (Instant::now(), host.data().join("millrace.db"));
+        while !left_of_rebuilds(&file).is_empty() {
+            ensure!(begun.elapsed() < PATIENCE, "left: {:?}", left_of_rebuilds(&file));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.left(host).await
     }
 

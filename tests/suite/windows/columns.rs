@@ -135,7 +135,7 @@ async fn a_window_that_is_longer_than_its_table_allows_now_ends_and_a_shorter_on
     settle().await;
     let reads = rig.shelf.reads();
     for n in 0..20 {
-        rig.shelf.commit(&[(format!("k{:02}", n % 10), row(Value::Int(n - 100)))]);
+        rig.shelf.commit(&[(format!("k{:02}", n % 10), row(Value::Int(-1 - n)))]);
         short.take().await.expect("it goes on");
         settle().await;
     }

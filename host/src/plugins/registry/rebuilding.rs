@@ -14,7 +14,7 @@ use crate::error::Classify as _;
 use crate::event::Position;
 use crate::limits::{
     REBUILD_AGAIN_MAX, REBUILD_AGAIN_MIN, REBUILD_IDLE_MAX, REBUILD_LOOK, REBUILD_NEAR_EVENTS,
-    REBUILD_NOTE_EVERY,
+    REBUILD_NOTE_EVERY, REBUILD_STEP_MAX,
 };
 use crate::plugins::{
     ControlError, Deployment, DroppedEffects, RebuildError, RebuildProgress, RebuildRecord, RebuildStage,
@@ -61,12 +61,14 @@ struct Pace {
 }
 
 impl Pace {
-    /// Takes a look in; a number counts once it is of a second or so. What was there at the first look has not come
-    /// since: it says nothing about how fast the log grows.
+    /// Takes a look in; a number counts once it is of a second or so, and of a step: positions move by whole commits, which
+    /// may take longer than that. What was there at the first look has not come since: it says nothing about how fast the
+    /// log grows.
     fn look(&mut self, now: Instant, position: Position, newest: Position, events: u64) {
         if let Some(at) = self.at {
             let seconds = now.saturating_duration_since(at).as_secs_f64();
-            if seconds < 1.0 {
+            let stands = position == self.position && seconds < REBUILD_STEP_MAX.as_secs_f64();
+            if seconds < 1.0 || stands {
                 return;
             }
             let per_s = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
@@ -342,5 +344,9 @@ mod tests {
         assert_eq!(pace.positions_per_s, 1_000.0, "too short a time for a number");
         pace.look(after(4), Position(2_600), Position(1_000_050), 1_010);
         assert_eq!((pace.positions_per_s, pace.events_per_s, pace.log_per_s), (100.0, 5.0, 25.0));
+        pace.look(after(8), Position(2_600), Position(1_000_050), 1_010);
+        assert_eq!(pace.positions_per_s, 100.0, "a commit may take as long");
+        pace.look(after(14), Position(2_600), Position(1_000_050), 1_010);
+        assert_eq!((pace.positions_per_s, pace.events_per_s, pace.log_per_s), (0.0, 0.0, 0.0));
     }
 }
