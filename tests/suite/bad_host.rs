@@ -197,16 +197,26 @@ async fn a_full_disk_says_so_loses_nothing_and_is_over_when_it_is_over() -> Resu
     acknowledged.extend(taken);
     assert_eq!(refused.refusal(), (507, "disk_full".into()), "{}", refused.text());
     assert!(refused.text().contains("nothing acknowledged is lost"), "{}", refused.text());
-    let lines: String = (1..=5).map(|n| event("lines", n) + "\n").collect();
-    let upload = client.post("/v1/events", "application/x-ndjson", lines).await?;
-    let codes: Vec<Value> = upload.lines()?.iter().map(|line| line["error"]["code"].clone()).collect();
+    let mut uploads = 0;
+    let codes: Vec<Value> = loop {
+        let lines = (5 * uploads + 1..=5 * uploads + 5).map(|n| event("lines", n) + "\n");
+        let upload = client.post("/v1/events", "application/x-ndjson", lines.collect::<String>()).await?;
+        let codes: Vec<Value> = upload.lines()?.iter().map(|line| line["error"]["code"].clone()).collect();
+        if codes.iter().any(|code| !code.is_null()) {
+            break codes;
+        }
+        // What the store has written to its tables meanwhile makes room in files that need not grow.
+        uploads += 1;
+        assert!(uploads < 1_000, "a full disk took everything");
+        acknowledged = ids(&client).await?.into_iter().collect();
+    };
     assert_eq!(codes, vec![json!("disk_full"); 5], "each line hears of it");
     // What is there is read as ever: all that was acknowledged, and nothing else.
     assert_eq!(ids(&client).await?.into_iter().collect::<BTreeSet<_>>(), acknowledged);
     assert_eq!(client.get("/v1/tables/counters/k1").await?.ok()?["row"]["values"]["events"], 10);
 
     disk.free()?;
-    client.publish((1..=5).map(|n| event("lines", n) + "\n").collect::<String>()).await?;
+    client.publish((1..=5).map(|n| event("later", n) + "\n").collect::<String>()).await?;
     client
         .wait_for("/v1/plugins/counter", |a| a.json()["state"] == "running" && a.json()["lag_events"] == 0)
         .await?;
