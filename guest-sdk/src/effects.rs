@@ -134,7 +134,8 @@ impl Effects {
         Ok(())
     }
 
-    /// Appends an event to the stream, with this payload. Its scope is that of the event that is handled.
+    /// Appends an event to the stream, with this payload. Its scope is that of the event that is handled. JSON has no number
+    /// for NaN and the infinities: they are `null` in it.
     pub fn emit<T: Serialize + ?Sized>(&mut self, event: &NewEvent<'_>, payload: &T) -> Result<(), Failure> {
         check_new_event(event)?;
         let at = event.at.or(self.now).ok_or_else(|| {

@@ -146,7 +146,7 @@ impl<'a> State<'a> {
         self.effects.write_state(key, value, Some(Timestamp(expires_at.0.max(1))))
     }
 
-    /// [`put`](Self::put) as JSON.
+    /// [`put`](Self::put) as JSON. NaN and the infinities are `null` in it, which is not read back as a float.
     pub fn put_json<T: Serialize + ?Sized>(&mut self, key: &[u8], value: &T) -> Result<(), Failure> {
         self.put(key, &json(value)?)
     }

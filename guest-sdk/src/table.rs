@@ -47,7 +47,7 @@ impl Column {
         Self::new(name, ColumnType::Bytes)
     }
 
-    /// Takes anything that serializes.
+    /// Takes anything that serializes. NaN and the infinities are `null` in JSON; a column of floats refuses them.
     pub const fn json(name: &'static str) -> Self {
         Self::new(name, ColumnType::Json)
     }

@@ -7,7 +7,7 @@ import sys
 import time
 import uuid
 
-from millrace import Processor, Table, export, text
+from millrace import ChannelEntry, Processor, Table, export, text
 
 PROBED = Table("probed", {"answer": text()})
 
@@ -18,6 +18,7 @@ class Probe(Processor):
 
     def handle(self, event, out):
         verb = event.type.rpartition(".")[2]
+        self.event = event
         out.put(PROBED, event.agg_id, 0, {"answer": str(getattr(self, verb)())})
 
     def flush(self, reason, out):
@@ -31,6 +32,9 @@ class Probe(Processor):
 
     def parse(self):
         return datetime.datetime.strptime("2026-05-19", "%Y-%m-%d").date()
+
+    def data(self):
+        return self.event.payload_as(ChannelEntry).bytes()
 
     def chance(self):
         return random.random(), random.randrange(1 << 60), uuid.uuid4()

@@ -2,7 +2,7 @@
 
 import { Failure, shown } from './failure.mjs';
 import { stringify } from './json.mjs';
-import { parseTime } from './time.mjs';
+import { dateMicros, parseTime } from './time.mjs';
 import { isBytes } from './writer.mjs';
 
 const [NULL, FALSE, TRUE, INT, FLOAT, TEXT, BYTES, JSON_TEXT, TIMESTAMP] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -115,10 +115,9 @@ function writeTime(out, table, key, column, value) {
     if (time === undefined) throw outOfRange(table, key, column, value, 'which is not an RFC 3339 time');
     writeWhole(out, TIMESTAMP, table, key, column, time);
   } else if (value instanceof Date) {
-    const time = value.getTime() * 1_000;
+    const time = dateMicros(value);
     if (Number.isNaN(time)) throw outOfRange(table, key, column, value, 'which is no time');
-    const exact = Number.isSafeInteger(time) ? time : BigInt(value.getTime()) * 1_000n;
-    writeWhole(out, TIMESTAMP, table, key, column, exact);
+    writeWhole(out, TIMESTAMP, table, key, column, time);
   } else {
     writeWhole(out, TIMESTAMP, table, key, column, value);
   }

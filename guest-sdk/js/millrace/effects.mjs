@@ -24,6 +24,8 @@ export const [PUT, DELETE, STATE_PUT, STATE_DELETE, EMIT, APPEND] = [0, 1, 2, 3,
 // Types of events that only the host writes.
 const HOST_EVENT_TYPES = ['channel.data', 'channel.end', 'channel.error'];
 const ENTRY_TYPES = ['data', 'end', 'error'];
+// An entry of which nothing is said.
+const NO_PARTS = Object.freeze({});
 const CONTROL = /[\x00-\x1f\x7f]/;
 const I64_MAX = (1n << 63n) - 1n;
 
@@ -35,6 +37,13 @@ function isVersion(version, least) {
 
 function isU32(number) {
   return Number.isInteger(number) && number >= 1 && number <= 0xffff_ffff;
+}
+
+function checkBytes(what, bytes, least, most) {
+  if (bytes < least || bytes > most) {
+    throw Failure.reject(`the ${what} has ${bytes} bytes; ${least} to ${most} are possible`);
+  }
+  return bytes;
 }
 
 /** Takes what a processor asks for. */
@@ -108,10 +117,13 @@ export class Effects {
   /**
    * Appends an event to the stream, with this payload: anything that can be written as JSON, or a Uint8Array of JSON
    * text. Its scope is that of the event that is handled, and so is its time without an `at`. Without an `id`, one is derived
-   * from the other parts.
+   * from the other parts. A member that is null counts as absent.
    */
-  emit({ aggregate, aggId, type, version = 1, at, schemaVersion = 1, id = '' }, payload) {
+  emit({ aggregate, aggId, type, version, at, schemaVersion, id }, payload) {
     if (!this._isOpen) this._checkOpen('emit');
+    version ??= 1;
+    schemaVersion ??= 1;
+    id ??= '';
     const names = typeof aggregate === 'string' && typeof aggId === 'string' && typeof type === 'string';
     if (!names || aggregate === '' || aggId === '' || type === '') {
       throw Failure.fatal('an emitted event has an `aggregate`, an `aggId` and a `type`, and none of them is empty');
@@ -124,7 +136,7 @@ export class Effects {
         `an emitted \`${type}\` has version ${shown(version)} and schema version ${shown(schemaVersion)}; both count from 1`,
       );
     }
-    const when = at === undefined ? now() : at;
+    const when = at ?? now();
     const time = Number.isSafeInteger(when) ? when : micros(when, `\`at\` of an emitted \`${type}\``);
     const writer = this._writer;
     const start = writer.end;
@@ -150,15 +162,24 @@ export class Effects {
   /**
    * Appends an entry to a channel of a process, as `plugin:<name>`: the process must have been assigned to the plugin, and
    * its operator must have granted it the channel. The entry gets the plugin's next number there. `payload` is a
-   * Uint8Array or text, `error` goes with the type `error` only, `inReplyTo` is the number of somebody else's entry.
+   * Uint8Array or text, `error` goes with the type `error` only, `inReplyTo` is the number of somebody else's entry. A
+   * member that is null counts as absent.
    *
    * Where nobody takes the entry any more it is left out and counted. Where the channel is full or nobody is assigned yet,
    * the event is tried again as after a retry. Any other refusal makes the event a dead letter.
    */
-  append(process, channel, { type = 'data', payload, error = '', inReplyTo = 0 } = {}) {
+  append(process, channel, entry) {
     if (!this._isOpen) this._checkOpen('append');
+    entry ??= NO_PARTS;
+    if (typeof entry !== 'object' || isBytes(entry)) {
+      throw Failure.fatal(`an entry is an object such as \`{ payload }\`, not ${shown(entry)}`);
+    }
+    const payload = entry.payload ?? undefined;
+    const type = entry.type ?? 'data';
+    const error = entry.error ?? '';
+    const inReplyTo = entry.inReplyTo ?? 0;
     if (!ENTRY_TYPES.includes(type)) {
-      throw Failure.fatal(`\`${type}\` is no type of an entry; there are ${ENTRY_TYPES.join(', ')}`);
+      throw Failure.fatal(`${shown(type)} is no type of an entry; there are ${ENTRY_TYPES.join(', ')}`);
     }
     if (error !== '' && type !== 'error') {
       throw Failure.fatal('the text of an error goes with an entry of the type `error` only');
@@ -169,12 +190,12 @@ export class Effects {
     const writer = this._writer;
     const start = writer.end;
     try {
-      const key = this._bounded('name of the process', process, 1, PROCESS_NAME_BYTES_MAX);
-      const channelBytes = this._bounded('name of the channel', channel, 1, CHANNEL_NAME_BYTES_MAX);
+      const key = this._text('name of the process', process, 1, PROCESS_NAME_BYTES_MAX);
+      const channelBytes = this._text('name of the channel', channel, 1, CHANNEL_NAME_BYTES_MAX);
       const typeBytes = writer.text(type);
-      const errorBytes = this._bounded('text of the error', error, 0, CHANNEL_ERROR_BYTES_MAX);
-      const body = this._bounded('payload of the entry', payload ?? '', 0, CHANNEL_PAYLOAD_BYTES_MAX);
-      const hasPayload = payload === undefined || payload === null ? 0 : 1;
+      const errorBytes = this._text('text of the error', error, 0, CHANNEL_ERROR_BYTES_MAX);
+      const body = payload === undefined ? 0 : this._payload(payload);
+      const hasPayload = payload === undefined ? 0 : 1;
       const { _event } = this;
       writer.record(APPEND, 0, _event, hasPayload, inReplyTo, 0, start, key, channelBytes, typeBytes, errorBytes, body);
     } catch (problem) {
@@ -183,17 +204,26 @@ export class Effects {
     }
   }
 
-  /** Writes text or bytes and checks how many that are. */
-  _bounded(what, value, least, most) {
-    const bytes = isBytes(value) ? this._writer.bytes(value) : this._writer.text(String(value));
-    if (bytes < least || bytes > most) {
-      throw Failure.reject(`the ${what} has ${bytes} bytes; ${least} to ${most} are possible`);
+  /** Writes text and checks how many bytes that are. */
+  _text(what, text, least, most) {
+    if (typeof text !== 'string') throw Failure.fatal(`the ${what} is ${shown(text)} and not text`);
+    return checkBytes(what, this._writer.text(text), least, most);
+  }
+
+  /** Writes an entry's payload. */
+  _payload(value) {
+    const what = 'payload of the entry';
+    const isText = typeof value === 'string';
+    if (!isText && !isBytes(value)) {
+      throw Failure.fatal(`the ${what} is ${shown(value)}, which is neither text nor a Uint8Array`);
     }
-    return bytes;
+    const bytes = isText ? this._writer.text(value) : this._writer.bytes(value);
+    return checkBytes(what, bytes, 0, CHANNEL_PAYLOAD_BYTES_MAX);
   }
 
   _name(field, text) {
-    const bytes = this._writer.text(String(text));
+    if (typeof text !== 'string') throw Failure.fatal(`\`${field}\` is ${shown(text)} and not text`);
+    const bytes = this._writer.text(text);
     if (bytes > NAME_BYTES_MAX || (bytes > 0 && CONTROL.test(text))) {
       throw Failure.reject(
         `\`${field}\` of an emitted event has ${bytes} bytes or holds a control character; ` +

@@ -40,6 +40,12 @@ export function failureToWire(failure, index) {
 
 /** A value in a message: short, and on one line. */
 export function shown(value) {
-  const text = typeof value === 'bigint' ? `${value}n` : typeof value === 'string' ? JSON.stringify(value) : String(value);
+  let text;
+  try {
+    text = typeof value === 'bigint' ? `${value}n` : typeof value === 'string' ? JSON.stringify(value) : String(value);
+  } catch {
+    // An object without a prototype has no text.
+    text = typeof value;
+  }
   return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }

@@ -106,26 +106,28 @@ export interface State {
   scan(prefix?: string | Uint8Array, options?: { after?: string | Uint8Array; limit?: number }): Generator<Entry>;
 }
 
+/** What an emitted event says besides its payload. A member that is null counts as absent. */
 export interface NewEvent {
   aggregate: string;
   aggId: string;
   type: string;
   /** That of the event at hand where it is not said. */
-  at?: Time;
+  at?: Time | null;
   /** 1 where it is not said, as is the schema version. */
-  version?: number | bigint;
-  schemaVersion?: number;
+  version?: number | bigint | null;
+  schemaVersion?: number | null;
   /** Derived from the other parts where it is not said. */
-  id?: string;
+  id?: string | null;
 }
 
+/** An entry for a channel. A member that is null counts as absent; what is neither text nor bytes is refused. */
 export interface NewEntry {
-  type?: 'data' | 'end' | 'error';
-  payload?: string | Uint8Array;
+  type?: 'data' | 'end' | 'error' | null;
+  payload?: string | Uint8Array | null;
   /** With the type `error` only. */
-  error?: string;
+  error?: string | null;
   /** The number of an entry that somebody else has sent on the same channel. */
-  inReplyTo?: number | bigint;
+  inReplyTo?: number | bigint | null;
 }
 
 /** An entry as an event tells it: `event.payloadAs(ChannelEntry)`. Numbers are BigInts only beyond 2^53. */
@@ -160,7 +162,7 @@ export interface Effects {
   /** Appends an event to the stream; a Uint8Array is taken as JSON text. */
   emit(event: NewEvent, payload: unknown): void;
   /** Appends an entry to a channel of a process. */
-  append(process: string, channel: string, entry?: NewEntry): void;
+  append(process: string, channel: string, entry?: NewEntry | null): void;
   readonly state: State;
   /** What has been asked for so far in this batch. */
   readonly bytes: number;
@@ -257,9 +259,9 @@ export function processor(processorClass: ProcessorClass): Handler;
 
 /** Reads JSON; a whole number beyond 2^53 is a BigInt. */
 export function parseJson(text: string): any;
-/** Writes JSON, BigInts as numbers. */
+/** Writes JSON, BigInts as numbers. What has none is rejected: `NaN`, a Map or Set, half a surrogate pair. */
 export function toJson(value: unknown): string;
-/** JSON text that is the same for the same content: members in one order, a Map as an object. */
+/** JSON text that is the same for the same content: members in one order, a Map as an object. A Set is rejected. */
 export function stableJson(value: unknown): string;
 /** Microseconds since 1970 of an RFC 3339 time; undefined where the text is none. */
 export function parseTime(text: string): number | bigint | undefined;

@@ -9,6 +9,15 @@ const NUMBER = /-?\d+(\.\d+)?([eE][+-]?\d+)?/y;
 // An escaped half of a pair: `JSON.stringify` writes whole pairs as they are. Backslashes before it go in twos.
 const LONE_SURROGATE = /(?<!\\)(?:\\\\)*\\ud[89a-f]/;
 
+// What `JSON.stringify` would make an empty object of, and what to write in its place.
+const INSTEAD_OF = {
+  __proto__: null,
+  Map: '`Object.fromEntries` and `stableJson` make an object of it',
+  Set: '`[...set]` makes an array of it',
+  ArrayBuffer: 'a Uint8Array of it may be taken as bytes',
+  DataView: 'a Uint8Array of its buffer may be taken as bytes',
+};
+
 /** Reads JSON text. */
 export function parse(text) {
   const first = text.charCodeAt(0);
@@ -16,7 +25,10 @@ export function parse(text) {
   return isNumber || LONG_NUMBER.test(text) ? parseExactly(text) : JSON.parse(text);
 }
 
-/** Writes JSON text. A value that has none, a number that is not finite among them, and half a surrogate pair is rejected. */
+/**
+ * Writes JSON text. A value that has none, a number that is not finite and a Map or Set among them, and half a surrogate
+ * pair is rejected.
+ */
 export function stringify(value) {
   let text;
   try {
@@ -25,8 +37,8 @@ export function stringify(value) {
     if (!(error instanceof TypeError)) throw error;
     text = write(value, '', new Set());
   }
-  if (text?.includes('null')) JSON.stringify(value, checkFinite);
   if (text === undefined) throw Failure.reject(`a ${typeof value} cannot be written as JSON`);
+  if (text.includes('null') || text.includes('{}')) JSON.stringify(value, checkLost);
   if (text.includes('\\ud') && LONE_SURROGATE.test(text)) {
     throw Failure.reject('text with half a surrogate pair cannot be written as JSON; `toWellFormed` replaces it');
   }
@@ -34,39 +46,51 @@ export function stringify(value) {
 }
 
 /** `JSON.stringify` makes nothing of these, without a word. */
-function checkFinite(_, value) {
-  if (typeof value === 'bigint') return 0;
+function checkLost(_, value) {
+  if (typeof value === 'bigint' || value instanceof BigInt) return 0;
   const isNumber = typeof value === 'number' || value instanceof Number;
   if (isNumber && !Number.isFinite(Number(value))) throw Failure.reject(`${value} cannot be written as JSON`);
+  if (typeof value === 'object' && value !== null) checkMembers(value);
   return value;
 }
 
-/** JSON text that is the same for the same content: members in one order, a Map as an object. */
+/** Refuses an object whose content is not in its members: an empty one would be all that is left of it. */
+function checkMembers(value) {
+  const instead = INSTEAD_OF[value[Symbol.toStringTag]];
+  if (instead !== undefined) {
+    throw Failure.reject(`a ${value[Symbol.toStringTag]} cannot be written as JSON; ${instead}`);
+  }
+}
+
+/** JSON text that is the same for the same content: members in one order, a Map as an object. A Set is rejected. */
 export function stableJson(value) {
   return stringify(ordered(value));
 }
 
 function ordered(value) {
-  if (value === null || typeof value !== 'object' || typeof value.toJSON === 'function') return value;
+  if (value === null || typeof value !== 'object' || typeof value.toJSON === 'function' || isBoxed(value)) return value;
   if (Array.isArray(value)) return value.map(ordered);
   const entries = value instanceof Map ? [...value].map(([name, of]) => [String(name), of]) : Object.entries(value);
+  if (entries.length === 0 && !(value instanceof Map)) checkMembers(value);
   entries.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
   return Object.fromEntries(entries.map(([name, of]) => [name, ordered(of)]));
+}
+
+/** Whether it is an object that stands for a plain value. */
+function isBoxed(value) {
+  return value instanceof Number || value instanceof String || value instanceof Boolean || value instanceof BigInt;
 }
 
 /** Writes what holds a BigInt, as `JSON.stringify` would. */
 function write(value, key, above) {
   if (typeof value?.toJSON === 'function') value = value.toJSON(key);
-  if (typeof value === 'bigint') return String(value);
-  const isWhole = value === null || typeof value !== 'object';
-  if (isWhole || value instanceof Number || value instanceof String || value instanceof Boolean) {
-    return JSON.stringify(value);
-  }
+  if (typeof value === 'bigint' || value instanceof BigInt) return String(value);
+  if (value === null || typeof value !== 'object' || isBoxed(value)) return JSON.stringify(value);
   if (above.has(value)) throw Failure.reject('what holds itself cannot be written as JSON');
   above.add(value);
   let text;
   if (Array.isArray(value)) {
-    text = `[${value.map((item, index) => write(item, String(index), above) ?? 'null').join(',')}]`;
+    text = `[${Array.from(value, (item, index) => write(item, String(index), above) ?? 'null').join(',')}]`;
   } else {
     const members = [];
     for (const name of Object.keys(value)) {

@@ -44,11 +44,18 @@ export function nowMicros() {
   return Number(now());
 }
 
+/** Microseconds of a Date, exact also where a number does not hold them; NaN of one that is no time. */
+export function dateMicros(date) {
+  const millis = date.getTime();
+  const found = millis * 1_000;
+  return Number.isSafeInteger(found) || Number.isNaN(found) ? found : BigInt(millis) * 1_000n;
+}
+
 /** Microseconds of whatever stands for a time. */
 export function micros(time, what) {
   let found = time;
   if (typeof time === 'string') found = parseTime(time);
-  else if (time instanceof Date) found = time.getTime() * 1_000;
+  else if (time instanceof Date) found = dateMicros(time);
   const isBig = typeof found === 'bigint' && found >= I64_MIN && found <= I64_MAX;
   if (isBig || Number.isSafeInteger(found)) return found;
   const times = 'microseconds since 1970, a Date or RFC 3339';

@@ -72,3 +72,11 @@ test('a_payload_may_be_of_a_class_of_the_plugins', () => {
     assert.throws(() => seen([payload(told)], look), (error) => error instanceof Failed && error.kind === kind);
   }
 });
+
+test('a_time_of_a_test_event_is_text_a_date_or_microseconds', () => {
+  const at = '2013-01-01T08:15:00.250Z';
+  for (const time of [at, new Date(at), 1_357_028_100_250_000, 1_357_028_100_250_000n]) {
+    assert.equal(new TestEvent('a', 'b', 1, 't', { at: time }).at, 1_357_028_100_250_000n);
+  }
+  assert.throws(() => new TestEvent('a', 'b', 1, 't', { at: 'soon' }), TypeError);
+});

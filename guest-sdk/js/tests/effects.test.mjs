@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { Failure, bool, bytes, float, int, json, table, text, timestamp } from '../millrace/index.mjs';
+import { CHANNEL_PAYLOAD_BYTES_MAX } from '../millrace/limits.mjs';
 import { Driver, Failed, batchEqualsSingles, event } from '../millrace/testing/driver.mjs';
 import { of, payload } from './helpers.mjs';
 
@@ -54,6 +55,7 @@ test('every_type_of_cell_crosses', () => {
     [{ time: -1n }, { time: '1969-12-31T23:59:59.999999Z' }],
     [{ time: '2013-01-01T08:15:00.25+01:00' }, { time: '2013-01-01T07:15:00.25Z' }],
     [{ time: new Date('2013-01-01T08:15:00Z') }, { time: '2013-01-01T08:15:00Z' }],
+    [{ time: new Date('2400-02-29T12:00:00.001Z') }, { time: '2400-02-29T12:00:00.001Z' }],
   ];
   for (const [row, cells] of rows) assert.deepEqual(putting(row), { ...empty, ...cells });
 });
@@ -77,6 +79,8 @@ test('a_value_that_its_column_cannot_hold_is_rejected', () => {
     [{ real: NaN }, /not finite/],
     [{ whole: 2n ** 63n }, /does not hold/],
     [{ time: 'yesterday' }, /not an RFC 3339 time/],
+    [{ time: new Date(NaN) }, /no time/],
+    [{ any: new Set([1]) }, /a Set cannot be written as JSON/],
     [{ words: 'x'.repeat((1 << 20) + 1) }, /row_bytes_max/],
     [{ any: { a: '\ud800' } }, /half a surrogate pair/],
   ]) {
@@ -149,10 +153,16 @@ test('an_event_that_cannot_be_emitted_names_what_is_wrong', () => {
   refused(() => emit({ version: 0 }), 'fatal', /version 0/);
   refused(() => emit({ schemaVersion: 1.5 }), 'fatal', /schema version 1.5/);
   refused(() => emit({ at: 1.5 }), 'fatal', /`at` of an emitted `c`/);
+  refused(() => emit({ at: new Date(NaN) }), 'fatal', /`at` of an emitted `c` is Invalid Date, which is no time/);
+  refused(() => emit({ version: Object.create(null) }), 'fatal', /version object/);
+  for (const id of [7, true, {}, new Uint8Array(1), Symbol('x')]) refused(() => emit({ id }), 'fatal', /`id` is .* and not text/);
   refused(() => emit({}, { a: [NaN] }), 'reject', /NaN cannot be written as JSON/);
   refused(() => emit({ type: 'channel.data' }), 'fatal', /append to a channel/);
   refused(() => emit({ aggId: 'x'.repeat(513) }), 'reject', /name_bytes_max/);
   refused(() => emit({ id: 'a\nb' }), 'reject', /control character/);
+  for (const lost of [new Map([[1, 2]]), { seen: new Set('a') }, new ArrayBuffer(2)]) {
+    refused(() => emit({}, lost), 'reject', /a (Map|Set|ArrayBuffer) cannot be written as JSON/);
+  }
   refused(() => emit({}, 'x'.repeat(1 << 20)), 'reject', /event_payload_bytes_max/);
 });
 
@@ -163,6 +173,31 @@ test('an_emitted_event_without_a_time_has_that_of_its_cause', () => {
   driver.send([payload(null, { at: 7 }), payload(null, { at: 5 })]);
   driver.flush();
   assert.deepEqual(driver.emitted.map(({ at }) => at), [7n, 5n, 7n]);
+});
+
+test('a_part_that_is_null_is_absent', () => {
+  const handler = of((_, out) => {
+    out.emit({ aggregate: 'a', aggId: 'b', type: 'c', id: null, at: null, version: null, schemaVersion: null }, {});
+    out.append('p', 'c', { type: null, payload: null, error: null, inReplyTo: null });
+    out.append('p', 'c', null);
+  });
+  const driver = new Driver(handler);
+  driver.send([payload(null, { at: 7 })]);
+  const [{ id, at, version, schemaVersion }] = driver.emitted;
+  assert.deepEqual([id, at, version, schemaVersion], ['a/b/1', 7n, 1n, 1]);
+  const bare = { process: 'p', channel: 'c', type: 'data' };
+  assert.deepEqual(driver.appended, [bare, bare]);
+});
+
+test('a_date_beyond_the_exact_numbers_is_an_exact_time', () => {
+  const text = '2400-02-29T12:00:00.001Z';
+  const handler = of((_, out) => {
+    for (const at of [text, new Date(text), new Date(8.64e15), new Date(-8.64e15)]) out.emit({ aggregate: 'a', aggId: 'b', type: 'c', at }, {});
+  });
+  const driver = new Driver(handler);
+  driver.send([payload(null)]);
+  const most = 8_640_000_000_000_000_000n;
+  assert.deepEqual(driver.emitted.map(({ at }) => at), [13_574_606_400_001_000n, 13_574_606_400_001_000n, most, -most]);
 });
 
 test('an_emitted_event_has_what_it_was_given', () => {
@@ -197,6 +232,25 @@ test('entries_of_channels_cross', () => {
   const append = (entry) => new Driver(of((_, out) => out.append('p', 'c', entry))).send([payload(null)]);
   refused(() => append({ type: 'data', error: 'x' }), 'fatal', /type `error` only/);
   refused(() => append({ type: 'begin' }), 'fatal', /no type of an entry/);
+  refused(() => append({ payload: 'x'.repeat(CHANNEL_PAYLOAD_BYTES_MAX + 1) }), 'reject', /payload of the entry has \d+ bytes/);
+});
+
+test('an_entry_is_made_of_text_and_bytes_only', () => {
+  const append = (...parts) => new Driver(of((_, out) => out.append(...parts))).send([payload(null)]);
+  for (const value of [{ a: 1 }, 7, true, [1], new ArrayBuffer(2), new Float64Array(1), Object.create(null)]) {
+    refused(() => append('p', 'c', { payload: value }), 'fatal', /payload of the entry is .* neither text nor a Uint8Array/);
+    refused(() => append('p', 'c', { type: 'error', error: value }), 'fatal', /text of the error is .* and not text/);
+  }
+  for (const name of [undefined, null, 7, {}, new Uint8Array([97])]) {
+    refused(() => append(name, 'c'), 'fatal', /name of the process is .* and not text/);
+    refused(() => append('p', name), 'fatal', /name of the channel is .* and not text/);
+  }
+  for (const entry of ['text', new Uint8Array(1), 7]) refused(() => append('p', 'c', entry), 'fatal', /an entry is an object/);
+  const caught = of((_, out) => {
+    assert.throws(() => out.append('p', 'c', { payload: 7 }), Failure);
+    assert.deepEqual([out.bytes, out.length], [0, 0]);
+  });
+  new Driver(caught).send([payload(null)]);
 });
 
 test('many_effects_and_large_ones_keep_their_bytes', () => {

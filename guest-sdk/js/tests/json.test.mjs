@@ -67,6 +67,40 @@ test('a_number_that_is_not_finite_is_rejected_and_null_is_none', () => {
   assert.equal(stringify({ a: null, b: 'null', c: [undefined, 1n] }), '{"a":null,"b":"null","c":[null,1]}');
 });
 
+test('what_has_content_that_is_no_members_is_rejected', () => {
+  const buffer = new ArrayBuffer(1);
+  for (const lost of [new Map([['a', 1]]), new Map(), new Set([1]), new Set(), buffer, new DataView(buffer)]) {
+    const message = new RegExp(`a ${lost.constructor.name} cannot be written as JSON`);
+    for (const value of [lost, [lost], { a: { b: lost } }, { big: 1n, a: lost }, { toJSON: () => ({ a: lost }) }]) {
+      assert.throws(() => stringify(value), (error) => error.kind === 'reject' && message.test(error.message));
+    }
+    if (lost instanceof Map) continue;
+    for (const value of [lost, { a: [lost] }]) assert.throws(() => stableJson(value), message);
+  }
+  class Seen extends Set {
+    toJSON() {
+      return [...this];
+    }
+  }
+  const fine = { empty: {}, text: '{}', list: [{}, new Seen([1])], bare: Object.create(null) };
+  assert.equal(stringify(fine), '{"empty":{},"text":"{}","list":[{},[1]],"bare":{}}');
+  assert.equal(stableJson(fine), '{"bare":{},"empty":{},"list":[{},[1]],"text":"{}"}');
+  assert.equal(stringify({ big: 1n, ...fine }), `{"big":1,${stringify(fine).slice(1)}`);
+  assert.equal(stableJson({ a: new Map(), b: new Map([[1, new Map([['c', {}]])]]) }), '{"a":{},"b":{"1":{"c":{}}}}');
+});
+
+test('a_hole_in_an_array_is_null', () => {
+  assert.equal(stringify([1n, , 2, ,]), '[1,null,2,null]');
+  assert.equal(stringify({ a: [, [, 1n]] }), '{"a":[null,[null,1]]}');
+  assert.equal(stableJson([1n, , 2]), '[1,null,2]');
+});
+
+test('an_object_that_stands_for_a_plain_value_is_written_as_that', () => {
+  const boxed = [Object(1n), Object(2), Object('c'), Object(true), {}, null];
+  assert.equal(stringify(boxed), '[1,2,"c",true,{},null]');
+  assert.equal(stableJson({ boxed }), '{"boxed":[1,2,"c",true,{},null]}');
+});
+
 test('half_a_pair_is_rejected_and_a_backslash_is_none', () => {
   for (const value of ['\ud800', { a: ['x\udfffy'] }, { '\ud83d': 1 }, { big: 1n, a: '\udeeb' }]) {
     assert.throws(() => stringify(value), /half a surrogate pair/);

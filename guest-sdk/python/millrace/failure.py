@@ -2,6 +2,8 @@
 
 from .limits import FAILURE_MESSAGE_BYTES_MAX
 
+_KINDS = ("retry", "reject", "fatal")
+
 
 class Failure(Exception):
     """An event could not be handled. Raise one of `Failure.retry`, `Failure.reject` and `Failure.fatal`.
@@ -10,23 +12,27 @@ class Failure(Exception):
     fault becomes a dead letter that names the exception and its line.
     """
 
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
+    def __init__(self, kind: str, message: object):
+        if kind not in _KINDS:
+            raise ValueError(f"{kind!r} is no kind of failure; there are: {', '.join(_KINDS)}")
+        # Many hand over the exception that they caught.
+        text = str(message)
+        super().__init__(text)
         self.kind = kind
-        self.message = message
+        self.message = text
 
     @classmethod
-    def retry(cls, message: str) -> "Failure":
+    def retry(cls, message: object) -> "Failure":
         """Transient: the host tries again later."""
         return cls("retry", message)
 
     @classmethod
-    def reject(cls, message: str) -> "Failure":
+    def reject(cls, message: object) -> "Failure":
         """The event itself is bad: it becomes a dead letter, and work goes on after it."""
         return cls("reject", message)
 
     @classmethod
-    def fatal(cls, message: str) -> "Failure":
+    def fatal(cls, message: object) -> "Failure":
         """The processor cannot go on: the host stops it."""
         return cls("fatal", message)
 

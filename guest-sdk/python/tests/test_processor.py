@@ -9,7 +9,7 @@ import uuid
 import millrace
 from millrace import Failure, Processor, Refused, Saved, Table, change_field, config, export, int_, log, payload_field
 from millrace import ambient, manifest
-from millrace.testing import Driver, event
+from millrace.testing import Driver, Failed, event
 
 
 class Rules(unittest.TestCase):
@@ -125,6 +125,32 @@ class Rules(unittest.TestCase):
 
         with self.assertRaisesRegex(AssertionError, "has changed the state"):
             Driver(Leaky).send(event("x.y"))
+
+    def test_a_failure_tells_of_the_exception_that_it_is_given(self):
+        class Careful(Processor):
+            manifest = dict(name="a", version="1.0.0")
+
+            def handle(self, event, out):
+                try:
+                    raise ConnectionError("nobody answers")
+                except ConnectionError as error:
+                    raise getattr(Failure, event.type[2:])(error)
+
+            def flush(self, reason, out):
+                raise Failure.retry(None)
+
+        for kind in ("retry", "reject", "fatal"):
+            with self.assertRaises(Failed) as raised:
+                Driver(Careful).send(event(f"x.{kind}"))
+            failure = raised.exception.failure
+            self.assertEqual((failure.kind, failure.message), (kind, "nobody answers"))
+        with self.assertRaisesRegex(Failure, "^retry: None$"):
+            Driver(Careful).flush()
+
+    def test_a_kind_of_failure_that_is_none_is_refused_where_it_is_made(self):
+        for kind in ("again", "Retry", "", None, ["retry"]):
+            with self.assertRaisesRegex(ValueError, "is no kind of failure; there are: retry, reject, fatal"):
+                Failure(kind, "no")
 
     def test_an_exception_names_its_line_in_the_log(self):
         class Falling(Processor):

@@ -1,6 +1,6 @@
 // Shows what a plugin in JavaScript sees of the world: the time, chance, the console, the host's bytes, and how its own mistakes are told.
 
-import { bytes, processor, table, text, timestamp } from '../millrace/index.mjs';
+import { ChannelEntry, bytes, processor, table, text, timestamp } from '../millrace/index.mjs';
 
 const PROBED = table('probed_js', { columns: { at: timestamp(), now: timestamp(), chance: text(), payload: bytes() } });
 
@@ -16,7 +16,8 @@ class Probe {
     if (event.type === 'mistake') mistake(event.json());
     if (event.type === 'loud') console.warn('loud', event.aggId);
     const chance = `${Math.random()} ${crypto.randomUUID()}`;
-    out.put(PROBED, event.aggId, 0, { at: event.at, now: new Date(), chance, payload: event.payload });
+    const payload = event.type === 'entry' ? event.payloadAs(ChannelEntry).bytes() : event.payload;
+    out.put(PROBED, event.aggId, 0, { at: event.at, now: new Date(), chance, payload });
   }
 }
 

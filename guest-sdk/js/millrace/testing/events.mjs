@@ -3,16 +3,17 @@
 import { readFileSync } from 'node:fs';
 
 import { parse, stringify } from '../json.mjs';
-import { parseTime } from '../time.mjs';
+import { dateMicros, parseTime } from '../time.mjs';
 import { encode } from '../writer.mjs';
 
 const TEXTS = ['id', 'aggregate', 'aggId', 'type', 'scope', 'kind', 'cursor', 'traceparent'];
 const encoder = new TextEncoder();
 const strictly = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-/** A time as microseconds in a BigInt: text in RFC 3339, a number or a BigInt. */
+/** A time as microseconds in a BigInt: text in RFC 3339, a Date, a number or a BigInt. */
 function time(at) {
-  const micros = typeof at === 'string' ? parseTime(at) : at;
+  let micros = typeof at === 'string' ? parseTime(at) : at;
+  if (at instanceof Date) micros = dateMicros(at);
   if (micros === undefined) throw new TypeError(`\`${at}\` is not an RFC 3339 time such as 2013-01-01T08:15:00Z`);
   return BigInt(micros);
 }
