@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Barrier;
 
 use millrace::cli::toolchain::{
     Language, copy_tree, fingerprint_of, fingerprint_of_packages, is_source, vendor,
@@ -16,6 +17,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::commands::ran;
+
+mod copies;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -212,6 +215,33 @@ fn an_older_copy_of_the_sdk_is_replaced_whole() {
 }
 
 #[test]
+fn builds_that_begin_at_once_bring_the_copy_of_the_sdk_once() {
+    const BUILDS: usize = 8;
+    let folder = tempfile::tempdir().expect("a folder");
+    let [sdk, wit, project] = ["sdk", "wit", "project"].map(|name| folder.path().join(name));
+    for (path, text) in (0..40).map(|n| (sdk.join(format!("millrace/{n}.mjs")), n.to_string())) {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("the folder is the test's");
+        fs::write(path, text).expect("the folder is the test's");
+    }
+    fs::create_dir_all(&wit).expect("the folder is the test's");
+    fs::create_dir_all(project.join("millrace")).expect("the folder is the test's");
+    for round in 0..10 {
+        fs::write(project.join("millrace/VERSION"), "older").expect("the folder is the test's");
+        let start = Barrier::new(BUILDS);
+        let brought = std::thread::scope(|scope| {
+            let build = || {
+                start.wait();
+                vendor(&sdk, &wit, &project).expect("it is brought or there")
+            };
+            let builds: Vec<_> = (0..BUILDS).map(|_| scope.spawn(build)).collect();
+            builds.into_iter().filter_map(|build| build.join().expect("no panic").then_some(())).count()
+        });
+        assert_eq!(brought, 1, "round {round}");
+        assert_eq!(fs::read_to_string(project.join("millrace/39.mjs")).expect("it is there"), "39");
+    }
+}
+
+#[test]
 fn what_lies_beside_a_plugins_sources_is_no_part_of_its_component() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |path: &str, text: &str| {
@@ -249,6 +279,45 @@ fn what_lies_beside_a_plugins_sources_is_no_part_of_its_component() {
         write(part, "3");
         assert!(seen.insert(of()), "{part}");
     }
+}
+
+#[test]
+fn a_linked_file_or_folder_counts_by_what_it_leads_to() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [project, beside, copy] = ["project", "beside", "copy"].map(|name| folder.path().join(name));
+    for dir in [project.join("src"), beside.clone()] {
+        fs::create_dir_all(dir).expect("the folder is the test's");
+    }
+    let write =
+        |name: &str, text: &str| fs::write(beside.join(name), text).expect("the folder is the test's");
+    write("one.py", "1");
+    for (target, link) in [
+        (beside.join("one.py"), "src/one.py"),
+        (beside.clone(), "shared"),
+        // Neither of these has an end, or leads anywhere.
+        (folder.path().into(), "up"),
+        (project.clone(), "src/round"),
+        (beside.join("nothing"), "src/gone.py"),
+    ] {
+        symlink(target, project.join(link)).expect("the folder is the test's");
+    }
+    let of = || {
+        let only_file = |path: &Path| path.starts_with("src");
+        let all = fingerprint_of(&[("", &project)], &[], &|_| true).expect("it is read");
+        (all, fingerprint_of(&[("", &project)], &[], &only_file).expect("it is read"))
+    };
+    let first = of();
+    write("one.py", "2");
+    let second = of();
+    assert_ne!(second.1, first.1, "the file that a link leads to changed");
+    write("two.py", "1");
+    let third = of();
+    assert_ne!(third.0, second.0, "the folder that a link leads to has another file");
+    assert_eq!(third.1, second.1);
+    fs::write(folder.path().join("other"), "1").expect("the folder is the test's");
+    assert_eq!(of(), third, "what is above a project is no part of it");
+    copy_tree(&project.join("src"), &copy).expect("it is copied");
+    assert_eq!(fs::read_to_string(copy.join("one.py")).ok().as_deref(), Some("2"), "as it is counted");
 }
 
 #[test]

@@ -77,6 +77,35 @@ async fn projects_of_one_name_get_their_own_components() {
     assert!(!said.contains("Compiling"), "its own build is as it was: {said}");
 }
 
+/// Only Cargo knows of what is not in the project's folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crate_beside_the_project_is_built_again_when_it_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [one, _] = begun(folder.path()).await;
+    let beside = folder.path().join("beside");
+    let says = |summary: &str| {
+        let text = format!("pub const SUMMARY: &str = \"{summary}\";\n");
+        fs::write(beside.join("src/lib.rs"), text).expect("the folder is the test's");
+    };
+    fs::create_dir_all(beside.join("src")).expect("the folder is the test's");
+    let manifest = "[package]\nname = \"beside\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    fs::write(beside.join("Cargo.toml"), manifest).expect("the folder is the test's");
+    for (name, from, to) in [
+        ("Cargo.toml", "[dependencies]\n".to_owned(), "[dependencies]\nbeside = { path = \"../beside\" }\n"),
+        ("src/lib.rs", format!("\"{}\"", SUMMARIES[0]), "beside::SUMMARY"),
+    ] {
+        let before = fs::read_to_string(one.join(name)).expect("a file");
+        let after = before.replace(&from, to);
+        assert_ne!(before, after, "{name}");
+        fs::write(one.join(name), after).expect("the folder is the test's");
+    }
+    for summary in SUMMARIES {
+        says(summary);
+        built(&one);
+        assert_eq!(told(&one), [summary]);
+    }
+}
+
 #[test]
 fn a_copied_build_folder_keeps_the_times_of_its_files() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -50,15 +50,20 @@ pub(super) fn run(args: &BuildArgs, output: &mut Output) -> Result<(), CliError>
     output.line(&format!("{} {version} is in {} ({bytes} bytes)", manifest.name, path.display()))
 }
 
-/// Builds a project unless its component is that of its sources, and looks at what came out as a host does.
+/// Builds a project unless its component is known to be that of its sources, and looks at what came out as a host does.
 pub(super) fn build(project: &Project, bench: &Workbench) -> Result<Built, CliError> {
     let mut say = say();
     let tools = toolchain::tools_dir();
     let sdk = embedded::unpack(project.language, &tools, &mut say).map_err(|e| failed(&e))?;
     let path = project.component();
     let note = path.with_extension("sources");
-    let wanted = sources(project, &sdk.sdk).map_err(|e| failed(&e))?;
-    let current = path.exists() && fs::read_to_string(&note).is_ok_and(|built| built == wanted);
+    let sources = || match project.language {
+        // Cargo looks after its inputs itself, in no time, and knows those that lie elsewhere: crates beside the project.
+        Language::Rust => Ok(None),
+        Language::Js | Language::Python => sources(project, &sdk.sdk).map(Some).map_err(|e| failed(&e)),
+    };
+    let wanted = sources()?;
+    let current = path.exists() && wanted.is_some() && fs::read_to_string(&note).ok() == wanted;
     if !current {
         let build = ProjectBuild {
             project: &project.dir,
@@ -71,8 +76,9 @@ pub(super) fn build(project: &Project, bench: &Workbench) -> Result<Built, CliEr
         };
         toolchain::build(project.language, &build, &path, &mut say).map_err(|e| failed(&e))?;
         // Of the sources as they are now: a tool may have written one, such as a lock file.
-        let built = sources(project, &sdk.sdk).map_err(|e| failed(&e))?;
-        toolchain::place(built.as_bytes(), &note).map_err(|e| failed(&e))?;
+        if let Some(built) = sources()? {
+            toolchain::place(built.as_bytes(), &note).map_err(|e| failed(&e))?;
+        }
     }
     let component = read_component(&path)?;
     let manifest = bench.examine(&component).map_err(|error| {
@@ -119,12 +125,10 @@ fn same_grants(project: &Project, manifest: &Manifest) -> Result<(), CliError> {
     ))
 }
 
-/// Names what a component is built from.
+/// Names what a component in JavaScript or Python is built from.
 fn sources(project: &Project, sdk: &Path) -> Result<String, ToolError> {
-    // A crate may take its tests' files in, and builds that change nothing cost Cargo little.
-    let is_part = |path: &Path| project.language == Language::Rust || toolchain::is_source(path);
     // A host that is started in the project's folder keeps its store there.
-    let files = toolchain::fingerprint_of(&[("", &project.dir)], &[DATA_DIR], &is_part)?;
+    let files = toolchain::fingerprint_of(&[("", &project.dir)], &[DATA_DIR], &toolchain::is_source)?;
     let packages = toolchain::fingerprint_of_packages(&project.dir);
     // The SDK's folder is named after what is in it.
     let sdk = sdk.as_os_str().as_encoded_bytes();
@@ -159,11 +163,19 @@ pub(super) fn say() -> impl Say {
 /// What a tool said, and what can be done about it.
 pub(super) fn failed(error: &ToolError) -> CliError {
     let next = match error {
+        ToolError::Install { cause, .. } if matches!(**cause, ToolError::NotStarted { .. }) => {
+            "install the program that does not start, or put it where PATH finds it"
+        }
         ToolError::Install { .. } => {
             "look at the network and at the registry that npm, pip or cargo asks; nothing else has to be repeated"
         }
         ToolError::Unfit { .. } | ToolError::NoWay { .. } | ToolError::LinkerMissing { .. } => "",
         ToolError::NotStarted { .. } => "install it, or put it where PATH finds it",
+        ToolError::Entry { .. } => "correct `entry` in plugin.toml",
+        ToolError::Taken { .. } => {
+            "rename it if it is your own, with what names it; a copy that is not whole, remove"
+        }
+        ToolError::Sdk { .. } => "install millrace anew",
         ToolError::TimedOut { .. } => "try again; what was installed stays",
         ToolError::File { .. } => "look at the path, its permissions and the free space",
         _ => "correct what it says, and build again",
@@ -177,8 +189,63 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_can_be_done_fits_what_failed() {
+        let install = |cause| ToolError::Install {
+            what: "what builds".into(),
+            from: "a registry".into(),
+            cause: Box::new(cause),
+        };
+        let missing = || ToolError::NotStarted {
+            program: "npm ci".into(),
+            cause: io::Error::from(io::ErrorKind::NotFound),
+        };
+        let unreachable = ToolError::Failed {
+            program: "npm ci".into(),
+            status: "exit status: 1".into(),
+            said: String::new(),
+        };
+        let entry = ToolError::Entry { entry: "app".into(), needed: "module" };
+        let taken = ToolError::Taken { path: "millrace".into() };
+        for (error, advised, not_advised) in [
+            (install(missing()), "PATH", "network"),
+            (missing(), "PATH", "network"),
+            (install(unreachable), "look at the network", "PATH"),
+            (entry, "`entry` in plugin.toml", "network"),
+            (taken, "rename it", "permissions"),
+        ] {
+            let told = failed(&error);
+            let next = told.next_step();
+            assert!(next.contains(advised) && !next.contains(not_advised), "{told}: {next}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_none_is_told_without_the_target() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(folder.path().join("src")).expect("the folder is the test's");
+        fs::write(folder.path().join("src/lib.rs"), "").expect("the folder is the test's");
+        for (language, entry) in [(Language::Rust, "src/lib.rs"), (Language::Python, "app")] {
+            let sdk = folder.path().join("sdk");
+            fs::create_dir_all(sdk.join("millrace")).expect("the folder is the test's");
+            let build = ProjectBuild {
+                project: folder.path(),
+                name: "day-sums",
+                entry,
+                sdk: &sdk,
+                wit: &sdk,
+                tools: &sdk,
+                grants: &[],
+            };
+            let out = folder.path().join("target/day-sums.wasm");
+            let error = toolchain::build(language, &build, &out, &mut |_: &str| {}).expect_err("no entry");
+            let told = failed(&error);
+            assert!(told.sentence().starts_with(&format!("the entry `{entry}` is no ")), "{told}");
+        }
+    }
+
+    #[test]
     fn a_store_in_a_projects_folder_is_none_of_its_sources() {
-        for language in Language::ALL {
+        for language in [Language::Js, Language::Python] {
             let folder = tempfile::tempdir().expect("a folder");
             let write = |path: &str, text: &str| {
                 let path = folder.path().join(path);

@@ -46,7 +46,7 @@ struct Report {
 pub(super) fn run(args: &CheckArgs, output: &mut Output) -> Result<(), CliError> {
     let of_project = args.what.is_dir() || args.what.ends_with(project::FILE);
     let report = if of_project {
-        let dir = if args.what.is_dir() { &args.what } else { args.what.parent().unwrap_or(Path::new(".")) };
+        let dir = if args.what.is_dir() { args.what.as_path() } else { folder_of(&args.what) };
         let project = Project::open(dir)?;
         let bench = Workbench::of_project(&project)?;
         let component = build(&project, &bench)?.component;
@@ -74,6 +74,11 @@ pub(super) fn run(args: &CheckArgs, output: &mut Output) -> Result<(), CliError>
         format!("{grave} things are not as they must be")
     };
     Err(CliError::new(Exit::Refused, found, "correct the plugin; each finding says what shows it"))
+}
+
+/// Where a file lies. One that is named alone lies in the folder that the command is given in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn examine(
@@ -199,4 +204,18 @@ fn finding(finding: &Finding) -> Value {
             "place": difference.place, "one": difference.one, "other": difference.other,
         })),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_projects_file_that_is_named_alone_lies_here() {
+        for (file, folder) in
+            [("plugin.toml", "."), ("./plugin.toml", "."), ("a/plugin.toml", "a"), ("/plugin.toml", "/")]
+        {
+            assert_eq!(folder_of(Path::new(file)).as_os_str(), folder, "{file}");
+        }
+    }
 }

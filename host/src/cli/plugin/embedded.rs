@@ -148,7 +148,7 @@ pub(super) fn unpack(language: Language, tools: &Path, say: &mut dyn Say) -> Res
         }
     }
     if language == Language::Rust {
-        let manifest = sdk_manifest().map_err(|why| ToolError::NoWay { why })?;
+        let manifest = sdk_manifest().map_err(|why| ToolError::Sdk { why })?;
         files.push(("millrace/guest-sdk/Cargo.toml".into(), manifest.into_bytes()));
         let beginning = template(language, BEGINNING_NAME).into_iter();
         files.extend(beginning.map(|(path, bytes)| (Path::new(BEGINNING).join(path), bytes)));
@@ -156,7 +156,7 @@ pub(super) fn unpack(language: Language, tools: &Path, say: &mut dyn Say) -> Res
     let own =
         |(path, _): &(PathBuf, Vec<u8>)| path.starts_with("millrace") && !path.starts_with("millrace/wit");
     if !files.iter().any(own) {
-        return Err(ToolError::NoWay { why: format!("this host has no SDK for {}", language.name()) });
+        return Err(ToolError::Sdk { why: format!("there is none for {}", language.name()) });
     }
     let parts: Vec<&[u8]> = files
         .iter()

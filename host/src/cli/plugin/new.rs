@@ -64,7 +64,7 @@ pub(super) fn run(args: &NewArgs, output: &mut Output) -> Result<(), CliError> {
     ))?;
     // As the README shows it: the events of its own tests make rows in a table with its name.
     for step in [
-        format!("cd {folder}"),
+        format!("cd {}", shell_word(&folder.to_string())),
         "millrace plugin build".to_owned(),
         "millrace plugin test".to_owned(),
         "millrace plugin check".to_owned(),
@@ -75,4 +75,33 @@ pub(super) fn run(args: &NewArgs, output: &mut Output) -> Result<(), CliError> {
         output.line(&format!("  {step}"))?;
     }
     Ok(())
+}
+
+/// A path as a shell takes it for one word, and a program for a path.
+fn shell_word(path: &str) -> String {
+    // What begins so would be an option.
+    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-/".contains(letter);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_one_word_of_a_shell() {
+        for (path, word) in [
+            ("hello", "hello"),
+            ("../a/day-sums_2.0", "../a/day-sums_2.0"),
+            ("my dir", "'my dir'"),
+            ("$HOME;ls", "'$HOME;ls'"),
+            ("~", "'~'"),
+            ("größe", "'größe'"),
+            ("ada's dir", r"'ada'\''s dir'"),
+            ("-p", "./-p"),
+        ] {
+            assert_eq!(shell_word(path), word);
+        }
+    }
 }

@@ -44,7 +44,21 @@ pub enum ToolError {
     LinkerMissing {
         dir: PathBuf,
     },
+    /// There is no way to have the target.
     NoWay {
+        why: String,
+    },
+    /// A project's `entry` is not what its language needs.
+    Entry {
+        entry: String,
+        needed: &'static str,
+    },
+    /// A folder of the project's author, where the copy of the SDK belongs.
+    Taken {
+        path: PathBuf,
+    },
+    /// What the SDK of a language lacks; the host's author is to blame.
+    Sdk {
         why: String,
     },
     ComponentMissing {
@@ -95,6 +109,13 @@ impl fmt::Display for ToolError {
                     "the {TARGET} target can be had neither from rustup nor from Debian's packages: {why}"
                 )
             }
+            Self::Entry { entry, needed } => write!(f, "the entry `{entry}` is no {needed}"),
+            Self::Taken { path } => write!(
+                f,
+                "{} is no copy of the SDK, for which a project has this folder: it has no VERSION",
+                path.display()
+            ),
+            Self::Sdk { why } => write!(f, "the SDK in this executable is not whole: {why}"),
             Self::ComponentMissing { path } => {
                 write!(
                     f,

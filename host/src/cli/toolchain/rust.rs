@@ -154,6 +154,10 @@ impl GuestBuild {
             if self.sysroot()?.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
                 return Ok(Toolchain::Rustup);
             }
+            // What is there needs no network.
+            if wanted.is_none() && debian_packages_are_there() {
+                return Ok(Toolchain::Debian);
+            }
             say.say(&format!("installing the {TARGET} target: rustup target add {TARGET}"));
             let mut add = Command::new("rustup");
             add.args(["target", "add", TARGET]).current_dir(&self.workspace);
@@ -280,11 +284,12 @@ fn component(guest: &Guest, dir: &Path) -> Result<Component, ToolError> {
     }
 }
 
+fn debian_packages_are_there() -> bool {
+    [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_SOURCE, DEBIAN_LIBC].iter().all(|path| Path::new(path).exists())
+}
+
 fn install_debian_packages(say: &mut dyn Say) -> Result<(), ToolError> {
-    let present = || {
-        [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_SOURCE, DEBIAN_LIBC].iter().all(|path| Path::new(path).exists())
-    };
-    if present() {
+    if debian_packages_are_there() {
         return Ok(());
     }
     let line = format!("apt-get install --yes --no-install-recommends {}", PACKAGES.join(" "));
@@ -307,7 +312,7 @@ fn install_debian_packages(say: &mut dyn Say) -> Result<(), ToolError> {
         .args(PACKAGES)
         .env("DEBIAN_FRONTEND", "noninteractive");
     limited("apt-get install", &mut install, INSTALL_WAIT_MAX)?;
-    if present() {
+    if debian_packages_are_there() {
         return Ok(());
     }
     Err(ToolError::NoWay { why: format!("the packages {} do not have what it takes", PACKAGES.join(", ")) })

@@ -29,16 +29,13 @@ const BUILD_TURN_WAIT_MAX: Duration = Duration::from_secs(900);
 
 /// Builds a project's crate. Builds of one project at the same time wait for each other.
 pub fn build_rust(project: &ProjectBuild<'_>, out: &Path, say: &mut dyn Say) -> Result<(), ToolError> {
+    let workspace = crate_folder(project.project, project.entry)?;
     let own = absolute(&project.project.join(OWN))?;
     if let Some(above) = own.parent() {
         fs::create_dir_all(above).map_err(ToolError::file(above))?;
     }
-    let build = GuestBuild {
-        workspace: project.project.join(project.entry),
-        build_dir: own.clone(),
-        guests: vec![library(project.name)],
-        locked: false,
-    };
+    let build =
+        GuestBuild { workspace, build_dir: own.clone(), guests: vec![library(project.name)], locked: false };
     // Until the component is read: Cargo's own lock ends before that.
     let other = format!("another build in {}", own.display());
     let _turn = turn(&own.with_extension("lock"), &other, BUILD_TURN_WAIT_MAX, say)?;
@@ -49,6 +46,18 @@ pub fn build_rust(project: &ProjectBuild<'_>, out: &Path, say: &mut dyn Say) -> 
         place(&bytes, out)?;
     }
     Ok(())
+}
+
+/// The entry's folder. Programs that are started in what is none are told of as if they were missing themselves.
+fn crate_folder(project: &Path, entry: &str) -> Result<PathBuf, ToolError> {
+    let folder = project.join(entry);
+    if folder.join("Cargo.toml").is_file() {
+        return Ok(folder);
+    }
+    Err(ToolError::Entry {
+        entry: entry.into(),
+        needed: "folder of the project with a Cargo.toml in it; most have \".\"",
+    })
 }
 
 /// Gives a project that has no build folder yet one with what is shared in it.
@@ -131,6 +140,19 @@ fn absolute(path: &Path) -> Result<PathBuf, ToolError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_is_the_folder_of_a_crate() {
+        // Of whichever crate these tests are part of.
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let found = crate_folder(project, ".").map_err(|error| error.to_string());
+        assert_eq!(found, Ok(project.join(".")));
+        for entry in ["src", "src/main.rs", "Cargo.toml", "nowhere"] {
+            let refused = crate_folder(project, entry).map_err(|error| error.to_string());
+            let begins = format!("the entry `{entry}` is no folder of the project with a Cargo.toml in it");
+            assert!(refused.is_err_and(|error| error.starts_with(&begins)), "{entry}");
+        }
+    }
 
     #[test]
     fn the_sdk_and_what_it_was_built_with_are_not_shared() {
