@@ -11,7 +11,7 @@ use millrace::processors::{GuestPool, ProcessorSettings};
 use millrace::streams::EventLog;
 use millrace_tests::faulty::{Fault, Faulty};
 use millrace_tests::scene::{Scene, counts, scripted, skipping, tenant_id};
-use millrace_tests::scripted::Scripted;
+use millrace_tests::scripted::{Flaw, FlawKind, Scripted};
 use millrace_tests::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,6 +107,60 @@ async fn a_fatal_failure_keeps_what_came_before_and_stops_the_processor() {
     assert_eq!(scene.counts("a").await, counts(&[("x", 1)]));
     assert!(scene.dead().await.is_empty());
     assert_eq!(runner.status().counts.restarts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_slow_events_did_is_committed_before_there_are_many() {
+    let scene = Scene::new().await;
+    let mut last = Position::START;
+    for _ in 0..5 {
+        last = scene.publish("a", &[("x", "add", "1"); 1_000]).await;
+    }
+    let mut slow = scripted();
+    slow.flaw = Some(Flaw { kind: FlawKind::TakesItsTime, after: 1 });
+    // Without the bound there would be two commits: of what the feed brought first, and of all that it brought meanwhile.
+    let settings = ProcessorSettings {
+        commit_events: usize::MAX,
+        commit_bytes_max: usize::MAX,
+        commit_age: Duration::from_millis(1),
+        ..ProcessorSettings::default()
+    };
+    let (runner, _) = scene.start(slow, settings);
+    scene.done(&runner, last).await;
+    assert_eq!(scene.counts("a").await, counts(&[("x", 5_000)]));
+    assert!(runner.status().counts.commits > 2, "{:?}", runner.status().counts);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_flush_said_between_single_events_is_said_once() {
+    const SUMS: usize = 60;
+    let scene = Scene::new().await;
+    let keys: Vec<String> = (0..SUMS).map(|n| format!("k{n}")).collect();
+    // Each next one falls: its instance goes, and what the flush before it said must not be in the state of the one after it.
+    let events: Vec<_> =
+        keys.iter().flat_map(|key| [(key.as_str(), "sum", "1"), (key.as_str(), "trap", "1")]).collect();
+    let last = scene.publish("a", &events).await;
+    let mut scripted = scripted();
+    scripted.manifest.flush_interval_ms = Some(1);
+    // So that there is a tick, and an answer to the last commit, between any two events.
+    scripted.flaw = Some(Flaw { kind: FlawKind::TakesAMoment, after: 1 });
+    let settings = ProcessorSettings { commit_age: Duration::ZERO, ..skipping() };
+    let (runner, _) = scene.start(scripted, settings);
+    scene.done(&runner, last).await;
+    let told_of = async || {
+        let mut told = scene.counts("a").await;
+        told.retain(|key, _| key.starts_with("emitted-"));
+        told
+    };
+    let (mut told, begin) = (told_of().await, std::time::Instant::now());
+    while told.len() < SUMS && begin.elapsed() < Duration::from_secs(60) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        told = told_of().await;
+    }
+    assert_eq!(told.len(), SUMS, "all of them are told of");
+    let doubled: Vec<_> = told.iter().filter(|(_, times)| **times != 1).collect();
+    assert!(doubled.is_empty(), "{doubled:?}");
+    assert_eq!(scene.dead().await.len(), SUMS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,9 +31,9 @@ pub const REBUILD_LATE_MAX: u32 = 10;
 pub const REBUILD_AGAIN_LATE: Duration = Duration::from_secs(600);
 /// Positions that the report of a rebuild lists of each kind; the rest is counted.
 pub const REBUILD_LISTED_MAX: usize = 100;
-/// Rows that one transaction removes of what rebuilds have left, and transactions of one look at it.
-pub const REBUILD_SWEEP_ROWS_MAX: u64 = 2_000;
-pub const REBUILD_SWEEP_ROUNDS: usize = 20;
+/// Rows that one transaction removes of what rebuilds have left, which others wait for, and transactions of one look at it.
+pub const REBUILD_SWEEP_ROWS_MAX: u64 = 500;
+pub const REBUILD_SWEEP_ROUNDS: usize = 80;
 
 const _: () =
     assert!(REBUILD_HOLD_LOOK.as_millis() * 10 < REBUILD_HOLD_MAX.as_millis(), "it is looked at often");

@@ -20,10 +20,14 @@ pub const SOURCE_BEHIND_EVENTS_MAX: u64 = 100_000;
 /// How long to wait before connecting again: doubled each time without an event, half of it by chance.
 pub const SOURCE_RECONNECT_MIN: Duration = Duration::from_secs(1);
 pub const SOURCE_RECONNECT_MAX: Duration = Duration::from_secs(30);
-/// A stream that says nothing for so long is taken for dead, and opened again.
+/// A stream that says nothing for so long is taken for dead, and opened again where there is a place to go on from.
 pub const SOURCE_IDLE_MAX: Duration = Duration::from_secs(600);
+/// The least of these times in settings: servers that have nothing to say are not taken for dead.
+pub const SOURCE_IDLE_LEAST: Duration = Duration::from_secs(20);
 /// How often the newest events are read again while the stream lives.
 pub const SOURCE_RECHECK: Duration = Duration::from_secs(300);
+/// The least of these times in settings: each look is a stream that the server has to open, and servers count those.
+pub const SOURCE_RECHECK_LEAST: Duration = Duration::from_secs(5);
 /// The longest of these times that can be asked for. Longer is refused in settings, and means this in a library.
 pub const SOURCE_TIME_MAX: Duration = Duration::from_secs(31 * 24 * 3_600);
 /// The longest that a server is believed when it says when to come back.

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tracing::info;
 
 use super::{ControlError, DeployFrom, PluginControl, RebuildError, RebuildRequest};
-use crate::error::{Classify as _, Retry};
+use crate::error::Classify as _;
 use crate::processors::source::{Rebuilds, SourceError, SourceFault};
 
 /// Asks for rebuilds in the name of a source.
@@ -50,10 +50,8 @@ impl Rebuilder {
         let message = format!(
             "the server no longer knows the cursor, and plugin `{plugin}` cannot be rebuilt: {error}"
         );
-        let failed = match error.retry() {
-            Retry::Never => SourceError::stop(SourceFault::CursorLost, message),
-            Retry::After(_) => SourceError::pass(SourceFault::CursorLost, message),
-        };
+        let failed =
+            SourceError { retry: error.retry(), ..SourceError::stop(SourceFault::CursorLost, message) };
         Err(failed.because(error))
     }
 }

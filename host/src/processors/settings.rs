@@ -7,8 +7,9 @@ use super::lost::LostPolicy;
 use super::shadow::ShadowSettings;
 use crate::event::{Position, TenantId};
 use crate::limits::{
-    BREAKER_FAILURES_MAX, BREAKER_WAIT_MAX, BREAKER_WAIT_MIN, COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX,
-    PARKED_BYTES_MAX, PARKED_EVENTS_MAX, RETRIES_MAX, RETRY_WAIT_MAX, RETRY_WAIT_MIN, TASK_IDLE_MAX,
+    BREAKER_FAILURES_MAX, BREAKER_WAIT_MAX, BREAKER_WAIT_MIN, COMMIT_AGE_MAX, COMMIT_BYTES_MAX,
+    COMMIT_EVENTS_MAX, PARKED_BYTES_MAX, PARKED_EVENTS_MAX, RETRIES_MAX, RETRY_WAIT_MAX, RETRY_WAIT_MIN,
+    TASK_IDLE_MAX,
 };
 
 /// How a processor is run.
@@ -22,6 +23,9 @@ pub struct ProcessorSettings {
     pub tenants: Option<Vec<TenantId>>,
     /// Events after which a busy task commits; an idle one commits at once.
     pub commit_events: usize,
+    /// How long what is done waits for that, from the end of the first call: a commit does not cut a call short. A large
+    /// state waits longer (`COMMIT_AGE_STATE_BYTES`, `COMMIT_AGE_SNAPSHOTS`).
+    pub commit_age: Duration,
     /// Events and bytes that may gather while a commit is in flight.
     pub commit_events_max: usize,
     pub commit_bytes_max: usize,
@@ -54,6 +58,7 @@ impl Default for ProcessorSettings {
             start: Position::START,
             tenants: None,
             commit_events: COMMIT_EVENTS_MAX / 2,
+            commit_age: COMMIT_AGE_MAX,
             commit_events_max: COMMIT_EVENTS_MAX,
             commit_bytes_max: COMMIT_BYTES_MAX,
             retries_max: RETRIES_MAX,

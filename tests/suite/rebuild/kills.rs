@@ -3,6 +3,7 @@
 mod emitting;
 mod hosted;
 mod load;
+mod point;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -166,6 +166,7 @@ impl Worker {
         }
         self.pending.position = Position(stretch.batch.records()[done.end - 1].position);
         self.pending.events += done.len();
+        self.pending.since.get_or_insert_with(Instant::now);
         stretch.range.start = done.end;
         let batch = Arc::clone(&stretch.batch);
         if stretch.range.is_empty() {

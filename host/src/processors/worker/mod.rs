@@ -85,6 +85,8 @@ struct Pending {
     events: usize,
     bytes: usize,
     position: Position,
+    /// When the first of its events were done.
+    since: Option<Instant>,
     /// The state after what is pending; known while single events are handled.
     savepoint: Option<Arc<SavedState>>,
     traces: CommitTraces,
@@ -167,6 +169,8 @@ pub(super) struct Worker {
     began: (Instant, Micros),
     /// An instance fell in this turn.
     fell: bool,
+    /// How long the last snapshot took.
+    snapshot_took: Duration,
     /// It was said that the snapshot is large.
     state_warned: bool,
     /// Effects were refused among which were those of a flush: the next ones of a flush go into a commit of their own,
@@ -258,6 +262,7 @@ impl Worker {
             flushed_to_stand: false,
             last_used: Instant::now(),
             fell: false,
+            snapshot_took: Duration::ZERO,
             state_warned: false,
             flush_alone: false,
             flush_waits: false,

@@ -2,7 +2,7 @@
 //! flushed, and committed again. How it hands over: the next version begins from a submitted snapshot.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -10,13 +10,21 @@ use super::super::spans::CommitCall;
 use super::super::task::{Drain, End};
 use super::super::{FailureKind, FlushReason, LoadError, ProcessorFactory, Trap, TrapKind};
 use super::recover::Cause;
-use super::{ADVANCE_POSITIONS, Care, Drained, InFlight, Next, Worker};
+use super::{ADVANCE_POSITIONS, Blocked, Care, Drained, InFlight, Next, Worker};
 use crate::checkpoints::{Commit, CommitError, Committed, Dropped, SavedState};
 use crate::error::{Blame, Classify as _};
 use crate::event::Micros;
+use crate::limits::{COMMIT_AGE_CEILING, COMMIT_AGE_SNAPSHOTS, COMMIT_AGE_STATE_BYTES};
 
 const STATE_IS_LARGE: &str =
     "the snapshot has passed half of its bound, at which the processor stops: keep what grows in keyed state";
+
+/// How long what is done may wait for its commit, which takes a snapshot and writes it.
+fn age_max(commit_age: Duration, snapshot_took: Duration, state_bytes: usize) -> Duration {
+    let writing = Duration::from_secs((state_bytes / COMMIT_AGE_STATE_BYTES) as u64);
+    let for_state = writing.max(snapshot_took.saturating_mul(COMMIT_AGE_SNAPSHOTS)).min(COMMIT_AGE_CEILING);
+    commit_age.max(for_state)
+}
 
 impl Worker {
     /// Answers whether it went well, or there was nothing to flush.
@@ -35,7 +43,8 @@ impl Worker {
                 }
                 self.keep(effects);
                 // Where single events are handled, the state to fall back to is that after this.
-                if self.pending.savepoint.is_some()
+                let careful = self.work.front().is_some_and(|stretch| stretch.care != Care::Batch);
+                if (careful || self.pending.savepoint.is_some())
                     && let Err(trap) = self.savepoint()
                 {
                     return self.fall_in_snapshot(&trap).map(|()| false);
@@ -70,8 +79,10 @@ impl Worker {
         let instance = self.instance.as_mut().expect("a snapshot is taken of a living instance");
         let began = Instant::now();
         let state = instance.snapshot();
-        self.counters.snapshot(began.elapsed());
+        let took = began.elapsed();
+        self.counters.snapshot(took);
         let state = state?;
+        self.snapshot_took = took;
         self.look_at_size(state.len());
         Ok(Arc::new(SavedState { content_type, state }))
     }
@@ -94,16 +105,21 @@ impl Worker {
             return Ok(());
         }
         let settings = &self.shared.settings;
+        let state_bytes = self.submitted_saved.as_ref().map_or(0, |saved| saved.state.len());
+        let age = age_max(settings.commit_age, self.snapshot_took, state_bytes);
         let idle = self.work.is_empty() && drained;
         let careful = self.work.front().is_some_and(|s| s.care == Care::SingleCommit);
         let alone = self.pending.alone.is_some() || self.alone_waits();
-        let waiting = self.fatal.is_some() || self.stands_still() || self.flush_comes_first();
+        // Until the breaker closes nothing is added to it.
+        let rests = self.blocked == Some(Blocked::Breaker);
+        let waiting = self.fatal.is_some() || self.stands_still() || self.flush_comes_first() || rests;
         let due = !self.pending.is_empty()
             && (idle
                 || careful
                 || alone
                 || waiting
                 || self.pending.events >= settings.commit_events
+                || self.pending.since.is_some_and(|since| since.elapsed() >= age)
                 || self.pending.bytes >= settings.commit_bytes_max);
         let behind = idle
             && self.pending.is_empty()
@@ -365,11 +381,29 @@ impl Worker {
         self.tables = factory.manifest().tables.clone().into();
         self.counters.follow(self.shared.counters.of(&factory.manifest().version.to_string()));
         self.factory = factory;
+        self.snapshot_took = Duration::ZERO;
         self.flushed_to_stand = false;
         self.fatal = None;
         let now = self.now();
         self.parked.retry_all(now);
         self.breaker.reset();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::COMMIT_AGE_MAX;
+
+    #[test]
+    fn a_large_state_is_not_saved_every_second() {
+        let age = |millis, bytes| age_max(COMMIT_AGE_MAX, Duration::from_millis(millis), bytes);
+        assert_eq!(age(3, 1 << 20), COMMIT_AGE_MAX);
+        assert_eq!(age(300, 1 << 20), Duration::from_secs(3));
+        assert_eq!(age(3, 32 << 20), Duration::from_secs(4));
+        assert_eq!(age(u64::MAX, usize::MAX), COMMIT_AGE_CEILING);
+        let hour = Duration::from_secs(3_600);
+        assert_eq!(age_max(hour, Duration::MAX, 0), hour, "what is set is not cut short");
     }
 }

@@ -17,13 +17,13 @@ use millrace_tests::dump::dump;
 use millrace_tests::embedded::Client;
 use millrace_tests::guests::{guest, lend_code};
 use millrace_tests::host::{HostProcess, Setup};
-use millrace_tests::powercut::build_preloaded;
 use millrace_tests::workspace_binary;
 use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::left;
+use super::point::KillPoint;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TENANTS: [&str; 2] = ["one", "two"];
@@ -172,7 +172,7 @@ async fn start(work: Work, mut setup: Setup, data: &Path) -> Result<HostProcess>
 struct Scene {
     work: Work,
     dir: tempfile::TempDir,
-    plan: PathBuf,
+    point: KillPoint,
     host: HostProcess,
     clients: Vec<Client>,
     /// How many each writer has written.
@@ -185,16 +185,11 @@ impl Scene {
     /// The plugin has handled the backlog, and more comes from everybody.
     async fn new(work: Work) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let plan = dir.path().join("plan");
-        let mut killable =
-            setup(workspace_binary("millrace")).set("telemetry.filter=info,millrace::rebuild=trace");
-        let shim = build_preloaded("killpoint", dir.path())?;
-        let env = [("LD_PRELOAD", &shim), ("KILLPOINT_PLAN", &plan)];
-        killable.env.extend(env.map(|(name, value)| (name.into(), OsString::from(value))));
+        let (point, killable) = KillPoint::new(dir.path())?;
         let host = start(work, killable, &dir.path().join("killed")).await?;
         let (clients, written) = (clients(&host)?, (0..WRITERS).map(|_| Arc::default()).collect());
         let mut scene =
-            Self { work, dir, plan, host, clients, written, stop: Arc::default(), writing: JoinSet::new() };
+            Self { work, dir, point, host, clients, written, stop: Arc::default(), writing: JoinSet::new() };
         let backlog = vec![work.backlog(); WRITERS];
         write(work, &scene.clients, &backlog).await?;
         for (writer, written) in scene.written.iter().enumerate() {
@@ -250,20 +245,14 @@ impl Scene {
 
     /// Has a rebuild begin, and the host end at a step of it. Starts it again.
     async fn is_killed_at(&mut self, step: RebuildStep) -> Result<()> {
-        let words = format!("rebuild.step={}", step.name());
-        let staged = self.plan.with_extension("staged");
-        std::fs::write(&staged, format!("1 after say 1 {words}\n"))?;
-        std::fs::rename(staged, &self.plan)?;
+        self.point.set(step, 1)?;
         let path = format!("/v1/plugins/{}/rebuild", self.work.plugin());
         // It may end before it answers.
         if let Ok(answer) = self.clients[0].send(self.clients[0].request(Method::POST, &path)).await {
             answer.ok()?;
         }
         self.until("the host ends at the step", async |scene| scene.host.has_ended()).await?;
-        std::fs::remove_file(&self.plan)?;
-        let said = self.host.said();
-        let told = said.lines().rfind(|line| line.contains("rebuild.step="));
-        ensure!(told.is_some_and(|line| line.contains(&words)), "it ended elsewhere: {said}");
+        self.point.clear(step, &self.host.said())?;
         self.host.kill_and_start().await
     }
 

@@ -1,9 +1,6 @@
 //! `kill -9` of a host at each step of a rebuild, while events come as fast as they are taken and somebody watches.
-//!
-//! A preloaded library (`tests/killpoint`) ends the process as soon as it has told of the step ([`RebuildStep`]), on the
-//! very thread that has come to it. The version that takes over has another column and another state.
+//! The version that takes over has another column and another state.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -16,7 +13,6 @@ use millrace_tests::chaos::{difference, setup};
 use millrace_tests::dump::dump;
 use millrace_tests::guests::{guest, lend_code};
 use millrace_tests::host::{HostProcess, Setup};
-use millrace_tests::powercut::build_preloaded;
 use millrace_tests::workspace_binary;
 use reqwest::Client;
 use serde_json::Value as Json;
@@ -24,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::left;
 use super::load::{Events, Publisher, QUERY, Row, Seen, TABLE, check, rows, watch};
+use super::point::KillPoint;
 use crate::crash_points::copy_store;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,7 +32,7 @@ const UPLOAD: u64 = 1_000;
 /// Events under load before the rebuild begins.
 const WARM: u64 = 200;
 /// Rows of the former table beyond those that one transaction of the sweep removes.
-const SINGLE: u64 = 2_500;
+const SINGLE: u64 = 1_200;
 
 /// How often the step is come to before the host ends. A third commit begins once the first one is answered, and the
 /// second slice of the sweep once the first one is gone.
@@ -104,7 +101,7 @@ impl Remains {
 
 struct Scene {
     dir: tempfile::TempDir,
-    plan: PathBuf,
+    point: KillPoint,
     events: Events,
     host: HostProcess,
     publisher: Publisher,
@@ -138,12 +135,7 @@ impl Scene {
     /// The old version has handled the backlog, somebody watches, and events come.
     async fn new(step: RebuildStep) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let plan = dir.path().join("plan");
-        let mut killable =
-            setup(workspace_binary("millrace")).set("telemetry.filter=info,millrace::rebuild=trace");
-        let shim = build_preloaded("killpoint", dir.path())?;
-        let env = [("LD_PRELOAD", &shim), ("KILLPOINT_PLAN", &plan)];
-        killable.env.extend(env.map(|(name, value)| (name.into(), OsString::from(value))));
+        let (point, killable) = KillPoint::new(dir.path())?;
         let host = start(killable, &dir.path().join("killed")).await?;
         host.deploy(component("counter")?).await?;
         let events = Events { single: if step == RebuildStep::Sweeping { SINGLE } else { 0 } };
@@ -155,7 +147,7 @@ impl Scene {
         let (mut watching, mut publishing) = (JoinSet::new(), JoinSet::new());
         watching.spawn(watch(host.url.clone(), Arc::clone(&seen)));
         publishing.spawn(publisher.clone().run());
-        Ok(Self { dir, plan, events, host, publisher, seen, watching, publishing })
+        Ok(Self { dir, point, events, host, publisher, seen, watching, publishing })
     }
 
     fn data(&self) -> PathBuf {
@@ -190,10 +182,7 @@ impl Scene {
 
     /// Has a rebuild begin, and the host end at a step of it. Starts it again.
     async fn is_killed_at(&mut self, step: RebuildStep) -> Result<()> {
-        let words = format!("rebuild.step={}", step.name());
-        let staged = self.plan.with_extension("staged");
-        std::fs::write(&staged, format!("1 after say {} {words}\n", times(step)))?;
-        std::fs::rename(staged, &self.plan)?;
+        self.point.set(step, times(step))?;
         let request = Client::builder().no_proxy().build()?.post(format!("{}{REBUILD}", self.host.url));
         let request = request.header("content-type", "application/wasm").body(component("counter_v2")?);
         // It may end before it answers.
@@ -202,10 +191,7 @@ impl Scene {
             ensure!(status.is_success(), "refused: {status} {}", answer.text().await.unwrap_or_default());
         }
         self.until("the host ends at the step", async |scene| scene.host.has_ended()).await?;
-        std::fs::remove_file(&self.plan)?;
-        let said = self.host.said();
-        let told = said.lines().rfind(|line| line.contains("rebuild.step="));
-        ensure!(told.is_some_and(|line| line.contains(&words)), "it ended elsewhere: {said}");
+        self.point.clear(step, &self.host.said())?;
         let remains = Remains::read(&self.data())?;
         ensure!(remains.are_of(step), "these are not the remains of {step:?}: {remains:?}");
         self.host.kill_and_start().await
