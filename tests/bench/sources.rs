@@ -117,6 +117,10 @@ impl Reducer for Counting {
     fn snapshot(&mut self) -> Result<Vec<u8>, SourceError> {
         Ok(json!({ "counted": self.0.load(Ordering::Relaxed) }).to_string().into_bytes())
     }
+
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        async { Ok(()) }.boxed()
+    }
 }
 
 /// Events each second, and the puts that it took.

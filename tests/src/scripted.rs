@@ -73,8 +73,10 @@ pub enum FlawKind {
     BreaksALimit,
     /// Works for ten milliseconds on each event, and what it waits for a core is not among them.
     Slow,
-    /// Takes a millisecond for each event.
+    /// Waits for half a second in each call, from the first on.
     TakesItsTime,
+    /// The same, of two milliseconds.
+    TakesAMoment,
     /// Keeps a mebibyte of each event.
     Leaks,
     /// Counts one too many in its rows, not in its state.
@@ -290,10 +292,6 @@ impl Instance {
                 }
                 Ok(Ok(()))
             }
-            Some(FlawKind::TakesItsTime) => {
-                std::thread::sleep(Duration::from_millis(1));
-                Ok(Ok(()))
-            }
             _ => Ok(Ok(())),
         }
     }
@@ -397,6 +395,11 @@ impl Processor for Instance {
                 call_is_long();
             }
             std::thread::yield_now();
+        }
+        match self.flaw.map(|flaw| flaw.kind) {
+            Some(FlawKind::TakesItsTime) => std::thread::sleep(Duration::from_millis(500)),
+            Some(FlawKind::TakesAMoment) => std::thread::sleep(Duration::from_millis(2)),
+            _ => {}
         }
         let mut out = Out::default();
         let mut handled = 0;

@@ -35,7 +35,7 @@ use super::plugins::rig::{batch, component, options, tenant};
 /// Takes a text for a component: `name version` and flags. `refuses` its state · `single` and `field` are
 /// other ordering keys · `adds` says of what type an added column is · `waits` makes instances only when
 /// the gate is open · `hangs` in its calls while that is wanted · `scopes` and `fewer` of them declare what can be followed · `picky` does not subscribe to what is fatal · `traps` and writes `wrong` rows ·
-/// `other` has another table · `slow` takes a millisecond for each event · `ticks` often · anything else is broken.
+/// `other` has another table · `slow` takes half a second for each call · `ticks` often · anything else is broken.
 #[derive(Debug, Default)]
 pub(crate) struct Scripts {
     pub(crate) gate: Arc<Mutex<bool>>,

@@ -60,9 +60,10 @@ pub struct GrpcSourceConfig {
     pub on_cursor_lost: CursorPolicy,
     /// With `on_cursor_lost = "rebuild"`: the plugins that are made anew.
     pub rebuilds: Vec<String>,
-    /// A stream that says nothing for so long is opened again; `0s` waits for ever.
+    /// A stream that says nothing for so long (20 s at least) is opened again, where there is a cursor to go on from; `0s` waits
+    /// for ever.
     pub idle_max: Span,
-    /// How often the newest events are read again; `0s` leaves it out.
+    /// How often the newest events are read again, 5 s at least; `0s` leaves it out.
     pub recheck: Span,
     /// How many events are read again then, and after a reconnect.
     pub overlap_events: usize,
@@ -243,13 +244,7 @@ impl GrpcSourceConfig {
         if let Some((key, _)) = tls.into_iter().find(|(_, said)| *said && !endpoint.starts_with("https://")) {
             return wrong(key, "it is for an endpoint that begins with https://");
         }
-        let (min, max) = (self.reconnect_min.0, self.reconnect_max.0);
-        if !max.is_zero() && min > max {
-            return wrong(
-                "reconnect_min",
-                &format!("it must not be over reconnect_max = {}", self.reconnect_max),
-            );
-        }
+        self.check_times()?;
         if self.overlap_events >= limits::SOURCE_RING_CURSORS {
             let max = limits::SOURCE_RING_CURSORS;
             return wrong("overlap_events", &format!("it is under source_ring_cursors = {max}"));
@@ -261,6 +256,31 @@ impl GrpcSourceConfig {
             (CursorPolicy::Rebuild, false) | (_, true) => Ok(()),
             (_, false) => wrong("rebuilds", "it is for on_cursor_lost = \"rebuild\""),
         }
+    }
+
+    fn check_times(&self) -> Result<(), (&'static str, String)> {
+        let (min, max) = (self.reconnect_min.0, self.reconnect_max.0);
+        if !max.is_zero() && min > max {
+            return Err((
+                "reconnect_min",
+                format!("it must not be over reconnect_max = {}", self.reconnect_max),
+            ));
+        }
+        let (idle, recheck) = (Span(limits::SOURCE_IDLE_LEAST), Span(limits::SOURCE_RECHECK_LEAST));
+        let is_short = |time: Span, least: Span| !time.0.is_zero() && time.0 < least.0;
+        if is_short(self.idle_max, idle) {
+            return Err((
+                "idle_max",
+                format!("it is not under source_idle_least = {idle}; 0s waits for ever"),
+            ));
+        }
+        if is_short(self.recheck, recheck) {
+            return Err((
+                "recheck",
+                format!("it is not under source_recheck_least = {recheck}; 0s leaves it out"),
+            ));
+        }
+        Ok(())
     }
 }
 

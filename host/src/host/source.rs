@@ -18,8 +18,8 @@ use crate::event::TenantId;
 use crate::limits::{SOURCE_LAST_SAVE_MAX, SOURCE_STOPPED_WAITS};
 use crate::plugins::{Rebuilder, Registry};
 use crate::processors::source::{
-    CheckpointClient, EventClient, Importer, ImporterParts, Progress, Runtime, RuntimeConfig, RuntimeParts,
-    SourceHandle, SourceLetters,
+    BegunRebuilds, CheckpointClient, EventClient, Importer, ImporterParts, Progress, Runtime, RuntimeConfig,
+    RuntimeParts, SourceHandle, SourceLetters,
 };
 use crate::streams::EventLog;
 use crate::tasks::{TaskKind, Tasks};
@@ -76,6 +76,7 @@ impl HostBuilder {
             progress: Progress::default(),
             rebuilds: config.rebuilds.clone(),
             rebuilder: Arc::new(Rebuilder::new(Arc::new(registry.clone()), format!("source:{GRPC}"))),
+            begun: BegunRebuilds::default(),
         };
         Ok(vec![Source {
             events: Arc::new(client),

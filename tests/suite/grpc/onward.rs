@@ -47,6 +47,10 @@ impl Reducer for Notes {
     fn snapshot(&mut self) -> Result<Vec<u8>, SourceError> {
         Ok(b"{}".to_vec())
     }
+
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        async { Ok(()) }.boxed()
+    }
 }
 
 fn start(scene: &Scene, notes: &Notes) -> Runtime {

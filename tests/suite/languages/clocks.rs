@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use millrace::cli::toolchain::copy_tree;
 use millrace_tests::embedded::Embedded;
 use serde_json::{Value, json};
@@ -31,7 +32,8 @@ async fn with_clock(name: &str) -> (TempDir, PathBuf) {
 /// The first row of a table after one event, which nothing follows.
 async fn row_after(name: &str, settings: &[(&str, &str)], event: &Value, table: &str) -> Value {
     let (_folder, component) = with_clock(name).await;
-    let host = Embedded::start_with(|config| {
+    let component = Bytes::from(fs::read(component).expect("it is built"));
+    let host = Embedded::start_with_code_of(vec![component.clone()], |config| {
         let plugin = config.plugins.entry(name.to_owned()).or_default();
         plugin.grants = vec!["clock".into()];
         for (setting, value) in settings {
@@ -40,7 +42,6 @@ async fn row_after(name: &str, settings: &[(&str, &str)], event: &Value, table: 
     })
     .await
     .expect("a host");
-    let component = fs::read(component).expect("it is built");
     host.client.deploy_bytes(component).await.expect("an answer").ok().expect("it is deployed");
     host.client.publish(format!("{event}\n")).await.expect("the event is taken");
     let path = format!("/v1/tables/{table}");

@@ -16,6 +16,7 @@ use millrace_tests::embedded::{Client, Embedded};
 use millrace_tests::flights;
 use serde_json::{Value, json};
 
+use super::{ENTRY, ENTRY_BYTES};
 use crate::plugins::rig::{Rig, batch, component, context, load_once};
 
 fn repository() -> PathBuf {
@@ -132,6 +133,12 @@ fn the_bytes_of_an_event_can_be_written_to_a_row() {
     let events = payloads.map(|payload| ("a", "x", payload));
     let found: Vec<Vec<u8>> = probed(&events, 3).into_iter().map(|(.., payload)| payload).collect();
     assert_eq!(found, payloads.map(|payload| payload.as_bytes().to_vec()));
+}
+
+#[test]
+fn a_js_guest_reads_the_bytes_of_a_channels_entry() {
+    let found = probed(&[("a", "entry", ENTRY)], 1);
+    assert_eq!(found[0].3, ENTRY_BYTES);
 }
 
 // What a plugin computes.

@@ -20,6 +20,7 @@ use millrace_tests::workspace_binary;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::{ENTRY, ENTRY_BYTES};
 use crate::plugins::rig::{Rig, component, context, load_once, tenant};
 
 /// `tests/cases.py` of the plugin says what a case is.
@@ -405,7 +406,7 @@ fn asked(probe: &dyn ProcessorFactory, verbs: &[&str], first: &str) -> BTreeMap<
             event_type: &format!("probe.{verb}"),
             version: 1,
             at: Micros(first.0 + i64::from(index) * 1_000_000),
-            payload: b"{}",
+            payload: ENTRY.as_bytes(),
             ..Event::default()
         };
         batch.push(&event).expect("a good event");
@@ -450,6 +451,12 @@ fn what_a_python_guest_has_no_files_for_is_an_exception() {
     assert!(answers["0 late"].starts_with("ModuleNotFoundError: `wave` was not loaded"), "{answers:?}");
     assert!(answers["1 file"].starts_with("PermissionError: '/etc/hostname'"), "{answers:?}");
     assert_eq!(answers["2 parse"], "2026-05-19", "what the interpreter would look for later is there");
+}
+
+#[test]
+fn a_python_guest_reads_the_bytes_of_a_channels_entry() {
+    let answers = asked(&*probe(), &["data"], "2026-05-19T12:00:00Z");
+    assert_eq!(answers["0 data"], format!(r"b'{}'", ENTRY_BYTES.escape_ascii()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::plugins::rig::{load_once, tenant};
 
-const SWAPS: usize = 12;
+const SWAPS: usize = 6;
 
 /// The guest keeps a state and entries, writes rows and emits; the dump has all of it.
 async fn swapped(plugin: &str, table: &str, emitted: &str) {

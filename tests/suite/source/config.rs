@@ -119,9 +119,14 @@ fn wrong_settings_are_told_by_their_keys() {
         ("rebuilds = [\"a\"]", "source.grpc.rebuilds", "rebuild"),
         ("checkpoints = \"nowhere\"", "source.grpc.checkpoints", "nowhere"),
         ("overlap_events = 5000", "source.grpc.overlap_events", "source_ring_cursors"),
+        ("idle_max = \"19s\"", "source.grpc.idle_max", "source_idle_least = 20s"),
+        ("recheck = \"4999ms\"", "source.grpc.recheck", "source_recheck_least = 5s"),
     ] {
         let error = with(line).unwrap_err();
         assert!(error.contains(key) && error.contains(why), "{line}: {error}");
+    }
+    for line in ["idle_max = \"0s\"", "idle_max = \"20s\"", "recheck = \"0s\"", "recheck = \"5s\""] {
+        assert!(with(line).is_ok(), "{line}");
     }
 }
 

@@ -292,6 +292,10 @@ impl Reducer for FakeProcessor {
     fn control(&mut self, event: &ControlEvent) {
         self.notes.lock().unwrap().controls.push(event.clone());
     }
+
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        async { Ok(()) }.boxed()
+    }
 }
 
 /// A runtime of the three, and the three.

@@ -392,6 +392,45 @@ async fn who_may_not_is_told_and_the_host_goes_on() {
     scene.end().await;
 }
 
+/// A token in a file is made new there before it runs out. Whoever has no other to try, or is refused again, is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_runs_out_on_a_stream_is_read_again_from_its_file() {
+    let ends = json!({ "do": "abort", "code": "UNAUTHENTICATED" });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first").unwrap();
+    let mut scene = Scene::with(|settings| {
+        settings.bearer_token_file = Some(file.clone());
+        not_tried_again(settings);
+    })
+    .await;
+    scene.peer.publish("response", DATA, 1);
+    scene.cursors(1).await;
+    scene.until_live().await;
+    std::fs::write(&file, "second").unwrap();
+    scene.peer.ask(&ends);
+    scene.peer.publish("response", DATA, 1);
+    assert_eq!(scene.cursors(2).await, numbers(2));
+    assert_eq!(scene.peer.subscriptions().pop().unwrap()["headers"]["authorization"], "Bearer second");
+    scene.until_live().await;
+    scene.peer.ask(&json!({ "do": "refuse", "method": "subscribe", "code": "UNAUTHENTICATED" }));
+    scene.peer.ask(&json!({ "do": "end" }));
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "source_denied");
+    scene.end().await;
+
+    let mut scene = Scene::with(|settings| {
+        settings.bearer_token = Some(SecretText("first".into()));
+        not_tried_again(settings);
+    })
+    .await;
+    scene.until_live().await;
+    scene.peer.ask(&ends);
+    let status = scene.until("it stops", |status| status["state"] == "failed").await;
+    assert_eq!(status["last_error"]["code"], "source_denied");
+    scene.end().await;
+}
+
 /// A zero is the usual time, for the wait after a stop, too: nobody who is refused asks as fast as he is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_does_not_spin_with_waits_of_zero() {

@@ -1,14 +1,15 @@
 //! Foreign events into a log: what is appended, and what it costs when everything comes again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use millrace::backends::memory::MemoryLog;
 use millrace::event::{Epoch, EventBatch, Micros, Page, Position, TenantId};
 use millrace::processors::source::{
-    EventEnvelope, Importer, ImporterParts, Progress, Rebuilds, Reducer as _, SourceError, SourceLetters,
+    BegunRebuilds, EventEnvelope, Importer, ImporterParts, Progress, Rebuilds, Reducer as _, SourceError,
+    SourceFault, SourceLetters,
 };
 use millrace::streams::{
     AggregateScopes, Appended, Bounds, ChangeScopes, EventLog, PageLimit, Retention, StreamError, StreamName,
@@ -103,7 +104,11 @@ fn tenant() -> TenantId {
 }
 
 fn importer(log: &Arc<Counted>, progress: &Progress) -> Importer {
-    Importer::new(ImporterParts {
+    Importer::new(parts(log, progress))
+}
+
+fn parts(log: &Arc<Counted>, progress: &Progress) -> ImporterParts {
+    ImporterParts {
         source: "grpc".into(),
         tenant: tenant(),
         log: log.clone(),
@@ -111,7 +116,8 @@ fn importer(log: &Arc<Counted>, progress: &Progress) -> Importer {
         progress: progress.clone(),
         rebuilds: Vec::new(),
         rebuilder: Arc::new(Nobody),
-    })
+        begun: BegunRebuilds::default(),
+    }
 }
 
 /// Events with these cursors, received at a time.
@@ -167,4 +173,44 @@ async fn repeats_among_new_events_are_left_out() {
     let new = names((1..=300).rev().filter(|cursor| cursor % 10 != 0));
     assert_eq!(cursors(&log).await, [before, new].concat());
     assert_eq!(progress.now().repeated, 30);
+}
+
+/// Notes who is made anew. The second cannot be, until it is said.
+#[derive(Debug, Default)]
+struct Noting {
+    asked: Mutex<Vec<String>>,
+    is_ready: AtomicBool,
+}
+
+impl Rebuilds for Noting {
+    fn rebuild<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), SourceError>> {
+        self.asked.lock().unwrap().push(plugin.to_owned());
+        let can = plugin == "first" || self.is_ready.load(Ordering::SeqCst);
+        let refused = || SourceError::stop(SourceFault::CursorLost, "it is paused");
+        ready(can.then_some(()).ok_or_else(refused)).boxed()
+    }
+}
+
+/// A source that stops is tried again later, with an importer of its own. A plugin that begins again each time never ends.
+#[tokio::test]
+async fn a_plugin_is_made_anew_once_while_another_cannot_be() {
+    let (log, progress, noting) =
+        (Arc::new(Counted::default()), Progress::default(), Arc::new(Noting::default()));
+    let parts = ImporterParts {
+        rebuilds: vec!["first".into(), "second".into()],
+        rebuilder: noting.clone(),
+        ..parts(&log, &progress)
+    };
+    for _ in 0..3 {
+        Importer::new(parts.clone()).begin_anew().await.unwrap_err();
+    }
+    noting.is_ready.store(true, Ordering::SeqCst);
+    let mut importer = Importer::new(parts);
+    importer.begin_anew().await.unwrap();
+    assert_eq!(*noting.asked.lock().unwrap(), ["first", "second", "second", "second", "second"]);
+    noting.asked.lock().unwrap().clear();
+    // Something comes: a cursor that is lost now is another one.
+    assert_eq!(importer.handle(&events([1], 1)).await.events, 1);
+    importer.begin_anew().await.unwrap();
+    assert_eq!(*noting.asked.lock().unwrap(), ["first", "second"]);
 }

@@ -10,8 +10,8 @@ use millrace::backends::memory::MemoryLog;
 use millrace::clock::{Clock, ManualClock, SystemClock};
 use millrace::event::{Micros, Position, TenantId};
 use millrace::processors::source::{
-    CheckpointClient as _, EventEnvelope, Handled, Importer, ImporterParts, Progress, Rebuilds, Reducer,
-    Runtime, RuntimeConfig, RuntimeParts, Scope, SourceError, SourceLetters,
+    BegunRebuilds, CheckpointClient as _, EventEnvelope, Handled, Importer, ImporterParts, Progress,
+    Rebuilds, Reducer, Runtime, RuntimeConfig, RuntimeParts, Scope, SourceError, SourceLetters,
 };
 use millrace::streams::{EventLog as _, PageLimit};
 use millrace_tests::peer::Peer;
@@ -171,6 +171,7 @@ async fn an_event_has_the_time_at_which_it_was_received() {
         progress: Progress::default(),
         rebuilds: Vec::new(),
         rebuilder: Arc::new(Nobody),
+        begun: BegunRebuilds::default(),
     });
     let runtime = Runtime::start(RuntimeParts {
         events: Some(client.clone()),
@@ -238,6 +239,10 @@ impl Reducer for Exact {
 
     fn snapshot(&mut self) -> Result<Vec<u8>, SourceError> {
         Ok(self.state.clone())
+    }
+
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        async { Ok(()) }.boxed()
     }
 }
 

@@ -6,11 +6,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use millrace::checkpoints::{EffectBatch, SavedState};
 use millrace::event::{EventBatch, TenantId};
-use millrace::processors::source::{OfProcessor, Runtime, RuntimeParts, SourceFault};
+use millrace::processors::source::{CursorPolicy, OfProcessor, Runtime, RuntimeParts, SourceFault};
 use millrace::processors::{Failure, FailureKind, FlushReason, LoadError, Outcome, Processor, Trap};
 use millrace_tests::until;
 
-use super::fakes::{CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, event, no_event};
+use super::fakes::{CONTENT_TYPE, FakeCheckpoints, FakeEvents, Rig, Step, cursor_lost, event, no_event};
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
@@ -47,10 +47,13 @@ impl Processor for Seen {
 
 fn run(checkpoints: FakeCheckpoints, streams: Vec<Vec<Step>>) -> (Runtime, Rig) {
     let rig = Rig::of(FakeEvents::of(streams), checkpoints);
+    (start(&rig), rig)
+}
+
+fn start(rig: &Rig) -> Runtime {
     let tenant = TenantId::new("default").unwrap();
     let processor = OfProcessor::new(CONTENT_TYPE, Box::new(Seen::default()), "test", tenant);
-    let runtime = Runtime::start(RuntimeParts { processor: Some(Box::new(processor)), ..rig.parts() });
-    (runtime.unwrap(), rig)
+    Runtime::start(RuntimeParts { processor: Some(Box::new(processor)), ..rig.parts() }).unwrap()
 }
 
 /// What the processor had seen when its checkpoint was put.
@@ -86,4 +89,24 @@ async fn what_stands_before_an_event_that_is_none_is_handled() {
     assert!(ended.to_string().contains("not JSON"), "{ended}");
     assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "2");
     assert_eq!(seen(&rig), ["loaded", "entry.created e1", "entry.created e2"]);
+}
+
+/// What comes again is in its state, and would count twice.
+#[tokio::test]
+async fn a_processor_of_this_host_refuses_to_begin_anew() {
+    let (runtime, rig) = run(FakeCheckpoints::default(), vec![vec![event("1"), event("2")]]);
+    until("both are saved", || rig.checkpoints.kept()["lastEventCursor"] == "2").await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    let kept = rig.checkpoints.kept();
+
+    // The first may be lost by the way, and the second then.
+    let lost = || vec![cursor_lost(), Step::Ends];
+    let streams = vec![lost(), lost(), vec![event("1"), event("2")]];
+    let mut rig = Rig::of(FakeEvents::of(streams), FakeCheckpoints::with(CONTENT_TYPE, &kept));
+    rig.config.on_cursor_lost = CursorPolicy::Rebuild;
+    let ended = start(&rig).wait().await.unwrap_err();
+    assert_eq!(ended.fault, SourceFault::CursorLost);
+    assert!(ended.to_string().contains("rebuild"), "{ended}");
+    assert!(!rig.events.after_cursors().contains(&Some("start".to_owned())), "nothing comes again");
+    assert_eq!(rig.checkpoints.kept()["lastEventCursor"], "2");
 }

@@ -7,8 +7,8 @@ use millrace::clock::SystemClock;
 use millrace::error::Classify;
 use millrace::plugins::{DeployFrom, PluginControl, RebuildRequest, RebuildStage, Rebuilder};
 use millrace::processors::source::{
-    CursorPolicy, IMPORTER_CONTENT_TYPE, Importer, ImporterParts, Progress, Rebuilds, Runtime, RuntimeConfig,
-    RuntimeParts, SourceFault, SourceLetters,
+    BegunRebuilds, CursorPolicy, IMPORTER_CONTENT_TYPE, Importer, ImporterParts, Progress, Rebuilds, Runtime,
+    RuntimeConfig, RuntimeParts, SourceFault, SourceLetters,
 };
 use millrace_tests::until;
 use serde_json::json;
@@ -31,6 +31,7 @@ fn source(rig: &Rig, events: &Arc<FakeEvents>) -> Runtime {
         progress: Progress::default(),
         rebuilds: vec!["alpha".into()],
         rebuilder: Arc::new(rebuilder(rig)),
+        begun: BegunRebuilds::default(),
     });
     let checkpoints = FakeCheckpoints::with(IMPORTER_CONTENT_TYPE, &json!({ "lastEventCursor": "7" }));
     let parts = RuntimeParts {

@@ -404,12 +404,80 @@ async fn a_stale_overlap_is_no_stale_cursor() {
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 
+/// What a server keeps may end before the newest event of a source to which nothing has come for long. Whoever was up to
+/// date a moment ago has missed nothing, and what is known stays known.
+#[tokio::test]
+async fn a_cursor_that_is_lost_by_a_second_look_is_no_loss() {
+    let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
+    for idle in [false, true] {
+        let mut rig = Rig::new(vec![
+            vec![phase("replay"), event("1"), event("2"), phase("live")],
+            vec![cursor_lost(), Step::Ends],
+            vec![cursor_lost(), Step::Ends],
+            vec![phase("replay"), event("2"), event("3"), phase("live")],
+        ]);
+        rig.config.after_cursor = Some("start".into());
+        rig.config.overlap_events = 1;
+        match idle {
+            true => rig.config.idle_max = Duration::from_millis(5),
+            false => rig.config.recheck = Duration::from_millis(5),
+        }
+        let runtime = rig.start();
+        until("the third came", || rig.handled() == ["1", "2", "3"]).await;
+        let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().take(4).collect();
+        assert_eq!(asked, ["start", "1", "2", "start"]);
+        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+    }
+}
+
+/// Nobody knows what came while there was no stream.
+#[tokio::test]
+async fn a_cursor_that_is_lost_once_a_server_was_away_follows_the_policy() {
+    let gate = Arc::new(Notify::new());
+    let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
+    let mut rig = Rig::new(vec![
+        vec![phase("replay"), event("1"), Step::Waits(gate.clone()), phase("live")],
+        vec![cursor_lost(), Step::Ends],
+    ]);
+    rig.config.after_cursor = Some("start".into());
+    rig.config.recheck = Duration::from_millis(5);
+    rig.config.overlap_events = 0;
+    let runtime = rig.start();
+    until("the first came", || rig.handled() == ["1"]).await;
+    rig.events.refuse(passing());
+    gate.notify_one();
+    let ended = runtime.wait().await.unwrap_err();
+    assert_eq!(ended.fault, SourceFault::CursorLost);
+    let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().collect();
+    assert_eq!(asked, ["start", "1", "1"]);
+}
+
 #[tokio::test]
 async fn a_silent_stream_is_opened_again() {
     let mut rig = Rig::new(vec![vec![event("1")], vec![], vec![event("2")]]);
     rig.config.idle_max = Duration::from_millis(5);
     let runtime = rig.start();
     until("the second came", || rig.handled() == ["1", "2"]).await;
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// A new stream without a place begins now: what came since the last one would be lost.
+#[tokio::test]
+async fn a_silent_stream_without_a_place_to_go_on_from_is_left_open() {
+    let gate = Arc::new(Notify::new());
+    let live = about("phase", &json!({ "phase": "live" }), None);
+    let mut rig = Rig::new(vec![vec![live, Step::Waits(gate.clone()), event("1")]]);
+    rig.config.idle_max = Duration::from_millis(1);
+    let runtime = rig.start();
+    let flushes =
+        || rig.processor.notes.lock().unwrap().calls.iter().filter(|call| **call == "flush").count();
+    until("it has said nothing for long", || flushes() >= 5).await;
+    assert_eq!(rig.events.asked().len(), 1);
+    gate.notify_one();
+    until("the event came", || rig.handled() == ["1"]).await;
+    assert_eq!(rig.events.after_cursors()[0], None);
+    until("it has a place now", || rig.events.asked().len() > 1).await;
+    assert_eq!(rig.events.after_cursors()[1].as_deref(), Some("1"));
     runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
 }
 

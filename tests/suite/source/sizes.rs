@@ -40,6 +40,10 @@ impl Reducer for Fixed {
     fn snapshot(&mut self) -> Result<Vec<u8>, SourceError> {
         Ok(self.0.clone())
     }
+
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        async { Ok(()) }.boxed()
+    }
 }
 
 /// A number that has one letter as a text has eleven bytes as a message.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -22,7 +23,7 @@ use super::messages::{
 use super::options::{GrpcOptions, InvalidGrpc};
 use super::status::{Call, source_error};
 use crate::clock::Clock;
-use crate::error::Blame;
+use crate::error::{Blame, Retry};
 use crate::event::Micros;
 use crate::limits::{SOURCE_CALL_MAX, SOURCE_MESSAGE_BYTES_MAX, SOURCE_PUT_BYTES_MAX};
 use crate::processors::source::{
@@ -122,7 +123,8 @@ impl MemoryClient {
             let opened = service.server_streaming(request, path, codec).await?;
             Ok(opened.into_inner())
         };
-        Ok(Box::new(Stream { events: Opened::NotYet(opening.boxed()), client: self.clone() }))
+        let events = Opened::NotYet(opening.boxed());
+        Ok(Box::new(Stream { events, was_let_in: false, client: self.clone() }))
     }
 }
 
@@ -180,6 +182,8 @@ impl CheckpointClient for MemoryClient {
 /// for an event waits for the stream, too.
 struct Stream {
     events: Opened,
+    /// Something came, so the secret was a good one then.
+    was_let_in: bool,
     client: MemoryClient,
 }
 
@@ -200,6 +204,16 @@ impl Stream {
             Opened::NotYet(_) => Ok(None),
         }
     }
+
+    fn failed(&self, status: Status) -> SourceError {
+        let has_run_out = self.was_let_in && status.code() == Code::Unauthenticated;
+        let error = self.client.failed(Call::Subscribe, status);
+        if has_run_out && self.client.options.has_secret_in_file() {
+            // The next call reads the file again. Refused then, it is refused for good.
+            return SourceError { retry: Retry::After(Duration::ZERO), ..error };
+        }
+        error
+    }
 }
 
 impl EventStream for Stream {
@@ -208,10 +222,11 @@ impl EventStream for Stream {
             match self.next().await {
                 Ok(None) => Ok(None),
                 Ok(Some(EventNotification { event, kind, data, cursor })) => {
+                    self.was_let_in = true;
                     let cursor = cursor.filter(|cursor| !cursor.is_empty());
                     Ok(Some(EventEnvelope { event, kind, data, cursor, time: self.client.clock.now() }))
                 }
-                Err(status) => Err(self.client.failed(Call::Subscribe, status)),
+                Err(status) => Err(self.failed(status)),
             }
         }
         .boxed()

@@ -95,6 +95,12 @@ impl GrpcOptions {
             .connect_lazy())
     }
 
+    /// Whether a secret is in a file, and may be another one by now.
+    pub(super) fn has_secret_in_file(&self) -> bool {
+        let secrets = [&self.api_key, &self.bearer_token];
+        secrets.into_iter().flatten().any(|secret| matches!(secret, Credential::File(_)))
+    }
+
     /// The other machine to which a secret would go as it is; none where nothing is secret, or hidden, or stays here.
     pub(super) fn in_clear_to(&self) -> Option<String> {
         let endpoint = self.endpoint.trim();

@@ -56,22 +56,24 @@ fn is_too_long(call: Call, status: &Status) -> bool {
 /// Lost connections and servers that restart pass; who is not let in, and what is not understood, does not.
 pub(super) fn source_error(call: Call, client_id: &str, status: Status) -> SourceError {
     let usual = Retry::After(Duration::ZERO);
+    let asked = || {
+        let wait = RetryInfo::of(status.details()).and_then(RetryInfo::wait);
+        Retry::After(wait.unwrap_or_default())
+    };
     let (fault, retry) = match status.code() {
         _ if is_too_long(call, &status) => (SourceFault::TooLarge, Retry::Never),
         // It comes again as it is.
         Code::Internal if status.message().starts_with(NO_MESSAGE) => (SourceFault::Unreadable, Retry::Never),
         Code::Ok
-        | Code::Unavailable
         | Code::Internal
         | Code::Unknown
         | Code::Aborted
         | Code::DeadlineExceeded
         | Code::Cancelled
         | Code::DataLoss => (SourceFault::Unreachable, usual),
-        Code::ResourceExhausted => {
-            let asked = RetryInfo::of(status.details()).and_then(RetryInfo::wait);
-            (SourceFault::Exhausted, Retry::After(asked.unwrap_or_default()))
-        }
+        // Who is busy, or about to stop, may say so with a time, too.
+        Code::Unavailable => (SourceFault::Unreachable, asked()),
+        Code::ResourceExhausted => (SourceFault::Exhausted, asked()),
         Code::Unauthenticated | Code::PermissionDenied => (SourceFault::Denied, Retry::Never),
         Code::NotFound if matches!(call, Call::PutCheckpoint { .. }) => {
             (SourceFault::ForeignCheckpoint, Retry::Never)
@@ -179,6 +181,10 @@ mod tests {
         let status = Status::with_details(Code::ResourceExhausted, "rate limit exceeded", details.into());
         let error = source_error(Call::PutCheckpoint { bytes: 3 << 20 }, "a", status);
         assert_eq!((error.fault, error.wait()), (SourceFault::Exhausted, Some(asked)));
+        let details = RetryInfo::after(asked).in_status(14, "it is drained").encode_to_vec();
+        let status = Status::with_details(Code::Unavailable, "it is drained", details.into());
+        let error = source_error(Call::Subscribe, "a", status);
+        assert_eq!((error.fault, error.wait()), (SourceFault::Unreachable, Some(asked)));
     }
 
     #[test]

@@ -72,6 +72,28 @@ pub trait Rebuilds: Send + Sync + Debug {
     fn rebuild<'a>(&'a self, plugin: &'a str) -> BoxFuture<'a, Result<(), SourceError>>;
 }
 
+/// Plugins that were begun anew since something last came. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct BegunRebuilds(Arc<Mutex<HashSet<String>>>);
+
+impl BegunRebuilds {
+    fn has(&self, plugin: &str) -> bool {
+        self.lock().contains(plugin)
+    }
+
+    fn note(&self, plugin: &str) {
+        self.lock().insert(plugin.to_owned());
+    }
+
+    fn clear(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What an importer is made of.
 #[derive(Clone, Debug)]
 pub struct ImporterParts {
@@ -84,6 +106,8 @@ pub struct ImporterParts {
     /// Plugins to make anew when everything comes again, and who does it.
     pub rebuilds: Vec<String>,
     pub rebuilder: Arc<dyn Rebuilds>,
+    /// Of one cursor that is lost each is begun once, however often a run is tried again until all are.
+    pub begun: BegunRebuilds,
 }
 
 /// Appends what comes.
@@ -175,7 +199,11 @@ impl Importer {
         while done < events.len() {
             let (batch, taken, letters) = self.batch(&events[done..]);
             match self.append(batch).await {
-                Ok(repeated) => self.note(repeated, letters),
+                Ok(repeated) => {
+                    // The next cursor that is lost is another one.
+                    self.parts.begun.clear();
+                    self.note(repeated, letters);
+                }
                 Err(error) => return Handled { events: done, failure: Some(not_appended(error)) },
             }
             done += taken;
@@ -241,7 +269,10 @@ impl Reducer for Importer {
     fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
         async move {
             for plugin in &self.parts.rebuilds {
-                self.parts.rebuilder.rebuild(plugin).await?;
+                if !self.parts.begun.has(plugin) {
+                    self.parts.rebuilder.rebuild(plugin).await?;
+                    self.parts.begun.note(plugin);
+                }
             }
             Ok(())
         }

@@ -25,7 +25,9 @@ pub use client::{
     CheckpointClient, ControlEvent, Detail, EventClient, EventEnvelope, EventStream, JsonText, Phase,
     RemoteCheckpoint, Scope, SourceError, SourceFault, SubscribeRequest,
 };
-pub use importer::{IMPORTER_CONTENT_TYPE, Importer, ImporterParts, Rebuilds, SourceLetter, SourceLetters};
+pub use importer::{
+    BegunRebuilds, IMPORTER_CONTENT_TYPE, Importer, ImporterParts, Rebuilds, SourceLetter, SourceLetters,
+};
 pub use policy::{Backoff, CursorPolicy, RuntimeConfig};
 pub use reducer::{Handled, OfProcessor, Reducer};
 pub use runtime::{Runtime, RuntimeParts, StartError};

@@ -25,7 +25,7 @@ pub struct RuntimeConfig {
     pub reconnect_min: Duration,
     pub reconnect_max: Duration,
     pub on_cursor_lost: CursorPolicy,
-    /// A stream that says nothing for so long is opened again.
+    /// A stream that says nothing for so long is opened again, where there is a place to go on from; zero waits for ever.
     pub idle_max: Duration,
     /// How often the newest events are read again; zero leaves it out.
     pub recheck: Duration,
@@ -110,7 +110,7 @@ pub enum CursorPolicy {
     Oldest,
     /// Go on with what comes from now. What is gone is lost.
     Tail,
-    /// As `oldest`, and the processor is told to begin anew.
+    /// As `oldest`, and the processor is told to begin anew. One that cannot ends the run.
     Rebuild,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug};
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
 use super::client::{ControlEvent, EventEnvelope, SourceError, SourceFault};
 use super::mapping::Mapping;
@@ -34,10 +34,9 @@ pub trait Reducer: Send + Debug {
     /// Hears of what happens to the stream. It is not asked: the policy decides.
     fn control(&mut self, _event: &ControlEvent) {}
 
-    /// Everything comes again from the oldest event, and what was made of it is to be made anew.
-    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
-        async { Ok(()) }.boxed()
-    }
+    /// Everything comes again from the oldest event, and what was made of it is to be made anew. Who cannot do that refuses:
+    /// the run ends, and nothing counts twice.
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>>;
 }
 
 /// How far a reducer came. `failure`, if any, is about event number `events`.
@@ -160,6 +159,12 @@ impl Reducer for OfProcessor {
             Some(processor) => processor.snapshot().map_err(|trap| self.fell(trap)),
             None => Err(SourceError::stop(SourceFault::Processor, "the processor fell over before")),
         }
+    }
+
+    /// Its state has what would come again, and there is no other one to begin with.
+    fn begin_anew(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        let message = "the server no longer knows the cursor, and a processor as such cannot begin anew: on_cursor_lost = \"rebuild\" is for an importer; take away its checkpoint to begin without a state";
+        ready(Err(SourceError::stop(SourceFault::CursorLost, message))).boxed()
     }
 }
 

@@ -1,5 +1,6 @@
 //! One run, from the checkpoint that it begins with to the last one that it saves.
 
+mod lost;
 mod marks;
 mod recheck;
 mod saving;
@@ -20,7 +21,7 @@ use super::client::{
 };
 use super::coalesce::{self, Saved};
 use super::keeper::Keeper;
-use super::policy::{Backoff, CursorPolicy, RuntimeConfig};
+use super::policy::{Backoff, RuntimeConfig};
 use super::recent::Recent;
 use super::reducer::Reducer;
 use super::status::{Progress, SourceState};
@@ -59,6 +60,8 @@ struct Feed {
     is_ahead: bool,
     /// What the running stream shows, as far as it has said so.
     shows: SourceState,
+    /// The last stream was live, and we closed it ourselves: nothing was missed on it.
+    closed_by_us: bool,
     backoff: Backoff,
     /// Of events that are to be tried again.
     patience: Backoff,
@@ -154,6 +157,7 @@ impl Run {
             again: None,
             is_ahead: false,
             shows: SourceState::Connecting,
+            closed_by_us: false,
             patience: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             backoff: Backoff::new(self.config.reconnect_min, self.config.reconnect_max),
             run: self,
@@ -259,6 +263,15 @@ impl Feed {
         }
     }
 
+    /// Whether a new stream would begin where this one ends.
+    fn has_place(&self) -> bool {
+        match &self.place {
+            Place::Overlap | Place::Newest => self.recent.newest().is_some(),
+            Place::After(_) | Place::Oldest => true,
+            Place::Now => false,
+        }
+    }
+
     /// Whether there is anything to look back at. Where nothing is known yet, the place to begin at stays what it is; so
     /// does one that the server named, which may be ahead of everything that is known.
     fn can_look_back(&self) -> bool {
@@ -266,13 +279,15 @@ impl Feed {
     }
 
     fn look_back(&mut self) {
-        if self.can_look_back() {
+        // The oldest lies before everything that is known.
+        if self.can_look_back() && self.place != Place::Oldest {
             self.place = Place::Overlap;
         }
     }
 
     /// What to do about a stream that failed, or was not opened.
-    fn broken(&self, error: SourceError) -> Result<Next, SourceError> {
+    fn broken(&mut self, error: SourceError) -> Result<Next, SourceError> {
+        self.closed_by_us = false;
         let Some(asked) = error.wait() else { return Err(error) };
         self.run.waits(&error);
         metrics::counter!(names::SOURCE_RECONNECTS, "reason" => error.code()).increment(1);
@@ -302,6 +317,8 @@ impl Feed {
             }
             was_reading = reading;
             let rechecks = reading && self.can_look_back();
+            // What comes between two streams without a place is lost. A dead connection is noticed all the same.
+            let watches = reading && !idle_max.is_zero() && self.has_place();
             let again = recheck.due().filter(|_| rechecks);
             // Whatever is dropped here can be asked again: a put goes on, and a stream gives up nothing. An event that is
             // there comes before the two clocks that end a stream.
@@ -318,8 +335,8 @@ impl Feed {
                 }
                 came = stream.recv(), if reading => came,
                 () = sleep_until(again.unwrap_or(begun)), if again.is_some() => return Ok(self.recheck()),
-                () = sleep_until(heard + idle_max), if reading && !idle_max.is_zero() => {
-                    self.leave("idle");
+                () = sleep_until(heard + idle_max), if watches => {
+                    self.closes("idle");
                     return Ok(Next::Wait(USUAL));
                 }
             };
@@ -333,6 +350,7 @@ impl Feed {
                 Cut::Quiet => None,
                 Cut::Control(event) => self.control(event, asked, begun).await?,
                 Cut::End => {
+                    self.closed_by_us = false;
                     self.leave("end");
                     Some(Next::Wait(USUAL))
                 }
@@ -348,8 +366,14 @@ impl Feed {
         }
     }
 
+    /// Ends a stream that is as good as ever, as far as is known.
+    fn closes(&mut self, reason: &'static str) {
+        self.closed_by_us = self.shows == SourceState::Live;
+        self.leave(reason);
+    }
+
     fn recheck(&mut self) -> Next {
-        self.leave("recheck");
+        self.closes("recheck");
         self.look_back();
         Next::Again
     }
@@ -372,6 +396,7 @@ impl Feed {
             if let Some(control) = ControlEvent::of(&envelope) {
                 return (events, Cut::Control(control));
             }
+            self.closed_by_us = false;
             let known = envelope
                 .cursor
                 .as_ref()
@@ -465,12 +490,14 @@ impl Feed {
                     self.mark(phase, &cursor);
                 }
                 self.shows = phase.into();
+                self.closed_by_us &= self.shows != SourceState::Live;
                 self.run.progress.enter(self.shows, self.run.clock.now());
                 self.keeper.press();
                 Ok(None)
             }
             ControlEvent::CursorLost => self.cursor_lost(asked).await.map(Some),
             ControlEvent::EventsMissing { reason } => {
+                self.closed_by_us = false;
                 warn!(
                     error.kind = "source_events_missing",
                     error.blame = Blame::Caller.as_str(),
@@ -486,6 +513,7 @@ impl Feed {
                 }))
             }
             ControlEvent::Evicted { reason, cursor } => {
+                self.closed_by_us = false;
                 warn!(
                     error.kind = "source_evicted",
                     error.blame = Blame::Caller.as_str(),
@@ -504,61 +532,6 @@ impl Feed {
             }
             ControlEvent::Other { .. } => Ok(None),
         }
-    }
-
-    /// The server does not know the cursor that was asked for.
-    async fn cursor_lost(&mut self, asked: Option<&str>) -> Result<Next, SourceError> {
-        let newest = self.recent.newest();
-        let by_the_way = matches!(self.place, Place::Overlap | Place::After(_));
-        if by_the_way && asked.is_some() && newest.is_some() && asked != newest {
-            // What is older than the newest may go first, and so may what a server named when it closed a stream.
-            self.place = Place::Newest;
-            return Ok(Next::Again);
-        }
-        let Some(asked) = asked.filter(|cursor| *cursor != OLDEST) else { return Ok(Next::Wait(USUAL)) };
-        let policy = self.run.config.on_cursor_lost;
-        metrics::counter!(names::SOURCE_CURSORS_LOST).increment(1);
-        warn!(
-            error.kind = "cursor_lost",
-            error.blame = Blame::Caller.as_str(),
-            cursor = asked,
-            policy = ?policy,
-            "a server no longer knows the cursor of a source"
-        );
-        self.place = match policy {
-            CursorPolicy::Fail => {
-                let message = format!(
-                    "the server no longer knows cursor `{asked}`; on_cursor_lost = \"oldest\", \"tail\" or \"rebuild\" goes on without it"
-                );
-                return Err(SourceError::stop(SourceFault::CursorLost, message));
-            }
-            CursorPolicy::Tail => Place::Now,
-            CursorPolicy::Oldest => Place::Oldest,
-            CursorPolicy::Rebuild => {
-                if self.begin_anew().await? == Flow::Stop {
-                    return Ok(Next::Stop);
-                }
-                Place::Oldest
-            }
-        };
-        // Cursors of before mean nothing any more. The one that is saved stays until there is another: should the host
-        // fall now, the same is decided again.
-        self.recent = Recent::default();
-        Ok(Next::Again)
-    }
-
-    /// Tries again what passes, as for events.
-    async fn begin_anew(&mut self) -> Result<Flow, SourceError> {
-        while let Err(failure) = self.run.reducer.begin_anew().await {
-            let Some(asked) = failure.wait() else { return Err(failure) };
-            self.run.waits(&failure);
-            let wait = self.patience.wait(asked);
-            if self.pause(wait).await? == Flow::Stop {
-                return Ok(Flow::Stop);
-            }
-        }
-        self.patience.reset();
-        Ok(Flow::Go)
     }
 
     async fn pause(&mut self, wait: Duration) -> Result<Flow, SourceError> {

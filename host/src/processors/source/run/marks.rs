@@ -12,7 +12,9 @@ impl Feed {
         }
         let newest = self.recent.newest();
         self.is_ahead = newest.is_none() || asked == newest;
-        let event = self.recent.newest_event().filter(|event| !self.is_ahead && Some(*event) != asked);
+        // From the oldest on, what is known is gone and does not come again.
+        let comes_again = !self.is_ahead && self.place != Place::Oldest;
+        let event = self.recent.newest_event().filter(|event| comes_again && Some(*event) != asked);
         self.again = event.map(str::to_owned);
     }
 
