@@ -469,6 +469,8 @@ pub const STATE_ENTRIES_DEFAULT: u32 = 50;
 /// client gets its answers before the connection closes.
 pub const LINGER_WAIT: Duration = Duration::from_millis(200);
 pub const LINGER_BYTES_MAX: usize = 16 << 20;
+/// What is left of a body that nobody reads is read up to this, so that the connection can go on; else it is closed.
+pub const UNREAD_BYTES_MAX: u64 = 64 << 10;
 /// Events of one page of a stream when the request does not say.
 pub const STREAM_EVENTS_DEFAULT: usize = 100;
 /// Connections at once.

@@ -51,6 +51,7 @@ mod state;
 mod streams;
 mod tables;
 mod traced;
+mod unread;
 mod websocket;
 pub mod wire;
 

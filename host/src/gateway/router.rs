@@ -15,7 +15,7 @@ use super::auth::sessions;
 use super::problem::{Problem, ProblemCode};
 use super::{
     Edge, admin_checkpoints, artifacts, auth, candidates, changes, channels, cors, fleet, groups, letters,
-    live, metrics, pages, plugins, presence, publish, rebuilds, sources, state, streams, tables,
+    live, metrics, pages, plugins, presence, publish, rebuilds, sources, state, streams, tables, unread,
 };
 
 type Shared = Arc<Edge>;
@@ -265,6 +265,7 @@ pub(super) fn router(edge: &Shared) -> Router {
         .layer(from_fn(harden))
         .layer(from_fn_with_state(Arc::clone(edge), cors::allow))
         .layer(from_fn(observe))
+        .layer(from_fn(unread::pass_over))
         .with_state(Arc::clone(edge))
 }
 

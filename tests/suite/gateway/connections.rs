@@ -197,3 +197,50 @@ async fn requests_under_way_finish_when_the_host_stops_and_stuck_ones_are_cut() 
     idle.closed().await;
     client.closed().await;
 }
+
+#[tokio::test]
+async fn an_answer_says_when_the_connection_closes_on_a_body_that_nobody_reads() {
+    let rig = Rig::start().await;
+    let chunks = [b"4000\r\n", &[b'x'; 0x4000][..], b"\r\n"].concat().repeat(5);
+    for (left, body) in [
+        ("Content-Length: 1000000", &b"the beginning"[..]),
+        // It is short, and does not come.
+        ("Content-Length: 5", b""),
+        ("Transfer-Encoding: chunked", b"100000\r\nthe beginning"),
+        ("Transfer-Encoding: chunked", &chunks),
+        ("Content-Length: 5\r\nExpect: 100-continue", b""),
+    ] {
+        let mut client = rig.connect().await;
+        client.write(format!("POST /nowhere HTTP/1.1\r\nHost: localhost\r\n{left}\r\n\r\n").as_bytes()).await;
+        client.write(body).await;
+        let answer = client.answer().await;
+        answer.is_problem(404, "path_unknown");
+        assert_eq!(answer.header("connection"), Some("close"), "{left}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_after_a_short_body_that_nobody_reads_and_after_an_upload() {
+    let rig = Rig::start().await;
+    let mut client = rig.connect().await;
+    let line = r#"{"aggregate":"a","agg_id":"a","version":1,"type":"t"}"#;
+    for (target, answered, headers, body) in [
+        ("/nowhere", "404", "Content-Length: 5", "short"),
+        ("/nowhere", "404", "Transfer-Encoding: chunked", "5\r\nshort\r\n0\r\n\r\n"),
+        ("/v1/events", "200", "Content-Length: 53\r\nContent-Type: application/x-ndjson", line),
+    ] {
+        let head = format!("POST {target} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n");
+        client.write(head.as_bytes()).await;
+        // The body comes after its head, as it does from most clients.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        client.write(body.as_bytes()).await;
+        client.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let mut seen = String::new();
+        client.read_until(&mut seen, "ok\n").await;
+        let seen = seen.to_ascii_lowercase();
+        assert!(seen.starts_with(&format!("http/1.1 {answered}")), "{headers}: {seen}");
+        assert!(!seen.contains("connection: close"), "{headers}: {seen}");
+    }
+    rig.stop().await;
+}
