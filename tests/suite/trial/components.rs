@@ -1,6 +1,10 @@
 //! The same over components, and against the native code of the same plugins.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use carrier_stats::CarrierStats;
 use delay_watch::DelayWatch;
@@ -14,6 +18,7 @@ use millrace_tests::flights;
 use millrace_tests::guests::guest;
 use millrace_tests::handwritten::{Handwritten, Import};
 use millrace_tests::native::Native;
+use millrace_tests::workspace_binary;
 use serde_json::Value;
 
 use crate::commands::ran;
@@ -155,4 +160,53 @@ async fn check_refuses_a_component_of_another_world_version() {
         ran(&["plugin", "check", file.to_str().expect("UTF-8"), "--json"]).await
     };
     ended.unwrap_or_else(|error| panic!("of this world it is a good one: {error}\n{said}"));
+}
+
+/// What lies in a folder, with the number that a file keeps as long as it is the same one.
+fn lying(folder: &Path) -> BTreeMap<String, u64> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    entries
+        .map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, entry.metadata().expect("it is there").ino())
+        })
+        .collect()
+}
+
+/// `millrace plugin check` by somebody whose caches are here.
+fn checks_with_caches_in(caches: &Path) {
+    let file = guest("counter");
+    let mut command = Command::new(workspace_binary("millrace"));
+    let output = command.args(["plugin", "check"]).arg(file).env("XDG_CACHE_HOME", caches).output();
+    let output = output.expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_component_that_is_checked_again_is_not_compiled_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    checks_with_caches_in(dir.path());
+    let code = dir.path().join("millrace/tools/code");
+    let first = lying(&code);
+    assert!(first.keys().any(|name| name.ends_with(".cwasm")), "{first:?}");
+    checks_with_caches_in(dir.path());
+    assert_eq!(lying(&code), first, "the same files");
+    // Another command is there, and may be writing this.
+    let half = code.join("half-written");
+    std::fs::write(&half, "half").expect("the folder is the test's");
+    let other = File::open(&code).expect("a folder");
+    other.lock_shared().expect("it can be locked");
+    checks_with_caches_in(dir.path());
+    assert!(half.exists());
+    drop(other);
+    checks_with_caches_in(dir.path());
+    assert_eq!(lying(&code), first, "nobody was writing it any more");
+}
+
+#[test]
+fn a_component_is_checked_where_nothing_can_be_kept() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let caches = dir.path().join("no-folder");
+    std::fs::write(&caches, "").expect("the folder is the test's");
+    checks_with_caches_in(&caches);
 }

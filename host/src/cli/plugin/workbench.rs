@@ -1,7 +1,8 @@
 //! Components looked at in this process, as a host looks at them.
 
 use std::fs::{self, File, TryLockError};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use super::build::say;
 use super::project::Project;
 use crate::cli::CliError;
-use crate::cli::toolchain::Say as _;
+use crate::cli::toolchain::{Say as _, tools_dir};
 use crate::plugins::{Imports, PluginError, PluginRuntime as _, PluginSettings, RuntimeOptions, WasmRuntime};
 use crate::processors::{Manifest, ProcessorFactory};
 
@@ -19,9 +20,9 @@ const INSTANCES: usize = 4;
 #[derive(Debug)]
 pub(super) struct Workbench {
     runtime: WasmRuntime,
-    /// The compiled code of a component that belongs to no project.
+    /// Compiled code that cannot be kept.
     _code: Option<TempDir>,
-    /// Of a project's folder of compiled code, as long as it is in use.
+    /// Of the folder of compiled code that is kept, as long as it is in use.
     _lock: Option<File>,
 }
 
@@ -30,17 +31,39 @@ impl Workbench {
     pub(super) fn of_project(project: &Project) -> Result<Self, CliError> {
         let code = project.dir.join("target/code");
         let lock = locked(&code)?;
-        Ok(Self { runtime: runtime(code)?, _code: None, _lock: Some(lock) })
+        Ok(Self { runtime: runtime(code, false)?, _code: None, _lock: Some(lock) })
     }
 
+    /// Keeps compiled code beside the tools, for the next look at the same component.
     pub(super) fn of_file() -> Result<Self, CliError> {
+        // Where nothing can be kept, a component can be looked at all the same.
+        Self::beside_others(&tools_dir().join("code")).or_else(|_| Self::keeping_nothing())
+    }
+
+    /// Many commands may be here at once. What some have left half written, and what is too much, is removed by one that
+    /// comes while there is no other.
+    fn beside_others(code: &Path) -> Result<Self, CliError> {
+        let lock = opened(code)?;
+        let alone = lock.try_lock().is_ok();
+        if !alone {
+            // Until who was alone has removed that.
+            lock.lock_shared().map_err(|error| unusable(code, &error))?;
+        }
+        let runtime = runtime(code.to_owned(), !alone)?;
+        if alone {
+            lock.lock_shared().map_err(|error| unusable(code, &error))?;
+        }
+        Ok(Self { runtime, _code: None, _lock: Some(lock) })
+    }
+
+    fn keeping_nothing() -> Result<Self, CliError> {
         let code = tempfile::tempdir().map_err(|error| {
             CliError::failed(
                 format!("there is no folder for compiled code: {error}"),
                 "look at the space of the temporary folder",
             )
         })?;
-        let runtime = runtime(code.path().join("code"))?;
+        let runtime = runtime(code.path().join("code"), false)?;
         Ok(Self { runtime, _code: Some(code), _lock: None })
     }
 
@@ -64,13 +87,7 @@ impl Workbench {
 /// Waits until no other command uses a folder, which would take what is being written for what a crash has left. Some
 /// file systems have no locks of folders: there, nobody waits.
 fn locked(folder: &Path) -> Result<File, CliError> {
-    let opened = fs::create_dir_all(folder).and_then(|()| File::open(folder));
-    let folder = opened.map_err(|error| {
-        CliError::failed(
-            format!("{}: {error}", folder.display()),
-            "look at the path, its permissions and the free space",
-        )
-    })?;
+    let folder = opened(folder)?;
     if matches!(folder.try_lock(), Err(TryLockError::WouldBlock)) {
         say().say("waiting for another command in this project");
         let _ = folder.lock();
@@ -78,10 +95,27 @@ fn locked(folder: &Path) -> Result<File, CliError> {
     Ok(folder)
 }
 
+/// The folder, made if need be.
+fn opened(folder: &Path) -> Result<File, CliError> {
+    let opened = fs::create_dir_all(folder).and_then(|()| File::open(folder));
+    opened.map_err(|error| unusable(folder, &error))
+}
+
+fn unusable(folder: &Path, error: &io::Error) -> CliError {
+    CliError::failed(
+        format!("{}: {error}", folder.display()),
+        "look at the path, its permissions and the free space",
+    )
+}
+
 /// The component is its user's own: it is compiled in this process.
-fn runtime(code: std::path::PathBuf) -> Result<WasmRuntime, CliError> {
-    let options =
-        RuntimeOptions { cache_dir: Some(code), instances_max: INSTANCES, ..RuntimeOptions::default() };
+fn runtime(code: PathBuf, cache_shared: bool) -> Result<WasmRuntime, CliError> {
+    let options = RuntimeOptions {
+        cache_dir: Some(code),
+        cache_shared,
+        instances_max: INSTANCES,
+        ..RuntimeOptions::default()
+    };
     WasmRuntime::new(options).map_err(|error| {
         CliError::failed(
             format!("components cannot be run here: {error}"),
