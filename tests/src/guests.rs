@@ -34,6 +34,22 @@ fn code() -> PathBuf {
     std::env::var_os("MILLRACE_TEST_CODE").map_or_else(|| folder().join("code"), PathBuf::from)
 }
 
+/// The folder of a project that stays from one run of the tests to the next, empty but for what was built in it. Each
+/// belongs to one test.
+pub fn lasting_project(name: &str) -> Result<PathBuf> {
+    let dir = folder().join("projects").join(name);
+    fs::create_dir_all(&dir)?;
+    for entry in fs::read_dir(&dir)? {
+        let path = entry?.path();
+        if path.ends_with("target") {
+            continue;
+        }
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(dir)
+}
+
 /// Options of a runtime that takes compiled guests from where other tests have left them.
 pub fn sharing_code(options: RuntimeOptions) -> RuntimeOptions {
     RuntimeOptions { cache_dir: Some(code()), cache_shared: true, ..options }

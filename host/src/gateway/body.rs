@@ -80,6 +80,11 @@ impl BodyReader {
         }
     }
 
+    /// Gives the rest back unread.
+    pub(super) fn abandon(&mut self) {
+        self.body = Body::empty();
+    }
+
     /// Takes in what a client still sends and throws it away, until it stops for a moment or has sent much: a
     /// connection that closes on unread bytes is reset, and takes the last answers with it.
     pub(super) async fn pass_over_rest(&mut self) {

@@ -169,6 +169,10 @@ impl Upload {
             }
         }
         if let Err(problem) = ended {
+            if !self.answered {
+                // The head of the answer is still to come: it says whether the connection goes on (`unread`).
+                self.body.abandon();
+            }
             self.end(problem).await;
             self.body.pass_over_rest().await;
         }

@@ -3,7 +3,8 @@
 //! HTTP/1.1 has no way past the rest of a body but to read it, so such a connection closes after its answer. A client
 //! that is not told may send its next request on it, which is then lost without an answer, and it cannot know whether that
 //! was done. So a short rest is read, and the connection goes on; of a longer one the answer says `Connection: close`
-//! (RFC 9112, 9.6). A body that the answer itself still reads, as that of an upload is, is no such body.
+//! (RFC 9112, 9.6). A body that is still read while its answer is sent, as that of an upload is, is no such body: where that
+//! ends early, the connection closes without a word, since the answer's head is out.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
+use super::websocket::has_token;
 use crate::limits::{LINGER_WAIT, UNREAD_BYTES_MAX};
 
 /// Reads the rest of a body that was left, or has the answer say that the connection closes.
@@ -25,13 +27,15 @@ pub(super) async fn pass_over(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
-    // Who waits to be told to send the body does not send it after this answer.
-    let is_awaited = request.headers().contains_key(header::EXPECT);
+    // Who waits to be told to send the body does not send it after this answer; and whose connection closes anyway need not
+    // wait for its answer until it has.
+    let headers = request.headers();
+    let ends = headers.contains_key(header::EXPECT) || has_token(headers, &header::CONNECTION, "close");
     let left = Left::default();
     let watched = request.map(|body| Body::new(Watched { body: Some(body), left: left.clone() }));
     let mut response = next.run(watched).await;
     if let Some(rest) = left.take()
-        && (is_awaited || !is_passed_over(rest).await)
+        && (ends || !is_passed_over(rest).await)
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -292,12 +292,21 @@ fn key(dir: &Path, path: &Path) -> Result<[u8; KEY_BYTES], PluginError> {
 /// The key, or why it is not to be used.
 fn found_key(path: &Path) -> std::io::Result<Result<[u8; KEY_BYTES], &'static str>> {
     let file = File::open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        return Ok(Err("others may read or write it"));
+    let meta = file.metadata()?;
+    if let Some(why) = known_to_others(meta.uid(), meta.mode()) {
+        return Ok(Err(why));
     }
     let mut bytes = Vec::new();
     file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     Ok(<[u8; KEY_BYTES]>::try_from(bytes.as_slice()).map_err(|_| "it is not 32 bytes long"))
+}
+
+/// Why others than this user may know what a file holds. Who knows the key can make entries.
+fn known_to_others(owner: u32, mode: u32) -> Option<&'static str> {
+    if mode & 0o077 != 0 {
+        return Some("others may read or write it");
+    }
+    (owner != rustix::process::geteuid().as_raw()).then_some("it is somebody else's")
 }
 
 fn failed(path: &Path, error: &std::io::Error) -> PluginError {
@@ -322,6 +331,16 @@ mod tests {
         Compiler::new(None, Metering::Epoch, 0, std::time::Duration::ZERO)
             .compile(engine, EMPTY)
             .expect("it compiles")
+    }
+
+    #[test]
+    fn a_key_that_others_may_know_is_none() {
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(known_to_others(own, 0o100_600), None);
+        assert_eq!(known_to_others(own + 1, 0o100_600), Some("it is somebody else's"));
+        for mode in [0o100_640, 0o100_604, 0o100_620, 0o100_602] {
+            assert_eq!(known_to_others(own, mode), Some("others may read or write it"));
+        }
     }
 
     /// As the host would leave it.

@@ -220,6 +220,20 @@ async fn an_answer_says_when_the_connection_closes_on_a_body_that_nobody_reads()
     rig.stop().await;
 }
 
+/// It is read beside its answers, unless it is refused before the first of them.
+#[tokio::test]
+async fn the_answer_to_an_upload_that_is_refused_says_that_the_connection_closes() {
+    let rig = Rig::with(|options| options.body_idle_max = Duration::from_millis(50)).await;
+    let mut client = rig.connect().await;
+    client
+        .write(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"agg\r\n")
+        .await;
+    let answer = client.answer().await;
+    answer.is_problem(408, "body_idle_max");
+    assert_eq!(answer.header("connection"), Some("close"));
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn a_connection_goes_on_after_a_short_body_that_nobody_reads_and_after_an_upload() {
     let rig = Rig::start().await;

@@ -2,37 +2,35 @@
 //! the wall.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use millrace::cli::toolchain::copy_tree;
 use millrace_tests::embedded::Embedded;
+use millrace_tests::guests::lasting_project;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::commands::ran;
 
-/// A sample's component, built with the grant `clock`.
-async fn with_clock(name: &str) -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let dir = folder.path().join("project");
+/// A sample's component, built with the grant `clock`. The project stays: a build takes half a minute of a core, and is
+/// not repeated as long as nothing has changed of what it is built from.
+async fn with_clock(name: &str) -> Bytes {
+    let dir = lasting_project(&format!("{name}-clock")).expect("the folder is the tests'");
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins").join(name);
     copy_tree(&sample, &dir).expect("the sample is copied");
     let file = dir.join("plugin.toml");
     let content = fs::read_to_string(&file).expect("a file");
     let granted = content.replace("grants = []", "grants = [\"clock\"]");
     assert_ne!(granted, content);
-    fs::write(&file, granted).expect("the folder is the test's");
+    fs::write(&file, granted).expect("the folder is the tests'");
     let (ended, said) = ran(&["plugin", "build", dir.to_str().expect("UTF-8")]).await;
     ended.unwrap_or_else(|error| panic!("it is not built: {error}\n{said}"));
-    let component = dir.join("target").join(format!("{name}.wasm"));
-    (folder, component)
+    fs::read(dir.join("target").join(format!("{name}.wasm"))).expect("it is built").into()
 }
 
 /// The first row of a table after one event, which nothing follows.
 async fn row_after(name: &str, settings: &[(&str, &str)], event: &Value, table: &str) -> Value {
-    let (_folder, component) = with_clock(name).await;
-    let component = Bytes::from(fs::read(component).expect("it is built"));
+    let component = with_clock(name).await;
     let host = Embedded::start_with_code_of(vec![component.clone()], |config| {
         let plugin = config.plugins.entry(name.to_owned()).or_default();
         plugin.grants = vec!["clock".into()];

@@ -409,24 +409,52 @@ async fn a_stale_overlap_is_no_stale_cursor() {
 #[tokio::test]
 async fn a_cursor_that_is_lost_by_a_second_look_is_no_loss() {
     let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
-    for idle in [false, true] {
+    let mut rig = Rig::new(vec![
+        vec![phase("replay"), event("1"), event("2"), phase("live")],
+        vec![cursor_lost(), Step::Ends],
+        vec![cursor_lost(), Step::Ends],
+        vec![phase("replay"), event("2"), event("3"), phase("live")],
+    ]);
+    rig.config.after_cursor = Some("start".into());
+    rig.config.overlap_events = 1;
+    rig.config.recheck = Duration::from_millis(5);
+    let runtime = rig.start();
+    until("the third came", || rig.handled() == ["1", "2", "3"]).await;
+    let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().take(4).collect();
+    assert_eq!(asked, ["start", "1", "2", "start"]);
+    runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+}
+
+/// A server that hangs says nothing, and one that was not listened to for long may have said much.
+#[tokio::test]
+async fn a_cursor_that_is_lost_on_a_stream_that_may_have_shown_less_than_there_was_follows_the_policy() {
+    let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
+    for is_idle in [false, true] {
         let mut rig = Rig::new(vec![
-            vec![phase("replay"), event("1"), event("2"), phase("live")],
+            vec![phase("replay"), phase("live"), event("1")],
             vec![cursor_lost(), Step::Ends],
-            vec![cursor_lost(), Step::Ends],
-            vec![phase("replay"), event("2"), event("3"), phase("live")],
+            vec![event("2")],
         ]);
         rig.config.after_cursor = Some("start".into());
-        rig.config.overlap_events = 1;
-        match idle {
-            true => rig.config.idle_max = Duration::from_millis(5),
-            false => rig.config.recheck = Duration::from_millis(5),
+        rig.config.overlap_events = 0;
+        if is_idle {
+            rig.config.idle_max = Duration::from_millis(5);
+        } else {
+            // What came cannot be handled at once, and then it is time to look again.
+            rig.config.recheck = Duration::from_millis(5);
+            rig.config.reconnect_min = Duration::from_millis(40);
+            rig.config.reconnect_max = Duration::from_millis(40);
+            rig.processor.notes.lock().unwrap().fails_at = Some(("1".into(), passing()));
         }
         let runtime = rig.start();
-        until("the third came", || rig.handled() == ["1", "2", "3"]).await;
-        let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().take(4).collect();
-        assert_eq!(asked, ["start", "1", "2", "start"]);
-        runtime.shutdown(SHUTDOWN_MAX).await.unwrap();
+        let ended = runtime.wait().await.unwrap_err();
+        assert_eq!(
+            (ended.fault, rig.handled()),
+            (SourceFault::CursorLost, vec!["1".to_owned()]),
+            "{is_idle}"
+        );
+        let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().collect();
+        assert_eq!(asked, ["start", "1"], "{is_idle}");
     }
 }
 

@@ -41,12 +41,13 @@ pub(super) struct TestArgs {
 
 pub(super) fn run(args: &TestArgs, output: &mut Output) -> Result<(), CliError> {
     let project = Project::open(&args.project)?;
-    let bench = Workbench::of_project(&project)?;
     // First: it brings the SDK beside the project up to date, which its own tests use.
-    let Built { component, .. } = build(&project, &bench)?;
+    let Built { component, .. } = build(&project, &Workbench::of_project(&project)?)?;
+    // They may take long, and use this command themselves.
     if !args.no_native {
         native(&project)?;
     }
+    let bench = Workbench::of_project(&project)?;
     let factory = bench.load(&component, &project.settings()).map_err(|error| {
         CliError::new(
             Exit::Refused,

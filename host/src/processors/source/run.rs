@@ -334,9 +334,15 @@ impl Feed {
                     continue;
                 }
                 came = stream.recv(), if reading => came,
-                () = sleep_until(again.unwrap_or(begun)), if again.is_some() => return Ok(self.recheck()),
+                () = sleep_until(again.unwrap_or(begun)), if again.is_some() => {
+                    let nothing_is_unread = self.shows == SourceState::Live;
+                    let next = self.recheck();
+                    self.closed_by_us = nothing_is_unread;
+                    return Ok(next);
+                }
                 () = sleep_until(heard + idle_max), if watches => {
-                    self.closes("idle");
+                    self.closed_by_us = false;
+                    self.leave("idle");
                     return Ok(Next::Wait(USUAL));
                 }
             };
@@ -359,21 +365,17 @@ impl Feed {
             if let Some(next) = next {
                 return Ok(next);
             }
-            // On a stream that is never quiet the clock above has no turn.
+            // On a stream that is never quiet the clock above has no turn. What is still unread of it may be gone where it
+            // is asked for again.
             if rechecks && recheck.is_due(Instant::now()) {
                 return Ok(self.recheck());
             }
         }
     }
 
-    /// Ends a stream that is as good as ever, as far as is known.
-    fn closes(&mut self, reason: &'static str) {
-        self.closed_by_us = self.shows == SourceState::Live;
-        self.leave(reason);
-    }
-
     fn recheck(&mut self) -> Next {
-        self.closes("recheck");
+        self.closed_by_us = false;
+        self.leave("recheck");
         self.look_back();
         Next::Again
     }
