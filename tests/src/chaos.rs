@@ -143,6 +143,18 @@ impl Scenario {
         names.map(|name| Ok(std::fs::read(guest(name)).context("the guest is built")?.into())).collect()
     }
 
+    /// Every build that is deployed, for a store that has their code already: see [`lend_code`](crate::guests::lend_code).
+    pub fn builds(&self) -> Result<Vec<Bytes>> {
+        let (components, uploads) = (self.components()?, self.uploads()?.len());
+        let due = (0..uploads).filter(|index| is_due(self.swaps, *index, uploads)).map(label);
+        let labels = std::iter::once("0".to_owned()).chain(due);
+        Ok(labels
+            .flat_map(|label| {
+                components.iter().map(move |component| relabelled(component, &label)).collect::<Vec<_>>()
+            })
+            .collect())
+    }
+
     /// Runs it without kills and swaps; answers the dump.
     pub async fn quiet(&self, data: &Path) -> Result<String> {
         let mut host = HostProcess::start_as(self.host.clone(), data).await?;

@@ -1,8 +1,9 @@
 //! Claims about a host that is killed again and again: the result is that of a quiet run.
 
 use millrace_tests::chaos::{InPlay, Scenario, Storm, difference, setup};
+use millrace_tests::guests::lend_code;
 use millrace_tests::host::Setup;
-use millrace_tests::swaps::{PLUGINS, at_full_rate};
+use millrace_tests::swaps::{PLUGINS, at_full_rate, builds};
 use millrace_tests::workspace_binary;
 
 fn host() -> Setup {
@@ -12,8 +13,14 @@ fn host() -> Setup {
 /// Runs a scenario both ways; answers the dump that both have left.
 async fn same_as_quiet(scenario: &Scenario) -> String {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let quiet = scenario.quiet(&dir.path().join("quiet")).await.expect("the quiet run ends");
-    let stormy = scenario.stormy(&dir.path().join("stormy"), &mut |_| Ok(())).await;
+    let [quiet, stormy] = ["quiet", "stormy"].map(|name| dir.path().join(name));
+    // Kills come within milliseconds of an upload, and not while a build is compiled.
+    let builds = scenario.builds().expect("the guests are built");
+    for data in [&quiet, &stormy] {
+        lend_code(data, &builds).expect("the folder is the test's");
+    }
+    let quiet = scenario.quiet(&quiet).await.expect("the quiet run ends");
+    let stormy = scenario.stormy(&stormy, &mut |_| Ok(())).await;
     let (stormy, Storm { kills, swaps, resolves, .. }) = stormy.expect("the stormy run ends");
     assert_eq!((kills, swaps, resolves), (scenario.kills, scenario.swaps, scenario.resolves));
     if let Some(difference) = difference(&quiet, &stormy) {
@@ -63,6 +70,11 @@ async fn kills_of_a_host_whose_plugins_are_idle_between_any_two_events_leave_the
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_one_swaps_at_full_rate_lose_and_double_nothing() {
     let dir = tempfile::tempdir().expect("a temporary folder");
+    let of = |plugin: &&str| builds(plugin).expect("the guest is built");
+    let builds: Vec<_> = PLUGINS.iter().flat_map(of).collect();
+    for host in ["swapped", "quiet"] {
+        lend_code(&dir.path().join(host), &builds).expect("the folder is the test's");
+    }
     let found = at_full_rate(&host(), &PLUGINS, 17, dir.path(), |_| {}).await.expect("the run ends");
     assert_eq!(found.swaps, 51);
     if let Some(difference) = difference(&found.quiet, &found.swapped) {

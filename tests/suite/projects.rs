@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Barrier;
 
 use millrace::cli::toolchain::{
-    Language, copy_tree, fingerprint_of, fingerprint_of_packages, is_source, vendor,
+    Language, copy_tree, fingerprint_of, fingerprint_of_packages, is_source, place, vendor,
 };
 use millrace::cli::{Exit, embedded_paths};
 use millrace_tests::walk::{self, Terminal};
@@ -354,6 +354,9 @@ fn a_test_that_fails(language: &str) -> (&'static str, &'static str) {
 /// What the README shows from no plugin to its rows, and what `plugin new` says to go on with.
 async fn new_to_a_running_guest(language: &str) {
     let folder = tempfile::tempdir().expect("a folder");
+    // What two plugins share is compiled once. Cargo reads this also above a project.
+    let shared = format!("build.target-dir = '{}'", text(&folder.path().join("native")));
+    place(shared.as_bytes(), &folder.path().join(".cargo/config.toml")).expect("it is written");
     let mut terminal = Terminal::new(&workspace_binary("millrace"), folder.path()).expect("a terminal");
     let host = terminal.host().expect("a host");
     let steps = walk::steps_in(language).expect("the README has them");

@@ -11,7 +11,7 @@ pub(super) const SAMPLES: [&str; 3] = ["flight-board", "carrier-stats", "delay-w
 const TABLES: [&str; 4] = ["airports", "alerts", "carriers", "flights"];
 
 async fn host(lanes: Option<u32>) -> Result<Embedded> {
-    let host = Embedded::start_with(|config| {
+    let host = Embedded::start_lent(&SAMPLES, |config| {
         for name in SAMPLES {
             config.plugins.entry(name.into()).or_default().lanes = lanes;
         }

@@ -46,15 +46,22 @@ impl Guest {
     }
 }
 
-/// Long enough for an engine's first call on a busy machine; an endless call takes it twice.
+/// Long enough for an engine's first call on a busy machine.
 const CALL_MS_MAX: u64 = 3_000;
+
+/// An endless call takes it twice.
+const ENDLESS_CALL_MS_MAX: u64 = 1_500;
 
 /// What ends by another bound than this one: an interpreter hands a long text over letter by letter.
 const PATIENT_CALL_MS_MAX: u64 = 60_000;
 
 fn settings(mode: &str) -> PluginSettings {
     let config = BTreeMap::from([("mode".to_owned(), mode.to_owned())]);
-    let call_ms_max = if mode == "large_log" { PATIENT_CALL_MS_MAX } else { CALL_MS_MAX };
+    let call_ms_max = match mode {
+        "large_log" => PATIENT_CALL_MS_MAX,
+        "loop" | "regex" | "large_number" | "load_loops" => ENDLESS_CALL_MS_MAX,
+        _ => CALL_MS_MAX,
+    };
     PluginSettings { config, call_ms_max: Some(call_ms_max), ..PluginSettings::default() }
 }
 

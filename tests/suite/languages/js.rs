@@ -262,7 +262,7 @@ async fn debounce_tells_what_its_model_tells_of_the_flights() -> Result<()> {
 
 /// Runs a build of debounce over flights.
 pub(crate) async fn tells_what_the_model_tells(component: Bytes) -> Result<()> {
-    let lines: Vec<String> = flights::lines()?.into_iter().take(20_000).collect();
+    let lines: Vec<String> = flights::lines()?.into_iter().take(10_000).collect();
     let expected = Told::of(&lines)?;
     let reasons: BTreeSet<&str> =
         expected.events.iter().filter_map(|event| event["payload"]["reason"].as_str()).collect();
@@ -270,7 +270,7 @@ pub(crate) async fn tells_what_the_model_tells(component: Bytes) -> Result<()> {
 
     let host = debouncing(component).await?;
     // A restart in the middle: what is open then is open afterwards.
-    let (first, second) = lines.split_at(9_001);
+    let (first, second) = lines.split_at(4_501);
     host.client.publish(upload(first)).await?;
     host.client.settle().await?;
     let host = host.restart().await?;

@@ -54,6 +54,7 @@ async fn tables_serve_as_they_were_until_the_flip_which_is_one_revision() {
                 assert!(by.iter().all(|by| *by == 1), "rows of both versions: {by:?}");
                 let at = view.report.map_or(u64::MAX, |report| report.revision);
                 assert!(page.revision.0 < at || view.stage != RebuildStage::Flipped);
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }

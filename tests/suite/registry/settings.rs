@@ -112,7 +112,9 @@ async fn a_policy_that_comes_with_a_deployment_counts_from_it_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_tells_how_far_it_is() {
-    let scene = Scene::wasm(options());
+    // One that does not end takes it whole.
+    let call_max = Duration::from_secs(2);
+    let scene = Scene::wasm(RuntimeOptions { call_max, ..options() });
     let told = async |guest: &str, paused: bool| {
         if paused {
             scene.registry.pause("counter").await.expect("it pauses");

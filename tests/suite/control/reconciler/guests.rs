@@ -129,6 +129,8 @@ async fn c63_m14_m15_m16_bad_guests_set_themselves_aside_while_the_old_one_serve
     let compiling = RuntimeOptions {
         compiler: Some(workspace_binary("millrace")),
         compile_memory_bytes_max: 400 << 20,
+        // What does not end takes it whole, several times.
+        call_max: Duration::from_secs(2),
         ..runtime_options()
     };
     let mut real = Real::new(compiling);
