@@ -431,9 +431,9 @@ async fn a_cursor_that_is_lost_on_a_stream_that_may_have_shown_less_than_there_w
     let phase = |phase: &str| about("phase", &json!({ "phase": phase }), None);
     for is_idle in [false, true] {
         let mut rig = Rig::new(vec![
-            vec![phase("replay"), phase("live"), event("1")],
+            vec![phase("replay"), event("1"), phase("live"), event("2")],
             vec![cursor_lost(), Step::Ends],
-            vec![event("2")],
+            vec![event("3")],
         ]);
         rig.config.after_cursor = Some("start".into());
         rig.config.overlap_events = 0;
@@ -444,17 +444,17 @@ async fn a_cursor_that_is_lost_on_a_stream_that_may_have_shown_less_than_there_w
             rig.config.recheck = Duration::from_millis(5);
             rig.config.reconnect_min = Duration::from_millis(40);
             rig.config.reconnect_max = Duration::from_millis(40);
-            rig.processor.notes.lock().unwrap().fails_at = Some(("1".into(), passing()));
+            rig.processor.notes.lock().unwrap().fails_at = Some(("2".into(), passing()));
         }
         let runtime = rig.start();
         let ended = runtime.wait().await.unwrap_err();
         assert_eq!(
             (ended.fault, rig.handled()),
-            (SourceFault::CursorLost, vec!["1".to_owned()]),
+            (SourceFault::CursorLost, vec!["1".to_owned(), "2".into()]),
             "{is_idle}"
         );
         let asked: Vec<_> = rig.events.after_cursors().into_iter().flatten().collect();
-        assert_eq!(asked, ["start", "1"], "{is_idle}");
+        assert_eq!(asked, ["start", "2"], "{is_idle}");
     }
 }
 
