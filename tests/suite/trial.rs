@@ -22,6 +22,10 @@ enum Nature {
     Sound,
     /// Its rows hold the place in the batch.
     CountsBatches,
+    /// Its rows say whether they are of an event far back in a batch. With ticks or without.
+    CountsLongBatches {
+        ticks: bool,
+    },
     /// It keeps a sum beside its state, and its rows hold it.
     ForgetsItsSum,
     /// Its rows hold what this clock says, which moves with every look.
@@ -53,7 +57,8 @@ impl Counting {
             filterable: false,
             sortable: false,
         };
-        let flush_interval_ms = matches!(nature, Nature::TellsTicks).then_some(1_000);
+        let ticks = matches!(nature, Nature::TellsTicks | Nature::CountsLongBatches { ticks: true });
+        let flush_interval_ms = ticks.then_some(1_000);
         let manifest = Manifest {
             name: "counting".into(),
             version: semver::Version::new(1, 0, 0),
@@ -113,6 +118,7 @@ impl Counter {
         let place = i64::try_from(place).expect("a small batch");
         match &self.nature {
             Nature::CountsBatches => place,
+            Nature::CountsLongBatches { .. } => i64::from(place >= 500),
             Nature::ForgetsItsSum => {
                 self.sum += count;
                 self.sum
@@ -188,6 +194,9 @@ impl Processor for Counter {
     }
 
     fn flush(&mut self, _: FlushReason) -> Result<Result<EffectBatch, Failure>, Trap> {
+        if !matches!(self.nature, Nature::TellsTicks) {
+            return Ok(Ok(self.effects(&[], &[])?));
+        }
         let key = format!("tick-{}", self.events);
         Ok(Ok(self.effects(&[(key, self.events, 0)], &[])?))
     }
@@ -257,6 +266,19 @@ fn what_depends_on_the_batch_is_found_with_the_fewest_events_that_show_it() {
     let difference = finding.difference.as_ref().expect("a row differs");
     assert_eq!(difference.place, "row counts/b, column odd");
     assert_eq!((difference.one.as_str(), difference.other.as_str()), ("0", "1"));
+}
+
+/// Ticks in between, and restarts, would cut a large batch.
+#[test]
+fn what_depends_on_a_large_batch_is_found_with_ticks_and_without() {
+    for ticks in [false, true] {
+        let nature = Nature::CountsLongBatches { ticks };
+        let found = proof(nature.clone(), &ordinary(1_000));
+        assert_eq!(codes(&found), ["batch_size"], "{ticks}: {:?}", found.findings);
+        assert_eq!(found.findings[0].events, Some(501), "{ticks}: {:?}", found.findings);
+        assert!(proof(nature, &ordinary(500)).findings.is_empty(), "{ticks}");
+    }
+    assert_eq!(proof(Nature::Sound, &ordinary(1_001)).runs, 14, "two with a restart behind a large batch");
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use super::{Cut, Difference, Fold, FoldError, Folded};
 use crate::limits::{TRIAL_CLOCK_MOVES, TRIAL_TICK_EVENTS};
 
-const BATCHES: [usize; 3] = [1, 7, 1_000];
+/// A host's batches are that large.
+const LARGE: usize = 1_000;
+const BATCHES: [usize; 3] = [1, 7, LARGE];
+/// A batch ends where a restart is due.
 const RESTARTS: [Option<usize>; 2] = [None, Some(11)];
 
 /// How it is tried.
@@ -76,13 +79,17 @@ impl Prove {
             // Every other run would differ, too, and say nothing about its cut.
             return Ok(proof);
         }
-        for batch_events in BATCHES {
-            for restart_every in RESTARTS {
-                let cut = Cut { batch_events, restart_every, tick_every };
-                for _ in 0..2 {
-                    if cut != singly {
-                        proof.compare(fold, singly, cut)?;
-                    }
+        let mut cuts: Vec<(usize, Option<usize>)> =
+            BATCHES.into_iter().flat_map(|size| RESTARTS.map(|restart| (size, restart))).collect();
+        if fold.first.min(fold.events.len()) > LARGE {
+            // Restarts that leave large batches whole.
+            cuts.push((LARGE, Some(LARGE)));
+        }
+        for (batch_events, restart_every) in cuts {
+            let cut = Cut { batch_events, restart_every, tick_every };
+            for _ in 0..2 {
+                if cut != singly {
+                    proof.compare(fold, singly, cut)?;
                 }
             }
         }
@@ -96,12 +103,18 @@ impl Prove {
 impl Proof {
     /// Where another run parts from the first one.
     fn differs(&mut self, fold: &Fold<'_>, cut: Cut) -> Result<Option<Difference>, FoldError> {
+        let other = self.another(fold, cut)?;
+        Ok(self.folded.first_difference(&other))
+    }
+
+    /// Another run, and what is wrong in itself.
+    fn another(&mut self, fold: &Fold<'_>, cut: Cut) -> Result<Folded, FoldError> {
         let other = fold.run(cut)?;
         self.runs += 1;
         for fault in about(&other).into_iter().filter(|finding| finding.grave) {
             self.add(fault);
         }
-        Ok(self.folded.first_difference(&other))
+        Ok(other)
     }
 
     fn compare(&mut self, fold: &Fold<'_>, singly: Cut, cut: Cut) -> Result<(), FoldError> {
@@ -114,18 +127,19 @@ impl Proof {
             Some(_) if cut.batch_events == 1 || self.differs(fold, batches)?.is_none() => ("restarts", cut),
             _ => ("batch_size", batches),
         };
-        if self.findings.iter().any(|finding| finding.code == code) {
+        if self.knows(code) {
             return Ok(());
         }
         let (events, difference) = self.smallest(fold, singly, cut)?;
         let size = cut.batch_events;
-        let message = match code {
-            "restarts" => format!(
+        self.add(if code == "batch_size" {
+            batch_size(size, events, difference)
+        } else {
+            let message = format!(
                 "a restart changes what comes out (batches of {size}): something that counts is not in the state"
-            ),
-            _ => format!("batches of {size} give something else than events one by one"),
-        };
-        self.add(Finding { difference, events: Some(events), ..Finding::grave(code, message) });
+            );
+            Finding { difference, events: Some(events), ..Finding::grave(code, message) }
+        });
         Ok(())
     }
 
@@ -138,9 +152,17 @@ impl Proof {
         Ok(())
     }
 
-    /// Ticks come by the clock of the host; that they matter may be meant.
+    /// Ticks come by the clock of the host; that they matter may be meant. Without them batches are as large as they can
+    /// be, and such are as good as events one by one.
     fn ticks(&mut self, fold: &Fold<'_>, singly: Cut) -> Result<(), FoldError> {
-        let difference = self.differs(fold, Cut { tick_every: None, ..singly })?;
+        let singly = Cut { tick_every: None, ..singly };
+        let large = Cut { batch_events: LARGE, ..singly };
+        let (one, other) = (self.another(fold, singly)?, self.another(fold, large)?);
+        if one.first_difference(&other).is_some() && !self.knows("batch_size") {
+            let (events, difference) = self.smallest(fold, singly, large)?;
+            self.add(batch_size(LARGE, events, difference));
+        }
+        let difference = self.folded.first_difference(&one);
         if difference.is_some() {
             let message = "what comes out depends on when ticks come, and these come by the host's clock: a replay \
                            may give other rows";
@@ -175,11 +197,20 @@ impl Proof {
         Ok((enough, difference))
     }
 
+    fn knows(&self, code: &str) -> bool {
+        self.findings.iter().any(|finding| finding.code == code)
+    }
+
     fn add(&mut self, finding: Finding) {
-        if self.findings.iter().all(|known| known.code != finding.code) {
+        if !self.knows(finding.code) {
             self.findings.push(finding);
         }
     }
+}
+
+fn batch_size(size: usize, events: usize, difference: Option<Difference>) -> Finding {
+    let message = format!("batches of {size} give something else than events one by one");
+    Finding { difference, events: Some(events), ..Finding::grave("batch_size", message) }
 }
 
 /// What one run shows by itself.
