@@ -1,7 +1,10 @@
 """Misbehaves in the way that the setting `mode` names: on an event of type `poison`, on any, or in another of its calls. All
 other events are noted in a table and counted, so that a test sees who went on. Events of type `tally` are counted beside the
-state, whatever the mode: a restart forgets them."""
+state, whatever the mode: a restart forgets them. Under `as_told`, each event says itself what is to become of it, and the
+state keeps what was applied; under `mended`, none fails but those that are rejected. When it is asked what it is, it does
+what is written over the dashes of `NATURE` in the component."""
 
+import json
 import os
 import random
 import re
@@ -153,6 +156,30 @@ ON_POISON = {
 }  # fmt: skip
 
 
+NATURE = bytearray(b"hostile-nature:--------")
+
+
+def lies(_):
+    return dict(name="../hostile", version="1.0.0")
+
+
+IN_DESCRIBE = {act.__name__: act for act in (loop, bomb, error, lies)}
+MANIFEST = dict(
+    name="hostile-python",
+    version="1.0.0",
+    state_content_type="application/json",
+    tables=[SEEN],
+    flush_interval_ms=3_600_000,
+)
+
+
+class Described(type):
+    @property
+    def manifest(cls):
+        act = IN_DESCRIBE.get(NATURE.decode().replace("-", "").split(":")[1])
+        return (act and act(None)) or MANIFEST
+
+
 # Rounds of nothing, which take far longer than what else is done with an event.
 SLOW_ROUNDS = 3_000_000
 LEAKED_BYTES = 1 << 19
@@ -160,20 +187,14 @@ TWICE = "hostile-python.twice"
 
 
 @export
-class Hostile(Processor):
-    manifest = dict(
-        name="hostile-python",
-        version="1.0.0",
-        state_content_type="application/json",
-        tables=[SEEN],
-        flush_interval_ms=3_600_000,
-    )
-
+class Hostile(Processor, metaclass=Described):
     def load(self, context, saved):
         self.mode = config.get("mode")
         self.snapshots = self.tally = 0
         self.leaked = []
-        self.count = 0 if saved is None else saved.json("application/json")["count"]
+        self.tries = {}
+        state = {} if saved is None else saved.json("application/json")
+        self.count, self.applied = state.get("count", 0), state.get("applied", {})
         if self.mode == "refuse":
             raise Refused("not with me")
         if self.mode == "load_falls":
@@ -184,6 +205,8 @@ class Hostile(Processor):
     def handle(self, event, out):
         if event.type == TWICE:
             return
+        if self.mode in ("as_told", "mended"):
+            return self.obey(event, out)
         if event.type == "poison" and self.mode in ON_POISON:
             ON_POISON[self.mode](out)
         if self.mode == "slow":
@@ -195,6 +218,21 @@ class Hostile(Processor):
         if event.aggregate == "flight":
             self.count_flight(event, out)
         self.count += 1
+
+    def obey(self, event, out):
+        """`reject`, `trap` and `steal`, a row of another key's; `retry` fails as often as its payload says. All others
+        count."""
+        if event.type == "reject":
+            raise Failure.reject("told to reject")
+        if self.mode == "as_told" and event.type == "trap":
+            raise ValueError("told to fall")
+        if self.mode == "as_told" and event.type == "retry":
+            self.tries[event.id] = self.tries.get(event.id, 0) + 1
+            if self.tries[event.id] <= int(event.payload):
+                raise Failure.retry("told to retry")
+        applied = self.applied.setdefault(event.agg_id, [])
+        applied.append(event.version)
+        out.put(SEEN, "stolen" if event.type == "steal" else event.agg_id, 0, {"type": str(len(applied))})
 
     def noted(self, type_):
         if self.mode == "wrong":
@@ -229,4 +267,5 @@ class Hostile(Processor):
             return "x" * (9 << 20)
         # The host itself compares the first two.
         snapshots = 0 if self.mode == "snapshots_differ_later" and self.snapshots < 3 else self.snapshots
-        return f'{{"count":{self.count},"snapshots":{snapshots}}}'
+        applied = {"applied": self.applied} if self.applied else {}
+        return json.dumps({"count": self.count, "snapshots": snapshots, **applied}, separators=(",", ":"))

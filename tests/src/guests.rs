@@ -107,6 +107,11 @@ pub fn variant(number: usize, nature: &str) -> Vec<u8> {
     rewritten("variant", "1.1000000.0+nature----", &version)
 }
 
+/// The guest `hostile-js` or `hostile-python` as a build that does this when it is asked what it is.
+pub fn hostile_in_describe(guest: &str, nature: &str) -> Vec<u8> {
+    rewritten(guest, "hostile-nature:--------", &format!("hostile-nature:{nature:-<8}"))
+}
+
 /// The version that a variant says it has; `1.0.0`, which most others say, of what is none.
 pub fn version_of(bytes: &[u8]) -> String {
     let is_version = |text: &&[u8]| {

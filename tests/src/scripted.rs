@@ -173,14 +173,15 @@ struct Instance {
 /// What a scripted processor saves: how often each key was added, and which versions of each key were
 /// applied, in that order.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 struct State {
     counts: BTreeMap<String, i64>,
     applied: BTreeMap<String, Vec<u64>>,
     /// What the next flush appends.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     later: Vec<String>,
     /// What the next tick emits.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     sums: Vec<String>,
 }
 

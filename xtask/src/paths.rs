@@ -3,10 +3,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The workspace's folder.
+/// The workspace's folder: that of whoever runs this, who may share a build folder with the clone that it was built in.
 pub(crate) fn workspace() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().map_or_else(|| here.into(), Path::to_path_buf)
+    let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    // An `xtask` that is started without cargo knows only where it was built.
+    let here =
+        here.filter(|here| here.ends_with("xtask")).unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    here.parent().map_or_else(|| here.clone(), Path::to_path_buf)
 }
 
 /// Build results that outlive the clone: a cold build takes minutes.

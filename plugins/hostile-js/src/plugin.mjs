@@ -1,6 +1,8 @@
 // Misbehaves in the way that the setting `mode` names: on an event of type `poison`, on any, or in another of its calls. All
 // other events are noted in a table and counted, so that a test sees who went on. Events of type `tally` are counted beside
-// the state, whatever the mode: a restart forgets them.
+// the state, whatever the mode: a restart forgets them. Under `as_told`, each event says itself what is to become of it, and
+// the state keeps what was applied; under `mended`, none fails but those that are rejected. In `describe` it does what is
+// written over the dashes of `NATURE` in the component.
 
 import { Failure, config, log, processor, table, text } from '../millrace/index.mjs';
 
@@ -90,6 +92,15 @@ const ON_POISON = {
   },
 };
 
+const NATURE = new TextEncoder().encode('hostile-nature:--------');
+
+const IN_DESCRIBE = {
+  loop: ON_POISON.loop,
+  bomb: ON_POISON.bomb,
+  error: ON_POISON.error,
+  lies: () => ({ name: '../hostile' }),
+};
+
 // Rounds of nothing, which take far longer than what else is done with an event.
 const SLOW_ROUNDS = 5_000_000;
 const LEAKED_BYTES = 1 << 19;
@@ -105,7 +116,10 @@ class Hostile {
     this.snapshots = 0;
     this.tally = 0;
     this.leaked = [];
-    this.count = saved === undefined ? 0 : saved.json().count;
+    this.tries = new Map();
+    const { count = 0, applied = {} } = saved?.json() ?? {};
+    this.count = count;
+    this.applied = applied;
     if (this.mode === 'refuse') throw new Error('not with me');
     if (this.mode === 'load_falls') this.missing.member();
     if (this.mode === 'load_loops') for (;;);
@@ -113,6 +127,10 @@ class Hostile {
 
   handle(event, out) {
     if (event.type === TWICE) return;
+    if (this.mode === 'as_told' || this.mode === 'mended') {
+      this.obey(event, out);
+      return;
+    }
     if (event.type === 'poison') {
       if (this.mode === 'promise') return Promise.resolve();
       ON_POISON[this.mode]?.(out);
@@ -122,6 +140,20 @@ class Hostile {
     out.put(SEEN, event.aggId, 0, { type: this.noted(event) });
     if (event.aggregate === 'flight') this.countFlight(event, out);
     this.count += 1;
+  }
+
+  /** `reject`, `trap` and `steal`, a row of another key's; `retry` fails as often as its payload says. All others count. */
+  obey({ id, type, aggId, version, payloadText }, out) {
+    if (type === 'reject') throw Failure.reject('told to reject');
+    if (this.mode === 'as_told' && type === 'trap') throw new Error('told to fall');
+    if (this.mode === 'as_told' && type === 'retry') {
+      const tries = (this.tries.get(id) ?? 0) + 1;
+      this.tries.set(id, tries);
+      if (tries <= Number(payloadText)) throw Failure.retry('told to retry');
+    }
+    const applied = [...(this.applied[aggId] ?? []), version];
+    this.applied[aggId] = applied;
+    out.put(SEEN, type === 'steal' ? 'stolen' : aggId, 0, { type: String(applied.length) });
   }
 
   noted({ type }) {
@@ -152,8 +184,17 @@ class Hostile {
     if (this.mode === 'snapshot_is_large') return 'x'.repeat(9 << 20);
     // The host itself compares the first two.
     const snapshots = this.mode === 'snapshots_differ_later' && this.snapshots < 3 ? 0 : this.snapshots;
-    return JSON.stringify({ count: this.count, snapshots });
+    const applied = Object.keys(this.applied).length > 0 ? this.applied : undefined;
+    return JSON.stringify({ count: this.count, snapshots, applied });
   }
 }
 
-export const handler = processor(Hostile);
+const whole = processor(Hostile);
+
+export const handler = {
+  ...whole,
+  describe() {
+    const nature = new TextDecoder().decode(NATURE).replaceAll('-', '').split(':')[1];
+    return IN_DESCRIBE[nature]?.() ?? whole.describe();
+  },
+};

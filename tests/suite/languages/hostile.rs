@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace::plugins::{PluginSettings, RuntimeOptions, WasmRuntime};
+use millrace::error::Classify;
+use millrace::plugins::{Metering, PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::processors::{
     FailureKind, FlushReason, LoadError, Processor, ProcessorFactory, Trap, TrapKind,
 };
-use millrace_tests::guests::{load_shared, sharing_code};
+use millrace_tests::guests::{hostile_in_describe, load_shared, sharing_code};
 use millrace_tests::handwritten::Handwritten;
 
 use crate::plugins::rig::{Rig, batch, component, context, options};
@@ -65,15 +66,33 @@ fn settings(mode: &str) -> PluginSettings {
     PluginSettings { config, call_ms_max: Some(call_ms_max), ..PluginSettings::default() }
 }
 
-/// The third of five events sets the guest off.
+/// More than a good call burns, and what an endless one burns in seconds.
+const FUEL_MAX: u64 = 4_000_000_000;
+
+/// Where calls are measured by what they burn, and no clock ends them.
+fn by_fuel() -> RuntimeOptions {
+    RuntimeOptions { metering: Metering::Fuel, fuel_max: FUEL_MAX, ..options() }
+}
+
+/// Nothing but its fuel ends a call.
+fn settings_by_fuel(mode: &str) -> PluginSettings {
+    PluginSettings { call_ms_max: Some(PATIENT_CALL_MS_MAX), ..settings(mode) }
+}
+
 async fn contained(guest: Guest, mode: &str, ends: Ends) {
-    let rig = Rig::sharing(guest.plugin(), &settings(mode));
+    contained_under(guest, &settings(mode), options(), ends).await;
+}
+
+/// The third of five events sets the guest off.
+async fn contained_under(guest: Guest, settings: &PluginSettings, options: RuntimeOptions, ends: Ends) {
+    let rig = Rig::with(sharing_code(options));
+    load_shared(&rig.runtime, &component(guest.plugin()), settings).expect("the guest loads");
     let last = rig
         .publish(&[("a", "x", "1"), ("b", "x", "1"), ("c", "poison", "1"), ("d", "x", "1"), ("b", "x", "2")])
         .await;
     let neighbour = Handwritten::new("neighbour");
     let beside = rig.run_component(&neighbour.component(), PluginSettings::default()).await;
-    let runner = rig.run(guest.plugin(), settings(mode)).await;
+    let runner = rig.run(guest.plugin(), settings.clone()).await;
     rig.done(&runner, last).await;
     rig.done(&beside, last).await;
     let after = rig.publish(&[("e", "x", "1")]).await;
@@ -157,6 +176,72 @@ attacks! { Python:
     python_hostile_clock "clock" Handled;
     python_hostile_chance "chance" Handled;
     python_hostile_code_from_text "evaluates" Handled;
+}
+
+async fn contained_by_fuel(guest: Guest, attacks: Vec<(&str, Ends)>) {
+    for (mode, ends) in attacks {
+        contained_under(guest, &settings_by_fuel(mode), by_fuel(), ends).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn js_hostile_by_fuel() {
+    let attacks = vec![
+        ("loop", Letter("timeout", "guest_fuel_max")),
+        ("regex", Letter("timeout", "guest_fuel_max")),
+        ("bomb", Letter("limit", "guest_memory_bytes_max")),
+        ("recursion", Letter("trap", "too much recursion")),
+        ("effects", Letter("output", "guest_effects_max")),
+        ("error", Letter("trap", "RangeError: as asked")),
+        ("logs", Handled),
+    ];
+    contained_by_fuel(Guest::Js, attacks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_hostile_by_fuel() {
+    let attacks = vec![
+        ("loop", Letter("timeout", "guest_fuel_max")),
+        ("regex", Letter("timeout", "guest_fuel_max")),
+        ("bomb", Letter("limit", "guest_memory_bytes_max")),
+        ("recursion", Letter("trap", "RecursionError")),
+        ("effects", Letter("output", "guest_effects_max")),
+        ("error", Letter("trap", "ValueError: as asked")),
+        ("logs", Handled),
+    ];
+    contained_by_fuel(Guest::Python, attacks).await;
+}
+
+// In `describe`, before the host knows whose component it is.
+
+/// What a deployment is told of a build with this nature.
+fn undescribed(guest: Guest, nature: &str, says: &str) {
+    let options = RuntimeOptions { call_max: Duration::from_millis(ENDLESS_CALL_MS_MAX), ..options() };
+    let runtime = WasmRuntime::new(sharing_code(options)).expect("the runtime starts");
+    let bytes = hostile_in_describe(guest.plugin(), nature);
+    let refused = load_shared(&runtime, &bytes, &PluginSettings::default()).expect_err("it is refused");
+    let said = refused.to_string();
+    assert!(said.contains(says), "{nature}: {said}");
+    assert_eq!(refused.code(), "describe_failed", "{nature}: {said}");
+    // It hurts nobody who comes after it.
+    let neighbour = Handwritten::new("neighbour").component();
+    load_shared(&runtime, &neighbour, &PluginSettings::default()).expect("the neighbour loads");
+}
+
+#[test]
+fn js_hostile_in_describe() {
+    undescribed(Guest::Js, "loop", "guest_call_ms_max = 1500");
+    undescribed(Guest::Js, "bomb", "guest_memory_bytes_max");
+    undescribed(Guest::Js, "error", "as asked");
+    undescribed(Guest::Js, "lies", "trap: ");
+}
+
+#[test]
+fn python_hostile_in_describe() {
+    undescribed(Guest::Python, "loop", "guest_call_ms_max = 1500");
+    undescribed(Guest::Python, "bomb", "guest_memory_bytes_max");
+    undescribed(Guest::Python, "error", "ValueError: as asked");
+    undescribed(Guest::Python, "lies", "../hostile");
 }
 
 // The other calls.
