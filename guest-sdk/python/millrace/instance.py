@@ -30,7 +30,11 @@ class Instance:
 
     def describe(self):
         ambient.begin(None)
-        return _manifest.to_wire(self._class.manifest)
+        try:
+            return _manifest.to_wire(self._class.manifest)
+        except BaseException as error:
+            tell(error)
+            raise
 
     def load(self, context, saved) -> None:
         manifest = self._class.manifest

@@ -191,7 +191,7 @@ async fn js_hostile_by_fuel() {
         ("regex", Letter("timeout", "guest_fuel_max")),
         ("bomb", Letter("limit", "guest_memory_bytes_max")),
         ("recursion", Letter("trap", "too much recursion")),
-        ("effects", Letter("output", "guest_effects_max")),
+        ("output", Letter("limit", "guest_output_bytes_max")),
         ("error", Letter("trap", "RangeError: as asked")),
         ("logs", Handled),
     ];
@@ -205,7 +205,7 @@ async fn python_hostile_by_fuel() {
         ("regex", Letter("timeout", "guest_fuel_max")),
         ("bomb", Letter("limit", "guest_memory_bytes_max")),
         ("recursion", Letter("trap", "RecursionError")),
-        ("effects", Letter("output", "guest_effects_max")),
+        ("output", Letter("limit", "guest_output_bytes_max")),
         ("error", Letter("trap", "ValueError: as asked")),
         ("logs", Handled),
     ];
@@ -215,14 +215,14 @@ async fn python_hostile_by_fuel() {
 // In `describe`, before the host knows whose component it is.
 
 /// What a deployment is told of a build with this nature.
-fn undescribed(guest: Guest, nature: &str, says: &str) {
+fn undescribed(guest: Guest, nature: &str, code: &str, says: &str) {
     let options = RuntimeOptions { call_max: Duration::from_millis(ENDLESS_CALL_MS_MAX), ..options() };
     let runtime = WasmRuntime::new(sharing_code(options)).expect("the runtime starts");
     let bytes = hostile_in_describe(guest.plugin(), nature);
     let refused = load_shared(&runtime, &bytes, &PluginSettings::default()).expect_err("it is refused");
     let said = refused.to_string();
     assert!(said.contains(says), "{nature}: {said}");
-    assert_eq!(refused.code(), "describe_failed", "{nature}: {said}");
+    assert_eq!(refused.code(), code, "{nature}: {said}");
     // It hurts nobody who comes after it.
     let neighbour = Handwritten::new("neighbour").component();
     load_shared(&runtime, &neighbour, &PluginSettings::default()).expect("the neighbour loads");
@@ -230,18 +230,19 @@ fn undescribed(guest: Guest, nature: &str, says: &str) {
 
 #[test]
 fn js_hostile_in_describe() {
-    undescribed(Guest::Js, "loop", "guest_call_ms_max = 1500");
-    undescribed(Guest::Js, "bomb", "guest_memory_bytes_max");
-    undescribed(Guest::Js, "error", "as asked");
-    undescribed(Guest::Js, "lies", "trap: ");
+    undescribed(Guest::Js, "loop", "describe_failed", "guest_call_ms_max = 1500");
+    undescribed(Guest::Js, "bomb", "describe_failed", "guest_memory_bytes_max");
+    // Its own `describe`, and not the one that the SDK makes out of a class.
+    undescribed(Guest::Js, "error", "describe_failed", "trap: ");
+    undescribed(Guest::Js, "lies", "describe_failed", "trap: ");
 }
 
 #[test]
 fn python_hostile_in_describe() {
-    undescribed(Guest::Python, "loop", "guest_call_ms_max = 1500");
-    undescribed(Guest::Python, "bomb", "guest_memory_bytes_max");
-    undescribed(Guest::Python, "error", "ValueError: as asked");
-    undescribed(Guest::Python, "lies", "../hostile");
+    undescribed(Guest::Python, "loop", "describe_failed", "guest_call_ms_max = 1500");
+    undescribed(Guest::Python, "bomb", "describe_failed", "guest_memory_bytes_max");
+    undescribed(Guest::Python, "error", "describe_failed", "ValueError: as asked");
+    undescribed(Guest::Python, "lies", "manifest_invalid", "../hostile");
 }
 
 // The other calls.
