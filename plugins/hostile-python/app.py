@@ -14,6 +14,7 @@ import time
 from millrace import Failure, Processor, Refused, Table, config, export, log, text
 
 SEEN = Table("seen_python", {"type": text()})
+FOREIGN = Table("seen_js", {"type": text()})
 
 
 def loop(_):
@@ -49,6 +50,10 @@ def recursion_without_a_limit(_):
 def effects(out):
     for n in range(100_001):
         out.put(SEEN, f"k{n}", 0, {"type": "x"})
+
+
+def foreign_table(out):
+    out.put(FOREIGN, "mine", 0, {"type": "x"})
 
 
 def output(out):
@@ -149,8 +154,8 @@ def stops(_):
 ON_POISON = {
     act.__name__: act
     for act in (
-        loop, bomb, bomb_of_objects, recursion, recursion_without_a_limit, effects, output, logs, prints, large_log,
-        error, error_without_a_message, large_error, error_that_lies, exits, exits_at_once, aborts, regex, large_text,
+        loop, bomb, bomb_of_objects, recursion, recursion_without_a_limit, effects, foreign_table, output, logs, prints,
+        large_log, error, error_without_a_message, large_error, error_that_lies, exits, exits_at_once, aborts, regex, large_text,
         large_number, reads_a_file, imports_late, clock, chance, evaluates, rejects, stops,
     )
 }  # fmt: skip
@@ -209,6 +214,9 @@ class Hostile(Processor, metaclass=Described):
             return self.obey(event, out)
         if event.type == "poison" and self.mode in ON_POISON:
             ON_POISON[self.mode](out)
+        if event.type == "poison" and self.mode == "feeds_itself":
+            version = 1_000 + event.position
+            out.emit(aggregate="thing", agg_id=event.agg_id, type="poison", version=version, payload=None)
         if self.mode == "slow":
             for _ in range(SLOW_ROUNDS):
                 pass
@@ -251,12 +259,16 @@ class Hostile(Processor, metaclass=Described):
             out.emit(aggregate="twice", agg_id=event.agg_id, type=TWICE, payload=payload)
 
     def flush(self, reason, out):
+        if self.mode == "flush_loops":
+            loop(None)
         if self.mode == "flush_falls":
             raise TypeError("no flush")
         if self.mode == "flush_fails":
             raise Failure.retry("later")
 
     def snapshot(self):
+        if self.mode == "snapshot_loops":
+            loop(None)
         if self.mode == "snapshot_falls":
             return self.missing.member
         if self.mode == "snapshot_is_none":

@@ -7,6 +7,7 @@
 import { Failure, config, log, processor, table, text } from '../millrace/index.mjs';
 
 const SEEN = table('seen_js', { columns: { type: text() } });
+const FOREIGN = table('seen_python', { columns: { type: text() } });
 
 const ON_POISON = {
   loop() {
@@ -26,6 +27,12 @@ const ON_POISON = {
   },
   effects(out) {
     for (let n = 0; n < 100_001; n += 1) out.put(SEEN, `k${n}`, 0, { type: 'x' });
+  },
+  foreign_table(out) {
+    out.put(FOREIGN, 'mine', 0, { type: 'x' });
+  },
+  feeds_itself(out, event) {
+    out.emit({ aggregate: 'thing', aggId: event.aggId, type: 'poison', version: 1_000 + event.position }, null);
   },
   output(out) {
     const large = 'x'.repeat(1_000_000);
@@ -133,7 +140,7 @@ class Hostile {
     }
     if (event.type === 'poison') {
       if (this.mode === 'promise') return Promise.resolve();
-      ON_POISON[this.mode]?.(out);
+      ON_POISON[this.mode]?.(out, event);
     }
     if (this.mode === 'slow') for (let round = 0; round < SLOW_ROUNDS; round += 1);
     if (this.mode === 'leaks') this.leaked.push(new Uint8Array(LEAKED_BYTES));
@@ -173,11 +180,13 @@ class Hostile {
   }
 
   flush() {
+    if (this.mode === 'flush_loops') for (;;);
     if (this.mode === 'flush_falls') throw new TypeError('no flush');
     if (this.mode === 'flush_fails') throw Failure.retry('later');
   }
 
   snapshot() {
+    if (this.mode === 'snapshot_loops') for (;;);
     if (this.mode === 'snapshot_falls') return this.missing.member;
     if (this.mode === 'snapshot_is_none') return 7;
     if (this.mode?.startsWith('snapshots_differ')) this.snapshots += 1;

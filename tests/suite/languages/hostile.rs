@@ -1,5 +1,7 @@
 //! Attacks in JavaScript and Python, on an event or in another call: each ends as it must, its letter says why, and neither
-//! the guest's other events nor a neighbour's notice anything. Attacks without an engine are in `hostile`.
+//! the guest's other events nor a neighbour's notice anything. Attacks without an engine are in `hostile`. Of their kinds,
+//! these have no form here: lengths and texts that lie, tricks with `realloc` and growth of wasm tables, which the languages
+//! cannot say; bombs at compile time and forged compiled code, which look the same whatever a component was written in.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +12,12 @@ use millrace::plugins::{Metering, PluginSettings, RuntimeOptions, WasmRuntime};
 use millrace::processors::{
     FailureKind, FlushReason, LoadError, Processor, ProcessorFactory, Trap, TrapKind,
 };
+use millrace::streams::EventLog;
 use millrace_tests::guests::{hostile_in_describe, load_shared, sharing_code};
 use millrace_tests::handwritten::Handwritten;
+use millrace_tests::until;
 
-use crate::plugins::rig::{Rig, batch, component, context, options};
+use crate::plugins::rig::{Rig, batch, component, context, options, tenant};
 
 /// How an attack on an event ends.
 enum Ends {
@@ -47,6 +51,9 @@ impl Guest {
     }
 }
 
+/// `causation_depth_max` of hosts and rigs that say nothing else.
+const CAUSATION_DEPTH_MAX: u64 = 16;
+
 /// Long enough for an engine's first call on a busy machine.
 const CALL_MS_MAX: u64 = 3_000;
 
@@ -60,7 +67,9 @@ fn settings(mode: &str) -> PluginSettings {
     let config = BTreeMap::from([("mode".to_owned(), mode.to_owned())]);
     let call_ms_max = match mode {
         "large_log" => PATIENT_CALL_MS_MAX,
-        "loop" | "regex" | "large_number" | "load_loops" => ENDLESS_CALL_MS_MAX,
+        "loop" | "regex" | "large_number" | "load_loops" | "flush_loops" | "snapshot_loops" => {
+            ENDLESS_CALL_MS_MAX
+        }
         _ => CALL_MS_MAX,
     };
     PluginSettings { config, call_ms_max: Some(call_ms_max), ..PluginSettings::default() }
@@ -276,6 +285,7 @@ fn other_calls_are_contained(guest: Guest, falls: &str, no_flush: &str) {
     let endless = refusal(guest, "load_loops");
     assert!(matches!(&endless, LoadError::Trap(trap) if trap.kind == TrapKind::Timeout), "{endless}");
 
+    assert_eq!(snapshot(guest, "snapshot_loops").kind, TrapKind::Timeout);
     let fallen = snapshot(guest, "snapshot_falls");
     assert_eq!(fallen.kind, TrapKind::Trap);
     assert!(fallen.message.contains(falls), "{fallen}");
@@ -286,6 +296,9 @@ fn other_calls_are_contained(guest: Guest, falls: &str, no_flush: &str) {
     assert_eq!(large.kind, TrapKind::Limit);
     assert!(large.message.contains("guest_state_bytes_max"), "{large}");
 
+    let mut instance = loaded(guest, "flush_loops").expect("it loads");
+    let endless = instance.flush(FlushReason::Tick).expect_err("it does not come back");
+    assert_eq!(endless.kind, TrapKind::Timeout, "{endless}");
     let mut instance = loaded(guest, "flush_falls").expect("it loads");
     let fallen = instance.flush(FlushReason::Tick).expect_err("it falls");
     assert!(fallen.kind == TrapKind::Trap && fallen.message.contains(no_flush), "{fallen}");
@@ -305,6 +318,54 @@ fn js_hostile_in_other_calls() {
 #[test]
 fn python_hostile_in_other_calls() {
     other_calls_are_contained(Guest::Python, "AttributeError", "TypeError: no flush");
+}
+
+fn a_table_of_another_plugin_is_not_written(guest: Guest) {
+    let mut instance = loaded(guest, "foreign_table").expect("it loads");
+    let outcome =
+        instance.handle(&batch(&[("a", "x", "1"), ("b", "poison", "1")], 0)).expect("it is no trap");
+    let failure = outcome.failure.expect("it has no such table");
+    assert_eq!((outcome.handled, outcome.effects.iter().count()), (1, 1));
+    assert!(
+        failure.kind == FailureKind::Fatal && failure.message.contains("does not name table"),
+        "{failure:?}"
+    );
+}
+
+#[test]
+fn js_hostile_table_of_another() {
+    a_table_of_another_plugin_is_not_written(Guest::Js);
+}
+
+#[test]
+fn python_hostile_table_of_another() {
+    a_table_of_another_plugin_is_not_written(Guest::Python);
+}
+
+/// Each poisoned event emits the next one.
+async fn a_guest_that_feeds_itself_ends(guest: Guest) {
+    let settings = settings("feeds_itself");
+    let rig = Rig::sharing(guest.plugin(), &settings);
+    let runner = rig.run(guest.plugin(), settings).await;
+    let last = rig.publish(&[("a", "poison", "1"), ("b", "poison", "1"), ("c", "x", "1")]).await;
+    until("each chain has ended", || runner.status().counts.dead_letters == 2).await;
+    let newest = rig.store.bounds().newest;
+    rig.done(&runner, newest).await;
+    assert_eq!((rig.store.bounds().newest, newest.0 - last.0), (newest, 2 * CAUSATION_DEPTH_MAX));
+    let dead = rig.dead(guest.plugin()).await;
+    assert!(dead.iter().all(|(_, _, says)| says.contains("causation_depth_max = 16")), "{dead:?}");
+    assert_eq!(rig.keys(guest.table()).await, ["a", "b", "c"]);
+    assert_eq!(rig.store.tenants(), [tenant()], "it has no way to name another");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn js_hostile_emits_for_ever() {
+    a_guest_that_feeds_itself_ends(Guest::Js).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_hostile_emits_for_ever() {
+    a_guest_that_feeds_itself_ends(Guest::Python).await;
 }
 
 #[test]
