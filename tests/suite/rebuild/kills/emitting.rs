@@ -2,7 +2,6 @@
 //! and two tenants, for both of which several publish at once. What left the store when the events were handled first
 //! has left it once, wherever the host ends.
 
-use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,10 +22,10 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::left;
+use super::load::{TENANTS, clients, with_tenants};
 use super::point::KillPoint;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const TENANTS: [&str; 2] = ["one", "two"];
 /// Two of each tenant.
 const WRITERS: usize = 4;
 /// Of the writers of events, before the rebuild begins.
@@ -120,34 +119,13 @@ fn answer(number: u64) -> String {
     format!("I read 2 words with {} letters. The longest is “{word}”.\n", "request".len() + word.len())
 }
 
-/// A token of each tenant, who may do everything.
-fn token(tenant: &str) -> String {
-    format!("the-token-of-{tenant}")
-}
-
-fn clients(host: &HostProcess) -> Result<Vec<Client>> {
-    let client = Client::new(host.url.clone())?;
-    TENANTS.iter().map(|tenant| client.with_token(&token(tenant))).collect()
-}
-
 /// A host that has what the plugin compiles to.
-async fn start(work: Work, mut setup: Setup, data: &Path) -> Result<HostProcess> {
+async fn start(work: Work, setup: Setup, data: &Path) -> Result<HostProcess> {
     if work == Work::Emits {
         let (store, component) = (data.to_owned(), Bytes::from(std::fs::read(guest(work.plugin()))?));
         tokio::task::spawn_blocking(move || lend_code(&store, &[component])).await??;
     }
-    let tokens = TENANTS.map(|tenant| {
-        let rights = r#"["publish", "read", "admin"]"#;
-        let token = token(tenant);
-        // Who has a name can take part in what is said on channels.
-        format!(
-            "[[auth.tokens]]\nname = \"{tenant}\"\ntoken = \"{token}\"\ntenant = \"{tenant}\"\nrights = {rights}\n"
-        )
-    });
-    let config = data.with_extension("toml");
-    std::fs::write(&config, tokens.concat())?;
-    setup.args.extend(["--config".into(), OsString::from(config)]);
-    let setup = setup
+    let setup = with_tenants(setup, data)?
         .set(&format!("plugins.{}.lanes=2", work.plugin()))
         .set(&format!("store.dedup_events_max={KNOWN_AGAIN}"))
         .set(r#"plugins.answers.grants=["channels"]"#)

@@ -1,44 +1,42 @@
-//! `kill -9` of a host at each step of a rebuild, while events come as fast as they are taken and somebody watches.
-//! The version that takes over has another column and another state.
+//! `kill -9` of a host at each step of a rebuild, while events of two tenants come as fast as they are taken and six
+//! viewers watch (`load`). The version that takes over has another column and another state.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use millrace::plugins::RebuildStep;
 use millrace_tests::chaos::{difference, setup};
 use millrace_tests::dump::dump;
+use millrace_tests::embedded::Client;
 use millrace_tests::guests::{guest, lend_code};
 use millrace_tests::host::{HostProcess, Setup};
 use millrace_tests::workspace_binary;
-use reqwest::Client;
-use serde_json::Value as Json;
 use tokio::task::JoinSet;
 
 use super::left;
-use super::load::{Events, Publisher, QUERY, Row, Seen, TABLE, check, rows, watch};
+use super::load::{Events, Publisher, TENANTS, VIEWS, Watcher, clients, with_tenants};
 use super::point::KillPoint;
 use crate::crash_points::copy_store;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const REBUILD: &str = "/v1/plugins/counter/rebuild";
-/// Before the rebuild begins. More than it commits in its first two commits, and than it may be behind when it tries to
-/// take over.
-const BACKLOG: u64 = 16_000;
+/// Of each tenant, before the rebuild begins. More than it commits in its first two commits, and than it may be behind
+/// when it tries to take over.
+const BACKLOG: u64 = 8_000;
 const UPLOAD: u64 = 1_000;
-/// Events under load before the rebuild begins.
+/// Events of each tenant under load before the rebuild begins.
 const WARM: u64 = 200;
-/// Rows of the former table beyond those that one transaction of the sweep removes.
-const SINGLE: u64 = 1_200;
+/// Of each tenant. Of all of them together the former table has more rows than one transaction of the sweep removes.
+const SINGLE: u64 = 600;
 
-/// How often the step is come to before the host ends. A third commit begins once the first one is answered, and the
-/// second slice of the sweep once the first one is gone.
+/// How often the step is come to before the host ends. Of more commits than there are tenants one is the second of its
+/// tenant, which begins once the first one is answered. The second slice of the sweep begins once the first is gone.
 fn times(step: RebuildStep) -> u64 {
     match step {
-        RebuildStep::Filling => 3,
+        RebuildStep::Filling => TENANTS.len() as u64 + 1,
         RebuildStep::Sweeping => 2,
         _ => 1,
     }
@@ -51,9 +49,10 @@ struct Remains {
     /// Tables and tasks in the names of rebuilds.
     tables: i64,
     tasks: i64,
-    /// How far its task is, while it has one.
+    /// How far the task is that is furthest, while it has any.
     position: i64,
-    newest: i64,
+    /// Tasks of it that have come to the end of the log.
+    at_end: i64,
     /// Rows of the former table.
     former: i64,
 }
@@ -73,7 +72,10 @@ impl Remains {
             tables: number("SELECT count(*) FROM tables WHERE instr(name, '~') > 0")?,
             tasks: number("SELECT count(*) FROM tasks WHERE instr(processor, '~') > 0")?,
             position: number("SELECT coalesce(max(position), 0) FROM tasks WHERE instr(processor, '~') > 0")?,
-            newest: number("SELECT max(position) FROM events")?,
+            at_end: number(
+                "SELECT count(*) FROM tasks
+                 WHERE instr(processor, '~') > 0 AND position >= (SELECT max(position) FROM events)",
+            )?,
             former: match former {
                 Some(table) => number(&format!("SELECT count(*) FROM \"rows_{table}\""))?,
                 None => 0,
@@ -82,18 +84,20 @@ impl Remains {
     }
 
     fn are_of(&self, step: RebuildStep) -> bool {
+        let tenants = TENANTS.len() as u64;
+        let are_all = |number: i64, all: u64| u64::try_from(number).is_ok_and(|number| number >= all);
         let begun = self.open && self.tables == 1 && self.former == 0;
         match step {
             RebuildStep::Begun => begun && self.tasks == 0,
-            RebuildStep::Filling => begun && self.position > 0 && self.position < self.newest,
+            RebuildStep::Filling => begun && self.position > 0 && !are_all(self.at_end, tenants),
             RebuildStep::CaughtUp | RebuildStep::Holding | RebuildStep::Flipping => {
                 begun && self.position > 0
             }
             // The sweep may have come at once.
             RebuildStep::Flipped => !self.open && self.tables <= 1,
             RebuildStep::Sweeping => {
-                let left = i64::try_from(SINGLE).is_ok_and(|all| self.former > 0 && self.former < all);
-                !self.open && self.tables == 1 && self.tasks == 1 && left
+                let left = self.former > 0 && !are_all(self.former, SINGLE * tenants);
+                !self.open && self.tables == 1 && are_all(self.tasks, tenants) && left
             }
         }
     }
@@ -102,12 +106,15 @@ impl Remains {
 struct Scene {
     dir: tempfile::TempDir,
     point: KillPoint,
-    events: Events,
+    /// Events of each tenant that have a key each.
+    single: u64,
     host: HostProcess,
-    publisher: Publisher,
-    seen: Seen,
+    clients: Vec<Client>,
+    /// One of each tenant, and as many watchers of each as there are views.
+    publishers: Vec<Publisher>,
+    watchers: Vec<Watcher>,
+    publishing: JoinSet<()>,
     watching: JoinSet<Result<()>>,
-    publishing: JoinSet<Result<u64>>,
 }
 
 fn component(name: &str) -> Result<Bytes> {
@@ -118,50 +125,78 @@ fn component(name: &str) -> Result<Bytes> {
 async fn start(setup: Setup, data: &Path) -> Result<HostProcess> {
     let (store, components) = (data.to_owned(), [component("counter")?, component("counter_v2")?]);
     tokio::task::spawn_blocking(move || lend_code(&store, &components)).await??;
-    HostProcess::start_as(setup, data).await
+    HostProcess::start_as(with_tenants(setup, data)?, data).await
 }
 
-async fn publish(host: &HostProcess, events: Events, until: u64) -> Result<()> {
-    let mut from = 0;
-    while from < until {
-        let to = until.min(from + UPLOAD);
-        host.publish(events.upload(from..to)).await?;
-        from = to;
-    }
+/// So many events of each tenant, and of all tenants at once.
+async fn publish(clients: &[Client], single: u64, until: &[u64]) -> Result<()> {
+    let each = clients.iter().zip(until).enumerate().map(|(tenant, (client, until))| async move {
+        let (events, mut from) = (Events::new(tenant, single), 0);
+        while from < *until {
+            let to = (from + UPLOAD).min(*until);
+            client.publish(events.upload(from..to)).await?;
+            from = to;
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(each).await?;
     Ok(())
 }
 
 impl Scene {
-    /// The old version has handled the backlog, somebody watches, and events come.
+    /// The old version has handled the backlog, everybody watches, and events come.
     async fn new(step: RebuildStep) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let (point, killable) = KillPoint::new(dir.path())?;
         let host = start(killable, &dir.path().join("killed")).await?;
-        host.deploy(component("counter")?).await?;
-        let events = Events { single: if step == RebuildStep::Sweeping { SINGLE } else { 0 } };
-        publish(&host, events, BACKLOG).await?;
-        host.settle().await?;
-        let publisher =
-            Publisher { url: host.url.clone(), events, done: Arc::new(BACKLOG.into()), stop: Arc::default() };
-        let seen: Seen = Arc::new(Mutex::default());
-        let (mut watching, mut publishing) = (JoinSet::new(), JoinSet::new());
-        watching.spawn(watch(host.url.clone(), Arc::clone(&seen)));
-        publishing.spawn(publisher.clone().run());
-        Ok(Self { dir, point, events, host, publisher, seen, watching, publishing })
+        let clients = clients(&host)?;
+        clients[0].deploy_bytes(component("counter")?).await?.ok()?;
+        let single = if step == RebuildStep::Sweeping { SINGLE } else { 0 };
+        publish(&clients, single, &[BACKLOG; TENANTS.len()]).await?;
+        clients[0].settle().await?;
+        let (mut publishers, mut watchers) = (Vec::new(), Vec::new());
+        let (mut publishing, mut watching) = (JoinSet::new(), JoinSet::new());
+        for (tenant, client) in clients.iter().enumerate() {
+            let publisher = Publisher::new(client.clone(), Events::new(tenant, single), BACKLOG);
+            publishing.spawn(publisher.clone().run());
+            publishers.push(publisher);
+            for view in VIEWS {
+                let watcher = Watcher::new(client.clone(), tenant, view);
+                watching.spawn(watcher.clone().watch());
+                watchers.push(watcher);
+            }
+        }
+        let mut scene =
+            Self { dir, point, single, host, clients, publishers, watchers, publishing, watching };
+        let seen = async |scene: &mut Self| anyhow::Ok(!scene.windows().contains(&0));
+        scene.until("everybody is shown something", seen).await?;
+        scene.has_more("events come and are seen").await?;
+        Ok(scene)
     }
 
     fn data(&self) -> PathBuf {
         self.dir.path().join("killed")
     }
 
-    /// Fails where the viewer or the publisher has.
+    /// Events of each tenant that are acknowledged.
+    fn done(&self) -> Vec<u64> {
+        self.publishers.iter().map(Publisher::done).collect()
+    }
+
+    /// How many windows each watcher was shown.
+    fn windows(&self) -> Vec<usize> {
+        self.watchers.iter().map(Watcher::windows).collect()
+    }
+
+    /// Fails where a watcher or a publisher has.
     fn goes_on(&mut self) -> Result<()> {
         if let Some(ended) = self.watching.try_join_next() {
             ended??;
-            bail!("the viewer has ended");
+            bail!("a watcher has ended");
         }
         if let Some(ended) = self.publishing.try_join_next() {
-            bail!("the publisher has ended after {}", ended??);
+            ended?;
+            bail!("a publisher has ended");
         }
         Ok(())
     }
@@ -180,97 +215,97 @@ impl Scene {
         Ok(())
     }
 
-    /// Has a rebuild begin, and the host end at a step of it. Starts it again.
+    /// Waits until there are more events of each tenant, and everybody was shown more.
+    async fn has_more(&mut self, what: &str) -> Result<()> {
+        let (done, windows) = (self.done(), self.windows());
+        let more = async |scene: &mut Self| {
+            let come = scene.done().iter().zip(&done).all(|(now, before)| *now >= before + WARM);
+            anyhow::Ok(come && scene.windows().iter().zip(&windows).all(|(now, before)| now > before))
+        };
+        self.until(what, more).await
+    }
+
+    /// Has a rebuild begin while events come at the full rate, and the host end at a step of it. Starts it again, and
+    /// they come so again.
     async fn is_killed_at(&mut self, step: RebuildStep) -> Result<()> {
         self.point.set(step, times(step))?;
-        let request = Client::builder().no_proxy().build()?.post(format!("{}{REBUILD}", self.host.url));
-        let request = request.header("content-type", "application/wasm").body(component("counter_v2")?);
+        self.publishers.iter().for_each(Publisher::hurry);
         // It may end before it answers.
-        if let Ok(answer) = request.send().await {
-            let status = answer.status();
-            ensure!(status.is_success(), "refused: {status} {}", answer.text().await.unwrap_or_default());
+        if let Ok(answer) = self.clients[0].post(REBUILD, "application/wasm", component("counter_v2")?).await
+        {
+            answer.ok()?;
         }
         self.until("the host ends at the step", async |scene| scene.host.has_ended()).await?;
         self.point.clear(step, &self.host.said())?;
         let remains = Remains::read(&self.data())?;
         ensure!(remains.are_of(step), "these are not the remains of {step:?}: {remains:?}");
+        self.publishers.iter().for_each(Publisher::hurry);
         self.host.kill_and_start().await
     }
 
     /// Events go on, and nobody asks for the rebuild again.
     async fn takes_over(&mut self) -> Result<()> {
-        let flipped =
-            async |scene: &mut Self| anyhow::Ok(scene.host.get(REBUILD).await?["stage"] == "flipped");
-        self.until("the rebuild has taken over", flipped).await?;
-        let (at, seen) = (self.publisher.done.load(Ordering::SeqCst), self.windows());
-        let goes_on = async |scene: &mut Self| {
-            anyhow::Ok(scene.publisher.done.load(Ordering::SeqCst) > at + WARM && scene.windows() > seen)
+        let flipped = async |scene: &mut Self| {
+            anyhow::Ok(scene.clients[0].get(REBUILD).await?.ok()?["stage"] == "flipped")
         };
-        self.until("the new version goes on", goes_on).await?;
+        self.until("the rebuild has taken over", flipped).await?;
+        self.has_more("the new version goes on").await?;
         let data = self.data();
         self.until("nothing is left of it", async |_| Ok(left(&data)? == 0)).await?;
-        let plugin = self.host.get("/v1/plugins/counter").await?;
+        let plugin = self.clients[0].get("/v1/plugins/counter").await?.ok()?;
         ensure!(plugin["deployment"]["version"] == "2.0.0", "the new version runs: {plugin}");
         Ok(())
     }
 
-    fn windows(&self) -> usize {
-        self.seen.lock().expect("test").len()
-    }
-
-    async fn stored(&self) -> Result<Vec<Row>> {
-        let page: Json = self.host.get(&format!("/v1/tables/{TABLE}?{QUERY}")).await?;
-        let of_page = page["rows"].as_array().context("a page has rows")?;
-        // A page has the columns apart, a frame has them beside the key.
-        let flat: Vec<Json> = of_page
-            .iter()
-            .map(|row| {
-                let mut flat = row["values"].clone();
-                flat["key"] = row["key"].clone();
-                flat
-            })
-            .collect();
-        rows(&flat)
-    }
-
-    /// Ends the load. Answers how many events there are, once the viewer was shown what came of all.
-    async fn comes_to_rest(&mut self) -> Result<u64> {
-        self.publisher.stop.store(true, Ordering::SeqCst);
-        let published = self.publishing.join_next().await.context("it publishes")???;
-        self.host.settle().await?;
-        let stored = self.stored().await?;
-        let begun = Instant::now();
-        while self.seen.lock().expect("test").last().is_none_or(|shown| shown.rows != stored) {
-            if let Some(ended) = self.watching.try_join_next() {
-                ended??;
+    /// Ends the load. Answers how many events there are of each tenant, once everybody was shown what came of all.
+    async fn comes_to_rest(&mut self) -> Result<Vec<u64>> {
+        self.publishers.iter().for_each(Publisher::stop);
+        let rest = async {
+            while let Some(ended) = self.publishing.join_next().await {
+                ended?;
             }
-            ensure!(begun.elapsed() < PATIENCE, "the viewer is not shown what is stored: {stored:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, rest).await.context("what is under way is taken")??;
+        self.clients[0].settle().await?;
+        for watcher in &self.watchers {
+            let (stored, begun) = (watcher.stored().await?, Instant::now());
+            while !watcher.shows(&stored) {
+                if let Some(ended) = self.watching.try_join_next() {
+                    ended??;
+                }
+                let view = watcher.view;
+                ensure!(begun.elapsed() < PATIENCE, "{view:?} does not come to what is stored: {stored:?}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
         self.watching.shutdown().await;
-        Ok(published)
+        Ok(self.done())
     }
 }
 
+/// What a host without rebuilds and ends makes of so many events of each tenant.
+async fn projected(single: u64, published: &[u64], data: &Path) -> Result<String> {
+    let mut host = start(setup(workspace_binary("millrace")), data).await?;
+    let clients = clients(&host)?;
+    clients[0].deploy_bytes(component("counter_v2")?).await?.ok()?;
+    publish(&clients, single, published).await?;
+    clients[0].settle().await?;
+    ensure!(host.terminate()?, "the host ends well");
+    dump(data)
+}
+
 async fn killed_at(step: RebuildStep) -> Result<()> {
-    let mut scene = Scene::new(step).await?;
-    let warm = async |scene: &mut Scene| {
-        anyhow::Ok(scene.windows() > 0 && scene.publisher.done.load(Ordering::SeqCst) >= BACKLOG + WARM)
-    };
-    scene.until("events come and are seen", warm).await?;
+    let mut scene = Box::pin(Scene::new(step)).await?;
     scene.is_killed_at(step).await?;
     scene.takes_over().await?;
     let published = scene.comes_to_rest().await?;
-    check(&scene.seen.lock().expect("test"), scene.events, published)?;
+    for watcher in &scene.watchers {
+        watcher.check(Events::new(watcher.tenant, scene.single), published[watcher.tenant])?;
+    }
     ensure!(scene.host.terminate()?, "the host ends well");
 
-    let fresh = scene.dir.path().join("fresh");
-    let mut host = start(setup(workspace_binary("millrace")), &fresh).await?;
-    host.deploy(component("counter_v2")?).await?;
-    publish(&host, scene.events, published).await?;
-    host.settle().await?;
-    ensure!(host.terminate()?, "the host ends well");
-    let projected = dump(&fresh)?;
+    let projected = Box::pin(projected(scene.single, &published, &scene.dir.path().join("fresh"))).await?;
     ensure!(!projected.contains("== rows_counters: 0\n"), "there are rows");
     match difference(&projected, &dump(&scene.data())?) {
         Some(difference) => bail!("the dumps differ:\n{difference}"),
