@@ -155,8 +155,8 @@ ON_POISON = {
     act.__name__: act
     for act in (
         loop, bomb, bomb_of_objects, recursion, recursion_without_a_limit, effects, foreign_table, output, logs, prints,
-        large_log, error, error_without_a_message, large_error, error_that_lies, exits, exits_at_once, aborts, regex, large_text,
-        large_number, reads_a_file, imports_late, clock, chance, evaluates, rejects, stops,
+        large_log, error, error_without_a_message, large_error, error_that_lies, exits, exits_at_once, aborts, regex,
+        large_text, large_number, reads_a_file, imports_late, clock, chance, evaluates, rejects, stops,
     )
 }  # fmt: skip
 

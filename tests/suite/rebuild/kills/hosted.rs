@@ -17,7 +17,7 @@ use millrace_tests::workspace_binary;
 use tokio::task::JoinSet;
 
 use super::left;
-use super::load::{Events, Publisher, TENANTS, VIEWS, Watcher, clients, with_tenants};
+use super::load::{Events, FULL, Publisher, TENANTS, VIEWS, Watcher, clients, with_tenants};
 use super::point::KillPoint;
 use crate::crash_points::copy_store;
 
@@ -229,7 +229,7 @@ impl Scene {
     /// they come so again.
     async fn is_killed_at(&mut self, step: RebuildStep) -> Result<()> {
         self.point.set(step, times(step))?;
-        self.publishers.iter().for_each(Publisher::hurry);
+        self.publishers.iter().for_each(|publisher| publisher.hurry(FULL));
         // It may end before it answers.
         if let Ok(answer) = self.clients[0].post(REBUILD, "application/wasm", component("counter_v2")?).await
         {
@@ -239,7 +239,12 @@ impl Scene {
         self.point.clear(step, &self.host.said())?;
         let remains = Remains::read(&self.data())?;
         ensure!(remains.are_of(step), "these are not the remains of {step:?}: {remains:?}");
-        self.publishers.iter().for_each(Publisher::hurry);
+        ensure!(
+            self.publishers.iter().all(Publisher::hurries),
+            "the full rate ended before the host: {:?}",
+            self.done()
+        );
+        self.publishers.iter().for_each(|publisher| publisher.hurry(FULL));
         self.host.kill_and_start().await
     }
 
@@ -249,6 +254,12 @@ impl Scene {
             anyhow::Ok(scene.clients[0].get(REBUILD).await?.ok()?["stage"] == "flipped")
         };
         self.until("the rebuild has taken over", flipped).await?;
+        ensure!(
+            self.publishers.iter().all(Publisher::hurries),
+            "the full rate ended before it: {:?}",
+            self.done()
+        );
+        self.publishers.iter().for_each(|publisher| publisher.hurry(0));
         self.has_more("the new version goes on").await?;
         let data = self.data();
         self.until("nothing is left of it", async |_| Ok(left(&data)? == 0)).await?;

@@ -1,7 +1,7 @@
-//! The load of a host that is killed, and what must be seen of it. Of each of two tenants 20,000 events are published
-//! in uploads of 400, each right behind the answer to the one before, when a rebuild begins and again when the host is
-//! back, and 20 at a time otherwise. Three viewers of each tenant have a window each, two over SSE and one over a
-//! WebSocket.
+//! The load of a host that is killed, and what must be seen of it. From the beginning of a rebuild until it has taken
+//! over, before the host's end and after it, the events of each of two tenants are published in uploads of 400, each
+//! right behind the answer to the one before; otherwise they come 20 at a time. Three viewers of each tenant have a
+//! window each, two over SSE and one over a WebSocket.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -34,9 +34,8 @@ const KEYS: u64 = 12;
 const TYPES: [&str; 3] = ["added", "changed", "seen"];
 /// Of one upload at the full rate. The next one follows its answer at once.
 const UPLOAD: u64 = 400;
-/// Events of a tenant at the full rate, until it is asked for again. A fresh host is given them all, too; and a rebuild
-/// has only what time others leave, and is to come to its end on a busy machine as well.
-const FULL: u64 = 20_000;
+/// Events of a tenant at the full rate, in each life of the host: far more than a rebuild takes to its end.
+pub(super) const FULL: u64 = 400_000;
 /// Of one upload otherwise, and how long its publisher waits before it.
 const FEW: u64 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -132,9 +131,14 @@ impl Publisher {
         self.done.load(Ordering::SeqCst)
     }
 
-    /// Has it go at the full rate for a while.
-    pub(super) fn hurry(&self) {
-        self.full.store(self.done() + FULL, Ordering::SeqCst);
+    /// Has it publish so many more at the full rate.
+    pub(super) fn hurry(&self, events: u64) {
+        self.full.store(self.done() + events, Ordering::SeqCst);
+    }
+
+    /// There are more to be published so.
+    pub(super) fn hurries(&self) -> bool {
+        self.done() < self.full.load(Ordering::SeqCst)
     }
 
     /// Has it end once its upload is acknowledged.
@@ -145,7 +149,7 @@ impl Publisher {
     pub(super) async fn run(self) {
         while !self.stop.load(Ordering::SeqCst) {
             let from = self.done();
-            let count = if from < self.full.load(Ordering::SeqCst) {
+            let count = if self.hurries() {
                 UPLOAD
             } else {
                 tokio::time::sleep(PAUSE).await;
