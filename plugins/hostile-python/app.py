@@ -53,6 +53,8 @@ def effects(out):
 
 
 def foreign_table(out):
+    # The SDK would refuse a table that the manifest does not name.
+    out._tables[FOREIGN] = 1
     out.put(FOREIGN, "mine", 0, {"type": "x"})
 
 

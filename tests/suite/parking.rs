@@ -55,8 +55,12 @@ async fn what_waits_goes_on_in_the_next_life(actor: Actor) {
     stage.done(&runner, last).await;
     assert_eq!(stage.applied().await["x"], [1, 2, 4]);
     let tries = stage.watch.tries.lock().expect("test").values().copied().collect::<Vec<_>>();
-    // What a guest remembers of its tries ends with its life.
-    assert!(tries == [3] || actor != Actor::Native, "{tries:?}");
+    // What a guest remembers of its tries ends with its life, so it fails twice more.
+    let retries = runner.status().counts.retries;
+    match actor {
+        Actor::Native => assert_eq!(tries, [3]),
+        Actor::Js | Actor::Python => assert_eq!(retries, 2),
+    }
     assert_eq!(stage.counts().await, counts(&[("x", 3), ("y", 1)]));
 }
 
@@ -124,7 +128,9 @@ async fn a_replay_that_fails_leaves_the_letter_and_the_order(actor: Actor) {
     let before = stage.letter(1).await;
     let resolved = runner.resolve(before.clone(), Verdict::Replay).await.expect("it is decided");
     let Resolved::FailedAgain { reason, message } = resolved else { panic!("{resolved:?}") };
-    assert!(reason == "trap" && message.contains("told to fall"), "{reason}: {message}");
+    // A guest's has its places, too.
+    let says = message == "told to fall" || actor != Actor::Native && message.contains("told to fall");
+    assert!(reason == "trap" && says, "{reason}: {message}");
     let after = stage.letter(1).await;
     assert_eq!((after.attempts, after.held, after.parked_behind), (before.attempts + 1, true, 1));
     assert!(stage.counts().await.is_empty());

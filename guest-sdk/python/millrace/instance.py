@@ -37,12 +37,13 @@ class Instance:
             raise
 
     def load(self, context, saved) -> None:
-        manifest = self._class.manifest
+        ambient.begin(None)
         event = Event()
         event._record = None
-        self._event, self._effects = event, Effects(manifest.get("tables", ()), event)
-        ambient.begin(self._effects)
         try:
+            manifest = self._class.manifest
+            self._event, self._effects = event, Effects(manifest.get("tables", ()), event)
+            ambient.begin(self._effects)
             self._processor = self._class()
             self._processor.load(
                 Context(context.tenant, context.lane, context.lanes),

@@ -8,7 +8,8 @@ import uuid
 
 import millrace
 from millrace import Failure, Processor, Refused, Saved, Table, change_field, config, export, int_, log, payload_field
-from millrace import ambient, manifest
+from millrace import ambient, manifest, plain
+from millrace.instance import Instance
 from millrace.testing import Driver, Failed, event
 
 
@@ -188,6 +189,29 @@ class Rules(unittest.TestCase):
         with self.assertRaises(Lying):
             driver.send(event("x.y"))
         self.assertIn("Lying: an exception that cannot be told", driver.messages[-1].text)
+
+    def test_a_manifest_that_cannot_be_had_names_its_line_in_the_log(self):
+        class Computed(type):
+            @property
+            def manifest(cls):
+                raise ValueError("no manifest today")
+
+        class Late(Processor, metaclass=Computed):
+            pass
+
+        instance = Instance(Late)
+        for call in (instance.describe, lambda: instance.load(plain.Context("t", 0, 1), None)):
+            host = plain.Host()
+            plain.enter(host)
+            try:
+                with self.assertRaises(ValueError):
+                    call()
+            finally:
+                plain.leave()
+                ambient.end()
+            ((level, text),) = host.messages
+            self.assertEqual(level, "error")
+            self.assertRegex(text, r"^ValueError: no manifest today \(test_processor.py:\d+ in manifest\)$")
 
     def test_messages_have_their_levels(self):
         class Talking(Processor):

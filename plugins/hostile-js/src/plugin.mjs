@@ -29,6 +29,8 @@ const ON_POISON = {
     for (let n = 0; n < 100_001; n += 1) out.put(SEEN, `k${n}`, 0, { type: 'x' });
   },
   foreign_table(out) {
+    // The SDK would refuse a table that the manifest does not name.
+    out._tables = [SEEN, FOREIGN];
     out.put(FOREIGN, 'mine', 0, { type: 'x' });
   },
   feeds_itself(out, event) {
@@ -105,7 +107,7 @@ const IN_DESCRIBE = {
   loop: ON_POISON.loop,
   bomb: ON_POISON.bomb,
   error: ON_POISON.error,
-  lies: () => ({ name: '../hostile' }),
+  lies: () => ({ ...whole.describe(), name: '../hostile' }),
 };
 
 // Rounds of nothing, which take far longer than what else is done with an event.

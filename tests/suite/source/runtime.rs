@@ -24,6 +24,7 @@ fn evicted(cursor: Option<&str>) -> Step {
 /// A stream that blocks does not hold a shutdown up, whether there is something to save or not.
 #[tokio::test]
 async fn r01_injected_clients_need_no_endpoint() {
+    // As the checklist has it.
     let within = Duration::from_secs(1);
     // One that is ended by its own limit, and not by itself, is cut off here and told.
     assert!(within < SOURCE_LAST_SAVE_MAX);

@@ -23,8 +23,7 @@ use crate::crash_points::copy_store;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const REBUILD: &str = "/v1/plugins/counter/rebuild";
-/// Of each tenant, before the rebuild begins. More than it commits in its first two commits, and than it may be behind
-/// when it tries to take over.
+/// Of each tenant, before the rebuild begins. More than it commits in its first two commits.
 const BACKLOG: u64 = 8_000;
 const UPLOAD: u64 = 1_000;
 /// Events of each tenant under load before the rebuild begins.
