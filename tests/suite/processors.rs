@@ -8,7 +8,7 @@ use std::time::Duration;
 use millrace::backends::sqlite::SqliteOptions;
 use millrace::checkpoints::CheckpointStore;
 use millrace::event::{Event, EventBatch, Position};
-use millrace::processors::{GuestPool, ProcessorSettings};
+use millrace::processors::{BreakerState, GuestPool, ProcessorSettings};
 use millrace::streams::EventLog;
 use millrace_tests::faulty::{Fault, Faulty};
 use millrace_tests::scene::{Scene, counts, scripted, skipping, tenant_id};
@@ -165,6 +165,29 @@ async fn what_a_flush_said_between_single_events_is_said_once() {
     let doubled: Vec<_> = told.iter().filter(|(_, times)| **times != 1).collect();
     assert!(doubled.is_empty(), "{doubled:?}");
     assert_eq!(scene.dead().await.len(), SUMS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_is_committed_before_the_breaker_rests() {
+    let scene = Scene::new().await;
+    let hour = Duration::from_secs(3_600);
+    // Nothing else than the rest itself would have it committed.
+    let settings = ProcessorSettings {
+        breaker_failures_max: 1,
+        breaker_wait_min: hour,
+        breaker_wait_max: hour,
+        commit_age: hour,
+        ..ProcessorSettings::default()
+    };
+    scene.publish("a", &[("x", "add", "1"), ("y", "retry", "1000"), ("z", "add", "1")]).await;
+    let (runner, _) = scene.start(scripted(), settings);
+    until("it rests", || runner.status().tasks.iter().any(|task| task.breaker == BreakerState::Open)).await;
+    let begin = std::time::Instant::now();
+    while scene.counts("a").await.is_empty() && begin.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(scene.counts("a").await, counts(&[("x", 1)]));
+    assert_eq!(runner.status().counts.commits, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
