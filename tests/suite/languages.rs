@@ -1,5 +1,6 @@
 //! Claims about plugins in languages that bring an engine with them.
 
+mod chance;
 mod clocks;
 mod hostile;
 pub(super) mod js;

@@ -7,9 +7,18 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::paths;
 
-/// A cargo that builds into the warm folder and never asks.
+/// What the cargo that runs this program says of its package.
+const OF_PACKAGE: [&str; 2] = ["CARGO_MANIFEST_", "CARGO_PKG_"];
+
+/// A cargo that builds into the warm folder and never asks. It knows nothing of the one that runs this program: some build
+/// scripts look at these words, and whoever calls cargo by hand would have their packages compiled anew each time.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        if OF_PACKAGE.iter().any(|of| name.to_string_lossy().starts_with(of)) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(paths::workspace()).env("CARGO_TARGET_DIR", paths::target()).stdin(Stdio::null());
     command
 }

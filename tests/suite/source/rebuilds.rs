@@ -82,6 +82,7 @@ async fn a_source_that_cannot_have_a_plugin_rebuilt_stops_and_says_which() {
     let ended = source(&rig, &events).wait().await.unwrap_err();
     assert_eq!((ended.fault, ended.code()), (SourceFault::CursorLost, "cursor_lost"));
     assert!(ended.to_string().contains("`alpha`"), "{ended}");
+    assert_eq!(ended.wait(), None, "no time mends it");
     assert_eq!(events.after_cursors().len(), 1, "nothing comes again before it is decided");
 }
 
@@ -113,4 +114,13 @@ async fn a_rebuild_that_is_under_way_is_enough() {
     rig.open_gate();
     let view = rig.flipped("alpha").await;
     assert_eq!((view.number, view.began_by.as_str(), view.version.as_str()), (1, "api:test", "2.0.0"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_that_is_refused_for_now_says_how_long_to_wait() {
+    let rig = Rig::new();
+    rig.registry.refuse_changes();
+    let refused = rebuilder(&rig).rebuild("alpha").await.unwrap_err();
+    assert_eq!((refused.fault, refused.wait()), (SourceFault::CursorLost, Some(Duration::from_secs(1))));
+    assert!(refused.to_string().contains("the host is starting"), "{refused}");
 }
