@@ -73,7 +73,10 @@ pub fn lend_code(store: &Path, components: &[Bytes]) -> Result<()> {
     let runtime = WasmRuntime::new(sharing_code(options))?;
     for component in components {
         // What a component may do is no part of its code.
-        let settings = PluginSettings { grants: vec!["clock".into()], ..PluginSettings::default() };
+        let settings = PluginSettings {
+            grants: ["clock", "random"].map(String::from).to_vec(),
+            ..PluginSettings::default()
+        };
         load_shared(&runtime, component, &settings)?;
     }
     let digest_of = |bytes: &Bytes| {

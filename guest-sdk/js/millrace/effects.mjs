@@ -29,6 +29,11 @@ const NO_PARTS = Object.freeze({});
 const CONTROL = /[\x00-\x1f\x7f]/;
 const I64_MAX = (1n << 63n) - 1n;
 
+function noTable(table) {
+  if (table?.columns) return Failure.fatal(`the manifest does not name table \`${table.name}\``);
+  return Failure.fatal(`${shown(table)} is no table: pass the one that the manifest names, and not its name`);
+}
+
 function isVersion(version, least) {
   return typeof version === 'number'
     ? Number.isSafeInteger(version) && version >= least
@@ -259,7 +264,7 @@ export class Effects {
   _rowTarget(what, table, key, version) {
     if (!this._isOpen) this._checkOpen(what);
     const place = this._tables.indexOf(table);
-    if (place < 0) throw Failure.fatal(`the manifest does not name table \`${table?.name}\``);
+    if (place < 0) throw noTable(table);
     if (typeof key !== 'string') throw Failure.fatal(`table \`${table.name}\`: a key is text, not ${shown(key)}`);
     if (!isVersion(version, table.versioned ? 1 : 0)) {
       const least = table.versioned ? 1 : 0;

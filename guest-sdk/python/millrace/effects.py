@@ -162,7 +162,9 @@ class Effects:
         """The table's place in the manifest, after a check of key and version."""
         number = self._tables.get(table)
         if number is None:
-            raise Failure.fatal(f"the manifest does not name table `{getattr(table, 'name', table)}`")
+            if not hasattr(table, "columns"):
+                raise Failure.fatal(f"{table!r} is no `Table`: pass the one that the manifest names, and not its name")
+            raise Failure.fatal(f"the manifest does not name table `{table.name}`")
         if not 0 < len(key) <= ROW_KEY_BYTES_MAX:
             raise Failure.reject(
                 f"a key of table `{table.name}` has {len(key)} bytes; "

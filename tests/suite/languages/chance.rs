@@ -37,13 +37,15 @@ import uuid
 
 from millrace import Processor, Table, export, text
 
+DRAWS = Table("draws", {"number": text(), "uuid": text(), "bytes": text()})
+
 
 class Drawing(Processor):
     manifest = dict(
         name="draws-python",
         version="0.1.0",
         types=["*"],
-        tables=[Table("draws", {"number": text(), "uuid": text(), "bytes": text()})],
+        tables=[DRAWS],
         grants=["random"],
     )
 
@@ -52,7 +54,7 @@ class Drawing(Processor):
 
     def handle(self, event, out):
         drawn = {"number": str(random.random()), "uuid": str(uuid.uuid4()), "bytes": os.urandom(8).hex()}
-        out.put("draws", event.agg_id, 0, drawn)
+        out.put(DRAWS, event.agg_id, 0, drawn)
 
 
 export(Drawing)
