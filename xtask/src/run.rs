@@ -10,6 +10,9 @@ use crate::paths;
 /// What the cargo that runs this program says of its package.
 const OF_PACKAGE: [&str; 2] = ["CARGO_MANIFEST_", "CARGO_PKG_"];
 
+/// Where tests and what they start look for built guests.
+const GUESTS_DIR: &str = "MILLRACE_GUESTS_DIR";
+
 /// A cargo that builds into the warm folder and never asks. It knows nothing of the one that runs this program: some build
 /// scripts look at these words, and whoever calls cargo by hand would have their packages compiled anew each time.
 pub(crate) fn cargo() -> Command {
@@ -20,6 +23,10 @@ pub(crate) fn cargo() -> Command {
         }
     }
     command.current_dir(paths::workspace()).env("CARGO_TARGET_DIR", paths::target()).stdin(Stdio::null());
+    // What it runs may have been built in another clone that shares the build folder.
+    if std::env::var_os(GUESTS_DIR).is_none() {
+        command.env(GUESTS_DIR, paths::guests());
+    }
     command
 }
 

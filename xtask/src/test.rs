@@ -5,7 +5,7 @@ use std::process::Stdio;
 use anyhow::Result;
 
 use crate::run::{cargo, finish, say, works};
-use crate::{guests, paths, web};
+use crate::{guests, web};
 
 const TEST_THREADS: &str = "NEXTEST_TEST_THREADS";
 /// Most tests wait for servers and clocks more than they compute; those that compute count twice (`.config/nextest.toml`).
@@ -31,8 +31,6 @@ pub(crate) fn run(filters: &[String]) -> Result<()> {
     if has_nextest() {
         let mut tests = cargo();
         tests.args(["nextest", "run", "--workspace", "--locked", "--no-tests", "warn"]).args(filters);
-        // A test binary may have been built in another clone that shares the build folder.
-        tests.env("MILLRACE_GUESTS_DIR", paths::guests());
         if std::env::var_os(TEST_THREADS).is_none() {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             tests.env(TEST_THREADS, (TESTS_A_CORE * cores).to_string());

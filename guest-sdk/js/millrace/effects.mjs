@@ -31,7 +31,7 @@ const I64_MAX = (1n << 63n) - 1n;
 
 function noTable(table) {
   if (table?.columns) return Failure.fatal(`the manifest does not name table \`${table.name}\``);
-  return Failure.fatal(`${shown(table)} is no table: pass the one that the manifest names, and not its name`);
+  return Failure.fatal(`a table of the manifest is wanted, and not ${shown(table)}`);
 }
 
 function isVersion(version, least) {

@@ -76,9 +76,9 @@ test('a_row_that_does_not_fit_its_table_is_fatal', () => {
 
 test('a_row_is_written_to_a_table_of_the_manifest_and_not_to_a_name', () => {
   refused(() => putting({}, table('other', { columns: {} })), 'fatal', /the manifest does not name table `other`/);
-  refused(() => putting({}, 'counts'), 'fatal', /"counts" is no table: pass the one that the manifest names/);
-  refused(() => putting({}, null), 'fatal', /null is no table/);
-  refused(() => putting({}, {}), 'fatal', /\[object Object\] is no table/);
+  refused(() => putting({}, 'counts'), 'fatal', /a table of the manifest is wanted, and not "counts"/);
+  refused(() => putting({}, null), 'fatal', /and not null/);
+  refused(() => putting({}, {}), 'fatal', /and not \[object Object\]/);
 });
 
 test('a_value_that_its_column_cannot_hold_is_rejected', () => {

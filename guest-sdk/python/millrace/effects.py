@@ -160,10 +160,14 @@ class Effects:
 
     def _row_target(self, table, key: bytes, version: int) -> int:
         """The table's place in the manifest, after a check of key and version."""
-        number = self._tables.get(table)
+        try:
+            number = self._tables.get(table)
+        except TypeError:
+            # What cannot be looked for is not there.
+            number = None
         if number is None:
             if not hasattr(table, "columns"):
-                raise Failure.fatal(f"{table!r} is no `Table`: pass the one that the manifest names, and not its name")
+                raise Failure.fatal(f"a `Table` of the manifest is wanted, and not {table!r}")
             raise Failure.fatal(f"the manifest does not name table `{table.name}`")
         if not 0 < len(key) <= ROW_KEY_BYTES_MAX:
             raise Failure.reject(

@@ -106,8 +106,9 @@ class EffectTests(unittest.TestCase):
         self.failure("fatal", "version 0", lambda event, out: out.put(NAMED, "k", 0, good))
         self.failure("fatal", "version 9223372036854775808", lambda event, out: out.put(NAMED, "k", 1 << 63, good))
         self.failure("fatal", "does not name table `o`", lambda event, out: out.put(Table("o", {}), "k", 1, {}))
-        self.failure("fatal", "'t' is no `Table`: pass the one", lambda event, out: out.put("t", "k", 1, {}))
-        self.failure("fatal", "None is no `Table`: pass the one", lambda event, out: out.delete(None, "k", 1))
+        self.failure("fatal", "a `Table` of the manifest is wanted, and not 't'", lambda event, out: out.put("t", "k", 1, {}))
+        self.failure("fatal", "and not ['t']", lambda event, out: out.put(["t"], "k", 1, {}))
+        self.failure("fatal", "and not None", lambda event, out: out.delete(None, "k", 1))
 
     def test_stale_writes_are_left_out_and_a_delete_is_remembered(self):
         def do(event, out):

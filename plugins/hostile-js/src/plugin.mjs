@@ -106,7 +106,10 @@ const NATURE = new TextEncoder().encode('hostile-nature:--------');
 const IN_DESCRIBE = {
   loop: ON_POISON.loop,
   bomb: ON_POISON.bomb,
-  error: ON_POISON.error,
+  error() {
+    log.error('this build says nothing of itself');
+    throw new Error('as asked');
+  },
   lies: () => ({ ...whole.describe(), name: '../hostile' }),
 };
 

@@ -1,7 +1,8 @@
 //! Attacks in JavaScript and Python, on an event or in another call: each ends as it must, and its letter says why. Of those
-//! on an event neither the guest's other events nor a neighbour's notice anything. Attacks without an engine are in `hostile`. Of their kinds,
-//! these have no form here: lengths and texts that lie, tricks with `realloc` and growth of wasm tables, which the languages
-//! cannot say; bombs at compile time and forged compiled code, which look the same whatever a component was written in.
+//! on an event neither the guest's other events nor a neighbour's notice anything. Attacks without an engine are in
+//! `hostile`. Of their kinds, these have no form here: lengths and texts that lie, tricks with `realloc` and growth of wasm
+//! tables, which the languages cannot say; bombs at compile time and forged compiled code, which look the same whatever a
+//! component was written in.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ fn settings(mode: &str) -> PluginSettings {
 }
 
 /// More than a good call burns, and what an endless one burns in seconds.
-const FUEL_MAX: u64 = 4_000_000_000;
+const FUEL_MAX: u64 = 1_000_000_000;
 
 /// Where calls are measured by what they burn.
 fn by_fuel() -> RuntimeOptions {
@@ -246,7 +247,7 @@ attacks_in_describe! {
     js_hostile_in_describe_loop Js "loop" "describe_failed" "guest_call_ms_max = 1500";
     js_hostile_in_describe_memory Js "bomb" "describe_failed" "guest_memory_bytes_max";
     // By its own `describe`, and not the one that the SDK makes out of a class.
-    js_hostile_in_describe_error Js "error" "describe_failed" "trap: ";
+    js_hostile_in_describe_error Js "error" "describe_failed" "this build says nothing of itself";
     js_hostile_in_describe_name Js "lies" "manifest_invalid" "../hostile";
     python_hostile_in_describe_loop Python "loop" "describe_failed" "guest_call_ms_max = 1500";
     python_hostile_in_describe_memory Python "bomb" "describe_failed" "guest_memory_bytes_max";

@@ -289,6 +289,9 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
+        if let Some(ended) = self.watching.try_join_next() {
+            ended??;
+        }
         self.watching.shutdown().await;
         Ok(self.done())
     }

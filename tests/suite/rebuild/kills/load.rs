@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use millrace::event::TenantId;
 use millrace::live::{LiveQuery, Mode};
 use millrace::tables::Query;
@@ -435,8 +435,14 @@ impl Watcher {
     async fn follow(&self, mut frames: Frames, viewer: &mut Viewer) -> Result<()> {
         let mut whole = (viewer.rows.clone(), viewer.ready);
         let (mut windows, mut slow) = (0, false);
-        while windows < WINDOWS_AT_ONCE {
-            let Some(together) = frames.next().await? else { break };
+        loop {
+            let together = if windows < WINDOWS_AT_ONCE {
+                frames.next().await?
+            } else {
+                // Not while there is more to take in: it would ask for what nobody keeps any more.
+                frames.next().now_or_never().transpose()?.flatten()
+            };
+            let Some(together) = together else { break };
             for frame in together {
                 if frame["op"] == "gap" {
                     slow = frame["reason"] == "slow";
