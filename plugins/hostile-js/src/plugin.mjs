@@ -106,10 +106,7 @@ const NATURE = new TextEncoder().encode('hostile-nature:--------');
 const IN_DESCRIBE = {
   loop: ON_POISON.loop,
   bomb: ON_POISON.bomb,
-  error() {
-    log.error('this build says nothing of itself');
-    throw new Error('as asked');
-  },
+  error: ON_POISON.error,
   lies: () => ({ ...whole.describe(), name: '../hostile' }),
 };
 

@@ -247,7 +247,7 @@ attacks_in_describe! {
     js_hostile_in_describe_loop Js "loop" "describe_failed" "guest_call_ms_max = 1500";
     js_hostile_in_describe_memory Js "bomb" "describe_failed" "guest_memory_bytes_max";
     // By its own `describe`, and not the one that the SDK makes out of a class.
-    js_hostile_in_describe_error Js "error" "describe_failed" "this build says nothing of itself";
+    js_hostile_in_describe_error Js "error" "describe_failed" "trap: ";
     js_hostile_in_describe_name Js "lies" "manifest_invalid" "../hostile";
     python_hostile_in_describe_loop Python "loop" "describe_failed" "guest_call_ms_max = 1500";
     python_hostile_in_describe_memory Python "bomb" "describe_failed" "guest_memory_bytes_max";

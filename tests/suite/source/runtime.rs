@@ -22,7 +22,7 @@ fn evicted(cursor: Option<&str>) -> Step {
 }
 
 /// A stream that blocks does not hold a shutdown up, whether there is something to save or not.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn r01_injected_clients_need_no_endpoint() {
     // As the checklist has it.
     let within = Duration::from_secs(1);
