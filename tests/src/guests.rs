@@ -34,14 +34,14 @@ fn code() -> PathBuf {
     std::env::var_os("MILLRACE_TEST_CODE").map_or_else(|| folder().join("code"), PathBuf::from)
 }
 
-/// The folder of a project that stays from one run of the tests to the next, empty but for what was built in it. Each
-/// belongs to one test.
+/// The folder of a project that stays from one run of the tests to the next, empty but for what was built in it and its copy
+/// of the SDK, which a build brings up to date. Each belongs to one test.
 pub fn lasting_project(name: &str) -> Result<PathBuf> {
     let dir = folder().join("projects").join(name);
     fs::create_dir_all(&dir)?;
     for entry in fs::read_dir(&dir)? {
         let path = entry?.path();
-        if path.ends_with("target") {
+        if path.ends_with("target") || path.ends_with("millrace") {
             continue;
         }
         if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
